@@ -1,0 +1,1 @@
+"""pdistill: diffusion models that generate in one to eight network evaluations, in JAX."""

@@ -1,0 +1,57 @@
+"""Schedules, predictions, losses, guidance and closed-form denoisers. Imports only jax."""
+
+from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture
+from pdistill.diffusion.guidance import guide
+from pdistill.diffusion.losses import WEIGHTINGS, denoising_loss, v_weight
+from pdistill.diffusion.predictions import (
+    HEADS,
+    alpha_sigma,
+    angle,
+    diffuse,
+    eps_from_v,
+    eps_from_x,
+    expand,
+    output_channels,
+    v_from_eps,
+    v_from_output,
+    v_from_x,
+    v_target,
+    x_from_eps,
+    x_from_output,
+    x_from_v,
+)
+from pdistill.diffusion.schedules import (
+    CosineSchedule,
+    LinearBetaSchedule,
+    LinearLogsnrSchedule,
+    Schedule,
+)
+
+__all__ = [
+    "HEADS",
+    "WEIGHTINGS",
+    "CosineSchedule",
+    "Denoiser",
+    "Gaussian",
+    "GaussianMixture",
+    "LinearBetaSchedule",
+    "LinearLogsnrSchedule",
+    "Schedule",
+    "alpha_sigma",
+    "angle",
+    "denoising_loss",
+    "diffuse",
+    "eps_from_v",
+    "eps_from_x",
+    "expand",
+    "guide",
+    "output_channels",
+    "v_from_eps",
+    "v_from_output",
+    "v_from_x",
+    "v_target",
+    "v_weight",
+    "x_from_eps",
+    "x_from_output",
+    "x_from_v",
+]

@@ -1,0 +1,49 @@
+"""The denoising loss and its weightings.
+
+At one z the errors of x, eps and v differ only by factors of the noise level:
+x_error = -sigma v_error and eps_error = alpha v_error. So every weighting is a bounded factor on
+the squared error of v, which is the well-conditioned way to compute it.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.diffusion.predictions import alpha_sigma
+
+# name: weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1).
+WEIGHTINGS = {
+    "constant": "1",
+    "snr": "SNR",
+    "snr_trunc": "max(SNR, 1)",
+    "v_mse": "SNR + 1",
+}
+
+
+def v_weight(weighting: str, logsnr: Array) -> Array:
+    """Factor on the squared v error, of logsnr's shape, in [0, 1].
+
+    Raises:
+      ValueError: `weighting` is not in WEIGHTINGS.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
+    alpha, sigma = alpha_sigma(logsnr)
+    return {
+        "constant": sigma**2,
+        "snr": alpha**2,
+        "snr_trunc": jnp.maximum(alpha**2, sigma**2),
+        "v_mse": jnp.ones_like(logsnr),
+    }[weighting]
+
+
+def denoising_loss(v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_mse") -> Array:
+    """Weighted squared error of each example, averaged over its pixels.
+
+    Args:
+      v_hat, v: prediction and target [B, ...]. logsnr: [B]. weighting: a key of WEIGHTINGS.
+
+    Returns:
+      [B]. Take the batch mean for the loss of Salimans & Ho 2022, section 4.
+    """
+    error = jnp.mean(jnp.square(v_hat - v), axis=tuple(range(1, v.ndim)))
+    return v_weight(weighting, logsnr) * error

@@ -1,0 +1,127 @@
+"""The one driver of all solvers: a `lax.scan` over a grid of noise levels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.diffusion import Denoiser, Schedule, alpha_sigma
+from pdistill.samplers.solvers import Ddim, Heun, Solver
+
+
+def sample(
+    denoise: Denoiser,
+    key: Array | None,
+    shape: Sequence[int] | None = None,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver = Ddim(),  # noqa: B008
+    clip: tuple[float, float] | None = None,
+    z_init: Array | None = None,
+    last_step_is_x_hat: bool = True,
+    return_trajectory: bool = False,
+) -> Any:
+    """Generates from noise: a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
+
+    Compile time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on
+    sharded `z_init`.
+
+    Args:
+      denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...].
+      key: PRNG key for the first noise and for stochastic solvers. May be None when `z_init` is
+        given and the solver is deterministic.
+      shape: [B, ...] of the samples; not needed with `z_init`.
+      schedule: t in [0, 1] -> logsnr.
+      num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
+      clip: (low, high) applied to x_hat at every evaluation, or None.
+      z_init: standard normal noise [B, ...] to start from instead of drawing it.
+      last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, instead of
+        stepping to logsnr(0). For every solver here this keeps its order.
+      return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
+
+    Returns:
+      Samples [B, ...], or (samples, trajectory).
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    if key is None and (z_init is None or solver.stochastic):
+        raise ValueError("key may be None only with z_init and a deterministic solver")
+    if z_init is None:
+        if shape is None:
+            raise ValueError("give either shape or z_init")
+        key, init_key = jax.random.split(key)
+        z_init = jax.random.normal(init_key, tuple(shape))
+    times = jnp.arange(num_steps, -1, -1, dtype=z_init.dtype) / num_steps
+    return _integrate(
+        _clipped(denoise, clip), z_init, key, schedule(times), solver,
+        last_step_is_x_hat, return_trajectory,
+    )  # fmt: skip
+
+
+def encode(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver = Heun(),  # noqa: B008
+    return_trajectory: bool = False,
+) -> Any:
+    """Data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1.
+
+    The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
+    with the default last step `sample` differs from that by one more Euler step's local error.
+    Starts from z_0 = alpha(0) x, the mean of z_0 given x. Nothing is clipped.
+
+    Args:
+      x: [B, ...]. solver: must be deterministic. Others as for `sample`.
+
+    Returns:
+      Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    if solver.stochastic:
+        raise ValueError(f"encode needs a deterministic solver; got {solver}")
+    logsnr = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
+    alpha, _ = alpha_sigma(logsnr[0])
+    return _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+
+
+def num_evaluations(solver: Solver, num_steps: int, last_step_is_x_hat: bool = True) -> int:
+    """Calls of the denoiser for one sample; the last step needs only x_hat by default."""
+    last = 1 if last_step_is_x_hat else solver.evaluations_per_step
+    return (num_steps - 1) * solver.evaluations_per_step + last
+
+
+def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
+    if clip is None:
+        return denoise
+    return lambda z, logsnr: jnp.clip(denoise(z, logsnr), *clip)
+
+
+def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
+    """Scans the solver over the grid `logsnrs` [N + 1]."""
+    num_steps = logsnrs.shape[0] - 1
+
+    def step(carry, inputs):
+        z, memory = carry
+        i, logsnr_t, logsnr_s = inputs
+        step_key = None if key is None else jax.random.fold_in(key, i)
+        x_hat = denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
+
+        def advance():
+            return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory)
+
+        if last_step_is_x_hat:
+            carry = jax.lax.cond(i == num_steps - 1, lambda: (x_hat, memory), advance)
+        else:
+            carry = advance()
+        return carry, carry[0] if return_trajectory else None
+
+    steps = (jnp.arange(num_steps), logsnrs[:-1], logsnrs[1:])
+    (x, _), rest = jax.lax.scan(step, (z, solver.init(z)), steps)
+    return (x, jnp.concatenate([z[None], rest])) if return_trajectory else x

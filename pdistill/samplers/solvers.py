@@ -1,0 +1,148 @@
+"""One-step solvers: from z at logsnr_t to z at logsnr_s, given x_hat = denoise(z, logsnr_t).
+
+Deterministic solvers integrate the probability-flow ODE dz/dphi = v in either direction.
+Solvers are frozen dataclasses: hashable, so they can be static arguments of jit. A solver that
+remembers earlier steps keeps that in `memory`, a pytree of fixed shape carried by the scan.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.diffusion import Denoiser, alpha_sigma, angle, v_from_x
+
+
+class Solver:
+    """What `samplers.sample` needs of a solver.
+
+    `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise, and
+    `evaluations_per_step` counts network calls.
+    """
+
+    name: str
+    stochastic = False
+    evaluations_per_step = 1
+
+    def init(self, z: Array) -> Any:
+        """Memory before the first step."""
+        del z
+        return ()
+
+    def step(
+        self,
+        denoise: Denoiser,
+        z: Array,
+        x_hat: Array,
+        logsnr_t: Array,
+        logsnr_s: Array,
+        key: Array | None,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """One step for z, x_hat [B, ...]; logsnr_t and logsnr_s are scalars.
+
+        `key` is None in deterministic use. Returns z at logsnr_s, and the new memory.
+        """
+        raise NotImplementedError
+
+
+def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+    """z_s = alpha_s x_hat + sigma_s eps_hat, arranged so that nothing cancels.
+
+    z_s = (sigma_s / sigma_t) z + alpha_s (1 - exp((logsnr_t - logsnr_s) / 2)) x_hat
+    (Song et al. 2020; Salimans & Ho 2022, eq. 8). All arguments broadcast.
+    """
+    _, sigma_t = alpha_sigma(logsnr_t)
+    alpha_s, sigma_s = alpha_sigma(logsnr_s)
+    return sigma_s / sigma_t * z - alpha_s * jnp.expm1((logsnr_t - logsnr_s) / 2) * x_hat
+
+
+@dataclasses.dataclass(frozen=True)
+class Ddim(Solver):
+    """Deterministic DDIM (Song et al. 2020): first order, one evaluation a step."""
+
+    name = "ddim"
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
+        return ddim_step(z, x_hat, logsnr_t, logsnr_s), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral(Solver):
+    """DDPM's ancestral sampler in log-SNR form (Ho et al. 2020; Salimans & Ho 2022, eq. 6).
+
+    Attributes:
+      variance: "small" (the posterior's given x), "large" (that of z_t given z_s), or "medium:F",
+        their geometric interpolation with 0 <= F <= 1; F = 0 is small and F = 1 large.
+    """
+
+    variance: str = "large"
+    name = "ancestral"
+    stochastic = True
+
+    def __post_init__(self):
+        _ = self._fraction
+
+    @property
+    def _fraction(self) -> float:
+        """Weight of log(large)."""
+        match = re.fullmatch(r"(small)|(large)|medium:(\d*\.?\d+)", self.variance)
+        fraction = match and (0.0 if match[1] else 1.0 if match[2] else float(match[3]))
+        if fraction is None or fraction > 1:
+            raise ValueError(
+                "variance must be 'small', 'large' or 'medium:F' with 0 <= F <= 1; "
+                f"got {self.variance!r}"
+            )
+        return fraction
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
+        alpha_t, sigma_t = alpha_sigma(logsnr_t)
+        alpha_s, sigma_s = alpha_sigma(logsnr_s)
+        r = jnp.exp(logsnr_t - logsnr_s)
+        one_minus_r = -jnp.expm1(logsnr_t - logsnr_s)
+        mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
+        sigma = sigma_t**self._fraction * sigma_s ** (1 - self._fraction)
+        noise = jax.random.normal(key, z.shape, z.dtype)
+        return mean + jnp.sqrt(one_minus_r) * sigma * noise, memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(Solver):
+    """Heun's trapezoid on v in the angle phi: second order, two evaluations a step.
+
+    z' = z + h v(z, phi_t), z_s = z + h (v(z, phi_t) + v(z', phi_s)) / 2 with h = phi_s - phi_t.
+    """
+
+    name = "heun"
+    evaluations_per_step = 2
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
+        h = angle(logsnr_s) - angle(logsnr_t)
+        v_t = v_from_x(z, x_hat, logsnr_t)
+        z_euler = z + h * v_t
+        x_euler = denoise(z_euler, jnp.broadcast_to(logsnr_s, z.shape[:1]))
+        return z + h / 2 * (v_t + v_from_x(z_euler, x_euler, logsnr_s)), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class DpmSolverPP2M(Solver):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
+
+    A DDIM step with x_hat extrapolated from the last two evaluations. It likes a grid that is
+    uniform in logsnr; the first step is plain DDIM.
+    """
+
+    name = "dpmpp_2m"
+
+    def init(self, z):
+        return jnp.zeros_like(z), jnp.full((), math.inf, z.dtype)
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
+        x_before, h_before = memory
+        h = logsnr_s - logsnr_t
+        x_ahead = x_hat + h / (2 * h_before) * (x_hat - x_before)  # h_before is inf at first
+        return ddim_step(z, x_ahead, logsnr_t, logsnr_s), (x_hat, h)
