@@ -1,1 +1,24 @@
-"""pdistill: diffusion models that generate in one to eight network evaluations, in JAX."""
+"""pdistill: diffusion models that generate in one to eight network evaluations, in JAX.
+
+    model = pdistill.load("runs/digits/progressive/4")
+    images = model.sample(jax.random.key(0), num=64)
+
+`pdistill.diffusion` and `pdistill.samplers` import nothing but jax and each other.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pdistill import diffusion, samplers
+
+if TYPE_CHECKING:
+    from pdistill.model import Model, load
+
+__all__ = ["Model", "diffusion", "load", "samplers"]
+
+
+def __getattr__(name: str):
+    """Imports `load` and `Model` when first used, so that the samplers come without flax."""
+    if name in ("Model", "load"):
+        return getattr(importlib.import_module("pdistill.model"), name)
+    raise AttributeError(f"module 'pdistill' has no attribute {name!r}")

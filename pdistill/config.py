@@ -1,0 +1,187 @@
+"""From a ConfigDict, which people write, to frozen dataclasses, which code below reads."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pdistill.methods import STAGES, Round, Stage
+from pdistill.model import build_schedule
+from pdistill.networks import Diffuser, build_network
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message names the key, its value and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data set `name`, as in `data.load_dataset`, and how it is read.
+
+    Attributes:
+      train: split to train on. flip: random mirroring. resident: keep it on the device.
+    """
+
+    name: str
+    train: str = "train"
+    flip: bool = False
+    resident: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Something built by name from plain arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network, what it predicts (`diffusion.HEADS`) and the noise schedule."""
+
+    network: Named
+    schedule: Named
+    head: str = "v"
+
+    def build(self) -> Diffuser:
+        return Diffuser(
+            build_network(self.network.name, self.network.arguments),
+            self.head,
+            build_schedule(self.schedule.name, self.schedule.arguments),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What every model is measured by.
+
+    Attributes:
+      metrics: as in `evaluation.Evaluator`. references: splits to compare with.
+      held_out: split for the memorisation check. num_samples: 0 for as many as the largest
+        reference. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
+    """
+
+    metrics: tuple[str, ...] = ("fd_pixels", "nearest_neighbour_ratio")
+    references: tuple[str, ...] = ("train", "test")
+    held_out: str = "test"
+    num_samples: int = 0
+    batch_size: int = 500
+    clip: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 is the rest."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything `experiment.run` needs."""
+
+    data: DataConfig
+    model: ModelConfig
+    stages: tuple[Stage, ...]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    mesh: MeshConfig = MeshConfig()
+    seed: int = 0
+
+    def rounds(self, image_shape: tuple[int, ...]) -> list[Round]:
+        """All training runs in order.
+
+        Raises:
+          ConfigError: a parent that no earlier stage makes, or a name used twice.
+        """
+        diffuser = self.model.build()
+        rounds: dict[str, Round] = {}
+        for i, stage in enumerate(self.stages):
+            try:
+                new = stage.rounds(diffuser, image_shape)
+            except ValueError as error:
+                raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
+            for r in new:
+                if r.name in rounds:
+                    raise ConfigError(f"stages[{i}].name: {r.name!r} is used twice")
+                if r.parent is not None and r.parent not in rounds:
+                    known = ", ".join(rounds) or "none"
+                    raise ConfigError(
+                        f"stages[{i}] ({stage.name}) starts from {r.parent!r}, which no earlier "
+                        f"stage makes; there are: {known}"
+                    )
+                rounds[r.name] = r
+        return list(rounds.values())
+
+
+def parse(config: Mapping[str, Any]) -> ExperimentConfig:
+    """Checks and converts a whole config.
+
+    Raises:
+      ConfigError: an unknown or missing key, a value of the wrong type or out of range.
+    """
+    return _build(ExperimentConfig, config, "")
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    """A dataclass from a mapping, field by field, by the fields' types."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path or 'the config'} must be a dictionary; got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"unknown key {_join(path, key)!r}; {hint}")
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in values:
+            raise ConfigError(f"missing key {_join(path, name)!r}")
+    hints = typing.get_type_hints(cls)
+    built = {key: _convert(hints[key], values[key], _join(path, key)) for key in values}
+    try:
+        return cls(**built)
+    except ValueError as error:
+        raise ConfigError(f"{path or 'config'}: {error}") from error
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Stage:
+        return _stage(value, path)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, path)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ConfigError(f"{path} must be a tuple; got {value!r}")
+        return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type):
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ConfigError(f"{path} must be {kind.__name__}; got {value!r}")
+        return value
+    return dict(value)  # Mapping[str, Any]: arguments, checked by what they build
+
+
+def _stage(value: Any, path: str) -> Stage:
+    if not isinstance(value, Mapping) or "method" not in value:
+        raise ConfigError(f"{path} must be a dictionary with name and method; got {value!r}")
+    method = value["method"]
+    if method not in STAGES:
+        raise ConfigError(f"{path}.method must be one of {', '.join(STAGES)}; got {method!r}")
+    rest = {key: item for key, item in value.items() if key != "method"}
+    return _build(STAGES[method], rest, path)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,112 @@
+"""Batches: a deterministic order, read from host memory or from the device.
+
+The order belongs to grain: a shuffle for each epoch, repeated, cut into global batches. Update k
+always sees batch k, so the position of the input is the update's number. A data set that fits is
+kept on the device as uint8 and only row numbers travel; otherwise the rows do. Both give the
+same batches for the same seed, and so does any number of processes: each reads its own columns
+of the same global batch.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pdistill.data.sources import Dataset
+
+
+class BatchIterator(Iterator):
+    """Iterates over {leaf: [substeps, local batch, ...]}; `get_state`/`set_state` move it.
+
+    Without `resident` the leaves are "image" uint8 and "label" int32; with it just "index".
+    """
+
+    def __init__(self, pipeline: "Pipeline", substeps: int):
+        self._pipeline = pipeline
+        self._substeps = substeps
+        self._next_index = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        steps = range(self._next_index, self._next_index + self._substeps)
+        self._next_index += self._substeps
+        rows = np.stack([self._pipeline.rows(step) for step in steps])
+        if self._pipeline.resident:
+            return {"index": rows}
+        dataset = self._pipeline.dataset
+        return {"image": dataset.images[rows], "label": dataset.labels[rows]}
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._next_index = state["next_index"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Batches of a data set.
+
+    Attributes:
+      dataset: what to read. batch_size: the global batch. seed: of the order.
+      resident: keep the data on the device.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    seed: int
+    resident: bool = True
+
+    def __post_init__(self):
+        if self.batch_size % jax.process_count():
+            raise ValueError(
+                f"batch_size {self.batch_size} must be divisible by the {jax.process_count()} "
+                "processes"
+            )
+        order = grain.MapDataset.range(len(self.dataset)).seed(self.seed).shuffle().repeat()
+        object.__setattr__(self, "_batches", order.batch(self.batch_size))
+
+    def rows(self, step: int) -> np.ndarray:
+        """This process's row numbers of batch `step`, int32 [local batch]."""
+        local = self.batch_size // jax.process_count()
+        start = jax.process_index() * local
+        return self._batches[step][start : start + local].astype(np.int32)
+
+    def iterator(self, substeps: int = 1) -> BatchIterator:
+        return BatchIterator(self, substeps)
+
+    def resident_arrays(self) -> dict[str, np.ndarray]:
+        """What `batch` needs on the device; empty unless `resident`."""
+        if not self.resident:
+            return {}
+        return {"image": self.dataset.images, "label": self.dataset.labels}
+
+
+def make_batch(resident: Any, raw: Any, key: Array, *, flip: bool) -> dict[str, Array]:
+    """One raw batch, inside jit, to {"image": float32 [B, H, W, C] in [-1, 1], "label": [B]}.
+
+    Args:
+      resident: `Pipeline.resident_arrays()` on the device. raw: one of an iterator's substeps.
+      flip: mirror each image left to right with probability one half.
+    """
+    if resident:
+        raw = {name: array[raw["index"]] for name, array in resident.items()}
+    image = raw["image"]
+    if flip:
+        mirrored = jax.random.bernoulli(key, shape=(image.shape[0], 1, 1, 1))
+        image = jnp.where(mirrored, image[:, :, ::-1], image)
+    return {"image": to_float(image), "label": raw["label"]}
+
+
+def to_float(image: Array) -> Array:
+    """uint8 -> float32 in [-1, 1]: image / 127.5 - 1."""
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(image: Array) -> Array:
+    """float in [-1, 1] -> uint8, clipped and rounded to the nearest level."""
+    return jnp.round(jnp.clip((image + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -1,0 +1,85 @@
+"""Samples from parameters: one jitted function of fixed shape, the same for every model."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill import samplers
+from pdistill.data import to_uint8
+from pdistill.networks import Diffuser
+from pdistill.samplers import Solver
+from pdistill.training.sharding import batch_sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to sample: a solver, its steps, and what x_hat is clipped to."""
+
+    num_steps: int
+    solver: Solver = samplers.Ddim()  # noqa: RUF009
+    clip: tuple[float, float] | None = (-1.0, 1.0)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations for one sample."""
+        return samplers.num_evaluations(self.solver, self.num_steps)
+
+
+def noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal [B, *shape]; row i depends on `key` and indices[i] alone.
+
+    So a sample does not depend on the batch, the mesh or the model it is drawn with.
+    """
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(indices)
+
+
+@functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))
+def generate(
+    diffuser: Diffuser,
+    params: Any,
+    key: Array,
+    indices: Array,
+    label: Array | None = None,
+    *,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+) -> Array:
+    """Samples number `indices` [B] of the stream `key`: [B, *shape] float32."""
+    noise_key, solver_key = jax.random.split(key)
+    return samplers.sample(
+        diffuser.denoiser(params, label),
+        jax.random.fold_in(solver_key, indices[0]),
+        z_init=noise(noise_key, indices, shape),
+        schedule=diffuser.schedule,
+        num_steps=sampling.num_steps,
+        solver=sampling.solver,
+        clip=sampling.clip,
+    )
+
+
+def generate_batches(
+    diffuser: Diffuser,
+    params: Any,
+    key: Array,
+    num: int,
+    *,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[np.ndarray]:
+    """`num` samples as uint8 [<= batch_size, H, W, C], in batches of one compiled shape.
+
+    The batch is cut over all devices of the mesh; the last one is filled up and cut back.
+    """
+    batch_size = -(-min(batch_size, num) // mesh.size) * mesh.size
+    for start in range(0, num, batch_size):
+        indices = jax.device_put(np.arange(start, start + batch_size), batch_sharding(mesh))
+        images = generate(diffuser, params, key, indices, sampling=sampling, shape=shape)
+        yield np.asarray(jax.jit(to_uint8)(images))[: num - start]

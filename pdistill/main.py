@@ -1,0 +1,27 @@
+"""Runs an experiment: python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
+
+The same command again goes on where it stopped. --config.seed=1 and the like change the config.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from pdistill import experiment
+from pdistill.config import ConfigError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
+
+
+def main(_) -> None:
+    try:
+        experiment.run(_CONFIG.value, _WORKDIR.value)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

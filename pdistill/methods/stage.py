@@ -1,0 +1,71 @@
+"""What a method tells the experiment: config stages, and the training runs they unfold into."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from jax import Array
+
+from pdistill.networks import Diffuser
+from pdistill.training import LoopConfig, Optimizer, TrainState
+
+
+class Method(Protocol):
+    """A frozen dataclass of settings with pure functions over a TrainState."""
+
+    diffuser: Diffuser
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One update of every learner; metrics include "loss"."""
+        ...
+
+    def export(self, state: TrainState) -> Any:
+        """The parameters to sample with."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One training run: trained, exported to <workdir>/<name>/model, and measured.
+
+    Attributes:
+      name: also its folder. method_name: what results.jsonl calls the method.
+      init: (key, parent's parameters or None) -> initial state.
+      loop: its length. num_steps: step counts to measure at; the model samples with the first.
+      parent: name of the round whose exported parameters `init` gets, or None.
+    """
+
+    name: str
+    method_name: str
+    method: Method
+    init: Callable[[Array, Any], TrainState]
+    loop: LoopConfig
+    num_steps: tuple[int, ...]
+    parent: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Config of a stage: an entry of the config's `stages`. A method subclasses it.
+
+    Attributes:
+      name: unique in the experiment. loop, optimizer: of each round.
+    """
+
+    name: str
+    loop: LoopConfig
+    optimizer: Optimizer
+
+    def optimizer_for(self, loop: LoopConfig) -> Optimizer:
+        """The optimizer, annealed over `loop`."""
+        return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
+
+    def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
+        """The training runs of the stage, in order.
+
+        Raises:
+          ValueError: settings that cannot work together.
+        """
+        raise NotImplementedError

@@ -1,0 +1,74 @@
+"""The teacher: a diffusion model trained in continuous time (Salimans & Ho 2022, algorithm 1)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax import Array
+
+from pdistill import diffusion
+from pdistill.methods.regression import regress, uniform_times
+from pdistill.methods.stage import Round, Stage
+from pdistill.networks import Diffuser
+from pdistill.training import Learner, Optimizer, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Denoise real images at random noise levels.
+
+    Attributes:
+      weighting: of the loss, a key of `diffusion.WEIGHTINGS`.
+      stratified: spread the batch's times evenly, see `uniform_times`; the paper does not.
+    """
+
+    diffuser: Diffuser
+    optimizer: Optimizer
+    weighting: str = "v_mse"
+    stratified: bool = False
+
+    def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
+        params = self.diffuser.init(key, image_shape)
+        return TrainState.create({"model": Learner.create(params, self.optimizer)}, frozen={})
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        time_key, noise_key, dropout_key = jax.random.split(key, 3)
+        x = batch["image"]
+        logsnr = self.diffuser.schedule(uniform_times(time_key, x.shape[0], self.stratified))
+        eps = jax.random.normal(noise_key, x.shape, x.dtype)
+        examples = {
+            "z": diffusion.diffuse(x, eps, logsnr),
+            "logsnr": logsnr,
+            "v": diffusion.v_target(x, eps, logsnr),
+            "label": batch.get("label"),
+        }
+        model, metrics = regress(
+            state.learners["model"],
+            self.diffuser, self.optimizer, self.weighting, examples, dropout_key, state.step,
+        )  # fmt: skip
+        return state.replace(learners={"model": model}), metrics
+
+    def export(self, state: TrainState) -> Any:
+        """The parameters to sample with: the moving average."""
+        return state.learners["model"].ema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherStage(Stage):
+    """Config of the stage: trains a teacher from scratch, in one round.
+
+    Attributes:
+      weighting, stratified: of `Teacher`. num_steps: step counts it is measured at, the first of
+        them what the exported model samples with.
+    """
+
+    num_steps: tuple[int, ...]
+    weighting: str = "v_mse"
+    stratified: bool = False
+
+    def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
+        method = Teacher(diffuser, self.optimizer_for(self.loop), self.weighting, self.stratified)
+        init = lambda key, parent: method.init(key, image_shape)  # noqa: E731
+        return [Round(self.name, "teacher", method, init, self.loop, self.num_steps)]

@@ -1,0 +1,202 @@
+"""A model directory: parameters and model.json, and the sampler they make.
+
+    model = load("runs/digits/progressive/4")
+    images = model.sample(jax.random.key(0), num=64)
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill import diffusion, samplers
+from pdistill.diffusion import Denoiser
+from pdistill.evaluation import Sampling, generate
+from pdistill.networks import Diffuser, build_network, describe_network
+from pdistill.training import load_params, save_params
+from pdistill.training.sharding import one_device, param_sharding
+
+SCHEDULES = {
+    "cosine": diffusion.CosineSchedule,
+    "linear_beta": diffusion.LinearBetaSchedule,
+    "linear_logsnr": diffusion.LinearLogsnrSchedule,
+}
+FORMAT = 1
+
+
+class ModelError(ValueError):
+    """A model directory that cannot be used; the message names it and says why."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained denoiser with its sampler.
+
+    Attributes:
+      diffuser: network, head and schedule. params: the network's parameters.
+      card: model.json as a dictionary: what this is, where it comes from, how to sample it.
+    """
+
+    diffuser: Diffuser
+    params: Any
+    card: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return tuple(self.card["data"]["shape"])
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the model is meant to be sampled."""
+        return Sampling(
+            num_steps=self.card["num_steps"],
+            solver=samplers.SOLVERS[self.card["solver"]](),
+            clip=self.card["clip"] and tuple(self.card["clip"]),
+        )
+
+    def denoiser(self, label: Array | None = None) -> Denoiser:
+        """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code."""
+        return self.diffuser.denoiser(self.params, label)
+
+    def sample(
+        self,
+        key: Array,
+        num: int,
+        *,
+        label: Array | int | None = None,
+        num_steps: int | None = None,
+        solver: samplers.Solver | None = None,
+    ) -> Array:
+        """Generates `num` images; compiled once for each `num`, step count and solver.
+
+        Args:
+          label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
+            without labels.
+          num_steps, solver: instead of those the model is made for.
+
+        Returns:
+          [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
+
+        Raises:
+          ValueError: bad counts, a label out of range, or a label for a model without labels.
+        """
+        if num < 1:
+            raise ValueError(f"num must be at least 1; got {num}")
+        sampling = self.sampling
+        if num_steps is not None:
+            sampling = dataclasses.replace(sampling, num_steps=num_steps)
+        if solver is not None:
+            sampling = dataclasses.replace(sampling, solver=solver)
+        return generate(
+            self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
+            sampling=sampling, shape=self.image_shape,
+        )  # fmt: skip
+
+    def _labels(self, label, num):
+        num_labels = self.card["num_labels"]
+        if label is None:
+            return None
+        if not num_labels:
+            raise ValueError("this model has no labels; leave label out")
+        label = np.broadcast_to(np.asarray(label, np.int32), (num,))
+        if label.min() < 0 or label.max() >= num_labels:
+            raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
+        return jnp.asarray(label)
+
+
+def describe(diffuser: Diffuser) -> dict[str, Any]:
+    """The part of model.json that rebuilds a Diffuser."""
+    schedule = diffuser.schedule
+    name = next(name for name, cls in SCHEDULES.items() if type(schedule) is cls)
+    return {
+        "network": describe_network(diffuser.network),
+        "head": diffuser.head,
+        "schedule": {"name": name, "arguments": dataclasses.asdict(schedule)},
+    }
+
+
+def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
+    """A schedule from plain data, as in configs and model.json."""
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {name!r}")
+    known = [f.name for f in dataclasses.fields(SCHEDULES[name])]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(
+                f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}"
+            )
+    return SCHEDULES[name](**arguments)
+
+
+def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) -> None:
+    """Writes a model directory whole or not at all.
+
+    Args:
+      card: kind, solver, num_steps, clip, num_labels, data={"shape", "scale"}, method, parent
+        and whatever else a reader should know; all of it JSON.
+    """
+    directory = Path(directory)
+    card = {"format": FORMAT, **describe(diffuser), **card, "versions": versions()}
+    temporary = directory.with_name(directory.name + ".tmp")
+    if jax.process_index() == 0 and temporary.exists():
+        shutil.rmtree(temporary)
+    save_params(temporary / "params", params)
+    if jax.process_index() == 0:
+        (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+
+
+def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
+    """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
+
+    Args:
+      mesh: devices to spread the parameters over; one device by default.
+
+    Raises:
+      ModelError: there is no model there, or it cannot be read.
+    """
+    directory = Path(directory)
+    if (directory / "model").is_dir():
+        directory = directory / "model"
+    try:
+        card = json.loads((directory / "model.json").read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no model in {directory}: give a folder with model.json, such as "
+            "runs/digits/progressive/4"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{directory / 'model.json'} is not JSON: {error}") from error
+    if card.get("format") != FORMAT:
+        raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
+    try:
+        diffuser = Diffuser(
+            build_network(card["network"]["name"], card["network"]["arguments"]),
+            card["head"],
+            build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
+        )
+        shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
+        shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
+        params = load_params(directory / "params", shapes, shardings)
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise ModelError(f"cannot load {directory}: {error}") from error
+    return Model(diffuser, params, card)
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on."""
+    packages = ("pdistill", "jax", "flax", "optax", "orbax-checkpoint")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }

@@ -1,0 +1,114 @@
+"""A small diffusion transformer (Peebles & Xie 2022) with adaLN-zero blocks."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from pdistill.networks.embeddings import LabelEmbedding, logsnr_waves
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the embedding; identity at first."""
+
+    heads: int
+    mlp_ratio: int = 4
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Array, embedding: Array) -> Array:
+        features = tokens.shape[-1]
+        modulation = nn.Dense(
+            6 * features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
+        )(nn.swish(embedding))
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
+
+        h = modulate(_norm(self.dtype)(tokens), shift1, scale1)
+        qkv = nn.DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
+        q, k, v = jnp.moveaxis(qkv(h), -3, 0)
+        h = jax.nn.dot_product_attention(q, k, v)
+        h = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")(h)
+        tokens = tokens + gate1 * h
+
+        h = modulate(_norm(self.dtype)(tokens), shift2, scale2)
+        h = nn.Dense(self.mlp_ratio * features, dtype=self.dtype, name="mlp_in")(h)
+        h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
+        return tokens + gate2 * h
+
+
+class DiT(nn.Module):
+    """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32.
+
+    Attributes:
+      out_channels: channels of the output.
+      patch: side of a square patch; must divide H and W.
+      features, depth, heads: width, number of blocks, attention heads.
+      num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given.
+      dropout: rate on the input of each block when training.
+      dtype: what the blocks compute in; parameters and the output stay float32.
+      remat: recompute each block in the backward pass instead of storing its activations.
+    """
+
+    out_channels: int
+    patch: int = 2
+    features: int = 128
+    depth: int = 4
+    heads: int = 4
+    num_labels: int = 0
+    dropout: float = 0.0
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+    ) -> Array:
+        batch, height, width, _ = z.shape
+        p = self.patch
+        if height % p or width % p:
+            raise ValueError(f"patch {p} must divide the image size {height}x{width}")
+        if self.features % self.heads:
+            raise ValueError(f"heads {self.heads} must divide features {self.features}")
+        if label is not None and not self.num_labels:
+            raise ValueError("a label was given to a network without labels (num_labels=0)")
+
+        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(
+            logsnr_waves(logsnr, self.features)
+        )
+        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
+            nn.swish(embedding)
+        )
+        if self.num_labels:
+            embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
+                label, batch
+            )
+
+        tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
+        grid = tokens.shape[1:3]
+        tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
+        position = self.param("position", nn.initializers.normal(0.02), tokens.shape[1:])
+        tokens += position[None].astype(tokens.dtype)
+
+        block = nn.remat(Block) if self.remat else Block
+        for i in range(self.depth):
+            tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
+            tokens = block(self.heads, dtype=self.dtype, name=f"block_{i}")(tokens, embedding)
+
+        modulation = nn.Dense(
+            2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"
+        )(nn.swish(embedding))
+        shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
+        tokens = modulate(_norm(None)(tokens), shift, scale)
+        pixels = nn.Dense(
+            p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
+        )(tokens.astype(jnp.float32))
+        pixels = pixels.reshape(batch, *grid, p, p, self.out_channels)
+        return pixels.swapaxes(2, 3).reshape(batch, height, width, self.out_channels)
+
+
+def modulate(tokens: Array, shift: Array, scale: Array) -> Array:
+    return tokens * (1 + scale) + shift
+
+
+def _norm(dtype):
+    return nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)

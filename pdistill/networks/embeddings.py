@@ -1,0 +1,47 @@
+"""How the noise level and the label enter a network."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from pdistill.diffusion import angle
+
+
+def sinusoidal(u: Array, features: int) -> Array:
+    """Sines and cosines of 1000 u, u in [0, 1]: [B] -> [B, features] float32.
+
+    Frequencies exp(-j log(10000) / (half - 1)), j < half = features // 2, sines first; a zero
+    pads odd `features` (Ho et al. 2020, in the form of the progressive distillation release).
+    """
+    half = features // 2
+    frequencies = jnp.exp(-math.log(10_000) / max(half - 1, 1) * jnp.arange(half, dtype=u.dtype))
+    angles = 1000 * u[:, None] * frequencies[None]
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(waves, ((0, 0), (0, features % 2)))
+
+
+def logsnr_waves(logsnr: Array, features: int) -> Array:
+    """Sinusoids of u = 2 phi / pi in [0, 1], the angle of the noise level, clipped to +-20."""
+    return sinusoidal(angle(jnp.clip(logsnr, -20.0, 20.0)) * (2 / math.pi), features)
+
+
+class LabelEmbedding(nn.Module):
+    """Labels 0 .. num_labels - 1, and num_labels for "no label": [B] int -> [B, features].
+
+    A label of None asks for "no label" throughout the batch.
+    """
+
+    num_labels: int
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, label: Array | None, batch: int) -> Array:
+        if label is None:
+            label = jnp.full((batch,), self.num_labels)
+        init = nn.initializers.normal(0.02)
+        return nn.Embed(self.num_labels + 1, self.features, embedding_init=init, dtype=self.dtype)(
+            label
+        )

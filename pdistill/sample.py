@@ -1,0 +1,45 @@
+"""Draws a grid of images: python -m pdistill.sample --model=DIR --num=64 --out=grid.png"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+from PIL import Image
+
+from pdistill.data import to_uint8
+from pdistill.model import ModelError, load
+from pdistill.report.grids import tile
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pdistill.sample", description=__doc__)
+    parser.add_argument("--model", required=True, help="a stage's or a model's directory")
+    parser.add_argument("--num", type=int, default=64, help="images (default 64)")
+    parser.add_argument("--out", default="grid.png", help="picture to write (default grid.png)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", type=int, help="for a model with labels")
+    parser.add_argument("--num_steps", type=int, help="instead of the model's own")
+    parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
+    options = parser.parse_args(arguments)
+    try:
+        model = load(options.model)
+        images = model.sample(
+            jax.random.key(options.seed),
+            options.num,
+            label=options.label,
+            num_steps=options.num_steps,
+        )
+    except ModelError as error:
+        sys.exit(f"error: {error}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tile(to_uint8(images), options.scale)).save(out)
+    steps = options.num_steps or model.sampling.num_steps
+    print(f"{options.num} images, {steps} steps -> {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""State, loop, checkpoints, sharding, optimizers: the machinery, which knows no method."""
+
+from pdistill.training.checkpoints import Checkpointer, load_params, save_params
+from pdistill.training.gradients import value_and_grad
+from pdistill.training.loop import LoopConfig, compile_update, init_state, train
+from pdistill.training.optimizers import Optimizer
+from pdistill.training.state import Learner, TrainState
+
+__all__ = [
+    "Checkpointer",
+    "Learner",
+    "LoopConfig",
+    "Optimizer",
+    "TrainState",
+    "compile_update",
+    "init_state",
+    "load_params",
+    "save_params",
+    "train",
+    "value_and_grad",
+]

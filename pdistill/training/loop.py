@@ -1,0 +1,150 @@
+"""The one training loop. It knows no method: a method is `step(state, batch, key)`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill.data import Pipeline, make_batch
+from pdistill.training.checkpoints import Checkpointer
+from pdistill.training.logging import LogFile, MetricWriter, Progress, say
+from pdistill.training.sharding import batch_sharding, param_sharding, replicated, to_device
+from pdistill.training.state import TrainState
+
+
+class Steppable(Protocol):
+    """A frozen, hashable description of a method; it is a static argument of jit."""
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long to train and how often to do what, in updates.
+
+    Attributes:
+      num_updates: of the whole run. batch_size: images an update, over all devices.
+      substeps: updates in one dispatch (a scan). All intervals are multiples of it.
+      log_every, save_every: intervals.
+    """
+
+    num_updates: int
+    batch_size: int = 128
+    substeps: int = 10
+    log_every: int = 100
+    save_every: int = 1000
+
+    def __post_init__(self):
+        for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("num_updates", "log_every", "save_every"):
+            if getattr(self, name) % self.substeps:
+                raise ValueError(
+                    f"{name} must be a multiple of substeps={self.substeps}; "
+                    f"got {getattr(self, name)}"
+                )
+
+
+def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> TrainState:
+    """Shapes, then shardings, then `jit(init)`: no array is ever in the wrong place.
+
+    `init(*args)` must not return an argument as it is, or donation would delete it.
+    """
+    shardings = param_sharding(jax.eval_shape(init, *args), mesh)
+    return jax.jit(init, out_shardings=shardings)(*args)
+
+
+@functools.lru_cache(maxsize=8)
+def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
+    """update(state without frozen, frozen, resident, raw, key) -> (state, mean metrics).
+
+    One jitted scan over the substeps in `raw`; the state is donated. Equal methods share it, so
+    rounds that differ only in the frozen trees compile once.
+    """
+
+    def substep(state, frozen, resident, raw, key):
+        augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = make_batch(resident, raw, augment_key, flip=flip)
+        state, metrics = method.step(state.replace(frozen=frozen), batch, method_key)
+        return state.replace(step=state.step + 1, frozen={}), metrics
+
+    def update(state, frozen, resident, raw, key):
+        state, metrics = jax.lax.scan(
+            lambda state, raw: substep(state, frozen, resident, raw, key), state, raw
+        )
+        state = jax.lax.with_sharding_constraint(state, param_sharding(state, mesh))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def train(
+    method: Steppable,
+    state: TrainState,
+    pipeline: Pipeline,
+    config: LoopConfig,
+    key: Array,
+    *,
+    name: str,
+    directory: Path,
+    writer: MetricWriter,
+    mesh: Mesh,
+    flip: bool = False,
+) -> TrainState:
+    """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
+
+    Args:
+      state: the initial state; donated. key: the seed of every random number of the run.
+      name: what progress lines and TensorBoard call the run.
+      directory: of checkpoints/ and log.jsonl. writer: of the TensorBoard events.
+
+    Returns:
+      The state after `config.num_updates` updates.
+    """
+    frozen = state.frozen
+    with Checkpointer(directory / "checkpoints") as checkpointer:
+        batches = pipeline.iterator(config.substeps)
+        restored = checkpointer.restore(state)
+        if restored is not None:
+            state, iterator_state = restored
+            batches.set_state(iterator_state)
+        start = int(state.step)
+        if start >= config.num_updates:
+            return state
+        if start:
+            say(f"{name:<16} resumes at step {start}")
+
+        update = compile_update(method, mesh, flip)
+        resident = to_device(pipeline.resident_arrays(), replicated(mesh))
+        progress = Progress(name, config.num_updates, start)
+        state = state.replace(frozen={})
+        lines = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
+
+        def log(step: int, metrics: dict[str, Array]) -> None:
+            scalars = {metric: float(value) for metric, value in metrics.items()}
+            scalars["steps_per_second"] = progress.report(step, scalars)
+            writer.write_scalars(step, {f"{name}/{k}": value for k, value in scalars.items()})
+            lines.append({"step": step, **scalars})
+
+        late = None  # metrics are read one interval late, so that the device never waits
+        for step in range(start, config.num_updates, config.substeps):
+            raw = to_device(next(batches), batch_sharding(mesh, leading=1))
+            state, metrics = update(state, frozen, resident, raw, key)
+            done = step + config.substeps
+            if done % config.log_every == 0 or done == config.num_updates:
+                if late:
+                    log(*late)
+                late = done, metrics
+            if done % config.save_every == 0 or done == config.num_updates:
+                checkpointer.save(done, state, batches.get_state())
+        log(*late)
+    return state.replace(frozen=frozen)

@@ -1,0 +1,71 @@
+"""Optimizers as data: a frozen description that builds an optax chain."""
+
+import dataclasses
+
+import optax
+
+ANNEALS = ("constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam with warm-up, annealing, clipping and decoupled weight decay, and the weights' EMA.
+
+    Attributes:
+      learning_rate: peak rate. warmup: updates of linear warm-up from zero.
+      anneal: "constant", or "linear" / "cosine" to zero at update `num_updates`.
+      num_updates: length of the run that `anneal` covers; a stage fills it in.
+      clip_norm: global norm that gradients are clipped to; 0 leaves them.
+      weight_decay: decoupled (AdamW), times the learning rate.
+      ema_decay: of the parameters' moving average; 0 makes it a copy of the parameters.
+      microbatches: parts a batch is cut into to accumulate its gradient.
+    """
+
+    learning_rate: float
+    num_updates: int = 0
+    warmup: int = 0
+    anneal: str = "constant"
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    ema_decay: float = 0.0
+    microbatches: int = 1
+
+    def __post_init__(self):
+        if self.anneal not in ANNEALS:
+            raise ValueError(f"anneal must be one of {', '.join(ANNEALS)}; got {self.anneal!r}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
+        if self.microbatches < 1:
+            raise ValueError(f"microbatches must be at least 1; got {self.microbatches}")
+        if self.anneal != "constant" and 0 < self.num_updates <= self.warmup:
+            raise ValueError(
+                f"anneal={self.anneal!r} needs num_updates above warmup; got "
+                f"{self.num_updates} and {self.warmup}"
+            )
+
+    def schedule(self) -> optax.Schedule:
+        """Updates done -> learning rate."""
+        rest = self.num_updates - self.warmup
+        after = {
+            "constant": lambda: optax.constant_schedule(self.learning_rate),
+            "linear": lambda: optax.linear_schedule(self.learning_rate, 0.0, rest),
+            "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, rest),
+        }[self.anneal]()
+        if not self.warmup:
+            return after
+        warmup = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
+        return optax.join_schedules([warmup, after], [self.warmup])
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optax chain: clip, Adam, weight decay, learning rate."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            optax.adamw(
+                self.schedule(), self.b1, self.b2, self.eps, weight_decay=self.weight_decay
+            ),
+        )

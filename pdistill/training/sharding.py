@@ -1,0 +1,69 @@
+"""Sharding as data: a mesh, and a rule from a parameter's shape to its PartitionSpec.
+
+`jax.jit` reads the shardings and inserts the communication. Batches are cut over all devices;
+parameters and optimizer state over the fsdp axis.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """A mesh of data x fsdp devices; one of the two may be -1, "the rest".
+
+    Raises:
+      ValueError: the product is not the number of devices.
+    """
+    count = len(jax.devices())
+    if data == -1 and fsdp > 0:
+        data = count // fsdp
+    elif fsdp == -1 and data > 0:
+        fsdp = count // data
+    if data < 1 or fsdp < 1 or data * fsdp != count:
+        raise ValueError(f"a mesh of data={data} x fsdp={fsdp} does not fit {count} devices")
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """The batch axis, after `leading` others, over all devices."""
+    return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
+
+
+def param_sharding(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each leaf (array or ShapeDtypeStruct) of `tree`.
+
+    The largest axis that the fsdp axis divides is cut; leaves below MIN_SHARDED_SIZE and leaves
+    with no such axis are replicated.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def rule(leaf):
+        axes = [i for i, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not axes:
+            return replicated(mesh)
+        cut = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, P(*[None] * cut, "fsdp"))
+
+    return jax.tree.map(rule, tree)
+
+
+def to_device(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, each process holding its part, as global arrays of `sharding`."""
+    return jax.tree.map(
+        lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree
+    )
+
+
+def one_device(tree: Any) -> Any:
+    """The first device, for every leaf of `tree`."""
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), tree)

@@ -1,0 +1,64 @@
+"""The state of training: networks that learn, networks that do not, and a step count."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from pdistill.training.optimizers import Optimizer
+
+
+@struct.dataclass
+class Learner:
+    """One network under training: parameters, their moving average, the optimizer's state."""
+
+    params: Any
+    ema: Any
+    opt_state: Any
+
+    @classmethod
+    def create(cls, params: Any, optimizer: Optimizer) -> "Learner":
+        """Fresh optimizer state; `params` and `ema` are copies, so that each can be donated."""
+        return cls(
+            params=jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params),
+            opt_state=optimizer.transform().init(params),
+        )
+
+    def update(
+        self, grads: Any, optimizer: Optimizer, step: Array
+    ) -> tuple["Learner", dict[str, Array]]:
+        """One optimizer update and one step of the moving average.
+
+        ema <- d ema + (1 - d) params with d = `optimizer.ema_decay`, and d = 0 at step 0
+        (Salimans & Ho 2022's code). Returns the learner and its norms.
+        """
+        updates, opt_state = optimizer.transform().update(grads, self.opt_state, self.params)
+        params = optax.apply_updates(self.params, updates)
+        decay = jnp.where(step == 0, 0.0, optimizer.ema_decay)
+        ema = optax.incremental_update(params, self.ema, 1 - decay)
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        return Learner(params, ema, opt_state), norms
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a method's step reads and writes.
+
+    Attributes:
+      step: updates done, int32 scalar.
+      learners: networks under training by name ("student", "fake_score", "discriminator").
+      frozen: parameters that stay as they are, by name ("teacher"), and traced settings of a
+        round; never donated and never checkpointed.
+    """
+
+    step: Array
+    learners: dict[str, Learner]
+    frozen: dict[str, Any]
+
+    @classmethod
+    def create(cls, learners: dict[str, Learner], frozen: dict[str, Any]) -> "TrainState":
+        return cls(step=jnp.zeros((), jnp.int32), learners=learners, frozen=frozen)
