@@ -5,7 +5,7 @@ The same command again goes on where it stopped. --config.seed=1 and the like ch
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdistill import experiment
@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it i
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     try:
         experiment.run(_CONFIG.value, _WORKDIR.value)
     except ConfigError as error:

@@ -42,7 +42,7 @@ class Progressive:
         """
         frozen = {
             "teacher": jax.tree.map(jnp.copy, teacher),
-            "num_steps": jnp.asarray(num_steps, jnp.float32),
+            "num_steps": jnp.asarray(num_steps, jnp.int32),
         }
         return TrainState.create({"student": Learner.create(teacher, self.optimizer)}, frozen)
 
@@ -51,9 +51,9 @@ class Progressive:
     ) -> tuple[TrainState, dict[str, Array]]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         x, label = batch["image"], batch.get("label")
-        num_steps = state.frozen["num_steps"]
+        num_steps = state.frozen["num_steps"].astype(x.dtype)
 
-        u = uniform_times(time_key, x.shape[0], self.stratified)
+        u = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
         i = jnp.floor(u * num_steps)  # uniform on 0 .. N - 1
         logsnr_t = self.diffuser.schedule((i + 1) / num_steps)
         logsnr_m = self.diffuser.schedule((i + 0.5) / num_steps)

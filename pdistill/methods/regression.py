@@ -40,11 +40,11 @@ def regress(
     return learner, {"loss": value, **norms}
 
 
-def uniform_times(key: Array, batch: int, stratified: bool) -> Array:
+def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
     """Times in [0, 1): [batch], independent, or evenly spread from one random offset.
 
     The second (Kingma et al. 2021, appendix I.1) has the same expectation and less variance.
     """
     if not stratified:
-        return jax.random.uniform(key, (batch,))
-    return (jnp.arange(batch) + jax.random.uniform(key)) / batch
+        return jax.random.uniform(key, (batch,), dtype)
+    return (jnp.arange(batch, dtype=dtype) + jax.random.uniform(key, (), dtype)) / batch

@@ -36,7 +36,8 @@ class Teacher:
     ) -> tuple[TrainState, dict[str, Array]]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         x = batch["image"]
-        logsnr = self.diffuser.schedule(uniform_times(time_key, x.shape[0], self.stratified))
+        t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
+        logsnr = self.diffuser.schedule(t)
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         examples = {
             "z": diffusion.diffuse(x, eps, logsnr),

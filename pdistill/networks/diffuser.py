@@ -16,6 +16,8 @@ from pdistill.diffusion import Denoiser, Schedule
 class Diffuser:
     """Reads a network's output as v or as a denoiser. Static and hashable; parameters are passed.
 
+    Labels are dropped for a network that takes none (num_labels = 0).
+
     Attributes:
       network: network(z [B, ...], logsnr [B], label [B] or None, train=bool) -> output.
       head: what the output is, one of `diffusion.HEADS`.
@@ -57,6 +59,7 @@ class Diffuser:
         return denoise
 
     def _apply(self, params, z, logsnr, label, dropout_key):
+        label = label if self.num_labels else None
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         return self.network.apply(
             {"params": params}, z, logsnr, label, train=dropout_key is not None, rngs=rngs

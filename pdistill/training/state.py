@@ -36,7 +36,9 @@ class Learner:
         ema <- d ema + (1 - d) params with d = `optimizer.ema_decay`, and d = 0 at step 0
         (Salimans & Ho 2022's code). Returns the learner and its norms.
         """
-        updates, opt_state = optimizer.transform().update(grads, self.opt_state, self.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it; callers may be strict
+            transform = optimizer.transform()
+            updates, opt_state = transform.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
         decay = jnp.where(step == 0, 0.0, optimizer.ema_decay)
         ema = optax.incremental_update(params, self.ema, 1 - decay)

@@ -1,0 +1,206 @@
+"""The report's figures, from what `runs.read` returns.
+
+They are drawn at twice the resolution of the page, which shows a pixel as half a CSS pixel.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+
+from pdistill.report.grids import arrange, tile
+from pdistill.report.runs import group
+from pdistill.report.table import varying
+
+DPI = 200
+COLORS = ("0.25", "C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+MARKERS = "os^DvPX"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+LINEAR = ("nearest_neighbour_ratio",)  # metrics on a linear axis
+COPYING = 0.8  # samples nearer to the training set than this are suspect
+
+
+@matplotlib.rc_context(STYLE)
+def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
+    """The first 16 images of every cell: a row a group, a column a step count, most steps first.
+
+    Args:
+      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank.
+    """
+    counts = sorted({count for cells in groups.values() for count in cells}, reverse=True)
+
+    def cell(images: np.ndarray | None) -> np.ndarray | None:
+        return None if images is None else tile(images[:16])
+
+    picture, columns, rows = arrange(
+        [[cell(cells.get(count)) for count in counts] for cells in groups.values()], gap=12
+    )
+    height, width, _ = picture.shape
+    # A whole number of the figure's pixels for one of the picture, so that nothing is resampled.
+    zoom = 2 if width <= 1300 else 1
+    left, top, edge = 40 + 19 * max(map(len, groups)), 110, 20  # room around it, in pixels
+    size = np.array([left + zoom * width + edge, top + zoom * height + edge])
+    figure = Figure(size / DPI, dpi=DPI)
+    axes = figure.add_axes((*([left, edge] / size), *([zoom * width, zoom * height] / size)))
+    axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xticks(columns, counts)
+    axes.set_yticks(rows, groups)
+    axes.set_xlabel("sampling steps", labelpad=6)
+    axes.tick_params(length=0, labelsize=11)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figure:
+    """A metric against network evaluations, a line each (group, solver, guidance, gamma).
+
+    The axes are logarithmic but for the value of the nearest-neighbour ratio. A line goes through
+    the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
+
+    Args:
+      rows: all of results.jsonl, so that a line looks the same in every figure; one of the metric
+        and reference must be `drawable`, and others of them are left out.
+    """
+    chosen = [
+        row
+        for row in rows
+        if (row["metric"], row["reference"]) == (metric, reference) and drawable(row)
+    ]
+    figure = Figure((5.8, 3.9), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (line, label) in enumerate(line_labels(rows).items()):
+        values = {(r["nfe"], r["seed"]): r["value"] for r in chosen if _line(r) == line}
+        if values:
+            nfes = sorted({nfe for nfe, _ in values})
+            means = [np.mean([v for (n, _), v in values.items() if n == nfe]) for nfe in nfes]
+            color = COLORS[i % len(COLORS)]
+            axes.plot(nfes, means, color=color, marker=MARKERS[i % len(MARKERS)], label=label)
+            axes.plot([nfe for nfe, _ in values], values.values(), ".", color=color)
+    axes.set_title(f"{metric} against {reference}")
+    axes.set_xlabel("network evaluations")
+    _nfe_axis(axes.xaxis, sorted({row["nfe"] for row in chosen}))
+    if metric in LINEAR:
+        axes.axhline(COPYING, color="C3", linewidth=1, linestyle="--")
+        axes.annotate(
+            f"below {COPYING}: perhaps copies of training images", (0, COPYING), (6, -4),
+            xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="top", color="C3",
+        )  # fmt: skip
+        axes.set_ylim(0, 1.1 * max(COPYING, *(row["value"] for row in chosen)))
+        axes.legend(loc="lower left")
+    else:
+        _log_axis(axes.yaxis, [row["value"] for row in chosen])
+        axes.legend()
+    axes.grid(axis="y", color="0.9")
+    return figure
+
+
+def drawable(row: dict[str, Any]) -> bool:
+    """Whether the row's value is finite and, for a logarithmic axis, positive."""
+    return math.isfinite(row["value"]) and (row["metric"] in LINEAR or row["value"] > 0)
+
+
+def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
+    """{(group, solver, guidance, gamma): label}; a label names the group and what differs."""
+    settings = varying(rows, ("solver", "guidance", "gamma"))
+    labels = {}
+    for row in rows:
+        parts = [
+            row[name] if name == "solver" else f"{name} {row[name]:g}"
+            for name in settings
+            if row.get(name) is not None
+        ]
+        labels[_line(row)] = ", ".join([group(row["stage"]), *parts])
+    return labels
+
+
+def _line(row: dict[str, Any]) -> tuple:
+    return group(row["stage"]), row["solver"], row.get("guidance"), row.get("gamma")
+
+
+@matplotlib.rc_context(STYLE)
+def losses(groups: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """Loss against updates: a panel a group, its runs one after another.
+
+    Args:
+      groups: {group: {run: (steps [N], losses [N])}}. A panel is logarithmic if its losses
+        are all positive.
+    """
+    figure = Figure((11.4, 2.6 * len(groups)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
+    for axes, (name, runs) in zip(panels, groups.items(), strict=True):
+        start = 0
+        for i, (run, (steps, values)) in enumerate(runs.items()):
+            end = start + steps[-1]
+            axes.plot(start + steps, values, color="C0", linewidth=1)
+            if i % 2:
+                axes.axvspan(start, end, color="0.95", linewidth=0)
+            label = run.removeprefix(name).removeprefix("/")
+            axes.annotate(
+                label, ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points", ha="center", color="0.35",
+            )  # fmt: skip
+            start = end
+        axes.set_xlim(0, start)
+        values = np.concatenate([values for _, values in runs.values()])
+        values = values[np.isfinite(values)]
+        if values.size and values.min() > 0:
+            _log_axis(axes.yaxis, values)
+        axes.set_title(name, pad=18 if len(runs) > 1 else None)
+        axes.set_ylabel("loss")
+        axes.set_xlabel("updates" + (", one run after another" if len(runs) > 1 else ""))
+        axes.grid(axis="y", color="0.9")
+    figure.align_ylabels()
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, path)
+
+
+def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
+    """Logarithmic, with a tick at every nfe and a label where there is room."""
+    axis.axes.set_xscale("log")
+    axis.set_ticks([], minor=True)
+    labels, right = [], -math.inf  # where the last label ends, as a fraction of the axis
+    for nfe in nfes:
+        middle = math.log(nfe / nfes[0]) / max(math.log(nfes[-1] / nfes[0]), 1e-9)
+        half = 0.009 * len(str(nfe))
+        fits = middle - half > right + 0.01
+        labels.append(str(nfe) if fits else "")
+        right = middle + half if fits else right
+    axis.set_ticks(nfes, labels)
+
+
+def _log_axis(axis: Axis, values: Sequence[float]) -> None:
+    """Logarithmic, from tick to tick around positive `values`: 1, 2, 5, 10 or just powers."""
+    axis.axes.set_yscale("log")
+    low, high = 0.97 * min(values), 1.03 * max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [k * 10.0**p for p in powers for k in ((1, 2, 5) if high / low < 300 else (1,))]
+    first = max(tick for tick in ticks if tick <= low)
+    last = min(tick for tick in ticks if tick >= high)
+    ticks = [tick for tick in ticks if first <= tick <= last]
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+    axis.axes.set_ylim(first, last)

@@ -1,0 +1,67 @@
+"""Many small images as one picture."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+PADDING = 232  # light grey
+
+
+def tile(images: np.ndarray, scale: int | None = None) -> np.ndarray:
+    """Images as a near-square grid, row by row, one light pixel around each.
+
+    Args:
+      images: uint8 [N, H, W, C], C = 1 (grey) or 3.
+      scale: pixels a pixel, nearest neighbour; the default makes an image about 32 wide.
+
+    Returns:
+      uint8 [H', W', 3], with H' = scale * (rows * (H + 1) + 1) and W' likewise.
+
+    Raises:
+      ValueError: another type or shape, no images, or a scale below 1.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise ValueError(
+            "images must be uint8 [N, H, W, C] with C = 1 or 3; "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    number, height, width, _ = images.shape
+    if number == 0:
+        raise ValueError("there are no images to tile")
+    if scale is None:
+        scale = max(1, round(32 / width))
+    elif scale < 1:
+        raise ValueError(f"scale must be at least 1; got {scale}")
+    columns = math.ceil(math.sqrt(number))
+    rows = math.ceil(number / columns)
+    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), PADDING, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
+        grid[top : top + height, left : left + width] = image
+    return grid.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def arrange(
+    cells: Sequence[Sequence[np.ndarray | None]], gap: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures in rows and columns of equal cells, each in its cell's middle, on white.
+
+    Args:
+      cells: rows of uint8 [h, w, 3], or None for a blank. gap: pixels between cells.
+
+    Returns:
+      uint8 [H, W, 3], the columns' middles in x and the rows' in y, in pixels.
+    """
+    height, width, _ = np.max([cell.shape for row in cells for cell in row if cell is not None], 0)
+    tops = np.arange(len(cells)) * (height + gap)
+    lefts = np.arange(len(cells[0])) * (width + gap)
+    picture = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, np.uint8)
+    for top, row in zip(tops, cells, strict=True):
+        for left, cell in zip(lefts, row, strict=True):
+            if cell is not None:
+                h, w, _ = cell.shape
+                y, x = top + (height - h) // 2, left + (width - w) // 2
+                picture[y : y + h, x : x + w] = cell
+    return picture, lefts + width / 2, tops + height / 2

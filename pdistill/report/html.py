@@ -1,0 +1,134 @@
+"""report.html: pictures first, then numbers, then how they came about."""
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pdistill.report import figures, runs
+from pdistill.report.table import TEXT, pivot
+from pdistill.training.logging import write_atomically
+
+STYLE = """
+  body { max-width: 1160px; margin: 2.5rem auto; padding: 0 1.5rem; color: #222;
+         background: #fff; font: 15px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif; }
+  h1 { margin: 0; font-size: 1.9rem; }
+  h2 { margin: 2.5rem 0 0.5rem; font-size: 1.25rem; }
+  p { margin: 0.25rem 0 0.75rem; color: #666; }
+  img { max-width: 100%; height: auto; }
+  .wide { overflow-x: auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { padding: 0.25rem 0.9rem; text-align: right; white-space: nowrap; }
+  th { border-bottom: 2px solid #ccc; vertical-align: bottom; font-weight: 600; }
+  td { border-bottom: 1px solid #eee; }
+  .text { text-align: left; }
+  .pairs { display: flex; flex-wrap: wrap; margin-top: 1.5rem; row-gap: 1rem; }
+  .pairs img { max-width: 50%; }
+  pre { padding: 1rem; overflow-x: auto; background: #f6f6f6; font-size: 13px; }
+  summary { margin-top: 2.5rem; cursor: pointer; }
+"""
+
+
+def build(workdir: str | Path) -> Path:
+    """Writes figures/*.png and report.html into a run directory, from what it holds so far.
+
+    Returns:
+      The path of report.html. The same run directory gives the same bytes.
+
+    Raises:
+      FileNotFoundError: there is no results.jsonl.
+    """
+    run = runs.read(workdir)
+    directory = Path(workdir) / "figures"
+    directory.mkdir(exist_ok=True)
+
+    def picture(name: str, alt: str, figure: Figure) -> str:
+        figures.save(figure, directory / name)
+        width = round(figure.get_figwidth() * figures.DPI / 2)
+        return f'<img src="figures/{name}" alt="{escape(alt)}" width="{width}">'
+
+    sections = []
+    if run.samples:
+        sections += [
+            "<h2>Samples</h2>",
+            "<p>Every cell starts from the same noise.</p>",
+            picture("samples.png", "Samples", figures.samples(run.samples)),
+        ]
+    if run.rows:
+        sections += ["<h2>Results</h2>", _table(run.rows), '<div class="pairs">']
+        for metric, reference in dict.fromkeys(
+            (row["metric"], row["reference"]) for row in run.rows if figures.drawable(row)
+        ):
+            name = re.sub(r"[^\w.-]", "_", f"metric_{metric}_{reference}.png")
+            figure = figures.metric(run.rows, metric, reference)
+            sections.append(picture(name, f"{metric} against {reference}", figure))
+        sections.append("</div>")
+    if run.losses:
+        image = picture("losses.png", "Loss against updates", figures.losses(run.losses))
+        sections += ["<h2>Training</h2>", image]
+    if run.config:
+        text = escape(json.dumps(run.config, indent=2))
+        sections.append(f"<details><summary>config.json</summary><pre>{text}</pre></details>")
+
+    path = Path(workdir) / "report.html"
+    page = _page(run, "\n".join(sections))
+    # Characters beyond ASCII as &#...;, so that no locale or browser can mistake them.
+    write_atomically(path, page.encode("ascii", "xmlcharrefreplace").decode())
+    return path
+
+
+def _page(run: runs.RunDirectory, content: str) -> str:
+    title = escape(run.name)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{escape(_summary(run))}</p>
+{content}
+</body>
+</html>
+"""
+
+
+def _summary(run: runs.RunDirectory) -> str:
+    """What the config names, its commit and the devices, in a line."""
+    config = run.config or {}
+    named = {key: _names(value) for key, value in config.get("config", {}).items()}
+    parts = [f"{key} {', '.join(names)}" for key, names in named.items() if names]
+    if config.get("commit"):
+        parts.append(f"commit {config['commit'][:10]}")
+    devices = dict.fromkeys(row["device"] for row in run.rows)
+    return " \N{MIDDLE DOT} ".join(parts + [f"measured on {device}" for device in devices])
+
+
+def _names(value: Any) -> list[str]:
+    """Names found in nested plain data: [{"name": "teacher", ...}, ...] -> ["teacher", ...]."""
+    if isinstance(value, dict):
+        return [value["name"]] if "name" in value else _names(list(value.values()))
+    if isinstance(value, list):
+        return [name for item in value for name in _names(item)]
+    return []
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header, body = pivot(rows)
+
+    def line(tag: str, cells: list[str]) -> str:
+        return "".join(
+            (f'<{tag} class="text">' if name in TEXT else f"<{tag}>")
+            + escape(cell).replace("\n", "<br>")
+            + f"</{tag}>"
+            for name, cell in zip(header, cells, strict=True)
+        )
+
+    lines = [f"<tr>{line('th', header)}</tr>", *(f"<tr>{line('td', cells)}</tr>" for cells in body)]
+    return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"

@@ -1,0 +1,81 @@
+"""What a run directory holds, read once for the whole report."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdistill.training.logging import read_jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """A run directory's results, samples and logs.
+
+    Runs that share a group, such as "progressive/32" and "progressive/16", are kept together.
+    Groups, and runs in them, are in the order in which results.jsonl first names them; any it
+    does not name come last.
+
+    Attributes:
+      name: of the directory. rows: of results.jsonl. config: config.json, or None.
+      samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz. Where runs of a group
+        share a step count, the last one counts: it is the one distilled for it.
+      losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
+    """
+
+    name: str
+    rows: list[dict[str, Any]]
+    config: dict[str, Any] | None
+    samples: dict[str, dict[int, np.ndarray]]
+    losses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+
+
+def group(run: str) -> str:
+    """What comes before the first "/": "progressive/4" -> "progressive"."""
+    return run.partition("/")[0]
+
+
+def read(workdir: str | Path) -> RunDirectory:
+    """Reads a run directory; whatever but results.jsonl is missing is empty.
+
+    Raises:
+      FileNotFoundError: there is no results.jsonl.
+    """
+    workdir = Path(workdir).resolve()
+    if not (workdir / "results.jsonl").exists():
+        raise FileNotFoundError(f"no results.jsonl in {workdir}; give a run directory")
+    rows = read_jsonl(workdir / "results.jsonl")
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+
+    samples = {}
+    for run, path in _files(workdir, "samples.npz", stages).items():
+        with np.load(path) as archive:
+            by_steps = {int(steps): archive[steps] for steps in archive.files}
+        samples.setdefault(group(run), {}).update(by_steps)
+
+    losses = {}
+    for run, path in _files(workdir, "log.jsonl", stages).items():
+        curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
+        if curve:
+            losses.setdefault(group(run), {})[run] = tuple(np.array(curve, float).T)
+
+    config = workdir / "config.json"
+    config = json.loads(config.read_text()) if config.exists() else None
+    return RunDirectory(workdir.name, rows, config, samples, losses)
+
+
+def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:
+    """{run: path} of the files called `name`, in order."""
+    groups = list(dict.fromkeys(map(group, stages)))
+
+    def place(run: str) -> tuple:
+        return _index(groups, group(run)), _index(stages, run), run
+
+    found = {p.parent.relative_to(workdir).as_posix(): p for p in workdir.rglob(f"*/{name}")}
+    return {run: found[run] for run in sorted(found, key=place)}
+
+
+def _index(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)

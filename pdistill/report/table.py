@@ -1,0 +1,82 @@
+"""Rows of results.jsonl as a table: a line a model and way to sample, a column a metric."""
+
+from collections.abc import Sequence
+from typing import Any
+
+LINE = ("stage", "nfe", "solver", "guidance", "gamma", "seed")  # what rows of one line share
+TEXT = ("stage", "solver")  # columns of words; the others hold numbers
+
+
+def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """A header and lines of cells, in the order in which `rows` first name them.
+
+    A header's cell has one or two lines of text. guidance, gamma and seed have a column only
+    if they differ. What was not measured is blank.
+    """
+    lines = {}
+    for row in rows:
+        lines.setdefault(tuple(row.get(name) for name in LINE), []).append(row)
+    metrics = list(dict.fromkeys((row["metric"], row["reference"]) for row in rows))
+    settings = varying(rows, LINE[3:])
+    header = [
+        *LINE[:3],
+        *settings,
+        *map("\n".join, metrics),
+        "seconds/\nimage",
+        "train\nupdates",
+        "images\nseen",
+    ]
+    body = []
+    for members in lines.values():
+        first = members[0]
+        values = {(row["metric"], row["reference"]): row["value"] for row in members}
+        body.append(
+            [
+                first["stage"],
+                str(first["nfe"]),
+                first["solver"],
+                *("" if first.get(name) is None else f"{first[name]:g}" for name in settings),
+                *(_three_digits(values.get(metric)) for metric in metrics),
+                _three_digits(first["seconds_per_image"]),
+                _count(first["train_steps"]),
+                _count(first["images_seen"]),
+            ]
+        )
+    return header, body
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """`pivot(rows)` for the terminal: words to the left, numbers to the right."""
+    header, body = pivot(rows)
+    above = [cell.rpartition("\n")[0] for cell in header]
+    below = [cell.rpartition("\n")[2] for cell in header]
+    widths = [max(map(len, column)) for column in zip(above, below, *body, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = [
+            cell.ljust(width) if name in TEXT else cell.rjust(width)
+            for cell, width, name in zip(cells, widths, header, strict=True)
+        ]
+        return "  ".join(aligned).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(above), line(below), rule, *map(line, body)])
+
+
+def varying(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Those of `names` in which rows differ; one without the name has None."""
+    return [name for name in names if len({row.get(name) for row in rows}) > 1]
+
+
+def _three_digits(value: float | None) -> str:
+    """0.01234 -> "0.0123", 1.5 -> "1.50", 1234.5 -> "1,230"; None -> ""."""
+    if value is None:
+        return ""
+    value = float(f"{value:.3g}")
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"

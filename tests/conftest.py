@@ -1,0 +1,57 @@
+"""Eight virtual CPU devices, quick compilation, strict promotion, and what several tests share."""
+
+import functools
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+# All of this is read when jax is first imported.
+for flag in (
+    "--xla_force_host_platform_device_count=8",  # sharding is tested without accelerators
+    "--xla_backend_optimization_level=1",  # halves compile time; run time hardly changes
+):
+    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiled networks are the bulk of the run time, and are the same from run to run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/pdistill-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# An accidental [B] * [B, 1] or float32 * float64 is an error, not a slow or wrong answer.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test, so that tolerances measure the method, not rounding."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@functools.cache  # one object, so that whatever is compiled for it is compiled once
+def _golden():
+    from pdistill.diffusion import GaussianMixture
+
+    return SimpleNamespace(
+        mixture=GaussianMixture(
+            np.array([0.3, 0.7]), np.array([[-0.8], [0.5]]), np.array([0.15, 0.3])
+        ),
+        z=np.array([[-1.5], [-0.5], [0.2], [1.0]]),
+        x=np.array([[-0.9144731], [-0.1752255], [0.4231722], [0.7249754]]),
+    )
+
+
+@pytest.fixture
+def golden(x64):
+    """A 1-D mixture, four starting points z at logsnr -20, and their exact images x at 20.
+
+    The images come from a float64 solution of the probability-flow ODE, to seven places.
+    """
+    return _golden()

@@ -1,0 +1,59 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill.diffusion import WEIGHTINGS, denoising_loss, v_from_x, v_weight
+
+# The weight each puts on the squared error of x.
+DEFINITIONS = {
+    "constant": np.ones_like,
+    "snr": lambda snr: snr,
+    "snr_trunc": lambda snr: np.maximum(snr, 1),
+    "v_mse": lambda snr: snr + 1,
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("shape", [(), (5,), (4, 4, 3)])
+def test_loss_is_the_weighted_mean_squared_error_of_x(x64, weighting, shape):
+    rng = np.random.default_rng(0)
+    logsnr = rng.uniform(-10, 10, 32)
+    x, x_hat, z = rng.normal(size=(3, 32, *shape))
+    v, v_hat = v_from_x(z, x, logsnr), v_from_x(z, x_hat, logsnr)
+    loss = denoising_loss(v_hat, v, logsnr, weighting)
+    x_mse = np.mean(((x_hat - x) ** 2).reshape(32, -1), axis=1)
+    # v = (alpha z - x) / sigma, with sigma down to 7e-3, cancels two or three digits.
+    np.testing.assert_allclose(loss, DEFINITIONS[weighting](np.exp(logsnr)) * x_mse, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "noise_end", "middle", "data_end"),
+    [
+        ("constant", 1, 0.5, 0),
+        ("snr", 0, 0.5, 1),
+        ("snr_trunc", 1, 0.5, 1),
+        ("v_mse", 1, 1, 1),
+    ],
+)
+def test_weight_on_v_is_bounded(weighting, noise_end, middle, data_end):
+    weights = v_weight(weighting, jnp.array([-20.0, 0.0, 20.0]))
+    # SNR e^-20 is 2e-9, not 0.
+    np.testing.assert_allclose(weights, [noise_end, middle, data_end], rtol=1e-6, atol=3e-9)
+    extreme = v_weight(weighting, jnp.linspace(-100, 100, 101))
+    assert np.all((extreme >= 0) & (extreme <= 1))
+
+
+def test_default_is_v_mse():
+    v_hat, v = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    np.testing.assert_array_equal(denoising_loss(v_hat, v, jnp.array([2.0])), [2.5])
+
+
+def test_definitions_are_complete():
+    assert DEFINITIONS.keys() == WEIGHTINGS.keys()
+
+
+def test_unknown_weighting():
+    with pytest.raises(
+        ValueError, match="weighting must be one of constant, snr, snr_trunc, v_mse"
+    ):
+        v_weight("min_snr", jnp.zeros(1))

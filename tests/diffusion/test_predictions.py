@@ -1,0 +1,138 @@
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill import diffusion
+from pdistill.diffusion import HEADS, output_channels, v_from_output, x_from_output
+
+
+@pytest.fixture
+def truth(x64):
+    """Images, noise, and z and v by their definitions, at random noise levels."""
+    rng = np.random.default_rng(0)
+    logsnr = rng.uniform(-10, 10, 64)
+    x, eps = rng.uniform(-1, 1, (64, 3, 2)), rng.normal(size=(64, 3, 2))
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * logsnr)))[:, None, None] for s in (-1, 1))
+    z, v = alpha * x + sigma * eps, alpha * eps - sigma * x
+    return SimpleNamespace(logsnr=logsnr, alpha=alpha, sigma=sigma, x=x, eps=eps, z=z, v=v)
+
+
+def close(actual, desired):
+    # Dividing by alpha or sigma, here at least 7e-3, magnifies rounding by that much.
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-12)
+
+
+def test_alpha_and_sigma(truth):
+    alpha, sigma = diffusion.alpha_sigma(truth.logsnr)
+    close(alpha, truth.alpha.ravel())
+    close(sigma, truth.sigma.ravel())
+    close(alpha**2 + sigma**2, 1)
+    close(np.log(alpha**2 / sigma**2), truth.logsnr)
+
+
+def test_alpha_and_sigma_keep_their_digits_at_the_ends():
+    logsnr = np.array([-40, -20, 20, 40], np.float32)
+    alpha, sigma = diffusion.alpha_sigma(logsnr)
+    ratio = np.exp(logsnr.astype(np.float64) / 2)
+    # Rounding of exp(20) in float32 is a few ulps of its argument: 40 * 6e-8.
+    np.testing.assert_allclose(alpha, 1 / np.hypot(1, 1 / ratio), rtol=5e-6)
+    np.testing.assert_allclose(sigma, 1 / np.hypot(1, ratio), rtol=5e-6)
+
+
+def test_angle(truth):
+    phi = diffusion.angle(truth.logsnr)
+    close(np.cos(phi), truth.alpha.ravel())
+    close(np.sin(phi), truth.sigma.ravel())
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "found"),
+    [
+        ("diffuse", ("x", "eps"), "z"),
+        ("v_target", ("x", "eps"), "v"),
+        ("x_from_v", ("z", "v"), "x"),
+        ("x_from_eps", ("z", "eps"), "x"),
+        ("eps_from_x", ("z", "x"), "eps"),
+        ("eps_from_v", ("z", "v"), "eps"),
+        ("v_from_x", ("z", "x"), "v"),
+        ("v_from_eps", ("z", "eps"), "v"),
+    ],
+)
+def test_conversions(truth, name, given, found):
+    """Every function, given two of x, eps, z, v, finds the third; all round trips follow."""
+    a, b = (getattr(truth, key) for key in given)
+    desired, convert = getattr(truth, found), getattr(diffusion, name)
+    close(convert(a, b, truth.logsnr), desired)
+    close(convert(a[5:8], b[5:8], truth.logsnr[5])[0], desired[5])  # one level for the batch
+
+
+def test_expand():
+    image = jnp.zeros((4, 8, 8, 3))
+    assert diffusion.expand(jnp.ones(4), image).shape == (4, 1, 1, 1)
+    assert diffusion.expand(1.0, image).shape == (1, 1, 1, 1)
+    assert diffusion.expand(jnp.ones(4), jnp.zeros(4)).shape == (4,)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_true_outputs_of_every_head_imply_the_truth(truth, head):
+    both = np.concatenate([truth.x, truth.eps], -1)
+    output = both if head == "both" else getattr(truth, head)
+    assert output.shape[-1] == output_channels(head, truth.x.shape[-1])
+    close(x_from_output(head, truth.z, output, truth.logsnr), truth.x)
+    close(v_from_output(head, truth.z, output, truth.logsnr), truth.v)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_x_and_v_of_a_wrong_output_agree(truth, head):
+    channels = output_channels(head, 2)
+    output = np.random.default_rng(1).normal(size=(64, 3, channels))
+    x = x_from_output(head, truth.z, output, truth.logsnr)
+    v = v_from_output(head, truth.z, output, truth.logsnr)
+    # Relative, as a wrong eps is divided by alpha and a wrong x by sigma.
+    np.testing.assert_allclose(x, truth.alpha * truth.z - truth.sigma * v, rtol=1e-10, atol=1e-11)
+
+
+def test_both_merges_its_two_heads(truth):
+    x, eps = np.random.default_rng(1).normal(size=(2, 64, 3, 2))  # heads that disagree
+    x_hat = x_from_output("both", truth.z, np.concatenate([x, eps], -1), truth.logsnr)
+    weight = truth.sigma**2
+    close(x_hat, weight * x + (1 - weight) * (truth.z - truth.sigma * eps) / truth.alpha)
+    # ... which is v-prediction with v made of the two heads.
+    close(x_hat, truth.alpha * truth.z - truth.sigma * (truth.alpha * eps - truth.sigma * x))
+
+
+def test_errors_of_x_eps_and_v_are_proportional(truth):
+    x_hat = truth.x + np.random.default_rng(1).normal(size=truth.x.shape)
+
+    def mse(a, b):
+        return np.mean((a - b) ** 2, axis=(1, 2))
+
+    x_mse = mse(x_hat, truth.x)
+    eps_mse = mse(diffusion.eps_from_x(truth.z, x_hat, truth.logsnr), truth.eps)
+    v_mse = mse(diffusion.v_from_x(truth.z, x_hat, truth.logsnr), truth.v)
+    snr = np.exp(truth.logsnr)
+    # At SNR e^-10 eps_hat and eps differ by 7e-3 of their size, so 1e-16 becomes 1e-14 or so.
+    np.testing.assert_allclose(eps_mse / x_mse, snr, rtol=1e-10)
+    np.testing.assert_allclose(v_mse / x_mse, 1 + snr, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["x_from_v", "eps_from_v"])
+def test_v_is_well_conditioned_in_float32(name):
+    """The reason for v: x and eps follow from it at both ends without division."""
+    logsnr = jnp.linspace(-20, 20, 101)
+    x, eps = jax.random.normal(jax.random.key(0), (2, 101, 16))
+    z, v = diffusion.diffuse(x, eps, logsnr), diffusion.v_target(x, eps, logsnr)
+    actual = getattr(diffusion, name)(z, v, logsnr)
+    np.testing.assert_allclose(actual, x if name == "x_from_v" else eps, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("function", [x_from_output, v_from_output])
+def test_unknown_head(function):
+    a = jnp.zeros((1, 2))
+    with pytest.raises(ValueError, match="head must be one of v, x, eps, both; got 'noise'"):
+        function("noise", a, a, jnp.zeros(1))
+    with pytest.raises(ValueError, match="head must be one of"):
+        output_channels("noise", 3)

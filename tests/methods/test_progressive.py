@@ -1,0 +1,256 @@
+"""Progressive distillation against the analytic test bench of Salimans & Ho's method."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill import diffusion, samplers
+from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
+from pdistill.methods import Progressive, ProgressiveStage, halvings, two_step_target
+from pdistill.training import Learner, LoopConfig, Optimizer, compile_update, init_state
+from pdistill.training.sharding import make_mesh
+
+SCHEDULE = CosineSchedule()
+
+
+def levels(i, num_steps, dtype=jnp.float64):
+    """logsnr at t, m and s of grid index i."""
+    i = jnp.asarray(i, dtype)
+    return (
+        SCHEDULE((i + 1) / num_steps),
+        SCHEDULE((i + 0.5) / num_steps),
+        SCHEDULE(i / num_steps),
+    )
+
+
+def tanh_teacher(z, logsnr):
+    """The card's golden teacher 0.8 tanh(1.3 z + t), for any dtype."""
+    t = angle(logsnr) * (2 / np.pi)  # t = 2 phi / pi but for the trimmed ends
+    return 0.8 * jnp.tanh(1.3 * z + diffusion.expand(t, z))
+
+
+def two_teacher_steps(teacher, z, logsnr_t, logsnr_m, logsnr_s):
+    z_m = samplers.ddim_step(z, teacher(z, logsnr_t), logsnr_t, logsnr_m)
+    return samplers.ddim_step(z_m, teacher(z_m, logsnr_m), logsnr_m, logsnr_s)
+
+
+@pytest.fixture
+def points(x64):
+    return jax.random.normal(jax.random.key(0), (64,))
+
+
+def test_one_student_step_lands_where_two_teacher_steps_do(points):
+    """T4, at every index of the grid but the last step's."""
+    for num_steps in (2, 8, 1024):
+        i = jax.random.randint(jax.random.key(1), points.shape, 1, num_steps)
+        t, m, s = levels(i, num_steps)
+        target = two_step_target(tanh_teacher, points, t, m, s, last=i == 0)
+        z_s = two_teacher_steps(tanh_teacher, points, t, m, s)
+        np.testing.assert_allclose(samplers.ddim_step(points, target, t, s), z_s, atol=1e-12)
+
+
+def test_the_three_forms_of_the_target_agree(points):
+    """T4: subtraction, angle and convex form; 1e-11 is what subtraction keeps in float64."""
+    i = jax.random.randint(jax.random.key(1), points.shape, 1, 32)
+    t, m, s = levels(i, 32)
+    target = two_step_target(tanh_teacher, points, t, m, s, last=i == 0)
+    z_s = two_teacher_steps(tanh_teacher, points, t, m, s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
+    q = sigma_s / sigma_t
+    np.testing.assert_allclose(target, (z_s - q * points) / (alpha_s - q * alpha_t), atol=1e-11)
+    delta = angle(t) - angle(s)
+    by_angle = (sigma_t * z_s - sigma_s * points) / jnp.sin(delta)
+    np.testing.assert_allclose(target, by_angle, atol=1e-11)
+    v = (jnp.cos(delta) * points - z_s) / jnp.sin(delta)
+    np.testing.assert_allclose(diffusion.v_from_x(points, target, t), v, atol=1e-10)
+
+
+def test_golden_target(x64):
+    """T5. The teacher depends on t itself, so it is looked up by noise level here."""
+    t, m, s = levels(jnp.array([2]), 4)
+    time = {float(t[0]): 0.75, float(m[0]): 0.625}
+
+    def teacher(z, logsnr):
+        return 0.8 * jnp.tanh(1.3 * z + time[float(logsnr[0])])
+
+    z = jnp.array([0.5])
+    x_1 = teacher(z, t)
+    z_m = samplers.ddim_step(z, x_1, t, m)
+    target = two_step_target(teacher, z, t, m, s, last=jnp.array([False]))
+    got = [x_1, z_m, teacher(z_m, m), samplers.ddim_step(z_m, teacher(z_m, m), m, s), target]
+    expected = [0.7082813186, 0.5995454906, 0.7090407857, 0.6762316267, 0.7087115204]
+    np.testing.assert_allclose(jnp.concatenate(got), expected, atol=1e-10)
+    np.testing.assert_allclose(diffusion.v_from_x(z, target, t), [-0.5599909564], atol=1e-10)
+
+
+def test_the_last_step_targets_the_middle_prediction(points):
+    """T6: at i = 0 a sampler returns x_hat, so the target is the teacher's second x_hat."""
+    t, m, s = levels(jnp.zeros(64), 4)
+    z_m = samplers.ddim_step(points, tanh_teacher(points, t), t, m)
+    target = two_step_target(tanh_teacher, points, t, m, s, last=jnp.full(64, True))
+    np.testing.assert_array_equal(target, tanh_teacher(z_m, m))
+
+
+def test_gaussian_rounds_keep_the_sampler(x64):
+    """T7: a table of linear denoisers, halved exactly from 1024 to 1, samples as at the start."""
+    mean, std, num_steps = 0.3, 0.4, 1024
+
+    def line(denoise, num_steps):
+        """The sampler, an affine map, by its values at two noises."""
+        ends = jnp.array([-1.0, 1.0])
+        return samplers.sample(
+            denoise, None, z_init=ends, schedule=SCHEDULE, num_steps=num_steps
+        )
+
+    def table(gains, num_steps):
+        """x_hat = mean + gain (z - alpha mean), the gain looked up on the grid t = (i + 1) / N."""
+
+        def denoise(z, logsnr):
+            t = (angle(logsnr) - angle(SCHEDULE(0.0))) / (
+                angle(SCHEDULE(1.0)) - angle(SCHEDULE(0.0))
+            )
+            i = jnp.round(t * num_steps).astype(int) - 1
+            return mean + gains[i] * (z - alpha_sigma(logsnr)[0] * mean)
+
+        return denoise
+
+    def gains_of(denoise, logsnr):
+        centre = alpha_sigma(logsnr)[0] * mean
+        return denoise(centre + 1.0, logsnr) - denoise(centre, logsnr)
+
+    grid = SCHEDULE(jnp.arange(1, num_steps + 1) / num_steps)
+    teacher = table(gains_of(Gaussian(mean, std).denoise, grid), num_steps)
+    start = line(teacher, num_steps)
+    while num_steps > 1:
+        num_steps //= 2
+        i = jnp.arange(num_steps)
+        t, m, s = levels(i, num_steps)
+
+        def target(z, t=t, m=m, s=s, i=i, teacher=teacher):
+            return two_step_target(teacher, z, t, m, s, last=i == 0)
+
+        centre = alpha_sigma(t)[0] * mean
+        teacher = table(target(centre + 1.0) - target(centre), num_steps)
+    one_step = line(teacher, 1)
+    # The card measured 2e-15; 1,024 float64 steps may lose a digit more.
+    np.testing.assert_allclose(one_step, start, atol=1e-12)
+    np.testing.assert_allclose((one_step[1] - one_step[0]) / 2, 0.3993017870, atol=1e-10)
+
+
+def test_no_gradient_reaches_the_teacher(mlp):
+    """T10: of the loss through the whole step."""
+    method = Progressive(mlp, Optimizer(1e-3))
+    student = mlp.init(jax.random.key(0), (2,))
+    state = method.init(student, 4)
+    batch = {"image": jax.random.normal(jax.random.key(1), (16, 2))}
+
+    def loss(teacher, params):
+        frozen = state.frozen | {"teacher": teacher}
+        learners = {"student": state.learners["student"].replace(params=params)}
+        spoiled = state.replace(frozen=frozen, learners=learners)
+        return method.step(spoiled, batch, jax.random.key(2))[1]["loss"]
+
+    to_teacher, to_student = jax.grad(loss, argnums=(0, 1))(
+        jax.tree.map(lambda a: a * 1.1, student), student
+    )
+    assert all(not jnp.any(g) for g in jax.tree.leaves(to_teacher))
+    assert all(jnp.any(g) for g in jax.tree.leaves(to_student))
+
+
+def test_a_teacher_is_nearly_its_own_student_on_fine_grids(x64):
+    """T11: |x_target - x_hat(z, t)|^2 falls as N^-2 away from t = 0."""
+    z = jax.random.normal(jax.random.key(0), (4096,))
+    errors = []
+    for num_steps in (64, 128, 256):
+        i = jax.random.randint(jax.random.key(1), z.shape, num_steps // 4, num_steps)
+        t, m, s = levels(i, num_steps)
+        target = two_step_target(tanh_teacher, z, t, m, s, last=i == 0)
+        errors.append(jnp.mean((target - tanh_teacher(z, t)) ** 2))
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    np.testing.assert_allclose(ratios, 4, rtol=0.1)
+
+
+def test_rounds_hand_over(mlp):
+    """T12: each round starts from its teacher with fresh moments, and halves the steps."""
+    loop = LoopConfig(num_updates=100)
+    stage = ProgressiveStage(
+        name="pd", teacher="t", start_steps=8, loop=loop, long_rounds=1,
+        optimizer=Optimizer(1e-3, anneal="linear"),
+    )  # fmt: skip
+    rounds = stage.rounds(mlp, (2,))
+    assert [r.name for r in rounds] == ["pd/4", "pd/2", "pd/1"]
+    assert [r.parent for r in rounds] == ["t", "pd/4", "pd/2"]
+    assert [r.num_steps for r in rounds] == [(4,), (2,), (1,)]
+    assert [r.loop.num_updates for r in rounds] == [100, 100, 200]
+    assert rounds[0].method == rounds[1].method  # so they share a compiled step
+    for r in rounds:  # the learning rate starts anew and ends at zero in each
+        schedule = r.method.optimizer.schedule()
+        np.testing.assert_allclose(schedule(0), 1e-3, rtol=1e-6)
+        assert schedule(r.loop.num_updates) == 0
+
+    params = mlp.init(jax.random.key(0), (2,))
+    state = init_state(rounds[1].init, make_mesh(), jax.random.key(0), params)
+    student = state.learners["student"]
+    for tree in (student.params, student.ema, state.frozen["teacher"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, params)
+    assert state.frozen["num_steps"] == 2
+    assert state.step == 0
+    assert all(not jnp.any(leaf) for leaf in jax.tree.leaves(student.opt_state))
+
+
+@pytest.mark.parametrize(("start", "end"), [(12, 1), (8, 8), (4, 8), (8, 0), (6, 4)])
+def test_halvings_refuses_what_does_not_halve(start, end):
+    with pytest.raises(ValueError, match="power of two"):
+        halvings(start, end)
+
+
+def test_float32_targets_keep_their_digits(x64):
+    """T13: the convex form is within 1e-6 of float64 up to N = 16384."""
+    z = jax.random.normal(jax.random.key(0), (4096,))
+    for num_steps in (16, 512, 16384):
+        i = jax.random.randint(jax.random.key(1), z.shape, 0, num_steps)
+
+        def target(dtype, i=i, num_steps=num_steps):
+            t, m, s = levels(i, num_steps, dtype)
+            return two_step_target(tanh_teacher, z.astype(dtype), t, m, s, last=i == 0)
+
+        # The levels are rounded too: compare at the same z and the same float32 levels' target.
+        assert target(jnp.float32).dtype == jnp.float32
+        difference = target(jnp.float32).astype(jnp.float64) - target(jnp.float64)
+        assert jnp.max(jnp.abs(difference)) < 1e-6
+
+
+def test_all_rounds_share_one_compiled_update(mlp):
+    """Teacher and step count are traced: three rounds compile once."""
+    method = Progressive(mlp, Optimizer(1e-3))
+    update = compile_update(method, make_mesh(), flip=False)
+    params = mlp.init(jax.random.key(0), (2,))
+    resident = {"image": np.zeros((8, 2), np.uint8), "label": np.zeros(8, np.int32)}
+    for num_steps in (4, 2, 1):
+        state = method.init(params, num_steps)
+        raw = {"index": np.zeros((3, 8), np.int32)}
+        state, _ = update(
+            state.replace(frozen={}), state.frozen, resident, raw, jax.random.key(0)
+        )
+        params = method.export(state)
+    assert update._cache_size() == 1
+
+
+def test_the_loss_is_that_of_the_paper(gaussian, x64):
+    """The step's loss for a student that is off by `off` eps_hat: weight * (off eps_hat)^2.
+
+    With the optimal Gaussian network as teacher and N large, target and teacher agree, so the
+    student's v error is off * eps_hat, whose mean square is off^2 alpha^2-free and known:
+    E[eps_hat^2] = sigma^2 / (alpha^2 std^2 + sigma^2).
+    """
+    off = 0.1
+    method = Progressive(gaussian, Optimizer(1e-3))
+    state = method.init({"off": jnp.zeros(())}, 4096)
+    student = Learner.create({"off": jnp.full((), off)}, method.optimizer)
+    state = state.replace(learners={"student": student})
+    x = Gaussian(0.3, 0.7).sample(jax.random.key(0), (1_000_000, 1))
+    loss = method.step(state, {"image": x}, jax.random.key(1))[1]["loss"]
+    alpha, sigma = alpha_sigma(SCHEDULE((jnp.arange(4096) + 1.0) / 4096))
+    expected = off**2 * jnp.mean(sigma**2 / (alpha**2 * 0.49 + sigma**2))
+    np.testing.assert_allclose(loss, expected, rtol=0.01)  # Monte Carlo of 1e6 samples

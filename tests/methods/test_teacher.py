@@ -1,0 +1,104 @@
+"""The teacher's loss against closed forms, and the whole chain on a 2-D mixture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pdistill import samplers
+from pdistill.diffusion import Gaussian, GaussianMixture
+from pdistill.methods import Progressive, Teacher
+from pdistill.methods.regression import uniform_times
+from pdistill.training import Learner, Optimizer
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_times_are_uniform(stratified):
+    """Mean and variance of U[0, 1), and all of it is reached."""
+    keys = jax.random.split(jax.random.key(0), 200)
+    t = np.ravel(jax.vmap(lambda key: uniform_times(key, 64, stratified))(keys))
+    assert t.min() >= 0
+    assert t.max() < 1
+    # 12,800 draws: the standard error of the mean is 0.0026, of the variance 0.0007.
+    np.testing.assert_allclose([t.mean(), t.var()], [1 / 2, 1 / 12], atol=0.01)
+
+
+def test_stratified_times_fill_every_interval():
+    t = uniform_times(jax.random.key(3), 16, stratified=True)
+    np.testing.assert_array_equal(np.floor(np.asarray(t) * 16), np.arange(16))
+
+
+def test_optimal_loss_of_a_gaussian(gaussian):
+    """T9: the optimal v loss averaged over uniform t is the data's std (times the trim)."""
+    method = Teacher(gaussian, Optimizer(1e-3))
+    state = method.init(jax.random.key(0), (1,))
+    x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
+    loss = method.step(state, {"image": x}, jax.random.key(2))[1]["loss"]
+    np.testing.assert_allclose(loss, 0.7, rtol=0.01)  # Monte Carlo of 1e6 samples
+
+
+def test_gradient_of_a_gaussian(gaussian, x64):
+    """d loss / d off at off = a is 2 a E[eps_hat^2]: the error is off eps_hat plus noise
+    uncorrelated with it."""
+    off = 0.2
+    method = Teacher(gaussian, Optimizer(1.0, clip_norm=0.0))
+    model = Learner.create({"off": jnp.full((), off)}, method.optimizer)
+    state = method.init(jax.random.key(0), (1,)).replace(learners={"model": model})
+    x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
+    norm = method.step(state, {"image": x}, jax.random.key(2))[1]["grad_norm"]
+    t = (jnp.arange(100_000) + 0.5) / 100_000
+    phi = t * jnp.pi / 2
+    eps_squared = jnp.mean(jnp.sin(phi) ** 2 / (0.49 * jnp.cos(phi) ** 2 + jnp.sin(phi) ** 2))
+    np.testing.assert_allclose(norm, 2 * off * eps_squared, rtol=0.01)
+
+
+def energy_distance(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
+
+
+def test_a_mixture_from_teacher_to_one_step(mlp):
+    """T15: 64 -> 1 on a 2-D mixture. The one-step student is near the 64-step teacher and far
+    below the undistilled teacher at one step."""
+    mixture = GaussianMixture(
+        jnp.full(4, 0.25),
+        jnp.array([[0.6, 0.6], [-0.6, 0.6], [0.6, -0.6], [-0.6, -0.6]]),
+        jnp.full(4, 0.12),
+    )
+
+    def fit(method, state, num_updates):
+        @jax.jit
+        def run(state):
+            def update(state, _):
+                key = jax.random.fold_in(jax.random.key(7), state.step)
+                data_key, step_key = jax.random.split(key)
+                batch = {"image": mixture.sample(data_key, 256)}
+                state, _ = method.step(state, batch, step_key)
+                return state.replace(step=state.step + 1), None
+
+            return jax.lax.scan(update, state, None, length=num_updates)[0]
+
+        return method.export(run(state))
+
+    def draw(params, num_steps):
+        return samplers.sample(
+            mlp.denoiser(params), jax.random.key(5), (2000, 2),
+            schedule=mlp.schedule, num_steps=num_steps,
+        )  # fmt: skip
+
+    data = mixture.sample(jax.random.key(6), 2000)
+    adam = Optimizer(3e-3, num_updates=3000, anneal="cosine", ema_decay=0.99)
+    teacher = Teacher(mlp, adam, stratified=True)
+    params = teacher_params = fit(teacher, teacher.init(jax.random.key(0), (2,)), 3000)
+    adam = Optimizer(1e-3, num_updates=600, anneal="linear")
+    student = Progressive(mlp, adam, stratified=True)
+    for num_steps in (32, 16, 8, 4, 2, 1):
+        params = fit(student, student.init(params, num_steps), 600)
+
+    at_64 = energy_distance(draw(teacher_params, 64), data)
+    at_1 = energy_distance(draw(teacher_params, 1), data)
+    distilled = energy_distance(draw(params, 1), data)
+    assert at_64 < 0.01
+    assert distilled < at_64 + 0.01
+    assert distilled < 0.05 * at_1

@@ -1,0 +1,423 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from pdistill.diffusion import (
+    CosineSchedule,
+    Gaussian,
+    GaussianMixture,
+    LinearLogsnrSchedule,
+    alpha_sigma,
+    x_from_v,
+)
+from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Heun, num_evaluations
+from pdistill.samplers import encode as eager_encode
+from pdistill.samplers import sample as eager_sample
+
+COSINE = CosineSchedule()
+DETERMINISTIC = [Ddim(), Heun(), DpmSolverPP2M()]
+SOLVERS = [*DETERMINISTIC, Ancestral()]
+KEY = jax.random.key(0)
+Z = np.array([[-1.5, 0.3], [0.4, 0.9], [2.0, -0.1]])
+
+# One compilation for each setting, instead of one for each operation outside the scan.
+STATIC = ("schedule", "num_steps", "solver", "return_trajectory")
+sample = functools.partial(
+    jax.jit(
+        eager_sample,
+        static_argnums=(0, 2),
+        static_argnames=(*STATIC, "clip", "last_step_is_x_hat"),
+    ),
+    schedule=COSINE,
+)
+encode = jax.jit(eager_encode, static_argnums=0, static_argnames=STATIC)
+
+
+def wavy(z, logsnr):
+    """A nonlinear denoiser that no solver integrates exactly: v_hat = 0.8 tanh(...)."""
+    return x_from_v(z, 0.8 * jnp.tanh(1.3 * z + 0.1 * logsnr[:, None]), logsnr)
+
+
+def largest_error(actual, desired):
+    return np.max(np.abs(np.asarray(actual) - desired))
+
+
+def order(error, num_steps):
+    """Measured order of convergence from N to 4 N steps."""
+    return np.log(error(num_steps) / error(4 * num_steps)) / np.log(4)
+
+
+# --- Known answers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "std"), [(1, 7.26399e-06), (4, 0.2478887), (16, 0.3575134), (1024, 0.3993017870)]
+)
+def test_ddim_on_a_gaussian(x64, num_steps, std):
+    z = np.array([[0.0], [1.0]])
+    x = sample(Gaussian(0.3, 0.4).denoise, None, z_init=z, num_steps=num_steps)
+    np.testing.assert_allclose(x[1] - x[0], std, rtol=5e-7)  # linear in z: the gain is the std
+    # ... and mean 0.3 is hit, but for alpha(1) = 4.5e-5 of it that z_1 ~ N(0, 1) leaves out.
+    alpha, _ = alpha_sigma(-20.0)
+    np.testing.assert_allclose(x[0], 0.3 * (1 - std * alpha), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "x"),
+    [
+        (4, [-0.776993, -0.078859, 0.396386, 0.592541]),
+        (64, [-0.903380, -0.148183, 0.421750, 0.714838]),
+        (1024, [-0.913757, -0.173247, 0.423083, 0.724331]),
+    ],
+)
+def test_ddim_on_a_mixture(golden, num_steps, x):
+    actual = sample(golden.mixture.denoise, None, z_init=golden.z, num_steps=num_steps)
+    np.testing.assert_allclose(actual.ravel(), x, rtol=0, atol=6e-7)  # given to six places
+
+
+def test_one_step_finds_the_mean_of_the_data(golden):
+    x = sample(golden.mixture.denoise, None, z_init=golden.z, num_steps=1)
+    np.testing.assert_allclose(x, 0.110, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variance", "std"), [("small", 0.286758), ("large", 0.426335), ("medium:0.5", 0.345827)]
+)
+def test_ancestral_on_a_gaussian(variance, std):
+    """Holds only if the noise of each of the 8 steps is independent of all before it."""
+    solver = Ancestral(variance)
+    x = sample(Gaussian(0.3, 0.4).denoise, KEY, (50_000, 4), num_steps=8, solver=solver)
+    # Five standard errors of 2e5 samples.
+    np.testing.assert_allclose(np.std(x), std, rtol=0.008)
+    np.testing.assert_allclose(np.mean(x), 0.3, atol=5 * std / np.sqrt(x.size))
+
+
+# --- Orders of convergence ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_step_is_x_hat", [True, False])
+@pytest.mark.parametrize(
+    ("solver", "num_steps", "error_there", "low", "high"),
+    # Measured 0.97 for DDIM; for Heun 2.03 with the last step x_hat, 1.91 without.
+    [(Ddim(), 256, 8e-3, 0.9, 1.1), (Heun(), 64, 5e-3, 1.85, 2.15)],
+    ids=["ddim", "heun"],
+)
+def test_order_on_the_cosine_grid(
+    golden, solver, num_steps, error_there, low, high, last_step_is_x_hat
+):
+    @functools.cache
+    def error(num_steps):
+        x = sample(
+            golden.mixture.denoise, None, z_init=golden.z, num_steps=num_steps, solver=solver,
+            last_step_is_x_hat=last_step_is_x_hat,
+        )  # fmt: skip
+        return largest_error(x, golden.x)
+
+    assert error(num_steps) < error_there
+    assert low < order(error, num_steps) < high
+
+
+def test_dpm_solver_is_second_order_on_its_grid(golden):
+    exact = jax.jit(golden.mixture.flow)(golden.z, -6.0, 6.0)
+
+    @functools.cache
+    def error(num_steps, solver=DpmSolverPP2M()):  # noqa: B008
+        x = sample(
+            golden.mixture.denoise, None, z_init=golden.z, num_steps=num_steps, solver=solver,
+            schedule=LinearLogsnrSchedule(), last_step_is_x_hat=False,
+        )  # fmt: skip
+        return largest_error(x, exact)
+
+    assert 1.9 < order(error, 64) < 2.1  # measured 2.02
+    assert error(64) < error(64, Ddim()) / 50  # at the same cost; measured 140
+
+
+@pytest.mark.parametrize(
+    ("solver", "last_step_is_x_hat", "low_encoding", "low", "error_at_128"),
+    # Measured orders of encoding alone, and of encoding and sampling.
+    [
+        (Ddim(), False, 0.9, 0.85, 0.03),  # 0.99, 0.93
+        (Ddim(), True, 0.9, 0.85, 0.03),  # 0.99, 0.93
+        # Most of Heun's error is undone on the way back, which gains an order ...
+        (Heun(), False, 1.9, 2.8, 1e-4),  # 2.01, 2.99
+        # ... but for the local error, of order 2, of one Euler step at the end.
+        (Heun(), True, 1.9, 1.9, 1e-3),  # 2.01, 2.01
+        # The cosine grid starts with huge steps in logsnr, which this solver does not like.
+        (DpmSolverPP2M(), False, 1.5, 1.9, 1e-2),  # 1.64, 2.15
+        (DpmSolverPP2M(), True, 1.5, 1.9, 1e-3),  # 1.64, 2.57
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_order_of_encoding_and_sampling(
+    golden, solver, last_step_is_x_hat, low_encoding, low, error_at_128
+):
+    denoise = golden.mixture.denoise
+
+    @functools.cache
+    def errors(num_steps):
+        z = encode(denoise, golden.x, schedule=COSINE, num_steps=num_steps, solver=solver)
+        x = sample(
+            denoise, None, z_init=z, num_steps=num_steps, solver=solver,
+            last_step_is_x_hat=last_step_is_x_hat,
+        )  # fmt: skip
+        return largest_error(z, golden.z), largest_error(x, golden.x)
+
+    assert errors(128)[1] < error_at_128
+    assert order(lambda n: errors(n)[0], 128) > low_encoding
+    assert order(lambda n: errors(n)[1], 128) > low
+
+
+def test_encode_starts_at_the_data(golden):
+    z, trajectory = encode(
+        golden.mixture.denoise, golden.x, schedule=LinearLogsnrSchedule(-6.0, 2.0), num_steps=64,
+        return_trajectory=True,
+    )  # fmt: skip
+    assert trajectory.shape == (65, 4, 1)
+    alpha, _ = alpha_sigma(2.0)
+    np.testing.assert_allclose(trajectory[0], alpha * golden.x, rtol=1e-14)
+    np.testing.assert_array_equal(trajectory[-1], z)
+    exact = jax.jit(golden.mixture.flow)(alpha * golden.x, 2.0, -6.0)
+    np.testing.assert_allclose(z, exact, rtol=0, atol=3e-4)  # Heun at 64 steps, measured 1.3e-4
+
+
+@pytest.mark.parametrize("solver", DETERMINISTIC, ids=str)
+def test_float32_is_enough(golden, solver):
+    mixture = golden.mixture
+    single = GaussianMixture(
+        *(np.asarray(a, np.float32) for a in (mixture.weights, mixture.means, mixture.stds))
+    )
+    actual, exact = (
+        sample(denoise, None, z_init=z, num_steps=256, solver=solver)
+        for denoise, z in (
+            (single.denoise, golden.z.astype(np.float32)),
+            (mixture.denoise, golden.z),
+        )
+    )
+    assert actual.dtype == jnp.float32
+    # A few hundred roundings of 6e-8 that mostly cancel; the method's own error is 8e-3 (DDIM).
+    np.testing.assert_allclose(actual, exact, rtol=0, atol=2e-5)
+
+
+# --- The last step, clipping, the trajectory ----------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_one_step_returns_x_hat(x64, solver):
+    desired = wavy(Z, np.full(3, -20.0))
+    x = sample(wavy, KEY, z_init=Z, num_steps=1, solver=solver)
+    np.testing.assert_allclose(x, desired, rtol=1e-14)
+    stepped = sample(wavy, KEY, z_init=Z, num_steps=1, solver=solver, last_step_is_x_hat=False)
+    assert largest_error(stepped, desired) > 1e-5
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_last_step_returns_x_hat(x64, solver):
+    x, trajectory = sample(wavy, KEY, z_init=Z, num_steps=5, solver=solver, return_trajectory=True)
+    np.testing.assert_allclose(x, wavy(trajectory[-2], COSINE(np.full(3, 0.2))), rtol=1e-13)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_clips_every_evaluation(x64, solver):
+    def tame(z, logsnr):
+        return jnp.maximum(jnp.minimum(wavy(z, logsnr), 0.6), -0.2)
+
+    run = functools.partial(sample, key=KEY, z_init=Z, num_steps=6, solver=solver)
+    clipped = run(wavy, clip=(-0.2, 0.6))
+    np.testing.assert_allclose(clipped, run(tame), rtol=1e-12)
+    assert np.min(clipped) >= -0.2
+    assert np.max(clipped) <= 0.6
+    # Clipping only at the end is something else.
+    assert largest_error(clipped, np.clip(run(wavy), -0.2, 0.6)) > 1e-3
+
+
+@pytest.mark.parametrize("last_step_is_x_hat", [True, False])
+@pytest.mark.parametrize("solver", DETERMINISTIC, ids=str)
+def test_trajectory_is_that_of_a_python_loop(x64, solver, last_step_is_x_hat):
+    logsnr = -2 * np.log(np.tan(1.5707055269354342 * np.arange(6, -1, -1) / 6 + 4.539992973e-05))
+    z, memory = Z, solver.init(Z)
+    desired = [Z]
+    for i in range(6):
+        x_hat = wavy(z, np.full(3, logsnr[i]))
+        z, memory = solver.step(wavy, z, x_hat, logsnr[i], logsnr[i + 1], None, memory)
+        desired.append(x_hat if last_step_is_x_hat and i == 5 else z)
+    x, trajectory = sample(
+        wavy, None, z_init=Z, num_steps=6, solver=solver, return_trajectory=True,
+        last_step_is_x_hat=last_step_is_x_hat,
+    )  # fmt: skip
+    assert trajectory.shape == (7, 3, 2)
+    np.testing.assert_array_equal(trajectory[0], Z)
+    np.testing.assert_array_equal(trajectory[-1], x)
+    # Rounding of logsnr near its ends times the 1 / sigma = 2e4 of v_from_x.
+    np.testing.assert_allclose(trajectory, desired, rtol=0, atol=1e-8)
+
+
+# --- Randomness ---------------------------------------------------------------------------------
+
+
+def test_key_draws_standard_normal_noise():
+    x, trajectory = sample(wavy, KEY, (20_000, 4), num_steps=2, return_trajectory=True)
+    noise = trajectory[0]
+    assert noise.dtype == jnp.float32
+    # Five standard errors of 8e4 samples.
+    np.testing.assert_allclose([np.mean(noise), np.std(noise)], [0, 1], atol=0.018)
+    again = sample(wavy, None, z_init=noise, num_steps=2)
+    np.testing.assert_allclose(again, x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [Ddim(), Ancestral()], ids=str)
+def test_samples_are_a_function_of_the_key(solver):
+    draws = [
+        sample(wavy, jax.random.key(seed), (3, 2), num_steps=4, solver=solver) for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert largest_error(draws[0], draws[2]) > 0.01
+
+
+def test_noise_of_the_steps_depends_on_the_key_with_z_init():
+    z = Z.astype(np.float32)
+    draws = [
+        sample(wavy, jax.random.key(seed), z_init=z, num_steps=4, solver=Ancestral())
+        for seed in (0, 1)
+    ]
+    assert largest_error(draws[0], draws[1]) > 0.01
+
+
+# --- Cost ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_step_is_x_hat", [True, False])
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_num_evaluations_counts_calls_at_run_time(x64, solver, last_step_is_x_hat):
+    levels, num_steps = [], 5
+
+    def denoise(z, logsnr):
+        jax.debug.callback(lambda level: levels.append(float(level)), logsnr[0])
+        return 0.5 * z
+
+    sample(
+        denoise, KEY, z_init=Z, num_steps=num_steps, solver=solver,
+        last_step_is_x_hat=last_step_is_x_hat,
+    )  # fmt: skip
+    jax.effects_barrier()
+    assert len(levels) == num_evaluations(solver, num_steps, last_step_is_x_hat)
+    # At every grid point but the last; Heun's second evaluation is at the end of each full step.
+    grid = COSINE(np.arange(num_steps, -1, -1) / num_steps)
+    second = grid[1:-1] if last_step_is_x_hat else grid[1:]
+    desired = [*grid[:-1], *(second if solver.evaluations_per_step == 2 else [])]
+    np.testing.assert_allclose(sorted(levels), sorted(desired), atol=1e-12)
+
+
+def test_num_evaluations():
+    assert [num_evaluations(s, 8) for s in SOLVERS] == [8, 15, 8, 8]
+    assert [num_evaluations(s, 8, last_step_is_x_hat=False) for s in SOLVERS] == [8, 16, 8, 8]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_program_size_does_not_depend_on_the_number_of_steps(solver):
+    sizes = {
+        sample.func.lower(
+            wavy, KEY, (2, 2), schedule=COSINE, num_steps=num_steps, solver=solver
+        ).as_text().count("\n")
+        for num_steps in (2, 256)
+    }  # fmt: skip
+    assert len(sizes) == 1
+
+
+# --- Transformations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_jit_and_vmap_change_nothing(x64, solver):
+    def run(sample, key, z):
+        return sample(wavy, key, z_init=z, schedule=COSINE, num_steps=4, solver=solver)
+
+    keys, z = jax.random.split(KEY, 3), np.stack([Z, Z + 1, -Z])
+    batched = jax.vmap(functools.partial(run, eager_sample))(keys, z)
+    for i in range(3):
+        np.testing.assert_allclose(batched[i], run(sample, keys[i], z[i]), rtol=1e-12)
+    np.testing.assert_allclose(batched[0], run(eager_sample, keys[0], z[0]), rtol=1e-12)
+
+
+def test_gradient_of_ddim_on_a_gaussian(x64):
+    """x = mean + G (z - alpha(1) mean), G the product of the steps' gains."""
+    std, num_steps = 0.4, 5
+    phi = np.arctan(np.exp(-COSINE(np.arange(num_steps + 1) / num_steps) / 2))
+    scale = np.hypot(std * np.cos(phi), np.sin(phi))
+    psi = np.arctan2(np.sin(phi), std * np.cos(phi))
+    psi[0] = 0.0  # the last step returns x_hat
+    gain = std / scale[-1] * np.prod(np.cos(np.diff(psi)))
+
+    def run(mean, z):
+        denoise = Gaussian(mean, std).denoise
+        x = eager_sample(denoise, None, z_init=z, schedule=COSINE, num_steps=num_steps)
+        return x[0, 0]
+
+    of_mean, of_z = jax.jit(jax.grad(run, argnums=(0, 1)))(0.3, np.ones((1, 1)))
+    np.testing.assert_allclose(of_z, [[gain]], rtol=1e-12)
+    np.testing.assert_allclose(of_mean, 1 - gain * np.cos(phi[-1]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_gradients_in_a_parameter_and_the_noise(x64, solver):
+    """Forward and reverse mode agree with finite differences."""
+
+    @jax.jit
+    def run(scale, z):
+        return eager_sample(
+            lambda z, logsnr: scale * wavy(z, logsnr), KEY, z_init=z, schedule=COSINE, num_steps=3,
+            solver=solver,
+        )  # fmt: skip
+
+    check_grads(run, (0.9, Z), order=1, modes=("fwd", "rev"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_sharded_samples_are_the_same_and_stay_sharded(solver):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    z = jax.random.normal(KEY, (16, 2))
+
+    def run(z):
+        return sample(wavy, KEY, z_init=z, num_steps=4, solver=solver, return_trajectory=True)
+
+    whole, (x, trajectory) = run(z), run(jax.device_put(z, sharding))
+    assert x.sharding.is_equivalent_to(sharding, 2)
+    assert trajectory.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(None, "data")), 3)
+    assert {shard.data.shape for shard in x.addressable_shards} == {(2, 2)}
+    # The compiler fuses other shapes differently.
+    np.testing.assert_allclose(x, whole[0], rtol=0, atol=1e-6)
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1"),
+        ({"key": None, "shape": (1, 2)}, "key may be None only"),
+        ({"key": None, "z_init": np.zeros((1, 2)), "solver": Ancestral()}, "key may be None only"),
+        ({"shape": None}, "give either shape or z_init"),
+    ],
+)
+def test_bad_arguments_of_sample(arguments, message):
+    arguments = {"key": KEY, "shape": (1, 2), "num_steps": 2, "schedule": COSINE} | arguments
+    with pytest.raises(ValueError, match=message):
+        eager_sample(wavy, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1"),
+        ({"solver": Ancestral()}, "encode needs a deterministic solver"),
+    ],
+)
+def test_bad_arguments_of_encode(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        encode(wavy, np.zeros((1, 2)), **({"num_steps": 2, "schedule": COSINE} | arguments))
