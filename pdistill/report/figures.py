@@ -84,7 +84,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figur
         for row in rows
         if (row["metric"], row["reference"]) == (metric, reference) and drawable(row)
     ]
-    figure = Figure((5.8, 3.9), dpi=DPI, layout="constrained")
+    figure = Figure(dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for i, (line, label) in enumerate(line_labels(rows).items()):
         values = {(r["nfe"], r["seed"]): r["value"] for r in chosen if _line(r) == line}
@@ -104,11 +104,11 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figur
             xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="top", color="C3",
         )  # fmt: skip
         axes.set_ylim(0, 1.1 * max(COPYING, *(row["value"] for row in chosen)))
-        axes.legend(loc="lower left")
     else:
         _log_axis(axes.yaxis, [row["value"] for row in chosen])
-        axes.legend()
     axes.grid(axis="y", color="0.9")
+    legend = figure.legend(loc="outside lower left", ncols=2)
+    figure.set_size_inches(5.8, 3.6 + 0.2 * math.ceil(len(legend.texts) / 2))
     return figure
 
 
@@ -149,9 +149,9 @@ def losses(groups: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) ->
         start = 0
         for i, (run, (steps, values)) in enumerate(runs.items()):
             end = start + steps[-1]
-            axes.plot(start + steps, values, color="C0", linewidth=1)
+            axes.plot(start + steps, values, ".-", color="C0", linewidth=1, markersize=3)
             if i % 2:
-                axes.axvspan(start, end, color="0.95", linewidth=0)
+                axes.axvspan(start, end, color="0.95", linewidth=0, zorder=0)
             label = run.removeprefix(name).removeprefix("/")
             axes.annotate(
                 label, ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),

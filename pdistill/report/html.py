@@ -25,7 +25,7 @@ STYLE = """
   th { border-bottom: 2px solid #ccc; vertical-align: bottom; font-weight: 600; }
   td { border-bottom: 1px solid #eee; }
   .text { text-align: left; }
-  .pairs { display: flex; flex-wrap: wrap; margin-top: 1.5rem; row-gap: 1rem; }
+  .pairs { display: flex; flex-wrap: wrap; align-items: start; margin-top: 1.5rem; row-gap: 1rem; }
   .pairs img { max-width: 50%; }
   pre { padding: 1rem; overflow-x: auto; background: #f6f6f6; font-size: 13px; }
   summary { margin-top: 2.5rem; cursor: pointer; }
@@ -100,10 +100,13 @@ def _page(run: runs.RunDirectory, content: str) -> str:
 
 
 def _summary(run: runs.RunDirectory) -> str:
-    """What the config names, its commit and the devices, in a line."""
+    """The config's seed and the names in it, the commit and the devices, in a line."""
     config = run.config or {}
-    named = {key: _names(value) for key, value in config.get("config", {}).items()}
-    parts = [f"{key} {', '.join(names)}" for key, names in named.items() if names]
+    parts = []
+    for key, value in config.get("config", {}).items():
+        names = [str(value)] if isinstance(value, int) else _names(value)
+        if names:
+            parts.append(f"{key} {', '.join(names)}")
     if config.get("commit"):
         parts.append(f"commit {config['commit'][:10]}")
     devices = dict.fromkeys(row["device"] for row in run.rows)

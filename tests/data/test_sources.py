@@ -35,7 +35,7 @@ def test_digits_are_scikit_learns_each_in_one_split():
 def test_split_of_digits_is_fixed():
     """With another one, new rows of results.jsonl could not be compared with old ones."""
     assert load_dataset("digits").labels[:12].tolist() == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5, 2, 8]
-    assert load_dataset("digits", "test").labels[-6:].tolist() == [7, 9, 4, 7, 0, 2]
+    assert load_dataset("digits", "test").labels[:12].tolist() == [7, 9, 4, 7, 0, 2, 6, 1, 3, 1, 3, 7]
 
 
 def test_unknown_split_of_digits():
@@ -53,19 +53,19 @@ def data_dir(tmp_path, monkeypatch):
     return tmp_path
 
 
-def describe_cifar10(data_dir, file_format):
-    """Writes what stands beside the records of a prepared CIFAR-10, but no records."""
-    builder = tfds.builder("cifar10", data_dir=data_dir)
+def describe(data_dir, name, file_format="array_record"):
+    """Writes what stands beside the records of a prepared data set, but no records."""
+    builder = tfds.builder(name, data_dir=data_dir)
     directory = Path(builder.data_path)
     directory.mkdir(parents=True)
     builder.info.features.save_config(directory)
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     split = {"filepathTemplate": template, "numBytes": "1", "shardLengths": ["1"]}
     info = {
-        "name": "cifar10",
+        "name": name,
         "version": str(builder.version),
         "fileFormat": file_format,
-        "splits": [{"name": name, **split} for name in ("train", "test")],
+        "splits": [{"name": key, **split} for key in ("train", "test")],
     }
     (directory / "dataset_info.json").write_text(json.dumps(info))
     return directory
@@ -84,21 +84,21 @@ def test_data_set_that_is_not_there(data_dir):
 
 
 def test_tfrecord_copy(data_dir):
-    directory = describe_cifar10(data_dir, "tfrecord")
+    directory = describe(data_dir, "cifar10", "tfrecord")
     with pytest.raises(FileNotFoundError, match=r"TFRECORD.*array_record") as error:
         load_dataset("cifar10")
     assert str(directory) in str(error.value)
 
 
 def test_copy_without_its_records(data_dir):
-    directory = describe_cifar10(data_dir, "array_record")
+    directory = describe(data_dir, "cifar10")
     with pytest.raises(FileNotFoundError) as error:
         load_dataset("cifar10")
     assert str(directory) in str(error.value)
 
 
 def test_empty_folder_is_not_called_a_tfrecord_copy(data_dir):
-    directory = describe_cifar10(data_dir, "array_record")
+    directory = describe(data_dir, "cifar10")
     for path in directory.iterdir():
         path.unlink()
     with pytest.raises(FileNotFoundError, match="not prepared") as error:
@@ -107,9 +107,15 @@ def test_empty_folder_is_not_called_a_tfrecord_copy(data_dir):
 
 
 def test_unknown_split_of_tfds(data_dir):
-    describe_cifar10(data_dir, "array_record")
+    describe(data_dir, "cifar10")
     with pytest.raises(ValueError, match=r"'validation'.*'train', 'test'"):
         load_dataset("cifar10", "validation")
+
+
+def test_data_set_without_images(data_dir):
+    describe(data_dir, "iris")
+    with pytest.raises(ValueError, match=r"iris has no 'image' feature; it has .*'features'"):
+        load_dataset("iris")
 
 
 def test_cifar10(monkeypatch):

@@ -223,12 +223,13 @@ def test_float32_targets_keep_their_digits(x64):
 
 def test_all_rounds_share_one_compiled_update(mlp):
     """Teacher and step count are traced: three rounds compile once."""
+    mesh = make_mesh()
     method = Progressive(mlp, Optimizer(1e-3))
-    update = compile_update(method, make_mesh(), flip=False)
+    update = compile_update(method, mesh, flip=False)
     params = mlp.init(jax.random.key(0), (2,))
     resident = {"image": np.zeros((8, 2), np.uint8), "label": np.zeros(8, np.int32)}
     for num_steps in (4, 2, 1):
-        state = method.init(params, num_steps)
+        state = init_state(method.init, mesh, params, jnp.int32(num_steps))
         raw = {"index": np.zeros((3, 8), np.int32)}
         state, _ = update(
             state.replace(frozen={}), state.frozen, resident, raw, jax.random.key(0)
@@ -251,6 +252,6 @@ def test_the_loss_is_that_of_the_paper(gaussian, x64):
     state = state.replace(learners={"student": student})
     x = Gaussian(0.3, 0.7).sample(jax.random.key(0), (1_000_000, 1))
     loss = method.step(state, {"image": x}, jax.random.key(1))[1]["loss"]
-    alpha, sigma = alpha_sigma(SCHEDULE((jnp.arange(4096) + 1.0) / 4096))
+    alpha, sigma = alpha_sigma(SCHEDULE(jnp.arange(1.0, 4097) / 4096))
     expected = off**2 * jnp.mean(sigma**2 / (alpha**2 * 0.49 + sigma**2))
     np.testing.assert_allclose(loss, expected, rtol=0.01)  # Monte Carlo of 1e6 samples
