@@ -1,6 +1,6 @@
 """Progressive distillation of scikit-learn's handwritten digits, on a CPU in minutes.
 
-    python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
+python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict

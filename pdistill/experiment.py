@@ -34,14 +34,11 @@ ROW_KEY = ("stage", "nfe", "solver", "metric", "reference", "seed", "guidance", 
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
 
 
-def run(config: Any, workdir: str | Path) -> Path:
-    """Runs an experiment to its end, from wherever it stopped.
+def run(config: Any, workdir: str | Path) -> None:
+    """Runs an experiment to its end, from wherever it stopped, and builds its report.
 
     Args:
       config: a ConfigDict, as in configs/. workdir: the run directory.
-
-    Returns:
-      The path of report.html.
 
     Raises:
       ConfigError: before anything is compiled, if the config cannot run.
@@ -53,11 +50,10 @@ def run(config: Any, workdir: str | Path) -> Path:
     with MetricWriter(workdir) as writer:
         for r in experiment.rounds:
             experiment.run_round(r, writer)
-    path = report.build(workdir)
-    say("")
-    print(report.table(experiment.results.rows))
-    print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
-    return path
+    if jax.process_index() == 0:
+        path = report.build(workdir)
+        print(f"\n{report.table(experiment.results.rows)}")
+        print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
 
 
 class Experiment:

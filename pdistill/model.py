@@ -1,7 +1,7 @@
 """A model directory: parameters and model.json, and the sampler they make.
 
-    model = load("runs/digits/progressive/4")
-    images = model.sample(jax.random.key(0), num=64)
+model = load("runs/digits/progressive/4")
+images = model.sample(jax.random.key(0), num=64)
 """
 
 import dataclasses
@@ -131,9 +131,7 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     known = [f.name for f in dataclasses.fields(SCHEDULES[name])]
     for argument in arguments:
         if argument not in known:
-            raise ValueError(
-                f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}"
-            )
+            raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
     return SCHEDULES[name](**arguments)
 
 

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from PIL import Image
 
 from pdistill.data import to_uint8
-from pdistill.model import ModelError, load
+from pdistill.model import load
 from pdistill.report.grids import tile
 
 
@@ -30,13 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
             label=options.label,
             num_steps=options.num_steps,
         )
-    except ModelError as error:
-        sys.exit(f"error: {error}")
+        grid = tile(np.asarray(to_uint8(images)), options.scale)
     except ValueError as error:
         sys.exit(f"error: {error}")
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tile(to_uint8(images), options.scale)).save(out)
+    Image.fromarray(grid).save(out)
     steps = options.num_steps or model.sampling.num_steps
     print(f"{options.num} images, {steps} steps -> {out}")
 

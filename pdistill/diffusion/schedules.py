@@ -16,9 +16,7 @@ Schedule = Callable[[Array], Array]
 
 def _check_range(logsnr_min: float, logsnr_max: float) -> None:
     if not logsnr_min < logsnr_max:
-        raise ValueError(
-            f"logsnr_min must be below logsnr_max; got {logsnr_min} and {logsnr_max}"
-        )
+        raise ValueError(f"logsnr_min must be below logsnr_max; got {logsnr_min} and {logsnr_max}")
 
 
 @dataclasses.dataclass(frozen=True)

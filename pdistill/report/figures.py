@@ -56,7 +56,8 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     left, top, edge = 40 + 19 * max(map(len, groups)), 110, 20  # room around it, in pixels
     size = np.array([left + zoom * width + edge, top + zoom * height + edge])
     figure = Figure(size / DPI, dpi=DPI)
-    axes = figure.add_axes((*([left, edge] / size), *([zoom * width, zoom * height] / size)))
+    box = np.array([[left, edge], [zoom * width, zoom * height]]) / size
+    axes = figure.add_axes(box.ravel())
     axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
@@ -193,11 +194,12 @@ def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
 
 
 def _log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """Logarithmic, from tick to tick around positive `values`: 1, 2, 5, 10 or just powers."""
+    """Logarithmic, from tick to tick around positive `values`; few ticks, whatever the range."""
     axis.axes.set_yscale("log")
     low, high = 0.97 * min(values), 1.03 * max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [k * 10.0**p for p in powers for k in ((1, 2, 5) if high / low < 300 else (1,))]
+    digits = range(1, 10) if high / low < 5 else (1, 2, 5) if high / low < 300 else (1,)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
     first = max(tick for tick in ticks if tick <= low)
     last = min(tick for tick in ticks if tick >= high)
     ticks = [tick for tick in ticks if first <= tick <= last]

@@ -66,7 +66,7 @@ class LogFile:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -129,22 +130,28 @@ def train(
         state = state.replace(frozen={})
         lines = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
 
-        def log(step: int, metrics: dict[str, Array]) -> None:
-            scalars = {metric: float(value) for metric, value in metrics.items()}
+        def log(step: int, interval: list[dict[str, Array]]) -> None:
+            scalars = mean_metrics(jax.device_get(interval))
             scalars["steps_per_second"] = progress.report(step, scalars)
             writer.write_scalars(step, {f"{name}/{k}": value for k, value in scalars.items()})
             lines.append({"step": step, **scalars})
 
-        late = None  # metrics are read one interval late, so that the device never waits
+        interval, late = [], None  # metrics are read one interval late: the device never waits
         for step in range(start, config.num_updates, config.substeps):
             raw = to_device(next(batches), batch_sharding(mesh, leading=1))
             state, metrics = update(state, frozen, resident, raw, key)
+            interval.append(metrics)
             done = step + config.substeps
             if done % config.log_every == 0 or done == config.num_updates:
                 if late:
                     log(*late)
-                late = done, metrics
+                late, interval = (done, interval), []
             if done % config.save_every == 0 or done == config.num_updates:
                 checkpointer.save(done, state, batches.get_state())
         log(*late)
     return state.replace(frozen=frozen)
+
+
+def mean_metrics(interval: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The mean over an interval's dispatches of each metric."""
+    return {name: float(np.mean([m[name] for m in interval])) for name in interval[0]}

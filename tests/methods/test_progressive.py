@@ -99,9 +99,7 @@ def test_gaussian_rounds_keep_the_sampler(x64):
     def line(denoise, num_steps):
         """The sampler, an affine map, by its values at two noises."""
         ends = jnp.array([-1.0, 1.0])
-        return samplers.sample(
-            denoise, None, z_init=ends, schedule=SCHEDULE, num_steps=num_steps
-        )
+        return samplers.sample(denoise, None, z_init=ends, schedule=SCHEDULE, num_steps=num_steps)
 
     def table(gains, num_steps):
         """x_hat = mean + gain (z - alpha mean), the gain looked up on the grid t = (i + 1) / N."""
@@ -231,9 +229,7 @@ def test_all_rounds_share_one_compiled_update(mlp):
     for num_steps in (4, 2, 1):
         state = init_state(method.init, mesh, params, jnp.int32(num_steps))
         raw = {"index": np.zeros((3, 8), np.int32)}
-        state, _ = update(
-            state.replace(frozen={}), state.frozen, resident, raw, jax.random.key(0)
-        )
+        state, _ = update(state.replace(frozen={}), state.frozen, resident, raw, jax.random.key(0))
         params = method.export(state)
     assert update._cache_size() == 1
 

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from pdistill.evaluation import Moments, frechet_distance
+
+
+def rows(num, dim, seed=0):
+    """Correlated features."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(num, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)
+
+
+def moments(features, sizes=()):
+    found = Moments()
+    for part in np.split(features, np.cumsum(sizes)):
+        found.add(part)
+    return found
+
+
+# --- Moments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [50], [1, 7, 13, 2], [1] * 99, [10, 0, 20], [0, 30]], ids=str
+)
+def test_moments_of_any_batching(sizes):
+    features = rows(100, 6)
+    found = moments(features, sizes)
+    assert found.count == 100
+    np.testing.assert_allclose(found.mean, features.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-12, atol=1e-12)
+
+
+def test_moments_do_not_cancel_far_from_the_origin():
+    """The sum of squares alone would have errors of 1e12 x 1e-16 where the variance is 1e-6."""
+    features = 1e6 + 1e-3 * rows(1000, 4)
+    found = moments(features, [100] * 9)
+    np.testing.assert_allclose(found.mean, features.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9, atol=1e-14)
+
+
+def test_moments_are_float64_for_float32_features():
+    features = rows(100, 6).astype(np.float32)
+    np.testing.assert_allclose(
+        moments(features, [30]).covariance, np.cov(features.T.astype(np.float64)), rtol=1e-12
+    )
+
+
+def test_features_that_cannot_be_counted():
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            Moments().add(np.array([[0.0, bad]]))
+    with pytest.raises(ValueError, match=r"must be \[B, D\]; got shape \(3,\)"):
+        Moments().add(np.zeros(3))
+    with pytest.raises(ValueError, match="at least two rows; got 1"):
+        _ = Moments().add(np.zeros((1, 3))).covariance
+
+
+# --- Frechet distance ---------------------------------------------------------------------------
+
+
+def test_distance_against_sqrtm():
+    a, b = rows(200, 12, seed=1), rows(300, 12, seed=2)
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    desired = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
+    np.testing.assert_allclose(frechet_distance(moments(a), moments(b)), desired, rtol=1e-10)
+
+
+def diagonal(mean, std):
+    """Rows with exactly this mean and diagonal covariance: two on each axis."""
+    offsets = np.diag(std * np.sqrt((2 * len(std) - 1) / 2))
+    return moments(mean + np.concatenate([offsets, -offsets]))
+
+
+def test_distance_of_diagonal_covariances():
+    """It is |mean_a - mean_b|^2 + |std_a - std_b|^2, also where a std is zero."""
+    mean_a, mean_b = np.array([1.0, 2.0, -3.0]), np.array([0.5, 2.0, 4.0])
+    std_a, std_b = np.array([0.1, 3.0, 0.0]), np.array([2.0, 1.0, 0.7])
+    desired = np.sum((mean_a - mean_b) ** 2) + np.sum((std_a - std_b) ** 2)
+    actual = frechet_distance(diagonal(mean_a, std_a), diagonal(mean_b, std_b))
+    np.testing.assert_allclose(actual, desired, rtol=1e-12)
+
+
+def test_distance_of_covariances_of_rank_one():
+    """tr (A B)^(1/2) = |u . v| for A = u u^T and B = v v^T; sqrtm fails here."""
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, 5))
+    a, b = (moments(np.stack([w, -w]) / np.sqrt(2)) for w in (u, v))
+    np.testing.assert_allclose(frechet_distance(a, b), u @ u + v @ v - 2 * abs(u @ v), rtol=1e-7)
+
+
+@pytest.mark.parametrize("num", [100, 5], ids=["full rank", "singular"])
+def test_distance_to_itself_is_zero(num):
+    found = moments(rows(num, 12))
+    assert abs(frechet_distance(found, found)) < 1e-12 * np.trace(found.covariance)
+
+
+def test_distance_is_symmetric():
+    a, b = moments(rows(20, 12, seed=1)), moments(rows(8, 12, seed=2))
+    np.testing.assert_allclose(frechet_distance(a, b), frechet_distance(b, a), rtol=1e-12)
+    assert frechet_distance(a, b) > 1
+
+
+def test_distance_of_other_features():
+    with pytest.raises(ValueError, match="feature sizes differ: 3 and 4"):
+        frechet_distance(moments(rows(9, 3)), moments(rows(9, 4)))

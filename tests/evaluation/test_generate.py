@@ -1,0 +1,101 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.sharding import AxisType
+
+from pdistill import samplers
+from pdistill.data import to_uint8
+from pdistill.diffusion import CosineSchedule
+from pdistill.evaluation import Sampling, generate, generate_batches, noise
+from pdistill.networks import Diffuser, DiT
+from pdistill.training.sharding import make_mesh
+
+SHAPE = (4, 4, 1)
+KEY = jax.random.key(0)
+SAMPLING = Sampling(num_steps=3)
+DIFFUSER = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=3), "v", CosineSchedule())
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(1)
+    shapes = DIFFUSER.param_shapes(SHAPE)
+    return jax.tree.map(lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), shapes)
+
+
+run = functools.partial(generate, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
+run_batches = functools.partial(generate_batches, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
+
+
+# --- Noise --------------------------------------------------------------------------------------
+
+
+def test_noise_is_standard_normal():
+    draws = noise(KEY, jnp.arange(5000), (2, 2, 1))
+    assert draws.dtype == jnp.float32
+    # Chances of one in a thousand, with a fixed key.
+    assert scipy.stats.kstest(np.ravel(draws), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(np.reshape(draws, (5000, 4)).T) - np.eye(4)
+    assert np.max(np.abs(correlation)) < 4 / np.sqrt(5000)
+
+
+def test_a_row_of_noise_depends_on_its_index_alone():
+    draws = noise(KEY, jnp.arange(10), SHAPE)
+    np.testing.assert_array_equal(noise(KEY, jnp.array([7, 3]), SHAPE), draws[np.array([7, 3])])
+    assert np.all(draws != noise(jax.random.key(1), jnp.arange(10), SHAPE))
+
+
+# --- Samples ------------------------------------------------------------------------------------
+
+
+def test_generate_is_the_sampler_on_the_noise_of_the_indices(params):
+    indices, label = jnp.array([5, 1, 8]), jnp.array([0, 2, 1])
+    noise_key, _ = jax.random.split(KEY)
+    desired = jax.jit(
+        lambda params, z, label: samplers.sample(
+            DIFFUSER.denoiser(params, label), None, z_init=z, schedule=DIFFUSER.schedule,
+            num_steps=3, clip=(-1.0, 1.0),
+        )
+    )(params, noise(noise_key, indices, SHAPE), label)  # fmt: skip
+    np.testing.assert_allclose(run(params, KEY, indices, label), desired, rtol=0, atol=1e-5)
+
+
+def test_number_of_evaluations():
+    assert Sampling(8).nfe == 8
+    assert Sampling(8, samplers.Heun()).nfe == 15
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(13, 1), (16, 8), (40, 8)])
+def test_batches_and_meshes_do_not_change_the_samples(params, batch_size, devices):
+    mesh = jax.make_mesh(
+        (devices, 1), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices]
+    )
+    samples = np.concatenate(
+        [*run_batches(params, KEY, 40, batch_size=batch_size, mesh=mesh)], dtype=np.int32
+    )
+    desired = to_uint8(run(params, KEY, jnp.arange(40))).astype(int)
+    # Another shape is compiled to other roundings, so that a level may tip over; rarely.
+    assert np.max(np.abs(samples - desired)) <= 1
+    assert np.mean(samples == desired) > 0.99
+    assert np.std(desired) > 20
+
+
+def test_batches_are_of_one_compiled_shape_and_exactly_as_many_as_asked(params):
+    before = generate._cache_size()
+    batches = [*run_batches(params, KEY, 53, batch_size=21, mesh=make_mesh())]
+    assert generate._cache_size() == before + 1
+    # 24 is the next multiple of 8 devices.
+    assert [batch.shape for batch in batches] == [(24, *SHAPE), (24, *SHAPE), (5, *SHAPE)]
+    assert {batch.dtype for batch in batches} == {np.dtype(np.uint8)}
+
+
+def test_few_samples_do_not_fill_a_batch(params):
+    (batch,) = run_batches(params, KEY, 3, batch_size=512, mesh=make_mesh())
+    assert batch.shape == (3, *SHAPE)
+    np.testing.assert_allclose(
+        batch.astype(int), to_uint8(run(params, KEY, jnp.arange(8)))[:3].astype(int), atol=1
+    )

@@ -1,0 +1,188 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pdistill.report import figures, tile
+
+
+def lines(axes):
+    """{label: (x, y)} of the labelled lines."""
+    return {
+        line.get_label(): tuple(map(list, line.get_data()))
+        for line in axes.get_lines()
+        if not line.get_label().startswith("_")
+    }
+
+
+def labels(texts):
+    return [text.get_text() for text in texts]
+
+
+def test_samples_show_every_pixel(tmp_path):
+    rng = np.random.default_rng(0)
+    fine, coarse, student = rng.integers(0, 256, (3, 20, 8, 8, 1), np.uint8)
+    groups = {"teacher": {1: coarse, 16: fine}, "ab": {1: student}}
+    figure = figures.samples(groups)
+    (axes,) = figure.axes
+    assert labels(axes.get_xticklabels()) == ["16", "1"]
+    assert labels(axes.get_yticklabels()) == ["teacher", "ab"]
+    figures.save(figure, tmp_path / "samples.png")
+    picture = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB"))
+    side = 2 * 4 * 37  # a mosaic of 16 digits, twice
+    left, top, step = 40 + 19 * len("teacher"), 110, side + 24
+    assert picture.shape == (top + step + side + 20, left + step + side + 20, 3)
+
+    def cell(row, column):
+        y, x = top + row * step, left + column * step
+        return picture[y : y + side, x : x + side]
+
+    for place, images in (((0, 0), fine), ((0, 1), coarse), ((1, 1), student)):
+        np.testing.assert_array_equal(cell(*place), tile(images[:16], scale=8))
+    assert (cell(1, 0) == 255).all()
+
+
+def test_samples_of_many_steps_stay_within_the_page():
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    figure = figures.samples({"teacher": {2**k: images for k in range(14)}})
+    assert figure.get_figwidth() * figures.DPI < 2500
+
+
+def test_metric_lines(row):
+    rows = [
+        row("teacher", 8, 2.0),
+        row("teacher", 1, 50.0),
+        row("teacher", 1, 7.0, reference="digits:test"),
+        row("progressive/4", 4, 3.0),
+        row("progressive/1", 1, 5.0),
+    ]
+    (axes,) = figures.metric(rows, "fd_pixels", "digits:train").axes
+    assert lines(axes) == {"teacher": ([1, 8], [50, 2]), "progressive": ([1, 4], [5, 3])}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert list(axes.get_xticks()) == [1, 4, 8]
+    assert labels(axes.get_xticklabels()) == ["1", "4", "8"]
+    assert labels(axes.get_yticklabels()) == ["1", "2", "5", "10", "20", "50", "100"]
+    assert axes.get_title(loc="left") == "fd_pixels against digits:train"
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.26, 0.47], ["0.2", "0.3", "0.4", "0.5"]),
+        ([1.0], ["0.9", "1", "2"]),
+        ([0.3, 8.0], ["0.2", "0.5", "1", "2", "5", "10"]),
+        ([0.02, 300.0], ["0.01", "0.1", "1", "10", "100", "1000"]),
+    ],
+)
+def test_metric_ticks(row, values, ticks):
+    rows = [row("a", nfe, value) for nfe, value in enumerate(values, 1)]
+    (axes,) = figures.metric(rows, "fd_pixels", "digits:train").axes
+    assert labels(axes.get_yticklabels()) == ticks
+    low, high = axes.get_ylim()
+    assert [f"{low:g}", f"{high:g}"] == [ticks[0], ticks[-1]]
+
+
+def test_metric_averages_seeds_and_takes_the_last_stage(row):
+    rows = [
+        row("guided/stage1", 4, 100.0, seed=0),
+        row("guided/4", 4, 1.0, seed=0),
+        row("guided/4", 4, 4.0, seed=1),
+    ]
+    (axes,) = figures.metric(rows, "fd_pixels", "digits:train").axes
+    assert lines(axes) == {"guided": ([4], [2.5])}
+    dots = [line.get_ydata() for line in axes.get_lines() if line.get_label().startswith("_")]
+    np.testing.assert_array_equal(np.concatenate(dots), [1.0, 4.0])
+
+
+def test_labels_show_what_differs(row):
+    same = [row("a", 1, 1.0, guidance=1.0), row("b/2", 1, 1.0, guidance=1.0)]
+    assert list(figures.line_labels(same).values()) == ["a", "b"]
+    rows = [
+        row("a", 1, 1.0, guidance=0.0),
+        row("a", 1, 1.0, guidance=1.5),
+        row("a", 1, 1.0, solver="heun", guidance=0.0),
+        row("c", 1, 1.0, solver="gamma", gamma=0.5),
+    ]
+    assert list(figures.line_labels(rows).values()) == [
+        "a, ddim, guidance 0",
+        "a, ddim, guidance 1.5",
+        "a, heun, guidance 0",
+        "c, gamma, gamma 0.5",
+    ]
+
+
+def test_a_line_looks_the_same_in_every_figure(row):
+    rows = [row("a", 1, 1.0), row("b", 1, 1.0), row("b", 1, 1.0, reference="digits:test")]
+    found = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axes.get_lines()}["b"]
+        for reference in ("digits:train", "digits:test")
+        for axes in figures.metric(rows, "fd_pixels", reference).axes
+    ]
+    assert found[0] == found[1]
+
+
+def test_neighbour_ratio_has_its_threshold(row):
+    rows = [row("a", n, 0.5, metric="nearest_neighbour_ratio") for n in (1, 2)]
+    (axes,) = figures.metric(rows, "nearest_neighbour_ratio", "digits:train").axes
+    assert axes.get_yscale() == "linear"
+    assert any(set(line.get_ydata()) == {0.8} for line in axes.get_lines())
+    assert ["0.8" in text for text in labels(axes.texts)] == [True]
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 0.8  # seen even if all values lie below
+
+
+def test_undrawable_values_are_left_out(row):
+    bad = [row("a", n, value) for n, value in ((2, float("nan")), (4, float("inf")), (8, -1.0))]
+    assert not any(map(figures.drawable, bad))
+    (axes,) = figures.metric([*bad, row("a", 1, 3.0)], "fd_pixels", "digits:train").axes
+    assert lines(axes) == {"a": ([1], [3])}
+    assert list(axes.get_xticks()) == [1]
+
+
+@pytest.mark.parametrize("solver_nfe", [lambda n: 2 * n - 1, lambda n: n])
+def test_nfe_labels_do_not_overlap(row, solver_nfe):
+    rows = [row("a", nfe, 1.0) for k in range(14) for nfe in {2**k, solver_nfe(2**k)}]
+    figure = figures.metric(rows, "fd_pixels", "digits:train")
+    figure.draw_without_rendering()
+    shown = [text for text in figure.axes[0].get_xticklabels() if text.get_text()]
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert len(shown) >= 9
+
+
+def test_losses_end_to_end():
+    groups = {
+        "teacher": {"teacher": (np.array([10.0, 20.0]), np.array([0.5, 0.25]))},
+        "progressive": {
+            "progressive/2": (np.array([10.0, 20.0, 30.0]), np.array([4.0, 3.0, 2.0])),
+            "progressive/1": (np.array([10.0, 20.0]), np.array([2.0, 1.0])),
+        },
+    }
+    teacher, progressive = figures.losses(groups).axes
+    assert [list(line.get_xdata()) for line in teacher.get_lines()] == [[10, 20]]
+    assert [list(line.get_xdata()) for line in progressive.get_lines()] == [[10, 20, 30], [40, 50]]
+    assert [list(line.get_ydata()) for line in progressive.get_lines()] == [[4, 3, 2], [2, 1]]
+    assert progressive.get_xlim() == (0, 50)
+    assert labels(progressive.texts) == ["2", "1"]
+    assert [axes.get_title(loc="left") for axes in (teacher, progressive)] == list(groups)
+    assert teacher.get_yscale() == progressive.get_yscale() == "log"
+
+
+def test_losses_below_zero_are_drawn():
+    (axes,) = figures.losses({"gan": {"gan": (np.array([1.0, 2.0]), np.array([-1.0, 1.0]))}}).axes
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < -1
+
+
+def test_save_leaves_the_old_file_when_it_fails(tmp_path):
+    class Broken:
+        def savefig(self, path, format):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        figures.save(Broken(), path)
+    assert path.read_bytes() == b"old"

@@ -1,0 +1,140 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pdistill.report import build
+from pdistill.report.__main__ import main
+
+IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
+CONFIG = {
+    "config": {
+        "seed": 3,
+        "data": {"name": "digits", "flip": False},
+        "model": {"network": {"name": "dit", "arguments": {"depth": 4}}, "head": "v"},
+        "stages": [{"name": "teacher", "method": "teacher"}, {"name": "progressive"}],
+    },
+    "commit": "0123456789abcdef",
+}
+
+
+class Page(HTMLParser):
+    """Table rows, images, headings and other text of a page; complains about unclosed tags."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.images, self.texts, self.tags, self._open = [], [], {}, [], []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "img":
+            self.images.append(dict(attributes)["src"])
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if not self._open:
+            return
+        if self._open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data + " "
+        self.texts.setdefault(self._open[-1], []).append(data)
+
+
+@pytest.fixture
+def full(row, workdir):
+    rows = [
+        row("teacher", 2, 3.0),
+        row("teacher", 2, 0.9, metric="nearest_neighbour_ratio"),
+        row("progressive/1", 1, 4.0, train_steps=300),
+    ]
+    samples = {"teacher": {2: IMAGES}, "progressive/1": {1: IMAGES}}
+    logs = {"teacher": [2.0, 1.0], "progressive/1": [1.0, 0.5]}
+    return workdir(rows, samples, logs, CONFIG)
+
+
+def test_page(full):
+    path = build(full)
+    assert path == full / "report.html"
+    page = Page(path.read_text())
+    assert page.texts["title"] == page.texts["h1"] == ["digits"]
+    assert page.texts["h2"] == ["Samples", "Results", "Training"]
+    assert page.texts["p"][0] == (
+        "seed 3 · data digits · model dit · stages teacher, progressive · "
+        "commit 0123456789 · measured on cpu"
+    )
+    assert [[cell.strip() for cell in line] for line in page.rows] == [
+        ["stage", "nfe", "solver", "fd_pixels digits:train", "nearest_neighbour_ratio digits:train",
+         "seconds/ image", "train updates", "images seen"],
+        ["teacher", "2", "ddim", "3.00", "0.900", "0.00200", "2,500", "160,000"],
+        ["progressive/1", "1", "ddim", "4.00", "", "0.00100", "300", "160,000"],
+    ]  # fmt: skip
+    assert page.images == [
+        "figures/samples.png",
+        "figures/metric_fd_pixels_digits_train.png",
+        "figures/metric_nearest_neighbour_ratio_digits_train.png",
+        "figures/losses.png",
+    ]
+    assert sorted(p.name for p in (full / "figures").iterdir()) == sorted(
+        source.removeprefix("figures/") for source in page.images
+    )  # and nothing temporary is left
+    for source in page.images:
+        assert (full / source).read_bytes().startswith(b"\x89PNG")
+    assert json.loads("".join(page.texts["pre"])) == CONFIG
+    assert not {"link", "script"} & set(page.tags)
+    assert "//" not in path.read_text()  # nothing from elsewhere
+
+
+def test_same_input_same_bytes(full):
+    first = build(full).read_bytes()
+    assert build(full).read_bytes() == first
+
+
+def test_everything_is_escaped(row, workdir):
+    evil = '<script>alert("&amp;")</script>'
+    rows = [
+        row(evil.replace("/", ""), 1, 2.0, solver=evil, metric=evil, reference=evil, device=evil)
+    ]
+    config = {"config": {"data": {"name": evil}}, "commit": evil}
+    page = Page(build(workdir(rows, config=config, name="<b>é&lt;")).read_text(encoding="ascii"))
+    assert not {"script", "b"} & set(page.tags)
+    assert page.texts["h1"] == ["<b>é&lt;"]
+    assert page.texts["p"][0].count(evil) == 2
+    assert page.rows[1][2].strip() == evil
+    assert json.loads("".join(page.texts["pre"])) == config
+    (source,) = page.images
+    assert re.fullmatch(r"figures/[\w.-]+", source)
+
+
+def test_missing_pieces_are_left_out(row, workdir):
+    rows = [row("a", 1, 1.0), row("a", 1, float("nan"), metric="fd_other")]
+    page = Page(build(workdir(rows, name="results")).read_text())
+    assert page.texts["h2"] == ["Results"]
+    assert page.images == ["figures/metric_fd_pixels_digits_train.png"]
+    assert "details" not in page.tags
+    page = Page(build(workdir([], samples={"a": {1: IMAGES}}, name="samples")).read_text())
+    assert page.texts["h2"] == ["Samples"]
+    assert page.images == ["figures/samples.png"]
+    assert "table" not in page.tags
+    page = Page(build(workdir([], logs={"a": [1.0]}, name="logs")).read_text())
+    assert page.texts["h2"] == ["Training"]
+    assert page.images == ["figures/losses.png"]
+
+
+def test_command_line(full, tmp_path, capsys):
+    main([str(full)])
+    assert capsys.readouterr().out == f"{full / 'report.html'}\n"
+    with pytest.raises(SystemExit, match=r"error: no results\.jsonl in"):
+        main([str(tmp_path / "nothing")])

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from pdistill.report import runs
+
+
+def images(value):
+    return np.full((4, 2, 2, 1), value, np.uint8)
+
+
+def test_order_is_that_of_the_results(row, workdir):
+    """z before a; 16 before 4; runs without results last; a group's first stage has no files."""
+    stages = ["z/first", "teacher", "z/16", "z/4", "a"]
+    found = ["a", "teacher", "z/4", "z/16", "z/new", "unknown"]
+    run = runs.read(
+        workdir(
+            [row(stage, 1, 1.0) for stage in stages],
+            samples={name: {1: images(0)} for name in found},
+            logs={name: [1.0] for name in found},
+        )
+    )
+    assert list(run.samples) == ["z", "teacher", "a", "unknown"]
+    assert {group: list(members) for group, members in run.losses.items()} == {
+        "z": ["z/16", "z/4", "z/new"],
+        "teacher": ["teacher"],
+        "a": ["a"],
+        "unknown": ["unknown"],
+    }
+    assert list(run.losses) == list(run.samples)
+
+
+def test_contents(row, workdir):
+    rows = [row("guided/stage1", 4, 1.0), row("guided/4", 4, 1.0)]
+    directory = workdir(
+        rows,
+        samples={"guided/4": {4: images(4)}, "guided/stage1": {4: images(1), 8: images(8)}},
+        logs={"guided/4": [0.5, 0.25], "guided/stage1": []},
+        config={"config": {}},
+    )
+    run = runs.read(directory)
+    assert run.name == "digits"
+    assert run.rows == rows
+    assert run.config == {"config": {}}
+    assert {steps: x.max() for steps, x in run.samples["guided"].items()} == {4: 4, 8: 8}
+    assert list(run.losses["guided"]) == ["guided/4"]  # a log without lines is none
+    np.testing.assert_array_equal(run.losses["guided"]["guided/4"], [[10, 20], [0.5, 0.25]])
+
+
+def test_without_results(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
+        runs.read(tmp_path / "nothing")

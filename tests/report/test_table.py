@@ -1,0 +1,60 @@
+import pytest
+
+from pdistill.report.table import _three_digits, pivot, table
+
+
+def test_table_exactly(row):
+    rows = [
+        row("teacher", 16, 1.2345),
+        row("teacher", 16, 1.5, reference="digits:test"),
+        row("teacher", 1, 4321.0),
+        row("progressive/1", 1, 0.054321, train_steps=300, images_seen=9600),
+        row("progressive/1", 1, 0.99, metric="precision", train_steps=300, images_seen=9600),
+    ]
+    expected = """
+                               fd_pixels    fd_pixels     precision  seconds/    train   images
+stage          nfe  solver  digits:train  digits:test  digits:train     image  updates     seen
+-------------  ---  ------  ------------  -----------  ------------  --------  -------  -------
+teacher         16  ddim            1.23         1.50                  0.0160    2,500  160,000
+teacher          1  ddim           4,320                              0.00100    2,500  160,000
+progressive/1    1  ddim          0.0543                      0.990   0.00100      300    9,600"""
+    assert "\n" + table(rows) == expected
+
+
+def test_settings_have_a_column_when_they_differ(row):
+    rows = [
+        row("teacher", 2, 1.0, guidance=0.0),
+        row("teacher", 2, 2.0, guidance=1.5),
+        row("ctm", 2, 3.0, guidance=0.0, gamma=0.25, solver="gamma"),
+    ]
+    header, body = pivot(rows)
+    assert header[:6] == ["stage", "nfe", "solver", "guidance", "gamma", "fd_pixels\ndigits:train"]
+    assert [line[:6] for line in body] == [
+        ["teacher", "2", "ddim", "0", "", "1.00"],
+        ["teacher", "2", "ddim", "1.5", "", "2.00"],
+        ["ctm", "2", "gamma", "0", "0.25", "3.00"],
+    ]
+    header, body = pivot([row("a", 1, 1.0, guidance=2.0), row("a", 1, 2.0, guidance=2.0, seed=1)])
+    assert header[:4] == ["stage", "nfe", "solver", "seed"]
+    assert [line[3:5] for line in body] == [["0", "1.00"], ["1", "2.00"]]
+
+
+def test_rows_of_one_model_meet_whatever_lies_between(row):
+    """A metric added on resume goes to the line of its model."""
+    rows = [row("a", 1, 1.0), row("b", 1, 2.0), row("a", 1, 3.0, metric="precision")]
+    header, body = pivot(rows)
+    columns = slice(3, 5)
+    assert header[columns] == ["fd_pixels\ndigits:train", "precision\ndigits:train"]
+    assert [line[columns] for line in body] == [["1.00", "3.00"], ["2.00", ""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""), (0.0, "0.00"), (1.0, "1.00"), (12.345, "12.3"), (123.4, "123"),
+        (999.6, "1,000"), (1234.5, "1,230"), (-1234.5, "-1,230"), (1.5e7, "1.50e+07"),
+        (0.00012345, "0.000123"), (0.000012345, "1.23e-05"), (float("nan"), "nan"),
+    ],
+)  # fmt: skip
+def test_three_digits(value, text):
+    assert _three_digits(value) == text

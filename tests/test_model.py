@@ -1,0 +1,319 @@
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdistill
+from pdistill import model as models
+from pdistill import samplers
+from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
+from pdistill.evaluation import noise
+from pdistill.model import Model, ModelError, load, save
+from pdistill.networks import Diffuser, DiT
+from pdistill.training.sharding import make_mesh
+
+SHAPE = (4, 4, 1)
+KEY = jax.random.key(7)
+LABELLED = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=3), "v", CosineSchedule())
+PLAIN = Diffuser(DiT(1, features=8, depth=1, heads=2), "x", LinearLogsnrSchedule(-5.0, 5.0))
+
+
+@functools.cache
+def random_params(diffuser, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype),
+        diffuser.param_shapes(SHAPE),
+    )
+
+
+def save_random(directory, diffuser=LABELLED, seed=0, **card):
+    defaults = {
+        "kind": "denoiser",
+        "solver": "ddim",
+        "num_steps": 2,
+        "clip": (-1.0, 1.0),
+        "num_labels": diffuser.num_labels,
+        "data": {"shape": SHAPE, "scale": "image / 127.5 - 1"},
+        "parent": None,
+    }
+    save(directory, diffuser, random_params(diffuser, seed), **(defaults | card))
+    return directory
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    return load(save_random(tmp_path_factory.mktemp("models") / "labelled"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return load(save_random(tmp_path_factory.mktemp("models") / "plain", PLAIN))
+
+
+# --- Saving and loading -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("diffuser", [LABELLED, PLAIN], ids=["labelled", "plain"])
+def test_round_trip(tmp_path, diffuser):
+    model = load(save_random(tmp_path / "model", diffuser, method="teacher"))
+    assert model.diffuser == diffuser
+    assert_equal_trees(model.params, random_params(diffuser))
+    assert model.image_shape == SHAPE
+    assert model.card["method"] == "teacher"
+    assert model.card["versions"]["jax"] == jax.__version__
+    before = Model(diffuser, random_params(diffuser), model.card)
+    np.testing.assert_array_equal(model.sample(KEY, 5), before.sample(KEY, 5))
+
+
+def test_folder_of_a_stage_holds_its_model(tmp_path):
+    save_random(tmp_path / "teacher/model")
+    assert_equal_trees(load(tmp_path / "teacher").params, random_params(LABELLED))
+    assert_equal_trees(load(str(tmp_path / "teacher/model")).params, random_params(LABELLED))
+
+
+def test_saving_replaces(tmp_path):
+    directory = save_random(tmp_path / "model", seed=0)
+    save_random(directory, PLAIN, seed=1)
+    model = load(directory)
+    assert model.diffuser == PLAIN
+    assert_equal_trees(model.params, random_params(PLAIN, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_parameters_are_spread_over_a_mesh(tmp_path):
+    wide = Diffuser(DiT(1, features=32, depth=1, heads=2), "v", CosineSchedule())
+    mesh = make_mesh(data=2, fsdp=4)
+    params = load(save_random(tmp_path / "model", wide), mesh).params
+    assert_equal_trees(params, random_params(wide))
+    assert params["block_0"]["mlp_in"]["kernel"].addressable_shards[0].data.shape == (32, 128 // 4)
+    assert params["position"].sharding.is_fully_replicated
+    assert params["position"].sharding.mesh == mesh
+
+
+@pytest.fixture
+def crash(monkeypatch):
+    """crash(owner, name): saves over a folder, interrupted where `owner.name` is called."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def crash(directory, owner, name):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                save_random(directory, seed=1)
+
+    return crash
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(models, "save_params"), (Path, "write_text"), (Path, "rename")]
+)
+def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
+    directory = tmp_path / "model"
+    crash(directory, owner, name)
+    with pytest.raises(ModelError, match="no model in"):
+        load(directory)
+    assert_equal_trees(load(save_random(directory, seed=2)).params, random_params(LABELLED, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "seeds"),
+    [
+        (models, "save_params", {0}),
+        (Path, "write_text", {0}),
+        (Path, "rename", {0}),
+        (shutil, "rmtree", {0, 1}),  # all that is left to do may be to remove the old one
+    ],
+)
+def test_a_crash_while_replacing_leaves_a_whole_model(tmp_path, crash, owner, name, seeds):
+    directory = save_random(tmp_path / "model", seed=0)
+    crash(directory, owner, name)
+    position = load(directory).params["position"]
+    assert any(np.all(position == random_params(LABELLED, seed)["position"]) for seed in seeds)
+    assert_equal_trees(load(save_random(directory, seed=2)).params, random_params(LABELLED, 2))
+
+
+def test_public_names():
+    assert pdistill.load is load
+    assert pdistill.Model is Model
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        _ = pdistill.laod
+
+
+def test_samplers_come_without_flax():
+    code = (
+        "import sys, pdistill; "
+        "heavy = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets'}; "
+        "assert pdistill.samplers.sample and pdistill.diffusion.Gaussian; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- Folders that cannot be loaded --------------------------------------------------------------
+
+
+def test_no_model_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for directory in (tmp_path / "nowhere", tmp_path / "empty"):
+        with pytest.raises(ModelError, match=r"give a folder with model\.json") as error:
+            load(directory)
+        assert str(directory) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"format": 1, "netw', b"\x93NUMPY\x01\x00v\x00", b"[]", b"null"]
+)
+def test_damaged_json(tmp_path, content):
+    directory = save_random(tmp_path / "model")
+    (directory / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.json") as error:
+        load(directory)
+    assert str(directory) in str(error.value)
+
+
+REMOVED = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("format", 2, "has format 2; this reads 1"),
+        ("format", REMOVED, "format"),
+        ("network", REMOVED, "network"),
+        ("network.name", "dti", "network must be one of dit.*; got 'dti'"),
+        ("network.arguments.width", 3, "no 'width'; it has out_channels, patch"),
+        ("network.arguments.dtype", "float31", "float31"),
+        ("network.arguments.features", 16, "shape"),
+        ("network.arguments.depth", 2, "block_1"),
+        ("network.arguments.heads", 3, "heads 3 must divide features 8"),
+        ("schedule.name", "cosin", "schedule must be one of cosine, .*; got 'cosin'"),
+        ("schedule.arguments.slope", 1.0, "no 'slope'; it has logsnr_min, logsnr_max"),
+        ("schedule.arguments.logsnr_min", 30.0, "logsnr_min must be below logsnr_max"),
+        ("head", "w", "head must be one of v, x, eps, both; got 'w'"),
+        ("solver", "dimm", "solver must be one of ddim, .*; got 'dimm'"),
+        ("solver", REMOVED, "solver"),
+        ("num_steps", REMOVED, "num_steps"),
+        ("data.shape", REMOVED, "shape"),
+        ("data.shape", [5, 5, 1], "patch 2 must divide the image size 5x5"),
+    ],
+)
+def test_a_card_that_does_not_fit(tmp_path, path, value, message):
+    directory = save_random(tmp_path / "model")
+    card = json.loads((directory / "model.json").read_text())
+    *parents, last = path.split(".")
+    place = functools.reduce(dict.__getitem__, parents, card)
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    (directory / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=message) as error:
+        load(directory)
+    assert str(directory) in str(error.value)
+
+
+def test_damaged_parameters(tmp_path):
+    directory = save_random(tmp_path / "model")
+    for file in (directory / "params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(ModelError, match="cannot load") as error:
+        load(directory)
+    assert str(directory) in str(error.value)
+    shutil.rmtree(directory / "params")
+    with pytest.raises(ModelError, match=r"params.*not found"):
+        load(directory)
+
+
+# --- Sampling -----------------------------------------------------------------------------------
+
+
+def test_images_are_float32_in_minus_one_to_one(labelled):
+    images = labelled.sample(KEY, 5)
+    assert isinstance(images, jax.Array)
+    assert images.shape == (5, *SHAPE)
+    assert images.dtype == jnp.float32
+    assert np.min(images) >= -1
+    assert np.max(images) <= 1
+    assert np.std(images) > 0.2
+
+
+def test_one_step_is_the_denoiser_at_the_end(labelled, plain):
+    noise_key, _ = jax.random.split(KEY)
+    z = noise(noise_key, jnp.arange(5), SHAPE)
+    for model, logsnr in ((labelled, -20.0), (plain, -5.0)):
+        desired = jnp.clip(jax.jit(model.denoiser())(z, jnp.full(5, logsnr)), -1, 1)
+        # logsnr(1) has an error of 1e-6 of its 20, its waves of 1e-4 in float32.
+        np.testing.assert_allclose(model.sample(KEY, 5, num_steps=1), desired, rtol=0, atol=1e-3)
+
+
+def test_card_and_arguments_say_how_to_sample(labelled, plain):
+    for model in (labelled, plain):
+        explicit = model.sample(KEY, 5, num_steps=2, solver=samplers.Ddim())
+        np.testing.assert_array_equal(model.sample(KEY, 5), explicit)
+    images = labelled.sample(KEY, 5)
+    for key, options in (
+        (jax.random.key(8), {}),
+        (KEY, {"num_steps": 4}),
+        (KEY, {"solver": samplers.Ancestral()}),
+    ):
+        assert np.std(images - labelled.sample(key, 5, **options)) > 0.01
+
+
+def test_without_clip_images_leave_the_range(tmp_path):
+    model = load(save_random(tmp_path / "model", clip=None))
+    assert model.sampling.clip is None
+    assert np.max(np.abs(model.sample(KEY, 5))) > 1.1
+
+
+@pytest.mark.parametrize("solver", [samplers.Ddim(), samplers.Ancestral()], ids=["ddim", "noisy"])
+def test_an_image_does_not_depend_on_how_many_are_drawn(labelled, solver):
+    few, many = (labelled.sample(KEY, num, solver=solver) for num in (2, 5))
+    np.testing.assert_allclose(few, many[:2], rtol=0, atol=1e-5)
+
+
+def test_labels(labelled):
+    images = [labelled.sample(KEY, 5, label=label) for label in range(3)]
+    images.append(labelled.sample(KEY, 5))
+    for i, drawn in enumerate(images):
+        assert all(np.std(drawn - other) > 1e-3 for other in images[:i])
+    np.testing.assert_array_equal(labelled.sample(KEY, 5, label=np.full(5, 1)), images[1])
+    mixed = np.array([2, 0, 1, 1, 0])
+    desired = [images[label][i] for i, label in enumerate(mixed)]
+    for label in (mixed, mixed.tolist(), jnp.asarray(mixed)):
+        np.testing.assert_array_equal(labelled.sample(KEY, 5, label=label), desired)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num": 0}, "num must be at least 1; got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        ({"label": 3}, r"labels must be in 0 \.\. 2"),
+        ({"label": -1}, r"labels must be in 0 \.\. 2"),
+        ({"label": [0, 1, 3]}, r"labels must be in 0 \.\. 2"),
+    ],
+)
+def test_bad_arguments(labelled, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        labelled.sample(**({"key": KEY, "num": 3} | arguments))
+
+
+def test_label_for_a_model_without(plain):
+    with pytest.raises(ValueError, match="this model has no labels"):
+        plain.sample(KEY, 3, label=0)

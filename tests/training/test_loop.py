@@ -1,0 +1,163 @@
+"""The loop: resuming, substeps and meshes change nothing that is computed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill.data import Dataset, Pipeline
+from pdistill.diffusion import CosineSchedule
+from pdistill.methods import Teacher
+from pdistill.networks import Diffuser, DiT
+from pdistill.training import LoopConfig, Optimizer, init_state, train
+from pdistill.training.checkpoints import Checkpointer
+from pdistill.training.logging import LogFile, MetricWriter, format_seconds, read_jsonl
+from pdistill.training.sharding import make_mesh
+
+DATA = Dataset(
+    "noise:train",
+    np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8),
+    np.zeros(50, np.int32),
+    num_labels=1,
+)
+NETWORK = DiT(out_channels=1, patch=2, features=64, depth=1, heads=2)
+METHOD = Teacher(Diffuser(NETWORK, "v", CosineSchedule()), Optimizer(1e-2, warmup=2, ema_decay=0.9))
+
+
+def run(directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4):
+    mesh = make_mesh(*mesh)
+    state = init_state(lambda key: METHOD.init(key, (4, 4, 1)), mesh, jax.random.key(0))
+    pipeline = Pipeline(DATA, batch_size=16, seed=1, resident=resident)
+    config = LoopConfig(num_updates, 16, substeps, log_every=4, save_every=save_every)
+    with MetricWriter(directory) as writer:
+        state = train(
+            METHOD, state, pipeline, config, jax.random.key(2),
+            name="t", directory=directory / "t", writer=writer, mesh=mesh, flip=True,
+        )  # fmt: skip
+    return state, read_jsonl(directory / "t" / "log.jsonl")
+
+
+def leaves(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state.learners)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("undisturbed"), 12)
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path, undisturbed):
+    """Stopped after 8 of 12 updates, with a log that had already run ahead and was cut short."""
+    run(tmp_path, 8)
+    with (tmp_path / "t" / "log.jsonl").open("a") as file:
+        file.write('{"step": 10, "loss": 99.0}\n{"step": 12, "lo')
+    state, log = run(tmp_path, 12)
+    assert state.step == 12
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [row["loss"] for row in log] == [row["loss"] for row in undisturbed[1]]
+    assert [row["step"] for row in log] == [4, 8, 12]
+
+
+def test_a_finished_run_is_left_alone(tmp_path, undisturbed):
+    state, log = run(tmp_path, 12)
+    again, log_again = run(tmp_path, 12)
+    for ours, theirs in zip(leaves(again), leaves(state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert log_again == log
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"substeps": 4}, {"resident": False}, {"mesh": (2, 4)}, {"mesh": (1, 8)}],
+    ids=str,
+)
+def test_how_it_runs_does_not_change_what_it_learns(tmp_path, undisturbed, how):
+    """Up to the order of sums. Adam makes whole steps of the rounding in a gradient that is zero
+    (an attention key's bias has none), so parameters agree to a fraction of a step of 1e-2."""
+    state, log = run(tmp_path, 12, **how)
+    losses = [row["loss"] for row in undisturbed[1]]
+    np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_fsdp_shards_parameters_and_moments(tmp_path):
+    """On a 1x8 mesh each device holds an eighth of every large leaf, before and after training."""
+    state, _ = run(tmp_path, 4, mesh=(1, 8))
+    large = [leaf for leaf in jax.tree.leaves(state.learners) if leaf.size >= 4096]
+    assert len(large) >= 4 * 4  # params, ema and two moments of at least four kernels
+    for leaf in large:
+        assert leaf.addressable_shards[0].data.size == leaf.size // 8
+
+
+def test_a_checkpoint_moves_between_meshes(tmp_path):
+    run(tmp_path, 4, mesh=(1, 8))
+    mesh = make_mesh(4, 2)
+    target = init_state(lambda key: METHOD.init(key, (4, 4, 1)), mesh, jax.random.key(9))
+    with Checkpointer(tmp_path / "t" / "checkpoints") as checkpointer:
+        state, iterator = checkpointer.restore(target)
+    assert iterator == {"next_index": 4}
+    ours, theirs = jax.tree.leaves(state.learners), jax.tree.leaves(target.learners)
+    assert all(a.sharding == b.sharding for a, b in zip(ours, theirs, strict=True))
+    saved, _ = run(tmp_path, 4, mesh=(1, 8))
+    for a, b in zip(leaves(state), leaves(saved), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_it_learns(tmp_path):
+    """A single image repeated: the loss falls far below that of a network that outputs zero."""
+    image = np.full((50, 4, 4, 1), 255, np.uint8)
+    data = Dataset("white:train", image, np.zeros(50, np.int32), 1)
+    mesh = make_mesh()
+    state = init_state(lambda key: METHOD.init(key, (4, 4, 1)), mesh, jax.random.key(0))
+    with MetricWriter(tmp_path) as writer:
+        train(
+            METHOD, state, Pipeline(data, 16, seed=0), LoopConfig(200, 16, 20, 20, 200),
+            jax.random.key(0), name="t", directory=tmp_path / "t", writer=writer, mesh=mesh,
+        )  # fmt: skip
+    log = read_jsonl(tmp_path / "t" / "log.jsonl")
+    assert log[0]["loss"] > 0.3
+    assert log[-1]["loss"] < 0.1
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricWriter(tmp_path) as writer:
+        writer.write_scalars(3, {"teacher/loss": 0.25})
+        writer.write_images(3, {"teacher/samples": np.zeros((4, 5, 3), np.uint8)})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("teacher/loss")] == [(3, 0.25)]
+    image = events.Images("teacher/samples")[0]
+    assert (image.height, image.width) == (4, 5)
+
+
+def test_a_log_file_drops_a_line_cut_short(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    file = LogFile(path, keep=lambda row: row["a"] != 2)
+    file.append({"a": 3})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 3}]
+
+
+def test_seconds_are_shown_as_people_read_them():
+    assert [format_seconds(s) for s in (0, 75, 3675)] == ["0:00", "1:15", "1:01:15"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"num_updates": 15}, {"num_updates": 0}, {"num_updates": 20, "save_every": 15}]
+)
+def test_loop_config_refuses(bad):
+    with pytest.raises(ValueError, match="multiple of substeps|at least 1"):
+        LoopConfig(**bad)
+
+
+def test_state_is_made_where_it_belongs():
+    """No leaf of a fresh state is ever whole on one device when the rule cuts it."""
+    state = init_state(lambda key: METHOD.init(key, (4, 4, 1)), make_mesh(1, 8), jax.random.key(0))
+    kernel = state.learners["model"].params["block_0"]["mlp_in"]["kernel"]
+    assert kernel.sharding.spec[1] == "fsdp"
+    assert state.step.dtype == jnp.int32

@@ -1,0 +1,118 @@
+"""Optimizer, moving average, gradients and sharding against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from pdistill.training import Learner, Optimizer, value_and_grad
+from pdistill.training.sharding import make_mesh, param_sharding
+
+
+def numpy_adamw(params, grads, rates, b1, b2, eps, weight_decay, clip):
+    """AdamW (Loshchilov & Hutter 2019) with clipping by global norm, one tensor, all updates."""
+    m = v = np.zeros_like(params)
+    history = []
+    for k, (grad, rate) in enumerate(zip(grads, rates, strict=True), start=1):
+        grad = grad * min(1.0, clip / np.linalg.norm(grad))
+        m, v = b1 * m + (1 - b1) * grad, b2 * v + (1 - b2) * grad**2
+        step = m / (1 - b1**k) / (np.sqrt(v / (1 - b2**k)) + eps)
+        params = params - rate * (step + weight_decay * params)
+        history.append(params)
+    return history
+
+
+def test_updates_and_ema_follow_their_definitions(x64):
+    rng = np.random.default_rng(0)
+    start, grads = rng.normal(size=5), rng.normal(size=(6, 5)) * 3
+    optimizer = Optimizer(
+        0.1, num_updates=6, warmup=2, anneal="linear", weight_decay=0.01, b2=0.95, ema_decay=0.9
+    )
+    rates = [0.0, 0.05, 0.1, 0.075, 0.05, 0.025]  # warm up over 2, then fall to 0 at 6
+    expected = numpy_adamw(start, grads, rates, 0.9, 0.95, 1e-8, 0.01, clip=1.0)
+
+    learner = Learner.create({"w": jnp.asarray(start)}, optimizer)
+    ema = None
+    for k, grad in enumerate(grads):
+        learner, norms = learner.update({"w": jnp.asarray(grad)}, optimizer, jnp.asarray(k))
+        ema = expected[k] if k == 0 else 0.9 * ema + 0.1 * expected[k]
+        # optax computes the learning rate in float32
+        np.testing.assert_allclose(learner.params["w"], expected[k], rtol=1e-7)
+        np.testing.assert_allclose(learner.ema["w"], ema, rtol=1e-7)
+        np.testing.assert_allclose(norms["grad_norm"], np.linalg.norm(grad), rtol=1e-12)
+
+
+def test_without_ema_decay_the_average_is_the_parameters():
+    optimizer = Optimizer(0.1)
+    learner = Learner.create({"w": jnp.ones(3)}, optimizer)
+    for k in range(3):
+        learner, _ = learner.update({"w": jnp.ones(3)}, optimizer, jnp.asarray(k))
+        np.testing.assert_array_equal(learner.ema["w"], learner.params["w"])
+
+
+def test_a_learner_can_be_donated():
+    """Parameters and average are two buffers, at the start and after an update without EMA."""
+    optimizer = Optimizer(0.1)
+    params = {"w": jnp.ones(3)}
+    step = jax.jit(lambda s: s.update({"w": jnp.ones(3)}, optimizer, 1)[0], donate_argnums=0)
+    learner = step(step(Learner.create(params, optimizer)))
+    assert jnp.isfinite(learner.params["w"]).all()
+    assert not params["w"].is_deleted()
+
+
+def test_cosine_schedule_has_its_closed_form():
+    schedule = Optimizer(2.0, num_updates=110, warmup=10, anneal="cosine").schedule()
+    k = np.arange(10, 111)
+    expected = 1 + np.cos(np.pi * (k - 10) / 100)
+    np.testing.assert_allclose([schedule(float(i)) for i in k], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": 1.0, "anneal": "step"},
+        {"learning_rate": 1.0, "ema_decay": 1.0},
+        {"learning_rate": 1.0, "microbatches": 0},
+        {"learning_rate": 1.0, "anneal": "linear", "warmup": 5, "num_updates": 5},
+    ],
+)
+def test_optimizer_refuses(bad):
+    with pytest.raises(ValueError):
+        Optimizer(**bad)
+
+
+def test_microbatches_accumulate_the_same_gradient(x64):
+    x = jax.random.normal(jax.random.key(0), (12, 3))
+
+    def loss(w, x, key):
+        return jnp.mean(jnp.tanh(x @ w) ** 2)
+
+    w = jnp.array([0.3, -1.0, 0.5])
+    whole = value_and_grad(loss, w, x, jax.random.key(1))
+    for parts in (2, 3, 12):
+        split = value_and_grad(loss, w, x, jax.random.key(1), parts)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), split, whole)
+    with pytest.raises(ValueError, match="divide"):
+        value_and_grad(loss, w, x, jax.random.key(1), 5)
+
+
+def test_the_rule_cuts_the_largest_divisible_axis():
+    mesh = make_mesh(2, 4)
+    shapes = {
+        "wide": jax.ShapeDtypeStruct((64, 256), jnp.float32),
+        "tall": jax.ShapeDtypeStruct((3, 3, 512, 64), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((4096 + 1, 6), jnp.float32),
+        "small": jax.ShapeDtypeStruct((64,), jnp.float32),
+    }
+    specs = jax.tree.map(lambda s: s.spec, param_sharding(shapes, mesh))
+    assert specs["wide"] == P(None, "fsdp")
+    assert specs["tall"] == P(None, None, "fsdp")
+    assert specs["odd"] == specs["small"] == P()
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (9, 1), (0, 1), (-1, 3), (-1, -1)])
+def test_a_mesh_must_fit_the_devices(shape):
+    with pytest.raises(ValueError, match="devices"):
+        make_mesh(*shape)
