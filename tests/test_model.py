@@ -19,6 +19,9 @@ from pdistill.model import Model, ModelError, load, save
 from pdistill.networks import Diffuser, DiT
 from pdistill.training.sharding import make_mesh
 
+# What Orbax's threads have to say after an error that was raised and caught.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(7)
 LABELLED = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=3), "v", CosineSchedule())

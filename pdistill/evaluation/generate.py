@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from pdistill import samplers
@@ -63,6 +64,9 @@ def generate(
     )
 
 
+_to_uint8 = jax.jit(to_uint8)
+
+
 def generate_batches(
     diffuser: Diffuser,
     params: Any,
@@ -82,4 +86,4 @@ def generate_batches(
     for start in range(0, num, batch_size):
         indices = jax.device_put(np.arange(start, start + batch_size), batch_sharding(mesh))
         images = generate(diffuser, params, key, indices, sampling=sampling, shape=shape)
-        yield np.asarray(jax.jit(to_uint8)(images))[: num - start]
+        yield process_allgather(_to_uint8(images), tiled=True)[: num - start]

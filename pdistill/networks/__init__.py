@@ -9,8 +9,9 @@ from flax import linen as nn
 
 from pdistill.networks.diffuser import Diffuser
 from pdistill.networks.dit import DiT
+from pdistill.networks.unet import UNet
 
-NETWORKS = {"dit": DiT}
+NETWORKS = {"dit": DiT, "unet": UNet}
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -42,4 +43,4 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
-__all__ = ["NETWORKS", "DiT", "Diffuser", "build_network", "describe_network"]
+__all__ = ["NETWORKS", "DiT", "Diffuser", "UNet", "build_network", "describe_network"]

@@ -151,7 +151,7 @@ def test_seconds_are_shown_as_people_read_them():
     "bad", [{"num_updates": 15}, {"num_updates": 0}, {"num_updates": 20, "save_every": 15}]
 )
 def test_loop_config_refuses(bad):
-    with pytest.raises(ValueError, match="multiple of substeps|at least 1"):
+    with pytest.raises(ValueError, match=r"multiple of substeps|at least 1"):
         LoopConfig(**bad)
 
 

@@ -1,0 +1,196 @@
+"""The U-Net of Dhariwal & Nichol 2021 (ADM), as in Salimans & Ho 2022.
+
+Parameters have the names and shapes of the public progressive distillation checkpoints, dots
+included: "down_0.block_1" is one name, not a path.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from pdistill.networks.embeddings import logsnr_waves
+
+
+class ResBlock(nn.Module):
+    """h [B, H, W, C], embedding [B, E] -> [B, H', W', features]; at first its skip path alone.
+
+    Attributes:
+      features: channels of the output; if they are not C, the skip path is a 1x1 convolution.
+      resample: `halve` or `double`, applied on both paths before the first convolution.
+      dropout: rate before the second convolution; needs the "dropout" key unless 0.
+      dtype: what to compute in.
+    """
+
+    features: int
+    resample: Callable[[Array], Array] | None = None
+    dropout: float = 0.0
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, h: Array, embedding: Array) -> Array:
+        conv = functools.partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
+        skip, h = h, nn.swish(group_norm(h, self.dtype, "norm1"))
+        if self.resample is not None:
+            skip, h = self.resample(skip), self.resample(h)
+        h = conv(name="conv1")(h)
+
+        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")(
+            nn.swish(embedding)
+        )
+        scale, shift = jnp.split(modulation[:, None, None], 2, axis=-1)
+        h = nn.swish(group_norm(h, self.dtype, "norm2") * (1 + scale) + shift)
+        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = conv(kernel_init=nn.initializers.zeros, name="conv2")(h)
+
+        if skip.shape[-1] != self.features:
+            skip = nn.Dense(self.features, dtype=self.dtype, name="nin_shortcut")(skip)
+        return skip + h
+
+
+class Attention(nn.Module):
+    """Self-attention among the pixels of h [B, H, W, C], added to it; the identity at first.
+
+    Attributes:
+      head_channels: channels of a head; None for a single head.
+      dtype: what to compute in; the softmax is always float32.
+    """
+
+    head_channels: int | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        batch, height, width, channels = h.shape
+        size = self.head_channels or channels
+        if channels % size:
+            raise ValueError(f"head_channels {size} must divide the {channels} channels")
+        project = functools.partial(nn.DenseGeneral, (channels // size, size), dtype=self.dtype)
+
+        tokens = group_norm(h, self.dtype, "norm").reshape(batch, height * width, channels)
+        q, k, v = (project(name=name)(tokens) for name in "qkv")
+        tokens = jax.nn.dot_product_attention(q, k, v)
+        tokens = nn.DenseGeneral(
+            channels, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out"
+        )(tokens)
+        return h + tokens.reshape(h.shape)
+
+
+class UNet(nn.Module):
+    """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32.
+
+    The defaults are the CIFAR-10 network of Salimans & Ho 2022. Their others have
+    head_channels=64, blocks=3 and attention_sizes=(8, 16, 32), and
+
+      ImageNet 64: channels=192, embedding_channels=768, multipliers=(1, 2, 3, 4), num_labels=1000
+      LSUN 128: channels=64, embedding_channels=768, multipliers=(1, 2, 4, 6, 8)
+
+    Labels are 0 .. num_labels - 1. num_labels itself, or None for the whole batch, is "no label":
+    the one-hot vector is zero, so that only the bias of its layer remains.
+
+    Attributes:
+      out_channels: channels of the output.
+      channels: channels at the first level.
+      embedding_channels: width of the embedding of the noise level and the label.
+      multipliers: channels of each level, in units of `channels`; each level halves the image,
+        so H and W must be multiples of 2 ** (levels - 1).
+      blocks: residual blocks per level on the way down; there is one more on the way up.
+      attention_sizes: image heights at which attention follows each residual block; there is
+        always attention in the middle.
+      head_channels: channels of an attention head; None for a single head.
+      num_labels: 0 for an unconditional network.
+      dropout: rate within each residual block when training.
+      dtype: what the blocks compute in; parameters and the output stay float32.
+      remat: recompute blocks in the backward pass instead of storing their activations.
+    """
+
+    out_channels: int
+    channels: int = 256
+    embedding_channels: int = 1024
+    multipliers: tuple[int, ...] = (1, 1, 1)
+    blocks: int = 3
+    attention_sizes: tuple[int, ...] = (8, 16)
+    head_channels: int | None = None
+    num_labels: int = 0
+    dropout: float = 0.0
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+    ) -> Array:
+        batch, height, width, _ = z.shape
+        last = len(self.multipliers) - 1
+        if height % 2**last or width % 2**last:
+            raise ValueError(
+                f"with {last + 1} levels the image size must be a multiple of {2**last}; "
+                f"got {height}x{width}"
+            )
+        if label is not None and not self.num_labels:
+            raise ValueError("a label was given to a network without labels (num_labels=0)")
+
+        dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
+        embedding = dense(name="dense0")(logsnr_waves(logsnr, self.channels))
+        embedding = dense(name="dense1")(nn.swish(embedding))
+        if self.num_labels:
+            if label is None:
+                label = jnp.full((batch,), self.num_labels)
+            one_hot = jax.nn.one_hot(label, self.num_labels)  # zeros for label = num_labels
+            embedding += dense(name="class_emb")(one_hot)
+
+        block, attention = (nn.remat(m) if self.remat else m for m in (ResBlock, Attention))
+        dropout = self.dropout if train else 0.0
+        block = functools.partial(block, dropout=dropout, dtype=self.dtype)
+        attention = functools.partial(attention, self.head_channels, dtype=self.dtype)
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(z)
+        skips = [h]
+        for i, features in enumerate(widths):
+            for j in range(self.blocks):
+                h = block(features, name=f"down_{i}.block_{j}")(h, embedding)
+                if h.shape[1] in self.attention_sizes:
+                    h = attention(name=f"down_{i}.attn_{j}")(h)
+                skips.append(h)
+            if i < last:
+                h = block(features, halve, name=f"down_{i}.downsample")(h, embedding)
+                skips.append(h)
+
+        h = block(widths[-1], name="mid.block_1")(h, embedding)
+        h = attention(name="mid.attn_1")(h)
+        h = block(widths[-1], name="mid.block_2")(h, embedding)
+
+        for i, features in reversed(list(enumerate(widths))):
+            for j in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(features, name=f"up_{i}.block_{j}")(h, embedding)
+                if h.shape[1] in self.attention_sizes:
+                    h = attention(name=f"up_{i}.attn_{j}")(h)
+            if i > 0:
+                h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
+
+        h = nn.swish(group_norm(h, None, "norm_out"))
+        return nn.Conv(
+            self.out_channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out"
+        )(h)
+
+
+def group_norm(h: Array, dtype: jnp.dtype | None, name: str) -> Array:
+    """A layer of gcd(32, C) groups: 32, or fewer for small networks; float32 inside."""
+    return nn.GroupNorm(math.gcd(32, h.shape[-1]), dtype=dtype, name=name)(h.astype(jnp.float32))
+
+
+def halve(h: Array) -> Array:
+    """Means of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
+    batch, height, width, channels = h.shape
+    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def double(h: Array) -> Array:
+    """Each pixel becomes 2x2: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+    return h.repeat(2, axis=1).repeat(2, axis=2)
