@@ -1,11 +1,18 @@
 """Image data sets as uint8 arrays."""
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 DIGITS_TRAIN = 1437  # the first 80% of a fixed permutation; the other 360 are held out
+BLOCK = 1024  # images read at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,17 +42,22 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
 
     Args:
       name: "digits" (scikit-learn's 1,797 handwritten digits of 8x8 pixels, 16 grey levels
-        stretched to 0..255), or any image data set of TensorFlow Datasets that is on disk in a
-        random-access format; TFDS_DATA_DIR says where, ~/tensorflow_datasets by default.
+        stretched to 0..255), or any image data set that `python -m pdistill.data.prepare` or
+        TensorFlow Datasets has put into `data_dir()` in array_record format.
       split: "train" or "test"; for TFDS anything it understands, such as "train[:10%]".
 
     Raises:
-      ValueError: an unknown split, or a data set without images.
+      ValueError: an unknown data set or split, or one without uint8 images of one size.
       FileNotFoundError: the data set is not on disk, or not in a format readable here.
     """
     if name == "digits":
         return _digits(split)
     return _tfds(name, split)
+
+
+def data_dir() -> Path:
+    """Where prepared data sets are: TFDS_DATA_DIR as it is now, else ~/tensorflow_datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 def _digits(split: str) -> Dataset:
@@ -62,31 +74,82 @@ def _digits(split: str) -> Dataset:
 
 
 def _tfds(name: str, split: str) -> Dataset:
+    from tensorflow_datasets.core.features import ClassLabel
+
+    builder = _builder(name)
+    features = builder.info.features
+    if "image" not in features:
+        raise ValueError(f"{name} has no 'image' feature; it has {list(features)}")
+    for path in builder.info.splits[split].filepaths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; {_how_to_prepare(name)}")
+    labelled = "label" in features and isinstance(features["label"], ClassLabel)
+    images, labels = _decode(builder.as_data_source(split), f"{name}:{split}", labelled)
+    num_labels = features["label"].num_classes if labelled else 1
+    return Dataset(f"{name}:{split}", images, labels, num_labels)
+
+
+def _builder(name: str) -> "DatasetBuilder":
+    """Opens the newest version in data_dir()/name, whoever prepared it."""
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder(name)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(
-            f"unknown data set {name!r}; use digits or a data set of TensorFlow Datasets"
-        ) from error
-    if not Path(builder.data_path).exists():
+    if found := list((data_dir() / name).glob("[0-9]*/dataset_info.json")):
+        newest = max((path.parent for path in found), key=lambda p: tfds.core.Version(p.name))
+        builder = tfds.builder_from_directory(newest)
+    else:
+        try:
+            builder = tfds.builder(name, data_dir=data_dir())
+        except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+            raise ValueError(
+                f"unknown data set {name!r}: neither digits, nor in {data_dir()}, nor one of "
+                f"TensorFlow Datasets; {_how_to_prepare(name)}"
+            ) from error
+    if not (builder.data_path / "dataset_info.json").exists():
         raise FileNotFoundError(
-            f"{name} is not prepared in {builder.data_path}; prepare it there in array_record "
-            "format, or set TFDS_DATA_DIR to the folder that holds it"
+            f"{name} is not prepared in {builder.data_path}; {_how_to_prepare(name)}"
         )
-    try:
-        source = builder.as_data_source(split)
-    except NotImplementedError as error:
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise FileNotFoundError(
-            f"{builder.data_path} is a TFRECORD copy, which needs TensorFlow to read; prepare "
-            f"{name} in array_record format (file_format='array_record')"
-        ) from error
-    if "image" not in builder.info.features:
-        raise ValueError(f"{name} has no 'image' feature; it has {list(builder.info.features)}")
-    labelled = "label" in builder.info.features
-    examples = source.__getitems__(range(len(source)))
-    images = np.stack([example["image"] for example in examples])
-    labels = np.array([example["label"] if labelled else 0 for example in examples], np.int32)
-    num_labels = builder.info.features["label"].num_classes if labelled else 1
-    return Dataset(f"{name}:{split}", images, labels, num_labels)
+            f"{builder.data_path} is a {builder.info.file_format.name} copy, which needs "
+            f"TensorFlow to read; move it away and {_how_to_prepare(name)}"
+        )
+    return builder
+
+
+def _how_to_prepare(name: str) -> str:
+    """What puts an array_record copy of `name` on disk, for the end of an error message."""
+    from pdistill.data.prepare import PUBLISHED
+
+    command = "python -m pdistill.data.prepare"
+    if name in PUBLISHED:
+        advice = f"run `{command} {name}`"
+    else:
+        advice = (
+            f"run `{command} --images=FOLDER --name={name} --resolution=64` on a folder of images, "
+            f"or `tfds build {name} --file_format=array_record` where TensorFlow is installed"
+        )
+    return f"{advice}, or set TFDS_DATA_DIR to the folder that holds it in array_record format"
+
+
+def _decode(source: Any, name: str, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a random-access source, uint8 [N, H, W, C], and their labels, int32 [N]."""
+    first = source[0]["image"]
+    images = np.empty((len(source), *first.shape), np.uint8)
+    labels = np.zeros(len(source), np.int32)
+    with tqdm(desc=name, total=len(source), unit=" images", delay=3) as bar:  # silent if quick
+        for start in range(0, len(source), BLOCK):
+            rows = range(start, min(start + BLOCK, len(source)))
+            for row, example in zip(rows, source.__getitems__(rows), strict=True):
+                image = example["image"]
+                if image.dtype != np.uint8 or image.shape != first.shape or image.ndim > 3:
+                    raise ValueError(
+                        f"image {row} of {name} is {image.dtype} {image.shape} and the first is "
+                        f"{first.dtype} {first.shape}; all must be uint8 and of one size, as "
+                        "`python -m pdistill.data.prepare --images=FOLDER --name=NAME "
+                        "--resolution=64` makes them"
+                    )
+                images[row] = image
+                if labelled:
+                    labels[row] = example["label"]
+            bar.update(len(rows))
+    return images if images.ndim == 4 else images[..., None], labels

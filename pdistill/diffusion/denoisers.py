@@ -65,8 +65,8 @@ class GaussianMixture:
     def __post_init__(self):
         for name in ("weights", "means", "stds"):
             object.__setattr__(self, name, jnp.asarray(getattr(self, name)))
-        k = self.weights.shape[0]
-        if self.means.ndim != 2 or self.means.shape[0] != k or self.stds.shape != (k,):
+        k = self.weights.size
+        if self.weights.ndim != 1 or self.stds.shape != (k,) or self.means.shape[:-1] != (k,):
             raise ValueError(
                 f"need weights [K], means [K, D], stds [K]; got {self.weights.shape}, "
                 f"{self.means.shape}, {self.stds.shape}"
@@ -93,7 +93,7 @@ class GaussianMixture:
 
         In one dimension the flow keeps the cumulative distribution, so the map is exact to
         rounding: z_s = F_s^-1(F_t(z)). In more, dz/dphi = v is integrated by `num_steps`
-        fourth-order Runge-Kutta steps in the angle phi.
+        fourth-order Runge-Kutta steps in the angle phi; in float32 this needs |logsnr| <= 30.
         """
         logsnr_t, logsnr_s = jnp.asarray(logsnr_t), jnp.asarray(logsnr_s)
         if z.shape[1] == 1:

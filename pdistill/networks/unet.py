@@ -34,7 +34,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, embedding: Array) -> Array:
         conv = functools.partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
-        skip, h = h, nn.swish(group_norm(h, self.dtype, "norm1"))
+        skip, h = h, nn.swish(group_norm(h, "norm1"))
         if self.resample is not None:
             skip, h = self.resample(skip), self.resample(h)
         h = conv(name="conv1")(h)
@@ -43,7 +43,7 @@ class ResBlock(nn.Module):
             nn.swish(embedding)
         )
         scale, shift = jnp.split(modulation[:, None, None], 2, axis=-1)
-        h = nn.swish(group_norm(h, self.dtype, "norm2") * (1 + scale) + shift)
+        h = nn.swish(group_norm(h, "norm2") * (1 + scale) + shift)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = conv(kernel_init=nn.initializers.zeros, name="conv2")(h)
 
@@ -71,9 +71,10 @@ class Attention(nn.Module):
             raise ValueError(f"head_channels {size} must divide the {channels} channels")
         project = functools.partial(nn.DenseGeneral, (channels // size, size), dtype=self.dtype)
 
-        tokens = group_norm(h, self.dtype, "norm").reshape(batch, height * width, channels)
+        tokens = group_norm(h, "norm").reshape(batch, height * width, channels)
         q, k, v = (project(name=name)(tokens) for name in "qkv")
-        tokens = jax.nn.dot_product_attention(q, k, v)
+        with jax.numpy_dtype_promotion("standard"):  # it relies on it; callers may be strict
+            tokens = jax.nn.dot_product_attention(q, k, v)
         tokens = nn.DenseGeneral(
             channels, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out"
         )(tokens)
@@ -174,15 +175,16 @@ class UNet(nn.Module):
             if i > 0:
                 h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
 
-        h = nn.swish(group_norm(h, None, "norm_out"))
+        h = nn.swish(group_norm(h.astype(jnp.float32), "norm_out"))
         return nn.Conv(
             self.out_channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out"
         )(h)
 
 
-def group_norm(h: Array, dtype: jnp.dtype | None, name: str) -> Array:
+def group_norm(h: Array, name: str) -> Array:
     """A layer of gcd(32, C) groups: 32, or fewer for small networks; float32 inside."""
-    return nn.GroupNorm(math.gcd(32, h.shape[-1]), dtype=dtype, name=name)(h.astype(jnp.float32))
+    norm = nn.GroupNorm(math.gcd(32, h.shape[-1]), name=name)
+    return norm(h.astype(jnp.float32)).astype(h.dtype)
 
 
 def halve(h: Array) -> Array:

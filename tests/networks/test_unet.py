@@ -16,7 +16,7 @@ SMALL = UNet(
     out_channels=3, channels=12, embedding_channels=10, multipliers=(1, 2), blocks=1,
     attention_sizes=(4,), head_channels=12, num_labels=5,
 )  # fmt: skip
-FLAT = SMALL.clone(multipliers=(1,))  # compiles quickly
+FLAT = SMALL.clone(multipliers=(1,), blocks=0)  # compiles quickly
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(3, *SHAPE)).astype(np.float32)
 LOGSNR = np.array([-8.0, 0.5, 6.0], np.float32)
@@ -84,7 +84,8 @@ def test_names_and_shapes_are_those_of_the_public_checkpoints():
     }  # fmt: skip
     for name, (c, f) in blocks.items():
         layers = {
-            "norm1": ((c,), (c,)), "conv1": ((3, 3, c, f), (f,)), "temb_proj": ((10, 2 * f), (2 * f,)),
+            "norm1": ((c,), (c,)), "conv1": ((3, 3, c, f), (f,)),
+            "temb_proj": ((10, 2 * f), (2 * f,)),
             "norm2": ((f,), (f,)), "conv2": ((3, 3, f, f), (f,)),
         }  # fmt: skip
         if c != f:
@@ -253,27 +254,25 @@ def test_dropout_only_when_training():
 
 
 def test_bfloat16_is_only_inside():
-    network = SMALL.clone(dtype=jnp.bfloat16)
+    network = FLAT.clone(dtype=jnp.bfloat16)
     assert {a.dtype for a in jax.tree.leaves(shapes(network))} == {jnp.dtype(jnp.float32)}
-    exact, rounded = (apply(net, PARAMS) for net in (SMALL, network))
+    exact, rounded = (apply(net, FLAT_PARAMS) for net in (FLAT, network))
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert 1e-4 < error < 0.05  # bfloat16 rounds by 4e-3; so it is used, and used with care
+    assert 1e-4 < error < 0.03  # bfloat16 rounds by 4e-3; so it is used, and used with care
 
 
 def test_remat_changes_nothing():
-    @functools.partial(jax.jit, static_argnums=0)
-    @functools.partial(jax.value_and_grad, argnums=1)
-    def loss(network, params):
+    def loss(params, network):
         return jnp.mean(apply(network, params, dropout_key=jax.random.key(0)) ** 2)
 
-    networks = [FLAT.clone(dropout=0.1, remat=remat) for remat in (False, True)]
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
-    jax.tree.map(close, *(loss(network, FLAT_PARAMS) for network in networks))
-    counts = [
-        str(jax.make_jaxpr(loss, static_argnums=0)(n, FLAT_PARAMS)).count("remat") for n in networks
-    ]
-    assert counts[0] == 0 < counts[1]
+    plain, remat = (FLAT.clone(dropout=0.1, remat=remat) for remat in (False, True))
+    value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    stored, again = (value_and_grad(FLAT_PARAMS, network) for network in (plain, remat))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, stored, again)
+    jaxpr = str(jax.make_jaxpr(loss, static_argnums=1)(FLAT_PARAMS, remat))
+    assert jaxpr.count("remat2[") == 4  # three blocks, one attention
 
 
 def test_all_options_keep_dtypes_apart():

@@ -421,3 +421,16 @@ def test_bad_arguments_of_sample(arguments, message):
 def test_bad_arguments_of_encode(arguments, message):
     with pytest.raises(ValueError, match=message):
         encode(wavy, np.zeros((1, 2)), **({"num_steps": 2, "schedule": COSINE} | arguments))
+
+
+@pytest.mark.parametrize("solver", [Ddim(), DpmSolverPP2M(), Heun()], ids=str)
+def test_half_precision_noise_is_sampled_in_float32(solver):
+    """A grid of 1,024 levels in bfloat16 repeats itself, which made 2M divide by zero."""
+    denoise = Gaussian(0.3, 0.7).denoise
+    z = jax.random.normal(jax.random.key(0), (4, 1)).astype(jnp.bfloat16)
+    arguments = {"schedule": CosineSchedule(), "num_steps": 1024, "solver": solver}
+    x = sample(denoise, None, z_init=z, **arguments)
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(
+        x, sample(denoise, None, z_init=z.astype(jnp.float32), **arguments)
+    )
