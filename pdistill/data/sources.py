@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
 DIGITS_TRAIN = 1437  # the first 80% of a fixed permutation; the other 360 are held out
-BLOCK = 1024  # images read at a time
+BLOCK = 1024  # records read at a time
+PREPARE = "python -m pdistill.data.prepare"
+PREPARE_IMAGES = f"{PREPARE} --images=FOLDER --name=NAME --resolution=64"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ def _builder(name: str) -> "DatasetBuilder":
         except (tfds.core.DatasetNotFoundError, AssertionError) as error:
             raise ValueError(
                 f"unknown data set {name!r}: neither digits, nor in {data_dir()}, nor one of "
-                f"TensorFlow Datasets; {_how_to_prepare(name)}"
+                f"TensorFlow Datasets; `{PREPARE_IMAGES}` makes one of a folder of images"
             ) from error
     if not (builder.data_path / "dataset_info.json").exists():
         raise FileNotFoundError(
@@ -120,15 +122,14 @@ def _how_to_prepare(name: str) -> str:
     """What puts an array_record copy of `name` on disk, for the end of an error message."""
     from pdistill.data.prepare import PUBLISHED
 
-    command = "python -m pdistill.data.prepare"
     if name in PUBLISHED:
-        advice = f"run `{command} {name}`"
+        advice = f"run `{PREPARE} {name}`"
     else:
         advice = (
-            f"run `{command} --images=FOLDER --name={name} --resolution=64` on a folder of images, "
-            f"or `tfds build {name} --file_format=array_record` where TensorFlow is installed"
+            f"where TensorFlow is installed, run `tfds build {name} --file_format=array_record`; or "
+            f"run `{PREPARE_IMAGES}` on a folder of its images"
         )
-    return f"{advice}, or set TFDS_DATA_DIR to the folder that holds it in array_record format"
+    return f"{advice}; or set TFDS_DATA_DIR to a folder that has it in array_record format"
 
 
 def _decode(source: Any, name: str, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +146,7 @@ def _decode(source: Any, name: str, labelled: bool) -> tuple[np.ndarray, np.ndar
                     raise ValueError(
                         f"image {row} of {name} is {image.dtype} {image.shape} and the first is "
                         f"{first.dtype} {first.shape}; all must be uint8 and of one size, as "
-                        "`python -m pdistill.data.prepare --images=FOLDER --name=NAME "
-                        "--resolution=64` makes them"
+                        f"`{PREPARE_IMAGES}` makes them"
                     )
                 images[row] = image
                 if labelled:

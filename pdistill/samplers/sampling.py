@@ -103,7 +103,7 @@ def num_evaluations(solver: Solver, num_steps: int, last_step_is_x_hat: bool = T
 def _at_least_float32(a: Array) -> Array:
     """Noise levels and the state of a solver do not fit half precision."""
     a = jnp.asarray(a)
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
 def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:

@@ -47,27 +47,20 @@ def apply(network, params, label=LABEL, dropout_key=None):
 # --- Against what is published -------------------------------------------------------------------
 
 
+ADM = UNet(6, embedding_channels=768, attention_sizes=(8, 16, 32), head_channels=64)
+
+
 @pytest.mark.parametrize(
-    ("options", "shape", "count"),
+    ("network", "size", "count"),
     [
-        ({"out_channels": 3}, (32, 32, 3), 60_004_099),
-        (
-            {"out_channels": 6, "channels": 192, "multipliers": (1, 2, 3, 4), "num_labels": 1000},
-            (64, 64, 3), 295_905_222,
-        ),
-        (
-            {"out_channels": 6, "channels": 64, "multipliers": (1, 2, 4, 6, 8)},
-            (128, 128, 3), 139_578_502,
-        ),
+        (UNet(out_channels=3), 32, 60_004_099),
+        (ADM.clone(channels=192, multipliers=(1, 2, 3, 4), num_labels=1000), 64, 295_905_222),
+        (ADM.clone(channels=64, multipliers=(1, 2, 4, 6, 8)), 128, 139_578_502),
     ],
     ids=["cifar10", "imagenet64", "lsun128"],
-)  # fmt: skip
-def test_number_of_parameters(options, shape, count):
-    if shape[0] > 32:
-        options |= {
-            "embedding_channels": 768, "attention_sizes": (8, 16, 32), "head_channels": 64,
-        }  # fmt: skip
-    assert sum(a.size for a in jax.tree.leaves(shapes(UNet(**options), shape))) == count
+)
+def test_number_of_parameters(network, size, count):
+    assert sum(a.size for a in jax.tree.leaves(shapes(network, (size, size, 3)))) == count
 
 
 def test_names_and_shapes_are_those_of_the_public_checkpoints():
