@@ -18,7 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
                 "network": {
                     "name": "dit",
                     "arguments": {
-                        "out_channels": 1,
                         "patch": 2,
                         "features": 64,
                         "depth": 4,

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from pdistill.diffusion import output_channels
 from pdistill.methods import STAGES, Round, Stage
 from pdistill.model import build_schedule
 from pdistill.networks import Diffuser, build_network
@@ -40,15 +41,19 @@ class Named:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network, what it predicts (`diffusion.HEADS`) and the noise schedule."""
+    """The network, what it predicts (`diffusion.HEADS`) and the noise schedule.
+
+    The network's out_channels follow from the head and the data, and are not given.
+    """
 
     network: Named
     schedule: Named
     head: str = "v"
 
-    def build(self) -> Diffuser:
+    def build(self, channels: int) -> Diffuser:
+        arguments = {**self.network.arguments, "out_channels": output_channels(self.head, channels)}
         return Diffuser(
-            build_network(self.network.name, self.network.arguments),
+            build_network(self.network.name, arguments),
             self.head,
             build_schedule(self.schedule.name, self.schedule.arguments),
         )
@@ -60,12 +65,14 @@ class EvaluationConfig:
 
     Attributes:
       metrics: as in `evaluation.Evaluator`. references: splits to compare with.
+      solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
       held_out: split for the memorisation check. num_samples: 0 for as many as the largest
         reference. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
     """
 
     metrics: tuple[str, ...] = ("fd_pixels", "nearest_neighbour_ratio")
     references: tuple[str, ...] = ("train", "test")
+    solvers: tuple[str, ...] = ("ddim",)
     held_out: str = "test"
     num_samples: int = 0
     batch_size: int = 500
@@ -97,7 +104,10 @@ class ExperimentConfig:
         Raises:
           ConfigError: a parent that no earlier stage makes, or a name used twice.
         """
-        diffuser = self.model.build()
+        try:
+            diffuser = self.model.build(image_shape[-1])
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
         rounds: dict[str, Round] = {}
         for i, stage in enumerate(self.stages):
             try:

@@ -20,6 +20,7 @@ from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.evaluation import Evaluator, Sampling, draw, generate_batches
 from pdistill.methods import Round
+from pdistill.samplers import parse_solver
 from pdistill.training import init_state, train
 from pdistill.training.logging import (
     LogFile,
@@ -75,6 +76,10 @@ class Experiment:
                     f"{self.mesh.size} devices"
                 )
         self.evaluator = self._evaluator()
+        try:
+            self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
+        except ValueError as error:
+            raise ConfigError(f"evaluation.solvers: {error}") from error
         self._key = jax.random.key(config.seed)
 
     def claim(self, config: dict[str, Any]) -> None:
@@ -98,11 +103,11 @@ class Experiment:
         directory = self.workdir / r.name
         if not (directory / "model").exists():
             self._train_and_export(r, directory, writer)
-        todo = [n for n in r.num_steps if not self._is_measured(r, n)]
+        todo = [s for s in self._samplings(r) if not self._is_measured(r, s)]
         if todo:
             params = models.load(directory / "model", self.mesh).params
-            for num_steps in todo:
-                self._measure(r, params, num_steps, writer)
+            for sampling in todo:
+                self._measure(r, params, sampling, writer)
 
     def _train_and_export(self, r: Round, directory: Path, writer: MetricWriter) -> None:
         parent = r.parent and models.load(self.workdir / r.parent / "model", self.mesh).params
@@ -123,7 +128,7 @@ class Experiment:
         models.save(
             directory / "model", r.method.diffuser, params,
             kind="denoiser", solver="ddim", num_steps=r.num_steps[0],
-            clip=self._sampling(1).clip, num_labels=r.method.diffuser.num_labels,
+            clip=self._clip, num_labels=r.method.diffuser.num_labels,
             guidance=None, data={
                 "name": self.train_data.name, "shape": self.train_data.image_shape,
                 "scale": "image / 127.5 - 1",
@@ -132,17 +137,17 @@ class Experiment:
             train_steps=r.loop.num_updates, images_seen=r.loop.num_updates * r.loop.batch_size,
         )  # fmt: skip
 
-    def _measure(self, r: Round, params: Any, num_steps: int, writer: MetricWriter) -> None:
-        sampling = self._sampling(num_steps)
+    def _measure(self, r: Round, params: Any, sampling: Sampling, writer: MetricWriter) -> None:
+        num = self.config.evaluation.num_samples or self.evaluator.num_samples
         batches = generate_batches(
             r.method.diffuser, params,
             jax.random.fold_in(self._key, _hash("evaluation")),  # the same noise for every model
-            self.config.evaluation.num_samples or self.evaluator.num_samples,
-            sampling=sampling, shape=self.train_data.image_shape,
+            num, sampling=sampling, shape=self.train_data.image_shape,
+            labels=self._labels(num) if r.method.diffuser.num_labels else None,
             batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
         )  # fmt: skip
         samples, seconds_per_image = draw(batches)
-        self._keep_grid(r, num_steps, samples[:GRID_IMAGES], writer)
+        self._keep_grid(r, sampling, samples[:GRID_IMAGES], writer)
         rows = [
             {
                 "stage": r.name,
@@ -160,40 +165,58 @@ class Experiment:
                 "seed": self.config.seed,
                 "rounding": "nearest",
             }
+            | ({"variance": sampling.solver.variance} if sampling.solver.stochastic else {})
             for m in self.evaluator.measure(samples)
         ]
         present = {row_key(row) for row in self.results.rows}
         for row in rows:
             if row_key(row) not in present:
                 self.results.append(row)
-        headline = rows[0]
-        say(
-            f"{r.name:<16} {num_steps} steps: {headline['metric']} {headline['value']:.3f} "
-            f"against {headline['reference']}"
-        )
-        scalars = {f"{r.name}/{m['metric']}/{m['reference']}": m["value"] for m in rows}
-        writer.write_scalars(num_steps, scalars)
+        values = "  ".join(f"{m['metric']} {m['reference']} {m['value']:.3f}" for m in rows)
+        say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps: {values}")
+        name = f"{r.name}/{sampling.solver.name}"
+        scalars = {f"{name}/{m['metric']}/{m['reference']}": m["value"] for m in rows}
+        writer.write_scalars(sampling.nfe, scalars)
 
-    def _is_measured(self, r: Round, num_steps: int) -> bool:
-        sampling = self._sampling(num_steps)
+    def _is_measured(self, r: Round, sampling: Sampling) -> bool:
         expected = {
             (r.name, sampling.nfe, sampling.solver.name, metric, dataset.name, self.config.seed)
             for metric, dataset in self.evaluator.pairs()
         }
-        return expected <= {row_key(row)[:6] for row in self.results.rows}
+        rows = {row_key(row)[:6] for row in self.results.rows}
+        return expected <= rows and (
+            sampling.solver != self._solvers[0] or str(sampling.num_steps) in self._grids(r)
+        )
 
-    def _keep_grid(self, r: Round, num_steps: int, samples: np.ndarray, writer) -> None:
+    def _grids(self, r: Round) -> dict[str, np.ndarray]:
         path = self.workdir / r.name / "samples.npz"
-        kept = dict(np.load(path)) if path.exists() else {}
-        kept[str(num_steps)] = samples
-        if jax.process_index() == 0:
-            temporary = path.with_name("samples.tmp.npz")
-            np.savez(temporary, **kept)
-            temporary.replace(path)
-        writer.write_images(num_steps, {f"{r.name}/samples": report.tile(samples)})
+        return dict(np.load(path)) if path.exists() else {}
 
-    def _sampling(self, num_steps: int) -> Sampling:
-        return Sampling(num_steps, clip=(-1.0, 1.0) if self.config.evaluation.clip else None)
+    def _keep_grid(self, r: Round, sampling: Sampling, samples: np.ndarray, writer) -> None:
+        """Adds the first solver's samples to samples.npz, {step count: uint8 [n, H, W, C]}."""
+        if sampling.solver != self._solvers[0] or jax.process_index() > 0:
+            return
+        path = self.workdir / r.name / "samples.npz"
+        temporary = path.with_name("samples.tmp.npz")
+        np.savez(temporary, **(self._grids(r) | {str(sampling.num_steps): samples}))
+        temporary.replace(path)
+        writer.write_images(sampling.num_steps, {f"{r.name}/samples": report.tile(samples)})
+
+    def _samplings(self, r: Round) -> list[Sampling]:
+        return [
+            Sampling(num_steps, solver, self._clip)
+            for solver in self._solvers
+            for num_steps in r.num_steps
+        ]
+
+    @property
+    def _clip(self) -> tuple[float, float] | None:
+        return (-1.0, 1.0) if self.config.evaluation.clip else None
+
+    def _labels(self, num: int) -> np.ndarray:
+        """Labels [num] with the training data's distribution, the same for every model."""
+        rng = np.random.RandomState(_hash(f"{self.config.seed}/labels"))
+        return rng.choice(self.train_data.labels, num)
 
     def _evaluator(self) -> Evaluator:
         settings = self.config.evaluation

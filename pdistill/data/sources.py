@@ -126,8 +126,8 @@ def _how_to_prepare(name: str) -> str:
         advice = f"run `{PREPARE} {name}`"
     else:
         advice = (
-            f"where TensorFlow is installed, run `tfds build {name} --file_format=array_record`; or "
-            f"run `{PREPARE_IMAGES}` on a folder of its images"
+            f"run `tfds build {name} --file_format=array_record` where TensorFlow is installed, or "
+            f"`{PREPARE_IMAGES}` on a folder of its images"
         )
     return f"{advice}; or set TFDS_DATA_DIR to a folder that has it in array_record format"
 

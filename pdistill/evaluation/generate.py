@@ -75,15 +75,19 @@ def generate_batches(
     *,
     sampling: Sampling,
     shape: tuple[int, ...],
+    labels: np.ndarray | None = None,
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[np.ndarray]:
     """`num` samples as uint8 [<= batch_size, H, W, C], in batches of one compiled shape.
 
     The batch is cut over all devices of the mesh; the last one is filled up and cut back.
+    `labels` [num] are those of the samples, for a network that takes them.
     """
     batch_size = -(-min(batch_size, num) // mesh.size) * mesh.size
     for start in range(0, num, batch_size):
-        indices = jax.device_put(np.arange(start, start + batch_size), batch_sharding(mesh))
-        images = generate(diffuser, params, key, indices, sampling=sampling, shape=shape)
+        indices = np.arange(start, start + batch_size)
+        label = None if labels is None else labels[indices % num]
+        indices, label = jax.device_put((indices, label), batch_sharding(mesh))
+        images = generate(diffuser, params, key, indices, label, sampling=sampling, shape=shape)
         yield process_allgather(_to_uint8(images), tiled=True)[: num - start]

@@ -53,7 +53,7 @@ class Evaluator:
     @property
     def num_samples(self) -> int:
         """As many samples as the largest reference has images."""
-        return max(len(dataset) for dataset in self.references)
+        return max((len(dataset) for dataset in self.references), default=0)
 
     def measure(self, samples: np.ndarray) -> list[Measurement]:
         """Measures uint8 samples [N, H, W, C].

@@ -109,6 +109,8 @@ def two_step_target(
 class ProgressiveStage(Stage):
     """Config of the stage: one round for each halving from start_steps to end_steps.
 
+    Dropout is for the teacher's training; students are trained without, as in the paper.
+
     Attributes:
       teacher: name of the stage or round to start from. start_steps: of its DDIM sampler.
       weighting, stratified: of `Progressive`.
@@ -128,8 +130,9 @@ class ProgressiveStage(Stage):
         for num_steps in halvings(self.start_steps, self.end_steps):
             factor = 2 if num_steps <= self.long_rounds else 1
             loop = dataclasses.replace(self.loop, num_updates=factor * self.loop.num_updates)
+            optimizer = self.optimizer_for(loop)
             method = Progressive(
-                diffuser, self.optimizer_for(loop), self.weighting, self.stratified
+                diffuser.without_dropout(), optimizer, self.weighting, self.stratified
             )
             init = functools.partial(_init_student, method, num_steps)
             name = f"{self.name}/{num_steps}"

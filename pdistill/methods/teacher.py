@@ -61,15 +61,18 @@ class TeacherStage(Stage):
     """Config of the stage: trains a teacher from scratch, in one round.
 
     Attributes:
-      weighting, stratified: of `Teacher`. num_steps: step counts it is measured at, the first of
-        them what the exported model samples with.
+      num_steps: step counts it is measured at; the exported model samples with the first.
+      weighting, stratified: of `Teacher`. head: instead of the model's.
     """
 
     num_steps: tuple[int, ...]
     weighting: str = "v_mse"
     stratified: bool = False
+    head: str | None = None
 
     def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
+        if self.head:
+            diffuser = diffuser.with_head(self.head, image_shape[-1])
         method = Teacher(diffuser, self.optimizer_for(self.loop), self.weighting, self.stratified)
         init = lambda key, parent: method.init(key, image_shape)  # noqa: E731
         return [Round(self.name, "teacher", method, init, self.loop, self.num_steps)]

@@ -65,6 +65,17 @@ class Diffuser:
             {"params": params}, z, logsnr, label, train=dropout_key is not None, rngs=rngs
         )
 
+    def with_head(self, head: str, channels: int) -> "Diffuser":
+        """The same with another head, for images of `channels` channels."""
+        network = self.network.clone(out_channels=diffusion.output_channels(head, channels))
+        return dataclasses.replace(self, network=network, head=head)
+
+    def without_dropout(self) -> "Diffuser":
+        """The same with a network that has no dropout; parameters are shared."""
+        if not getattr(self.network, "dropout", 0.0):
+            return self
+        return dataclasses.replace(self, network=self.network.clone(dropout=0.0))
+
     def param_shapes(self, shape: tuple[int, ...]) -> Any:
         """The tree of `jax.ShapeDtypeStruct` that `init` would fill."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0), shape))

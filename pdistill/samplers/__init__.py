@@ -5,6 +5,19 @@ from pdistill.samplers.solvers import Ancestral, Ddim, DpmSolverPP2M, Heun, Solv
 
 SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M)}
 
+
+def parse_solver(text: str) -> Solver:
+    """A solver by its name in SOLVERS, such as "ddim"; "ancestral:medium:0.5" has a variance.
+
+    Raises:
+      ValueError: an unknown name or variance.
+    """
+    name, _, variance = text.partition(":")
+    if name not in SOLVERS or (variance and name != "ancestral"):
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {text!r}")
+    return Ancestral(variance) if variance else SOLVERS[name]()
+
+
 __all__ = [
     "SOLVERS",
     "Ancestral",
@@ -15,5 +28,6 @@ __all__ = [
     "ddim_step",
     "encode",
     "num_evaluations",
+    "parse_solver",
     "sample",
 ]

@@ -84,6 +84,13 @@ def test_batches_and_meshes_do_not_change_the_samples(params, batch_size, device
     assert np.std(desired) > 20
 
 
+def test_labels_stay_with_their_samples(params):
+    labels = np.random.default_rng(0).integers(0, 3, 20, np.int32)
+    batches = run_batches(params, KEY, 20, labels=labels, batch_size=16, mesh=make_mesh())
+    desired = to_uint8(run(params, KEY, jnp.arange(20), labels)).astype(int)
+    np.testing.assert_allclose(np.concatenate([*batches]).astype(int), desired, atol=1)
+
+
 def test_batches_are_of_one_compiled_shape_and_exactly_as_many_as_asked(params):
     before = generate._cache_size()
     batches = [*run_batches(params, KEY, 53, batch_size=21, mesh=make_mesh())]

@@ -1,0 +1,64 @@
+"""Settings that several experiments of a paper share."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+COSINE = {"name": "cosine", "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0}}
+
+
+def powers_of_two(start: int, end: int = 1) -> tuple[int, ...]:
+    """start, start / 2, ..., end."""
+    return (start, *powers_of_two(start // 2, end)) if start > end else (start,)
+
+
+def salimans_ho(
+    *,
+    data: dict[str, Any],
+    network: dict[str, Any],
+    teacher: dict[str, Any],
+    progressive: dict[str, Any],
+    evaluation: dict[str, Any],
+    mesh: dict[str, int] | None = None,
+    paper_head: str,
+    variant: str,
+) -> ConfigDict:
+    """Teacher and progressive rounds as in Salimans & Ho 2022, appendix.
+
+    Args:
+      teacher, progressive: what these stages add to the paper's common settings.
+      paper_head: the paper's network output on this data; used by the variant of that name, with
+        the truncated SNR weight. The default variant "" predicts v with the SNR + 1 weight.
+    """
+    if variant not in ("", paper_head):
+        raise ValueError(f"variants: '' (v head) and {paper_head!r} (the paper's); got {variant!r}")
+    weighting = "snr_trunc" if variant else "v_mse"
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": data,
+            "model": {"network": network, "head": variant or "v", "schedule": COSINE},
+            "mesh": mesh or {"data": -1, "fsdp": 1},
+            "evaluation": evaluation,
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "num_steps": powers_of_two(progressive["start_steps"]),
+                    "weighting": weighting,
+                    "loop": teacher["loop"],
+                    "optimizer": {"warmup": 1000, "ema_decay": 0.9999} | teacher["optimizer"],
+                },
+                {
+                    "name": "progressive",
+                    "method": "progressive",
+                    "teacher": "teacher",
+                    "start_steps": progressive["start_steps"],
+                    "long_rounds": 2,  # 100k updates for the rounds to 2 steps and to 1
+                    "weighting": weighting,
+                    "loop": {"num_updates": 50_000} | progressive["loop"],
+                    "optimizer": {"anneal": "linear"} | progressive["optimizer"],
+                },
+            ),
+        }
+    )
