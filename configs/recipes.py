@@ -1,4 +1,4 @@
-"""Settings that several experiments of a paper share."""
+"""Settings that several experiments share."""
 
 from typing import Any
 
@@ -58,6 +58,45 @@ def salimans_ho(
                     "weighting": weighting,
                     "loop": {"num_updates": 50_000} | progressive["loop"],
                     "optimizer": {"anneal": "linear"} | progressive["optimizer"],
+                },
+            ),
+        }
+    )
+
+
+def laptop(*, data: dict[str, Any], network: dict[str, Any]) -> ConfigDict:
+    """A teacher and its rounds from 16 steps to one, on images of 28 or 32 pixels on two cores."""
+    optimizer = {"b2": 0.99}
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": data,
+            "model": {"network": {"name": "dit", "arguments": network}, "schedule": COSINE},
+            "evaluation": {"num_samples": 2000, "batch_size": 500},
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "num_steps": powers_of_two(16),
+                    "stratified": True,
+                    "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
+                    "optimizer": optimizer
+                    | {
+                        "learning_rate": 2e-3,
+                        "warmup": 200,
+                        "anneal": "cosine",
+                        "ema_decay": 0.998,
+                    },
+                },
+                {
+                    "name": "progressive",
+                    "method": "progressive",
+                    "teacher": "teacher",
+                    "start_steps": 16,
+                    "long_rounds": 1,
+                    "stratified": True,
+                    "loop": {"num_updates": 400, "batch_size": 64, "save_every": 200},
+                    "optimizer": optimizer | {"learning_rate": 5e-4, "anneal": "linear"},
                 },
             ),
         }

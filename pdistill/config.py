@@ -50,13 +50,26 @@ class ModelConfig:
     schedule: Named
     head: str = "v"
 
-    def build(self, channels: int) -> Diffuser:
+    def build(self, image_shape: tuple[int, ...]) -> Diffuser:
+        """The diffuser for such images.
+
+        Raises:
+          ValueError: the network cannot be built, or not for this image shape.
+        """
+        if "out_channels" in self.network.arguments:
+            raise ValueError("out_channels follows from the head and the data; leave it out")
+        channels = image_shape[-1]
         arguments = {**self.network.arguments, "out_channels": output_channels(self.head, channels)}
-        return Diffuser(
-            build_network(self.network.name, arguments),
-            self.head,
-            build_schedule(self.schedule.name, self.schedule.arguments),
-        )
+        try:
+            diffuser = Diffuser(
+                build_network(self.network.name, arguments),
+                self.head,
+                build_schedule(self.schedule.name, self.schedule.arguments),
+            )
+            diffuser.param_shapes(image_shape)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return diffuser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +90,12 @@ class EvaluationConfig:
     num_samples: int = 0
     batch_size: int = 500
     clip: bool = True
+
+    def __post_init__(self):
+        if self.num_samples < 0 or self.num_samples == 1:
+            raise ValueError(f"num_samples must be 0, or at least 2; got {self.num_samples}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +124,7 @@ class ExperimentConfig:
           ConfigError: a parent that no earlier stage makes, or a name used twice.
         """
         try:
-            diffuser = self.model.build(image_shape[-1])
+            diffuser = self.model.build(image_shape)
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
         rounds: dict[str, Round] = {}
@@ -180,7 +199,9 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ConfigError(f"{path} must be {kind.__name__}; got {value!r}")
         return value
-    return dict(value)  # Mapping[str, Any]: arguments, checked by what they build
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must be a dictionary; got {value!r}")
+    return dict(value)  # arguments, checked by what they build
 
 
 def _stage(value: Any, path: str) -> Stage:

@@ -59,7 +59,7 @@ class Model:
         """How the model is meant to be sampled."""
         return Sampling(
             num_steps=self.card["num_steps"],
-            solver=samplers.SOLVERS[self.card["solver"]](),
+            solver=samplers.parse_solver(self.card["solver"]),
             clip=self.card["clip"] and tuple(self.card["clip"]),
         )
 
@@ -107,20 +107,24 @@ class Model:
             return None
         if not num_labels:
             raise ValueError("this model has no labels; leave label out")
-        label = np.broadcast_to(np.asarray(label, np.int32), (num,))
+        label = np.asarray(label)
+        if not np.issubdtype(label.dtype, np.integer) or label.shape not in ((), (num,)):
+            raise ValueError(f"label must be one integer, or {num} of them; got {label}")
         if label.min() < 0 or label.max() >= num_labels:
             raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
-        return jnp.asarray(label)
+        return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
 
 
 def describe(diffuser: Diffuser) -> dict[str, Any]:
     """The part of model.json that rebuilds a Diffuser."""
     schedule = diffuser.schedule
-    name = next(name for name, cls in SCHEDULES.items() if type(schedule) is cls)
+    names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
+    if not names:
+        raise ValueError(f"{schedule} is not one of {', '.join(SCHEDULES)}")
     return {
         "network": describe_network(diffuser.network),
         "head": diffuser.head,
-        "schedule": {"name": name, "arguments": dataclasses.asdict(schedule)},
+        "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
     }
 
 
@@ -150,9 +154,11 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
     save_params(temporary / "params", params)
     if jax.process_index() == 0:
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
+        old = directory.with_name(directory.name + ".old")
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(old)
         temporary.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
@@ -174,8 +180,10 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
             f"no model in {directory}: give a folder with model.json, such as "
             "runs/digits/progressive/4"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ModelError(f"{directory / 'model.json'} is not JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{directory / 'model.json'} must hold an object; it holds {card!r}")
     if card.get("format") != FORMAT:
         raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
     try:
@@ -186,10 +194,13 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
         )
         shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
-        params = load_params(directory / "params", shapes, shardings)
-    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)
+        _ = model.sampling
+    except KeyError as error:
+        raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
+    except (TypeError, ValueError, FileNotFoundError) as error:
         raise ModelError(f"cannot load {directory}: {error}") from error
-    return Model(diffuser, params, card)
+    return model
 
 
 def versions() -> dict[str, str]:

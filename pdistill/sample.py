@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
             num_steps=options.num_steps,
         )
         grid = tile(np.asarray(to_uint8(images)), options.scale)
-    except ValueError as error:
+        out = Path(options.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid).save(out)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid).save(out)
     steps = options.num_steps or model.sampling.num_steps
     print(f"{options.num} images, {steps} steps -> {out}")
 

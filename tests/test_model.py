@@ -14,9 +14,9 @@ import pdistill
 from pdistill import model as models
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
-from pdistill.evaluation import noise
 from pdistill.model import Model, ModelError, load, save
 from pdistill.networks import Diffuser, DiT
+from pdistill.samplers import noise
 from pdistill.training.sharding import make_mesh
 
 # What Orbax's threads have to say after an error that was raised and caught.
@@ -257,8 +257,8 @@ def test_images_are_float32_in_minus_one_to_one(labelled):
 
 
 def test_one_step_is_the_denoiser_at_the_end(labelled, plain):
-    noise_key, _ = jax.random.split(KEY)
-    z = noise(noise_key, jnp.arange(5), SHAPE)
+    keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(jnp.arange(5))
+    z = noise.normal(noise.split(keys)[1], (5, *SHAPE), jnp.float32)
     for model, logsnr in ((labelled, -20.0), (plain, -5.0)):
         desired = jnp.clip(jax.jit(model.denoiser())(z, jnp.full(5, logsnr)), -1, 1)
         # logsnr(1) has an error of 1e-6 of its 20, its waves of 1e-4 in float32.

@@ -2,7 +2,7 @@
 
 from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture
 from pdistill.diffusion.guidance import guide
-from pdistill.diffusion.losses import WEIGHTINGS, denoising_loss, v_weight
+from pdistill.diffusion.losses import WEIGHTINGS, check_weighting, denoising_loss, v_weight
 from pdistill.diffusion.predictions import (
     HEADS,
     alpha_sigma,
@@ -39,6 +39,7 @@ __all__ = [
     "Schedule",
     "alpha_sigma",
     "angle",
+    "check_weighting",
     "denoising_loss",
     "diffuse",
     "eps_from_v",

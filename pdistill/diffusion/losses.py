@@ -19,14 +19,19 @@ WEIGHTINGS = {
 }
 
 
+def check_weighting(weighting: str) -> None:
+    """Raises ValueError unless `weighting` is in WEIGHTINGS."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
+
+
 def v_weight(weighting: str, logsnr: Array) -> Array:
     """Factor on the squared v error, of logsnr's shape, in [0, 1].
 
     Raises:
       ValueError: `weighting` is not in WEIGHTINGS.
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
+    check_weighting(weighting)
     alpha, sigma = alpha_sigma(logsnr)
     return {
         "constant": sigma**2,

@@ -1,7 +1,7 @@
 """Drawing samples and measuring them."""
 
 from pdistill.evaluation.frechet import Moments, frechet_distance
-from pdistill.evaluation.generate import Sampling, generate, generate_batches, noise
+from pdistill.evaluation.generate import Sampling, generate, generate_batches
 from pdistill.evaluation.measure import Evaluator, Measurement, draw
 from pdistill.evaluation.neighbours import nearest_distances, nearest_neighbour_ratio
 
@@ -16,5 +16,4 @@ __all__ = [
     "generate_batches",
     "nearest_distances",
     "nearest_neighbour_ratio",
-    "noise",
 ]

@@ -25,6 +25,8 @@ class Moments:
             raise ValueError(f"features must be [B, D]; got shape {features.shape}")
         if not np.isfinite(features).all():
             raise ValueError("features are not finite")
+        if not len(features):
+            return self
         if self._origin is None:
             self._origin = features.mean(0)
         centred = features - self._origin
@@ -36,6 +38,8 @@ class Moments:
     @property
     def mean(self) -> np.ndarray:
         """[D]."""
+        if not self.count:
+            raise ValueError("no rows have been added")
         return self._origin + self._sum / self.count
 
     @property

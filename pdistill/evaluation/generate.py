@@ -32,14 +32,6 @@ class Sampling:
         return samplers.num_evaluations(self.solver, self.num_steps)
 
 
-def noise(key: Array, indices: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal [B, *shape]; row i depends on `key` and indices[i] alone.
-
-    So a sample does not depend on the batch, the mesh or the model it is drawn with.
-    """
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(indices)
-
-
 @functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))
 def generate(
     diffuser: Diffuser,
@@ -51,12 +43,14 @@ def generate(
     sampling: Sampling,
     shape: tuple[int, ...],
 ) -> Array:
-    """Samples number `indices` [B] of the stream `key`: [B, *shape] float32."""
-    noise_key, solver_key = jax.random.split(key)
+    """Samples number `indices` [B] of the stream `key`: [B, *shape] float32.
+
+    Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
+    """
     return samplers.sample(
         diffuser.denoiser(params, label),
-        jax.random.fold_in(solver_key, indices[0]),
-        z_init=noise(noise_key, indices, shape),
+        jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
+        (len(indices), *shape),
         schedule=diffuser.schedule,
         num_steps=sampling.num_steps,
         solver=sampling.solver,
@@ -79,9 +73,10 @@ def generate_batches(
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[np.ndarray]:
-    """`num` samples as uint8 [<= batch_size, H, W, C], in batches of one compiled shape.
+    """`num` samples as uint8 [B, H, W, C], in batches of one compiled shape.
 
-    The batch is cut over all devices of the mesh; the last one is filled up and cut back.
+    B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
+    cut; the last batch is filled up and cut back.
     `labels` [num] are those of the samples, for a network that takes them.
     """
     batch_size = -(-min(batch_size, num) // mesh.size) * mesh.size

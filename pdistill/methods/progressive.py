@@ -34,6 +34,9 @@ class Progressive:
     weighting: str = "v_mse"
     stratified: bool = False
 
+    def __post_init__(self):
+        diffusion.check_weighting(self.weighting)
+
     def init(self, teacher: Any, num_steps: int | Array) -> TrainState:
         """The student starts as the teacher, with fresh optimizer moments.
 

@@ -45,6 +45,10 @@ class Round:
     num_steps: tuple[int, ...]
     parent: str | None = None
 
+    def __post_init__(self):
+        if not self.num_steps or min(self.num_steps) < 1:
+            raise ValueError(f"num_steps must be counts of at least 1; got {self.num_steps}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:

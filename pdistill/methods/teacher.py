@@ -27,6 +27,9 @@ class Teacher:
     weighting: str = "v_mse"
     stratified: bool = False
 
+    def __post_init__(self):
+        diffusion.check_weighting(self.weighting)
+
     def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
         params = self.diffuser.init(key, image_shape)
         return TrainState.create({"model": Learner.create(params, self.optimizer)}, frozen={})

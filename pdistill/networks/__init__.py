@@ -35,12 +35,14 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
     """The inverse of `build_network`: {"name": ..., "arguments": ...}, ready for JSON."""
-    name = next(name for name, cls in NETWORKS.items() if type(network) is cls)
+    names = [name for name, cls in NETWORKS.items() if type(network) is cls]
+    if not names:
+        raise ValueError(f"{type(network).__name__} is not one of {', '.join(NETWORKS)}")
     fields = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
     arguments = {f: getattr(network, f) for f in fields}
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
-    return {"name": name, "arguments": arguments}
+    return {"name": names[0], "arguments": arguments}
 
 
 __all__ = ["NETWORKS", "DiT", "Diffuser", "UNet", "build_network", "describe_network"]

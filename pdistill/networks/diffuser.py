@@ -28,6 +28,9 @@ class Diffuser:
     head: str
     schedule: Schedule
 
+    def __post_init__(self):
+        diffusion.output_channels(self.head, 1)  # raises for an unknown head
+
     @property
     def num_labels(self) -> int:
         """Labels the network takes; 0 if it is unconditional."""

@@ -23,14 +23,14 @@ class Block(nn.Module):
         )(nn.swish(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
-        h = modulate(_norm(self.dtype)(tokens), shift1, scale1)
+        h = modulate(normalize(tokens), shift1, scale1)
         qkv = nn.DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
         q, k, v = jnp.moveaxis(qkv(h), -3, 0)
         h = jax.nn.dot_product_attention(q, k, v)
         h = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")(h)
         tokens = tokens + gate1 * h
 
-        h = modulate(_norm(self.dtype)(tokens), shift2, scale2)
+        h = modulate(normalize(tokens), shift2, scale2)
         h = nn.Dense(self.mlp_ratio * features, dtype=self.dtype, name="mlp_in")(h)
         h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
         return tokens + gate2 * h
@@ -98,7 +98,7 @@ class DiT(nn.Module):
             2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"
         )(nn.swish(embedding))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
-        tokens = modulate(_norm(None)(tokens), shift, scale)
+        tokens = modulate(normalize(tokens), shift, scale)
         pixels = nn.Dense(
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
         )(tokens.astype(jnp.float32))
@@ -110,5 +110,7 @@ def modulate(tokens: Array, shift: Array, scale: Array) -> Array:
     return tokens * (1 + scale) + shift
 
 
-def _norm(dtype):
-    return nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)
+def normalize(tokens: Array) -> Array:
+    """Layer norm without scale and bias; float32 inside, as the input outside."""
+    norm = nn.LayerNorm(use_bias=False, use_scale=False)
+    return norm(tokens.astype(jnp.float32)).astype(tokens.dtype)

@@ -10,7 +10,7 @@ from pdistill.diffusion import angle
 
 
 def sinusoidal(u: Array, features: int) -> Array:
-    """Sines and cosines of 1000 u, u in [0, 1]: [B] -> [B, features] float32.
+    """Sines and cosines of 1000 u, u in [0, 1]: [B] -> [B, features].
 
     Frequencies exp(-j log(10000) / (half - 1)), j < half = features // 2, sines first; a zero
     pads odd `features` (Ho et al. 2020, in the form of the progressive distillation release).

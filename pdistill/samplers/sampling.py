@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, alpha_sigma
+from pdistill.samplers import noise
 from pdistill.samplers.solvers import Ddim, Heun, Solver
 
 
@@ -31,8 +32,9 @@ def sample(
 
     Args:
       denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...].
-      key: PRNG key for the first noise and for stochastic solvers. May be None when `z_init` is
-        given and the solver is deterministic.
+      key: PRNG key for the first noise and for stochastic solvers, or a key for each sample, [B]:
+        then a sample depends on its own key only. May be None when `z_init` is given and the
+        solver is deterministic.
       shape: [B, ...] of the samples; not needed with `z_init`.
       schedule: t in [0, 1] -> logsnr.
       num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
@@ -50,11 +52,12 @@ def sample(
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
+    key = None if key is None else noise.as_typed(key)
     if z_init is None:
         if shape is None:
             raise ValueError("give either shape or z_init")
-        key, init_key = jax.random.split(key)
-        z_init = jax.random.normal(init_key, tuple(shape))
+        key, init_key = noise.split(key)
+        z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
     z = _at_least_float32(z_init)
     times = jnp.arange(num_steps, -1, -1, dtype=z.dtype) / num_steps
     return _integrate(
@@ -119,7 +122,7 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
     def step(carry, inputs):
         z, memory = carry
         i, logsnr_t, logsnr_s = inputs
-        step_key = None if key is None else jax.random.fold_in(key, i)
+        step_key = None if key is None else noise.fold_in(key, i)
         x_hat = denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
 
         def advance():

@@ -10,11 +10,11 @@ import math
 import re
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Denoiser, alpha_sigma, angle, v_from_x
+from pdistill.samplers.noise import normal
 
 
 class Solver:
@@ -45,7 +45,7 @@ class Solver:
     ) -> tuple[Array, Any]:
         """One step for z, x_hat [B, ...]; logsnr_t and logsnr_s are scalars.
 
-        `key` is None in deterministic use. Returns z at logsnr_s, and the new memory.
+        `key` is None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
         """
         raise NotImplementedError
 
@@ -106,8 +106,7 @@ class Ancestral(Solver):
         one_minus_r = -jnp.expm1(logsnr_t - logsnr_s)
         mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
         sigma = sigma_t**self._fraction * sigma_s ** (1 - self._fraction)
-        noise = jax.random.normal(key, z.shape, z.dtype)
-        return mean + jnp.sqrt(one_minus_r) * sigma * noise, memory
+        return mean + jnp.sqrt(one_minus_r) * sigma * normal(key, z.shape, z.dtype), memory
 
 
 @dataclasses.dataclass(frozen=True)

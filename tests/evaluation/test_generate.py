@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from jax.sharding import AxisType
 
 from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
-from pdistill.evaluation import Sampling, generate, generate_batches, noise
+from pdistill.evaluation import Sampling, generate, generate_batches
 from pdistill.networks import Diffuser, DiT
 from pdistill.training.sharding import make_mesh
 
@@ -31,37 +30,27 @@ run = functools.partial(generate, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
 run_batches = functools.partial(generate_batches, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
 
 
-# --- Noise --------------------------------------------------------------------------------------
-
-
-def test_noise_is_standard_normal():
-    draws = noise(KEY, jnp.arange(5000), (2, 2, 1))
-    assert draws.dtype == jnp.float32
-    # Chances of one in a thousand, with a fixed key.
-    assert scipy.stats.kstest(np.ravel(draws), "norm").pvalue > 1e-3
-    correlation = np.corrcoef(np.reshape(draws, (5000, 4)).T) - np.eye(4)
-    assert np.max(np.abs(correlation)) < 4 / np.sqrt(5000)
-
-
-def test_a_row_of_noise_depends_on_its_index_alone():
-    draws = noise(KEY, jnp.arange(10), SHAPE)
-    np.testing.assert_array_equal(noise(KEY, jnp.array([7, 3]), SHAPE), draws[np.array([7, 3])])
-    assert np.all(draws != noise(jax.random.key(1), jnp.arange(10), SHAPE))
-
-
 # --- Samples ------------------------------------------------------------------------------------
 
 
-def test_generate_is_the_sampler_on_the_noise_of_the_indices(params):
+def test_generate_is_the_sampler_with_a_key_an_index(params):
     indices, label = jnp.array([5, 1, 8]), jnp.array([0, 2, 1])
-    noise_key, _ = jax.random.split(KEY)
+    keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(indices)
     desired = jax.jit(
-        lambda params, z, label: samplers.sample(
-            DIFFUSER.denoiser(params, label), None, z_init=z, schedule=DIFFUSER.schedule,
+        lambda params, keys, label: samplers.sample(
+            DIFFUSER.denoiser(params, label), keys, (3, *SHAPE), schedule=DIFFUSER.schedule,
             num_steps=3, clip=(-1.0, 1.0),
         )
-    )(params, noise(noise_key, indices, SHAPE), label)  # fmt: skip
+    )(params, keys, label)  # fmt: skip
     np.testing.assert_allclose(run(params, KEY, indices, label), desired, rtol=0, atol=1e-5)
+
+
+def test_stochastic_samples_do_not_depend_on_the_batch(params):
+    """Once the step noise was drawn for a whole batch: other batches gave other images."""
+    sampling = Sampling(num_steps=4, solver=samplers.Ancestral())
+    draw = functools.partial(generate, DIFFUSER, params, KEY, sampling=sampling, shape=SHAPE)
+    whole = draw(jnp.arange(8))
+    np.testing.assert_allclose(draw(jnp.arange(4, 8)), whole[4:], rtol=0, atol=1e-5)
 
 
 def test_number_of_evaluations():

@@ -1,0 +1,56 @@
+"""Progressive distillation on CIFAR-10 (Salimans & Ho 2022).
+
+    python -m pdistill.data.prepare cifar10
+    python -m pdistill.main --config=configs/cifar10_pd.py --workdir=runs/cifar10
+
+The published experiment: 60,004,099 parameters, 800k teacher updates, 13 rounds from 8192 steps
+to one (750k updates), batch 128. Variants: `cifar10_pd.py:x` has the paper's x head and truncated
+SNR weight instead of v; `cifar10_pd.py:cpu` is the same on a laptop's scale (see `cpu` below).
+
+FID of the paper, 50k samples, DDIM: 2.51 for the undistilled x model at many steps; distilled
+8 steps 2.57, 4 steps 3.00, 2 steps 4.51, 1 step 9.12. Computed in float32: the gap between teacher
+and student in the first rounds (1e-4) is below bfloat16's.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.recipes import laptop, salimans_ho
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant == "cpu":
+        return cpu()
+    loop = {"batch_size": 128, "save_every": 5000}
+    return salimans_ho(
+        variant=variant,
+        paper_head="x",
+        data={"name": "cifar10", "flip": True},
+        network={
+            "name": "unet",
+            "arguments": {
+                "channels": 256,
+                "embedding_channels": 1024,
+                "multipliers": (1, 1, 1),
+                "attention_sizes": (8, 16),
+                "dropout": 0.2,
+            },
+        },
+        teacher={
+            "loop": loop | {"num_updates": 800_000},
+            "optimizer": {"learning_rate": 2e-4, "weight_decay": 1e-3},
+        },
+        progressive={
+            "start_steps": 8192,
+            "loop": loop,
+            "optimizer": {"learning_rate": 5e-5},
+        },
+        evaluation={"num_samples": 50_000, "batch_size": 1000},
+    )
+
+
+def cpu() -> ConfigDict:
+    """A small transformer on the real data, 16 -> 1 steps, in under 20 minutes on two cores."""
+    return laptop(
+        data={"name": "cifar10", "flip": True},
+        network={"features": 128, "depth": 4, "heads": 4, "patch": 4},
+    )

@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from pdistill import samplers
+from pdistill.diffusion import CosineSchedule, Gaussian
+from pdistill.samplers import noise
+
+KEYS = jax.random.split(jax.random.key(0), 5000)
+
+
+def test_noise_of_many_keys_is_standard_normal_and_independent():
+    draws = noise.normal(KEYS, (5000, 2, 2), jnp.float32)
+    # Chances of one in a thousand, with fixed keys.
+    assert scipy.stats.kstest(np.ravel(draws), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(np.reshape(draws, (5000, 4)).T) - np.eye(4)
+    assert np.max(np.abs(correlation)) < 4 / np.sqrt(5000)
+
+
+def test_a_row_depends_on_its_key_alone():
+    draws = noise.normal(KEYS[:10], (10, 3), jnp.float32)
+    np.testing.assert_array_equal(
+        noise.normal(KEYS[jnp.array([7, 3])], (2, 3), jnp.float32), draws[np.array([7, 3])]
+    )
+
+
+@pytest.mark.parametrize("make", [noise.split, lambda k: [noise.fold_in(k, i) for i in (0, 7)]])
+def test_keys_made_of_keys_all_differ(make):
+    keys = [KEYS[:3], *make(KEYS[:3])]
+    assert all(key.shape == (3,) for key in keys)
+    words = np.concatenate([jax.random.key_data(key) for key in keys])
+    assert len(np.unique(words, axis=0)) == 9
+
+
+@pytest.mark.parametrize("solver", [samplers.Ddim(), samplers.Ancestral()], ids=str)
+def test_a_sample_depends_on_its_own_key_alone(solver):
+    def draw(keys):
+        return samplers.sample(
+            Gaussian(0.3, 0.7).denoise, keys, (len(keys), 2),
+            schedule=CosineSchedule(), num_steps=4, solver=solver,
+        )  # fmt: skip
+
+    np.testing.assert_array_equal(draw(KEYS[:6])[2:4], draw(KEYS[2:4]))
+
+
+def test_raw_keys_are_keys():
+    arguments = {"schedule": CosineSchedule(), "num_steps": 2, "solver": samplers.Ancestral()}
+    draw = [
+        samplers.sample(Gaussian().denoise, key, (3, 2), **arguments)
+        for key in (jax.random.key(5), jax.random.PRNGKey(5))
+    ]
+    np.testing.assert_array_equal(*draw)
