@@ -155,6 +155,7 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
     if jax.process_index() == 0:
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         old = directory.with_name(directory.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)  # a crash may have left it
         if directory.exists():
             directory.rename(old)
         temporary.rename(directory)
