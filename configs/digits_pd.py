@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "teacher",
                     "num_steps": step_counts,
                     "stratified": True,
-                    "loop": {"num_updates": 2500, "batch_size": 64, "save_every": 500},
+                    "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
                     "optimizer": {
                         "learning_rate": 3e-3,
                         "warmup": 100,

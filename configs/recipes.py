@@ -72,14 +72,19 @@ def laptop(*, data: dict[str, Any], network: dict[str, Any]) -> ConfigDict:
             "seed": 0,
             "data": data,
             "model": {"network": {"name": "dit", "arguments": network}, "schedule": COSINE},
-            "evaluation": {"num_samples": 2000, "batch_size": 500},
+            "evaluation": {
+                "metrics": ("fd_pixels",),
+                "references": ("train",),
+                "num_samples": 2000,
+                "batch_size": 500,
+            },
             "stages": (
                 {
                     "name": "teacher",
                     "method": "teacher",
                     "num_steps": powers_of_two(16),
                     "stratified": True,
-                    "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
+                    "loop": {"num_updates": 3000, "batch_size": 32, "save_every": 500},
                     "optimizer": optimizer
                     | {
                         "learning_rate": 2e-3,
@@ -95,7 +100,7 @@ def laptop(*, data: dict[str, Any], network: dict[str, Any]) -> ConfigDict:
                     "start_steps": 16,
                     "long_rounds": 1,
                     "stratified": True,
-                    "loop": {"num_updates": 400, "batch_size": 64, "save_every": 200},
+                    "loop": {"num_updates": 300, "batch_size": 32, "save_every": 100},
                     "optimizer": optimizer | {"learning_rate": 5e-4, "anneal": "linear"},
                 },
             ),

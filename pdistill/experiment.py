@@ -18,7 +18,7 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.evaluation import Evaluator, Sampling, draw, generate_batches
+from pdistill.evaluation import NEIGHBOURS, Evaluator, Sampling, draw, generate_batches
 from pdistill.methods import Round
 from pdistill.samplers import parse_solver
 from pdistill.training import init_state, train
@@ -229,7 +229,7 @@ class Experiment:
         try:
             return Evaluator(
                 [split(name) for name in settings.references],
-                split(settings.held_out),
+                split(settings.held_out) if NEIGHBOURS in settings.metrics else None,
                 settings.metrics,
             )
         except ValueError as error:

@@ -2,18 +2,19 @@
 
 from pdistill.evaluation.frechet import Moments, frechet_distance
 from pdistill.evaluation.generate import Sampling, generate, generate_batches
-from pdistill.evaluation.measure import Evaluator, Measurement, draw
-from pdistill.evaluation.neighbours import nearest_distances, nearest_neighbour_ratio
+from pdistill.evaluation.measure import NEIGHBOURS, Evaluator, Measurement, draw
+from pdistill.evaluation.neighbours import NeighbourRatio, nearest_distances
 
 __all__ = [
+    "NEIGHBOURS",
     "Evaluator",
     "Measurement",
     "Moments",
+    "NeighbourRatio",
     "Sampling",
     "draw",
     "frechet_distance",
     "generate",
     "generate_batches",
     "nearest_distances",
-    "nearest_neighbour_ratio",
 ]

@@ -17,6 +17,7 @@ class Moments:
     _origin: np.ndarray | None = None
     _sum: np.ndarray | float = 0.0
     _products: np.ndarray | float = 0.0
+    _factor: np.ndarray | None = None
 
     def add(self, features: np.ndarray) -> "Moments":
         """Counts features [B, D] in; returns self."""
@@ -29,6 +30,7 @@ class Moments:
             return self
         if self._origin is None:
             self._origin = features.mean(0)
+        self._factor = None
         centred = features - self._origin
         self.count += len(features)
         self._sum = self._sum + centred.sum(0)
@@ -50,6 +52,14 @@ class Moments:
         offset = self._sum / self.count
         return (self._products - self.count * np.outer(offset, offset)) / (self.count - 1)
 
+    @property
+    def factor(self) -> np.ndarray:
+        """L [D, D] with L L^T = covariance, negative rounding in the eigenvalues set to zero."""
+        if self._factor is None:
+            values, vectors = np.linalg.eigh(self.covariance)
+            self._factor = vectors * np.sqrt(np.maximum(values, 0))
+        return self._factor
+
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A, B (Heusel et al. 2017).
@@ -59,13 +69,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"feature sizes differ: {a.mean.shape[0]} and {b.mean.shape[0]}")
-    cov_a, cov_b = a.covariance, b.covariance
-    root = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
+    root = np.linalg.svd(a.factor.T @ b.factor, compute_uv=False).sum()
     difference = a.mean - b.mean
-    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
-
-
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """L with L L^T = covariance, negative rounding in the eigenvalues set to zero."""
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0))
+    traces = np.trace(a.covariance) + np.trace(b.covariance)
+    return float(difference @ difference + traces - 2 * root)

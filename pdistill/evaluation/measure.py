@@ -8,7 +8,7 @@ import numpy as np
 
 from pdistill.data import Dataset
 from pdistill.evaluation.frechet import Moments, frechet_distance
-from pdistill.evaluation.neighbours import nearest_neighbour_ratio
+from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.features import FEATURES
 
 NEIGHBOURS = "nearest_neighbour_ratio"
@@ -34,7 +34,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, references: Sequence[Dataset], held_out: Dataset, metrics: Sequence[str]
+        self, references: Sequence[Dataset], held_out: Dataset | None, metrics: Sequence[str]
     ) -> None:
         known = [f"fd_{name}" for name in FEATURES] + [NEIGHBOURS]
         for metric in metrics:
@@ -42,7 +42,9 @@ class Evaluator:
                 raise ValueError(f"metric must be one of {', '.join(known)}; got {metric!r}")
         self.references = references
         self.metrics = metrics
-        self._held_out = held_out
+        if NEIGHBOURS in metrics:
+            pixels = FEATURES["pixels"]
+            self._ratio = NeighbourRatio(pixels(references[0].images), pixels(held_out.images))
         self._moments = {
             (dataset.name, metric): Moments().add(FEATURES[metric[3:]](dataset.images))
             for dataset in references
@@ -70,8 +72,7 @@ class Evaluator:
 
     def _one(self, metric: str, dataset: Dataset, samples: np.ndarray) -> Measurement:
         if metric == NEIGHBOURS:
-            arrays = (samples, self._held_out.images, dataset.images)
-            value = nearest_neighbour_ratio(*map(FEATURES["pixels"], arrays))
+            value = self._ratio(FEATURES["pixels"](samples))
         else:
             samples = samples[: len(dataset)]
             moments = Moments().add(FEATURES[metric[3:]](samples))

@@ -15,10 +15,15 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 
     return np.concatenate(nearest)
 
 
-def nearest_neighbour_ratio(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> float:
+class NeighbourRatio:
     """Median distance of samples to their nearest training rows over that of held-out rows.
 
     Near one for new images like the data's; near zero for copies. All arguments [N, D].
     """
-    ours = np.median(nearest_distances(samples, train))
-    return float(ours / np.median(nearest_distances(held_out, train)))
+
+    def __init__(self, train: np.ndarray, held_out: np.ndarray):
+        self._train = train
+        self._held_out = np.median(nearest_distances(held_out, train))
+
+    def __call__(self, samples: np.ndarray) -> float:
+        return float(np.median(nearest_distances(samples, self._train)) / self._held_out)

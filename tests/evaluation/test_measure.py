@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from pdistill.data import Dataset
-from pdistill.evaluation import Evaluator, draw, nearest_neighbour_ratio
+from pdistill.evaluation import Evaluator, NeighbourRatio, draw
 
 RNG = np.random.default_rng(0)
 METRICS = ("fd_pixels", "nearest_neighbour_ratio")
@@ -49,7 +49,7 @@ def test_a_number_for_each_metric_and_reference():
     desired = [
         frechet(samples[:60], TRAIN.images),
         frechet(samples[:20], TEST.images),
-        nearest_neighbour_ratio(scaled(samples), scaled(HELD_OUT.images), scaled(TRAIN.images)),
+        NeighbourRatio(scaled(TRAIN.images), scaled(HELD_OUT.images))(scaled(samples)),
     ]
     np.testing.assert_allclose([m.value for m in found], desired, rtol=1e-10)
     assert [(metric, d.name) for metric, d in EVALUATOR.pairs()] == [
