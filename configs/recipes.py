@@ -106,3 +106,20 @@ def laptop(*, data: dict[str, Any], network: dict[str, Any]) -> ConfigDict:
             ),
         }
     )
+
+
+def head_ablation(config: ConfigDict, num_steps: int) -> ConfigDict:
+    """The teacher of `config` once for each head and weighting, named like "v-snr_trunc"."""
+    teacher = config.stages[0]
+    config.stages = tuple(
+        teacher
+        | {
+            "name": f"{head}-{weighting}",
+            "head": head,
+            "weighting": weighting,
+            "num_steps": (num_steps,),
+        }
+        for head in ("both", "x", "eps", "v")
+        for weighting in ("snr", "snr_trunc", "v_mse")
+    )
+    return config

@@ -1,0 +1,109 @@
+"""Every config parses and unfolds; the papers' build their state and trace a step, abstractly."""
+
+import importlib
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pdistill import config as configuration
+from pdistill.training import compile_update
+from pdistill.training.sharding import make_mesh, param_sharding
+
+SHAPES = {
+    "digits": (8, 8, 1),
+    "cifar10": (32, 32, 3),
+    "fashion_mnist": (28, 28, 1),
+    "imagenet64": (64, 64, 3),
+    "lsun_bedroom128": (128, 128, 3),
+    "lsun_church128": (128, 128, 3),
+}
+VARIANTS = [
+    *("digits_pd", "digits_ablation", "fashion_pd:cpu", "cifar10_pd:cpu", "cifar10_ablation"),
+    *("cifar10_pd", "cifar10_pd:x", "imagenet64_pd", "imagenet64_pd:both"),
+    *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both", "lsun_church128_pd"),
+]
+
+
+def read(name):
+    """The experiment a config describes, and its rounds."""
+    module, _, variant = name.partition(":")
+    arguments = (variant,) if variant else ()
+    plain = importlib.import_module(f"configs.{module}").get_config(*arguments).to_json()
+    experiment = configuration.parse(json.loads(plain))
+    return experiment, experiment.rounds(SHAPES[experiment.data.name])
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_config_unfolds(name):
+    _, rounds = read(name)
+    assert [r.name for r in rounds if r.parent is None] == [
+        r.name for r in rounds if r.method_name == "teacher"
+    ]
+    if name.endswith("ablation"):
+        assert len(rounds) == 12
+    else:
+        assert rounds[-1].num_steps == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "num_rounds", "updates"),
+    [
+        # The paper's figures; v has x's channels, so it has the x network's parameters.
+        ("cifar10_pd", 60_004_099, 13, 800_000 + 750_000),
+        ("cifar10_pd:x", 60_004_099, 13, 800_000 + 750_000),
+        ("imagenet64_pd:both", 295_905_222, 10, 550_000 + 600_000),
+        ("lsun_bedroom128_pd:both", 139_578_502, 10, 400_000 + 600_000),
+        ("lsun_church128_pd:both", 139_578_502, 10, 400_000 + 600_000),
+    ],
+)
+def test_the_papers_sizes(name, parameters, num_rounds, updates):
+    experiment, rounds = read(name)
+    shape = SHAPES[experiment.data.name]
+    assert count(rounds[0].method.diffuser.param_shapes(shape)) == parameters
+    assert len(rounds) == 1 + num_rounds
+    assert sum(r.loop.num_updates for r in rounds) == updates
+    assert [getattr(r.method.diffuser.network, "dropout", 0) > 0 for r in rounds] == [
+        True,
+        *[False] * num_rounds,
+    ]
+
+
+@pytest.mark.parametrize("name", ["cifar10_pd", "imagenet64_pd:both", "lsun_bedroom128_pd"])
+def test_a_step_of_paper_size_traces_on_its_mesh(name):
+    """Teacher and first student: shapes, shardings over 8 devices, and a whole update."""
+    experiment, rounds = read(name)
+    shape = SHAPES[experiment.data.name]
+    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
+    params = rounds[0].method.diffuser.param_shapes(shape)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    for r in rounds[:2]:
+        state = jax.eval_shape(r.init, key, params)
+        shards = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                sharding.shard_shape(leaf.shape), leaf.dtype
+            ),
+            state, param_sharding(state, mesh),
+        )  # fmt: skip
+        # Large leaves are cut over the fsdp axis; what is too small to cut is a few percent.
+        assert count(shards) * mesh.shape["fsdp"] < 1.05 * count(state)
+
+        batch = (r.loop.substeps, r.loop.batch_size)
+        spec = jax.ShapeDtypeStruct
+        if experiment.data.resident:
+            resident = {"image": spec((50_000, *shape), jnp.uint8), "label": spec((50_000,), int)}
+            raw = {"index": spec(batch, jnp.int32)}
+        else:
+            resident = {}
+            raw = {"image": spec((*batch, *shape), jnp.uint8), "label": spec(batch, jnp.int32)}
+        update = compile_update(r.method, mesh, experiment.data.flip)
+        after, metrics = jax.eval_shape(
+            update, state.replace(frozen={}), state.frozen, resident, raw, key
+        )
+        assert metrics["loss"].shape == ()
+        assert jax.tree.structure(after.learners) == jax.tree.structure(state.learners)
