@@ -49,8 +49,5 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def cpu() -> ConfigDict:
-    """A small transformer on the real data, 16 -> 1 steps, in under 20 minutes on two cores."""
-    return laptop(
-        data={"name": "cifar10", "flip": True},
-        network={"features": 128, "depth": 4, "heads": 4, "patch": 4},
-    )
+    """A small U-Net on the real data, 8 -> 1 steps, in under 20 minutes on two cores."""
+    return laptop({"name": "cifar10", "flip": True})

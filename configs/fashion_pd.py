@@ -12,7 +12,4 @@ from configs.recipes import laptop
 def get_config(variant: str = "cpu") -> ConfigDict:
     if variant != "cpu":
         raise ValueError(f"fashion_pd has the variant 'cpu'; got {variant!r}")
-    return laptop(
-        data={"name": "fashion_mnist", "flip": True},
-        network={"features": 128, "depth": 4, "heads": 4, "patch": 4},
-    )
+    return laptop({"name": "fashion_mnist", "flip": True})

@@ -120,7 +120,7 @@ def _builder(name: str) -> "DatasetBuilder":
 
 def _how_to_prepare(name: str) -> str:
     """What puts an array_record copy of `name` on disk, for the end of an error message."""
-    from pdistill.data.prepare import PUBLISHED
+    from pdistill.data.published import PUBLISHED
 
     if name in PUBLISHED:
         advice = f"run `{PREPARE} {name}`"

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.embeddings import LabelEmbedding, logsnr_waves
+from pdistill.networks.patches import channels_to_pixels
 
 
 class Block(nn.Module):
@@ -102,8 +103,7 @@ class DiT(nn.Module):
         pixels = nn.Dense(
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
         )(tokens.astype(jnp.float32))
-        pixels = pixels.reshape(batch, *grid, p, p, self.out_channels)
-        return pixels.swapaxes(2, 3).reshape(batch, height, width, self.out_channels)
+        return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
 
 
 def modulate(tokens: Array, shift: Array, scale: Array) -> Array:

@@ -14,7 +14,9 @@ from PIL import Image
 from tensorflow_datasets.core.hashing import Hasher
 
 from pdistill.data import load_dataset
-from pdistill.data.prepare import PUBLISHED, main, resize_square
+from pdistill.data.prepare import main
+from pdistill.data.published import PUBLISHED
+from pdistill.data.resize import resize_square
 
 CIFAR = "cifar-10-binary.tar.gz"
 
@@ -164,7 +166,7 @@ def test_nothing_is_left_of_a_failure_while_writing(root, cifar, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pdistill.data.prepare._png", full)
+    monkeypatch.setattr("pdistill.data.prepare.png", full)
     assert "No space left on device" in fails(capsys, "cifar10")
     assert list(root.iterdir()) == []
 
