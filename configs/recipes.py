@@ -75,6 +75,7 @@ def laptop(data: dict[str, Any]) -> ConfigDict:
         "attention_sizes": (7, 8),
         "head_channels": 32,
     }
+    loop = {"batch_size": 16, "substeps": 1, "log_every": 50, "save_every": 100}
     optimizer = {"b2": 0.99}
     return ConfigDict(
         {
@@ -93,7 +94,7 @@ def laptop(data: dict[str, Any]) -> ConfigDict:
                     "method": "teacher",
                     "num_steps": powers_of_two(8),
                     "stratified": True,
-                    "loop": {"num_updates": 3000, "batch_size": 16, "save_every": 500},
+                    "loop": loop | {"num_updates": 2500},
                     "optimizer": optimizer
                     | {
                         "learning_rate": 2e-3,
@@ -109,7 +110,7 @@ def laptop(data: dict[str, Any]) -> ConfigDict:
                     "start_steps": 8,
                     "long_rounds": 1,
                     "stratified": True,
-                    "loop": {"num_updates": 300, "batch_size": 16, "save_every": 100},
+                    "loop": loop | {"num_updates": 300},
                     "optimizer": optimizer | {"learning_rate": 5e-4, "anneal": "linear"},
                 },
             ),

@@ -31,7 +31,9 @@ from pdistill.training.logging import (
 )
 from pdistill.training.sharding import make_mesh
 
-ROW_KEY = ("stage", "nfe", "solver", "metric", "reference", "seed", "guidance", "gamma")
+ROW_KEY = (
+    *("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma"),
+)
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
 
 
@@ -92,7 +94,7 @@ class Experiment:
                     f"{self.workdir} holds a run with another config; give another --workdir. "
                     "They differ in: " + "; ".join(changed)
                 )
-        else:
+        elif jax.process_index() == 0:
             self.workdir.mkdir(parents=True, exist_ok=True)
             resolved = {"config": config, "versions": models.versions(), "commit": git_commit()}
             write_atomically(path, json.dumps(resolved, indent=2) + "\n")

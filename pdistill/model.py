@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill import diffusion, samplers
@@ -160,6 +161,7 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
             directory.rename(old)
         temporary.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
+    sync_global_devices(f"saved {directory}")
 
 
 def load(directory: str | Path, mesh: Mesh | None = None) -> Model:

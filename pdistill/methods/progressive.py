@@ -57,7 +57,7 @@ class Progressive:
         num_steps = state.frozen["num_steps"].astype(x.dtype)
 
         u = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        i = jnp.floor(u * num_steps)  # uniform on 0 .. N - 1
+        i = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)  # uniform on 0 .. N - 1
         logsnr_t = self.diffuser.schedule((i + 1) / num_steps)
         logsnr_m = self.diffuser.schedule((i + 0.5) / num_steps)
         logsnr_s = self.diffuser.schedule(i / num_steps)

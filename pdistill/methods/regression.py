@@ -47,4 +47,5 @@ def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -
     """
     if not stratified:
         return jax.random.uniform(key, (batch,), dtype)
-    return (jnp.arange(batch, dtype=dtype) + jax.random.uniform(key, (), dtype)) / batch
+    t = (jnp.arange(batch, dtype=dtype) + jax.random.uniform(key, (), dtype)) / batch
+    return jnp.minimum(t, 1 - jnp.finfo(dtype).epsneg)  # the last one may round to 1

@@ -71,7 +71,7 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figure:
-    """A metric against network evaluations, a line each (group, solver, guidance, gamma).
+    """A metric against network evaluations, a line each (group, solver, variance, guidance, gamma).
 
     The axes are logarithmic but for the value of the nearest-neighbour ratio. A line goes through
     the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
@@ -119,8 +119,8 @@ def drawable(row: dict[str, Any]) -> bool:
 
 
 def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
-    """{(group, solver, guidance, gamma): label}; a label names the group and what differs."""
-    settings = varying(rows, ("solver", "guidance", "gamma"))
+    """{(group, solver, variance, guidance, gamma): label}; a label names the group and what differs."""
+    settings = varying(rows, ("solver", *SETTINGS))
     labels = {}
     for row in rows:
         parts = [
@@ -133,7 +133,7 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
 
 
 def _line(row: dict[str, Any]) -> tuple:
-    return group(row["stage"]), row["solver"], row.get("guidance"), row.get("gamma")
+    return group(row["stage"]), row["solver"], *(row.get(name) for name in SETTINGS)
 
 
 @matplotlib.rc_context(STYLE)

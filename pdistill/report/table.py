@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-LINE = ("stage", "nfe", "solver", "guidance", "gamma", "seed")  # what rows of one line share
+LINE = ("stage", "nfe", "solver", "variance", "guidance", "gamma", "seed")  # what rows of one line share
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 
 
