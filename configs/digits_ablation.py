@@ -18,11 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.network.arguments.depth = 3
     config.stages[0]["loop"].update(num_updates=1000, save_every=500)
     config = head_ablation(config, num_steps=64)
-    config.evaluation = ConfigDict(
-        {
-            "metrics": ("fd_pixels",),
-            "references": ("train",),
-            "solvers": ("ddim", "ancestral:medium:0.5"),
-        }
+    config.evaluation.update(
+        metrics=("fd_pixels",), references=("train",), solvers=("ddim", "ancestral:medium:0.5")
     )
     return config

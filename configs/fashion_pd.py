@@ -12,4 +12,4 @@ from configs.recipes import laptop
 def get_config(variant: str = "cpu") -> ConfigDict:
     if variant != "cpu":
         raise ValueError(f"fashion_pd has the variant 'cpu'; got {variant!r}")
-    return laptop({"name": "fashion_mnist", "flip": True})
+    return laptop({"name": "fashion_mnist", "flip": False})

@@ -6,6 +6,20 @@ from ml_collections import ConfigDict
 
 COSINE = {"name": "cosine", "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0}}
 
+# Every key that has a default, so that --config.mesh.fsdp=8 and the like can change it.
+DATA = {"train": "train", "flip": False, "resident": True}
+MESH = {"data": -1, "fsdp": 1}
+EVALUATION = {
+    "metrics": ("fd_pixels", "nearest_neighbour_ratio"),
+    "references": ("train", "test"),
+    "held_out": "test",
+    "solvers": ("ddim",),
+    "num_samples": 0,
+    "batch_size": 500,
+    "clip": True,
+}
+LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000}
+
 
 def powers_of_two(start: int, end: int = 1) -> tuple[int, ...]:
     """start, start / 2, ..., end."""
@@ -36,17 +50,17 @@ def salimans_ho(
     return ConfigDict(
         {
             "seed": 0,
-            "data": data,
+            "data": DATA | data,
             "model": {"network": network, "head": variant or "v", "schedule": COSINE},
-            "mesh": mesh or {"data": -1, "fsdp": 1},
-            "evaluation": evaluation,
+            "mesh": MESH | (mesh or {}),
+            "evaluation": EVALUATION | evaluation,
             "stages": (
                 {
                     "name": "teacher",
                     "method": "teacher",
-                    "num_steps": powers_of_two(progressive["start_steps"]),
+                    "num_steps": powers_of_two(min(progressive["start_steps"], 1024)),
                     "weighting": weighting,
-                    "loop": teacher["loop"],
+                    "loop": LOOP | teacher["loop"],
                     "optimizer": {"warmup": 1000, "ema_decay": 0.9999} | teacher["optimizer"],
                 },
                 {
@@ -56,7 +70,7 @@ def salimans_ho(
                     "start_steps": progressive["start_steps"],
                     "long_rounds": 2,  # 100k updates for the rounds to 2 steps and to 1
                     "weighting": weighting,
-                    "loop": {"num_updates": 50_000} | progressive["loop"],
+                    "loop": LOOP | {"num_updates": 50_000} | progressive["loop"],
                     "optimizer": {"anneal": "linear"} | progressive["optimizer"],
                 },
             ),
@@ -80,9 +94,11 @@ def laptop(data: dict[str, Any]) -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "data": data,
+            "data": DATA | data,
             "model": {"network": {"name": "unet", "arguments": network}, "schedule": COSINE},
-            "evaluation": {
+            "mesh": MESH,
+            "evaluation": EVALUATION
+            | {
                 "metrics": ("fd_pixels",),
                 "references": ("train",),
                 "num_samples": 1000,

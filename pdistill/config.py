@@ -11,6 +11,7 @@ from pdistill.diffusion import output_channels
 from pdistill.methods import STAGES, Round, Stage
 from pdistill.model import build_schedule
 from pdistill.networks import Diffuser, build_network
+from pdistill.samplers import parse_solver
 
 
 class ConfigError(ValueError):
@@ -96,6 +97,8 @@ class EvaluationConfig:
             raise ValueError(f"num_samples must be 0, or at least 2; got {self.num_samples}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+        for text in self.solvers:
+            parse_solver(text)
 
 
 @dataclasses.dataclass(frozen=True)

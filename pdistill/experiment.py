@@ -19,17 +19,12 @@ from pdistill import report
 from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Sampling, draw, generate_batches
+from pdistill.files import write_atomically
 from pdistill.methods import Round
 from pdistill.samplers import parse_solver
+from pdistill.sharding import make_mesh
 from pdistill.training import init_state, train
-from pdistill.training.logging import (
-    LogFile,
-    MetricWriter,
-    format_seconds,
-    say,
-    write_atomically,
-)
-from pdistill.training.sharding import make_mesh
+from pdistill.training.logging import LogFile, MetricWriter, format_seconds, say
 
 ROW_KEY = (
     *("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma"),
@@ -78,10 +73,7 @@ class Experiment:
                     f"{self.mesh.size} devices"
                 )
         self.evaluator = self._evaluator()
-        try:
-            self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
-        except ValueError as error:
-            raise ConfigError(f"evaluation.solvers: {error}") from error
+        self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
         self._key = jax.random.key(config.seed)
 
     def claim(self, config: dict[str, Any]) -> None:
@@ -140,7 +132,9 @@ class Experiment:
         )  # fmt: skip
 
     def _measure(self, r: Round, params: Any, sampling: Sampling, writer: MetricWriter) -> None:
-        num = self.config.evaluation.num_samples or self.evaluator.num_samples
+        num = GRID_IMAGES
+        if self.evaluator.metrics:
+            num = self.config.evaluation.num_samples or self.evaluator.num_samples
         batches = generate_batches(
             r.method.diffuser, params,
             jax.random.fold_in(self._key, _hash("evaluation")),  # the same noise for every model
@@ -151,11 +145,9 @@ class Experiment:
         samples, seconds_per_image = draw(batches)
         self._keep_grid(r, sampling, samples[:GRID_IMAGES], writer)
         rows = [
-            {
-                "stage": r.name,
+            self._identity(r, sampling)
+            | {
                 "method": r.method_name,
-                "nfe": sampling.nfe,
-                "solver": sampling.solver.name,
                 "metric": m.metric,
                 "value": m.value,
                 "num_samples": m.num_samples,
@@ -164,10 +156,8 @@ class Experiment:
                 "train_steps": r.loop.num_updates,
                 "images_seen": r.loop.num_updates * r.loop.batch_size,
                 "device": jax.devices()[0].device_kind,
-                "seed": self.config.seed,
                 "rounding": "nearest",
             }
-            | ({"variance": sampling.solver.variance} if sampling.solver.stochastic else {})
             for m in self.evaluator.measure(samples)
         ]
         present = {row_key(row) for row in self.results.rows}
@@ -180,12 +170,24 @@ class Experiment:
         scalars = {f"{name}/{m['metric']}/{m['reference']}": m["value"] for m in rows}
         writer.write_scalars(sampling.nfe, scalars)
 
+    def _identity(self, r: Round, sampling: Sampling) -> dict[str, Any]:
+        """The part of a row that says what was sampled."""
+        identity = {
+            "stage": r.name,
+            "nfe": sampling.nfe,
+            "solver": sampling.solver.name,
+            "seed": self.config.seed,
+        }
+        if sampling.solver.stochastic:
+            identity["variance"] = sampling.solver.variance
+        return identity
+
     def _is_measured(self, r: Round, sampling: Sampling) -> bool:
         expected = {
-            (r.name, sampling.nfe, sampling.solver.name, metric, dataset.name, self.config.seed)
+            row_key(self._identity(r, sampling) | {"metric": metric, "reference": dataset.name})
             for metric, dataset in self.evaluator.pairs()
         }
-        rows = {row_key(row)[:6] for row in self.results.rows}
+        rows = {row_key(row) for row in self.results.rows}
         return expected <= rows and (
             sampling.solver != self._solvers[0] or str(sampling.num_steps) in self._grids(r)
         )
@@ -234,7 +236,7 @@ class Experiment:
                 split(settings.held_out) if NEIGHBOURS in settings.metrics else None,
                 settings.metrics,
             )
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
 

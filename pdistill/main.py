@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from pdistill import experiment
 from pdistill.config import ConfigError
+from pdistill.training import Diverged
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
@@ -25,7 +26,7 @@ def main(_) -> None:
         jax.distributed.initialize()
     try:
         experiment.run(_CONFIG.value, _WORKDIR.value)
-    except ConfigError as error:
+    except (ConfigError, Diverged) as error:
         sys.exit(f"error: {error}")
 
 

@@ -23,8 +23,8 @@ from pdistill import diffusion, samplers
 from pdistill.diffusion import Denoiser
 from pdistill.evaluation import Sampling, generate
 from pdistill.networks import Diffuser, build_network, describe_network
+from pdistill.sharding import one_device, param_sharding
 from pdistill.training import load_params, save_params
-from pdistill.training.sharding import one_device, param_sharding
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -76,12 +76,15 @@ class Model:
         label: Array | int | None = None,
         num_steps: int | None = None,
         solver: samplers.Solver | None = None,
+        guidance: float | None = None,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
 
         Args:
           label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
-            without labels.
+            without labels. A network with labels takes None as "no label", which only one that
+            was trained with some labels left out has learnt.
+          guidance: weight w, for a model whose card has a guidance range; None is no guidance.
           num_steps, solver: instead of those the model is made for.
 
         Returns:
@@ -92,6 +95,8 @@ class Model:
         """
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
+        if guidance is not None and self.card["guidance"] is None:
+            raise ValueError("this model was not trained for guidance; leave guidance out")
         sampling = self.sampling
         if num_steps is not None:
             sampling = dataclasses.replace(sampling, num_steps=num_steps)

@@ -65,7 +65,7 @@ def test_digits_config():
     assert [r.parent for r in rounds] == [None, *names[:-1]]
     assert [r.num_steps for r in rounds[1:]] == [(32,), (16,), (8,), (4,), (2,), (1,)]
     # As in the paper, the last two rounds are twice as long.
-    assert [r.loop.num_updates for r in rounds] == [2500, 400, 400, 400, 400, 800, 800]
+    assert [r.loop.num_updates for r in rounds] == [3000, 400, 400, 400, 400, 800, 800]
     assert [r.method.optimizer.num_updates for r in rounds] == [r.loop.num_updates for r in rounds]
     diffuser = rounds[0].method.diffuser
     assert diffuser.network == DiT(out_channels=1, patch=2, features=64, depth=4, heads=4)

@@ -6,10 +6,11 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections.config_flags import config_path
 
 from pdistill import config as configuration
+from pdistill.sharding import make_mesh, param_sharding
 from pdistill.training import compile_update
-from pdistill.training.sharding import make_mesh, param_sharding
 
 SHAPES = {
     "digits": (8, 8, 1),
@@ -107,3 +108,14 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         )
         assert metrics["loss"].shape == ()
         assert jax.tree.structure(after.learners) == jax.tree.structure(state.learners)
+
+
+@pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])
+def test_the_readmes_overrides_are_keys_of_every_config(name):
+    module, _, variant = name.partition(":")
+    config = importlib.import_module(f"configs.{module}").get_config(*[variant] * bool(variant))
+    for path in (
+        "seed", "mesh.data", "mesh.fsdp", "data.resident", "evaluation.num_samples",
+        "stages[0].loop.num_updates", "stages[0].loop.log_every", "stages[1].loop.substeps",
+    ):  # fmt: skip
+        config_path.get_value(path, config)  # KeyError if it cannot be overridden

@@ -11,7 +11,7 @@ import pdistill
 from configs import digits_pd
 from pdistill import experiment
 from pdistill.config import ConfigError
-from pdistill.training.logging import read_jsonl
+from pdistill.files import read_jsonl
 
 TIMINGS = ("seconds_per_image",)
 

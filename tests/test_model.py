@@ -17,7 +17,7 @@ from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save
 from pdistill.networks import Diffuser, DiT
 from pdistill.samplers import noise
-from pdistill.training.sharding import make_mesh
+from pdistill.sharding import make_mesh
 
 # What Orbax's threads have to say after an error that was raised and caught.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

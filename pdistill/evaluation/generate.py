@@ -15,7 +15,7 @@ from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.networks import Diffuser
 from pdistill.samplers import Solver
-from pdistill.training.sharding import batch_sharding
+from pdistill.sharding import batch_sharding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From samples to rows of results.jsonl."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,9 +10,10 @@ import numpy as np
 from pdistill.data import Dataset
 from pdistill.evaluation.frechet import Moments, frechet_distance
 from pdistill.evaluation.neighbours import NeighbourRatio
-from pdistill.features import FEATURES
+from pdistill.features import FEATURES, pixels
 
 NEIGHBOURS = "nearest_neighbour_ratio"
+BLOCK = 1000  # images whose features are in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +44,8 @@ class Evaluator:
                 raise ValueError(f"metric must be one of {', '.join(known)}; got {metric!r}")
         self.references = references
         self.metrics = metrics
-        if NEIGHBOURS in metrics:
-            pixels = FEATURES["pixels"]
-            self._ratio = NeighbourRatio(pixels(references[0].images), pixels(held_out.images))
-        self._moments = {
-            (dataset.name, metric): Moments().add(FEATURES[metric[3:]](dataset.images))
-            for dataset in references
-            for metric in metrics
-            if metric != NEIGHBOURS
-        }
+        self._held_out = held_out
+        self._moments: dict[tuple[str, str], Moments] = {}
 
     @property
     def num_samples(self) -> int:
@@ -70,14 +65,34 @@ class Evaluator:
             for dataset in self.references[:1] if metric == NEIGHBOURS else self.references:
                 yield metric, dataset
 
+    @functools.cached_property
+    def _ratio(self) -> NeighbourRatio:
+        train, held_out = self.references[0].images, self._held_out.images
+        return NeighbourRatio(pixels(train), pixels(held_out))
+
+    def _reference(self, metric: str, dataset: Dataset) -> Moments:
+        key = (metric, dataset.name)
+        if key not in self._moments:
+            self._moments[key] = _moments(metric, dataset.images)
+        return self._moments[key]
+
     def _one(self, metric: str, dataset: Dataset, samples: np.ndarray) -> Measurement:
         if metric == NEIGHBOURS:
-            value = self._ratio(FEATURES["pixels"](samples))
+            value = self._ratio(pixels(samples))
         else:
             samples = samples[: len(dataset)]
-            moments = Moments().add(FEATURES[metric[3:]](samples))
-            value = frechet_distance(moments, self._moments[dataset.name, metric])
+            moments = _moments(metric, samples)
+            value = frechet_distance(moments, self._reference(metric, dataset))
         return Measurement(metric, value, dataset.name, len(samples))
+
+
+def _moments(metric: str, images: np.ndarray) -> Moments:
+    """Moments of the features that "fd_<features>" names, of uint8 images [N, H, W, C]."""
+    features = FEATURES[metric.removeprefix("fd_")]
+    moments = Moments()
+    for start in range(0, len(images), BLOCK):
+        moments.add(features(images[start : start + BLOCK]))
+    return moments
 
 
 def draw(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:

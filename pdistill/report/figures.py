@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from pdistill.report.grids import arrange, tile
 from pdistill.report.runs import group
-from pdistill.report.table import varying
+from pdistill.report.table import SETTINGS, setting, varying
 
 DPI = 200
 COLORS = ("0.25", "C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
@@ -71,7 +71,7 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figure:
-    """A metric against network evaluations, a line each (group, solver, variance, guidance, gamma).
+    """A metric against network evaluations, a line each (group, solver, *SETTINGS).
 
     The axes are logarithmic but for the value of the nearest-neighbour ratio. A line goes through
     the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
@@ -119,12 +119,12 @@ def drawable(row: dict[str, Any]) -> bool:
 
 
 def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
-    """{(group, solver, variance, guidance, gamma): label}; a label names the group and what differs."""
+    """{(group, solver, *SETTINGS): label}; a label names the group and what differs."""
     settings = varying(rows, ("solver", *SETTINGS))
     labels = {}
     for row in rows:
         parts = [
-            row[name] if name == "solver" else f"{name} {row[name]:g}"
+            row[name] if name == "solver" else f"{name} {setting(row[name])}"
             for name in settings
             if row.get(name) is not None
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pdistill.training.logging import read_jsonl
+from pdistill.files import read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-LINE = ("stage", "nfe", "solver", "variance", "guidance", "gamma", "seed")  # what rows of one line share
+SETTINGS = ("variance", "guidance", "gamma")  # of a solver or a model, where they apply
+LINE = ("stage", "nfe", "solver", *SETTINGS, "seed")  # what rows of one line share
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """A header and lines of cells, in the order in which `rows` first name them.
 
-    A header's cell has one or two lines of text. guidance, gamma and seed have a column only
-    if they differ. What was not measured is blank.
+    A header's cell has one or two lines of text. SETTINGS and seed have a column only if they
+    differ. What was not measured is blank.
     """
     lines = {}
     for row in rows:
@@ -35,7 +36,7 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
                 first["stage"],
                 str(first["nfe"]),
                 first["solver"],
-                *("" if first.get(name) is None else f"{first[name]:g}" for name in settings),
+                *(setting(first.get(name)) for name in settings),
                 *(_three_digits(values.get(metric)) for metric in metrics),
                 _three_digits(first["seconds_per_image"]),
                 _count(first["train_steps"]),
@@ -43,6 +44,11 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, body
+
+
+def setting(value: str | float | None) -> str:
+    """A setting for people; blank where it does not apply."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,12 +2,13 @@
 
 from pdistill.training.checkpoints import Checkpointer, load_params, save_params
 from pdistill.training.gradients import value_and_grad
-from pdistill.training.loop import LoopConfig, compile_update, init_state, train
+from pdistill.training.loop import Diverged, LoopConfig, compile_update, init_state, train
 from pdistill.training.optimizers import Optimizer
 from pdistill.training.state import Learner, TrainState
 
 __all__ = [
     "Checkpointer",
+    "Diverged",
     "Learner",
     "LoopConfig",
     "Optimizer",

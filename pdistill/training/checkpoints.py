@@ -37,7 +37,8 @@ class Checkpointer:
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint, placed and sharded as `target`; None if there is none.
 
-        `target.frozen` is kept: frozen parameters are not in a checkpoint.
+        `target.frozen` is kept: frozen parameters are not in a checkpoint. The other arrays of
+        `target` are freed first, so that the state is never in memory twice.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -46,6 +47,8 @@ class Checkpointer:
             state=ocp.args.StandardRestore(_abstract(_saved_part(target))),
             iterator=ocp.args.JsonRestore(),
         )
+        for leaf in jax.tree.leaves(_saved_part(target)):
+            leaf.delete()
         restored = self._manager.restore(step, args=items)
         state = target.replace(**restored.state)
         return state, restored.iterator

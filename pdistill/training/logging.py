@@ -1,7 +1,6 @@
 """Where a run's numbers go: the terminal, TensorBoard, and a line of JSON for the report."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+
+from pdistill.files import read_jsonl, write_atomically
 
 
 class MetricWriter:
@@ -61,25 +62,6 @@ class LogFile:
         if jax.process_index() == 0:
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def read_jsonl(path: str | Path) -> list[dict]:
-    """The rows of a file of JSON lines; a last line cut short by a crash is left out."""
-    path = Path(path)
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class Progress:

@@ -13,10 +13,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data import Pipeline, make_batch
+from pdistill.sharding import batch_sharding, param_sharding, replicated, to_device
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.logging import LogFile, MetricWriter, Progress, say
-from pdistill.training.sharding import batch_sharding, param_sharding, replicated, to_device
 from pdistill.training.state import TrainState
+
+
+class Diverged(ArithmeticError):
+    """The loss is not finite; nothing of it has been saved."""
 
 
 class Steppable(Protocol):
@@ -121,6 +125,9 @@ def train(
 
     Returns:
       The state after `config.num_updates` updates.
+
+    Raises:
+      Diverged: the loss is not finite.
     """
     frozen = state.frozen
     with Checkpointer(directory / "checkpoints") as checkpointer:
@@ -143,6 +150,12 @@ def train(
 
         def log(step: int, interval: list[dict[str, Array]]) -> None:
             scalars = mean_metrics(jax.device_get(interval))
+            if not np.isfinite(scalars["loss"]):
+                raise Diverged(
+                    f"{name}: the loss is {scalars['loss']} between steps "
+                    f"{step - len(interval) * config.substeps} and {step}; the checkpoint before "
+                    f"is in {directory / 'checkpoints'}. Try a lower learning rate."
+                )
             scalars["steps_per_second"] = progress.report(step, scalars)
             writer.write_scalars(step, {f"{name}/{k}": value for k, value in scalars.items()})
             lines.append({"step": step, **scalars})

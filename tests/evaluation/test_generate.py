@@ -11,7 +11,7 @@ from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import Sampling, generate, generate_batches
 from pdistill.networks import Diffuser, DiT
-from pdistill.training.sharding import make_mesh
+from pdistill.sharding import make_mesh
 
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)

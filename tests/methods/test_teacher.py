@@ -29,6 +29,14 @@ def test_stratified_times_fill_every_interval():
     np.testing.assert_array_equal(np.floor(np.asarray(t) * 16), np.arange(16))
 
 
+def test_stratified_times_stay_below_one(monkeypatch):
+    """(B - 1 + u) / B rounds to 1 for u near 1, and a student's index then left the grid: NaN."""
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest))
+    for batch in (32, 64, 2048):
+        assert uniform_times(jax.random.key(0), batch, stratified=True).max() < 1
+
+
 def test_optimal_loss_of_a_gaussian(gaussian):
     """T9: the optimal v loss averaged over uniform t is the data's std (times the trim)."""
     method = Teacher(gaussian, Optimizer(1e-3))

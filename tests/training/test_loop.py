@@ -1,5 +1,6 @@
 """The loop: resuming, substeps and meshes change nothing that is computed."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,12 +10,13 @@ import pytest
 
 from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
+from pdistill.files import read_jsonl
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser, DiT
-from pdistill.training import LoopConfig, Optimizer, init_state, train
+from pdistill.sharding import make_mesh
+from pdistill.training import Diverged, LoopConfig, Optimizer, init_state, train
 from pdistill.training.checkpoints import Checkpointer
-from pdistill.training.logging import LogFile, MetricWriter, format_seconds, read_jsonl
-from pdistill.training.sharding import make_mesh
+from pdistill.training.logging import LogFile, MetricWriter, format_seconds
 
 DATA = Dataset(
     "noise:train",
@@ -161,3 +163,37 @@ def test_state_is_made_where_it_belongs():
     kernel = state.learners["model"].params["block_0"]["mlp_in"]["kernel"]
     assert kernel.sharding.spec[1] == "fsdp"
     assert state.step.dtype == jnp.int32
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """It says where, and no checkpoint of it is left."""
+    method = dataclasses.replace(METHOD, optimizer=Optimizer(1e38, clip_norm=0.0))
+    mesh = make_mesh()
+    state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
+    with (
+        MetricWriter(tmp_path) as writer,
+        pytest.raises(Diverged, match="t: the loss is nan between steps"),
+    ):
+        train(
+            method, state, Pipeline(DATA, 16, seed=0), LoopConfig(40, 16, 4, 4, 20),
+            jax.random.key(0), name="t", directory=tmp_path / "t", writer=writer, mesh=mesh,
+        )  # fmt: skip
+    assert not [p for p in (tmp_path / "t" / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
+    """Killed right after the save of step 8: its row was once still waiting to be written."""
+    save = Checkpointer.save
+
+    def save_and_die(self, step, *rest):
+        save(self, step, *rest)
+        if step == 8:
+            self._manager.wait_until_finished()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpointer, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 12)
+    monkeypatch.setattr(Checkpointer, "save", save)
+    _, log = run(tmp_path, 12)
+    assert [row["step"] for row in log] == [4, 8, 12]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from pdistill.sharding import batch_sharding, make_mesh, param_sharding, replicated
 from pdistill.training import Learner, Optimizer, value_and_grad
-from pdistill.training.sharding import make_mesh, param_sharding
 
 
 def numpy_adamw(params, grads, rates, b1, b2, eps, weight_decay, clip):
@@ -116,3 +116,19 @@ def test_the_rule_cuts_the_largest_divisible_axis():
 def test_a_mesh_must_fit_the_devices(shape):
     with pytest.raises(ValueError, match="devices"):
         make_mesh(*shape)
+
+
+def test_microbatches_stay_on_their_devices():
+    """Each takes examples from every device: gradients are reduced, examples are not gathered."""
+    mesh = make_mesh(8, 1)
+    place = jax.jit(lambda: (jnp.ones((3, 3)), jnp.ones((64, 3))), out_shardings=(
+        replicated(mesh), batch_sharding(mesh)
+    ))  # fmt: skip
+
+    def loss(w, x, key):
+        return jnp.mean(jnp.tanh(x @ w) ** 2)
+
+    step = jax.jit(lambda w, x: value_and_grad(loss, w, x, jax.random.key(0), 4))
+    program = step.lower(*place()).compile().as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program
