@@ -10,32 +10,20 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser
-from pdistill.methods.regression import regress, uniform_times
+from pdistill.methods.regression import Regression, uniform_times
 from pdistill.methods.stage import Round, Stage
 from pdistill.networks import Diffuser
 from pdistill.samplers import ddim_step
-from pdistill.training import Learner, Optimizer, TrainState
+from pdistill.training import Learner, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Progressive:
+class Progressive(Regression):
     """One round: the student does in one DDIM step what its teacher does in two.
 
     The teacher's parameters and the student's step count are traced (`state.frozen`), so all
     rounds of equal length share one compiled step.
-
-    Attributes:
-      weighting: of the loss, a key of `diffusion.WEIGHTINGS`.
-      stratified: spread the batch's times evenly, see `uniform_times`; the paper does not.
     """
-
-    diffuser: Diffuser
-    optimizer: Optimizer
-    weighting: str = "v_mse"
-    stratified: bool = False
-
-    def __post_init__(self):
-        diffusion.check_weighting(self.weighting)
 
     def init(self, teacher: Any, num_steps: int | Array) -> TrainState:
         """The student starts as the teacher, with fresh optimizer moments.
@@ -72,10 +60,8 @@ class Progressive:
             "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr_t),
             "label": label,
         }
-        student, metrics = regress(
-            state.learners["student"],
-            self.diffuser, self.optimizer, self.weighting, examples, dropout_key, state.step,
-        )  # fmt: skip
+        student = state.learners["student"]
+        student, metrics = self.regress(student, examples, dropout_key, state.step)
         return state.replace(learners={"student": student}), metrics
 
     def export(self, state: TrainState) -> Any:

@@ -1,43 +1,57 @@
 """Regression of one network on a v target: what teacher and students share."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import denoising_loss
+from pdistill.diffusion import check_weighting, denoising_loss
 from pdistill.networks import Diffuser
 from pdistill.training import Learner, Optimizer, value_and_grad
 
 
-def regress(
-    learner: Learner,
-    diffuser: Diffuser,
-    optimizer: Optimizer,
-    weighting: str,
-    examples: dict[str, Any],
-    key: Array,
-    step: Array,
-) -> tuple[Learner, dict[str, Array]]:
-    """One update of `learner` towards v at z.
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """A method that regresses one network on v.
 
-    Args:
-      examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...], "label": [B] or None}.
-      weighting: of the squared error, a key of `diffusion.WEIGHTINGS`. key: for dropout.
-
-    Returns:
-      The learner and {"loss", "grad_norm", "param_norm"}.
+    Attributes:
+      weighting: of the loss, a key of `diffusion.WEIGHTINGS`.
+      stratified: spread the batch's times evenly, see `uniform_times`; the papers do not.
     """
 
-    def loss(params, examples, key):
-        z, logsnr = examples["z"], examples["logsnr"]
-        v_hat = diffuser.v(params, z, logsnr, examples["label"], key)
-        return jnp.mean(denoising_loss(v_hat, examples["v"], logsnr, weighting))
+    diffuser: Diffuser
+    optimizer: Optimizer
+    weighting: str = "v_mse"
+    stratified: bool = False
 
-    value, grads = value_and_grad(loss, learner.params, examples, key, optimizer.microbatches)
-    learner, norms = learner.update(grads, optimizer, step)
-    return learner, {"loss": value, **norms}
+    def __post_init__(self):
+        check_weighting(self.weighting)
+
+    def regress(
+        self, learner: Learner, examples: dict[str, Any], key: Array, step: Array
+    ) -> tuple[Learner, dict[str, Array]]:
+        """One update of `learner` towards v at z.
+
+        Args:
+          examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...], "label": [B] or None}.
+          key: for dropout. step: updates done.
+
+        Returns:
+          The learner and {"loss", "grad_norm", "param_norm"}.
+        """
+
+        def loss(params, examples, key):
+            z, logsnr = examples["z"], examples["logsnr"]
+            v_hat = self.diffuser.v(params, z, logsnr, examples["label"], key)
+            return jnp.mean(denoising_loss(v_hat, examples["v"], logsnr, self.weighting))
+
+        value, grads = value_and_grad(
+            loss, learner.params, examples, key, self.optimizer.microbatches
+        )
+        learner, norms = learner.update(grads, self.optimizer, step)
+        return learner, {"loss": value, **norms}
 
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:

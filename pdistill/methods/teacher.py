@@ -7,28 +7,15 @@ import jax
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.methods.regression import regress, uniform_times
+from pdistill.methods.regression import Regression, uniform_times
 from pdistill.methods.stage import Round, Stage
 from pdistill.networks import Diffuser
-from pdistill.training import Learner, Optimizer, TrainState
+from pdistill.training import Learner, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
-    """Denoise real images at random noise levels.
-
-    Attributes:
-      weighting: of the loss, a key of `diffusion.WEIGHTINGS`.
-      stratified: spread the batch's times evenly, see `uniform_times`; the paper does not.
-    """
-
-    diffuser: Diffuser
-    optimizer: Optimizer
-    weighting: str = "v_mse"
-    stratified: bool = False
-
-    def __post_init__(self):
-        diffusion.check_weighting(self.weighting)
+class Teacher(Regression):
+    """Denoise real images at random noise levels."""
 
     def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
         params = self.diffuser.init(key, image_shape)
@@ -48,10 +35,8 @@ class Teacher:
             "v": diffusion.v_target(x, eps, logsnr),
             "label": batch.get("label"),
         }
-        model, metrics = regress(
-            state.learners["model"],
-            self.diffuser, self.optimizer, self.weighting, examples, dropout_key, state.step,
-        )  # fmt: skip
+        model = state.learners["model"]
+        model, metrics = self.regress(model, examples, dropout_key, state.step)
         return state.replace(learners={"model": model}), metrics
 
     def export(self, state: TrainState) -> Any:
