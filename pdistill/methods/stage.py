@@ -1,5 +1,6 @@
 """What a method tells the experiment: config stages, and the training runs they unfold into."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -51,7 +52,7 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(abc.ABC):
     """Config of a stage: an entry of the config's `stages`. A method subclasses it.
 
     Attributes:
@@ -66,10 +67,10 @@ class Stage:
         """The optimizer, annealed over `loop`."""
         return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
 
+    @abc.abstractmethod
     def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
         """The training runs of the stage, in order.
 
         Raises:
           ValueError: settings that cannot work together.
         """
-        raise NotImplementedError

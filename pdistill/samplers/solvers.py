@@ -5,6 +5,7 @@ Solvers are frozen dataclasses: hashable, so they can be static arguments of jit
 remembers earlier steps keeps that in `memory`, a pytree of fixed shape carried by the scan.
 """
 
+import abc
 import dataclasses
 import math
 import re
@@ -17,7 +18,7 @@ from pdistill.diffusion import Denoiser, alpha_sigma, angle, v_from_x
 from pdistill.samplers.noise import normal
 
 
-class Solver:
+class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
     `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise, and
@@ -33,6 +34,7 @@ class Solver:
         del z
         return ()
 
+    @abc.abstractmethod
     def step(
         self,
         denoise: Denoiser,
@@ -47,7 +49,6 @@ class Solver:
 
         `key` is None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
         """
-        raise NotImplementedError
 
 
 def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
