@@ -8,19 +8,13 @@ from typing import Any, Protocol
 from jax import Array
 
 from pdistill.networks import Diffuser
-from pdistill.training import LoopConfig, Optimizer, TrainState
+from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
 
-class Method(Protocol):
-    """A frozen dataclass of settings with pure functions over a TrainState."""
+class Method(Steppable, Protocol):
+    """What the loop needs of a method, and what its stage does: settings and pure functions."""
 
     diffuser: Diffuser
-
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        """One update of every learner; metrics include "loss"."""
-        ...
 
     def export(self, state: TrainState) -> Any:
         """The parameters to sample with."""

@@ -2,7 +2,14 @@
 
 from pdistill.training.checkpoints import Checkpointer, load_params, save_params
 from pdistill.training.gradients import value_and_grad
-from pdistill.training.loop import Diverged, LoopConfig, compile_update, init_state, train
+from pdistill.training.loop import (
+    Diverged,
+    LoopConfig,
+    Steppable,
+    compile_update,
+    init_state,
+    train,
+)
 from pdistill.training.optimizers import Optimizer
 from pdistill.training.state import Learner, TrainState
 
@@ -12,6 +19,7 @@ __all__ = [
     "Learner",
     "LoopConfig",
     "Optimizer",
+    "Steppable",
     "TrainState",
     "compile_update",
     "init_state",

@@ -28,7 +28,9 @@ class Steppable(Protocol):
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]: ...
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One update of every learner; metrics include "loss"."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
