@@ -1,0 +1,271 @@
+"""Against files of PyTorch, and files built here opcode by opcode to be wrong in every way."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pdistill.torch_files import StateDictUnpickler, WeightsError, read_torch, sha256
+
+FIXTURES = Path(__file__).parent / "fixtures/torch_files"
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+# --- Files of PyTorch -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["legacy", "zip"])
+def test_files_of_pytorch(name):
+    desired = {
+        "matrix": MATRIX,
+        "transposed": MATRIX.T,
+        "part": MATRIX[1:, ::2],
+        "expanded": np.full(3, 7, np.float32),
+        "scalar": np.array(-3, np.int64),
+        "empty": np.zeros((0, 5), np.float32),
+        "parameter": np.array([0.5, -0.5], np.float32),
+        "float64": np.array([1 / 3]),
+        "float16": np.array([1.5, -2.25], np.float16),
+        "bfloat16": np.array([1.5, -2.25], ml_dtypes.bfloat16),
+        "int32": np.array([-(2**31), 2**31 - 1], np.int32),
+        "uint8": np.array([0, 255], np.uint8),
+        "bool": np.array([True, False, True]),
+    }
+    actual = read_torch(FIXTURES / f"{name}.pth")
+    assert list(actual) == list(desired)
+    for key, array in desired.items():
+        assert actual[key].dtype == array.dtype
+        np.testing.assert_array_equal(actual[key], array, strict=True)
+
+
+# --- Files written here ---------------------------------------------------------------------------
+
+
+def value(x):
+    """Opcodes that push a plain value."""
+    return pickle.dumps(x, protocol=2)[2:-1]
+
+
+def named(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def call(function, *arguments):
+    return function + b"(" + b"".join(arguments) + b"tR"
+
+
+def storage(key="0", count=12, dtype="FloatStorage", kind="storage"):
+    kind, key, device, count = map(value, (kind, key, "cpu", count))
+    return b"(" + kind + named("torch", dtype) + key + device + count + b"tQ"
+
+
+REBUILD, ORDERED_DICT = (
+    named("torch._utils", "_rebuild_tensor_v2"),
+    named("collections", "OrderedDict"),
+)
+
+
+def tensor(offset=0, shape=(3, 4), strides=(4, 1), of=None):
+    view = map(value, (offset, shape, strides, False))
+    return call(REBUILD, of or storage(), *view, call(ORDERED_DICT))
+
+
+def program(state):
+    return b"\x80\x02" + state + b"."
+
+
+def state_dict(**tensors):
+    items = b"".join(value(name) + tensor for name, tensor in tensors.items())
+    return program(call(ORDERED_DICT) + b"(" + items + b"u")
+
+
+ELEMENTS = MATRIX.tobytes()
+
+
+def legacy(state, storages=(("0", 12, ELEMENTS),), version=1001, little_endian=True):
+    machine = {"protocol_version": version, "little_endian": little_endian, "type_sizes": {}}
+    header = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, version, machine)]
+    keys = pickle.dumps([key for key, *_ in storages], 2)
+    elements = [count.to_bytes(8, "little") + data for _, count, data in storages]
+    return b"".join([*header, state, keys, *elements])
+
+
+def zipped(state, storages=(("0", 12, ELEMENTS),), byteorder=b"little"):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("weights/data.pkl", state)
+        archive.writestr("weights/byteorder", byteorder)
+        for key, _, data in storages:
+            archive.writestr(f"weights/data/{key}", data)
+    return stream.getvalue()
+
+
+FORMATS = pytest.mark.parametrize("file", [legacy, zipped])
+
+
+def read(tmp_path, data):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(data)
+    return read_torch(path)
+
+
+@FORMATS
+def test_views_are_taken_element_by_element(tmp_path, file):
+    rng = np.random.default_rng(0)
+    views = [
+        (2, (3, 2), (3, 1)),
+        (0, (2, 2, 2), (1, 4, 2)),
+        (11, (1, 1), (50, 60)),
+        (5, (), ()),
+        (1, (4,), (0,)),
+    ]
+    elements = rng.normal(size=12)
+    data = elements.tobytes()
+    of = storage(dtype="DoubleStorage")
+    tensors = {f"t{i}": tensor(*view, of=of) for i, view in enumerate(views)}
+    arrays = read(tmp_path, file(state_dict(**tensors), [("0", 12, data)]))
+    for array, (offset, shape, strides) in zip(arrays.values(), views, strict=True):
+        assert array.shape == shape
+        for index in np.ndindex(shape):
+            assert array[index] == elements[offset + np.dot(index, strides).astype(int)]
+
+
+@FORMATS
+def test_a_file_cut_anywhere_is_an_error(tmp_path, file):
+    """The second storage has no elements: all that can be missing of it is its count."""
+    empty = tensor(0, (0,), (1,), storage("1", 0))
+    storages = [("0", 12, ELEMENTS), ("1", 0, b"")]
+    data = file(state_dict(full=tensor(), empty=empty), storages)
+    assert read(tmp_path, data)["full"].tolist() == MATRIX.tolist()
+    for length in range(len(data)):
+        with pytest.raises(WeightsError, match=r"cannot read .*weights\.pth: .+; get the file"):
+            read(tmp_path, data[:length])
+
+
+# --- Programs -------------------------------------------------------------------------------------
+
+
+def attack(marker):
+    """Programs that would create `marker` if nothing kept them from it."""
+    command = value(f"touch '{marker}'")
+    expression = value(f"open({str(marker)!r}, 'w')")
+    attribute = named("builtins", "getattr")
+    module = call(named("importlib", "import_module"), value("os"))
+    subclass = call(
+        named("builtins", "type"), value("Sub"), b"(" + ORDERED_DICT + b"t", b"}" + value("run")
+        + named("os", "system") + b"s",
+    )  # fmt: skip
+    return {
+        "system": call(named("os", "system"), command),
+        "posix": call(named("posix", "system"), command),
+        "eval": call(named("builtins", "eval"), expression),
+        "getattr": call(call(attribute, module, value("system")), command),
+        "dotted": b"\x8c\x08builtins\x8c\x0dopen.__call__\x93"
+        + b"(" + value(str(marker)) + value("w") + b"tR",
+        "instance": b"(" + command + b"ios\nsystem\n",
+        "object": b"(" + named("os", "system") + command + b"o",
+        "subclass": call(call(attribute, call(subclass), value("run")), command),
+        "nested": call(ORDERED_DICT, b"](" + value("k") + call(named("os", "system"), command)
+        + b"ta"),
+    }  # fmt: skip
+
+
+@FORMATS
+@pytest.mark.parametrize("name", list(attack("")))
+def test_nothing_in_a_file_executes(tmp_path, file, name):
+    marker = tmp_path / "marker"
+    malice = attack(marker)[name]
+    pickle.loads(b"\x80\x04" + malice + b".")  # an ordinary unpickler falls for it
+    assert marker.exists()
+    marker.unlink()
+    for state in (program(malice), state_dict(full=tensor(), more=malice)):
+        with pytest.raises(WeightsError, match="has no place in a state dict"):
+            read(tmp_path, file(b"\x80\x04" + state[2:]))
+        assert not marker.exists()
+
+
+def test_a_file_cannot_change_the_reader(tmp_path):
+    """BUILD sets attributes, but only those of a function made for this file."""
+    attributes = b"(}" + b"}" + value("__defaults__") + b"(K\x00ts" + b"t"  # (state, slots)
+    with pytest.raises(WeightsError, match="'full' is not a tensor"):
+        read(tmp_path, zipped(state_dict(full=REBUILD + attributes + b"b")))
+    function = StateDictUnpickler(io.BytesIO()).find_class("torch._utils", "_rebuild_tensor_v2")
+    assert function.__defaults__ is None
+
+
+# --- Damage ---------------------------------------------------------------------------------------
+
+
+GOOD = state_dict(full=tensor())
+BEYOND = "tensor 'full' reaches beyond its storage"
+
+
+WRONG = {
+    "offset": (state_dict(full=tensor(offset=1)), BEYOND),
+    "negative offset": (state_dict(full=tensor(offset=-1, shape=(1,), strides=(1,))), BEYOND),
+    "negative stride": (state_dict(full=tensor(offset=9, shape=(3,), strides=(-1,))), BEYOND),
+    "stride": (state_dict(full=tensor(strides=(5, 1))), BEYOND),
+    # The last element is 2**64 bytes in, which is 0 in int64.
+    "huge stride": (state_dict(full=tensor(shape=(2**32 + 1,), strides=(2**30,))), BEYOND),
+    "axes": (state_dict(full=tensor(shape=(3,))), "argument 2 is longer"),
+    "number": (state_dict(good=tensor(), full=value(3)), "'full' is not a tensor by name"),
+    "name": (program(call(ORDERED_DICT) + value(3) + tensor() + b"s"), "3 is not a tensor by name"),
+    "no dict": (program(tensor()), "it is not a state dict"),
+    "type": (state_dict(full=tensor(of=storage(dtype="QInt8Storage"))), "torch.QInt8Storage has"),
+    "kind": (state_dict(full=tensor(of=storage(kind="module"))), "is not a storage"),
+    "two storages": (
+        state_dict(full=tensor(), more=tensor(of=storage(count=13))),
+        "storage '0' is described in two ways",
+    ),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize(("state", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_state_dicts(tmp_path, file, state, message):
+    with pytest.raises(WeightsError) as error:
+        read(tmp_path, file(state))
+    assert str(error.value).startswith(f"cannot read {tmp_path / 'weights.pth'}: ")
+    assert message in str(error.value)
+
+
+DAMAGED = {
+    "empty": (b"", "it is in neither format of torch.save"),
+    "html": (b"<html>404</html>", "it is in neither format of torch.save"),
+    "version": (legacy(GOOD, version=1002), "it is not little-endian, of version 1001"),
+    "endian": (legacy(GOOD, little_endian=False), "it is not little-endian, of version 1001"),
+    "no storage": (legacy(GOOD, []), "its storages are not those of its tensors"),
+    "other storage": (legacy(GOOD, [("1", 12, ELEMENTS)]), "its storages are not those"),
+    "storage twice": (legacy(GOOD, [("0", 12, ELEMENTS)] * 2), "its storages are not those"),
+    "count": (legacy(GOOD, [("0", 11, ELEMENTS)]), "storage '0' does not have 12 elements"),
+    "endian zip": (zipped(GOOD, byteorder=b"big"), "it is not little-endian"),
+    "no storage zip": (zipped(GOOD, []), "There is no item named 'weights/data/0'"),
+    "short zip": (zipped(GOOD, [("0", 12, ELEMENTS[4:])]), "does not have 12 elements"),
+    "long zip": (zipped(GOOD, [("0", 12, ELEMENTS * 2)]), "does not have 12 elements"),
+    "flipped zip": (zipped(GOOD).replace(ELEMENTS, ELEMENTS[::-1]), "Bad CRC-32 for file"),
+    "storage twice zip": (
+        zipped(GOOD, [("0", 12, ELEMENTS), ("1", 12, ELEMENTS)]).replace(b"data/1", b"data/0"),
+        "it has two entries of one name",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files(tmp_path, data, message):
+    with pytest.raises(WeightsError, match=message):
+        read(tmp_path, data)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match="No such file or directory"):
+        read_torch(tmp_path / "weights.pth")
+
+
+def test_sha256_of_fips_180(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    desired = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "abc") == desired
