@@ -3,17 +3,14 @@
 import dataclasses
 import gzip
 import hashlib
-import http.client
-import shutil
 import tarfile
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pdistill.data.tfds_writer import PrepareError
+from pdistill.download import download
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], labels uint8 [N]
 
@@ -109,11 +106,8 @@ def _download(file: str, source: Published, folder: Path) -> Path:
     """Fetches the published `file` into `folder`."""
     url, path = source.address + file, folder / file
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as output:
-            size = int(response.headers.get("Content-Length", 0)) or None
-            with tqdm.wrapattr(response, "read", size, desc=file) as reader:
-                shutil.copyfileobj(reader, output, 2**20)
-    except (OSError, http.client.HTTPException) as error:
+        download(url, path)
+    except OSError as error:
         raise PrepareError(
             f"cannot download {url}: {error}; a copy made elsewhere can be given as --archive=PATH"
         ) from error

@@ -101,7 +101,7 @@ def _builder(name: str) -> "DatasetBuilder":
     else:
         try:
             builder = tfds.builder(name, data_dir=data_dir())
-        except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+        except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
             raise ValueError(
                 f"unknown data set {name!r}: neither digits, nor in {data_dir()}, nor one of "
                 f"TensorFlow Datasets; `{PREPARE_IMAGES}` makes one of a folder of images"

@@ -1,20 +1,55 @@
 """Drawing samples and measuring them."""
 
-from pdistill.evaluation.frechet import Moments, frechet_distance
-from pdistill.evaluation.generate import Sampling, generate, generate_batches
-from pdistill.evaluation.measure import NEIGHBOURS, Evaluator, Measurement, draw
+from pdistill.evaluation.evaluator import Evaluator
+from pdistill.evaluation.frechet import Moments, Statistics, frechet_bias, frechet_distance
+from pdistill.evaluation.generate import Sampling, Timed, generate, generate_batches
+from pdistill.evaluation.images import (
+    EvaluationError,
+    EvaluationWarning,
+    check_images,
+    labels_follow,
+    load_images,
+)
+from pdistill.evaluation.inception_score import inception_score
+from pdistill.evaluation.kid import kernel_distance
+from pdistill.evaluation.metrics import NEIGHBOURS
 from pdistill.evaluation.neighbours import NeighbourRatio, nearest_distances
+from pdistill.evaluation.precision_recall import Manifold, precision_recall
+from pdistill.evaluation.references import (
+    Reference,
+    StatisticsReference,
+    load_reference,
+    load_statistics,
+    save_statistics,
+)
+from pdistill.evaluation.spectra import Spectrum
 
 __all__ = [
     "NEIGHBOURS",
+    "EvaluationError",
+    "EvaluationWarning",
     "Evaluator",
-    "Measurement",
+    "Manifold",
     "Moments",
     "NeighbourRatio",
+    "Reference",
     "Sampling",
-    "draw",
+    "Spectrum",
+    "Statistics",
+    "StatisticsReference",
+    "Timed",
+    "check_images",
+    "frechet_bias",
     "frechet_distance",
     "generate",
     "generate_batches",
+    "inception_score",
+    "kernel_distance",
+    "labels_follow",
+    "load_images",
+    "load_reference",
+    "load_statistics",
     "nearest_distances",
+    "precision_recall",
+    "save_statistics",
 ]

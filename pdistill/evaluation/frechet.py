@@ -1,13 +1,33 @@
 """Frechet distance between feature distributions, in float64, from streamed moments."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean [D] and unbiased covariance [D, D] of features, float64.
+
+    Attributes:
+      count: rows they were computed from, or None where nobody said.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int | None = None
+
+    @functools.cached_property
+    def factor(self) -> np.ndarray:
+        """L [D, D] with L L^T = covariance, negative rounding in the eigenvalues set to zero."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return vectors * np.sqrt(np.maximum(values, 0))
+
+
 @dataclasses.dataclass
 class Moments:
-    """Mean and covariance of rows seen so far; memory does not grow with their number.
+    """Sums over the rows seen so far; memory does not grow with their number.
 
     Sums are taken around the first batch's mean, which keeps them accurate when the mean is
     large. Batches may have any size.
@@ -17,7 +37,6 @@ class Moments:
     _origin: np.ndarray | None = None
     _sum: np.ndarray | float = 0.0
     _products: np.ndarray | float = 0.0
-    _factor: np.ndarray | None = None
 
     def add(self, features: np.ndarray) -> "Moments":
         """Counts features [B, D] in; returns self."""
@@ -30,38 +49,22 @@ class Moments:
             return self
         if self._origin is None:
             self._origin = features.mean(0)
-        self._factor = None
         centred = features - self._origin
         self.count += len(features)
         self._sum = self._sum + centred.sum(0)
         self._products = self._products + centred.T @ centred
         return self
 
-    @property
-    def mean(self) -> np.ndarray:
-        """[D]."""
-        if not self.count:
-            raise ValueError("no rows have been added")
-        return self._origin + self._sum / self.count
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """[D, D], unbiased (N - 1)."""
+    def statistics(self) -> Statistics:
+        """Of the rows so far; at least two."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two rows; got {self.count}")
         offset = self._sum / self.count
-        return (self._products - self.count * np.outer(offset, offset)) / (self.count - 1)
-
-    @property
-    def factor(self) -> np.ndarray:
-        """L [D, D] with L L^T = covariance, negative rounding in the eigenvalues set to zero."""
-        if self._factor is None:
-            values, vectors = np.linalg.eigh(self.covariance)
-            self._factor = vectors * np.sqrt(np.maximum(values, 0))
-        return self._factor
+        products = self._products - self.count * np.outer(offset, offset)
+        return Statistics(self._origin + offset, products / (self.count - 1), self.count)
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A, B (Heusel et al. 2017).
 
     The trace of the root is the sum of the singular values of L_a^T L_b, with A = L_a L_a^T from
@@ -73,3 +76,18 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     difference = a.mean - b.mean
     traces = np.trace(a.covariance) + np.trace(b.covariance)
     return float(difference @ difference + traces - 2 * root)
+
+
+def frechet_bias(reference: Statistics, num: int, seed: int = 0) -> float:
+    """The distance that `num` perfect samples would have: of the reference's own Gaussian.
+
+    It is what too few samples alone add to a Frechet distance (Chong & Forsyth 2020), from one
+    draw; its spread is small beside it when `num` is of the order of D or less.
+    """
+    normal = np.random.RandomState(seed).standard_normal((num, len(reference.mean)))
+    centred = (normal - normal.mean(0)) @ reference.factor.T / np.sqrt(num - 1)
+    # tr (A B)^(1/2) as above, with the [num, D] root of the samples' covariance.
+    root = np.linalg.svd(centred @ reference.factor, compute_uv=False).sum()
+    offset = normal.mean(0) @ reference.factor.T
+    traces = np.sum(centred**2) + np.trace(reference.covariance)
+    return float(offset @ offset + traces - 2 * root)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental.multihost_utils import process_allgather
@@ -13,6 +15,7 @@ from jax.sharding import Mesh
 
 from pdistill import samplers
 from pdistill.data import to_uint8
+from pdistill.evaluation.images import EvaluationError
 from pdistill.networks import Diffuser
 from pdistill.samplers import Solver
 from pdistill.sharding import batch_sharding
@@ -25,6 +28,14 @@ class Sampling:
     num_steps: int
     solver: Solver = samplers.Ddim()  # noqa: RUF009
     clip: tuple[float, float] | None = (-1.0, 1.0)
+
+    def __post_init__(self):
+        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1; got {self.num_steps!r}")
+        if self.clip is not None:
+            low, high = self.clip
+            if not float(low) < float(high):
+                raise ValueError(f"clip must be (low, high) or None; got {self.clip}")
 
     @property
     def nfe(self) -> int:
@@ -59,6 +70,7 @@ def generate(
 
 
 _to_uint8 = jax.jit(to_uint8)
+_is_finite = jax.jit(lambda images: jnp.isfinite(images).all())
 
 
 def generate_batches(
@@ -78,6 +90,9 @@ def generate_batches(
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
     `labels` [num] are those of the samples, for a network that takes them.
+
+    Raises:
+      EvaluationError: a sample is not finite.
     """
     batch_size = -(-min(batch_size, num) // mesh.size) * mesh.size
     for start in range(0, num, batch_size):
@@ -85,4 +100,38 @@ def generate_batches(
         label = None if labels is None else labels[indices % num]
         indices, label = jax.device_put((indices, label), batch_sharding(mesh))
         images = generate(diffuser, params, key, indices, label, sampling=sampling, shape=shape)
-        yield process_allgather(_to_uint8(images), tiled=True)[: num - start]
+        images, finite = _to_uint8(images), _is_finite(images)
+        if not finite:
+            raise EvaluationError("the model's samples are not finite: it has diverged")
+        yield process_allgather(images, tiled=True)[: num - start]
+
+
+class Timed:
+    """Passes batches of images on, keeps the first `keep` of them and the time all took.
+
+    Attributes:
+      first: uint8 [up to keep, H, W, C], once they have come.
+    """
+
+    def __init__(self, batches: Iterator[np.ndarray], keep: int):
+        self._batches = batches
+        self._keep = keep
+        self._times: list[tuple[int, float]] = []  # images and seconds of each batch
+        self.first: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        clock = time.monotonic()
+        for images in self._batches:
+            self._times.append((len(images), time.monotonic() - clock))
+            if self.first is None:
+                self.first = images[: self._keep]
+            elif len(self.first) < self._keep:
+                self.first = np.concatenate([self.first, images])[: self._keep]
+            yield images
+            clock = time.monotonic()
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Without the first batch, which compiles, unless it is the only one."""
+        times = self._times[1:] or self._times
+        return sum(seconds for _, seconds in times) / sum(num for num, _ in times)

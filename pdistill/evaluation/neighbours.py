@@ -15,6 +15,13 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 
     return np.concatenate(nearest)
 
 
+def nearest_rows(features: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
+    """Which k rows of `reference` [M, D] are nearest to each row [N, D], nearest first: [N, k]."""
+    rows, reference = np.asarray(features, np.float64), np.asarray(reference, np.float64)
+    squared = np.sum(reference**2, axis=1)[None] - 2 * rows @ reference.T  # but for |row|^2
+    return np.argsort(squared, axis=1)[:, :k]
+
+
 class NeighbourRatio:
     """Median distance of samples to their nearest training rows over that of held-out rows.
 

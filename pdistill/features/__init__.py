@@ -1,15 +1,35 @@
-"""Frozen feature functions: uint8 images [B, H, W, C] -> float features [B, D].
+"""Frozen feature extractors: uint8 images [N, H, W, C] -> features [N, D].
 
-A new one is a small file and a line in FEATURES.
+A new one is a small file and a line in EXTRACTORS.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
+from pdistill.features import digits_classifier, efficientnet_lite0, inception
+from pdistill.features.base import Extractor, NetworkExtractor, fingerprint
+from pdistill.features.pixels import Pixels
 
-from pdistill.features.pixels import pixels
+EXTRACTORS: dict[str, Callable[..., Extractor]] = {
+    "pixels": Pixels,
+    "classifier": digits_classifier.load,
+    "efficientnet_lite0": efficientnet_lite0.load,
+    "inception": inception.load,
+}
 
-Features = Callable[[np.ndarray], np.ndarray]
-FEATURES: dict[str, Features] = {"pixels": pixels}
 
-__all__ = ["FEATURES", "Features", "pixels"]
+def load_extractor(name: str, **options: Any) -> Extractor:
+    """The extractor `name`.
+
+    Args:
+      options: of its loader, such as `weights=PATH`.
+
+    Raises:
+      ValueError: an unknown name. WeightsError: its weights cannot be had.
+    """
+    if name not in EXTRACTORS:
+        raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}; got {name!r}")
+    return EXTRACTORS[name](**options)
+
+
+__all__ = ["EXTRACTORS", "Extractor", "NetworkExtractor", "fingerprint", "load_extractor"]

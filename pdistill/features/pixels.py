@@ -1,8 +1,19 @@
 """The plainest features: pixels in [-1, 1]."""
 
+import dataclasses
+
 import numpy as np
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, C] -> float64 [B, H W C] in [-1, 1]."""
-    return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """uint8 [N, H, W, C] -> float64 [N, H W C] in [-1, 1]; exact, so it needs no device."""
+
+    name: str = "pixels"
+    preprocessing: str = "none"
+    fingerprint: str = "1"
+    channels: None = None
+    size: None = None
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"features": images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1}

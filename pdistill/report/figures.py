@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
@@ -31,7 +32,9 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,
 }
-LINEAR = ("nearest_neighbour_ratio",)  # metrics on a linear axis
+RATIO = "nearest_neighbour_ratio"
+SHARES = ("precision", "recall")  # metrics in [0, 1]
+LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 
@@ -47,13 +50,47 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     def cell(images: np.ndarray | None) -> np.ndarray | None:
         return None if images is None else tile(images[:16])
 
-    picture, columns, rows = arrange(
-        [[cell(cells.get(count)) for count in counts] for cells in groups.values()], gap=12
+    figure, axes, columns, rows = _pictures(
+        [[cell(cells.get(count)) for count in counts] for cells in groups.values()],
+        left=40 + 19 * max(map(len, groups)),
+        top=110,
     )
+    axes.set_xticks(columns, counts)
+    axes.set_yticks(rows, groups)
+    axes.set_xlabel("sampling steps", labelpad=6)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def neighbours(runs: Mapping[str, np.ndarray]) -> Figure:
+    """Samples in the first row of each block, and the training images nearest to each below.
+
+    Args:
+      runs: {run: uint8 [n, 1 + k, H, W, C]}.
+    """
+    blocks = [
+        tile(images.swapaxes(0, 1).reshape(-1, *images.shape[2:]), columns=len(images))
+        for images in runs.values()
+    ]
+    figure, axes, _, rows = _pictures(
+        [[block] for block in blocks], left=40 + 19 * max(map(len, runs)), top=20
+    )
+    axes.set_xticks([])
+    axes.set_yticks(rows, runs)
+    return figure
+
+
+def _pictures(
+    cells: Sequence[Sequence[np.ndarray | None]], left: int, top: int
+) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
+    """Cells as `arrange` takes them, with room for labels: figure, axes, columns, rows.
+
+    A whole number of the figure's pixels shows one of a cell, so that nothing is resampled.
+    """
+    picture, columns, rows = arrange(cells, gap=12)
     height, width, _ = picture.shape
-    # A whole number of the figure's pixels for one of the picture, so that nothing is resampled.
     zoom = 2 if width <= 1300 else 1
-    left, top, edge = 40 + 19 * max(map(len, groups)), 110, 20  # room around it, in pixels
+    edge = 20
     size = np.array([left + zoom * width + edge, top + zoom * height + edge])
     figure = Figure(size / DPI, dpi=DPI)
     box = np.array([[left, edge], [zoom * width, zoom * height]]) / size
@@ -61,19 +98,16 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xticks(columns, counts)
-    axes.set_yticks(rows, groups)
-    axes.set_xlabel("sampling steps", labelpad=6)
     axes.tick_params(length=0, labelsize=11)
     axes.spines[:].set_visible(False)
-    return figure
+    return figure, axes, columns, rows
 
 
 @matplotlib.rc_context(STYLE)
-def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figure:
+def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -> Figure:
     """A metric against network evaluations, a line each (group, solver, *SETTINGS).
 
-    The axes are logarithmic but for the value of the nearest-neighbour ratio. A line goes through
+    The axes are logarithmic but for the values of the metrics in LINEAR. A line goes through
     the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
 
     Args:
@@ -95,16 +129,20 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str) -> Figur
             color = COLORS[i % len(COLORS)]
             axes.plot(nfes, means, color=color, marker=MARKERS[i % len(MARKERS)], label=label)
             axes.plot([nfe for nfe, _ in values], values.values(), ".", color=color)
-    axes.set_title(f"{metric} against {reference}")
+    axes.set_title(f"{metric} against {reference}" if reference else metric)
     axes.set_xlabel("network evaluations")
     _nfe_axis(axes.xaxis, sorted({row["nfe"] for row in chosen}))
-    if metric in LINEAR:
+    if metric in SHARES:
+        axes.set_ylim(0, 1)
+    elif metric == RATIO:
         axes.axhline(COPYING, color="C3", linewidth=1, linestyle="--")
         axes.annotate(
             f"below {COPYING}: perhaps copies of training images", (0, COPYING), (6, -4),
             xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="top", color="C3",
         )  # fmt: skip
         axes.set_ylim(0, 1.1 * max(COPYING, *(row["value"] for row in chosen)))
+    elif metric in LINEAR:
+        axes.set_ylim(0, 1.1 * max(row["value"] for row in chosen))
     else:
         _log_axis(axes.yaxis, [row["value"] for row in chosen])
     axes.grid(axis="y", color="0.9")
@@ -134,6 +172,23 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
 
 def _line(row: dict[str, Any]) -> tuple:
     return group(row["stage"]), row["solver"], *(row.get(name) for name in SETTINGS)
+
+
+@matplotlib.rc_context(STYLE)
+def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
+    """Radial power spectra [R] of each run's samples and of the data, as `evaluation.Spectrum`."""
+    figure = Figure((11.4, 3.6), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(data, color="0.25", linewidth=3, label="data")
+    for i, (run, values) in enumerate(runs.items()):
+        color = matplotlib.colormaps["viridis"](i / max(len(runs) - 1, 1))
+        axes.plot(values, color=color, label=run)
+    axes.set_xlabel("cycles an image")
+    axes.set_ylabel("log10 power")
+    axes.set_xlim(0, len(data) - 1)
+    axes.grid(axis="y", color="0.9")
+    figure.legend(loc="outside right upper")
+    return figure
 
 
 @matplotlib.rc_context(STYLE)

@@ -8,12 +8,13 @@ import numpy as np
 PADDING = 232  # light grey
 
 
-def tile(images: np.ndarray, scale: int | None = None) -> np.ndarray:
-    """Images as a near-square grid, row by row, one light pixel around each.
+def tile(images: np.ndarray, scale: int | None = None, columns: int | None = None) -> np.ndarray:
+    """Images as a grid, row by row, one light pixel around each.
 
     Args:
       images: uint8 [N, H, W, C], C = 1 (grey) or 3.
       scale: pixels a pixel, nearest neighbour; the default makes an image about 32 wide.
+      columns: images in a row; the default makes a near-square grid.
 
     Returns:
       uint8 [H', W', 3], with H' = scale * (rows * (H + 1) + 1) and W' likewise.
@@ -34,7 +35,7 @@ def tile(images: np.ndarray, scale: int | None = None) -> np.ndarray:
         scale = max(1, round(32 / width))
     elif scale < 1:
         raise ValueError(f"scale must be at least 1; got {scale}")
-    columns = math.ceil(math.sqrt(number))
+    columns = columns or math.ceil(math.sqrt(number))
     rows = math.ceil(number / columns)
     grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), PADDING, np.uint8)
     for i, image in enumerate(images):

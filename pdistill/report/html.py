@@ -62,10 +62,24 @@ def build(workdir: str | Path) -> Path:
         for metric, reference in dict.fromkeys(
             (row["metric"], row["reference"]) for row in run.rows if figures.drawable(row)
         ):
-            name = re.sub(r"[^\w.-]", "_", f"metric_{metric}_{reference}.png")
+            title = f"{metric} against {reference}" if reference else metric
+            name = re.sub(r"\W+", "_", f"metric_{metric}_{reference or ''}").rstrip("_") + ".png"
             figure = figures.metric(run.rows, metric, reference)
-            sections.append(picture(name, f"{metric} against {reference}", figure))
+            sections.append(picture(name, title, figure))
         sections.append("</div>")
+    if run.pictures:
+        last = {runs.group(name): name for name in run.pictures}
+        nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
+        spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
+        data = next(iter(run.pictures.values()))["data_spectrum"]
+        sections += [
+            "<h2>Are they copies?</h2>",
+            "<p>First row of a block: samples; below each, the nearest training images.</p>",
+            picture("neighbours.png", "Nearest training images", figures.neighbours(nearest)),
+            "<h2>Spectra</h2>",
+            "<p>Radially averaged power: too little at the right is blur, too much is noise.</p>",
+            picture("spectra.png", "Radial power spectra", figures.spectra(spectra, data)),
+        ]
     if run.losses:
         image = picture("losses.png", "Loss against updates", figures.losses(run.losses))
         sections += ["<h2>Training</h2>", image]

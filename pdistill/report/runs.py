@@ -22,6 +22,7 @@ class RunDirectory:
       name: of the directory. rows: of results.jsonl. config: config.json, or None.
       samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz. Where runs of a group
         share a step count, the last one counts: it is the one distilled for it.
+      pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
     """
 
@@ -29,6 +30,7 @@ class RunDirectory:
     rows: list[dict[str, Any]]
     config: dict[str, Any] | None
     samples: dict[str, dict[int, np.ndarray]]
+    pictures: dict[str, dict[str, np.ndarray]]
     losses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
@@ -55,6 +57,11 @@ def read(workdir: str | Path) -> RunDirectory:
             by_steps = {int(steps): archive[steps] for steps in archive.files}
         samples.setdefault(group(run), {}).update(by_steps)
 
+    pictures = {}
+    for run, path in _files(workdir, "pictures.npz", stages).items():
+        with np.load(path) as archive:
+            pictures[run] = dict(archive)
+
     losses = {}
     for run, path in _files(workdir, "log.jsonl", stages).items():
         curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
@@ -63,7 +70,7 @@ def read(workdir: str | Path) -> RunDirectory:
 
     config = workdir / "config.json"
     config = json.loads(config.read_text()) if config.exists() else None
-    return RunDirectory(workdir.name, rows, config, samples, losses)
+    return RunDirectory(workdir.name, rows, config, samples, pictures, losses)
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:

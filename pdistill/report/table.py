@@ -22,7 +22,7 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = [
         *LINE[:3],
         *settings,
-        *map("\n".join, metrics),
+        *(f"{metric}\n{reference or ''}" for metric, reference in metrics),
         "seconds/\nimage",
         "train\nupdates",
         "images\nseen",
@@ -34,13 +34,13 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         body.append(
             [
                 first["stage"],
-                str(first["nfe"]),
-                first["solver"],
+                _count(first["nfe"]),
+                first["solver"] or "",
                 *(setting(first.get(name)) for name in settings),
                 *(_three_digits(values.get(metric)) for metric in metrics),
-                _three_digits(first["seconds_per_image"]),
-                _count(first["train_steps"]),
-                _count(first["images_seen"]),
+                _three_digits(first.get("seconds_per_image")),
+                _count(first.get("train_steps")),
+                _count(first.get("images_seen")),
             ]
         )
     return header, body
@@ -84,5 +84,5 @@ def _three_digits(value: float | None) -> str:
     return f"{value:#.3g}".removesuffix(".")
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

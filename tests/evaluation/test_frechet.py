@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pdistill.evaluation import Moments, frechet_distance
+from pdistill.evaluation import Moments, Statistics, frechet_bias, frechet_distance
 
 
 def rows(num, dim, seed=0):
@@ -15,7 +15,7 @@ def moments(features, sizes=()):
     found = Moments()
     for part in np.split(features, np.cumsum(sizes)):
         found.add(part)
-    return found
+    return found.statistics()
 
 
 # --- Moments ------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_features_that_cannot_be_counted():
     with pytest.raises(ValueError, match=r"must be \[B, D\]; got shape \(3,\)"):
         Moments().add(np.zeros(3))
     with pytest.raises(ValueError, match="at least two rows; got 1"):
-        _ = Moments().add(np.zeros((1, 3))).covariance
+        Moments().add(np.zeros((1, 3))).statistics()
 
 
 # --- Frechet distance ---------------------------------------------------------------------------
@@ -106,3 +106,38 @@ def test_distance_is_symmetric():
 def test_distance_of_other_features():
     with pytest.raises(ValueError, match="feature sizes differ: 3 and 4"):
         frechet_distance(moments(rows(9, 3)), moments(rows(9, 4)))
+
+
+# --- Too few samples ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num", [10, 30, 400])
+def test_bias_is_the_mean_distance_of_gaussian_samples(num):
+    """Against samples drawn and measured the ordinary way, within 4 standard errors."""
+    reference = moments(rows(500, 20))
+    rng = np.random.default_rng(3)
+
+    def draw():
+        samples = rng.multivariate_normal(reference.mean, reference.covariance, num)
+        return frechet_distance(moments(samples), reference)
+
+    distances = [draw() for _ in range(100)]
+    biases = [frechet_bias(reference, num, seed) for seed in range(100)]
+    error = np.hypot(np.std(distances), np.std(biases)) / 10
+    assert abs(np.mean(distances) - np.mean(biases)) < 4 * error
+    assert np.std(biases) < 0.4 * np.mean(biases)  # so one draw tells its size
+
+
+def test_distance_of_two_gaussians_from_samples():
+    """The closed form within what so many samples leave: bias and 5 standard deviations of it."""
+    a = Statistics(np.array([0.0, 1.0]), np.array([[1.0, 0.3], [0.3, 0.5]]))
+    b = Statistics(np.array([0.5, 0.0]), np.array([[0.4, 0.0], [0.0, 1.5]]))
+    rng = np.random.default_rng(4)
+    num, found = 4000, []
+    for _ in range(20):
+        x, y = (rng.multivariate_normal(s.mean, s.covariance, num) for s in (a, b))
+        found.append(frechet_distance(moments(x), moments(y)))
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    desired = 1.25 + np.trace(a.covariance + b.covariance - 2 * root)
+    np.testing.assert_allclose(frechet_distance(a, b), desired, rtol=1e-12)
+    assert abs(np.mean(found) - desired) < 5 * np.std(found) / np.sqrt(20) + 10 / num

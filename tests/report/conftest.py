@@ -21,17 +21,20 @@ def row():
 
 @pytest.fixture
 def workdir(tmp_path):
-    """write(rows, samples={run: {steps: images}}, logs={run: losses}, config=None): a run."""
+    """write(rows, samples={run: {steps: images}}, pictures={run: arrays}, logs={run: losses},
+    config=None): a run."""
 
-    def write(rows, samples=(), logs=(), config=None, name="digits"):
+    def write(rows, samples=(), pictures=(), logs=(), config=None, name="digits"):
         directory = tmp_path / name
         directory.mkdir()
         lines = [json.dumps(row) + "\n" for row in rows]
         (directory / "results.jsonl").write_text("".join(lines))
-        for run in {*samples, *logs}:
+        for run in {*samples, *pictures, *logs}:
             (directory / run).mkdir(parents=True)
         for run, by_steps in dict(samples).items():
             np.savez(directory / run / "samples.npz", **{str(k): v for k, v in by_steps.items()})
+        for run, arrays in dict(pictures).items():
+            np.savez(directory / run / "pictures.npz", **arrays)
         for run, losses in dict(logs).items():
             log = [json.dumps({"step": 10 * i, "loss": x}) for i, x in enumerate(losses, 1)]
             (directory / run / "log.jsonl").write_text("\n".join(log))

@@ -49,6 +49,37 @@ def test_samples_of_many_steps_stay_within_the_page():
     assert figure.get_figwidth() * figures.DPI < 2500
 
 
+def test_neighbours_stand_below_their_sample(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 8, 8, 1), np.uint8)
+    figure = figures.neighbours({"teacher": images[:12], "progressive/1": images[:5]})
+    (axes,) = figure.axes
+    assert labels(axes.get_yticklabels()) == ["teacher", "progressive/1"]
+    figures.save(figure, tmp_path / "neighbours.png")
+    picture = np.asarray(Image.open(tmp_path / "neighbours.png").convert("RGB"))
+    left, top, cell = 40 + 19 * len("progressive/1"), 20, 2 * 4 * 9  # 8 pixels of an image's 1
+    for column, row in ((0, 0), (0, 3), (11, 2)):
+        y, x = top + row * cell + 8, left + column * cell + 8  # inside the light border
+        shown = picture[y : y + 64 : 8, x : x + 64 : 8, :1]
+        np.testing.assert_array_equal(shown, images[column, row])
+
+
+def test_spectra_are_drawn_as_they_are():
+    data, sharp = np.linspace(2, -2, 9), np.linspace(2, -1, 9)
+    (axes,) = figures.spectra({"teacher": sharp}, data).axes
+    drawn = lines(axes)
+    assert list(drawn) == ["data", "teacher"]
+    np.testing.assert_allclose(drawn["data"][1], data)
+    np.testing.assert_allclose(drawn["teacher"][1], sharp)
+    assert axes.get_xlim() == (0, 8)
+
+
+def test_metrics_in_the_unit_interval_are_drawn_in_it(row):
+    rows = [row("teacher", n, 0.1 * n, metric="recall", reference=None) for n in (1, 2)]
+    (axes,) = figures.metric(rows, "recall", None).axes
+    assert axes.get_ylim() == (0, 1)
+    assert axes.get_title(loc="left") == "recall"
+
+
 def test_metric_lines(row):
     rows = [
         row("teacher", 8, 2.0),

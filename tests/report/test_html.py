@@ -62,7 +62,15 @@ def full(row, workdir):
     ]
     samples = {"teacher": {2: IMAGES}, "progressive/1": {1: IMAGES}}
     logs = {"teacher": [2.0, 1.0], "progressive/1": [1.0, 0.5]}
-    return workdir(rows, samples, logs, CONFIG)
+    pictures = {
+        run: {
+            "neighbours": np.zeros((3, 4, 8, 8, 1), np.uint8),
+            "spectrum": np.zeros(5),
+            "data_spectrum": np.ones(5),
+        }
+        for run in samples
+    }
+    return workdir(rows, samples, pictures, logs, CONFIG)
 
 
 def test_page(full):
@@ -70,7 +78,7 @@ def test_page(full):
     assert path == full / "report.html"
     page = Page(path.read_text())
     assert page.texts["title"] == page.texts["h1"] == ["digits"]
-    assert page.texts["h2"] == ["Samples", "Results", "Training"]
+    assert page.texts["h2"] == ["Samples", "Results", "Are they copies?", "Spectra", "Training"]
     assert page.texts["p"][0] == (
         "seed 3 · data digits · model dit · stages teacher, progressive · "
         "commit 0123456789 · measured on cpu"
@@ -85,6 +93,8 @@ def test_page(full):
         "figures/samples.png",
         "figures/metric_fd_pixels_digits_train.png",
         "figures/metric_nearest_neighbour_ratio_digits_train.png",
+        "figures/neighbours.png",
+        "figures/spectra.png",
         "figures/losses.png",
     ]
     assert sorted(p.name for p in (full / "figures").iterdir()) == sorted(

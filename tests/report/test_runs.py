@@ -34,6 +34,7 @@ def test_contents(row, workdir):
     directory = workdir(
         rows,
         samples={"guided/4": {4: images(4)}, "guided/stage1": {4: images(1), 8: images(8)}},
+        pictures={"guided/4": {"spectrum": np.arange(3)}},
         logs={"guided/4": [0.5, 0.25], "guided/stage1": []},
         config={"config": {}},
     )
@@ -42,6 +43,7 @@ def test_contents(row, workdir):
     assert run.rows == rows
     assert run.config == {"config": {}}
     assert {steps: x.max() for steps, x in run.samples["guided"].items()} == {4: 4, 8: 8}
+    np.testing.assert_array_equal(run.pictures["guided/4"]["spectrum"], [0, 1, 2])
     assert list(run.losses["guided"]) == ["guided/4"]  # a log without lines is none
     np.testing.assert_array_equal(run.losses["guided"]["guided/4"], [[10, 20], [0.5, 0.25]])
 

@@ -58,3 +58,11 @@ def test_rows_of_one_model_meet_whatever_lies_between(row):
 )  # fmt: skip
 def test_three_digits(value, text):
     assert _three_digits(value) == text
+
+
+def test_what_images_of_others_lack_is_blank():
+    """Rows of `evaluate --images`: no solver, no training; the Inception Score has no reference."""
+    row = {"stage": "a.npz", "nfe": None, "solver": None, "seed": None, "value": 3.0}
+    header, (cells,) = pivot([row | {"metric": "is", "reference": None}])
+    assert header[3] == "is\n"
+    assert cells == ["a.npz", "", "", "3.00", "", "", ""]

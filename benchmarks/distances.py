@@ -1,0 +1,102 @@
+"""Do the distances rise with damage? CIFAR-10 against noisy, blurred, compressed, poorer copies.
+
+    python benchmarks/distances.py --out=benchmarks/results/distances.json
+
+5,000 training images against 5,000 held-out ones, and against copies of themselves at rising
+strengths. Prints a table and says where a distance fails to rise.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+
+from pdistill.data import load_dataset
+from pdistill.evaluation import Moments, Statistics, frechet_distance
+from pdistill.features import load_extractor
+
+NUM = 5000
+NOISE = (2, 4, 8, 16, 32)  # standard deviation, in levels of 255
+BLUR = (0.25, 0.5, 0.75, 1.0, 1.5)  # standard deviation, in pixels
+JPEG = (95, 80, 60, 40, 20)  # quality
+CLASSES = (1, 2, 3, 4, 5)  # dropped
+
+
+def noisy(images: np.ndarray, std: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(scale=std, size=images.shape)
+    return np.clip(np.round(images + noise), 0, 255).astype(np.uint8)
+
+
+def blurred(images: np.ndarray, std: float) -> np.ndarray:
+    smooth = scipy.ndimage.gaussian_filter(images.astype(np.float32), (0, std, std, 0))
+    return np.clip(np.round(smooth), 0, 255).astype(np.uint8)
+
+
+def compressed(images: np.ndarray, quality: int) -> np.ndarray:
+    copies = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        copies.append(np.asarray(Image.open(buffer)))
+    return np.stack(copies)
+
+
+def distances(features: str) -> Iterator[tuple[str, float, float]]:
+    """(damage, strength, Frechet distance), strengths of a damage in rising order."""
+    extractor = load_extractor(features)
+
+    def statistics(rows: np.ndarray) -> Statistics:
+        return Moments().add(rows).statistics()
+
+    train, test = (load_dataset("cifar10", split) for split in ("train", "test"))
+    images, labels = train.images[:NUM], train.labels[:NUM]
+    rows = extractor(images)["features"]
+    reference = statistics(rows)
+
+    def distance(copies: np.ndarray) -> float:
+        return frechet_distance(statistics(extractor(copies)["features"]), reference)
+
+    yield "held-out images", 0, distance(test.images[:NUM])
+    for damage, function, strengths in (
+        ("noise", noisy, NOISE), ("blur", blurred, BLUR), ("jpeg", compressed, JPEG),
+    ):  # fmt: skip
+        for strength in strengths:
+            yield damage, strength, distance(function(images, strength))
+    for count in CLASSES:
+        kept = statistics(rows[labels >= count])
+        yield "classes dropped", count, frechet_distance(kept, reference)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    tables, clock = {}, time.monotonic()
+    for features in ("pixels", "efficientnet_lite0"):
+        tables[features] = []
+        for damage, strength, value in distances(features):
+            tables[features].append([damage, strength, value])
+            print(f"{features:<20} {damage:<16} {strength:>5} {value:10.4f}", flush=True)
+        for damage, group in itertools.groupby(tables[features], key=lambda row: row[0]):
+            values = [value for _, _, value in group]
+            rises = all(a < b for a, b in itertools.pairwise(values))
+            print(f"{features:<20} {damage:<16} {'rises' if rises else 'DOES NOT RISE'}")
+    if options.out:
+        about = {
+            "images": NUM,
+            "device": jax.devices()[0].device_kind,
+            "seconds": round(time.monotonic() - clock),
+        }
+        options.out.write_text(json.dumps(about | {"frechet_distance": tables}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

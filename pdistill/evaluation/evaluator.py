@@ -1,0 +1,243 @@
+"""From batches of samples to the numbers of results.jsonl, in one pass."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pdistill.evaluation.frechet import Moments, Statistics
+from pdistill.evaluation.images import (
+    EvaluationError,
+    EvaluationWarning,
+    Repeats,
+    labels_follow,
+)
+from pdistill.evaluation.metrics import NEIGHBOURS, Collected, Metric, parse_metrics
+from pdistill.evaluation.neighbours import nearest_rows
+from pdistill.evaluation.references import Reference, StatisticsReference
+from pdistill.evaluation.spectra import radial_spectrum
+from pdistill.features import load_extractor
+
+NEIGHBOUR_PICTURES = 12  # samples shown with their neighbours
+NEIGHBOURS_SHOWN = 3
+
+
+class Evaluator:
+    """Measures sets of samples against fixed references, whose statistics are computed once.
+
+    Args:
+      references: to compare with. metrics: names, as in `evaluation.metrics`.
+      num_samples: samples each reference is compared with, the first ones; 0 for as many as it
+        has images.
+      features: space of precision_recall. held_out: images for the nearest-neighbour ratio, of
+        which the first reference holds the training images.
+      options: of extractors' loaders, such as {"inception": {"weights": PATH}}.
+
+    Raises:
+      ValueError: an unknown metric or feature space. WeightsError: weights are out of reach.
+      EvaluationError: metrics that these references do not allow.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Reference | StatisticsReference],
+        metrics: Sequence[str],
+        *,
+        num_samples: int = 0,
+        features: str = "",
+        held_out: Reference | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        if NEIGHBOURS in metrics and held_out is None:
+            raise EvaluationError(f"{NEIGHBOURS} needs held-out images, besides training images")
+        self.references = references
+        self.metrics = parse_metrics(metrics, features, held_out)
+        self._num_samples = num_samples
+        self._extractors = {
+            name: load_extractor(name, **(options or {}).get(name, {}))
+            for name in dict.fromkeys(metric.features for metric in self.metrics)
+        }
+        for reference in references:
+            if reference.images is not None:
+                self._check_shape(reference.images.shape[1:], reference.name)
+                continue
+            for metric in self.metrics:
+                if metric.compares != "none" and metric.needs != "statistics":
+                    raise EvaluationError(
+                        f"{reference.name} holds only mu and sigma, which {metric.names(0)[0]} "
+                        "cannot use: it needs images"
+                    )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to draw: as many as the references are compared with."""
+        counts = [self._limit(reference) for reference in self.references]
+        return max(counts, default=self._num_samples)
+
+    def expected(self) -> set[tuple[str, str | None]]:
+        """(metric, reference) of each row that measuring `num_samples` samples gives."""
+        return {
+            (name, reference and reference.name)
+            for metric, reference in self._pairs()
+            for name in metric.names(self._limit(reference))
+        }
+
+    def measure(
+        self, batches: Iterable[np.ndarray], labels: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
+        """Measures samples, uint8 [B, H, W, C] a batch, made for `labels` [N] if there are any.
+
+        Returns:
+          For each metric and reference {"metric", "value", "reference", "num_samples",
+          "features", "preprocessing", "labels", and what the metric adds}. "labels" is "data"
+          for labels distributed as the reference's, "other", or None. "duplicates" counts
+          samples that are copies of earlier ones, where there are any.
+
+        Raises:
+          EvaluationError: images that cannot be measured, or not against these references.
+        """
+        spaces = {name: self._collector(name) for name in self._extractors}
+        repeats, num = Repeats(), 0
+        for images in batches:
+            if not num:
+                self._check_shape(images.shape[1:], "the sample set")
+            repeats.add(images)
+            num += len(images)
+            for name, collector in spaces.items():
+                collector.add(self._extractors[name](images))
+        if repeats.count > 0.01 * num:
+            warnings.warn(
+                f"{repeats.count} of {num} samples are exact copies of others: was the same noise "
+                "used again, or has the model collapsed?",
+                EvaluationWarning,
+                stacklevel=2,
+            )
+        rows = []
+        for metric, reference in self._pairs():
+            limit = self._limit(reference)
+            extractor = self._extractors[metric.features]
+            parts = metric.measure(spaces[metric.features].first(limit), reference, extractor)
+            limit = min(limit or num, num)
+            rows += [
+                {
+                    "metric": name,
+                    **part,
+                    "num_samples": limit,
+                    "reference": reference and reference.name,
+                    "features": extractor.name,
+                    "preprocessing": extractor.preprocessing,
+                    "labels": self._label_law(labels, reference or self.references[0]),
+                    **({"duplicates": repeats.count} if repeats.count else {}),
+                }
+                for name, part in zip(metric.names(limit), parts, strict=True)
+            ]
+        return rows
+
+    def statistics(self, reference: Reference | StatisticsReference, features: str) -> Statistics:
+        """Of a reference in one of the metrics' feature spaces."""
+        return reference.statistics(self._extractors[features])
+
+    def pictures(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """What people look at beside the numbers, from uint8 samples [N, H, W, C].
+
+        Returns:
+          "neighbours": uint8 [n, 1 + k, H, W, C], the first samples and the images of the first
+          reference nearest to each, in the space of a metric that compares images one by one, or
+          of pixels; "spectrum" and "data_spectrum": [R], as `Spectrum.values`, of the samples and
+          of as many of these images.
+        """
+        reference = self.references[0]
+        one_by_one = (
+            self._extractors[metric.features]
+            for metric in self.metrics
+            if metric.needs == "features"
+        )
+        extractor = next(one_by_one, None) or load_extractor("pixels")
+        shown = samples[:NEIGHBOUR_PICTURES]
+        nearest = nearest_rows(
+            extractor(shown)["features"], reference.features(extractor), NEIGHBOURS_SHOWN
+        )
+        evenly = np.linspace(0, len(reference) - 1, min(len(samples), len(reference))).astype(int)
+        return {
+            "neighbours": np.concatenate([shown[:, None], reference.images[nearest]], axis=1),
+            "spectrum": radial_spectrum(samples),
+            "data_spectrum": radial_spectrum(reference.images[evenly]),
+        }
+
+    def _label_law(self, labels: np.ndarray | None, reference: Reference) -> str | None:
+        if labels is None:
+            return None
+        if reference.labels is not None and labels_follow(labels, reference.labels):
+            return "data"
+        warnings.warn(
+            f"the samples' labels are not distributed as those of {reference.name}",
+            EvaluationWarning,
+            stacklevel=3,
+        )
+        return "other"
+
+    def _pairs(self) -> Iterator[tuple[Metric, Reference | StatisticsReference | None]]:
+        for metric in self.metrics:
+            match metric.compares:
+                case "none":
+                    yield metric, None
+                case "first":
+                    yield metric, self.references[0]
+                case "all":
+                    yield from ((metric, reference) for reference in self.references)
+
+    def _limit(self, reference: Reference | StatisticsReference | None) -> int:
+        return self._num_samples or (0 if reference is None else len(reference))
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
+        """That every extractor takes such images, and that they are like the references'."""
+        height, width, channels = shape
+        for extractor in self._extractors.values():
+            if extractor.channels and channels not in extractor.channels:
+                raise EvaluationError(
+                    f"{extractor.name} takes images of {extractor.channels} channels; {name} "
+                    f"has {channels}"
+                )
+            if extractor.size and (height, width) != (extractor.size, extractor.size):
+                raise EvaluationError(
+                    f"{extractor.name} takes images of {extractor.size} x {extractor.size}; "
+                    f"{name} has {height} x {width}"
+                )
+        for reference in self.references:
+            if reference.images is None or reference.images.shape[1:] == shape:
+                continue
+            message = f"{name} has the shape {shape}, {reference.name} {reference.images.shape[1:]}"
+            if channels != reference.images.shape[3]:
+                raise EvaluationError(f"{message}: the channels differ")
+            warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
+
+    def _collector(self, space: str) -> "_Collector":
+        pairs = [(m, r) for m, r in self._pairs() if m.features == space]
+        limits = {self._limit(r) for m, r in pairs if m.needs == "statistics"}
+        return _Collector({metric.needs for metric, _ in pairs}, limits)
+
+
+class _Collector:
+    """Gathers one space's `Collected` from batches: moments up to each limit, whole arrays."""
+
+    def __init__(self, needs: set[str], limits: set[int]):
+        self._num = 0
+        self._moments = {limit: Moments() for limit in limits}
+        self._arrays = {name: [] for name in ("features", "logits") if name in needs}
+
+    def add(self, extracted: dict[str, np.ndarray]) -> None:
+        features = extracted["features"]
+        for limit, moments in self._moments.items():
+            moments.add(features[: max(limit - self._num, 0)] if limit else features)
+        for name, parts in self._arrays.items():
+            parts.append(extracted[name])
+        self._num += len(features)
+
+    def first(self, limit: int) -> Collected:
+        """Of the first `limit` samples, or of all if it is 0."""
+        statistics = self._moments[limit].statistics() if limit in self._moments else None
+        arrays = {
+            name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
+        }
+        return Collected(statistics, **arrays)

@@ -1,0 +1,129 @@
+"""Images from files, and the mistakes that make their measurements meaningless."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class EvaluationError(ValueError):
+    """What cannot be measured; the message names the file or the set, and the cause."""
+
+
+class EvaluationWarning(UserWarning):
+    """A number that will be made, but that a careful reader would doubt."""
+
+
+def load_images(path: str | Path) -> np.ndarray:
+    """uint8 [N, H, W, C] from an .npz with one such array, or from a folder of pictures.
+
+    Raises:
+      EvaluationError: there is no such file, it cannot be read, or it holds something else.
+    """
+    path = Path(path)
+    return _read_folder(path) if path.is_dir() else images_among(read_npz(path), path)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; EvaluationError if there are none to be read."""
+    try:
+        with np.load(path) as archive:
+            return dict(archive)
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path}: there is no such file") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise EvaluationError(f"{path} is not a readable .npz file: {error}") from error
+
+
+def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
+    """The one array of images, checked."""
+    found = [array for array in arrays.values() if array.ndim == 4]
+    if len(found) != 1:
+        shapes = ", ".join(f"{key} {list(array.shape)}" for key, array in arrays.items())
+        raise EvaluationError(
+            f"{path} must hold one array of images [N, H, W, C], or mu and sigma; "
+            f"it holds {shapes or 'nothing'}"
+        )
+    check_images(found[0], str(path))
+    return found[0]
+
+
+def check_images(images: np.ndarray, name: str) -> None:
+    """Raises EvaluationError unless these are uint8 images that use their range."""
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) < 2:
+        raise EvaluationError(
+            f"{name}: images must be [N, H, W, C] with C = 1 or 3 and N of at least 2; got "
+            f"{list(images.shape)}"
+        )
+    if images.dtype != np.uint8:
+        advice = "save them as uint8"
+        if np.issubdtype(images.dtype, np.floating):
+            if not np.isfinite(images).all():
+                raise EvaluationError(f"{name}: there are NaN or infinite values in the images")
+            rule = "(x + 1) * 127.5" if images.min() < 0 else "x * 255"
+            advice = f"round and clip, as in np.clip(np.round({rule}), 0, 255).astype(np.uint8)"
+        raise EvaluationError(
+            f"{name}: images must be uint8 in 0 .. 255; got {images.dtype} from {images.min()} to "
+            f"{images.max()}; {advice}"
+        )
+    if images.min() >= 127:
+        raise EvaluationError(
+            f"{name}: no value is below 127, as when images in [0, 1] are converted by "
+            "(x + 1) * 127.5; use x * 255"
+        )
+    if images.max() <= 1:
+        raise EvaluationError(
+            f"{name}: no value is above 1, as when images in [0, 1] are cast to uint8; use x * 255"
+        )
+
+
+def _read_folder(path: Path) -> np.ndarray:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise EvaluationError(f"{path}: there are no pictures ({', '.join(SUFFIXES)}) in it")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                image = np.asarray(picture.convert("L" if picture.mode == "L" else "RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise EvaluationError(f"{file} cannot be read: {error}") from error
+        image = image.reshape(*image.shape[:2], -1)
+        if images and image.shape != images[0].shape:
+            raise EvaluationError(
+                f"{file} has the shape {image.shape} and {files[0]} {images[0].shape}; all "
+                "pictures must have one size and kind"
+            )
+        images.append(image)
+    check_images(np.stack(images), str(path))
+    return np.stack(images)
+
+
+class Repeats:
+    """Counts images that are exact copies of earlier ones, as repeated noise makes them."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self.count = 0
+
+    def add(self, images: np.ndarray) -> None:
+        for image in images:
+            code = hash(image.tobytes())
+            self.count += code in self._seen
+            self._seen.add(code)
+
+
+def labels_follow(labels: np.ndarray, reference: Sequence[int]) -> bool:
+    """Whether `labels` may be a random draw of `reference`: a chi-squared test at 1e-6."""
+    classes, frequencies = np.unique(reference, return_counts=True)
+    if not np.isin(labels, classes).all():
+        return False
+    counts = np.array([np.sum(labels == label) for label in classes])
+    expected = frequencies * (len(labels) / frequencies.sum())
+    return len(classes) == 1 or scipy.stats.chisquare(counts, expected).pvalue > 1e-6

@@ -1,0 +1,182 @@
+"""What samples are compared with: a data set, images from a file, or published statistics."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from pdistill.data import load_dataset
+from pdistill.evaluation.frechet import Moments, Statistics
+from pdistill.evaluation.images import (
+    EvaluationError,
+    check_images,
+    images_among,
+    load_images,
+    read_npz,
+)
+from pdistill.features import Extractor
+from pdistill.files import cache_dir, write_arrays
+
+BLOCK = 1024  # images whose features are computed at a time
+
+
+class Reference:
+    """Images to compare with, and their features in any space.
+
+    Attributes:
+      name: what `reference` is in results.jsonl. images: uint8 [N, H, W, C].
+      labels: int [N], or None.
+    """
+
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None):
+        self.name = name
+        self.images = images
+        self.labels = labels
+        self._features: dict[str, np.ndarray] = {}
+        self._statistics: dict[str, Statistics] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        """[N, D], kept in memory."""
+        if extractor.name not in self._features:
+            self._features[extractor.name] = np.concatenate(list(self._blocks(extractor)))
+        return self._features[extractor.name]
+
+    def statistics(self, extractor: Extractor) -> Statistics:
+        """Kept in memory and on disk, under a key of images, extractor and pdistill's version."""
+        if extractor.name not in self._statistics:
+            path = cache_dir() / "statistics" / self._cache_name(extractor)
+            try:
+                statistics = load_statistics(path)
+            except EvaluationError:  # not there, or damaged
+                statistics = self._compute_statistics(extractor)
+                save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            self._statistics[extractor.name] = statistics
+        return self._statistics[extractor.name]
+
+    def _compute_statistics(self, extractor: Extractor) -> Statistics:
+        moments = Moments()
+        known = self._features.get(extractor.name)
+        for features in self._blocks(extractor) if known is None else [known]:
+            moments.add(features)
+        return moments.statistics()
+
+    def _blocks(self, extractor: Extractor) -> Iterator[np.ndarray]:
+        description = f"{extractor.name} of {self.name}"
+        with tqdm(desc=description, total=len(self), unit=" images", delay=3) as bar:
+            for start in range(0, len(self), BLOCK):
+                block = self.images[start : start + BLOCK]
+                yield extractor(block)["features"]
+                bar.update(len(block))
+
+    def _cache_name(self, extractor: Extractor) -> str:
+        key = {
+            "reference": self.name,
+            "images": self._digest,
+            "features": extractor.name,
+            "weights": extractor.fingerprint,
+            "preprocessing": extractor.preprocessing,
+            "version": importlib.metadata.version("pdistill"),
+        }
+        code = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{re.sub('[^A-Za-z0-9]+', '_', Path(self.name).name)}-{extractor.name}-{code}.npz"
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+
+
+class StatisticsReference:
+    """A reference of which only mean and covariance are known, in one feature space."""
+
+    images = None
+    labels = None
+
+    def __init__(self, name: str, statistics: Statistics):
+        self.name = name
+        self._statistics = statistics
+
+    def __len__(self) -> int:
+        return self._statistics.count or 0
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        raise EvaluationError(
+            f"{self.name} holds only mu and sigma: it can be compared by Frechet distances, and "
+            "the other metrics need images"
+        )
+
+    def statistics(self, extractor: Extractor) -> Statistics:
+        return self._statistics
+
+
+def load_reference(text: str) -> Reference | StatisticsReference:
+    """A reference by name: "cifar10:train", or a path of images or statistics.
+
+    Raises:
+      EvaluationError: a file that is neither. ValueError, FileNotFoundError: as `load_dataset`.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return Reference(text, load_images(path))
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        if "mu" in arrays or "sigma" in arrays:
+            return StatisticsReference(text, statistics_among(arrays, path))
+        return Reference(text, images_among(arrays, path))
+    name, separator, split = text.partition(":")
+    if not separator:
+        raise EvaluationError(
+            f"a reference is a data set with its split, such as cifar10:train, an .npz file or a "
+            f"folder of images; got {text!r}"
+        )
+    dataset = load_dataset(name, split)
+    check_images(dataset.images, dataset.name)
+    return Reference(dataset.name, dataset.images, dataset.labels)
+
+
+def load_statistics(path: str | Path) -> Statistics:
+    """Reads `mu` and `sigma` of an .npz, the common format of published reference statistics.
+
+    Raises:
+      EvaluationError: it is missing, unreadable, or these are not a mean and a covariance.
+    """
+    path = Path(path)
+    return statistics_among(read_npz(path), path)
+
+
+def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
+    """`mu` and `sigma`, checked."""
+    for key in ("mu", "sigma"):
+        if key not in arrays:
+            raise EvaluationError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
+    mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
+    count = int(arrays["count"]) if "count" in arrays else None
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise EvaluationError(
+            f"{path}: mu must be [D] and sigma [D, D]; got {mean.shape} and {covariance.shape}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise EvaluationError(f"{path}: mu or sigma is not finite")
+    if not np.allclose(covariance, covariance.T, atol=1e-6 * np.abs(covariance).max()):
+        raise EvaluationError(f"{path}: sigma is not symmetric, so it is no covariance")
+    return Statistics(mean, covariance, count)
+
+
+def save_statistics(path: str | Path, statistics: Statistics, **about: Any) -> None:
+    """Writes `mu`, `sigma`, their `count` and what else is said, whole or not at all."""
+    if jax.process_index() > 0:
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = {} if statistics.count is None else {"count": statistics.count}
+    write_arrays(path, {"mu": statistics.mean, "sigma": statistics.covariance, **count, **about})

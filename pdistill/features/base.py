@@ -1,0 +1,88 @@
+"""What a feature extractor is, and how a frozen network becomes one."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh
+
+from pdistill.sharding import batch_sharding, make_mesh, replicated
+
+
+class Extractor(Protocol):
+    """Frozen features of images.
+
+    Attributes:
+      name: as in `EXTRACTORS`. preprocessing: what an image goes through first, in words.
+      fingerprint: changes with the weights; part of the key of cached statistics.
+      channels: of the images it takes; None for any. size: their height and width; None for any.
+    """
+
+    name: str
+    preprocessing: str
+    fingerprint: str
+    channels: tuple[int, ...] | None
+    size: int | None
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 [N, H, W, C] -> {"features": [N, D]}, and {"logits": [N, K]} of a classifier."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkExtractor:
+    """An `Extractor` from a pure function: jitted, in batches of one shape, over all devices.
+
+    Attributes:
+      apply: (params, images uint8 [B, H, W, C]) -> {"features": [B, D], ...}.
+      batch_size: images at a time.
+    """
+
+    name: str
+    apply: Callable[[Any, Array], dict[str, Array]]
+    params: Any
+    preprocessing: str
+    fingerprint: str
+    channels: tuple[int, ...] | None
+    size: int | None = None
+    batch_size: int = 64
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        batch_size = -(-min(self.batch_size, len(images)) // self._mesh.size) * self._mesh.size
+        parts = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
+            batch = jax.device_put(np.pad(batch, padding), batch_sharding(self._mesh))
+            parts.append(self._jitted(self._placed, batch))
+        gathered = [process_allgather(part, tiled=True) for part in parts]
+        return {
+            name: np.concatenate([part[name] for part in gathered])[: len(images)]
+            for name in gathered[0]
+        }
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return make_mesh()
+
+    @functools.cached_property
+    def _placed(self) -> Any:
+        return jax.device_put(self.params, replicated(self._mesh))
+
+    @functools.cached_property
+    def _jitted(self) -> Callable[[Any, Array], dict[str, Array]]:
+        return jax.jit(self.apply)
+
+
+def fingerprint(params: Any) -> str:
+    """The first 16 digits of the SHA-256 of a parameter tree's arrays, in the tree's order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

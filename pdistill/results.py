@@ -1,0 +1,86 @@
+"""Rows of results.jsonl: what was measured, how, and on what."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill.evaluation import Evaluator, Sampling, Timed, generate_batches
+from pdistill.model import Model
+
+KEY = ("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma")
+
+
+def row_key(row: dict[str, Any]) -> tuple:
+    """What makes a row unique."""
+    return tuple(row.get(name) for name in KEY)
+
+
+def identity(stage: str, sampling: Sampling, seed: int) -> dict[str, Any]:
+    """The part of a row that says what was sampled."""
+    fields = {"stage": stage, "nfe": sampling.nfe, "solver": sampling.solver.name, "seed": seed}
+    if sampling.solver.stochastic:
+        fields["variance"] = sampling.solver.variance
+    return fields
+
+
+def measure(
+    model: Model,
+    evaluator: Evaluator,
+    *,
+    stage: str,
+    sampling: Sampling,
+    num: int,
+    seed: int,
+    batch_size: int,
+    mesh: Mesh,
+    labels: np.ndarray | None,
+    keep: int,
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Draws `num` samples of a model, the same noise for every model, and measures them.
+
+    Args:
+      labels: of the samples, int [num], for a model that takes them.
+      keep: how many samples to return.
+
+    Returns:
+      The rows, and the first samples, uint8 [keep, H, W, C].
+    """
+    samples = Timed(
+        generate_batches(
+            model.diffuser, model.params, evaluation_key(seed), num, sampling=sampling,
+            shape=model.image_shape, labels=labels, batch_size=batch_size, mesh=mesh,
+        ),
+        keep,
+    )  # fmt: skip
+    measured = evaluator.measure(samples, labels)
+    about = {
+        "method": model.card["method"],
+        "seconds_per_image": samples.seconds_per_image,
+        "train_steps": model.card["train_steps"],
+        "images_seen": model.card["images_seen"],
+        "rounding": "nearest",
+        "device": jax.devices()[0].device_kind,
+    }
+    return [identity(stage, sampling, seed) | row | about for row in measured], samples.first
+
+
+def evaluation_key(seed: int) -> Array:
+    """Of the noise that every model of a run is measured with."""
+    return jax.random.fold_in(jax.random.key(seed), stable_hash("evaluation"))
+
+
+def draw_labels(model: Model, labels: Sequence[int], num: int, seed: int) -> np.ndarray | None:
+    """Labels [num] distributed as `labels`, the same for every model; None if it takes none."""
+    if not model.diffuser.num_labels:
+        return None
+    return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(labels, num)
+
+
+def stable_hash(text: str) -> int:
+    """31 bits of text, the same in every process."""
+    return zlib.crc32(text.encode()) & 0x7FFFFFFF

@@ -1,0 +1,199 @@
+"""Which rows come of which metrics and references, and what is refused or doubted."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from pdistill.evaluation import (
+    EvaluationError,
+    EvaluationWarning,
+    Evaluator,
+    NeighbourRatio,
+    Reference,
+    Statistics,
+    StatisticsReference,
+    precision_recall,
+)
+from pdistill.evaluation.metrics import FrechetDistance, feature_space, parse_metrics
+
+RNG = np.random.default_rng(0)
+
+
+def images(num, low=0, high=256, shape=(2, 2, 1)):
+    return RNG.integers(low, high, (num, *shape), np.uint8)
+
+
+TRAIN = Reference("noise:train", images(60), labels=np.arange(60) % 3)
+TEST = Reference("noise:test", images(20, 0, 200))
+HELD_OUT = Reference("noise:held_out", images(30))
+EVALUATOR = Evaluator([TRAIN, TEST], ("fd_pixels", "nearest_neighbour_ratio"), held_out=HELD_OUT)
+
+
+def scaled(batch):
+    return batch.reshape(len(batch), -1) / 127.5 - 1
+
+
+def frechet(a, b):
+    a, b = scaled(a), scaled(b)
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
+
+
+def test_a_row_for_each_metric_and_reference():
+    """Frechet distances take as many samples as the reference has; the ratio of the first too."""
+    assert EVALUATOR.num_samples == 60
+    samples = images(80, 50)
+    rows = EVALUATOR.measure([samples[:30], samples[30:]])
+    assert [(r["metric"], r["reference"], r["num_samples"]) for r in rows] == [
+        ("fd_pixels", "noise:train", 60),
+        ("fd_pixels", "noise:test", 20),
+        ("nearest_neighbour_ratio", "noise:train", 60),
+    ]
+    ratio = NeighbourRatio(scaled(TRAIN.images), scaled(HELD_OUT.images))
+    desired = [
+        frechet(samples[:60], TRAIN.images),
+        frechet(samples[:20], TEST.images),
+        ratio(scaled(samples[:60])),
+    ]
+    np.testing.assert_allclose([r["value"] for r in rows], desired, rtol=1e-10)
+    assert {(r["metric"], r["reference"]) for r in rows} == EVALUATOR.expected()
+    assert {r["features"] for r in rows} == {"pixels"}
+
+
+@pytest.mark.parametrize("sizes", [[80], [1, 79], [7] * 11 + [3]], ids=str)
+def test_batching_changes_nothing(sizes):
+    samples = np.random.default_rng(1).integers(50, 256, (80, 2, 2, 1), np.uint8)
+    rows = EVALUATOR.measure(np.split(samples, np.cumsum(sizes)[:-1]))
+    desired = EVALUATOR.measure([samples])
+    for a, b in zip(rows, desired, strict=True):
+        np.testing.assert_allclose(a.pop("value"), b.pop("value"), rtol=1e-10)
+        assert a == b
+
+
+def test_a_fixed_number_of_samples():
+    evaluator = Evaluator([TRAIN, TEST], ("fd_pixels",), num_samples=40)
+    samples = images(70)
+    rows = evaluator.measure([samples])
+    assert [r["num_samples"] for r in rows] == [40, 40]
+    np.testing.assert_allclose(rows[1]["value"], frechet(samples[:40], TEST.images), rtol=1e-10)
+
+
+def test_copies_of_the_training_set():
+    to_train, to_test, ratio = (r["value"] for r in EVALUATOR.measure([TRAIN.images]))
+    assert abs(to_train) < 1e-12
+    assert to_test > 0.01
+    assert ratio < 1e-7
+
+
+def test_precision_recall_and_kernel_distance_are_of_the_metrics_space():
+    evaluator = Evaluator([TRAIN], ("fd_pixels", "precision_recall", "kid_pixels"))
+    samples = images(50, 20)
+    rows = {r["metric"]: r for r in evaluator.measure([samples])}
+    assert list(rows) == ["fd_pixels", "precision", "recall", "kid_pixels"]
+    desired = precision_recall(scaled(samples), scaled(TRAIN.images))
+    assert (rows["precision"]["value"], rows["recall"]["value"]) == desired
+    # One subset of all rows, since there are fewer than 1,000: the U-statistic itself.
+    x, y = scaled(samples), scaled(TRAIN.images)
+    assert rows["precision"]["features"] == rows["recall"]["features"] == "pixels"
+    assert rows["kid_pixels"]["standard_error"] > 0
+    assert x.shape[1] == y.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "space"),
+    [
+        (("fd_pixels", "fid"), "pixels"),
+        (("precision_recall", "fd_efficientnet_lite0"), "efficientnet_lite0"),
+        (("precision_recall",), "inception"),
+        (("nearest_neighbour_ratio", "kid"), "inception"),
+        (("precision_recall", "kid_pixels"), "pixels"),
+    ],
+)
+def test_the_space_of_precision_and_recall(metrics, space):
+    assert feature_space(metrics) == space
+
+
+@pytest.mark.parametrize(
+    ("num", "name"), [(50_000, "fid"), (10_000, "fid_10k"), (3000, "fid_3k"), (1437, "fid_1437")]
+)
+def test_only_50k_samples_are_called_fid(num, name):
+    assert FrechetDistance("inception").names(num) == (name,)
+    assert FrechetDistance("pixels").names(num) == ("fd_pixels",)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"metric must be one of fid, .*; got 'fdi'"):
+        parse_metrics(("fd_pixels", "fdi"))
+    with pytest.raises(ValueError, match=r"features must be one of pixels, .*; got 'pixel'"):
+        parse_metrics(("precision_recall",), features="pixel")
+
+
+# --- Statistics only ----------------------------------------------------------------------------
+
+
+def test_a_reference_of_statistics_alone():
+    mean, covariance = scaled(TRAIN.images).mean(0), np.cov(scaled(TRAIN.images).T)
+    reference = StatisticsReference("file.npz", Statistics(mean, covariance))
+    samples = images(50)
+    (row,) = Evaluator([reference], ("fd_pixels",), num_samples=50).measure([samples])
+    np.testing.assert_allclose(row["value"], frechet(samples, TRAIN.images), rtol=1e-10)
+    with pytest.raises(EvaluationError, match=r"file.npz holds only mu and sigma, which precision"):
+        Evaluator([reference], ("precision_recall",), features="pixels")
+    wrong = StatisticsReference("other.npz", Statistics(np.zeros(3), np.eye(3)))
+    with pytest.raises(EvaluationError, match=r"pixels against other.npz: feature sizes differ"):
+        Evaluator([wrong], ("fd_pixels",), num_samples=50).measure([samples])
+
+
+# --- Doubts -------------------------------------------------------------------------------------
+
+
+def test_repeated_noise_is_noticed():
+    half = images(30, shape=(4, 4, 1))
+    evaluator = Evaluator([Reference("noise", images(60, shape=(4, 4, 1)))], ("fd_pixels",))
+    with pytest.warns(EvaluationWarning, match="30 of 60 samples are exact copies"):
+        rows = evaluator.measure([half, half])
+    assert rows[0]["duplicates"] == 30
+    assert "duplicates" not in evaluator.measure([images(60, shape=(4, 4, 1))])[0]
+
+
+def test_too_few_samples_for_the_features_state_their_bias():
+    """Samples of the reference itself measure about the bias that the row states."""
+    reference = Reference("noise", images(2000, shape=(6, 6, 1)))
+    evaluator = Evaluator([reference], ("fd_pixels",), num_samples=36)
+    with pytest.warns(EvaluationWarning, match="36 samples are too few for 36 features"):
+        (row,) = evaluator.measure([images(36, shape=(6, 6, 1))])
+    np.testing.assert_allclose(row["value"], row["bias"], rtol=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "bias" not in Evaluator([reference], ("fd_pixels",)).measure([reference.images])[0]
+
+
+def test_labels_of_another_distribution():
+    evaluator = Evaluator([TRAIN], ("fd_pixels",))
+    samples = images(60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluator.measure([samples])[0]["labels"] is None
+        assert evaluator.measure([samples], RNG.integers(0, 3, 60))[0]["labels"] == "data"
+    with pytest.warns(EvaluationWarning, match="not distributed as those of noise:train"):
+        assert evaluator.measure([samples], np.zeros(60, int))[0]["labels"] == "other"
+
+
+def test_channels_and_sizes():
+    evaluator = Evaluator([TRAIN], ("fd_pixels",))
+    with pytest.raises(EvaluationError, match=r"the sample set has the shape .*channels differ"):
+        evaluator.measure([images(60, shape=(2, 2, 3))])
+    with (
+        pytest.warns(EvaluationWarning, match="each is resized by itself"),
+        pytest.raises(EvaluationError, match="feature sizes differ: 9 and 4"),
+    ):
+        evaluator.measure([images(60, shape=(3, 3, 1))])
+    with pytest.raises(
+        EvaluationError, match="takes images of 8 x 8; noise:train has 2"
+    ):
+        Evaluator([TRAIN], ("fd_classifier",))
+    with pytest.raises(EvaluationError, match="needs held-out images"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",))

@@ -1,0 +1,156 @@
+"""References by name and from files, and the statistics kept of them."""
+
+import numpy as np
+import pytest
+
+from pdistill.evaluation import (
+    EvaluationError,
+    Reference,
+    load_reference,
+    load_statistics,
+    save_statistics,
+)
+from pdistill.features import load_extractor
+from pdistill.files import cache_dir
+
+PIXELS = load_extractor("pixels")
+
+
+def noise(num=40, shape=(4, 4, 3), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (num, *shape), np.uint8)
+
+
+class Counting:
+    """Pixels, and how many images it was asked for."""
+
+    name, preprocessing, channels, size = "pixels", "none", None, None
+
+    def __init__(self, fingerprint="1"):
+        self.fingerprint = fingerprint
+        self.images = 0
+
+    def __call__(self, images):
+        self.images += len(images)
+        return PIXELS(images)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_statistics_are_those_of_the_features():
+    images = noise(2500)  # more than two blocks
+    found = Reference("noise", images).statistics(PIXELS)
+    features = images.reshape(2500, -1) / 127.5 - 1
+    np.testing.assert_allclose(found.mean, features.mean(0), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(features.T), rtol=1e-9, atol=1e-12)
+    assert found.count == 2500
+
+
+def test_statistics_are_computed_once():
+    extractor = Counting()
+    first = Reference("noise", noise()).statistics(extractor)
+    again = Reference("noise", noise()).statistics(extractor)  # as another process would
+    assert extractor.images == 40
+    np.testing.assert_array_equal(first.covariance, again.covariance)
+    assert again.count == 40
+
+
+def test_a_change_of_images_name_or_weights_is_computed_anew():
+    extractor = Counting()
+    for reference in (
+        Reference("noise", noise()),
+        Reference("noise", noise(seed=1)),
+        Reference("other", noise()),
+    ):
+        reference.statistics(extractor)
+    assert extractor.images == 3 * 40
+    other = Counting(fingerprint="2")
+    Reference("noise", noise()).statistics(other)
+    assert other.images == 40
+
+
+def test_a_damaged_cache_is_made_again():
+    Reference("noise", noise()).statistics(PIXELS)
+    (path,) = (cache_dir() / "statistics").iterdir()
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", whole[:200] + b"x" * 50 + whole[250:]):
+        path.write_bytes(damaged)
+        extractor = Counting()
+        Reference("noise", noise()).statistics(extractor)
+        assert extractor.images == 40
+        assert load_statistics(path).count == 40
+
+
+def test_known_features_are_used_for_statistics():
+    extractor, reference = Counting(), Reference("noise", noise())
+    reference.features(extractor)
+    reference.features(extractor)
+    reference.statistics(extractor)
+    assert extractor.images == 40
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def test_references_by_name(tmp_path):
+    np.savez(tmp_path / "images.npz", arr_0=noise(), arr_1=np.arange(40))
+    found = load_reference(str(tmp_path / "images.npz"))
+    np.testing.assert_array_equal(found.images, noise())
+
+    statistics = found.statistics(PIXELS)
+    save_statistics(tmp_path / "statistics.npz", statistics, features="pixels")
+    again = load_reference(str(tmp_path / "statistics.npz"))
+    np.testing.assert_array_equal(again.statistics(PIXELS).covariance, statistics.covariance)
+    assert len(again) == 40
+    with pytest.raises(EvaluationError, match="only mu and sigma"):
+        again.features(PIXELS)
+
+    digits = load_reference("digits:test")
+    assert (digits.name, len(digits), len(digits.labels)) == ("digits:test", 360, 360)
+
+
+def test_published_statistics_have_mu_and_sigma_alone(tmp_path):
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(5, np.float32), sigma=np.eye(5, dtype=np.float32))
+    found = load_reference(str(tmp_path / "fid.npz"))
+    assert len(found) == 0
+    assert found.statistics(PIXELS).covariance.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"sigma": np.eye(3)}, "has no 'mu'; it holds sigma"),
+        ({"mu": np.zeros(3)}, "has no 'sigma'"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu must be \[D\] and sigma \[D, D\]"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "is not finite"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
+        ({"a": np.zeros(3)}, r"one array of images \[N, H, W, C\], or mu and sigma; it holds a"),
+        ({}, "it holds nothing"),
+    ],
+)
+def test_files_that_are_no_reference(tmp_path, arrays, message):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(EvaluationError, match=message) as error:
+        load_reference(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_names_that_are_no_reference(tmp_path):
+    with pytest.raises(EvaluationError, match="such as cifar10:train"):
+        load_reference("digits")
+    with pytest.raises(EvaluationError, match="there is no such file"):
+        load_reference(str(tmp_path / "no.npz"))
+    with pytest.raises(ValueError, match="unknown data set 'digit'"):
+        load_reference("digit:train")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(EvaluationError, match=r"cut.npz is not a readable .npz"):
+        load_reference(str(tmp_path / "cut.npz"))
+
+
+def test_a_pickled_array_is_not_executed(tmp_path):
+    np.savez(tmp_path / "pickled.npz", mu=np.array([{"a": 1}], object), sigma=np.eye(1))
+    with pytest.raises(EvaluationError, match=r"pickled.npz is not a readable .npz"):
+        load_reference(str(tmp_path / "pickled.npz"))

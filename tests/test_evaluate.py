@@ -1,0 +1,110 @@
+"""The command line that measures models and images: what it prints, writes and refuses."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from pdistill import evaluate
+from pdistill.data import load_dataset
+from pdistill.evaluation import frechet_distance, load_statistics
+from pdistill.files import read_jsonl
+
+
+def noise(num, seed, low=0):
+    return np.random.default_rng(seed).integers(low, 256, (num, 4, 4, 1), np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    np.savez(tmp_path / "a.npz", noise(200, 0, low=40))
+    np.savez(tmp_path / "b.npz", noise(300, 1))
+    return tmp_path
+
+
+def run(*arguments):
+    evaluate.main([str(argument) for argument in arguments])
+
+
+def test_images_against_images(files, capsys):
+    metrics = "fd_pixels,precision_recall"
+    out = files / "rows.jsonl"
+    run(
+        f"--images={files}/a.npz", f"--reference={files}/b.npz", f"--metrics={metrics}",
+        f"--out={out}", f"--save_statistics={files}/b_statistics.npz",
+    )  # fmt: skip
+    rows = read_jsonl(out)
+    assert [row["metric"] for row in rows] == ["fd_pixels", "precision", "recall"]
+    assert {row["num_samples"] for row in rows} == {200}
+    assert {row["stage"] for row in rows} == {f"{files}/a.npz"}
+    a, b = (np.load(files / f"{name}.npz")["arr_0"].reshape(-1, 16) / 127.5 - 1 for name in "ab")
+    offset, cov_a, cov_b = a.mean(0) - b.mean(0), np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    desired = offset @ offset + np.trace(cov_a + cov_b - 2 * root)
+    np.testing.assert_allclose(rows[0]["value"], desired, rtol=1e-9)
+    assert "precision" in capsys.readouterr().out
+
+    again = files / "again.jsonl"
+    run(
+        f"--images={files}/a.npz", f"--reference={files}/b_statistics.npz", "--metrics=fd_pixels",
+        f"--out={again}",
+    )  # fmt: skip
+    np.testing.assert_allclose(read_jsonl(again)[0]["value"], rows[0]["value"], rtol=1e-12)
+
+
+def test_statistics_alone(tmp_path):
+    path = tmp_path / "digits.npz"
+    run("--reference=digits:train", "--metrics=fd_classifier", f"--save_statistics={path}")
+    assert load_statistics(path).mean.shape == (64,)
+    assert frechet_distance(*[load_statistics(path)] * 2) < 1e-9
+    assert load_statistics(path).count == len(load_dataset("digits", "train"))
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    capsys.readouterr()
+    return str(stop.value)
+
+
+def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
+    out = files / "rows.jsonl"
+    images, reference = f"--images={files}/a.npz", f"--reference={files}/b.npz"
+    fid, pixels = "--metrics=fid", "--metrics=fd_pixels"
+    weights = files / "weights.pth"
+    weights.write_bytes(b"not weights")
+    np.savez(files / "nan.npz", np.full((9, 4, 4, 1), np.nan))
+    np.savez(files / "no_mu.npz", sigma=np.eye(16))
+    cases = [
+        ((images, reference, fid, f"--inception_weights={weights}"), "weights.pth"),
+        ((images, reference, fid, f"--inception_weights={files}/no.pth"), "no.pth"),
+        ((f"--images={files}/nan.npz", reference, pixels), "nan.npz: there are NaN"),
+        ((images, f"--reference={files}/no_mu.npz", pixels), "no_mu.npz has no 'mu'"),
+        ((images, "--reference=digits", pixels), "such as cifar10:train"),
+        ((images, reference, "--metrics=fd_pixel"), "got 'fd_pixel'"),
+        ((images, reference, pixels, "--num_samples=201"), "has 200 images, fewer than 201"),
+        ((images, reference, pixels, "--num_samples=1"), "at least 2"),
+        ((images, reference, "--metrics=nearest_neighbour_ratio"), "held-out"),
+        ((f"--model={files}/nothing", reference, pixels), "no model in"),
+        ((reference, pixels), "give --model or --images"),
+    ]
+    for arguments, message in cases:
+        error = refused(capsys, *arguments, f"--out={out}")
+        assert message in error
+        assert error.startswith("error: ")
+        assert "\n" not in error
+    assert not out.exists()
+
+
+def test_an_image_file_scaled_wrongly(files, capsys):
+    np.savez(files / "unit.npz", noise(9, 0) / 255)
+    error = refused(
+        capsys, f"--images={files}/unit.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels"
+    )
+    assert "x * 255" in error
+
+
+def test_warnings_are_a_line(files, capsys):
+    np.savez(files / "few.npz", noise(10, 0))
+    run(f"--images={files}/few.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels")
+    lines = capsys.readouterr().err.splitlines()
+    assert next(line for line in lines if "too few" in line).startswith("warning: 10 samples")
