@@ -12,13 +12,15 @@ MESH = {"data": -1, "fsdp": 1}
 EVALUATION = {
     "metrics": ("fd_pixels", "nearest_neighbour_ratio"),
     "references": ("train", "test"),
+    "features": "",
+    "inception_weights": "",
     "held_out": "test",
     "solvers": ("ddim",),
     "num_samples": 0,
     "batch_size": 500,
     "clip": True,
 }
-LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000}
+LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
 
 def powers_of_two(start: int, end: int = 1) -> tuple[int, ...]:
@@ -89,7 +91,7 @@ def laptop(data: dict[str, Any]) -> ConfigDict:
         "attention_sizes": (7, 8),
         "head_channels": 32,
     }
-    loop = {"batch_size": 16, "substeps": 1, "log_every": 50, "save_every": 100}
+    loop = LOOP | {"batch_size": 16, "substeps": 1, "log_every": 50, "save_every": 100}
     optimizer = {"b2": 0.99}
     return ConfigDict(
         {

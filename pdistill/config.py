@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdistill.diffusion import output_channels
+from pdistill.files import one_line
 from pdistill.methods import STAGES, Round, Stage
 from pdistill.model import build_schedule
 from pdistill.networks import Diffuser, build_network
@@ -68,8 +69,8 @@ class ModelConfig:
                 build_schedule(self.schedule.name, self.schedule.arguments),
             )
             diffuser.param_shapes(image_shape)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        except Exception as error:  # whatever Flax raises for arguments that do not fit
+            raise ValueError(one_line(error)) from error
         return diffuser
 
 
@@ -78,14 +79,17 @@ class EvaluationConfig:
     """What every model is measured by.
 
     Attributes:
-      metrics: as in `evaluation.Evaluator`. references: splits to compare with.
+      metrics, features: as in `evaluation.Evaluator`. references: splits to compare with.
+      inception_weights: file for the metrics that need it; "" for the cached or published one.
       solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
-      held_out: split for the memorisation check. num_samples: 0 for as many as the largest
-        reference. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
+      held_out: split for the memorisation check. num_samples: 0 for as many as each reference
+        has images. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
     """
 
     metrics: tuple[str, ...] = ("fd_pixels", "nearest_neighbour_ratio")
     references: tuple[str, ...] = ("train", "test")
+    features: str = ""
+    inception_weights: str = ""
     solvers: tuple[str, ...] = ("ddim",)
     held_out: str = "test"
     num_samples: int = 0
@@ -95,6 +99,8 @@ class EvaluationConfig:
     def __post_init__(self):
         if self.num_samples < 0 or self.num_samples == 1:
             raise ValueError(f"num_samples must be 0, or at least 2; got {self.num_samples}")
+        if not self.references:
+            raise ValueError("references must name at least one split")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
         for text in self.solvers:
@@ -211,7 +217,7 @@ def _stage(value: Any, path: str) -> Stage:
     if not isinstance(value, Mapping) or "method" not in value:
         raise ConfigError(f"{path} must be a dictionary with name and method; got {value!r}")
     method = value["method"]
-    if method not in STAGES:
+    if not isinstance(method, str) or method not in STAGES:
         raise ConfigError(f"{path}.method must be one of {', '.join(STAGES)}; got {method!r}")
     rest = {key: item for key, item in value.items() if key != "method"}
     return _build(STAGES[method], rest, path)

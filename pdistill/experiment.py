@@ -5,9 +5,9 @@ its row is not made again, and training goes on from the newest checkpoint.
 """
 
 import json
+import re
 import subprocess
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,47 @@ import numpy as np
 from pdistill import model as models
 from pdistill import report
 from pdistill.config import ConfigError, ExperimentConfig, parse
-from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.evaluation import NEIGHBOURS, Evaluator, Sampling, draw, generate_batches
-from pdistill.files import write_atomically
+from pdistill.data import Pipeline, load_dataset
+from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference, Sampling
+from pdistill.files import write_arrays, write_atomically
 from pdistill.methods import Round
+from pdistill.model import Model
+from pdistill.results import draw_labels, identity, measure, row_key, stable_hash
 from pdistill.samplers import parse_solver
 from pdistill.sharding import make_mesh
-from pdistill.training import init_state, train
+from pdistill.training import StopSignals, init_state, train
 from pdistill.training.logging import LogFile, MetricWriter, format_seconds, say
 
-ROW_KEY = (
-    *("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma"),
-)
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
+# Keys of a config that may change between runs of one directory: they change no result.
+HARMLESS = (
+    r"stages\[\d+\]\.loop\.(log_every|save_every|max_skipped)|mesh\..*|data\.resident|"
+    r"evaluation\.inception_weights"
+)
+PICTURE_IMAGES = 1000  # that spectra are averaged over
 
 
-def run(config: Any, workdir: str | Path) -> None:
+def run(
+    config: Any, workdir: str | Path, *, new: bool = False, stop: StopSignals | None = None
+) -> None:
     """Runs an experiment to its end, from wherever it stopped, and builds its report.
 
     Args:
       config: a ConfigDict, as in configs/. workdir: the run directory.
+      new: start again; what the run directory holds is moved aside.
+      stop: may ask the run to save and stop.
 
     Raises:
       ConfigError: before anything is compiled, if the config cannot run.
+      Diverged, CheckpointError, ModelError: it cannot go on. Interrupted: it was asked to stop.
     """
     began = time.monotonic()
-    plain = json.loads(config.to_json())
-    experiment = Experiment(parse(plain), Path(workdir))
-    experiment.claim(plain)
+    try:
+        plain = json.loads(config.to_json())
+    except TypeError as error:
+        raise ConfigError(f"a config holds plain values only: {error}") from error
+    experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
+    experiment.claim(plain, new)
     with MetricWriter(workdir) as writer:
         for r in experiment.rounds:
             experiment.run_round(r, writer)
@@ -57,9 +70,10 @@ def run(config: Any, workdir: str | Path) -> None:
 class Experiment:
     """One run directory and what fills it."""
 
-    def __init__(self, config: ExperimentConfig, workdir: Path):
+    def __init__(self, config: ExperimentConfig, workdir: Path, stop: StopSignals):
         self.config = config
         self.workdir = workdir
+        self.stop = stop
         try:
             self.train_data = load_dataset(config.data.name, config.data.train)
             self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -76,49 +90,89 @@ class Experiment:
         self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
         self._key = jax.random.key(config.seed)
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Takes the run directory: writes config.json, or checks the one that is there."""
+    def claim(self, config: dict[str, Any], new: bool) -> None:
+        """Takes the run directory: writes config.json, or checks the one that is there.
+
+        Rows of a model that will be trained on are dropped.
+        """
+        try:
+            if new and self.workdir.exists() and jax.process_index() == 0:
+                say(f"{self.workdir} is moved to {_move_aside(self.workdir)}")
+            self._claim(config)
+        except OSError as error:
+            raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def _claim(self, config: dict[str, Any]) -> None:
         path = self.workdir / "config.json"
         if path.exists():
-            changed = differences(json.loads(path.read_text())["config"], config)
+            try:
+                before = json.loads(path.read_text())["config"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
+            changed = [d for d in differences(before, config) if not self._is_harmless(*d)]
             if changed:
+                lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in changed)
                 raise ConfigError(
-                    f"{self.workdir} holds a run with another config; give another --workdir. "
-                    "They differ in: " + "; ".join(changed)
+                    f"{self.workdir} holds a run with another config; give another --workdir, or "
+                    f"--new to start again there. They differ in: {lines}"
                 )
-        elif jax.process_index() == 0:
+        if jax.process_index() == 0:
             self.workdir.mkdir(parents=True, exist_ok=True)
             resolved = {"config": config, "versions": models.versions(), "commit": git_commit()}
             write_atomically(path, json.dumps(resolved, indent=2) + "\n")
-        self.results = LogFile(self.workdir / "results.jsonl")
+        updates = {r.name: r.loop.num_updates for r in self.rounds}
+        self.results = LogFile(
+            self.workdir / "results.jsonl",
+            keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),
+        )
+
+    def _is_harmless(self, key: str, old: Any, new: Any) -> bool:
+        """Whether a run may go on with this change of its config."""
+        if re.fullmatch(HARMLESS, key):
+            return True
+        last = len(self.config.stages) - 1
+        return (
+            key == f"stages[{last}].loop.num_updates"
+            and isinstance(old, int)
+            and old < new
+            and sum(r.name.split("/")[0] == self.config.stages[last].name for r in self.rounds) == 1
+        )
 
     def run_round(self, r: Round, writer: MetricWriter) -> None:
         """Trains, exports and measures one round, whatever of that is not done yet."""
         directory = self.workdir / r.name
-        if not (directory / "model").exists():
+        if not self._is_trained(r):
             self._train_and_export(r, directory, writer)
         todo = [s for s in self._samplings(r) if not self._is_measured(r, s)]
         if todo:
-            params = models.load(directory / "model", self.mesh).params
+            model = models.load(directory / "model", self.mesh)
             for sampling in todo:
-                self._measure(r, params, sampling, writer)
+                self._measure(r, model, sampling, writer)
+
+    def _is_trained(self, r: Round) -> bool:
+        directory = self.workdir / r.name / "model"
+        return directory.exists() and models.read_card(directory)["train_steps"] == (
+            r.loop.num_updates
+        )
 
     def _train_and_export(self, r: Round, directory: Path, writer: MetricWriter) -> None:
         parent = r.parent and models.load(self.workdir / r.parent / "model", self.mesh).params
-        init_key, train_key = jax.random.split(jax.random.fold_in(self._key, _hash(r.name)))
+        init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
         state = init_state(r.init, self.mesh, init_key, parent)
         pipeline = Pipeline(
             self.train_data,
             r.loop.batch_size,
-            seed=_hash(f"{self.config.seed}/{r.name}"),
+            seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
         )
         state = train(
             r.method, state, pipeline, r.loop, train_key,
             name=r.name, directory=directory, writer=writer, mesh=self.mesh,
-            flip=self.config.data.flip,
+            flip=self.config.data.flip, stop=self.stop,
         )  # fmt: skip
         params = r.method.export(state)
+        for name in ("samples.npz", "pictures.npz"):  # of the model before, if it is trained on
+            (directory / name).unlink(missing_ok=True)
         models.save(
             directory / "model", r.method.diffuser, params,
             kind="denoiser", solver="ddim", num_steps=r.num_steps[0],
@@ -127,84 +181,73 @@ class Experiment:
                 "name": self.train_data.name, "shape": self.train_data.image_shape,
                 "scale": "image / 127.5 - 1",
             },
-            method=r.method_name, parent=r.parent, trainable_fraction=1.0,
+            stage=r.name, method=r.method_name, parent=r.parent, trainable_fraction=1.0,
             train_steps=r.loop.num_updates, images_seen=r.loop.num_updates * r.loop.batch_size,
         )  # fmt: skip
 
-    def _measure(self, r: Round, params: Any, sampling: Sampling, writer: MetricWriter) -> None:
-        num = GRID_IMAGES
-        if self.evaluator.metrics:
-            num = self.config.evaluation.num_samples or self.evaluator.num_samples
-        batches = generate_batches(
-            r.method.diffuser, params,
-            jax.random.fold_in(self._key, _hash("evaluation")),  # the same noise for every model
-            num, sampling=sampling, shape=self.train_data.image_shape,
-            labels=self._labels(num) if r.method.diffuser.num_labels else None,
-            batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
-        )  # fmt: skip
-        samples, seconds_per_image = draw(batches)
-        self._keep_grid(r, sampling, samples[:GRID_IMAGES], writer)
-        rows = [
-            self._identity(r, sampling)
-            | {
-                "method": r.method_name,
-                "metric": m.metric,
-                "value": m.value,
-                "num_samples": m.num_samples,
-                "reference": m.reference,
-                "seconds_per_image": seconds_per_image,
-                "train_steps": r.loop.num_updates,
-                "images_seen": r.loop.num_updates * r.loop.batch_size,
-                "device": jax.devices()[0].device_kind,
-                "rounding": "nearest",
-            }
-            for m in self.evaluator.measure(samples)
-        ]
+    def _measure(self, r: Round, model: Model, sampling: Sampling, writer: MetricWriter) -> None:
+        num = self.evaluator.num_samples if self.evaluator.metrics else GRID_IMAGES
+        rows, samples = measure(
+            model,
+            self.evaluator,
+            stage=r.name,
+            sampling=sampling,
+            num=num,
+            seed=self.config.seed,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=self.mesh,
+            labels=draw_labels(model, self.train_data.labels, num, self.config.seed),
+            keep=PICTURE_IMAGES,
+        )
+        self._keep_pictures(r, sampling, samples, writer)
         present = {row_key(row) for row in self.results.rows}
         for row in rows:
             if row_key(row) not in present:
                 self.results.append(row)
-        values = "  ".join(f"{m['metric']} {m['reference']} {m['value']:.3f}" for m in rows)
+        values = "  ".join(f"{row['metric']} {row['reference']} {row['value']:.3f}" for row in rows)
         say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps: {values}")
         name = f"{r.name}/{sampling.solver.name}"
-        scalars = {f"{name}/{m['metric']}/{m['reference']}": m["value"] for m in rows}
+        scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
-
-    def _identity(self, r: Round, sampling: Sampling) -> dict[str, Any]:
-        """The part of a row that says what was sampled."""
-        identity = {
-            "stage": r.name,
-            "nfe": sampling.nfe,
-            "solver": sampling.solver.name,
-            "seed": self.config.seed,
-        }
-        if sampling.solver.stochastic:
-            identity["variance"] = sampling.solver.variance
-        return identity
 
     def _is_measured(self, r: Round, sampling: Sampling) -> bool:
         expected = {
-            row_key(self._identity(r, sampling) | {"metric": metric, "reference": dataset.name})
-            for metric, dataset in self.evaluator.pairs()
+            row_key(
+                identity(r.name, sampling, self.config.seed)
+                | {"metric": metric, "reference": reference}
+            )
+            for metric, reference in self.evaluator.expected()
         }
         rows = {row_key(row) for row in self.results.rows}
         return expected <= rows and (
-            sampling.solver != self._solvers[0] or str(sampling.num_steps) in self._grids(r)
+            not self._is_pictured(sampling)
+            or (
+                str(sampling.num_steps) in self._arrays(r, "samples.npz")
+                and (sampling.num_steps != r.num_steps[0] or self._arrays(r, "pictures.npz"))
+            )
         )
 
-    def _grids(self, r: Round) -> dict[str, np.ndarray]:
-        path = self.workdir / r.name / "samples.npz"
+    def _is_pictured(self, sampling: Sampling) -> bool:
+        return sampling.solver == self._solvers[0]
+
+    def _arrays(self, r: Round, name: str) -> dict[str, np.ndarray]:
+        path = self.workdir / r.name / name
         return dict(np.load(path)) if path.exists() else {}
 
-    def _keep_grid(self, r: Round, sampling: Sampling, samples: np.ndarray, writer) -> None:
-        """Adds the first solver's samples to samples.npz, {step count: uint8 [n, H, W, C]}."""
-        if sampling.solver != self._solvers[0] or jax.process_index() > 0:
+    def _keep_pictures(self, r: Round, sampling: Sampling, samples: np.ndarray, writer) -> None:
+        """Adds the first solver's samples to samples.npz, {step count: uint8 [n, H, W, C]}.
+
+        Those of the round's own step count also make pictures.npz, see `Evaluator.pictures`.
+        """
+        if not self._is_pictured(sampling) or jax.process_index() > 0:
             return
-        path = self.workdir / r.name / "samples.npz"
-        temporary = path.with_name("samples.tmp.npz")
-        np.savez(temporary, **(self._grids(r) | {str(sampling.num_steps): samples}))
-        temporary.replace(path)
-        writer.write_images(sampling.num_steps, {f"{r.name}/samples": report.tile(samples)})
+        if sampling.num_steps == r.num_steps[0]:
+            arrays = self.evaluator.pictures(samples)
+            write_arrays(self.workdir / r.name / "pictures.npz", arrays)
+        grid = samples[:GRID_IMAGES]
+        grids = self._arrays(r, "samples.npz") | {str(sampling.num_steps): grid}
+        write_arrays(self.workdir / r.name / "samples.npz", grids)
+        writer.write_images(sampling.num_steps, {f"{r.name}/samples": report.tile(grid)})
 
     def _samplings(self, r: Round) -> list[Sampling]:
         return [
@@ -217,44 +260,47 @@ class Experiment:
     def _clip(self) -> tuple[float, float] | None:
         return (-1.0, 1.0) if self.config.evaluation.clip else None
 
-    def _labels(self, num: int) -> np.ndarray:
-        """Labels [num] with the training data's distribution, the same for every model."""
-        rng = np.random.RandomState(_hash(f"{self.config.seed}/labels"))
-        return rng.choice(self.train_data.labels, num)
-
     def _evaluator(self) -> Evaluator:
         settings = self.config.evaluation
 
-        def split(name: str) -> Dataset:
-            if name == self.config.data.train:
-                return self.train_data
-            return load_dataset(self.config.data.name, name)
+        def reference(split: str) -> Reference:
+            data = self.train_data
+            if split != self.config.data.train:
+                data = load_dataset(self.config.data.name, split)
+            return Reference(data.name, data.images, data.labels)
 
         try:
             return Evaluator(
-                [split(name) for name in settings.references],
-                split(settings.held_out) if NEIGHBOURS in settings.metrics else None,
+                [reference(split) for split in settings.references],
                 settings.metrics,
+                num_samples=settings.num_samples,
+                features=settings.features,
+                held_out=reference(settings.held_out) if NEIGHBOURS in settings.metrics else None,
+                options={"inception": {"weights": settings.inception_weights or None}},
             )
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
 
-def row_key(row: dict[str, Any]) -> tuple:
-    """What makes a row of results.jsonl unique."""
-    return tuple(row.get(name) for name in ROW_KEY)
-
-
-def differences(old: Any, new: Any, path: str = "config") -> list[str]:
-    """Where two plain configs differ, as "path: old -> new"."""
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain configs differ, as (key, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        pairs = [(f"{path}.{key}", old.get(key), new.get(key)) for key in keys]
+        prefix = f"{path}." if path else ""
+        pairs = [(f"{prefix}{key}", old.get(key), new.get(key)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
     else:
-        return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
-    return [line for p, a, b in pairs for line in differences(a, b, p)]
+        return [] if old == new else [(path, old, new)]
+    return [found for p, a, b in pairs for found in differences(a, b, p)]
+
+
+def _move_aside(directory: Path) -> Path:
+    """Renames to the first of <directory>.1, .2, ... that is free."""
+    number = 1
+    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    return directory.rename(target)
 
 
 def git_commit() -> str | None:
@@ -264,8 +310,3 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _hash(text: str) -> int:
-    """31 bits of text, the same in every process."""
-    return zlib.crc32(text.encode()) & 0x7FFFFFFF

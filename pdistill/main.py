@@ -1,6 +1,7 @@
 """Runs an experiment: python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
 
-The same command again goes on where it stopped. --config.seed=1 and the like change the config.
+The same command again goes on where it stopped, whether it ended by itself, by SIGTERM or Ctrl-C
+(it saves first and exits with 75), or by a crash. --config.seed=1 and the like change the config.
 """
 
 import sys
@@ -11,23 +12,31 @@ from ml_collections import config_flags
 
 from pdistill import experiment
 from pdistill.config import ConfigError
-from pdistill.training import Diverged
+from pdistill.model import ModelError
+from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
+from pdistill.training.logging import say, say_warnings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
+_NEW = flags.DEFINE_bool("new", False, "Start again; what the run directory holds is moved aside.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes, as on a TPU pod; JAX finds the others."
 )
 
 
 def main(_) -> None:
+    say_warnings()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     try:
-        experiment.run(_CONFIG.value, _WORKDIR.value)
-    except (ConfigError, Diverged) as error:
+        with StopSignals() as stop:
+            experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
+    except (ConfigError, CheckpointError, Diverged, ModelError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted as interruption:
+        say(f"{interruption}; the same command goes on")
+        sys.exit(EXIT_CODE)
 
 
 if __name__ == "__main__":

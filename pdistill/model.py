@@ -22,9 +22,10 @@ from jax.sharding import Mesh
 from pdistill import diffusion, samplers
 from pdistill.diffusion import Denoiser
 from pdistill.evaluation import Sampling, generate
+from pdistill.files import one_line
 from pdistill.networks import Diffuser, build_network, describe_network
 from pdistill.sharding import one_device, param_sharding
-from pdistill.training import load_params, save_params
+from pdistill.training import checksum, load_params, save_params
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -32,6 +33,11 @@ SCHEDULES = {
     "linear_logsnr": diffusion.LinearLogsnrSchedule,
 }
 FORMAT = 1
+# What a card must say besides the network: how to sample it, and what results.jsonl repeats.
+CARD = (
+    *("data", "num_steps", "solver", "clip", "guidance", "checksum"),
+    *("stage", "method", "train_steps", "images_seen"),
+)
 
 
 class ModelError(ValueError):
@@ -61,7 +67,7 @@ class Model:
         return Sampling(
             num_steps=self.card["num_steps"],
             solver=samplers.parse_solver(self.card["solver"]),
-            clip=self.card["clip"] and tuple(self.card["clip"]),
+            clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
         )
 
     def denoiser(self, label: Array | None = None) -> Denoiser:
@@ -108,7 +114,7 @@ class Model:
         )  # fmt: skip
 
     def _labels(self, label, num):
-        num_labels = self.card["num_labels"]
+        num_labels = self.diffuser.num_labels
         if label is None:
             return None
         if not num_labels:
@@ -154,6 +160,7 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
     """
     directory = Path(directory)
     card = {"format": FORMAT, **describe(diffuser), **card, "versions": versions()}
+    card["checksum"] = checksum(params)
     temporary = directory.with_name(directory.name + ".tmp")
     if jax.process_index() == 0 and temporary.exists():
         shutil.rmtree(temporary)
@@ -169,6 +176,29 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
     sync_global_devices(f"saved {directory}")
 
 
+def read_card(directory: Path) -> dict[str, Any]:
+    """model.json of a model directory.
+
+    Raises:
+      ModelError: it is not there, or not of a format that this version reads.
+    """
+    path = directory / "model.json"
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no model in {directory}: give a folder with model.json, such as "
+            "runs/digits/progressive/4"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path} must hold an object; it holds {card!r}")
+    if card.get("format") != FORMAT:
+        raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
+    return card
+
+
 def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
@@ -181,19 +211,10 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     directory = Path(directory)
     if (directory / "model").is_dir():
         directory = directory / "model"
-    try:
-        card = json.loads((directory / "model.json").read_text())
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"no model in {directory}: give a folder with model.json, such as "
-            "runs/digits/progressive/4"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"{directory / 'model.json'} is not JSON: {error}") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{directory / 'model.json'} must hold an object; it holds {card!r}")
-    if card.get("format") != FORMAT:
-        raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
+    card = read_card(directory)
+    for key in CARD:
+        if key not in card:
+            raise ModelError(f"{directory / 'model.json'} lacks the key {key!r}")
     try:
         diffuser = Diffuser(
             build_network(card["network"]["name"], card["network"]["arguments"]),
@@ -204,10 +225,12 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
         model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)
         _ = model.sampling
+        if checksum(model.params) != card["checksum"]:
+            raise ValueError("its parameters are not those that were saved")
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
-    except (TypeError, ValueError, FileNotFoundError) as error:
-        raise ModelError(f"cannot load {directory}: {error}") from error
+    except Exception as error:  # a card may hold anything
+        raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
     return model
 
 

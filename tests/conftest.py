@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled networks are the bulk of the run time, and are the same from run to run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/pdistill-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ["PDISTILL_CACHE_DIR"] = tempfile.mkdtemp(prefix="pdistill-")  # no statistics of others
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

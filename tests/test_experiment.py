@@ -6,30 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_experiment import tiny
 
 import pdistill
-from configs import digits_pd
-from pdistill import experiment
+from pdistill import evaluate, experiment, results
 from pdistill.config import ConfigError
 from pdistill.files import read_jsonl
 
 TIMINGS = ("seconds_per_image",)
-
-
-def tiny() -> ConfigDict:
-    """digits_pd, but a few updates of a very small network, 4 -> 1 steps."""
-    config = digits_pd.get_config()
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, progressive = config.stages
-    teacher["num_steps"] = (4, 1)
-    teacher["optimizer"]["warmup"] = 2
-    progressive.update(start_steps=4, long_rounds=0)
-    for stage in (teacher, progressive):
-        stage["loop"] = {
-            "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
-        }  # fmt: skip
-    config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +57,11 @@ def test_every_measurement_has_one_row(workdir):
 
 def test_models_load_and_sample_what_was_measured(workdir):
     """The exported student is what results.jsonl and the grids speak of."""
-    import jax
 
     model = pdistill.load(workdir / "progressive/2")
     assert (model.card["num_steps"], model.card["parent"]) == (2, "teacher")
     assert pdistill.load(workdir / "progressive/1").card["parent"] == "progressive/2"
-    key = jax.random.fold_in(jax.random.key(0), experiment._hash("evaluation"))
+    key = results.evaluation_key(seed=0)
     images = np.round(np.asarray(model.sample(key, num=16)) * 127.5 + 127.5)
     kept = np.load(workdir / "progressive/2/samples.npz")["2"][:16]
     # Another batch size may turn a rounding by one level of 255.
@@ -116,9 +99,68 @@ def test_another_config_in_the_same_directory_is_refused(workdir):
     config = tiny()
     config.seed = 1
     config.stages[0]["optimizer"]["learning_rate"] = 1e-4
-    with pytest.raises(ConfigError, match=r"config\.seed: 0 -> 1") as error:
+    with pytest.raises(ConfigError, match="seed: 0 -> 1") as error:
         experiment.run(config, workdir)
-    assert "config.stages[0].optimizer.learning_rate: 0.003 -> 0.0001" in str(error.value)
+    assert "; stages[0].optimizer.learning_rate: 0.003 -> 0.0001" in str(error.value)
+
+
+def test_new_starts_again_and_keeps_what_was_there(workdir, tmp_path, capsys):
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    config = tiny()
+    config.stages = config.stages[:1]
+    config.evaluation.num_samples = 32
+    experiment.run(config, copy, new=True)
+    assert f"{copy} is moved to {copy}.1" in capsys.readouterr().err
+    assert rows_without_timings(tmp_path / "tiny.1") == rows_without_timings(workdir)
+    assert {row["num_samples"] for row in read_jsonl(copy / "results.jsonl")} == {32}
+
+
+def test_harmless_changes_go_on(workdir, tmp_path):
+    """Another mesh, other intervals: nothing is done again."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    config = tiny()
+    config.mesh = ConfigDict({"data": 2, "fsdp": 4})
+    config.stages[0]["loop"]["log_every"] = 2
+    experiment.run(config, copy)
+    assert rows_without_timings(copy) == rows_without_timings(workdir)
+    assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
+
+
+def test_more_steps_of_the_last_stage(tmp_path):
+    """Trained on from its last checkpoint, and measured again under the same names."""
+    config = tiny()
+    config.stages = config.stages[:1]
+    experiment.run(config, tmp_path)
+    before = rows_without_timings(tmp_path)
+    config.stages[0]["loop"]["num_updates"] = 12
+    experiment.run(config, tmp_path)
+    after = rows_without_timings(tmp_path)
+    assert [row["step"] for row in read_jsonl(tmp_path / "teacher" / "log.jsonl")] == [4, 8, 12]
+    assert [results.row_key(row) for row in after] == [results.row_key(row) for row in before]
+    assert {row["train_steps"] for row in after} == {12}
+    assert all(a["value"] != b["value"] for a, b in zip(after, before, strict=True))
+
+    config.stages[0]["loop"]["num_updates"] = 8
+    with pytest.raises(ConfigError, match=r"stages\[0\].loop.num_updates: 12 -> 8"):
+        experiment.run(config, tmp_path)
+
+
+def test_more_steps_of_rounds_that_others_start_from_are_refused(workdir):
+    config = tiny()
+    config.stages[1]["loop"]["num_updates"] = 12
+    with pytest.raises(ConfigError, match=r"stages\[1\].loop.num_updates: 8 -> 12"):
+        experiment.run(config, workdir)
+
+
+def test_run_directories_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot use the run directory"):
+        experiment.run(tiny(), tmp_path / "file" / "run")
+    (tmp_path / "config.json").write_text('{"config"')
+    with pytest.raises(ConfigError, match=r"config.json is damaged.*--new starts again"):
+        experiment.run(tiny(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +170,7 @@ def test_another_config_in_the_same_directory_is_refused(workdir):
         (lambda c: c.data.update(train="training"), "train and test"),
         (lambda c: c.update(mesh=ConfigDict({"data": 3, "fsdp": 1})), "does not fit 8 devices"),
         (lambda c: c.stages[0]["loop"].update(batch_size=12), "multiple of the 8 devices"),
-        (lambda c: c.evaluation.update(metrics=("fid",)), "metric must be one of"),
+        (lambda c: c.evaluation.update(metrics=("fd_pixel",)), "metric must be one of"),
     ],
 )
 def test_it_refuses_before_it_writes(tmp_path, change, message):
@@ -138,3 +180,24 @@ def test_it_refuses_before_it_writes(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path):
+    """The command line draws the same noise, so another batch size changes only rounding."""
+    out = tmp_path / "rows.jsonl"
+    evaluate.main(
+        [
+            f"--model={workdir / 'progressive/2'}", "--metrics=fd_pixels,nearest_neighbour_ratio",
+            "--reference=digits:train", "--held_out=digits:test", "--num_samples=64",
+            "--batch_size=16", f"--out={out}",
+        ]
+    )  # fmt: skip
+    rows = {row["metric"]: row for row in read_jsonl(out)}
+    assert len(rows) == 2
+    for desired in rows_without_timings(workdir):
+        if desired["stage"] == "progressive/2" and desired["reference"] == "digits:train":
+            row = {k: v for k, v in rows[desired["metric"]].items() if k not in TIMINGS}
+            # A pixel may round to the next of 256 levels.
+            np.testing.assert_allclose(row.pop("value"), desired.pop("value"), rtol=1e-3)
+            np.testing.assert_allclose(row.pop("bias", 0), desired.pop("bias", 0), rtol=1e-12)
+            assert row == desired

@@ -45,7 +45,12 @@ def save_random(directory, diffuser=LABELLED, seed=0, **card):
         "clip": (-1.0, 1.0),
         "num_labels": diffuser.num_labels,
         "data": {"shape": SHAPE, "scale": "image / 127.5 - 1"},
+        "guidance": None,
         "parent": None,
+        "stage": "teacher",
+        "method": "teacher",
+        "train_steps": 1,
+        "images_seen": 1,
     }
     save(directory, diffuser, random_params(diffuser, seed), **(defaults | card))
     return directory

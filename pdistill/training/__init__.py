@@ -1,7 +1,14 @@
 """State, loop, checkpoints, sharding, optimizers: the machinery, which knows no method."""
 
-from pdistill.training.checkpoints import Checkpointer, load_params, save_params
+from pdistill.training.checkpoints import (
+    Checkpointer,
+    CheckpointError,
+    checksum,
+    load_params,
+    save_params,
+)
 from pdistill.training.gradients import value_and_grad
+from pdistill.training.interruption import EXIT_CODE, Interrupted, StopSignals
 from pdistill.training.loop import (
     Diverged,
     LoopConfig,
@@ -14,13 +21,18 @@ from pdistill.training.optimizers import Optimizer
 from pdistill.training.state import Learner, TrainState
 
 __all__ = [
+    "EXIT_CODE",
+    "CheckpointError",
     "Checkpointer",
     "Diverged",
+    "Interrupted",
     "Learner",
     "LoopConfig",
     "Optimizer",
     "Steppable",
+    "StopSignals",
     "TrainState",
+    "checksum",
     "compile_update",
     "init_state",
     "load_params",

@@ -4,9 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax import Array
 
+from pdistill.files import one_line
+from pdistill.training.logging import say
 from pdistill.training.state import TrainState
+
+
+class CheckpointError(RuntimeError):
+    """There is no checkpoint that can be read; the message says what to do."""
 
 
 class Checkpointer:
@@ -28,34 +36,76 @@ class Checkpointer:
         """Returns once the arrays are copied; writing goes on in the background."""
         if step in self._manager.all_steps():
             return
+        saved = _saved_part(state)
+        about = {"iterator": iterator_state, "checksum": checksum(saved)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_saved_part(state)),
-            iterator=ocp.args.JsonSave(iterator_state),
+            state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
         )
         self._manager.save(step, args=items)
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
-        """The newest checkpoint, placed and sharded as `target`; None if there is none.
+        """The newest checkpoint that can be read, placed and sharded as `target`, or None.
 
-        `target.frozen` is kept: frozen parameters are not in a checkpoint. The other arrays of
-        `target` are freed first, so that the state is never in memory twice.
+        Newer ones that cannot are reported and put aside, as <step>.damaged. `target.frozen` is
+        kept: frozen parameters are not in a checkpoint. The other arrays of `target` are freed
+        first, so that the state is never in memory twice.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none can be read. They stay as they are.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(_abstract(_saved_part(target))),
-            iterator=ocp.args.JsonRestore(),
+            about=ocp.args.JsonRestore(),
         )
-        for leaf in jax.tree.leaves(_saved_part(target)):
-            leaf.delete()
-        restored = self._manager.restore(step, args=items)
-        state = target.replace(**restored.state)
-        return state, restored.iterator
+        errors: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if not errors:
+                for leaf in jax.tree.leaves(_saved_part(target)):
+                    leaf.delete()
+            try:
+                restored = self._manager.restore(step, args=items)
+                if checksum(restored.state) != restored.about["checksum"]:
+                    raise ValueError("its arrays are not those that were saved")
+            except Exception as error:  # whatever Orbax and its storage raise for damaged files
+                errors[step] = error
+                continue
+            for damaged in errors:
+                self._put_aside(damaged, used=step)
+            return target.replace(**restored.state), restored.about["iterator"]
+        if errors:
+            raise CheckpointError(
+                f"no checkpoint in {self._manager.directory} can be read; move it away to train "
+                f"this round from its start. The newest: {one_line(errors[max(errors)])}"
+            )
+        return None
+
+    def _put_aside(self, step: int, used: int) -> None:
+        path = Path(self._manager.directory) / str(step)
+        say(f"warning: checkpoint {path} is damaged; the one of step {used} is used")
+        if jax.process_index() == 0:
+            path.rename(path.with_name(f"{step}.damaged"))
+        self._manager.reload()
+
+
+@jax.jit
+def _checksum(tree: Any) -> Array:
+    def bits(leaf):
+        unsigned = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32
+        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+    return sum(jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in jax.tree.leaves(tree))
+
+
+def checksum(tree: Any) -> int:
+    """The sum of all arrays' bits as integers, modulo 2^32: the same on every mesh.
+
+    Storage notices a file that is cut short, but not every one that is altered.
+    """
+    return int(_checksum(tree))
 
 
 def _saved_part(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "learners": state.learners}
+    return {"step": state.step, "skipped": state.skipped, "learners": state.learners}
 
 
 def _abstract(tree: Any) -> Any:
@@ -75,10 +125,13 @@ def load_params(directory: str | Path, shapes: Any, shardings: Any) -> Any:
       shapes: tree of `jax.ShapeDtypeStruct` to expect. shardings: tree of shardings to place by.
 
     Raises:
-      ValueError: the tree or its shapes are not those expected.
+      ValueError: the files are damaged, or the tree or its shapes are not those expected.
     """
     target = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(directory).absolute(), target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(Path(directory).absolute(), target)
+    except Exception as error:  # whatever Orbax and its storage raise
+        raise ValueError(one_line(error)) from error

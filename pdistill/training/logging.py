@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,11 @@ def say(message: str) -> None:
     """A line for the person at the terminal, from the first process only."""
     if jax.process_index() == 0:
         print(message, file=sys.stderr, flush=True)
+
+
+def say_warnings() -> None:
+    """Makes warnings a line each, without the source line that raised them."""
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
 
 
 def format_seconds(seconds: float) -> str:

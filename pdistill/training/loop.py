@@ -15,12 +15,15 @@ from jax.sharding import Mesh
 from pdistill.data import Pipeline, make_batch
 from pdistill.sharding import batch_sharding, param_sharding, replicated, to_device
 from pdistill.training.checkpoints import Checkpointer
+from pdistill.training.interruption import Interrupted, StopSignals
 from pdistill.training.logging import LogFile, MetricWriter, Progress, say
 from pdistill.training.state import TrainState
 
+AROUND = 3  # updates shown before and after one that is not finite
+
 
 class Diverged(ArithmeticError):
-    """The loss is not finite; nothing of it has been saved."""
+    """Too many updates were not finite. None of them has touched the state."""
 
 
 class Steppable(Protocol):
@@ -29,7 +32,7 @@ class Steppable(Protocol):
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update of every learner; metrics include "loss"."""
+        """One update of every learner; metrics include "loss" and "grad_norm"."""
         ...
 
 
@@ -42,6 +45,8 @@ class LoopConfig:
       substeps: updates in one dispatch (a scan). All intervals are multiples of it. Use 1 for
         convolutions on a CPU, whose gradients XLA runs ten times slower inside a loop.
       log_every, save_every: intervals.
+      max_skipped: updates that may be left out because a metric (a loss, a gradient's norm) was
+        not finite; one more stops the run.
     """
 
     num_updates: int
@@ -49,11 +54,14 @@ class LoopConfig:
     substeps: int = 10
     log_every: int = 100
     save_every: int = 1000
+    max_skipped: int = 20
 
     def __post_init__(self):
         for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.max_skipped < 0:
+            raise ValueError(f"max_skipped must not be negative; got {self.max_skipped}")
         for name in ("num_updates", "log_every", "save_every"):
             if getattr(self, name) % self.substeps:
                 raise ValueError(
@@ -78,7 +86,7 @@ def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> Train
 
 @functools.lru_cache(maxsize=8)
 def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
-    """update(state without frozen, frozen, resident, raw, key) -> (state, mean metrics).
+    """update(state without frozen, frozen, resident, raw, key) -> (state, metrics [substeps]).
 
     One jitted scan over the substeps in `raw`; the state is donated. Equal methods share it, so
     rounds that differ only in the frozen trees compile once.
@@ -87,8 +95,14 @@ def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
     def substep(state, frozen, resident, raw, key):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = make_batch(resident, raw, augment_key, flip=flip)
-        state, metrics = method.step(state.replace(frozen=frozen), batch, method_key)
-        return state.replace(step=state.step + 1, frozen={}), metrics
+        new, metrics = method.step(state.replace(frozen=frozen), batch, method_key)
+        finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
+        learners = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), new.learners, state.learners
+        )
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        state = state.replace(step=state.step + 1, skipped=skipped, learners=learners)
+        return state, metrics | {"skipped": skipped}
 
     def update(state, frozen, resident, raw, key):
         def body(state, raw):
@@ -97,10 +111,10 @@ def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
         if jax.tree.leaves(raw)[0].shape[0] == 1:
             # On a CPU a convolution's gradient is ten times slower in a loop (jax issue 12868).
             state, metrics = body(state, jax.tree.map(lambda a: a[0], raw))
+            metrics = jax.tree.map(lambda a: a[None], metrics)
         else:
             state, metrics = jax.lax.scan(body, state, raw)
-        state = jax.lax.with_sharding_constraint(state, param_sharding(state, mesh))
-        return state, jax.tree.map(jnp.mean, metrics)
+        return jax.lax.with_sharding_constraint(state, param_sharding(state, mesh)), metrics
 
     return jax.jit(update, donate_argnums=0)
 
@@ -117,6 +131,7 @@ def train(
     writer: MetricWriter,
     mesh: Mesh,
     flip: bool = False,
+    stop: StopSignals | None = None,
 ) -> TrainState:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
 
@@ -124,15 +139,18 @@ def train(
       state: the initial state; donated. key: the seed of every random number of the run.
       name: what progress lines and TensorBoard call the run.
       directory: of checkpoints/ and log.jsonl. writer: of the TensorBoard events.
+      stop: asked after every dispatch.
 
     Returns:
       The state after `config.num_updates` updates.
 
     Raises:
-      Diverged: the loss is not finite.
+      Diverged: more than `config.max_skipped` updates were not finite.
+      Interrupted: `stop` was requested; the state so far is saved.
     """
     frozen = state.frozen
-    with Checkpointer(directory / "checkpoints") as checkpointer:
+    stop = stop or StopSignals()
+    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
         batches = pipeline.iterator(config.substeps)
         restored = checkpointer.restore(state)
         if restored is not None:
@@ -151,16 +169,21 @@ def train(
         lines = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
 
         def log(step: int, interval: list[dict[str, Array]]) -> None:
-            scalars = mean_metrics(jax.device_get(interval))
-            if not np.isfinite(scalars["loss"]):
-                raise Diverged(
-                    f"{name}: the loss is {scalars['loss']} between steps "
-                    f"{step - len(interval) * config.substeps} and {step}; the checkpoint before "
-                    f"is in {directory / 'checkpoints'}. Try a lower learning rate."
-                )
+            metrics = concatenate(jax.device_get(interval))
+            first = step - len(metrics["skipped"]) + 1
+            scalars, trouble = summarize(metrics, first)
             scalars["steps_per_second"] = progress.report(step, scalars)
-            writer.write_scalars(step, {f"{name}/{k}": value for k, value in scalars.items()})
-            lines.append({"step": step, **scalars})
+            lines.append({"step": step, **scalars, **trouble})
+            if trouble:
+                say(f"{name:<16} {describe(trouble)}")
+            if scalars["skipped"] > config.max_skipped:
+                raise Diverged(
+                    f"{name}: {describe(trouble)}. That is more than loop.max_skipped = "
+                    f"{config.max_skipped}; the last good checkpoint is in "
+                    f"{directory / 'checkpoints'}. Try a lower learning rate."
+                )
+            finite = {f"{name}/{k}": v for k, v in scalars.items() if np.isfinite(v)}
+            writer.write_scalars(step, finite)
 
         interval, late = [], None  # metrics are read one dispatch late: the device never waits
         for step in range(start, config.num_updates, config.substeps):
@@ -173,14 +196,49 @@ def train(
             done = step + config.substeps
             if done % config.log_every == 0 or done == config.num_updates:
                 late, interval = (done, interval), []
-            if done % config.save_every == 0 or done == config.num_updates:
+            if done % config.save_every == 0 or done == config.num_updates or stop.requested:
+                if stop.requested and interval:  # cut short, so that its updates are logged
+                    late, interval = (done, interval), []
                 if late:  # before the save: a run that resumes from it does not log this again
                     log(*late)
                     late = None
                 checkpointer.save(done, state, batches.get_state())
+            if stop.requested and done < config.num_updates:
+                raise Interrupted(f"stopped by {stop.requested}: {name} is saved at step {done}")
     return state.replace(frozen=frozen)
 
 
-def mean_metrics(interval: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The mean over an interval's dispatches of each metric."""
-    return {name: float(np.mean([m[name] for m in interval])) for name in interval[0]}
+def concatenate(interval: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The metrics of all updates of an interval, from those of its dispatches."""
+    return {name: np.concatenate([m[name] for m in interval]) for name in interval[0]}
+
+
+def summarize(
+    metrics: dict[str, np.ndarray], first: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """A row of the log, from the metrics of updates number `first`, `first` + 1, ...
+
+    Returns:
+      The mean of each metric over finite updates and "skipped", the run's count so far; and, if
+      an update was not finite, {"not_finite": such updates, "grad_norms": {update: norm} of these
+      and the ones around them}.
+    """
+    values = {name: value for name, value in metrics.items() if name != "skipped"}
+    finite = np.all([np.isfinite(value) for value in values.values()], axis=0)
+    scalars = {
+        name: float(np.mean(value[finite])) if finite.any() else float("nan")
+        for name, value in values.items()
+    }
+    scalars["skipped"] = int(metrics["skipped"][-1])
+    if finite.all():
+        return scalars, {}
+    bad = np.flatnonzero(~finite)[:AROUND]
+    around = [i for i in range(len(finite)) if np.abs(bad - i).min() <= AROUND]
+    norms = {first + i: f"{values['grad_norm'][i]:.3g}" for i in around}
+    return scalars, {"not_finite": [first + int(i) for i in bad], "grad_norms": norms}
+
+
+def describe(trouble: dict[str, Any]) -> str:
+    """What `summarize` found, for people."""
+    norms = ", ".join(f"{norm} at {step}" for step, norm in trouble["grad_norms"].items())
+    return f"not finite, so left out, from update {trouble['not_finite'][0]}; grad_norm {norms}"

@@ -1,5 +1,6 @@
 """The state of training: networks that learn, networks that do not, and a step count."""
 
+import functools
 from typing import Any
 
 import jax
@@ -51,16 +52,18 @@ class TrainState:
     """Everything a method's step reads and writes.
 
     Attributes:
-      step: updates done, int32 scalar.
+      step: updates done, int32 scalar. skipped: those left out because they were not finite.
       learners: networks under training by name ("student", "fake_score", "discriminator").
       frozen: parameters that stay as they are, by name ("teacher"), and traced settings of a
         round; never donated and never checkpointed.
     """
 
     step: Array
+    skipped: Array
     learners: dict[str, Learner]
     frozen: dict[str, Any]
 
     @classmethod
     def create(cls, learners: dict[str, Learner], frozen: dict[str, Any]) -> "TrainState":
-        return cls(step=jnp.zeros((), jnp.int32), learners=learners, frozen=frozen)
+        zero = functools.partial(jnp.zeros, (), jnp.int32)
+        return cls(step=zero(), skipped=zero(), learners=learners, frozen=frozen)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,16 @@ from pdistill.files import read_jsonl
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser, DiT
 from pdistill.sharding import make_mesh
-from pdistill.training import Diverged, LoopConfig, Optimizer, init_state, train
+from pdistill.training import (
+    CheckpointError,
+    Diverged,
+    Interrupted,
+    LoopConfig,
+    Optimizer,
+    StopSignals,
+    init_state,
+    train,
+)
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.logging import LogFile, MetricWriter, format_seconds
 
@@ -28,15 +40,18 @@ NETWORK = DiT(out_channels=1, patch=2, features=64, depth=1, heads=2)
 METHOD = Teacher(Diffuser(NETWORK, "v", CosineSchedule()), Optimizer(1e-2, warmup=2, ema_decay=0.9))
 
 
-def run(directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4):
+def run(
+    directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4, log_every=4,
+    stop=None,
+):  # fmt: skip
     mesh = make_mesh(*mesh)
     state = init_state(lambda key: METHOD.init(key, (4, 4, 1)), mesh, jax.random.key(0))
     pipeline = Pipeline(DATA, batch_size=16, seed=1, resident=resident)
-    config = LoopConfig(num_updates, 16, substeps, log_every=4, save_every=save_every)
+    config = LoopConfig(num_updates, 16, substeps, log_every=log_every, save_every=save_every)
     with MetricWriter(directory) as writer:
         state = train(
             METHOD, state, pipeline, config, jax.random.key(2),
-            name="t", directory=directory / "t", writer=writer, mesh=mesh, flip=True,
+            name="t", directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop,
         )  # fmt: skip
     return state, read_jsonl(directory / "t" / "log.jsonl")
 
@@ -165,22 +180,6 @@ def test_state_is_made_where_it_belongs():
     assert state.step.dtype == jnp.int32
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """It says where, and no checkpoint of it is left."""
-    method = dataclasses.replace(METHOD, optimizer=Optimizer(1e38, clip_norm=0.0))
-    mesh = make_mesh()
-    state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
-    with (
-        MetricWriter(tmp_path) as writer,
-        pytest.raises(Diverged, match="t: the loss is nan between steps"),
-    ):
-        train(
-            method, state, Pipeline(DATA, 16, seed=0), LoopConfig(40, 16, 4, 4, 20),
-            jax.random.key(0), name="t", directory=tmp_path / "t", writer=writer, mesh=mesh,
-        )  # fmt: skip
-    assert not [p for p in (tmp_path / "t" / "checkpoints").iterdir() if p.name.isdigit()]
-
-
 def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
     """Killed right after the save of step 8: its row was once still waiting to be written."""
     save = Checkpointer.save
@@ -197,3 +196,156 @@ def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpointer, "save", save)
     _, log = run(tmp_path, 12)
     assert [row["step"] for row in log] == [4, 8, 12]
+
+
+def spiky(num_updates, bad, directory, max_skipped=20, stop=None):
+    """Trains a method whose loss and gradient are not finite at the updates in `bad`."""
+    method = Spiky(METHOD.diffuser, METHOD.optimizer, bad=bad)
+    mesh = make_mesh()
+    state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
+    with MetricWriter(directory) as writer:
+        return train(
+            method, state, Pipeline(DATA, 16, seed=1),
+            LoopConfig(num_updates, 16, 2, 4, 4, max_skipped), jax.random.key(2), name="t",
+            directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Spiky(Teacher):
+    """A teacher whose data turn to infinity at the updates in `bad`."""
+
+    bad: tuple[int, ...] = ()
+
+    def step(self, state, batch, key):
+        spike = jnp.isin(state.step, jnp.array(self.bad, jnp.int32))
+        image = jnp.where(spike, jnp.inf, batch["image"])
+        return super().step(state, batch | {"image": image}, key)
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path):
+    """Parameters, moments and average are as if these updates had not been."""
+    before = spiky(4, (), tmp_path / "before")
+    state = spiky(8, (4, 5, 6, 7), tmp_path / "after")
+    assert (state.step, state.skipped) == (8, 4)
+    for ours, theirs in zip(leaves(state), leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    state = spiky(12, (5, 8), tmp_path / "twice")
+    assert state.skipped == 2
+    assert all(np.isfinite(leaf).all() for leaf in leaves(state))
+    log = read_jsonl(tmp_path / "twice" / "t" / "log.jsonl")
+    assert [row["skipped"] for row in log] == [0, 1, 2]
+    assert [row.get("not_finite") for row in log] == [None, [6], [9]]  # counted from one
+    assert all(np.isfinite(row["loss"]) for row in log)
+    norms = log[1]["grad_norms"]
+    assert list(norms) == ["5", "6", "7", "8"]
+    assert norms["6"] in ("nan", "inf")
+    assert float(norms["5"]) > 0
+
+
+def test_too_many_of_them_stop_the_run(tmp_path, capsys):
+    """It names the update, shows the gradients around it, and keeps the last good checkpoint."""
+    with pytest.raises(Diverged, match=r"from update 10; .*max_skipped = 1; .*checkpoint") as error:
+        spiky(40, tuple(range(9, 40)), tmp_path, max_skipped=1)
+    assert "nan at 10" in str(error.value)
+    checkpoints = tmp_path / "t" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir() if p.name.isdigit()) == ["4", "8"]
+    assert "grad_norm" in capsys.readouterr().err
+    state = spiky(12, (), tmp_path)  # the same run without its cause goes on from there
+    assert (state.step, state.skipped) == (12, 0)
+
+
+# --- Stopping and damage ------------------------------------------------------------------------
+
+
+class StopAt:
+    """Sends this process a signal when the data of update `index` are asked for."""
+
+    def __init__(self, monkeypatch, index, number=signal.SIGTERM):
+        original = Pipeline.iterator
+
+        def iterator(pipeline, substeps):
+            batches = original(pipeline, substeps)
+            follow = type(batches).__next__
+
+            class Batches(type(batches)):
+                def __next__(self):
+                    if self.get_state()["next_index"] == index:
+                        os.kill(os.getpid(), number)
+                    return follow(self)
+
+            batches.__class__ = Batches
+            return batches
+
+        monkeypatch.setattr(Pipeline, "iterator", iterator)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tmp_path, monkeypatch, undisturbed, number):
+    """At update 6, between saves; the run then goes on to the same end, bit for bit."""
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        StopAt(patch, 6, number)
+        with (
+            StopSignals() as stop,
+            pytest.raises(Interrupted, match=f"stopped by {number.name}: t is saved at step 8"),
+        ):
+            run(tmp_path, 12, save_every=12, log_every=12, stop=stop)
+    assert signal.getsignal(number) == before
+    state, log = run(tmp_path, 12)
+    assert [row["step"] for row in log] == [8, 12]
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_outside_of_training_a_signal_stops_at_once():
+    with StopSignals(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with StopSignals() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested == "SIGTERM"
+        with pytest.raises(Interrupted):  # the second one does not wait
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def damage(checkpoint, how):
+    """Cuts or overwrites the largest file of a checkpoint, or removes it."""
+    victim = max((p for p in checkpoint.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = victim.read_bytes()
+    middle = len(data) // 2
+    if how == "cut":
+        victim.write_bytes(data[:middle])
+    elif how == "overwritten":
+        victim.write_bytes(data[:middle] + bytes(255 - b for b in data[middle : middle + 64])
+                           + data[middle + 64 :])  # fmt: skip
+    elif how == "missing":
+        victim.unlink()
+    else:
+        shutil.rmtree(checkpoint / "state")
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
+    tmp_path, capsys, undisturbed, how
+):
+    run(tmp_path, 8)
+    damage(tmp_path / "t" / "checkpoints" / "8", how)
+    state, log = run(tmp_path, 12)
+    error = capsys.readouterr().err
+    assert "checkpoints/8 is damaged; the one of step 4 is used" in error
+    assert "resumes at step 4" in error
+    assert (tmp_path / "t" / "checkpoints" / "8.damaged").is_dir()
+    assert [row["step"] for row in log] == [4, 8, 12]
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_without_a_readable_checkpoint_nothing_is_thrown_away(tmp_path):
+    run(tmp_path, 8)
+    checkpoints = tmp_path / "t" / "checkpoints"
+    for step in ("4", "8"):
+        damage(checkpoints / step, "cut")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read; move it away"):
+        run(tmp_path, 12)
+    assert {"4", "8"} <= {p.name for p in checkpoints.iterdir()}

@@ -1,0 +1,110 @@
+"""A run killed again and again ends as an undisturbed one: same parameters, same rows."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import pdistill
+from pdistill.files import read_jsonl
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("teacher", "progressive/2", "progressive/1")
+# Where the run is killed, in the order in which it gets there.
+POINTS = {
+    "starting": ("pdistill.experiment", "write_atomically", 1, "before"),
+    "training": ("pdistill.data.pipeline", "BatchIterator.__next__", 3, "after"),
+    "saving": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
+    "exporting": ("pdistill.model", "save_params", 1, "after"),
+    "measuring": ("pdistill.training.logging", "LogFile.append", 2, "after"),
+    "keeping pictures": ("numpy", "savez", 2, "after"),
+    "saving the second": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
+    "exporting the second": ("pathlib", "Path.rename", 1, "before"),
+    "training the third": ("pdistill.training.checkpoints", "Checkpointer.save", 2, "after"),
+    "reporting": ("pdistill.report.figures", "save", 2, "before"),
+}
+
+
+def start(workdir, *point):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",  # one device
+    }
+    program = [sys.executable, str(ROOT / "tests/tiny_experiment.py"), str(workdir)]
+    return subprocess.run(
+        [*program, *map(str, point)], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def rows(workdir):
+    return [
+        {k: v for k, v in row.items() if k != "seconds_per_image"}
+        for row in read_jsonl(workdir / "results.jsonl")
+    ]
+
+
+def leaves(directory):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+
+
+def test_a_run_killed_at_every_point_ends_as_an_undisturbed_one(tmp_path):
+    undisturbed = start(tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    killed = tmp_path / "killed"
+    resumed = []
+    for name, point in POINTS.items():
+        process = start(killed, *point)
+        assert process.returncode == -signal.SIGKILL, f"{name}: {process.stderr}"
+        resumed += [line for line in process.stderr.splitlines() if "resumes" in line]
+    last = start(killed)
+    assert last.returncode == 0, last.stderr
+
+    assert rows(killed) == rows(tmp_path / "undisturbed")
+    for stage in STAGES:
+        for ours, theirs in zip(
+            leaves(killed / stage), leaves(tmp_path / "undisturbed" / stage), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        steps = [row["step"] for row in read_jsonl(killed / stage / "log.jsonl")]
+        assert steps == [4, 8]
+    assert (killed / "report.html").exists()
+    assert not list(killed.rglob("*.tmp*"))
+    assert resumed  # a save interval is 4 updates: none of the 8 is lost but those after the save
+
+
+def test_half_an_export_does_not_load(tmp_path):
+    process = start(tmp_path, *POINTS["exporting"])
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "teacher" / "model.tmp").exists()
+    with pytest.raises(pdistill.model.ModelError, match="no model in"):
+        pdistill.load(tmp_path / "teacher")
+    with pytest.raises(pdistill.model.ModelError, match="no model in"):
+        pdistill.load(tmp_path / "teacher" / "model.tmp")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    """The command line, stopped in training: exit code 75, and the same command goes on."""
+    command = [
+        sys.executable, "-m", "pdistill.main", "--config=configs/digits_pd.py",
+        f"--workdir={tmp_path}", "--config.stages[0].loop.log_every=10",
+    ]  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": ""}
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if " step " in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    message = rest.splitlines()[-1]
+    assert message.startswith("stopped by SIGTERM: teacher is saved at step ")
+    assert message.endswith("; the same command goes on")
+    step = message.split("step ")[1].split(";")[0]
+    assert (tmp_path / "teacher" / "checkpoints" / step).is_dir()

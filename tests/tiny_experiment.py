@@ -1,0 +1,62 @@
+"""A whole experiment in seconds, also as a program that kills itself where it is told to.
+
+    python tests/tiny_experiment.py WORKDIR [MODULE ATTRIBUTE COUNT before|after]
+
+With the last four, it sends itself SIGKILL before or after the COUNT-th call of a function.
+"""
+
+import functools
+import importlib
+import os
+import signal
+import sys
+
+from ml_collections import ConfigDict
+
+from configs import digits_pd
+
+
+def tiny() -> ConfigDict:
+    """digits_pd, but a few updates of a very small network, 4 -> 1 steps."""
+    config = digits_pd.get_config()
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    teacher, progressive = config.stages
+    teacher["num_steps"] = (4, 1)
+    teacher["optimizer"]["warmup"] = 2
+    progressive.update(start_steps=4, long_rounds=0)
+    for stage in (teacher, progressive):
+        stage["loop"] = {
+            "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
+        }  # fmt: skip
+    config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
+    return config
+
+
+def die_at(module: str, attribute: str, count: int, when: str) -> None:
+    """Replaces a function (or a method, "Class.method") by one that kills this process."""
+    owner = importlib.import_module(module)
+    *classes, name = attribute.split(".")
+    for cls in classes:
+        owner = getattr(owner, cls)
+    function, calls = getattr(owner, name), iter(range(1, count + 1))
+
+    @functools.wraps(function)
+    def deadly(*args, **kwargs):
+        last = next(calls, None) == count
+        if last and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+if __name__ == "__main__":
+    workdir, *point = sys.argv[1:]
+    if point:
+        die_at(point[0], point[1], int(point[2]), point[3])
+    from pdistill import experiment
+
+    experiment.run(tiny(), workdir)
