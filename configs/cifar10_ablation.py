@@ -22,5 +22,5 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"cifar10_ablation has no variants; got {variant!r}")
     config = head_ablation(cifar10_pd.get_config(), num_steps=1024)
-    config.evaluation.solvers = ("ddim", "ancestral:medium:0.5")
+    config.evaluation.update(metrics=("fid", "is"), solvers=("ddim", "ancestral:medium:0.5"))
     return config

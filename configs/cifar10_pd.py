@@ -44,7 +44,12 @@ def get_config(variant: str = "") -> ConfigDict:
             "loop": loop,
             "optimizer": {"learning_rate": 5e-5},
         },
-        evaluation={"num_samples": 50_000, "batch_size": 1000},
+        evaluation={
+            "metrics": ("fid", "is", "precision_recall", "nearest_neighbour_ratio"),
+            "references": ("train",),
+            "num_samples": 50_000,
+            "batch_size": 1000,
+        },
     )
 
 

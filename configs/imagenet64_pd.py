@@ -42,6 +42,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "loop": loop,
             "optimizer": {"learning_rate": 1e-4},
         },
-        evaluation={"metrics": (), "references": (), "num_samples": 50_000, "batch_size": 1024},
+        evaluation={
+            "metrics": ("fid", "is"),
+            "references": ("train",),
+            "num_samples": 50_000,
+            "batch_size": 1024,
+        },
         mesh={"data": -1, "fsdp": 4},
     )

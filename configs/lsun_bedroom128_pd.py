@@ -39,6 +39,11 @@ def get_config(variant: str = "", name: str = "lsun_bedroom128") -> ConfigDict:
             "loop": loop,
             "optimizer": {"learning_rate": 1e-4},
         },
-        evaluation={"metrics": (), "references": (), "num_samples": 50_000, "batch_size": 512},
+        evaluation={
+            "metrics": ("fid",),
+            "references": ("train",),
+            "num_samples": 50_000,
+            "batch_size": 512,
+        },
         mesh={"data": -1, "fsdp": 2},
     )

@@ -156,7 +156,7 @@ class Evaluator:
         extractor = next(one_by_one, None) or load_extractor("pixels")
         shown = samples[:NEIGHBOUR_PICTURES]
         nearest = nearest_rows(
-            extractor(shown)["features"], reference.features(extractor), NEIGHBOURS_SHOWN
+            extractor(shown)["features"], reference.blocks(extractor), NEIGHBOURS_SHOWN
         )
         evenly = np.linspace(0, len(reference) - 1, min(len(samples), len(reference))).astype(int)
         return {

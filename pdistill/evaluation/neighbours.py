@@ -1,5 +1,7 @@
 """Is the model copying its training set? Distances to the nearest training image."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 
@@ -15,11 +17,25 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 
     return np.concatenate(nearest)
 
 
-def nearest_rows(features: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
-    """Which k rows of `reference` [M, D] are nearest to each row [N, D], nearest first: [N, k]."""
-    rows, reference = np.asarray(features, np.float64), np.asarray(reference, np.float64)
-    squared = np.sum(reference**2, axis=1)[None] - 2 * rows @ reference.T  # but for |row|^2
-    return np.argsort(squared, axis=1)[:, :k]
+def nearest_rows(features: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
+    """Which k of the rows in `blocks` [B, D] are nearest to each row [N, D], nearest first: [N, k].
+
+    Rows are counted through all blocks; only one is in memory at a time.
+    """
+    rows = np.asarray(features, np.float64)
+    nearest = np.empty((len(rows), 0), int)
+    distances = np.empty((len(rows), 0))
+    start = 0
+    for block in blocks:
+        block = np.asarray(block, np.float64)
+        squared = np.sum(block**2, axis=1)[None] - 2 * rows @ block.T  # but for |row|^2
+        distances = np.concatenate([distances, squared], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), squared.shape)
+        nearest = np.concatenate([nearest, numbers], axis=1)
+        order = np.argsort(distances, axis=1)[:, :k]
+        distances, nearest = (np.take_along_axis(a, order, axis=1) for a in (distances, nearest))
+        start += len(block)
+    return nearest
 
 
 class NeighbourRatio:

@@ -49,7 +49,7 @@ class Reference:
     def features(self, extractor: Extractor) -> np.ndarray:
         """[N, D], kept in memory."""
         if extractor.name not in self._features:
-            self._features[extractor.name] = np.concatenate(list(self._blocks(extractor)))
+            self._features[extractor.name] = np.concatenate(list(self.blocks(extractor)))
         return self._features[extractor.name]
 
     def statistics(self, extractor: Extractor) -> Statistics:
@@ -66,12 +66,15 @@ class Reference:
 
     def _compute_statistics(self, extractor: Extractor) -> Statistics:
         moments = Moments()
-        known = self._features.get(extractor.name)
-        for features in self._blocks(extractor) if known is None else [known]:
+        for features in self.blocks(extractor):
             moments.add(features)
         return moments.statistics()
 
-    def _blocks(self, extractor: Extractor) -> Iterator[np.ndarray]:
+    def blocks(self, extractor: Extractor) -> Iterator[np.ndarray]:
+        """The features in blocks [B, D], from memory if they are there."""
+        if extractor.name in self._features:
+            yield self._features[extractor.name]
+            return
         description = f"{extractor.name} of {self.name}"
         with tqdm(desc=description, total=len(self), unit=" images", delay=3) as bar:
             for start in range(0, len(self), BLOCK):

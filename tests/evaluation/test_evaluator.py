@@ -17,6 +17,7 @@ from pdistill.evaluation import (
     precision_recall,
 )
 from pdistill.evaluation.metrics import FrechetDistance, feature_space, parse_metrics
+from pdistill.evaluation.spectra import radial_spectrum
 
 RNG = np.random.default_rng(0)
 
@@ -191,9 +192,19 @@ def test_channels_and_sizes():
         pytest.raises(EvaluationError, match="feature sizes differ: 9 and 4"),
     ):
         evaluator.measure([images(60, shape=(3, 3, 1))])
-    with pytest.raises(
-        EvaluationError, match="takes images of 8 x 8; noise:train has 2"
-    ):
+    with pytest.raises(EvaluationError, match="takes images of 8 x 8; noise:train has 2"):
         Evaluator([TRAIN], ("fd_classifier",))
     with pytest.raises(EvaluationError, match="needs held-out images"):
         Evaluator([TRAIN], ("nearest_neighbour_ratio",))
+
+
+def test_pictures():
+    """A training image among the samples finds itself; spectra are those of either set."""
+    evaluator = Evaluator([TRAIN], ("fd_pixels",))
+    samples = np.concatenate([TRAIN.images[7:9], images(40)])
+    found = evaluator.pictures(samples)
+    assert found["neighbours"].shape == (12, 4, 2, 2, 1)
+    np.testing.assert_array_equal(found["neighbours"][:2, 0], TRAIN.images[7:9])
+    np.testing.assert_array_equal(found["neighbours"][:2, 1], TRAIN.images[7:9])
+    np.testing.assert_allclose(found["spectrum"], radial_spectrum(samples))
+    assert found["data_spectrum"].shape == found["spectrum"].shape

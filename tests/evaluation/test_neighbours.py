@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
 
 from pdistill.evaluation import NeighbourRatio, nearest_distances
+from pdistill.evaluation.neighbours import nearest_rows
 
 RNG = np.random.default_rng(0)
 TRAIN, HELD_OUT = RNG.uniform(-1, 1, (2, 300, 10))
@@ -30,3 +32,12 @@ def test_ratio_of_copies_and_of_new_images():
     new = RNG.uniform(-1, 1, (300, 10))
     assert 0.9 < NeighbourRatio(TRAIN, HELD_OUT)(new) < 1.1
     assert NeighbourRatio(TRAIN, HELD_OUT)(new + 2) > 2
+
+
+@pytest.mark.parametrize("sizes", [[50], [7, 3, 40], [1] * 50, [25, 0, 25]], ids=str)
+def test_nearest_rows_of_any_blocks(sizes):
+    rng = np.random.default_rng(0)
+    rows, reference = rng.normal(size=(6, 5)), rng.normal(size=(50, 5))
+    found = nearest_rows(rows, np.split(reference, np.cumsum(sizes)[:-1]), 3)
+    desired = NearestNeighbors(n_neighbors=3).fit(reference).kneighbors(rows)[1]
+    np.testing.assert_array_equal(found, desired)
