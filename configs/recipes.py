@@ -16,6 +16,7 @@ EVALUATION = {
     "inception_weights": "",
     "held_out": "test",
     "solvers": ("ddim",),
+    "guidance": (0.0,),
     "num_samples": 0,
     "batch_size": 500,
     "clip": True,
@@ -150,4 +151,26 @@ def head_ablation(config: ConfigDict, num_steps: int) -> ConfigDict:
         for head in ("both", "x", "eps", "v")
         for weighting in ("snr", "snr_trunc", "v_mse")
     )
+    return config
+
+
+def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:
+    """Teacher and rounds of `config`, with labels and the guided stage between them."""
+    config.model.network.arguments.num_labels = num_labels
+    config.evaluation.guidance = (0.0, 1.0, 2.0, 4.0)
+    teacher, progressive = config.stages
+    teacher.update(label_dropout=0.1, num_steps=(min(progressive["start_steps"], 1024), 4, 1))
+    progressive.update(name="guided_progressive", teacher="guided")
+    progressive["start_steps"] = teacher["num_steps"][0]
+    stage = {
+        "name": "guided",
+        "method": "guided",
+        "teacher": "teacher",
+        "guidance": (0.0, 4.0),
+        "num_steps": teacher["num_steps"][:1],
+        "stratified": teacher.get("stratified", False),
+        "loop": dict(teacher["loop"]) | {"num_updates": num_updates},
+        "optimizer": dict(teacher["optimizer"]),
+    }
+    config.stages = (teacher, ConfigDict(stage), progressive)
     return config

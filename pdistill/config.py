@@ -82,6 +82,7 @@ class EvaluationConfig:
       metrics, features: as in `evaluation.Evaluator`. references: splits to compare with.
       inception_weights: file for the metrics that need it; "" for the cached or published one.
       solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
+      guidance: weights to sample each model that takes them with; pictures show the first.
       held_out: split for the memorisation check. num_samples: 0 for as many as each reference
         has images. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
     """
@@ -91,6 +92,7 @@ class EvaluationConfig:
     features: str = ""
     inception_weights: str = ""
     solvers: tuple[str, ...] = ("ddim",)
+    guidance: tuple[float, ...] = (0.0,)
     held_out: str = "test"
     num_samples: int = 0
     batch_size: int = 500
@@ -99,6 +101,8 @@ class EvaluationConfig:
     def __post_init__(self):
         if self.num_samples < 0 or self.num_samples == 1:
             raise ValueError(f"num_samples must be 0, or at least 2; got {self.num_samples}")
+        if not self.guidance or not min(self.guidance) >= 0:
+            raise ValueError(f"guidance must be weights of at least 0; got {self.guidance}")
         if not self.references:
             raise ValueError("references must name at least one split")
         if self.batch_size < 1:
@@ -139,18 +143,12 @@ class ExperimentConfig:
         rounds: dict[str, Round] = {}
         for i, stage in enumerate(self.stages):
             try:
-                new = stage.rounds(diffuser, image_shape)
+                new = stage.rounds(diffuser, image_shape, rounds)
             except ValueError as error:
                 raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
             for r in new:
                 if r.name in rounds:
                     raise ConfigError(f"stages[{i}].name: {r.name!r} is used twice")
-                if r.parent is not None and r.parent not in rounds:
-                    known = ", ".join(rounds) or "none"
-                    raise ConfigError(
-                        f"stages[{i}] ({stage.name}) starts from {r.parent!r}, which no earlier "
-                        f"stage makes; there are: {known}"
-                    )
                 rounds[r.name] = r
         return list(rounds.values())
 

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_steps", type=int, help="instead of the model's own")
     parser.add_argument("--solver", help="instead of the model's own, such as heun")
     parser.add_argument("--label", type=int, help="one label for all (default: the reference's)")
+    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=BATCH)
     parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
@@ -142,6 +143,8 @@ def _measure_model(
         sampling = dataclasses.replace(sampling, num_steps=options.num_steps)
     if options.solver is not None:
         sampling = dataclasses.replace(sampling, solver=parse_solver(options.solver))
+    if options.guidance is not None:
+        model.check_guidance(options.guidance)
     num_labels = model.diffuser.num_labels
     if options.label is None:
         of_reference = evaluator.references[0].labels
@@ -155,6 +158,7 @@ def _measure_model(
         evaluator,
         stage=model.card["stage"],
         sampling=sampling,
+        guidance=options.guidance,
         num=num,
         seed=options.seed,
         batch_size=options.batch_size,

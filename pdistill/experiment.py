@@ -4,7 +4,9 @@ Everything is resumable: a round that has its model is not trained again, a meas
 its row is not made again, and training goes on from the newest checkpoint.
 """
 
+import dataclasses
 import json
+import math
 import re
 import subprocess
 import time
@@ -67,6 +69,28 @@ def run(
         print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """One way in which a model is sampled and measured.
+
+    Attributes:
+      guidance: weight; None for a model that takes none. pictured: its samples are kept.
+      first: of the first guidance weight. own: the model's own solver and steps, and `first`.
+    """
+
+    sampling: Sampling
+    guidance: float | None
+    pictured: bool
+    first: bool
+    own: bool
+
+    @property
+    def name(self) -> str:
+        """In samples.npz: the step count, and the weight if it is not the first."""
+        steps = str(self.sampling.num_steps)
+        return steps if self.first else f"{steps}@{self.guidance:g}"
+
+
 class Experiment:
     """One run directory and what fills it."""
 
@@ -85,6 +109,16 @@ class Experiment:
                 raise ConfigError(
                     f"{r.name}: batch_size {r.loop.batch_size} must be a multiple of the "
                     f"{self.mesh.size} devices"
+                )
+            outside = [
+                w
+                for w in config.evaluation.guidance
+                if r.guidance and not r.guidance[0] <= w <= r.guidance[1]
+            ]
+            if outside:
+                raise ConfigError(
+                    f"evaluation.guidance: {r.name} takes weights in {list(r.guidance)}; "
+                    f"got {outside[0]:g}"
                 )
         self.evaluator = self._evaluator()
         self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
@@ -143,11 +177,11 @@ class Experiment:
         directory = self.workdir / r.name
         if not self._is_trained(r):
             self._train_and_export(r, directory, writer)
-        todo = [s for s in self._samplings(r) if not self._is_measured(r, s)]
+        todo = [drawing for drawing in self._drawings(r) if not self._is_measured(r, drawing)]
         if todo:
             model = models.load(directory / "model", self.mesh)
-            for sampling in todo:
-                self._measure(r, model, sampling, writer)
+            for drawing in todo:
+                self._measure(r, model, drawing, writer)
 
     def _is_trained(self, r: Round) -> bool:
         directory = self.workdir / r.name / "model"
@@ -175,9 +209,9 @@ class Experiment:
             (directory / name).unlink(missing_ok=True)
         models.save(
             directory / "model", r.method.diffuser, params,
-            kind="denoiser", solver="ddim", num_steps=r.num_steps[0],
+            kind="denoiser", solver=r.solver or "ddim", num_steps=r.num_steps[0],
             clip=self._clip, num_labels=r.method.diffuser.num_labels,
-            guidance=None, data={
+            guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
                 "name": self.train_data.name, "shape": self.train_data.image_shape,
                 "scale": "image / 127.5 - 1",
             },
@@ -185,13 +219,15 @@ class Experiment:
             train_steps=r.loop.num_updates, images_seen=r.loop.num_updates * r.loop.batch_size,
         )  # fmt: skip
 
-    def _measure(self, r: Round, model: Model, sampling: Sampling, writer: MetricWriter) -> None:
+    def _measure(self, r: Round, model: Model, drawing: Drawing, writer: MetricWriter) -> None:
         num = self.evaluator.num_samples if self.evaluator.metrics else GRID_IMAGES
+        sampling = drawing.sampling
         rows, samples = measure(
             model,
             self.evaluator,
             stage=r.name,
             sampling=sampling,
+            guidance=drawing.guidance,
             num=num,
             seed=self.config.seed,
             batch_size=self.config.evaluation.batch_size,
@@ -199,61 +235,72 @@ class Experiment:
             labels=draw_labels(model, self.train_data.labels, num, self.config.seed),
             keep=PICTURE_IMAGES,
         )
-        self._keep_pictures(r, sampling, samples, writer)
+        self._keep_pictures(r, drawing, samples, writer)
         present = {row_key(row) for row in self.results.rows}
         for row in rows:
             if row_key(row) not in present:
                 self.results.append(row)
-        values = "  ".join(f"{row['metric']} {row['reference']} {row['value']:.3f}" for row in rows)
-        say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps: {values}")
-        name = f"{r.name}/{sampling.solver.name}"
+        values = "  ".join(
+            f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
+        )
+        weight = "" if drawing.guidance is None else f" w {drawing.guidance:g}"
+        say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps{weight}: {values}")
+        name = f"{r.name}/{sampling.solver.name}{weight.replace(' ', '_')}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
 
-    def _is_measured(self, r: Round, sampling: Sampling) -> bool:
+    def _is_measured(self, r: Round, drawing: Drawing) -> bool:
+        sampled = identity(
+            r.name, r.method.diffuser, drawing.sampling, drawing.guidance, self.config.seed
+        )
         expected = {
-            row_key(
-                identity(r.name, sampling, self.config.seed)
-                | {"metric": metric, "reference": reference}
-            )
+            row_key(sampled | {"metric": metric, "reference": reference})
             for metric, reference in self.evaluator.expected()
         }
         rows = {row_key(row) for row in self.results.rows}
         return expected <= rows and (
-            not self._is_pictured(sampling)
+            not drawing.pictured
             or (
-                str(sampling.num_steps) in self._arrays(r, "samples.npz")
-                and (sampling.num_steps != r.num_steps[0] or self._arrays(r, "pictures.npz"))
+                drawing.name in self._arrays(r, "samples.npz")
+                and (not drawing.own or bool(self._arrays(r, "pictures.npz")))
             )
         )
-
-    def _is_pictured(self, sampling: Sampling) -> bool:
-        return sampling.solver == self._solvers[0]
 
     def _arrays(self, r: Round, name: str) -> dict[str, np.ndarray]:
         path = self.workdir / r.name / name
         return dict(np.load(path)) if path.exists() else {}
 
-    def _keep_pictures(self, r: Round, sampling: Sampling, samples: np.ndarray, writer) -> None:
-        """Adds the first solver's samples to samples.npz, {step count: uint8 [n, H, W, C]}.
+    def _keep_pictures(self, r: Round, drawing: Drawing, samples: np.ndarray, writer) -> None:
+        """Adds the first solver's samples to samples.npz, {drawing's name: uint8 [n, H, W, C]}.
 
-        Those of the round's own step count also make pictures.npz, see `Evaluator.pictures`.
+        The model's own samples also make pictures.npz, see `Evaluator.pictures`.
         """
-        if not self._is_pictured(sampling) or jax.process_index() > 0:
+        if not drawing.pictured or jax.process_index() > 0:
             return
-        if sampling.num_steps == r.num_steps[0]:
+        if drawing.own:
             arrays = self.evaluator.pictures(samples)
             write_arrays(self.workdir / r.name / "pictures.npz", arrays)
         grid = samples[:GRID_IMAGES]
-        grids = self._arrays(r, "samples.npz") | {str(sampling.num_steps): grid}
+        grids = self._arrays(r, "samples.npz") | {drawing.name: grid}
         write_arrays(self.workdir / r.name / "samples.npz", grids)
-        writer.write_images(sampling.num_steps, {f"{r.name}/samples": report.tile(grid)})
+        writer.write_images(
+            drawing.sampling.num_steps, {f"{r.name}/samples/{drawing.name}": report.tile(grid)}
+        )
 
-    def _samplings(self, r: Round) -> list[Sampling]:
+    def _drawings(self, r: Round) -> list[Drawing]:
+        solvers = [parse_solver(r.solver)] if r.solver else self._solvers
+        weights = (None,) if r.guidance is None else self.config.evaluation.guidance
         return [
-            Sampling(num_steps, solver, self._clip)
-            for solver in self._solvers
+            Drawing(
+                Sampling(num_steps, solver, self._clip),
+                weight,
+                pictured=solver == solvers[0],
+                first=weight == weights[0],
+                own=(solver, num_steps, weight) == (solvers[0], r.num_steps[0], weights[0]),
+            )
+            for solver in solvers
             for num_steps in r.num_steps
+            for weight in weights
         ]
 
     @property

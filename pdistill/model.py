@@ -7,6 +7,7 @@ images = model.sample(jax.random.key(0), num=64)
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
 import shutil
 from pathlib import Path
@@ -70,9 +71,20 @@ class Model:
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
         )
 
-    def denoiser(self, label: Array | None = None) -> Denoiser:
-        """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code."""
-        return self.diffuser.denoiser(self.params, label)
+    @property
+    def guidance_range(self) -> tuple[float, float] | None:
+        """Lowest and highest guidance weight; None for a model that takes none."""
+        if self.card["guidance"] is None:
+            return None
+        low, high = self.card["guidance"]
+        return low, math.inf if high is None else high
+
+    def denoiser(self, label: Array | None = None, guidance: Array | None = None) -> Denoiser:
+        """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code.
+
+        `label` and `guidance` are [B]. Nothing is checked here.
+        """
+        return self.diffuser.denoiser(self.params, label, guidance)
 
     def sample(
         self,
@@ -82,7 +94,7 @@ class Model:
         label: Array | int | None = None,
         num_steps: int | None = None,
         solver: samplers.Solver | None = None,
-        guidance: float | None = None,
+        guidance: Array | float | None = None,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
 
@@ -90,19 +102,18 @@ class Model:
           label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
             without labels. A network with labels takes None as "no label", which only one that
             was trained with some labels left out has learnt.
-          guidance: weight w, for a model whose card has a guidance range; None is no guidance.
+          guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
+            Other weights do not recompile.
           num_steps, solver: instead of those the model is made for.
 
         Returns:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
 
         Raises:
-          ValueError: bad counts, a label out of range, or a label for a model without labels.
+          ValueError: bad counts, a label or weight out of range or for a model without.
         """
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
-        if guidance is not None and self.card["guidance"] is None:
-            raise ValueError("this model was not trained for guidance; leave guidance out")
         sampling = self.sampling
         if num_steps is not None:
             sampling = dataclasses.replace(sampling, num_steps=num_steps)
@@ -110,7 +121,7 @@ class Model:
             sampling = dataclasses.replace(sampling, solver=solver)
         return generate(
             self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
-            sampling=sampling, shape=self.image_shape,
+            self._weights(guidance, label, num), sampling=sampling, shape=self.image_shape,
         )  # fmt: skip
 
     def _labels(self, label, num):
@@ -125,6 +136,24 @@ class Model:
         if label.min() < 0 or label.max() >= num_labels:
             raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
         return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
+
+    def _weights(self, guidance, label, num):
+        if guidance is None:
+            return None
+        self.check_guidance(guidance)
+        if label is None:
+            raise ValueError("guidance is towards a label; give label too")
+        if np.shape(guidance) not in ((), (num,)):
+            raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
+        return jnp.broadcast_to(jnp.asarray(guidance, jnp.float32), (num,))
+
+    def check_guidance(self, guidance: Array | float) -> None:
+        """Raises ValueError for weights that the model does not take."""
+        if self.guidance_range is None:
+            raise ValueError("this model was not trained for guidance; leave guidance out")
+        low, high = self.guidance_range
+        if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
+            raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")
 
 
 def describe(diffuser: Diffuser) -> dict[str, Any]:

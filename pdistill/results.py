@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from pdistill.evaluation import Evaluator, Sampling, Timed, generate_batches
 from pdistill.model import Model
+from pdistill.networks import Diffuser
 
 KEY = ("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma")
 
@@ -20,12 +21,27 @@ def row_key(row: dict[str, Any]) -> tuple:
     return tuple(row.get(name) for name in KEY)
 
 
-def identity(stage: str, sampling: Sampling, seed: int) -> dict[str, Any]:
+def identity(
+    stage: str, diffuser: Diffuser, sampling: Sampling, guidance: float | None, seed: int
+) -> dict[str, Any]:
     """The part of a row that says what was sampled."""
-    fields = {"stage": stage, "nfe": sampling.nfe, "solver": sampling.solver.name, "seed": seed}
-    if sampling.solver.stochastic:
+    fields = {
+        "stage": stage,
+        "num_steps": sampling.num_steps,
+        "nfe": sampling.nfe * diffuser.evaluations(effective(diffuser, guidance)),
+        "solver": sampling.solver.name,
+        "seed": seed,
+    }
+    if hasattr(sampling.solver, "variance"):
         fields["variance"] = sampling.solver.variance
+    if guidance is not None:
+        fields["guidance"] = float(guidance)
     return fields
+
+
+def effective(diffuser: Diffuser, guidance: float | None) -> float | None:
+    """The weight to sample with: w = 0 needs no pair, so that it costs a single evaluation."""
+    return None if guidance == 0 and not diffuser.takes_guidance else guidance
 
 
 def measure(
@@ -34,6 +50,7 @@ def measure(
     *,
     stage: str,
     sampling: Sampling,
+    guidance: float | None,
     num: int,
     seed: int,
     batch_size: int,
@@ -44,6 +61,7 @@ def measure(
     """Draws `num` samples of a model, the same noise for every model, and measures them.
 
     Args:
+      guidance: weight; None for a model that takes none.
       labels: of the samples, int [num], for a model that takes them.
       keep: how many samples to return.
 
@@ -54,6 +72,7 @@ def measure(
         generate_batches(
             model.diffuser, model.params, evaluation_key(seed), num, sampling=sampling,
             shape=model.image_shape, labels=labels, batch_size=batch_size, mesh=mesh,
+            guidance=effective(model.diffuser, guidance),
         ),
         keep,
     )  # fmt: skip
@@ -66,7 +85,8 @@ def measure(
         "rounding": "nearest",
         "device": jax.devices()[0].device_kind,
     }
-    return [identity(stage, sampling, seed) | row | about for row in measured], samples.first
+    what = identity(stage, model.diffuser, sampling, guidance, seed)
+    return [what | row | about for row in measured], samples.first
 
 
 def evaluation_key(seed: int) -> Array:

@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", default="grid.png", help="picture to write (default grid.png)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--label", type=int, help="for a model with labels")
+    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
     parser.add_argument("--num_steps", type=int, help="instead of the model's own")
     parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
     options = parser.parse_args(arguments)
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
             jax.random.key(options.seed),
             options.num,
             label=options.label,
+            guidance=options.guidance,
             num_steps=options.num_steps,
         )
         grid = tile(np.asarray(to_uint8(images)), options.scale)

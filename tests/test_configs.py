@@ -24,6 +24,7 @@ VARIANTS = [
     *("digits_pd", "digits_ablation", "fashion_pd:cpu", "cifar10_pd:cpu", "cifar10_ablation"),
     *("cifar10_pd", "cifar10_pd:x", "imagenet64_pd", "imagenet64_pd:both"),
     *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both", "lsun_church128_pd"),
+    *("digits_guided", "cifar10_guided", "imagenet64_guided"),
 ]
 
 
@@ -75,15 +76,25 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
     ]
 
 
-@pytest.mark.parametrize("name", ["cifar10_pd", "imagenet64_pd:both", "lsun_bedroom128_pd"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cifar10_pd", "cifar10_pd:x", "cifar10_ablation", "cifar10_guided"),
+        *("imagenet64_pd", "imagenet64_pd:both", "imagenet64_guided"),
+        *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both"),
+        *("lsun_church128_pd", "lsun_church128_pd:both"),
+    ],
+)
 def test_a_step_of_paper_size_traces_on_its_mesh(name):
-    """Teacher and first student: shapes, shardings over 8 devices, and a whole update."""
+    """The first model of each method: shapes, shardings over 8 devices, and a whole update."""
     experiment, rounds = read(name)
     shape = SHAPES[experiment.data.name]
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
-    params = rounds[0].method.diffuser.param_shapes(shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    for r in rounds[:2]:
+    by_name = {r.name: r for r in rounds}
+    for r in {r.method_name: r for r in reversed(rounds)}.values():
+        parent = by_name.get(r.parent, r)
+        params = parent.method.diffuser.param_shapes(shape)
         state = jax.eval_shape(r.init, key, params)
         shards = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(

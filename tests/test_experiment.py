@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_experiment import tiny
+from tiny_experiment import tiny, tiny_guided
 
 import pdistill
 from pdistill import evaluate, experiment, results
@@ -201,3 +201,34 @@ def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path):
             np.testing.assert_allclose(row.pop("value"), desired.pop("value"), rtol=1e-3)
             np.testing.assert_allclose(row.pop("bias", 0), desired.pop("bias", 0), rtol=1e-12)
             assert row == desired
+
+
+def test_a_guided_experiment(tmp_path):
+    """Its rows say the weight, and count a guided pair as two evaluations; its report shows it."""
+    experiment.run(tiny_guided(), tmp_path)
+    rows = read_jsonl(tmp_path / "results.jsonl")
+    found = [(r["stage"], r["method"], r["guidance"], r["nfe"], r["metric"]) for r in rows]
+    assert found == [
+        (stage, method, weight, nfe, metric)
+        for stage, method, weight, nfe in [
+            ("teacher", "teacher", 0.0, 4),
+            ("teacher", "teacher", 2.0, 8),
+            ("guided", "guided", 0.0, 4),
+            ("guided", "guided", 2.0, 4),
+            ("guided_progressive/2", "progressive", 0.0, 2),
+            ("guided_progressive/2", "progressive", 2.0, 2),
+        ]
+        for metric in ("fd_pixels", "label_accuracy")
+    ]
+    assert {r["labels"] for r in rows} == {"data"}
+    assert set(np.load(tmp_path / "guided/samples.npz")) == {"4", "4@2"}
+    for name in ("guided.png", "guidance.png"):
+        assert f"figures/{name}" in (tmp_path / "report.html").read_text()
+    card = pdistill.load(tmp_path / "guided_progressive/2").card
+    assert (card["guidance"], card["parent"]) == ([0.0, 4.0], "guided")
+    assert pdistill.load(tmp_path / "teacher").card["guidance"] == [0.0, None]
+
+    config = tiny_guided()
+    config.evaluation.guidance = (0.0, 5.0)
+    with pytest.raises(ConfigError, match=r"evaluation.guidance: guided takes weights in \[0.0, 4"):
+        experiment.run(config, tmp_path / "other")

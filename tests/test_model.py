@@ -12,7 +12,7 @@ import pytest
 
 import pdistill
 from pdistill import model as models
-from pdistill import samplers
+from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save
 from pdistill.networks import Diffuser, DiT
@@ -325,3 +325,78 @@ def test_bad_arguments(labelled, arguments, message):
 def test_label_for_a_model_without(plain):
     with pytest.raises(ValueError, match="this model has no labels"):
         plain.sample(KEY, 3, label=0)
+
+
+# --- Guidance -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """A model that can be guided, by a pair of evaluations, with any weight."""
+    directory = tmp_path_factory.mktemp("models") / "guided"
+    return load(save_random(directory, guidance=[0.0, None]))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """One that takes weights from 0 to 4 as an input."""
+    directory = tmp_path_factory.mktemp("models") / "student"
+    return load(save_random(directory, LABELLED.with_guidance(), guidance=[0.0, 4.0]))
+
+
+def test_guided_samples_are_those_of_the_two_denoisers(guided):
+    """As the sampler makes them from the network with and without the label, in two calls."""
+    label = jnp.array([0, 2, 1])
+    apart = diffusion.guide(diffusion.pair_of(guided.denoiser(label), guided.denoiser()), 1.5)
+    keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(jnp.arange(3))
+    desired = samplers.sample(
+        apart, keys, (3, *SHAPE), schedule=guided.diffuser.schedule, num_steps=2, clip=(-1.0, 1.0)
+    )
+    found = guided.sample(KEY, 3, label=label, guidance=1.5)
+    np.testing.assert_allclose(found, desired, atol=1e-5)
+    assert np.abs(found - guided.sample(KEY, 3, label=label)).max() > 0.01
+    np.testing.assert_allclose(
+        guided.sample(KEY, 3, label=label, guidance=0.0),
+        guided.sample(KEY, 3, label=label),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", ["guided", "student"])
+def test_weights_and_labels_of_each_sample_use_one_compiled_function(name, request):
+    from pdistill.evaluation import generate
+
+    model = request.getfixturevalue(name)
+    batch = model.sample(KEY, 4, label=jnp.array([0, 1, 2, 0]), guidance=jnp.arange(4.0))
+    before = generate._cache_size()
+    one = model.sample(KEY, 4, label=1, guidance=1.0)
+    again = model.sample(KEY, 4, label=jnp.array([2, 1, 1, 1]), guidance=jnp.array([1, 1, 0, 3.0]))
+    assert generate._cache_size() == before
+    np.testing.assert_allclose(batch[1], one[1], atol=1e-5)
+    np.testing.assert_allclose(again[1], one[1], atol=1e-5)
+    assert np.abs(again[3] - one[3]).max() > 1e-3
+
+
+def test_the_students_weight_is_an_input(student):
+    diffuser = student.diffuser
+    assert diffuser.evaluations(2.0) == 1
+    assert LABELLED.evaluations(2.0) == 2
+    assert LABELLED.evaluations(None) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("student", {"guidance": 4.5}, r"guidance must be in \[0, 4\]; got 4.5"),
+        ("student", {"guidance": -0.1}, r"guidance must be in \[0, 4\]"),
+        ("student", {"guidance": np.array([1.0, np.nan])}, r"guidance must be in \[0, 4\]"),
+        ("guided", {"guidance": -1.0}, r"guidance must be in \[0, inf\]"),
+        ("guided", {"guidance": np.ones(3)}, "one weight, or 2 of them"),
+        ("guided", {"guidance": 1.0, "label": None}, "towards a label; give label too"),
+        ("labelled", {"guidance": 1.0}, "not trained for guidance"),
+        ("guided", {"label": 3}, r"labels must be in 0 \.\. 2"),
+    ],
+)
+def test_bad_guidance(name, arguments, message, request):
+    with pytest.raises(ValueError, match=message):
+        request.getfixturevalue(name).sample(KEY, 2, **({"label": 1} | arguments))

@@ -13,7 +13,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from configs import digits_pd
+from configs import digits_guided, digits_pd
 
 
 def tiny() -> ConfigDict:
@@ -29,6 +29,23 @@ def tiny() -> ConfigDict:
             "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
         }  # fmt: skip
     config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
+    return config
+
+
+def tiny_guided() -> ConfigDict:
+    """digits_guided in the same way, 4 -> 2 steps, measured at two weights."""
+    config = digits_guided.get_config()
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    teacher, guided, progressive = config.stages
+    teacher["num_steps"] = guided["num_steps"] = (4,)
+    progressive.update(start_steps=4, end_steps=2, long_rounds=0)
+    for stage in config.stages:
+        stage["loop"] = {
+            "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
+        }  # fmt: skip
+        stage["optimizer"]["warmup"] = 2
+    config.evaluation.update(num_samples=64, metrics=("fd_pixels", "label_accuracy"))
+    config.evaluation.guidance = (0.0, 2.0)
     return config
 
 

@@ -1,7 +1,7 @@
 """Schedules, predictions, losses, guidance and closed-form denoisers. Imports only jax."""
 
 from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture
-from pdistill.diffusion.guidance import guide
+from pdistill.diffusion.guidance import Pair, guide, pair_of
 from pdistill.diffusion.losses import WEIGHTINGS, check_weighting, denoising_loss, v_weight
 from pdistill.diffusion.predictions import (
     HEADS,
@@ -36,6 +36,7 @@ __all__ = [
     "GaussianMixture",
     "LinearBetaSchedule",
     "LinearLogsnrSchedule",
+    "Pair",
     "Schedule",
     "alpha_sigma",
     "angle",
@@ -47,6 +48,7 @@ __all__ = [
     "expand",
     "guide",
     "output_channels",
+    "pair_of",
     "v_from_eps",
     "v_from_output",
     "v_from_x",

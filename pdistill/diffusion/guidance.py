@@ -1,16 +1,56 @@
-"""Classifier-free guidance as a transformation of denoisers."""
+"""Classifier-free guidance as a transformation of predictions."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
 
 from pdistill.diffusion.denoisers import Denoiser
+from pdistill.diffusion.predictions import expand
+
+# (z [B, ...], logsnr [B]) -> conditional and unconditional prediction, each like z.
+Pair = Callable[[Array, Array], tuple[Array, Array]]
 
 
-def guide(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
-    """x_hat = (1 + w) conditional - w unconditional (Ho & Salimans 2022, eq. 6).
+def guide(
+    pair: Pair,
+    weight: float | Array,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Denoiser:
+    """(1 + w) conditional - w unconditional (Ho & Salimans 2022, eq. 6); w = 0 is no guidance.
 
-    w = 0 is no guidance. Being linear, this is the same rule for x, eps and v. One call costs
-    one evaluation of each denoiser.
+    Being linear, this is the same rule for x, eps and v: the result predicts what the pair does.
+
+    Args:
+      pair: see `Pair`; `pair_of` makes one of two denoisers, and a network gives both in one call.
+      weight: w, one for all or [B].
+      interval: log-SNRs (low, high) between which to guide; elsewhere w = 0 (Kynkaanniemi et al.
+        2024).
+      rescale: phi in [0, 1]: how far each guided prediction is scaled back to the conditional
+        one's standard deviation (Lin et al. 2024, eq. 15 and 16).
     """
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
+    if interval is not None and interval[0] >= interval[1]:
+        raise ValueError(f"interval must be (low, high) in log-SNR; got {interval}")
 
-    def denoise(z, logsnr):
-        return (1 + weight) * conditional(z, logsnr) - weight * unconditional(z, logsnr)
+    def predict(z: Array, logsnr: Array) -> Array:
+        conditional, unconditional = pair(z, logsnr)
+        w = jnp.broadcast_to(jnp.asarray(weight, logsnr.dtype), logsnr.shape)
+        if interval is not None:
+            w = jnp.where((interval[0] <= logsnr) & (logsnr <= interval[1]), w, 0)
+        guided = conditional + expand(w, z) * (conditional - unconditional)
+        if rescale:
+            axes = tuple(range(1, z.ndim))
+            ratio = jnp.std(conditional, axes) / jnp.std(guided, axes)
+            guided = guided * expand(rescale * ratio + (1 - rescale), z)
+        return guided
 
-    return denoise
+    return predict
+
+
+def pair_of(conditional: Denoiser, unconditional: Denoiser) -> Pair:
+    """Two predictions side by side."""
+    return lambda z, logsnr: (conditional(z, logsnr), unconditional(z, logsnr))

@@ -117,7 +117,8 @@ class Evaluator:
         for metric, reference in self._pairs():
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
-            parts = metric.measure(spaces[metric.features].first(limit), reference, extractor)
+            samples = spaces[metric.features].first(limit, labels)
+            parts = metric.measure(samples, reference, extractor)
             limit = min(limit or num, num)
             rows += [
                 {
@@ -234,10 +235,11 @@ class _Collector:
             parts.append(extracted[name])
         self._num += len(features)
 
-    def first(self, limit: int) -> Collected:
-        """Of the first `limit` samples, or of all if it is 0."""
+    def first(self, limit: int, labels: np.ndarray | None) -> Collected:
+        """Of the first `limit` samples, or of all if it is 0, made for `labels`."""
         statistics = self._moments[limit].statistics() if limit in self._moments else None
         arrays = {
             name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
         }
-        return Collected(statistics, **arrays)
+        labels = None if labels is None else labels[: limit or None]
+        return Collected(statistics, **arrays, labels=labels)

@@ -50,16 +50,19 @@ def generate(
     key: Array,
     indices: Array,
     label: Array | None = None,
+    guidance: Array | None = None,
     *,
     sampling: Sampling,
     shape: tuple[int, ...],
 ) -> Array:
     """Samples number `indices` [B] of the stream `key`: [B, *shape] float32.
 
+    `label` and `guidance`, [B] each, as for `Diffuser.denoiser`; other values do not recompile.
+
     Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
     """
     return samplers.sample(
-        diffuser.denoiser(params, label),
+        diffuser.denoiser(params, label, guidance),
         jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
         (len(indices), *shape),
         schedule=diffuser.schedule,
@@ -82,6 +85,7 @@ def generate_batches(
     sampling: Sampling,
     shape: tuple[int, ...],
     labels: np.ndarray | None = None,
+    guidance: float | None = None,
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[np.ndarray]:
@@ -89,7 +93,8 @@ def generate_batches(
 
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
-    `labels` [num] are those of the samples, for a network that takes them.
+    `labels` [num] are those of the samples, for a network that takes them; `guidance` is one
+    weight for all.
 
     Raises:
       EvaluationError: a sample is not finite.
@@ -98,8 +103,11 @@ def generate_batches(
     for start in range(0, num, batch_size):
         indices = np.arange(start, start + batch_size)
         label = None if labels is None else labels[indices % num]
-        indices, label = jax.device_put((indices, label), batch_sharding(mesh))
-        images = generate(diffuser, params, key, indices, label, sampling=sampling, shape=shape)
+        weight = None if guidance is None else np.full(batch_size, guidance, np.float32)
+        indices, label, weight = jax.device_put((indices, label, weight), batch_sharding(mesh))
+        images = generate(
+            diffuser, params, key, indices, label, weight, sampling=sampling, shape=shape
+        )
         images, finite = _to_uint8(images), _is_finite(images)
         if not finite:
             raise EvaluationError("the model's samples are not finite: it has diverged")

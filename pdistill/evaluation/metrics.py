@@ -6,6 +6,7 @@ fd_<features>            Frechet distance of other features
 kid, kid_<features>      kernel distance of Inception or other features
 is                       Inception Score
 precision_recall         two rows, `precision` and `recall`
+label_accuracy           fraction of samples that the digits classifier takes for their label
 nearest_neighbour_ratio  are samples nearer to training images than held-out images are?
 """
 
@@ -36,12 +37,13 @@ class Collected:
     """What is kept of samples in one feature space; what no metric needs is None.
 
     Attributes:
-      features: [N, D]. logits: [N, K].
+      features: [N, D]. logits: [N, K]. labels: [N], of a model that takes them.
     """
 
     statistics: Statistics | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,20 @@ class InceptionScore(Metric):
         return [{"value": value, "std_over_splits": std}]
 
 
+class LabelAccuracy(Metric):
+    needs = "logits"
+    compares = "none"
+
+    def names(self, num: int) -> tuple[str, ...]:
+        return ("label_accuracy",)
+
+    def measure(self, samples, reference, extractor):
+        if samples.labels is None:
+            raise EvaluationError("label_accuracy needs samples of a model that takes labels")
+        found = samples.logits.argmax(axis=1)
+        return [{"value": float(np.mean(found == samples.labels))}]
+
+
 class PrecisionRecall(Metric):
     def names(self, num: int) -> tuple[str, ...]:
         return ("precision", "recall")
@@ -190,6 +206,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         "fid": lambda: FrechetDistance(INCEPTION),
         "kid": lambda: KernelDistance(INCEPTION),
         "is": lambda: InceptionScore(INCEPTION),
+        "label_accuracy": lambda: LabelAccuracy("classifier"),
         "precision_recall": lambda: PrecisionRecall(features),
         NEIGHBOURS: lambda: NearestNeighbourRatio("pixels", held_out),
     }

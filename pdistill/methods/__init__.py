@@ -1,18 +1,26 @@
 """Training methods: pure functions over one state, one file a method."""
 
+from pdistill.methods.guided import Guided, GuidedStage
 from pdistill.methods.progressive import (
     Progressive,
     ProgressiveStage,
     halvings,
+    round_levels,
     two_step_target,
 )
 from pdistill.methods.stage import Method, Round, Stage
 from pdistill.methods.teacher import Teacher, TeacherStage
 
-STAGES: dict[str, type[Stage]] = {"teacher": TeacherStage, "progressive": ProgressiveStage}
+STAGES: dict[str, type[Stage]] = {
+    "teacher": TeacherStage,
+    "progressive": ProgressiveStage,
+    "guided": GuidedStage,
+}
 
 __all__ = [
     "STAGES",
+    "Guided",
+    "GuidedStage",
     "Method",
     "Progressive",
     "ProgressiveStage",
@@ -21,5 +29,6 @@ __all__ = [
     "Teacher",
     "TeacherStage",
     "halvings",
+    "round_levels",
     "two_step_target",
 ]

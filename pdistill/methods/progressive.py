@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.diffusion import Denoiser
-from pdistill.methods.regression import Regression, uniform_times
-from pdistill.methods.stage import Round, Stage
-from pdistill.networks import Diffuser
+from pdistill.diffusion import Denoiser, Schedule
+from pdistill.methods.regression import Regression, RegressionStage, uniform_times
+from pdistill.methods.stage import Round, find_parent
 from pdistill.samplers import ddim_step
 from pdistill.training import Learner, TrainState
 
@@ -23,7 +22,16 @@ class Progressive(Regression):
 
     The teacher's parameters and the student's step count are traced (`state.frozen`), so all
     rounds of equal length share one compiled step.
+
+    Attributes:
+      guidance: range of the guidance weights, drawn uniformly for each example, of a network that
+        takes them (Meng et al. 2023, stage two); else None.
+      stochastic: for `samplers.Stochastic`, whose steps are twice as long as the grid's: the
+        student does in one step of 2 / N what its teacher does in two of 1 / N (the same).
     """
+
+    guidance: tuple[float, float] | None = None
+    stochastic: bool = False
 
     def init(self, teacher: Any, num_steps: int | Array) -> TrainState:
         """The student starts as the teacher, with fresh optimizer moments.
@@ -40,25 +48,27 @@ class Progressive(Regression):
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        time_key, noise_key, dropout_key = jax.random.split(key, 3)
+        time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
         x, label = batch["image"], batch.get("label")
         num_steps = state.frozen["num_steps"].astype(x.dtype)
 
         u = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        i = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)  # uniform on 0 .. N - 1
-        logsnr_t = self.diffuser.schedule((i + 1) / num_steps)
-        logsnr_m = self.diffuser.schedule((i + 0.5) / num_steps)
-        logsnr_s = self.diffuser.schedule(i / num_steps)
+        i = 1 + jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)  # uniform on 1 .. N
+        logsnr_t, logsnr_m, logsnr_s, last = round_levels(
+            self.diffuser.schedule, i, num_steps, length=2 if self.stochastic else 1
+        )
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         z = diffusion.diffuse(x, eps, logsnr_t)
+        w = self.guidance and jax.random.uniform(guidance_key, i.shape, x.dtype, *self.guidance)
 
-        teacher = self.diffuser.denoiser(state.frozen["teacher"], label)
-        x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last=i == 0)
+        teacher = self.diffuser.denoiser(state.frozen["teacher"], label, w)
+        x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
         examples = {
             "z": z,
             "logsnr": logsnr_t,
             "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr_t),
             "label": label,
+            "guidance": w,
         }
         student = state.learners["student"]
         student, metrics = self.regress(student, examples, dropout_key, state.step)
@@ -67,6 +77,23 @@ class Progressive(Regression):
     def export(self, state: TrainState) -> Any:
         """The parameters to sample with, and the next round's teacher."""
         return state.learners["student"].ema
+
+
+def round_levels(
+    schedule: Schedule, i: Array, num_steps: int | Array, length: int = 1
+) -> tuple[Array, Array, Array, Array]:
+    """Where the student's step from t = i / N leads, and its middle.
+
+    Args:
+      i: [B], 1 .. N. length: of the step, in units of 1 / N. A step of 2 from i = 1 would leave the
+        grid: it is one teacher step to 0, so that m = s.
+
+    Returns:
+      logsnr at t, m and s, and whether s = 0 is reached by two teacher steps: [B] each.
+    """
+    middle, end = jnp.maximum(i - length / 2, 0), jnp.maximum(i - length, 0)
+    levels = (schedule(j / num_steps) for j in (i, middle, end))
+    return *levels, i == length
 
 
 def two_step_target(
@@ -80,7 +107,8 @@ def two_step_target(
 
     Args:
       z: [B, ...]. logsnr_t < logsnr_m < logsnr_s: [B].
-      last: [B] bool, s is the data end of the grid; there a sampler returns x_hat, so c = 1.
+      last: [B] bool, s is the data end of the grid, reached from m; there a sampler returns x_hat,
+        so c = 1. Where m = s there is only one teacher step, and c = 0.
 
     Returns:
       [B, ...].
@@ -95,14 +123,15 @@ def two_step_target(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProgressiveStage(Stage):
+class ProgressiveStage(RegressionStage):
     """Config of the stage: one round for each halving from start_steps to end_steps.
 
-    Dropout is for the teacher's training; students are trained without, as in the paper.
+    Dropout is for the teacher's training; students are trained without, as in the paper. Students
+    of a model with a guidance input keep it, and its range.
 
     Attributes:
-      teacher: name of the stage or round to start from. start_steps: of its DDIM sampler.
-      weighting, stratified: of `Progressive`.
+      teacher: name of the stage or round to start from. start_steps: of its sampler.
+      stochastic: of `Progressive`.
       long_rounds: rounds with at most this many steps take twice `loop.num_updates`, as the
         paper's to two steps and to one do.
     """
@@ -110,23 +139,38 @@ class ProgressiveStage(Stage):
     teacher: str
     start_steps: int
     end_steps: int = 1
-    weighting: str = "v_mse"
-    stratified: bool = False
+    stochastic: bool = False
     long_rounds: int = 0
 
-    def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
-        rounds, parent = [], self.teacher
+    def rounds(self, diffuser, image_shape, earlier):
+        parent = find_parent(earlier, self.teacher)
+        diffuser = parent.method.diffuser.without_dropout()
+        guidance = parent.guidance if diffuser.takes_guidance else None
+        rounds, name = [], parent.name
         for num_steps in halvings(self.start_steps, self.end_steps):
             factor = 2 if num_steps <= self.long_rounds else 1
             loop = dataclasses.replace(self.loop, num_updates=factor * self.loop.num_updates)
-            optimizer = self.optimizer_for(loop)
             method = Progressive(
-                diffuser.without_dropout(), optimizer, self.weighting, self.stratified
+                diffuser,
+                self.optimizer_for(loop),
+                self.weighting,
+                self.stratified,
+                guidance,
+                self.stochastic,
             )
-            init = functools.partial(_init_student, method, num_steps)
-            name = f"{self.name}/{num_steps}"
-            rounds.append(Round(name, "progressive", method, init, loop, (num_steps,), parent))
-            parent = name
+            student = Round(
+                f"{self.name}/{num_steps}",
+                "progressive",
+                method,
+                functools.partial(_init_student, method, num_steps),
+                loop,
+                (num_steps,),
+                solver="stochastic" if self.stochastic else None,
+                guidance=guidance,
+                parent=name,
+            )
+            rounds.append(student)
+            name = student.name
         return rounds
 
 

@@ -8,8 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import check_weighting, denoising_loss
+from pdistill.methods.stage import Stage
 from pdistill.networks import Diffuser
 from pdistill.training import Learner, Optimizer, value_and_grad
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegressionStage(Stage):
+    """Config of a stage whose method is a `Regression`; the attributes are that one's."""
+
+    weighting: str = "v_mse"
+    stratified: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Regression:
         """One update of `learner` towards v at z.
 
         Args:
-          examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...], "label": [B] or None}.
+          examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and
+            "guidance", [B] each, for a network that takes them.
           key: for dropout. step: updates done.
 
         Returns:
@@ -44,7 +54,9 @@ class Regression:
 
         def loss(params, examples, key):
             z, logsnr = examples["z"], examples["logsnr"]
-            v_hat = self.diffuser.v(params, z, logsnr, examples["label"], key)
+            v_hat = self.diffuser.v(
+                params, z, logsnr, examples.get("label"), examples.get("guidance"), key
+            )
             return jnp.mean(denoising_loss(v_hat, examples["v"], logsnr, self.weighting))
 
         value, grads = value_and_grad(

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from jax import Array
@@ -29,6 +29,8 @@ class Round:
       name: also its folder. method_name: what results.jsonl calls the method.
       init: (key, parent's parameters or None) -> initial state.
       loop: its length. num_steps: step counts to measure at; the model samples with the first.
+      solver: to sample the model with, as in `samplers.parse_solver`; None for any.
+      guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
     """
 
@@ -38,6 +40,8 @@ class Round:
     init: Callable[[Array, Any], TrainState]
     loop: LoopConfig
     num_steps: tuple[int, ...]
+    solver: str | None = None
+    guidance: tuple[float, float] | None = None
     parent: str | None = None
 
     def __post_init__(self):
@@ -62,9 +66,27 @@ class Stage(abc.ABC):
         return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
 
     @abc.abstractmethod
-    def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
+    def rounds(
+        self, diffuser: Diffuser, image_shape: tuple[int, ...], earlier: Mapping[str, Round]
+    ) -> list[Round]:
         """The training runs of the stage, in order.
+
+        Args:
+          diffuser: the config's model. earlier: the rounds of the stages before, by name.
 
         Raises:
           ValueError: settings that cannot work together.
         """
+
+
+def find_parent(earlier: Mapping[str, Round], name: str) -> Round:
+    """The round called `name`, or the last one of the stage called `name`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    for round_name in reversed(earlier):
+        if name in (round_name, round_name.rpartition("/")[0]):
+            return earlier[round_name]
+    known = ", ".join(earlier) or "none"
+    raise ValueError(f"it starts from {name!r}, which no earlier stage makes; there are: {known}")

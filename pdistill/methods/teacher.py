@@ -1,21 +1,36 @@
 """The teacher: a diffusion model trained in continuous time (Salimans & Ho 2022, algorithm 1)."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.methods.regression import Regression, uniform_times
-from pdistill.methods.stage import Round, Stage
-from pdistill.networks import Diffuser
+from pdistill.methods.regression import Regression, RegressionStage, uniform_times
+from pdistill.methods.stage import Round
 from pdistill.training import Learner, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher(Regression):
-    """Denoise real images at random noise levels."""
+    """Denoise real images at random noise levels.
+
+    Attributes:
+      label_dropout: fraction of examples whose label is hidden, so that the network also learns
+        the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
+    """
+
+    label_dropout: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must be in [0, 1]; got {self.label_dropout}")
+        if self.label_dropout and not self.diffuser.num_labels:
+            raise ValueError("label_dropout needs a network with labels; set its num_labels")
 
     def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
         params = self.diffuser.init(key, image_shape)
@@ -24,8 +39,11 @@ class Teacher(Regression):
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        x = batch["image"]
+        time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
+        x, label = batch["image"], batch.get("label")
+        if self.label_dropout:
+            hidden = jax.random.bernoulli(label_key, self.label_dropout, label.shape)
+            label = jnp.where(hidden, self.diffuser.num_labels, label)
         t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
         logsnr = self.diffuser.schedule(t)
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
@@ -33,7 +51,7 @@ class Teacher(Regression):
             "z": diffusion.diffuse(x, eps, logsnr),
             "logsnr": logsnr,
             "v": diffusion.v_target(x, eps, logsnr),
-            "label": batch.get("label"),
+            "label": label,
         }
         model = state.learners["model"]
         model, metrics = self.regress(model, examples, dropout_key, state.step)
@@ -45,22 +63,36 @@ class Teacher(Regression):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherStage(Stage):
+class TeacherStage(RegressionStage):
     """Config of the stage: trains a teacher from scratch, in one round.
 
     Attributes:
       num_steps: step counts it is measured at; the exported model samples with the first.
-      weighting, stratified: of `Teacher`. head: instead of the model's.
+      label_dropout: of `Teacher`; with it the model can be guided. head: instead of the model's.
     """
 
     num_steps: tuple[int, ...]
-    weighting: str = "v_mse"
-    stratified: bool = False
+    label_dropout: float = 0.0
     head: str | None = None
 
-    def rounds(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> list[Round]:
+    def rounds(self, diffuser, image_shape, earlier):
         if self.head:
             diffuser = diffuser.with_head(self.head, image_shape[-1])
-        method = Teacher(diffuser, self.optimizer_for(self.loop), self.weighting, self.stratified)
-        init = lambda key, parent: method.init(key, image_shape)  # noqa: E731
-        return [Round(self.name, "teacher", method, init, self.loop, self.num_steps)]
+        method = Teacher(
+            diffuser,
+            self.optimizer_for(self.loop),
+            self.weighting,
+            self.stratified,
+            self.label_dropout,
+        )
+        return [
+            Round(
+                self.name,
+                "teacher",
+                method,
+                lambda key, parent: method.init(key, image_shape),
+                self.loop,
+                self.num_steps,
+                guidance=(0.0, math.inf) if self.label_dropout else None,
+            )
+        ]

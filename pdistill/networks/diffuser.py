@@ -19,7 +19,8 @@ class Diffuser:
     Labels are dropped for a network that takes none (num_labels = 0).
 
     Attributes:
-      network: network(z [B, ...], logsnr [B], label [B] or None, train=bool) -> output.
+      network: network(z [B, ...], logsnr [B], label [B] or None, train=bool) -> output; one with a
+        field `guidance` that is true also takes guidance=[B].
       head: what the output is, one of `diffusion.HEADS`.
       schedule: the noise schedule it is trained and sampled on.
     """
@@ -36,6 +37,11 @@ class Diffuser:
         """Labels the network takes; 0 if it is unconditional."""
         return getattr(self.network, "num_labels", 0)
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance weight is an input of the network, not a pair of evaluations."""
+        return getattr(self.network, "guidance", False)
+
     def init(self, key: Array, shape: tuple[int, ...]) -> Any:
         """Parameters for one example of `shape`."""
         return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1))["params"]
@@ -46,32 +52,59 @@ class Diffuser:
         z: Array,
         logsnr: Array,
         label: Array | None = None,
+        guidance: Array | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
-        """v_hat [B, ...]; with dropout if a key for it is given."""
-        output = self._apply(params, z, logsnr, label, dropout_key)
-        return diffusion.v_from_output(self.head, z, output, logsnr)
+        """v_hat [B, ...]; with dropout if a key for it is given. Others as for `denoiser`."""
+        convert = diffusion.v_from_output
+        return self._predictor(convert, params, label, guidance, dropout_key)(z, logsnr)
 
-    def denoiser(self, params: Any, label: Array | None = None) -> Denoiser:
-        """denoise(z, logsnr) -> x_hat, with parameters and label [B] closed over."""
+    def denoiser(
+        self, params: Any, label: Array | None = None, guidance: Array | None = None
+    ) -> Denoiser:
+        """denoise(z [B, ...], logsnr [B]) -> x_hat, with everything else closed over.
 
-        def denoise(z, logsnr):
-            output = self._apply(params, z, logsnr, label, None)
-            return diffusion.x_from_output(self.head, z, output, logsnr)
+        Args:
+          label: [B]. guidance: weights w [B], or None for no guidance. Unless the network takes
+            them as an input, they cost a second evaluation, without label, in the same call.
+        """
+        return self._predictor(diffusion.x_from_output, params, label, guidance, None)
 
-        return denoise
+    def evaluations(self, guidance: float | None) -> int:
+        """Network evaluations in one call of `denoiser`."""
+        return 1 if guidance is None or self.takes_guidance else 2
 
-    def _apply(self, params, z, logsnr, label, dropout_key):
-        label = label if self.num_labels else None
+    def _predictor(self, convert, params, label, guidance, dropout_key):
+        """(z, logsnr) -> the output as x or v, by `convert`."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return self.network.apply(
-            {"params": params}, z, logsnr, label, train=dropout_key is not None, rngs=rngs
-        )
+        inputs = {"guidance": guidance} if self.takes_guidance else {}
+
+        def predict(z, logsnr, label):
+            output = self.network.apply(
+                {"params": params}, z, logsnr, label if self.num_labels else None,
+                **inputs, train=dropout_key is not None, rngs=rngs,
+            )  # fmt: skip
+            return convert(self.head, z, output, logsnr)
+
+        def pair(z, logsnr):
+            labels = jnp.concatenate([label, jnp.full_like(label, self.num_labels)])
+            both = predict(jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), labels)
+            return jnp.split(both, 2)
+
+        if self.evaluations(guidance) == 2:
+            if label is None:
+                raise ValueError("guidance is towards a label; give label too")
+            return diffusion.guide(pair, guidance)
+        return lambda z, logsnr: predict(z, logsnr, label)
 
     def with_head(self, head: str, channels: int) -> "Diffuser":
         """The same with another head, for images of `channels` channels."""
         network = self.network.clone(out_channels=diffusion.output_channels(head, channels))
         return dataclasses.replace(self, network=network, head=head)
+
+    def with_guidance(self) -> "Diffuser":
+        """The same with a network that takes the guidance weight; it has a few more parameters."""
+        return dataclasses.replace(self, network=self.network.clone(guidance=True))
 
     def without_dropout(self) -> "Diffuser":
         """The same with a network that has no dropout; parameters are shared."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import LabelEmbedding, logsnr_waves
+from pdistill.networks.embeddings import GuidanceEmbedding, LabelEmbedding, logsnr_waves
 from pdistill.networks.patches import channels_to_pixels
 
 
@@ -44,7 +44,9 @@ class DiT(nn.Module):
       out_channels: channels of the output.
       patch: side of a square patch; must divide H and W.
       features, depth, heads: width, number of blocks, attention heads.
-      num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given.
+      num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given,
+        and num_labels for "no label".
+      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       dropout: rate on the input of each block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations.
@@ -56,13 +58,20 @@ class DiT(nn.Module):
     depth: int = 4
     heads: int = 4
     num_labels: int = 0
+    guidance: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
 
     @nn.compact
     def __call__(
-        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+        self,
+        z: Array,
+        logsnr: Array,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        *,
+        train: bool = False,
     ) -> Array:
         batch, height, width, _ = z.shape
         p = self.patch
@@ -73,9 +82,10 @@ class DiT(nn.Module):
         if label is not None and not self.num_labels:
             raise ValueError("a label was given to a network without labels (num_labels=0)")
 
-        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(
-            logsnr_waves(logsnr, self.features)
-        )
+        waves = logsnr_waves(logsnr, self.features)
+        if self.guidance:
+            waves += GuidanceEmbedding(self.features, name="guidance_in")(guidance, batch)
+        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
         embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
             nn.swish(embedding)
         )

@@ -45,3 +45,27 @@ class LabelEmbedding(nn.Module):
         return nn.Embed(self.num_labels + 1, self.features, embedding_init=init, dtype=self.dtype)(
             label
         )
+
+
+class GuidanceEmbedding(nn.Module):
+    """Guidance weights w [B] -> [B, features], for a student of guided teachers; zero at first.
+
+    Sinusoids of w and a linear layer (Meng et al. 2023 say Fourier features; these are the noise
+    level's). It is added to the noise level's sinusoids. A weight of None is 0 throughout.
+    """
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, weight: Array | None, batch: int) -> Array:
+        if weight is None:
+            weight = jnp.zeros((batch,))
+        waves = sinusoidal(weight, self.features)
+        return nn.Dense(
+            self.features,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="linear",
+        )(waves)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import logsnr_waves
+from pdistill.networks.embeddings import GuidanceEmbedding, logsnr_waves
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 
 
@@ -107,6 +107,7 @@ class UNet(nn.Module):
         there is always attention in the middle.
       head_channels: channels of an attention head; None for a single head.
       num_labels: 0 for an unconditional network.
+      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       dropout: rate within each residual block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
@@ -120,6 +121,7 @@ class UNet(nn.Module):
     attention_sizes: tuple[int, ...] = (8, 16)
     head_channels: int | None = None
     num_labels: int = 0
+    guidance: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
@@ -127,7 +129,13 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+        self,
+        z: Array,
+        logsnr: Array,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        *,
+        train: bool = False,
     ) -> Array:
         batch, height, width, _ = z.shape
         last = len(self.multipliers) - 1
@@ -141,7 +149,10 @@ class UNet(nn.Module):
             raise ValueError("a label was given to a network without labels (num_labels=0)")
 
         dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
-        embedding = dense(name="dense0")(logsnr_waves(logsnr, self.channels))
+        waves = logsnr_waves(logsnr, self.channels)
+        if self.guidance:
+            waves += GuidanceEmbedding(self.channels, name="guidance_in")(guidance, batch)
+        embedding = dense(name="dense0")(waves)
         embedding = dense(name="dense1")(nn.swish(embedding))
         if self.num_labels:
             if label is None:

@@ -33,7 +33,7 @@ STYLE = {
     "text.parse_math": False,
 }
 RATIO = "nearest_neighbour_ratio"
-SHARES = ("precision", "recall")  # metrics in [0, 1]
+SHARES = ("precision", "recall", "label_accuracy")  # metrics in [0, 1]
 LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 
@@ -46,7 +46,21 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
       groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank.
     """
     counts = sorted({count for cells in groups.values() for count in cells}, reverse=True)
+    return _grids(groups, counts, "sampling steps")
 
+
+@matplotlib.rc_context(STYLE)
+def guided(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """As `samples`, with a column a guidance weight.
+
+    Args:
+      groups: {run: {weight: uint8 [N, H, W, C]}}.
+    """
+    weights = sorted({weight for cells in groups.values() for weight in cells}, key=float)
+    return _grids(groups, weights, "guidance weight")
+
+
+def _grids(groups: Mapping[str, Mapping[Any, np.ndarray]], counts: Sequence, label: str) -> Figure:
     def cell(images: np.ndarray | None) -> np.ndarray | None:
         return None if images is None else tile(images[:16])
 
@@ -57,7 +71,7 @@ def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     )
     axes.set_xticks(columns, counts)
     axes.set_yticks(rows, groups)
-    axes.set_xlabel("sampling steps", labelpad=6)
+    axes.set_xlabel(label, labelpad=6)
     return figure
 
 
@@ -148,6 +162,41 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
     axes.grid(axis="y", color="0.9")
     legend = figure.legend(loc="outside lower left", ncols=2)
     figure.set_size_inches(5.8, 3.6 + 0.2 * math.ceil(len(legend.texts) / 2))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def against_guidance(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Figure:
+    """Metrics against the guidance weight, a panel each, a line each (stage, step count).
+
+    Args:
+      rows: of results.jsonl; those without guidance, or of other than a metric's first reference,
+        are left out.
+    """
+    rows = [row for row in rows if row.get("guidance") is not None]
+    lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(lines)))
+    figure = Figure((5.8 * len(metrics), 4.2), dpi=DPI, layout="constrained")
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
+        chosen = [row for row in rows if row["metric"] == metric]
+        chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
+        for (stage, steps), color in zip(lines, colors, strict=True):
+            points = {
+                row["guidance"]: row["value"]
+                for row in chosen
+                if (row["stage"], row["num_steps"]) == (stage, steps)
+            }
+            weights = sorted(points)
+            axes.plot(
+                weights, [points[w] for w in weights], "o-", color=color,
+                label=f"{stage}, {steps} steps",
+            )  # fmt: skip
+        axes.set_title(metric)
+        axes.set_xlabel("guidance weight")
+        axes.grid(axis="y", color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
 
 

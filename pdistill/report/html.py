@@ -57,6 +57,16 @@ def build(workdir: str | Path) -> Path:
             "<p>Every cell starts from the same noise.</p>",
             picture("samples.png", "Samples", figures.samples(run.samples)),
         ]
+    if run.guided:
+        sections += [
+            "<h2>Guidance</h2>",
+            picture("guided.png", "Samples at guidance weights", figures.guided(run.guided)),
+        ]
+    weights = {row["guidance"] for row in run.rows if "guidance" in row}
+    if len(weights) > 1:
+        metrics = list(dict.fromkeys(row["metric"] for row in run.rows if "guidance" in row))
+        figure = figures.against_guidance(run.rows, metrics)
+        sections.append(picture("guidance.png", "Metrics against the guidance weight", figure))
     if run.rows:
         sections += ["<h2>Results</h2>", _table(run.rows), '<div class="pairs">']
         for metric, reference in dict.fromkeys(

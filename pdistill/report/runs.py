@@ -22,6 +22,7 @@ class RunDirectory:
       name: of the directory. rows: of results.jsonl. config: config.json, or None.
       samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz. Where runs of a group
         share a step count, the last one counts: it is the one distilled for it.
+      guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of further guidance weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
     """
@@ -30,6 +31,7 @@ class RunDirectory:
     rows: list[dict[str, Any]]
     config: dict[str, Any] | None
     samples: dict[str, dict[int, np.ndarray]]
+    guided: dict[str, dict[str, np.ndarray]]
     pictures: dict[str, dict[str, np.ndarray]]
     losses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
@@ -51,11 +53,15 @@ def read(workdir: str | Path) -> RunDirectory:
     rows = read_jsonl(workdir / "results.jsonl")
     stages = list(dict.fromkeys(row["stage"] for row in rows))
 
-    samples = {}
+    samples, guided = {}, {}
     for run, path in _files(workdir, "samples.npz", stages).items():
         with np.load(path) as archive:
-            by_steps = {int(steps): archive[steps] for steps in archive.files}
-        samples.setdefault(group(run), {}).update(by_steps)
+            for name in archive.files:
+                steps, _, weight = name.partition("@")
+                if weight:
+                    guided.setdefault(f"{run}, {steps}", {})[weight] = archive[name]
+                else:
+                    samples.setdefault(group(run), {})[int(steps)] = archive[name]
 
     pictures = {}
     for run, path in _files(workdir, "pictures.npz", stages).items():
@@ -70,7 +76,7 @@ def read(workdir: str | Path) -> RunDirectory:
 
     config = workdir / "config.json"
     config = json.loads(config.read_text()) if config.exists() else None
-    return RunDirectory(workdir.name, rows, config, samples, pictures, losses)
+    return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses)
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:

@@ -1,9 +1,17 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
 from pdistill.samplers.sampling import encode, num_evaluations, sample
-from pdistill.samplers.solvers import Ancestral, Ddim, DpmSolverPP2M, Heun, Solver, ddim_step
+from pdistill.samplers.solvers import (
+    Ancestral,
+    Ddim,
+    DpmSolverPP2M,
+    Heun,
+    Solver,
+    Stochastic,
+    ddim_step,
+)
 
-SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M)}
+SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic)}
 
 
 def parse_solver(text: str) -> Solver:
@@ -25,6 +33,7 @@ __all__ = [
     "DpmSolverPP2M",
     "Heun",
     "Solver",
+    "Stochastic",
     "ddim_step",
     "encode",
     "num_evaluations",

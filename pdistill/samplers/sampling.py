@@ -121,12 +121,13 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
 
     def step(carry, inputs):
         z, memory = carry
-        i, logsnr_t, logsnr_s = inputs
+        i, logsnr_t, logsnr_s, logsnr_k = inputs
+        ahead = {"logsnr_k": logsnr_k} if solver.looks_ahead else {}
         step_key = None if key is None else noise.fold_in(key, i)
         x_hat = denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
 
         def advance():
-            return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory)
+            return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory, **ahead)
 
         if last_step_is_x_hat:
             carry = jax.lax.cond(i == num_steps - 1, lambda: (x_hat, memory), advance)
@@ -134,6 +135,7 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
             carry = advance()
         return carry, carry[0] if return_trajectory else None
 
-    steps = (jnp.arange(num_steps), logsnrs[:-1], logsnrs[1:])
+    after = jnp.concatenate([logsnrs[2:], logsnrs[-1:]])  # the last step has none
+    steps = (jnp.arange(num_steps), logsnrs[:-1], logsnrs[1:], after)
     (x, _), rest = jax.lax.scan(step, (z, solver.init(z)), steps)
     return (x, jnp.concatenate([z[None], rest])) if return_trajectory else x

@@ -21,12 +21,13 @@ from pdistill.samplers.noise import normal
 class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
-    `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise, and
-    `evaluations_per_step` counts network calls.
+    `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
+    `evaluations_per_step` counts network calls, and `looks_ahead` asks for the level after next.
     """
 
     name: str
     stochastic = False
+    looks_ahead = False
     evaluations_per_step = 1
 
     def init(self, z: Array) -> Any:
@@ -47,7 +48,8 @@ class Solver(abc.ABC):
     ) -> tuple[Array, Any]:
         """One step for z, x_hat [B, ...]; logsnr_t and logsnr_s are scalars.
 
-        `key` is None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
+        A solver that `looks_ahead` is also given `logsnr_k`, the level after logsnr_s. `key` is
+        None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
         """
 
 
@@ -108,6 +110,26 @@ class Ancestral(Solver):
         mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
         sigma = sigma_t**self._fraction * sigma_s ** (1 - self._fraction)
         return mean + jnp.sqrt(one_minus_r) * sigma * normal(key, z.shape, z.dtype), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Stochastic(Solver):
+    """Two steps forward in one DDIM step, one step back with fresh noise (Meng et al. 2023).
+
+    For models whose steps are twice as long as the grid's, as `methods.Progressive` distils them
+    with `stochastic`; N evaluations for N steps.
+    """
+
+    name = "stochastic"
+    stochastic = True
+    looks_ahead = True
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory, *, logsnr_k):
+        alpha_s, sigma_s = alpha_sigma(logsnr_s)
+        alpha_k, _ = alpha_sigma(logsnr_k)
+        z_k = ddim_step(z, x_hat, logsnr_t, logsnr_k)
+        sigma = sigma_s * jnp.sqrt(-jnp.expm1(logsnr_s - logsnr_k))
+        return alpha_s / alpha_k * z_k + sigma * normal(key, z.shape, z.dtype), memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,40 +1,119 @@
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.diffusion import Gaussian, eps_from_x, guide, v_from_x
+from pdistill.diffusion import (
+    CosineSchedule,
+    Gaussian,
+    alpha_sigma,
+    eps_from_x,
+    guide,
+    pair_of,
+    v_from_x,
+)
+from pdistill.samplers import sample
 
 CONDITIONAL, UNCONDITIONAL = Gaussian(0.6, 0.4), Gaussian(-0.1, 0.4)
+PAIR = pair_of(CONDITIONAL.denoise, UNCONDITIONAL.denoise)
 Z = np.random.default_rng(0).normal(size=(5, 3))
 LOGSNR = np.linspace(-6, 6, 5)
+SCHEDULE = CosineSchedule(-20.0, 20.0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0, -1.0])
 def test_guiding_gaussians_of_equal_width_extrapolates_their_means(x64, weight):
     """x_hat is linear in the mean, so guidance acts as another Gaussian's denoiser."""
-    guided = guide(CONDITIONAL.denoise, UNCONDITIONAL.denoise, weight)(Z, LOGSNR)
+    guided = guide(PAIR, weight)(Z, LOGSNR)
     mean = 0.6 + weight * (0.6 + 0.1)
     np.testing.assert_allclose(guided, Gaussian(mean, 0.4).denoise(Z, LOGSNR), atol=1e-14)
 
 
 @pytest.mark.parametrize("convert", [eps_from_x, v_from_x])
 def test_rule_is_the_same_for_eps_and_v(x64, convert):
-    def to(denoise):
-        return convert(Z, denoise(Z, LOGSNR), LOGSNR)
+    """Guided in x and converted, or converted and guided."""
 
-    desired = 3 * to(CONDITIONAL.denoise) - 2 * to(UNCONDITIONAL.denoise)
-    guided = guide(CONDITIONAL.denoise, UNCONDITIONAL.denoise, 2.0)
-    np.testing.assert_allclose(to(guided), desired, atol=1e-12)
+    def converted(denoise):
+        return lambda z, logsnr: convert(z, denoise(z, logsnr), logsnr)
+
+    other = pair_of(converted(CONDITIONAL.denoise), converted(UNCONDITIONAL.denoise))
+    desired = converted(guide(PAIR, 2.0))(Z, LOGSNR)
+    np.testing.assert_allclose(guide(other, 2.0)(Z, LOGSNR), desired, atol=1e-12)
 
 
 def test_no_guidance_is_the_conditional_denoiser(x64):
-    guided = guide(CONDITIONAL.denoise, UNCONDITIONAL.denoise, 0.0)
-    np.testing.assert_array_equal(guided(Z, LOGSNR), CONDITIONAL.denoise(Z, LOGSNR))
+    np.testing.assert_array_equal(guide(PAIR, 0.0)(Z, LOGSNR), CONDITIONAL.denoise(Z, LOGSNR))
 
 
-def test_weight_may_be_traced(x64):
-    slope = jax.grad(
-        lambda w: guide(CONDITIONAL.denoise, UNCONDITIONAL.denoise, w)(Z, LOGSNR).sum()
-    )(1.0)
+def test_weight_may_be_traced_and_differ_between_examples(x64):
+    slope = jax.grad(lambda w: guide(PAIR, w)(Z, LOGSNR).sum())(1.0)
     gap = CONDITIONAL.denoise(Z, LOGSNR) - UNCONDITIONAL.denoise(Z, LOGSNR)
     np.testing.assert_allclose(slope, gap.sum(), rtol=1e-12)
+    weights = np.array([0.0, 1.0, 2.0, -1.0, 0.5])
+    desired = CONDITIONAL.denoise(Z, LOGSNR) + weights[:, None] * gap
+    np.testing.assert_allclose(guide(PAIR, weights)(Z, LOGSNR), desired, atol=1e-12)
+
+
+def test_interval_in_log_snr(x64):
+    """w applies from -3 to 3 here: to the second, third and fourth of -6, -3, 0, 3, 6."""
+    found = guide(PAIR, 2.0, interval=(-3.0, 3.0))(Z, LOGSNR)
+    weights = np.array([0.0, 2.0, 2.0, 2.0, 0.0])
+    np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
+    with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
+        guide(PAIR, 1.0, interval=(3.0, -3.0))
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
+def test_rescaling_brings_back_the_spread(x64, rescale):
+    """At 1 each guided example has the conditional one's standard deviation, exactly."""
+    found = guide(PAIR, 3.0, rescale=rescale)(Z, LOGSNR)
+    guided, conditional = guide(PAIR, 3.0)(Z, LOGSNR), CONDITIONAL.denoise(Z, LOGSNR)
+    ratio = np.std(conditional, axis=1) / np.std(guided, axis=1)
+    scale = rescale * ratio + 1 - rescale
+    np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)
+    if rescale == 1.0:
+        np.testing.assert_allclose(np.std(found, 1), np.std(conditional, 1), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
+        guide(PAIR, 1.0, rescale=1.5)
+
+
+def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):
+    """Bench A: noise z becomes m_w + s z with m_w = m_c + w (m_c - m_u); 2.5 here.
+
+    The tolerance is DDIM's error with 4,000 steps, a few over N.
+    """
+    pair = pair_of(Gaussian(0.8, 0.4).denoise, Gaussian(-0.2, 0.4).denoise)
+    z = jnp.array([[-1.0], [0.0], [0.7]])
+    x = sample(guide(pair, 1.7), None, schedule=SCHEDULE, num_steps=4000, z_init=z)
+    np.testing.assert_allclose(x, 2.5 + 0.4 * np.asarray(z), atol=3e-3)
+
+
+def test_guided_flow_of_gaussians_of_other_widths(x64):
+    """Bench B: the standard deviation is s_c^(1 + w) / s_u^w; the error halves with the step."""
+    pair = pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
+    draw = functools.partial(
+        sample, guide(pair, 1.7), None, schedule=SCHEDULE, z_init=jnp.ones((1, 1))
+    )
+    errors = [abs(draw(num_steps=n)[0, 0] / 0.12311444 - 1) for n in (500, 1000, 2000)]
+    assert errors[2] < 5e-3
+    np.testing.assert_allclose(np.divide(errors[:2], errors[1:]), 2, rtol=0.05)
+
+
+def test_one_guided_ddim_step_has_the_mixed_gain(x64):
+    """G^w = (1 + w) G_c - w G_u for zero-mean Gaussians."""
+    t, s = jnp.array([-1.0]), jnp.array([0.5])
+
+    def gain(denoise):
+        from pdistill.samplers import ddim_step
+
+        z = jnp.ones((1, 1))
+        return ddim_step(z, denoise(z, t), t[:, None], s[:, None])[0, 0]
+
+    conditional, unconditional = Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise
+    desired = 2.7 * gain(conditional) - 1.7 * gain(unconditional)
+    np.testing.assert_allclose(
+        gain(guide(pair_of(conditional, unconditional), 1.7)), desired, rtol=1e-12
+    )
+    assert alpha_sigma(t)[0] < 1

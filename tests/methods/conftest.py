@@ -14,7 +14,7 @@ class Mlp(nn.Module):
     features: int = 64
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
         phi = jnp.arctan(jnp.exp(-logsnr / 2))[:, None]
         waves = jnp.concatenate([jnp.sin(k * phi) for k in (1, 2, 4, 8)], axis=-1)
         h = jnp.concatenate([z, waves, jnp.cos(phi)], axis=-1)
@@ -30,10 +30,38 @@ class GaussianNetwork(nn.Module):
     std: float = 0.7
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
         off = self.param("off", nn.initializers.zeros, (), z.dtype)
         x_hat = Gaussian(self.mean, self.std).denoise(z, logsnr)
         return v_from_x(z, x_hat, logsnr) + off * eps_from_x(z, x_hat, logsnr)
+
+
+class ClassNetwork(nn.Module):
+    """The optimal network for two classes N(+-1, std^2), N(0, std^2) without a label, with w.
+
+    With `guidance` it is the optimal student of its own guided pair: N(+-(1 + w), std^2). A
+    parameter spoils it when it is not 0.
+    """
+
+    num_labels: int = 2
+    guidance: bool = False
+    std: float = 0.4
+
+    @nn.compact
+    def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
+        off = self.param("off", nn.initializers.zeros, (), z.dtype)
+        if label is None:
+            label = jnp.full(z.shape[:1], 2)
+        mean = jnp.array([-1.0, 1.0, 0.0], z.dtype)[label]
+        if self.guidance:
+            mean = mean * (1 + (0 if guidance is None else guidance))
+        x_hat = Gaussian(mean[:, None], self.std).denoise(z, logsnr)
+        return v_from_x(z, x_hat, logsnr) + off
+
+
+@pytest.fixture
+def classes():
+    return Diffuser(ClassNetwork(), "v", CosineSchedule())
 
 
 @pytest.fixture

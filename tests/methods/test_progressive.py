@@ -7,7 +7,7 @@ import pytest
 
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
-from pdistill.methods import Progressive, ProgressiveStage, halvings, two_step_target
+from pdistill.methods import Progressive, ProgressiveStage, TeacherStage, halvings, two_step_target
 from pdistill.sharding import make_mesh
 from pdistill.training import Learner, LoopConfig, Optimizer, compile_update, init_state
 
@@ -176,7 +176,12 @@ def test_rounds_hand_over(mlp):
         name="pd", teacher="t", start_steps=8, loop=loop, long_rounds=1,
         optimizer=Optimizer(1e-3, anneal="linear"),
     )  # fmt: skip
-    rounds = stage.rounds(mlp, (2,))
+    teacher = TeacherStage(name="t", num_steps=(8,), loop=loop, optimizer=Optimizer(1e-3)).rounds(
+        mlp, (2,), {}
+    )[0]
+    rounds = stage.rounds(mlp, (2,), {"t": teacher})
+    with pytest.raises(ValueError, match="starts from 't', which no earlier stage makes"):
+        stage.rounds(mlp, (2,), {})
     assert [r.name for r in rounds] == ["pd/4", "pd/2", "pd/1"]
     assert [r.parent for r in rounds] == ["t", "pd/4", "pd/2"]
     assert [r.num_steps for r in rounds] == [(4,), (2,), (1,)]
