@@ -24,10 +24,10 @@ from pdistill.evaluation import Moments, Statistics, frechet_distance
 from pdistill.features import load_extractor
 
 NUM = 5000
-NOISE = (2, 4, 8, 16, 32)  # standard deviation, in levels of 255
-BLUR = (0.25, 0.5, 0.75, 1.0, 1.5)  # standard deviation, in pixels
-JPEG = (95, 80, 60, 40, 20)  # quality
-CLASSES = (1, 2, 3, 4, 5)  # dropped
+NOISE = (4, 8, 16)  # standard deviation, in levels of 255
+BLUR = (0.5, 0.75, 1.0)  # standard deviation, in pixels
+JPEG = (90, 60, 30)  # quality
+CLASSES = (1, 2, 4)  # dropped
 
 
 def noisy(images: np.ndarray, std: float) -> np.ndarray:

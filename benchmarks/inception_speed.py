@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--num_images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=16, help="turns of each network")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=16)
     args = parser.parse_args()
 
     result = measure(args.num_images, args.rounds, args.batch_size)

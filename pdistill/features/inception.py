@@ -255,7 +255,7 @@ def from_state_dict(
         ),
         fingerprint=fingerprint,
         channels=(1, 3),
-        batch_size=32,
+        batch_size=16,
     )
 
 
