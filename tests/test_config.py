@@ -148,7 +148,7 @@ def test_an_earlier_round_can_be_the_parent():
         (
             "stages[1].method",
             "progresive",
-            "stages[1].method must be one of teacher, progressive; got 'progresive'",
+            "stages[1].method must be one of teacher, progressive, guided; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),
@@ -173,7 +173,7 @@ def test_config_that_does_not_parse(path, value, message):
         ("stages[1].end_steps", 0, r"stages\[1\] \(pd\): .*start_steps=8 and end_steps=0"),
         ("stages[1].optimizer.warmup", 40, r"stages\[1\] \(pd\): .*num_updates above warmup"),
         ("stages[1].teacher", "techer", r"starts from 'techer', .*there are: teacher"),
-        ("stages[1].teacher", "pd/2", r"stages\[1\] \(pd\) starts from 'pd/2', which no earlier"),
+        ("stages[1].teacher", "pd/2", r"stages\[1\] \(pd\): it starts from 'pd/2', which no earlier"),
         ("stages[0]", CONFIG["stages"][1], "starts from 'teacher', .*there are: none"),
         ("stages[1]", CONFIG["stages"][0], r"stages\[1\]\.name: 'teacher' is used twice"),
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import pdistill
-from pdistill import model as models
 from pdistill import diffusion, samplers
+from pdistill import model as models
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save
 from pdistill.networks import Diffuser, DiT

@@ -25,7 +25,8 @@ def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models") / "model"
     models.save(
         directory, diffuser, params, kind="denoiser", solver="ddim", num_steps=2,
-        clip=(-1.0, 1.0), num_labels=3, data={"shape": SHAPE},
+        clip=(-1.0, 1.0), data={"shape": SHAPE}, guidance=None, stage="teacher",
+        method="teacher", train_steps=1, images_seen=1,
     )  # fmt: skip
     return directory
 

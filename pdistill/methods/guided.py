@@ -11,7 +11,12 @@ from flax import traverse_util
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.methods.regression import Regression, RegressionStage, uniform_times
+from pdistill.methods.regression import (
+    Regression,
+    RegressionStage,
+    uniform_times,
+    uniform_weights,
+)
 from pdistill.methods.stage import Round, find_parent
 from pdistill.networks import Diffuser
 from pdistill.training import Learner, TrainState
@@ -47,7 +52,7 @@ class Guided(Regression):
         logsnr = self.diffuser.schedule(t)
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         z = diffusion.diffuse(x, eps, logsnr)
-        w = jax.random.uniform(guidance_key, t.shape, x.dtype, *self.guidance)
+        w = uniform_weights(guidance_key, len(x), self.guidance, self.stratified, x.dtype)
         v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, w)
         examples = {
             "z": z,

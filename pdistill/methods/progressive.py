@@ -10,7 +10,12 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Schedule
-from pdistill.methods.regression import Regression, RegressionStage, uniform_times
+from pdistill.methods.regression import (
+    Regression,
+    RegressionStage,
+    uniform_times,
+    uniform_weights,
+)
 from pdistill.methods.stage import Round, find_parent
 from pdistill.samplers import ddim_step
 from pdistill.training import Learner, TrainState
@@ -59,7 +64,9 @@ class Progressive(Regression):
         )
         eps = jax.random.normal(noise_key, x.shape, x.dtype)
         z = diffusion.diffuse(x, eps, logsnr_t)
-        w = self.guidance and jax.random.uniform(guidance_key, i.shape, x.dtype, *self.guidance)
+        w = self.guidance and uniform_weights(
+            guidance_key, len(x), self.guidance, self.stratified, x.dtype
+        )
 
         teacher = self.diffuser.denoiser(state.frozen["teacher"], label, w)
         x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)

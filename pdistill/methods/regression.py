@@ -75,3 +75,16 @@ def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -
         return jax.random.uniform(key, (batch,), dtype)
     t = (jnp.arange(batch, dtype=dtype) + jax.random.uniform(key, (), dtype)) / batch
     return jnp.minimum(t, 1 - jnp.finfo(dtype).epsneg)  # the last one may round to 1
+
+
+def uniform_weights(
+    key: Array, batch: int, interval: tuple[float, float], stratified: bool, dtype=jnp.float32
+) -> Array:
+    """Guidance weights in [low, high): [batch], as `uniform_times` but in a random order.
+
+    So that with stratified times the two do not go together.
+    """
+    low, high = interval
+    draw_key, order_key = jax.random.split(key)
+    u = uniform_times(draw_key, batch, stratified, dtype)
+    return low + (high - low) * jax.random.permutation(order_key, u)

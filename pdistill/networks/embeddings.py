@@ -50,8 +50,9 @@ class LabelEmbedding(nn.Module):
 class GuidanceEmbedding(nn.Module):
     """Guidance weights w [B] -> [B, features], for a student of guided teachers; zero at first.
 
-    Sinusoids of w and a linear layer (Meng et al. 2023 say Fourier features; these are the noise
-    level's). It is added to the noise level's sinusoids. A weight of None is 0 throughout.
+    Sinusoids of w / 100 and a linear layer, added to the noise level's sinusoids. Meng et al. 2023
+    say Fourier features and leave the frequencies open: what the student learns is affine in w, so
+    these are slow, 10 rad a unit of w and below. A weight of None is 0 throughout.
     """
 
     features: int
@@ -61,7 +62,7 @@ class GuidanceEmbedding(nn.Module):
     def __call__(self, weight: Array | None, batch: int) -> Array:
         if weight is None:
             weight = jnp.zeros((batch,))
-        waves = sinusoidal(weight, self.features)
+        waves = sinusoidal(weight / 100, self.features)
         return nn.Dense(
             self.features,
             use_bias=False,

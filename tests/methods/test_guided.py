@@ -151,7 +151,8 @@ def test_each_example_keeps_its_weight_through_a_round(x64, classes, stochastic)
         classes.with_guidance(), OPTIMIZER, guidance=(0.0, 4.0), stochastic=stochastic
     )
     params = {"off": jnp.zeros(())}
-    assert loss(method, method.init(params, 4096)) < 1e-6
+    bound = 4e-6 if stochastic else 1e-6  # steps twice as long, so four times the loss
+    assert loss(method, method.init(params, 4096)) < bound
     without = Progressive(classes.with_guidance(), OPTIMIZER)
     assert loss(without, without.init(params, 4096)) < 1e-6
     # A student that is not told w cannot follow teachers that are.
@@ -160,9 +161,9 @@ def test_each_example_keeps_its_weight_through_a_round(x64, classes, stochastic)
 
 @pytest.mark.parametrize("w", [0.0, 1.7])
 def test_rounds_keep_the_guided_sampler(x64, w):
-    """G6: a table of linear denoisers of the guided flow, halved exactly from 256 to 1."""
+    """G6: a table of linear denoisers of the guided flow, halved exactly from 32 to 1."""
     pair = diffusion.pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
-    denoise, num_steps = diffusion.guide(pair, w), 256
+    denoise, num_steps = diffusion.guide(pair, w), 32
     end = functools.partial(samplers.sample, key=None, schedule=SCHEDULE, z_init=jnp.ones((1, 1)))
     first = end(denoise, num_steps=num_steps)
     gains = denoise(jnp.ones((num_steps, 1)), SCHEDULE(jnp.arange(1, num_steps + 1) / num_steps))
