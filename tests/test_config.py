@@ -173,7 +173,7 @@ def test_config_that_does_not_parse(path, value, message):
         ("stages[1].end_steps", 0, r"stages\[1\] \(pd\): .*start_steps=8 and end_steps=0"),
         ("stages[1].optimizer.warmup", 40, r"stages\[1\] \(pd\): .*num_updates above warmup"),
         ("stages[1].teacher", "techer", r"starts from 'techer', .*there are: teacher"),
-        ("stages[1].teacher", "pd/2", r"stages\[1\] \(pd\): it starts from 'pd/2', which no earlier"),
+        ("stages[1].teacher", "pd/2", r"\(pd\): it starts from 'pd/2', which no earlier"),
         ("stages[0]", CONFIG["stages"][1], "starts from 'teacher', .*there are: none"),
         ("stages[1]", CONFIG["stages"][0], r"stages\[1\]\.name: 'teacher' is used twice"),
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),
