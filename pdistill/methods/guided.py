@@ -41,7 +41,7 @@ class Guided(Regression):
         params = traverse_util.flatten_dict(self.diffuser.init(key, image_shape))
         params = traverse_util.unflatten_dict(params | traverse_util.flatten_dict(teacher))
         frozen = {"teacher": jax.tree.map(lambda a: a.copy(), teacher)}
-        return TrainState.create({"student": Learner.create(params, self.optimizer)}, frozen)
+        return TrainState.create({self.learner: Learner.create(params, self.optimizer)}, frozen)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
@@ -61,13 +61,7 @@ class Guided(Regression):
             "label": label,
             "guidance": w,
         }
-        student = state.learners["student"]
-        student, metrics = self.regress(student, examples, dropout_key, state.step)
-        return state.replace(learners={"student": student}), metrics
-
-    def export(self, state: TrainState) -> Any:
-        """The parameters to sample with: the moving average."""
-        return state.learners["student"].ema
+        return self.regress(state, examples, dropout_key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

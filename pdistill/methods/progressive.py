@@ -48,7 +48,7 @@ class Progressive(Regression):
             "teacher": jax.tree.map(jnp.copy, teacher),
             "num_steps": jnp.asarray(num_steps, jnp.int32),
         }
-        return TrainState.create({"student": Learner.create(teacher, self.optimizer)}, frozen)
+        return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
@@ -77,13 +77,7 @@ class Progressive(Regression):
             "label": label,
             "guidance": w,
         }
-        student = state.learners["student"]
-        student, metrics = self.regress(student, examples, dropout_key, state.step)
-        return state.replace(learners={"student": student}), metrics
-
-    def export(self, state: TrainState) -> Any:
-        """The parameters to sample with, and the next round's teacher."""
-        return state.learners["student"].ema
+        return self.regress(state, examples, dropout_key)
 
 
 def round_levels(

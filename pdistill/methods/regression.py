@@ -1,7 +1,7 @@
 """Regression of one network on a v target: what teacher and students share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import Array
 from pdistill.diffusion import check_weighting, denoising_loss
 from pdistill.methods.stage import Stage
 from pdistill.networks import Diffuser
-from pdistill.training import Learner, Optimizer, value_and_grad
+from pdistill.training import Optimizer, TrainState, value_and_grad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,10 @@ class Regression:
     Attributes:
       weighting: of the loss, a key of `diffusion.WEIGHTINGS`.
       stratified: spread the batch's times evenly, see `uniform_times`; the papers do not.
+      learner: name of the network that learns.
     """
 
+    learner: ClassVar[str] = "student"
     diffuser: Diffuser
     optimizer: Optimizer
     weighting: str = "v_mse"
@@ -39,18 +41,18 @@ class Regression:
         check_weighting(self.weighting)
 
     def regress(
-        self, learner: Learner, examples: dict[str, Any], key: Array, step: Array
-    ) -> tuple[Learner, dict[str, Array]]:
-        """One update of `learner` towards v at z.
+        self, state: TrainState, examples: dict[str, Any], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One update of the learner towards v at z.
 
         Args:
           examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and
-            "guidance", [B] each, for a network that takes them.
-          key: for dropout. step: updates done.
+            "guidance", [B] each, for a network that takes them. key: for dropout.
 
         Returns:
-          The learner and {"loss", "grad_norm", "param_norm"}.
+          The state and {"loss", "grad_norm", "param_norm"}.
         """
+        learner = state.learners[self.learner]
 
         def loss(params, examples, key):
             z, logsnr = examples["z"], examples["logsnr"]
@@ -62,8 +64,12 @@ class Regression:
         value, grads = value_and_grad(
             loss, learner.params, examples, key, self.optimizer.microbatches
         )
-        learner, norms = learner.update(grads, self.optimizer, step)
-        return learner, {"loss": value, **norms}
+        learner, norms = learner.update(grads, self.optimizer, state.step)
+        return state.replace(learners={self.learner: learner}), {"loss": value, **norms}
+
+    def export(self, state: TrainState) -> Any:
+        """The parameters to sample with, and to start other stages from: the moving average."""
+        return state.learners[self.learner].ema
 
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class Teacher(Regression):
         the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
     """
 
+    learner: ClassVar[str] = "model"
     label_dropout: float = 0.0
 
     def __post_init__(self):
@@ -34,7 +35,7 @@ class Teacher(Regression):
 
     def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
         params = self.diffuser.init(key, image_shape)
-        return TrainState.create({"model": Learner.create(params, self.optimizer)}, frozen={})
+        return TrainState.create({self.learner: Learner.create(params, self.optimizer)}, frozen={})
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
@@ -53,13 +54,7 @@ class Teacher(Regression):
             "v": diffusion.v_target(x, eps, logsnr),
             "label": label,
         }
-        model = state.learners["model"]
-        model, metrics = self.regress(model, examples, dropout_key, state.step)
-        return state.replace(learners={"model": model}), metrics
-
-    def export(self, state: TrainState) -> Any:
-        """The parameters to sample with: the moving average."""
-        return state.learners["model"].ema
+        return self.regress(state, examples, dropout_key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
