@@ -163,7 +163,7 @@ def _measure_model(
         seed=options.seed,
         batch_size=options.batch_size,
         mesh=mesh,
-        labels=draw_labels(model, labels, num, options.seed),
+        labels=draw_labels(model.diffuser, labels, num, options.seed),
         keep=0,
     )
     return rows

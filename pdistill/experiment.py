@@ -10,6 +10,7 @@ import math
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,22 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Pipeline, load_dataset
-from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference, Sampling
+from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference, Sampling, generate_batches
 from pdistill.files import write_arrays, write_atomically
 from pdistill.methods import Round
 from pdistill.model import Model
-from pdistill.results import draw_labels, identity, measure, row_key, stable_hash
+from pdistill.results import (
+    draw_labels,
+    evaluation_key,
+    identity,
+    measure,
+    row_key,
+    stable_hash,
+)
 from pdistill.samplers import parse_solver
+from pdistill.selection import Selection
 from pdistill.sharding import make_mesh
-from pdistill.training import StopSignals, init_state, train
+from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
 from pdistill.training.logging import LogFile, MetricWriter, format_seconds, say
 
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
@@ -37,6 +46,7 @@ HARMLESS = (
     r"evaluation\.inception_weights"
 )
 PICTURE_IMAGES = 1000  # that spectra are averaged over
+DISTANCES = ("fid", "fd_", "kid")  # metrics that smaller values are better of
 
 
 def run(
@@ -120,7 +130,12 @@ class Experiment:
                     f"evaluation.guidance: {r.name} takes weights in {list(r.guidance)}; "
                     f"got {outside[0]:g}"
                 )
-        self.evaluator = self._evaluator()
+            if r.select and not r.select.startswith(DISTANCES):
+                raise ConfigError(f"{r.name}: select must be a distance, fid, fd_* or kid*; got "
+                                  f"{r.select!r}")  # fmt: skip
+            if r.select:
+                self._evaluator((r.select,), config.evaluation.references[:1])
+        self.evaluator = self._evaluator(config.evaluation.metrics, config.evaluation.references)
         self._solvers = [parse_solver(text) for text in config.evaluation.solvers]
         self._key = jax.random.key(config.seed)
 
@@ -199,25 +214,64 @@ class Experiment:
             seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
         )
-        state = train(
-            r.method, state, pipeline, r.loop, train_key,
-            name=r.name, directory=directory, writer=writer, mesh=self.mesh,
-            flip=self.config.data.flip, stop=self.stop,
-        )  # fmt: skip
-        params = r.method.export(state)
+        selection = self._selection(r, directory, writer) if r.select else None
+
+        def on_save(step: int, state: TrainState) -> None:
+            if selection:
+                selection(step, r.method.export(state))
+
+        try:
+            state = train(
+                r.method, state, pipeline, r.loop, train_key,
+                name=r.name, directory=directory, writer=writer, mesh=self.mesh,
+                flip=self.config.data.flip, stop=self.stop, on_save=on_save,
+            )  # fmt: skip
+        except Diverged as error:
+            if not (selection and selection.found):
+                raise
+            say(f"warning: {error}")
         for name in ("samples.npz", "pictures.npz"):  # of the model before, if it is trained on
             (directory / name).unlink(missing_ok=True)
+        if selection:
+            selection.finish()
+        else:
+            self._save_model(r, directory / "model", r.method.export(state), r.loop.num_updates)
+
+    def _save_model(self, r: Round, directory: Path, params: Any, step: int) -> None:
+        """Exports the parameters of update `step`."""
         models.save(
-            directory / "model", r.method.diffuser, params,
-            kind="denoiser", solver=r.solver or "ddim", num_steps=r.num_steps[0],
+            directory, r.method.diffuser, params,
+            kind="one_step" if r.solver == "one_step" else "denoiser",
+            solver=r.solver or "ddim", num_steps=r.num_steps[0],
             clip=self._clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
                 "name": self.train_data.name, "shape": self.train_data.image_shape,
                 "scale": "image / 127.5 - 1",
             },
-            stage=r.name, method=r.method_name, parent=r.parent, trainable_fraction=1.0,
+            stage=r.name, method=r.method_name, parent=r.parent,
+            trainable_fraction=r.trainable_fraction, selected_step=step,
             train_steps=r.loop.num_updates, images_seen=r.loop.num_updates * r.loop.batch_size,
         )  # fmt: skip
+
+    def _selection(self, r: Round, directory: Path, writer: MetricWriter) -> Selection:
+        """By samples of the noise and the labels that the model will be measured with."""
+        evaluator = self._evaluator((r.select,), self.config.evaluation.references[:1])
+        num, diffuser = evaluator.num_samples, r.method.diffuser
+        sampling = Sampling(r.num_steps[0], parse_solver(r.solver or "ddim"), self._clip)
+
+        def generate(params: Any) -> np.ndarray:
+            batches = generate_batches(
+                diffuser, params, evaluation_key(self.config.seed), num, sampling=sampling,
+                shape=self.train_data.image_shape, batch_size=self.config.evaluation.batch_size,
+                labels=draw_labels(diffuser, self.train_data.labels, num, self.config.seed),
+                mesh=self.mesh,
+            )  # fmt: skip
+            return np.concatenate(list(batches))
+
+        def save(directory: Path, params: Any, step: int) -> None:
+            self._save_model(r, directory, params, step)
+
+        return Selection(directory, r.name, evaluator, generate, save, writer)
 
     def _measure(self, r: Round, model: Model, drawing: Drawing, writer: MetricWriter) -> None:
         num = self.evaluator.num_samples if self.evaluator.metrics else GRID_IMAGES
@@ -232,7 +286,7 @@ class Experiment:
             seed=self.config.seed,
             batch_size=self.config.evaluation.batch_size,
             mesh=self.mesh,
-            labels=draw_labels(model, self.train_data.labels, num, self.config.seed),
+            labels=draw_labels(model.diffuser, self.train_data.labels, num, self.config.seed),
             keep=PICTURE_IMAGES,
         )
         self._keep_pictures(r, drawing, samples, writer)
@@ -307,7 +361,8 @@ class Experiment:
     def _clip(self) -> tuple[float, float] | None:
         return (-1.0, 1.0) if self.config.evaluation.clip else None
 
-    def _evaluator(self) -> Evaluator:
+    def _evaluator(self, metrics: Sequence[str], references: Sequence[str]) -> Evaluator:
+        """Of these metrics, against these splits."""
         settings = self.config.evaluation
 
         def reference(split: str) -> Reference:
@@ -318,11 +373,11 @@ class Experiment:
 
         try:
             return Evaluator(
-                [reference(split) for split in settings.references],
-                settings.metrics,
+                [reference(split) for split in references],
+                metrics,
                 num_samples=settings.num_samples,
                 features=settings.features,
-                held_out=reference(settings.held_out) if NEIGHBOURS in settings.metrics else None,
+                held_out=reference(settings.held_out) if NEIGHBOURS in metrics else None,
                 options={"inception": {"weights": settings.inception_weights or None}},
             )
         except (ValueError, FileNotFoundError) as error:

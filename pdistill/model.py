@@ -196,13 +196,18 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
     save_params(temporary / "params", params)
     if jax.process_index() == 0:
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
-        old = directory.with_name(directory.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)  # a crash may have left it
-        if directory.exists():
-            directory.rename(old)
-        temporary.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
+        replace(temporary, directory)
     sync_global_devices(f"saved {directory}")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Renames a directory, in the place of another one if there is one."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)  # a crash may have left it
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_card(directory: Path) -> dict[str, Any]:

@@ -94,9 +94,11 @@ def evaluation_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), stable_hash("evaluation"))
 
 
-def draw_labels(model: Model, labels: Sequence[int], num: int, seed: int) -> np.ndarray | None:
+def draw_labels(
+    diffuser: Diffuser, labels: Sequence[int], num: int, seed: int
+) -> np.ndarray | None:
     """Labels [num] distributed as `labels`, the same for every model; None if it takes none."""
-    if not model.diffuser.num_labels:
+    if not diffuser.num_labels:
         return None
     return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(labels, num)
 

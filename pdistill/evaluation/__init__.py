@@ -22,7 +22,7 @@ from pdistill.evaluation.references import (
     load_statistics,
     save_statistics,
 )
-from pdistill.evaluation.spectra import Spectrum
+from pdistill.evaluation.spectra import Spectrum, radial_spectrum
 
 __all__ = [
     "NEIGHBOURS",
@@ -51,5 +51,6 @@ __all__ = [
     "load_statistics",
     "nearest_distances",
     "precision_recall",
+    "radial_spectrum",
     "save_statistics",
 ]

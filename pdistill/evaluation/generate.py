@@ -32,6 +32,8 @@ class Sampling:
     def __post_init__(self):
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1; got {self.num_steps!r}")
+        if self.num_steps > self.solver.max_steps:
+            raise ValueError(f"{self.solver.name} takes one step; got num_steps={self.num_steps}")
         if self.clip is not None:
             low, high = self.clip
             if not float(low) < float(high):

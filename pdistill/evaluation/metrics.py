@@ -6,6 +6,8 @@ fd_<features>            Frechet distance of other features
 kid, kid_<features>      kernel distance of Inception or other features
 is                       Inception Score
 precision_recall         two rows, `precision` and `recall`
+class_shares             two rows, `class_share_min` and `class_share_max`: the fractions of samples
+                         that the digits classifier takes for the rarest and commonest digit
 label_accuracy           fraction of samples that the digits classifier takes for their label
 nearest_neighbour_ratio  are samples nearer to training images than held-out images are?
 """
@@ -136,6 +138,20 @@ class LabelAccuracy(Metric):
         return [{"value": float(np.mean(found == samples.labels))}]
 
 
+class ClassShares(Metric):
+    needs = "logits"
+    compares = "none"
+
+    def names(self, num: int) -> tuple[str, ...]:
+        return ("class_share_min", "class_share_max")
+
+    def measure(self, samples, reference, extractor):
+        classes = samples.logits.shape[1]
+        counts = np.bincount(samples.logits.argmax(axis=1), minlength=classes)
+        shares = counts / counts.sum()
+        return [{"value": float(shares.min())}, {"value": float(shares.max())}]
+
+
 class PrecisionRecall(Metric):
     def names(self, num: int) -> tuple[str, ...]:
         return ("precision", "recall")
@@ -207,6 +223,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         "kid": lambda: KernelDistance(INCEPTION),
         "is": lambda: InceptionScore(INCEPTION),
         "label_accuracy": lambda: LabelAccuracy("classifier"),
+        "class_shares": lambda: ClassShares("classifier"),
         "precision_recall": lambda: PrecisionRecall(features),
         NEIGHBOURS: lambda: NearestNeighbourRatio("pixels", held_out),
     }

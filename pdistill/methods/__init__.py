@@ -1,5 +1,6 @@
 """Training methods: pure functions over one state, one file a method."""
 
+from pdistill.methods.gan import Gan, GanStage
 from pdistill.methods.guided import Guided, GuidedStage
 from pdistill.methods.progressive import (
     Progressive,
@@ -15,10 +16,13 @@ STAGES: dict[str, type[Stage]] = {
     "teacher": TeacherStage,
     "progressive": ProgressiveStage,
     "guided": GuidedStage,
+    "gan": GanStage,
 }
 
 __all__ = [
     "STAGES",
+    "Gan",
+    "GanStage",
     "Guided",
     "GuidedStage",
     "Method",

@@ -32,6 +32,9 @@ class Round:
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
+      trainable_fraction: of the model's parameters, those that learn.
+      select: metric by which the exported model is chosen among those of all saves, at the first
+        of num_steps; "" for the last one.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Round:
     solver: str | None = None
     guidance: tuple[float, float] | None = None
     parent: str | None = None
+    trainable_fraction: float = 1.0
+    select: str = ""
 
     def __post_init__(self):
         if not self.num_steps or min(self.num_steps) < 1:

@@ -70,6 +70,17 @@ class Diffuser:
         """
         return self._predictor(diffusion.x_from_output, params, label, guidance, None)
 
+    def maps(
+        self, params: Any, z: Array, logsnr: Array, label: Array | None = None
+    ) -> tuple[Array, ...]:
+        """What the network's encoder makes of z: maps [B, h, w, C], finest first.
+
+        Of a U-Net the last of each level on the way down, of a transformer each block's.
+        """
+        label = label if self.num_labels else None
+        _, sown = self.network.apply({"params": params}, z, logsnr, label, mutable=["maps"])
+        return sown["maps"]["maps"]
+
     def evaluations(self, guidance: float | None) -> int:
         """Network evaluations in one call of `denoiser`."""
         return 1 if guidance is None or self.takes_guidance else 2

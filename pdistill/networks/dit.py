@@ -104,6 +104,7 @@ class DiT(nn.Module):
         for i in range(self.depth):
             tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
             tokens = block(self.heads, dtype=self.dtype, name=f"block_{i}")(tokens, embedding)
+            self.sow("maps", "maps", tokens.reshape(batch, *grid, -1))
 
         modulation = nn.Dense(
             2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"

@@ -176,6 +176,7 @@ class UNet(nn.Module):
                 if h.shape[1] in self.attention_sizes:
                     h = attention(name=f"down_{i}.attn_{j}")(h)
                 skips.append(h)
+            self.sow("maps", "maps", h)
             if i < last:
                 h = block(features, halve, name=f"down_{i}.downsample")(h, embedding)
                 skips.append(h)

@@ -33,7 +33,13 @@ STYLE = {
     "text.parse_math": False,
 }
 RATIO = "nearest_neighbour_ratio"
-SHARES = ("precision", "recall", "label_accuracy")  # metrics in [0, 1]
+SHARES = (
+    "precision",
+    "recall",
+    "label_accuracy",
+    "class_share_min",
+    "class_share_max",
+)  # metrics in [0, 1]
 LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 

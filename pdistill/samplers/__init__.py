@@ -6,12 +6,13 @@ from pdistill.samplers.solvers import (
     Ddim,
     DpmSolverPP2M,
     Heun,
+    OneStep,
     Solver,
     Stochastic,
     ddim_step,
 )
 
-SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic)}
+SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep)}
 
 
 def parse_solver(text: str) -> Solver:
@@ -32,6 +33,7 @@ __all__ = [
     "Ddim",
     "DpmSolverPP2M",
     "Heun",
+    "OneStep",
     "Solver",
     "Stochastic",
     "ddim_step",

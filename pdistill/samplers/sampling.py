@@ -50,6 +50,8 @@ def sample(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    if num_steps > solver.max_steps:
+        raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
     key = None if key is None else noise.as_typed(key)

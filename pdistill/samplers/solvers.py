@@ -22,13 +22,15 @@ class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
     `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
-    `evaluations_per_step` counts network calls, and `looks_ahead` asks for the level after next.
+    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next, and
+    `max_steps` bounds the number of steps.
     """
 
     name: str
     stochastic = False
     looks_ahead = False
     evaluations_per_step = 1
+    max_steps = math.inf
 
     def init(self, z: Array) -> Any:
         """Memory before the first step."""
@@ -72,6 +74,14 @@ class Ddim(Solver):
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
         return ddim_step(z, x_hat, logsnr_t, logsnr_s), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep(Ddim):
+    """x_hat of pure noise, for models that are made for nothing else; a single step."""
+
+    name = "one_step"
+    max_steps = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pdistill.training.checkpoints import (
     load_params,
     save_params,
 )
+from pdistill.training.freezing import PRESETS, count, merge, partition
 from pdistill.training.gradients import value_and_grad
 from pdistill.training.interruption import EXIT_CODE, Interrupted, StopSignals
 from pdistill.training.loop import (
@@ -22,6 +23,7 @@ from pdistill.training.state import Learner, TrainState
 
 __all__ = [
     "EXIT_CODE",
+    "PRESETS",
     "CheckpointError",
     "Checkpointer",
     "Diverged",
@@ -34,8 +36,11 @@ __all__ = [
     "TrainState",
     "checksum",
     "compile_update",
+    "count",
     "init_state",
     "load_params",
+    "merge",
+    "partition",
     "save_params",
     "train",
     "value_and_grad",

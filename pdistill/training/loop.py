@@ -27,7 +27,11 @@ class Diverged(ArithmeticError):
 
 
 class Steppable(Protocol):
-    """A frozen, hashable description of a method; it is a static argument of jit."""
+    """A frozen, hashable description of a method; it is a static argument of jit.
+
+    It may also have `advice(means) -> str | None`: what is wrong with the metrics' means over an
+    interval of updates, and what may help.
+    """
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
@@ -132,6 +136,7 @@ def train(
     mesh: Mesh,
     flip: bool = False,
     stop: StopSignals | None = None,
+    on_save: Callable[[int, TrainState], None] = lambda step, state: None,
 ) -> TrainState:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
 
@@ -140,6 +145,8 @@ def train(
       name: what progress lines and TensorBoard call the run.
       directory: of checkpoints/ and log.jsonl. writer: of the TensorBoard events.
       stop: asked after every dispatch.
+      on_save: (updates done, state), called before each save of the run's plan and at its end;
+        after a crash perhaps again for the same update.
 
     Returns:
       The state after `config.num_updates` updates.
@@ -167,6 +174,7 @@ def train(
         progress = Progress(name, config.num_updates, start)
         state = state.replace(frozen={})
         lines = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
+        advice = getattr(method, "advice", lambda means: None)
 
         def log(step: int, interval: list[dict[str, Array]]) -> None:
             metrics = concatenate(jax.device_get(interval))
@@ -176,6 +184,8 @@ def train(
             lines.append({"step": step, **scalars, **trouble})
             if trouble:
                 say(f"{name:<16} {describe(trouble)}")
+            elif warning := advice(scalars):
+                say(f"{name:<16} warning: {warning}")
             if scalars["skipped"] > config.max_skipped:
                 raise Diverged(
                     f"{name}: {describe(trouble)}. That is more than loop.max_skipped = "
@@ -196,12 +206,15 @@ def train(
             done = step + config.substeps
             if done % config.log_every == 0 or done == config.num_updates:
                 late, interval = (done, interval), []
-            if done % config.save_every == 0 or done == config.num_updates or stop.requested:
+            planned = done % config.save_every == 0 or done == config.num_updates
+            if planned or stop.requested:
                 if stop.requested and interval:  # cut short, so that its updates are logged
                     late, interval = (done, interval), []
                 if late:  # before the save: a run that resumes from it does not log this again
                     log(*late)
                     late = None
+                if planned:
+                    on_save(done, state.replace(frozen=frozen))
                 checkpointer.save(done, state, batches.get_state())
             if stop.requested and done < config.num_updates:
                 raise Interrupted(f"stopped by {stop.requested}: {name} is saved at step {done}")

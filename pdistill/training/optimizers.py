@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 ANNEALS = ("constant", "linear", "cosine")
 
@@ -18,6 +20,8 @@ class Optimizer:
       clip_norm: global norm that gradients are clipped to; 0 leaves them.
       weight_decay: decoupled (AdamW), times the learning rate.
       ema_decay: of the parameters' moving average; 0 makes it a copy of the parameters.
+      ema_ramp: the average's half-life is at most this fraction of the updates so far (Karras et
+        al. 2022 have 0.05); 0 for no such bound.
       microbatches: parts a batch is cut into to accumulate its gradient.
     """
 
@@ -31,6 +35,7 @@ class Optimizer:
     b2: float = 0.999
     eps: float = 1e-8
     ema_decay: float = 0.0
+    ema_ramp: float = 0.0
     microbatches: int = 1
 
     def __post_init__(self):
@@ -40,6 +45,8 @@ class Optimizer:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
+        if self.ema_ramp < 0:
+            raise ValueError(f"ema_ramp must not be negative; got {self.ema_ramp}")
         if self.microbatches < 1:
             raise ValueError(f"microbatches must be at least 1; got {self.microbatches}")
         if self.anneal != "constant" and 0 < self.num_updates <= self.warmup:
@@ -60,6 +67,14 @@ class Optimizer:
             return after
         warmup = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
         return optax.join_schedules([warmup, after], [self.warmup])
+
+    def ema_decay_at(self, step: Array) -> Array:
+        """Of the moving average, after `step` updates: 0 at the first one."""
+        decay = jnp.where(step == 0, 0.0, self.ema_decay)
+        if not self.ema_ramp:
+            return decay
+        half_life = self.ema_ramp * jnp.maximum(step, 1).astype(decay.dtype)
+        return jnp.minimum(decay, 0.5 ** (1 / half_life))
 
     def transform(self) -> optax.GradientTransformation:
         """The optax chain: clip, Adam, weight decay, learning rate."""

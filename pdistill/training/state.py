@@ -1,5 +1,6 @@
 """The state of training: networks that learn, networks that do not, and a step count."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,19 +15,30 @@ from pdistill.training.optimizers import Optimizer
 
 @struct.dataclass
 class Learner:
-    """One network under training: parameters, their moving average, the optimizer's state."""
+    """One network under training.
+
+    Attributes:
+      params: what learns; parameters that stay as they are belong to `TrainState.frozen`.
+      ema: their moving average; None for a network that nobody samples with.
+      opt_state: the optimizer's. carried: what the network's evaluations carry on, such as the
+        vectors of spectral norm.
+    """
 
     params: Any
     ema: Any
     opt_state: Any
+    carried: Any = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def create(cls, params: Any, optimizer: Optimizer) -> "Learner":
+    def create(
+        cls, params: Any, optimizer: Optimizer, *, averaged: bool = True, carried: Any = None
+    ) -> "Learner":
         """Fresh optimizer state; `params` and `ema` are copies, so that each can be donated."""
         return cls(
             params=jax.tree.map(jnp.copy, params),
-            ema=jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params) if averaged else None,
             opt_state=optimizer.transform().init(params),
+            carried=carried or {},
         )
 
     def update(
@@ -34,17 +46,18 @@ class Learner:
     ) -> tuple["Learner", dict[str, Array]]:
         """One optimizer update and one step of the moving average.
 
-        ema <- d ema + (1 - d) params with d = `optimizer.ema_decay`, and d = 0 at step 0
-        (Salimans & Ho 2022's code). Returns the learner and its norms.
+        ema <- d ema + (1 - d) params with d = `optimizer.ema_decay_at(step)`. Returns the learner
+        and its norms.
         """
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it; callers may be strict
             transform = optimizer.transform()
             updates, opt_state = transform.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
-        decay = jnp.where(step == 0, 0.0, optimizer.ema_decay)
-        ema = optax.incremental_update(params, self.ema, 1 - decay)
+        ema = self.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay_at(step))
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return Learner(params, ema, opt_state), norms
+        return self.replace(params=params, ema=ema, opt_state=opt_state), norms
 
 
 @struct.dataclass

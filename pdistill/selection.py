@@ -1,0 +1,72 @@
+"""Measures a model at every save of its training, and keeps the best one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
+
+from pdistill import model as models
+from pdistill.evaluation import Evaluator, radial_spectrum
+from pdistill.training.logging import LogFile, MetricWriter, say
+
+IMAGES = 1000  # that a spectrum is averaged over
+
+
+class Selection:
+    """The best model of a training run, in <directory>/best, and the log that it is chosen by.
+
+    A row of selection.jsonl is {"step", "metric", "value", "spectrum"}; smaller values are better.
+
+    Args:
+      generate: parameters -> all samples, uint8 [N, H, W, C].
+      evaluator: of the one metric that decides. save: (directory, parameters, step) -> None.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        evaluator: Evaluator,
+        generate: Callable[[Any], np.ndarray],
+        save: Callable[[Path, Any, int], None],
+        writer: MetricWriter,
+    ):
+        self._directory = directory
+        self._name = name
+        self._evaluator = evaluator
+        self._generate = generate
+        self._save = save
+        self._writer = writer
+
+    def __call__(self, step: int, params: Any) -> None:
+        """Measures the model of update `step`."""
+        rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
+        samples = self._generate(params)
+        [measured] = self._evaluator.measure([samples])
+        value, metric = measured["value"], measured["metric"]
+        before = min((row["value"] for row in rows.rows), default=np.inf)
+        say(
+            f"{self._name:<16} step {step}: {metric} {value:.4g}"
+            + (", the best so far" if value < before else f" (best {before:.4g})")
+        )
+        self._writer.write_scalars(step, {f"{self._name}/{metric}": value})
+        if value < before:
+            self._save(self._directory / "best", params, step)
+        spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
+        rows.append({"step": step, "metric": metric, "value": value, "spectrum": spectrum})
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a best model."""
+        return (self._directory / "best").exists()
+
+    def finish(self) -> None:
+        """Makes the best model the run's."""
+        step = models.read_card(self._directory / "best")["selected_step"]
+        say(f"{self._name:<16} the model of step {step} is kept")
+        if jax.process_index() == 0:
+            models.replace(self._directory / "best", self._directory / "model")
+        sync_global_devices(f"selected {self._directory}")

@@ -1,0 +1,55 @@
+"""Which parameters learn: a table of rules for their paths."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+# Patterns of the paths, "block_0/qkv/kernel", of what is frozen; the first is the paper's (D2O-F:
+# Zheng & Yang 2025), for the names of EDM's networks. In ours the embedding's layers in the blocks
+# are large, so they are frozen too.
+PRESETS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "d2o_f": (r"(block\d+|up|down|in[01])[./](conv|proj)",),
+    "unet": (r"(block_\d+|sample)/(conv1|conv2|temb_proj)/", r"attn_\d+/proj_out/"),
+    "unet_qkv": (
+        r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",
+        r"attn_\d+/(q|k|v|proj_out)/",
+    ),
+    "dit": (r"(mlp_in|mlp_out|attention_out|modulation)/kernel",),
+    "dit_qkv": (r"(mlp_in|mlp_out|attention_out|modulation|qkv)/kernel",),
+}
+
+
+def partition(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:
+    """Cuts a nested dictionary in two: (what learns, what is frozen).
+
+    Args:
+      frozen: patterns, searched for in paths such as "block_0/qkv/kernel".
+
+    Raises:
+      ValueError: a pattern that no path has.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for pattern in frozen:
+        if not any(re.search(pattern, path) for path in flat):
+            raise ValueError(f"no parameter's path has {pattern!r}; paths are like {min(flat)!r}")
+    held = {path for path in flat if any(re.search(pattern, path) for pattern in frozen)}
+    return tuple(
+        traverse_util.unflatten_dict({path: flat[path] for path in flat if (path in held) == part},
+                                     sep="/")
+        for part in (False, True)
+    )  # fmt: skip
+
+
+def merge(learning: Any, frozen: Any) -> Any:
+    """The inverse of `partition`."""
+    flat = traverse_util.flatten_dict(learning) | traverse_util.flatten_dict(frozen)
+    return traverse_util.unflatten_dict(flat)
+
+
+def count(params: Any) -> int:
+    """Numbers in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

