@@ -13,7 +13,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from configs import digits_guided, digits_pd
+from configs import digits_gan, digits_guided, digits_pd
 
 
 def tiny() -> ConfigDict:
@@ -46,6 +46,25 @@ def tiny_guided() -> ConfigDict:
         stage["optimizer"]["warmup"] = 2
     config.evaluation.update(num_samples=64, metrics=("fd_pixels", "label_accuracy"))
     config.evaluation.guidance = (0.0, 2.0)
+    return config
+
+
+def tiny_gan() -> ConfigDict:
+    """digits_gan in the same way: teacher, and a generator of which the best is kept."""
+    config = digits_gan.get_config()
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    teacher, gan, *_ = config.stages
+    teacher["num_steps"] = (2, 1)
+    teacher["optimizer"]["warmup"] = 2
+    for stage in (teacher, gan):
+        stage["loop"] = {
+            "num_updates": 12, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
+        }  # fmt: skip
+    gan.update(frozen="dit", r1_interval=4, select="fd_pixels")
+    config.stages = (teacher, gan)
+    config.evaluation = ConfigDict(
+        {"num_samples": 64, "metrics": ("fd_pixels", "class_shares"), "references": ("train",)}
+    )
     return config
 
 

@@ -1,5 +1,6 @@
 """Training methods: pure functions over one state, one file a method."""
 
+from pdistill.methods.direct import Direct, DirectStage
 from pdistill.methods.gan import Gan, GanStage
 from pdistill.methods.guided import Guided, GuidedStage
 from pdistill.methods.progressive import (
@@ -17,10 +18,13 @@ STAGES: dict[str, type[Stage]] = {
     "progressive": ProgressiveStage,
     "guided": GuidedStage,
     "gan": GanStage,
+    "direct": DirectStage,
 }
 
 __all__ = [
     "STAGES",
+    "Direct",
+    "DirectStage",
     "Gan",
     "GanStage",
     "Guided",

@@ -39,7 +39,7 @@ SHARES = (
     "label_accuracy",
     "class_share_min",
     "class_share_max",
-)  # metrics in [0, 1]
+)
 LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 
@@ -243,6 +243,40 @@ def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
     axes.set_xlim(0, len(data) - 1)
     axes.grid(axis="y", color="0.9")
     figure.legend(loc="outside right upper")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def selections(runs: Mapping[str, Sequence[dict[str, Any]]], data: np.ndarray | None) -> Figure:
+    """What was measured at the saves of each run: its metric, and how its spectrum changes.
+
+    Args:
+      runs: {run: rows of selection.jsonl}. data: spectrum of the data [R].
+    """
+    figure = Figure((11.4, 3.4 * len(runs)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(runs), 2, squeeze=False)
+    for (left, right), (run, rows) in zip(panels, runs.items(), strict=True):
+        steps, values = zip(*((row["step"], row["value"]) for row in rows), strict=True)
+        best = int(np.argmin(values))
+        left.plot(steps, values, "o-", color="C0")
+        left.plot(steps[best], values[best], "o", color="C3", label=f"kept: update {steps[best]}")
+        left.set_title(run)
+        left.set_xlabel("updates")
+        left.set_ylabel(rows[0]["metric"])
+        if min(values) > 0:
+            _log_axis(left.yaxis, values)
+        left.legend()
+        for i, row in enumerate(rows):
+            color = matplotlib.colormaps["viridis"](i / max(len(rows) - 1, 1))
+            ends = {0: f"update {row['step']}", len(rows) - 1: f"update {row['step']}"}
+            right.plot(row["spectrum"], color=color, label=ends.get(i))
+        if data is not None:
+            right.plot(data, color="0.25", linewidth=3, zorder=0, label="data")
+        right.set_xlabel("cycles an image")
+        right.set_ylabel("log10 power")
+        right.legend()
+        for axes in (left, right):
+            axes.grid(axis="y", color="0.9")
     return figure
 
 

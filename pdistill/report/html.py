@@ -90,6 +90,14 @@ def build(workdir: str | Path) -> Path:
             "<p>Radially averaged power: too little at the right is blur, too much is noise.</p>",
             picture("spectra.png", "Radial power spectra", figures.spectra(spectra, data)),
         ]
+    if run.selections:
+        data = next((arrays["data_spectrum"] for arrays in run.pictures.values()), None)
+        figure = figures.selections(run.selections, data)
+        sections += [
+            "<h2>While training</h2>",
+            "<p>The model with the smallest distance is kept; spectra from first to last.</p>",
+            picture("selection.png", "Distance and spectra at each save", figure),
+        ]
     if run.losses:
         image = picture("losses.png", "Loss against updates", figures.losses(run.losses))
         sections += ["<h2>Training</h2>", image]

@@ -25,6 +25,7 @@ class RunDirectory:
       guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of further guidance weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
+      selections: {run: rows of selection.jsonl}, of runs whose model was chosen among several.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RunDirectory:
     guided: dict[str, dict[str, np.ndarray]]
     pictures: dict[str, dict[str, np.ndarray]]
     losses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+    selections: dict[str, list[dict[str, Any]]]
 
 
 def group(run: str) -> str:
@@ -74,9 +76,12 @@ def read(workdir: str | Path) -> RunDirectory:
         if curve:
             losses.setdefault(group(run), {})[run] = tuple(np.array(curve, float).T)
 
+    found = _files(workdir, "selection.jsonl", stages)
+    selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}
+
     config = workdir / "config.json"
     config = json.loads(config.read_text()) if config.exists() else None
-    return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses)
+    return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses, selections)
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:

@@ -1,0 +1,138 @@
+"""The best model of a run is what is kept, also after a crash and after divergence."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny_experiment import tiny_gan
+
+import pdistill
+from pdistill import compare, experiment
+from pdistill.config import ConfigError
+from pdistill.files import read_jsonl
+from pdistill.training import Diverged
+
+GAN = "gan"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "tiny_gan"
+    experiment.run(tiny_gan(), path)
+    return path
+
+
+def leaves(workdir):
+    return [np.asarray(a) for a in jax.tree.leaves(pdistill.load(workdir / GAN).params)]
+
+
+def test_the_best_is_kept(workdir):
+    log = read_jsonl(workdir / GAN / "selection.jsonl")
+    assert [row["step"] for row in log] == [4, 8, 12]
+    assert {row["metric"] for row in log} == {"fd_pixels"}
+    best = min(log, key=lambda row: row["value"])
+    card = pdistill.load(workdir / GAN).card
+    assert (card["kind"], card["solver"], card["selected_step"], card["train_steps"]) == (
+        "one_step", "one_step", best["step"], 12,
+    )  # fmt: skip
+    assert 0 < card["trainable_fraction"] < 0.5
+    assert not (workdir / GAN / "best").exists()
+    # What is measured in the end is the same noise: the same number.
+    [row] = [
+        row for row in read_jsonl(workdir / "results.jsonl")
+        if (row["stage"], row["metric"]) == (GAN, "fd_pixels")
+    ]  # fmt: skip
+    assert row["value"] == best["value"]
+    assert (row["nfe"], row["solver"]) == (1, "one_step")
+    assert (workdir / "figures/selection.png").exists()
+
+
+def test_after_a_crash_the_same_is_kept(workdir, tmp_path):
+    """Lost: the model, the last checkpoint and half a line; a model of a later update is there."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    (copy / GAN / "model").rename(copy / GAN / "best")
+    shutil.rmtree(copy / GAN / "checkpoints/12")
+    log = copy / GAN / "selection.jsonl"
+    log.write_text(log.read_text()[:-20])
+    rows = [row for row in read_jsonl(copy / "results.jsonl") if row["stage"] != GAN]
+    (copy / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment.run(tiny_gan(), copy)
+    assert read_jsonl(log) == read_jsonl(workdir / GAN / "selection.jsonl")
+    for ours, theirs in zip(leaves(copy), leaves(workdir), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def diverging(monkeypatch, after):
+    """The loop stops with Diverged once it has saved `after` times."""
+    train = experiment.train
+
+    def shorter(*args, on_save, name, **kwargs):
+        saves = iter(range(after))
+
+        def count(step, state):
+            if name == GAN and next(saves, None) is None:
+                raise Diverged("gan: not finite")
+            on_save(step, state)
+
+        return train(*args, on_save=count, name=name, **kwargs)
+
+    monkeypatch.setattr(experiment, "train", shorter)
+
+
+def test_of_a_run_that_diverges_the_best_is_kept(tmp_path, monkeypatch, capsys):
+    diverging(monkeypatch, after=1)
+    experiment.run(tiny_gan(), tmp_path / "run")
+    assert pdistill.load(tmp_path / "run" / GAN).card["selected_step"] == 4
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_if_none_was_measured_it_has_diverged(tmp_path, monkeypatch):
+    diverging(monkeypatch, after=0)
+    with pytest.raises(Diverged):
+        experiment.run(tiny_gan(), tmp_path / "run")
+
+
+def test_select_must_be_a_distance(tmp_path):
+    config = tiny_gan()
+    config.stages[1]["select"] = "class_shares"
+    with pytest.raises(ConfigError, match="select must be a distance"):
+        experiment.run(config, tmp_path / "run")
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def comparison(workdir, *students):
+    arguments = [
+        f"--teacher={workdir}/teacher", "--reference=digits:train", "--num_samples=128",
+        f"--students={','.join(f'{workdir}/{s}' for s in students)}", f"--out={workdir}/c.jsonl",
+    ]  # fmt: skip
+    compare.main(arguments)
+    return read_jsonl(workdir / "c.jsonl")
+
+
+def test_compare(workdir, capsys):
+    """A teacher as its own student is no distance away; another step count is, by its pixels."""
+    same, other, gan = comparison(workdir, "teacher@2", "teacher@1", "gan@1")
+    assert same["teacher_student"] == pytest.approx(0, abs=1e-8)
+    assert same["rms_difference"] == 0
+    assert same["data_teacher"] == same["data_student"] == other["data_student"]
+    assert other["data_teacher"] != same["data_teacher"]
+    two, one = (
+        np.asarray(np.round(pdistill.load(workdir / "teacher").sample(
+            experiment.evaluation_key(0), 128, num_steps=n) * 127.5), np.float64)
+        for n in (2, 1)
+    )  # fmt: skip
+    rms = np.sqrt(np.mean((two - one) ** 2)) / 127.5
+    assert other["rms_difference"] == pytest.approx(rms, rel=0.01)
+    assert gan["rms_difference"] > 0
+    assert "teacher_student" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("student", ["teacher", "teacher@x", "teacher@0", "nothing@2"])
+def test_compare_refuses(workdir, student):
+    with pytest.raises(SystemExit, match="MODEL@K|no model"):
+        comparison(workdir, student)
