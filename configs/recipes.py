@@ -154,6 +154,86 @@ def head_ablation(config: ConfigDict, num_steps: int) -> ConfigDict:
     return config
 
 
+def gan_stages(
+    config: ConfigDict, gan: dict[str, Any], *, frozen: str, comparisons: bool = True
+) -> ConfigDict:
+    """The teacher of `config`, and generators that start from it instead of its rounds.
+
+    Args:
+      gan: settings of `methods.GanStage`. frozen: preset of the stage "gan_frozen".
+      comparisons: besides "gan" also "gan_frozen" and, as the control, "gan_scratch".
+    """
+    teacher = config.stages[0]
+    gan = {"name": "gan", "method": "gan", "teacher": "teacher"} | gan
+    stages = [gan]
+    if comparisons:
+        stages += [
+            gan | {"name": "gan_frozen", "frozen": frozen},
+            gan | {"name": "gan_scratch", "scratch": True},
+        ]
+    config.stages = (teacher, *map(ConfigDict, stages))
+    return config
+
+
+def laptop_gan(config: ConfigDict) -> ConfigDict:
+    """Generators from the teacher of `laptop`, judged by EfficientNet-Lite0 at the images' size.
+
+    Pixels are the space that the discriminator does not use.
+    """
+    adam = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0, "anneal": "linear"}
+    config.evaluation.update(
+        metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
+        references=("train[:5000]",),
+        features="pixels",
+    )
+    gan = {
+        "judges": (
+            {
+                "features": "efficientnet_lite0",
+                "halvings": (2, 1, 1, 1),
+                "width": 128,
+                "mixing": 32,
+            },
+        ),
+        "r1": 1e-3,
+        "loop": dict(config.stages[0]["loop"]) | {"num_updates": 1200, "save_every": 200},
+        "optimizer": adam | {"learning_rate": 3e-4, "ema_decay": 0.998, "ema_ramp": 0.1},
+        "discriminator_optimizer": adam | {"learning_rate": 3e-4},
+        "select": "fd_pixels",
+    }
+    return gan_stages(config, gan, frozen="unet")
+
+
+def d2o(config: ConfigDict, *, batch_size: int, num_updates: int, **changes: Any) -> ConfigDict:
+    """`config` with the released settings of D2O (Zheng & Yang 2025) instead of its rounds.
+
+    Their discriminators also look at VGG16 or DeiT features, for which there is no kept JAX
+    library: here EfficientNet-Lite0 is alone. Their R1 weight is 1e-4 for the sum over the images
+    of one of four devices.
+
+    Args:
+      changes: of `methods.GanStage`'s settings.
+    """
+    adam = {"learning_rate": 1e-4, "b1": 0.0, "b2": 0.99, "clip_norm": 0.0}
+    gan = {
+        "judges": (
+            {"features": "efficientnet_lite0", "halvings": (4, 3, 2, 1), "resolution": 224},
+        ),
+        "r1": 1e-4 / (batch_size // 4),
+        "loop": LOOP
+        | {
+            "num_updates": num_updates,
+            "batch_size": batch_size,
+            "substeps": 1,
+            "save_every": 1000,
+        },
+        "optimizer": adam | {"ema_decay": 0.5 ** (batch_size / 500_000), "ema_ramp": 0.05},
+        "discriminator_optimizer": adam,
+        "select": "fid",
+    }
+    return gan_stages(config, gan | changes, frozen="", comparisons=False)
+
+
 def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:
     """Teacher and rounds of `config`, with labels and the guided stage between them."""
     config.model.network.arguments.num_labels = num_labels

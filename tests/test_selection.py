@@ -134,5 +134,5 @@ def test_compare(workdir, capsys):
 
 @pytest.mark.parametrize("student", ["teacher", "teacher@x", "teacher@0", "nothing@2"])
 def test_compare_refuses(workdir, student):
-    with pytest.raises(SystemExit, match="MODEL@K|no model"):
+    with pytest.raises(SystemExit, match=r"MODEL@K|no model"):
         comparison(workdir, student)
