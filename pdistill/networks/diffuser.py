@@ -1,6 +1,7 @@
 """A network with what is needed to read it: its head and its schedule."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -125,4 +126,9 @@ class Diffuser:
 
     def param_shapes(self, shape: tuple[int, ...]) -> Any:
         """The tree of `jax.ShapeDtypeStruct` that `init` would fill."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0), shape))
+        return jax.tree.map(lambda leaf: leaf, _param_shapes(self, tuple(shape)))
+
+
+@functools.lru_cache(maxsize=64)  # tracing a large network takes seconds
+def _param_shapes(diffuser: Diffuser, shape: tuple[int, ...]) -> Any:
+    return jax.eval_shape(lambda: diffuser.init(jax.random.key(0), shape))
