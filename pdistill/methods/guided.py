@@ -26,7 +26,8 @@ from pdistill.training import Learner, TrainState
 class Guided(Regression):
     """The student, told w, predicts what its teacher's guided pair of evaluations does.
 
-    The paper leaves the loss's weight open; the default, SNR + 1, is the mean square of v.
+    The paper leaves the loss's weight open. Its default here is SNR + 1, the mean square of v, times
+    1 / (1 + w): the target grows with w, and would else be learnt at the cost of small weights.
 
     Attributes:
       teacher: whose parameters are `state.frozen["teacher"]`; needs labels.
@@ -60,6 +61,7 @@ class Guided(Regression):
             "v": jax.lax.stop_gradient(v),
             "label": label,
             "guidance": w,
+            "weight": 1 / (1 + w),
         }
         return self.regress(state, examples, dropout_key)
 
