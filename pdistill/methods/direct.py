@@ -73,8 +73,6 @@ class DirectStage(RegressionStage):
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
         diffuser = parent.method.diffuser.without_dropout()
-        if diffuser.takes_guidance:
-            raise ValueError(f"{parent.name!r} takes guidance weights, which direct does not")
         method = Direct(
             diffuser,
             self.optimizer_for(self.loop),

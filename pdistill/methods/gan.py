@@ -218,8 +218,6 @@ class GanStage(Stage):
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
         diffuser = parent.method.diffuser.without_dropout()
-        if diffuser.takes_guidance:
-            raise ValueError(f"{parent.name!r} takes guidance weights, which gan does not train")
         if self.frozen not in PRESETS:
             raise ValueError(f"frozen must be one of {', '.join(PRESETS)}; got {self.frozen!r}")
         learning, frozen = partition(diffuser.param_shapes(image_shape), PRESETS[self.frozen])

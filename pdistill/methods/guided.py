@@ -26,8 +26,8 @@ from pdistill.training import Learner, TrainState
 class Guided(Regression):
     """The student, told w, predicts what its teacher's guided pair of evaluations does.
 
-    The paper leaves the loss's weight open. Its default here is SNR + 1, the mean square of v, times
-    1 / (1 + w): the target grows with w, and would else be learnt at the cost of small weights.
+    The paper leaves the loss's weight open. Here it is by default SNR + 1, the mean square of v,
+    times 1 / (1 + w): the target grows with w, at the cost of small weights otherwise.
 
     Attributes:
       teacher: whose parameters are `state.frozen["teacher"]`; needs labels.
@@ -82,7 +82,7 @@ class GuidedStage(RegressionStage):
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
         teacher = parent.method.diffuser.without_dropout()
-        if parent.guidance is None or teacher.takes_guidance:
+        if parent.guidance is None:
             raise ValueError(
                 f"{parent.name!r} cannot be guided: train it with labels and label_dropout"
             )

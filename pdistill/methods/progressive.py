@@ -144,7 +144,7 @@ class ProgressiveStage(RegressionStage):
     long_rounds: int = 0
 
     def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher)
+        parent = find_parent(earlier, self.teacher, guided=True)
         diffuser = parent.method.diffuser.without_dropout()
         guidance = parent.guidance if diffuser.takes_guidance else None
         rounds, name = [], parent.name

@@ -84,14 +84,22 @@ class Stage(abc.ABC):
         """
 
 
-def find_parent(earlier: Mapping[str, Round], name: str) -> Round:
+def find_parent(earlier: Mapping[str, Round], name: str, *, guided: bool = False) -> Round:
     """The round called `name`, or the last one of the stage called `name`.
 
+    Args:
+      guided: whether the method can start from a network that takes guidance weights.
+
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or it is such a network.
     """
     for round_name in reversed(earlier):
         if name in (round_name, round_name.rpartition("/")[0]):
-            return earlier[round_name]
+            found = earlier[round_name]
+            if found.method.diffuser.takes_guidance and not guided:
+                raise ValueError(
+                    f"{found.name!r} takes guidance weights, which this does not train"
+                )
+            return found
     known = ", ".join(earlier) or "none"
     raise ValueError(f"it starts from {name!r}, which no earlier stage makes; there are: {known}")

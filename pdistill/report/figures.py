@@ -182,10 +182,12 @@ def against_guidance(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
     rows = [row for row in rows if row.get("guidance") is not None]
     lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(lines)))
-    figure = Figure((5.8 * len(metrics), 4.2), dpi=DPI, layout="constrained")
-    for axes, metric in zip(
-        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
-    ):
+    height = math.ceil(len(metrics) / 2)
+    figure = Figure((11.4, 0.6 + 3.6 * height), dpi=DPI, layout="constrained")
+    panels = figure.subplots(height, 2, squeeze=False).ravel()
+    for axes in panels[len(metrics) :]:
+        axes.remove()
+    for axes, metric in zip(panels, metrics, strict=False):
         chosen = [row for row in rows if row["metric"] == metric]
         chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
         for (stage, steps), color in zip(lines, colors, strict=True):

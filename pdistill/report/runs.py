@@ -22,7 +22,7 @@ class RunDirectory:
       name: of the directory. rows: of results.jsonl. config: config.json, or None.
       samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz. Where runs of a group
         share a step count, the last one counts: it is the one distilled for it.
-      guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of further guidance weights.
+      guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of runs with several weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
       selections: {run: rows of selection.jsonl}, of runs whose model was chosen among several.
@@ -55,15 +55,20 @@ def read(workdir: str | Path) -> RunDirectory:
     rows = read_jsonl(workdir / "results.jsonl")
     stages = list(dict.fromkeys(row["stage"] for row in rows))
 
+    config = workdir / "config.json"
+    config = json.loads(config.read_text()) if config.exists() else None
+
     samples, guided = {}, {}
     for run, path in _files(workdir, "samples.npz", stages).items():
         with np.load(path) as archive:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
-                if weight:
-                    guided.setdefault(f"{run}, {steps}", {})[weight] = archive[name]
-                else:
+                if not weight:  # the first one
                     samples.setdefault(group(run), {})[int(steps)] = archive[name]
+                    continue
+                first = f"{config['config']['evaluation']['guidance'][0]:g}"
+                weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})
+                weights[weight] = archive[name]
 
     pictures = {}
     for run, path in _files(workdir, "pictures.npz", stages).items():
@@ -79,8 +84,6 @@ def read(workdir: str | Path) -> RunDirectory:
     found = _files(workdir, "selection.jsonl", stages)
     selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}
 
-    config = workdir / "config.json"
-    config = json.loads(config.read_text()) if config.exists() else None
     return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses, selections)
 
 

@@ -296,5 +296,5 @@ def test_mistakes(changes, message):
 
 def test_guided_students_are_refused():
     guided = teacher_round(DIFFUSER.with_guidance())
-    with pytest.raises(ValueError, match="takes guidance weights"):
+    with pytest.raises(ValueError, match="takes guidance weights, this method does not"):
         stage().rounds(DIFFUSER, IMAGE, guided)

@@ -217,3 +217,34 @@ def test_save_leaves_the_old_file_when_it_fails(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         figures.save(Broken(), path)
     assert path.read_bytes() == b"old"
+
+
+def test_selections():
+    """The kept model is the one with the smallest value; a spectrum a save, and the data's."""
+    rows = [
+        {"step": step, "metric": "fd_pixels", "value": value, "spectrum": [0.0, -value]}
+        for step, value in ((100, 3.0), (200, 1.0), (300, 2.0))
+    ]
+    left, right = figures.selections({"gan": rows}, np.array([0.0, -1.0])).axes
+    curve, kept = left.lines
+    assert list(curve.get_xdata()) == [100, 200, 300]
+    assert list(curve.get_ydata()) == [3.0, 1.0, 2.0]
+    assert (list(kept.get_xdata()), kept.get_label()) == ([200], "kept: update 200")
+    assert [list(line.get_ydata()) for line in right.lines] == [
+        [0, -3], [0, -1], [0, -2], [0, -1]
+    ]  # fmt: skip
+
+
+def test_against_guidance(row):
+    """A panel a metric, two in a line; points in the order of the weights."""
+    rows = [
+        row("guided", 4, value, metric=metric, guidance=weight, num_steps=4)
+        for metric in ("fd_pixels", "recall", "label_accuracy")
+        for weight, value in ((2.0, 3.0), (0.0, 1.0))
+    ]
+    panels = figures.against_guidance(rows, ["fd_pixels", "recall", "label_accuracy"]).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "fd_pixels", "recall", "label_accuracy"
+    ]  # fmt: skip
+    [line] = panels[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.0, 2.0], [1.0, 3.0])

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,26 @@ def test_contents(row, workdir):
 def test_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
         runs.read(tmp_path / "nothing")
+
+
+def test_guided_samples_have_the_first_weight_too(workdir, row):
+    """samples.npz calls the first weight's images by the step count alone."""
+    image = np.zeros((1, 8, 8, 1), np.uint8)
+    directory = workdir(
+        [row("guided", 4, 1.0)],
+        samples={"guided": {"4": image, "4@2": image + 2, "8": image + 8}},
+        config={"config": {"evaluation": {"guidance": [0.0, 2.0]}}},
+    )
+    run = runs.read(directory)
+    assert {w: int(x.max()) for w, x in run.guided["guided, 4"].items()} == {"0": 0, "2": 2}
+    assert set(run.guided) == {"guided, 4"}
+    assert set(run.samples["guided"]) == {4, 8}
+
+
+def test_selections(workdir, row):
+    directory = workdir([row("gan", 1, 1.0)], samples={"gan": {1: images(0)}})
+    rows = [{"step": 10 * i, "metric": "fd_pixels", "value": 2.0 / i, "spectrum": [0.0, i]}
+            for i in (1, 2)]  # fmt: skip
+    lines = "".join(json.dumps(r) + "\n" for r in rows)
+    (directory / "gan/selection.jsonl").write_text(lines + '{"step": 30, "val')
+    assert runs.read(directory).selections == {"gan": rows}
