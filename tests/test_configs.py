@@ -26,7 +26,7 @@ VARIANTS = [
     *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both", "lsun_church128_pd"),
     *("digits_guided", "cifar10_guided", "imagenet64_guided"),
     *("digits_gan", "digits_gan:polish", "digits_minima", "fashion_gan", "cifar10_gan"),
-    *("cifar10_gan:cpu", "cifar10_gan_frozen", "imagenet64_gan"),
+    *("cifar10_gan:cpu", "cifar10_gan_frozen", "cifar10_gan_frozen:cpu", "imagenet64_gan"),
 ]
 
 

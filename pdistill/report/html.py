@@ -54,7 +54,7 @@ def build(workdir: str | Path) -> Path:
     if run.samples:
         sections += [
             "<h2>Samples</h2>",
-            "<p>Every cell starts from the same noise.</p>",
+            f"<p>Every cell starts from the same noise. {_images_seen(run.rows)}</p>",
             picture("samples.png", "Samples", figures.samples(run.samples)),
         ]
     if run.guided:
@@ -152,6 +152,16 @@ def _names(value: Any) -> list[str]:
     if isinstance(value, list):
         return [name for item in value for name in _names(item)]
     return []
+
+
+def _images_seen(rows: list[dict[str, Any]]) -> str:
+    """How many images each group's runs were trained on."""
+    stages = {row["stage"]: row["images_seen"] for row in rows if row.get("images_seen")}
+    totals: dict[str, int] = {}
+    for stage, images in stages.items():
+        totals[runs.group(stage)] = totals.get(runs.group(stage), 0) + images
+    parts = ", ".join(f"{escape(name)} {images:,}" for name, images in totals.items())
+    return f"Images seen in training: {parts}." if parts else ""
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

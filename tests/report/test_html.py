@@ -83,6 +83,9 @@ def test_page(full):
         "seed 3 · data digits · model dit · stages teacher, progressive · "
         "commit 0123456789 · measured on cpu"
     )
+    assert page.texts["p"][1].endswith(
+        "Images seen in training: teacher 160,000, progressive 160,000."
+    )
     assert [[cell.strip() for cell in line] for line in page.rows] == [
         ["stage", "nfe", "solver", "fd_pixels digits:train", "nearest_neighbour_ratio digits:train",
          "seconds/ image", "train updates", "images seen"],

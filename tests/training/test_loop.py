@@ -198,16 +198,16 @@ def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
     assert [row["step"] for row in log] == [4, 8, 12]
 
 
-def spiky(num_updates, bad, directory, max_skipped=20, stop=None):
+def spiky(num_updates, bad, directory, max_skipped=20, stop=None, cls=None, **kwargs):
     """Trains a method whose loss and gradient are not finite at the updates in `bad`."""
-    method = Spiky(METHOD.diffuser, METHOD.optimizer, bad=bad)
+    method = (cls or Spiky)(METHOD.diffuser, METHOD.optimizer, bad=bad)
     mesh = make_mesh()
     state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
     with MetricWriter(directory) as writer:
         return train(
             method, state, Pipeline(DATA, 16, seed=1),
             LoopConfig(num_updates, 16, 2, 4, 4, max_skipped), jax.random.key(2), name="t",
-            directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop,
+            directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop, **kwargs,
         )  # fmt: skip
 
 
@@ -254,6 +254,29 @@ def test_too_many_of_them_stop_the_run(tmp_path, capsys):
     assert "grad_norm" in capsys.readouterr().err
     state = spiky(12, (), tmp_path)  # the same run without its cause goes on from there
     assert (state.step, state.skipped) == (12, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worried(Spiky):
+    """It finds something to say about every interval but the first."""
+
+    def advice(self, means):
+        return f"do better than {means['loss']:.3f}" if means["update"] > 4 else None
+
+    def step(self, state, batch, key):
+        state, metrics = super().step(state, batch, key)
+        return state, metrics | {"update": state.step.astype(jnp.float32)}
+
+
+def test_a_methods_advice_is_said(tmp_path, capsys):
+    """After each interval whose means it dislikes. Every planned save is announced."""
+    saves = []
+    spiky(12, (), tmp_path, cls=Worried, on_save=lambda *save: saves.append(save))
+    said = [line for line in capsys.readouterr().err.splitlines() if "do better" in line]
+    log = read_jsonl(tmp_path / "t" / "log.jsonl")
+    assert said == [f"{'t':<16} warning: do better than {row['loss']:.3f}" for row in log[1:]]
+    assert [(step, int(state.step)) for step, state in saves[-1:]] == [(12, 12)]
+    assert [step for step, _ in saves] == [4, 8, 12]
 
 
 # --- Stopping and damage ------------------------------------------------------------------------
