@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from pdistill.data import load_dataset
 from pdistill.evaluation import (
     EvaluationError,
     EvaluationWarning,
@@ -208,3 +209,22 @@ def test_pictures():
     np.testing.assert_array_equal(found["neighbours"][:2, 1], TRAIN.images[7:9])
     np.testing.assert_allclose(found["spectrum"], radial_spectrum(samples))
     assert found["data_spectrum"].shape == found["spectrum"].shape
+
+
+def test_class_shares_of_digits():
+    """Real digits: one class left out, and one of which there are twice as many.
+
+    The classifier errs on 2 % of digits, so its shares are those of the labels to 0.015.
+    """
+    data = load_dataset("digits", "train")
+    kept = data.labels != 3
+    samples = np.concatenate([data.images[kept], data.images[data.labels == 7]])
+    reference = [Reference(data.name, data.images, data.labels)]
+    evaluator = Evaluator(reference, ("class_shares",))
+    low, high = evaluator.measure([samples])
+    assert (low["metric"], high["metric"]) == ("class_share_min", "class_share_max")
+    assert low["value"] < 0.015
+    sevens = 2 * np.sum(data.labels == 7) / len(samples)
+    assert high["value"] == pytest.approx(sevens, abs=0.015)
+    [accuracy] = Evaluator(reference, ("label_accuracy",)).measure([data.images], data.labels)
+    assert accuracy["value"] > 0.97

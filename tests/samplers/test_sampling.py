@@ -15,7 +15,7 @@ from pdistill.diffusion import (
     alpha_sigma,
     x_from_v,
 )
-from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Heun, num_evaluations
+from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Heun, OneStep, num_evaluations
 from pdistill.samplers import encode as eager_encode
 from pdistill.samplers import sample as eager_sample
 
@@ -434,3 +434,12 @@ def test_half_precision_noise_is_sampled_in_float32(solver):
     np.testing.assert_array_equal(
         x, sample(denoise, None, z_init=z.astype(jnp.float32), **arguments)
     )
+
+
+def test_one_step():
+    """x_hat of pure noise, at the largest noise; no more steps than that."""
+    denoise = Gaussian(0.3, 0.7).denoise
+    x = eager_sample(denoise, None, z_init=Z, schedule=COSINE, num_steps=1, solver=OneStep())
+    np.testing.assert_array_equal(x, denoise(jnp.asarray(Z), jnp.full(3, COSINE(jnp.ones(())))))
+    with pytest.raises(ValueError, match="one_step takes 1 step; got num_steps=2"):
+        eager_sample(denoise, None, z_init=Z, schedule=COSINE, num_steps=2, solver=OneStep())
