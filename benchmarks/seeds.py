@@ -1,0 +1,59 @@
+"""Mean and worst of the same measurements in runs of several seeds.
+
+    for seed in 0 1 2; do
+      python -m pdistill.main --config=configs/digits_gan.py --workdir=runs/gan_$seed --config.seed=$seed
+    done
+    python benchmarks/seeds.py runs/gan_0 runs/gan_1 runs/gan_2 --out=benchmarks/results/digits_gan/seeds.json
+
+The worst of a distance is the largest, of a share or a ratio the smallest.
+"""  # noqa: E501
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+from pdistill.files import read_jsonl
+
+DISTANCES = ("fd_", "fid", "kid", "class_share_max")
+
+
+def summarize(workdirs: list[Path]) -> list[dict]:
+    """A row for each measurement that all the runs have."""
+    values: dict[tuple, list[float]] = {}
+    for workdir in workdirs:
+        for row in read_jsonl(workdir / "results.jsonl"):
+            key = row["stage"], row["nfe"], row["metric"]
+            values.setdefault(key, []).append(row["value"])
+    return [
+        {
+            "stage": stage,
+            "nfe": nfe,
+            "metric": metric,
+            "mean": mean(found),
+            "worst": (max if metric.startswith(DISTANCES) else min)(found),
+            "values": found,
+        }
+        for (stage, nfe, metric), found in values.items()
+        if len(found) == len(workdirs)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdirs", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows = summarize(options.workdirs)
+    for row in rows:
+        numbers = f"mean {row['mean']:9.4g}  worst {row['worst']:9.4g}"
+        print(f"{row['stage']:<14} nfe {row['nfe']:>3}  {row['metric']:<24} {numbers}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
