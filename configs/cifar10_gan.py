@@ -21,4 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
         return laptop_gan(cifar10_pd.get_config("cpu"))
     if variant:
         raise ValueError(f"variants: '' and 'cpu'; got {variant!r}")
-    return d2o(cifar10_pd.get_config(), batch_size=256, num_updates=20_000)
+    config = d2o(cifar10_pd.get_config(), batch_size=256, num_updates=20_000)
+    config.evaluation.metrics += ("fd_pixels",)  # which no network trained on ImageNet has a say in
+    return config

@@ -2,8 +2,9 @@
 
     python -m pdistill.main --config=configs/cifar10_gan_frozen.py --workdir=runs/cifar10_gan_frozen
 
-As `cifar10_gan`, but convolutions, attention's output and the embedding's layers in the blocks
-stay as they are. Published: FID 1.54 to 1.56. `cifar10_gan_frozen.py:cpu` is that part of
+As `cifar10_gan`, but the blocks' convolutions, attention's output and, since they are larger in
+this network than in theirs, the embedding's layers stay as they are. Published for D2O-F: FID 1.54
+to 1.56. `cifar10_gan_frozen.py:cpu` is that part of
 `cifar10_gan.py:cpu`.
 """
 

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import digits_pd
-from configs.recipes import LOOP, gan_stages
+from configs.recipes import GAN, LOOP, gan_stages
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -38,10 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant:
         polished = (
             ConfigDict(
-                gan()
+                GAN
+                | gan()
                 | {
                     "name": f"polish/{steps}",
-                    "method": "gan",
                     "teacher": f"progressive/{steps}",
                     "num_steps": steps,
                 }

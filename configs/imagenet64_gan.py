@@ -6,7 +6,7 @@
 
 The released settings, 10M images, from the teacher of `imagenet64_pd` (theirs is EDM's), with
 EfficientNet-Lite0 as the only feature network (theirs: DeiT too). Published: FID 1.42, with most
-weights frozen (`--config.stages[1].frozen=unet`) 1.13 to 1.16, EDM's teacher 2.64.
+weights frozen (`--config.stages[1].frozen=d2o_f`) 1.13 to 1.16, EDM's teacher 2.64.
 """  # noqa: E501
 
 from ml_collections import ConfigDict

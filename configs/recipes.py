@@ -21,6 +21,18 @@ EVALUATION = {
     "batch_size": 500,
     "clip": True,
 }
+GAN = {
+    "name": "gan",
+    "method": "gan",
+    "teacher": "teacher",
+    "scratch": False,
+    "frozen": "none",
+    "num_steps": 1,
+    "loss": "non_saturating",
+    "r1_interval": 16,
+    "augmentations": (),
+    "strength": 1.0,
+}
 LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
 
@@ -157,14 +169,14 @@ def head_ablation(config: ConfigDict, num_steps: int) -> ConfigDict:
 def gan_stages(
     config: ConfigDict, gan: dict[str, Any], *, frozen: str, comparisons: bool = True
 ) -> ConfigDict:
-    """The teacher of `config`, and generators that start from it instead of its rounds.
+    """The teacher of `config`, and generators that start from it, instead of its rounds.
 
     Args:
       gan: settings of `methods.GanStage`. frozen: preset of the stage "gan_frozen".
       comparisons: besides "gan" also "gan_frozen" and, as the control, "gan_scratch".
     """
     teacher = config.stages[0]
-    gan = {"name": "gan", "method": "gan", "teacher": "teacher"} | gan
+    gan = GAN | gan
     stages = [gan]
     if comparisons:
         stages += [
@@ -176,9 +188,10 @@ def gan_stages(
 
 
 def laptop_gan(config: ConfigDict) -> ConfigDict:
-    """Generators from the teacher of `laptop`, judged by EfficientNet-Lite0 at the images' size.
+    """Generators from the teacher of `laptop`, judged at the images' size.
 
-    Pixels are the space that the discriminator does not use.
+    EfficientNet-Lite0 hardly sees brightness and colour, which drift without the teacher's own
+    encoder beside it. Pixels are the space that the discriminator does not use.
     """
     adam = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0, "anneal": "linear"}
     config.evaluation.update(
@@ -194,6 +207,7 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
                 "width": 128,
                 "mixing": 32,
             },
+            {"features": "teacher", "halvings": (2, 1), "width": 128, "mixing": 32},
         ),
         "r1": 1e-3,
         "loop": dict(config.stages[0]["loop"]) | {"num_updates": 1200, "save_every": 200},
@@ -204,15 +218,12 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
     return gan_stages(config, gan, frozen="unet")
 
 
-def d2o(config: ConfigDict, *, batch_size: int, num_updates: int, **changes: Any) -> ConfigDict:
+def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
     """`config` with the released settings of D2O (Zheng & Yang 2025) instead of its rounds.
 
     Their discriminators also look at VGG16 or DeiT features, for which there is no kept JAX
     library: here EfficientNet-Lite0 is alone. Their R1 weight is 1e-4 for the sum over the images
-    of one of four devices.
-
-    Args:
-      changes: of `methods.GanStage`'s settings.
+    of one of four devices. They do not mirror images; here it is as for the teacher.
     """
     adam = {"learning_rate": 1e-4, "b1": 0.0, "b2": 0.99, "clip_norm": 0.0}
     gan = {
@@ -231,7 +242,7 @@ def d2o(config: ConfigDict, *, batch_size: int, num_updates: int, **changes: Any
         "discriminator_optimizer": adam,
         "select": "fid",
     }
-    return gan_stages(config, gan | changes, frozen="", comparisons=False)
+    return gan_stages(config, gan, frozen="", comparisons=False)
 
 
 def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:

@@ -22,6 +22,7 @@ import numpy as np
 
 from pdistill import model as models
 from pdistill.evaluation import (
+    DISTANCES,
     EvaluationError,
     Evaluator,
     Reference,
@@ -78,8 +79,17 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       ValueError, OSError: bad options, files or models, with a message for the user.
     """
+    if not options.metric.startswith(DISTANCES):
+        raise EvaluationError(
+            f"--metric must be a distance, fid, fd_* or kid*; got {options.metric}"
+        )
     reference = load_reference(options.reference)
     num = options.num_samples or len(reference)
+    if num < 2 or options.batch_size < 1:
+        raise EvaluationError(
+            f"--num_samples must be at least 2 and --batch_size at least 1; they are {num} and "
+            f"{options.batch_size}"
+        )
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh)
 
@@ -102,9 +112,11 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         if not path or not steps.isdigit() or int(steps) < 1:
             raise EvaluationError(f"a student is MODEL@K, K the teacher's steps; got {text!r}")
         student = models.load(path, mesh)
-        if student.image_shape != teacher.image_shape:
-            raise EvaluationError(f"{path} makes images of another shape than {options.teacher}")
-        sampling = dataclasses.replace(teacher.sampling, num_steps=int(steps))
+        pair = student, teacher
+        if len({(m.image_shape, m.diffuser.num_labels) for m in pair}) > 1:
+            raise EvaluationError(f"{path} has other images or labels than {options.teacher}")
+        # Students are distilled from samplers that do not clip.
+        sampling = dataclasses.replace(teacher.sampling, num_steps=int(steps), clip=None)
         images, target = draw(student, student.sampling), draw(teacher, sampling)
         difference = (images.astype(np.float32) - target) / 127.5
         rows.append(
@@ -113,7 +125,9 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "teacher_steps": int(steps),
                 "data_teacher": distance(target, reference),
                 "data_student": distance(images, reference),
-                "teacher_student": distance(images, Reference("the teacher's samples", target)),
+                "teacher_student": distance(
+                    images, Reference("the teacher's samples", target, cached=False)
+                ),
                 "rms_difference": float(np.sqrt(np.mean(difference**2))),
                 "metric": options.metric,
                 "reference": reference.name,

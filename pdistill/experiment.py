@@ -21,7 +21,14 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Pipeline, load_dataset
-from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference, Sampling, generate_batches
+from pdistill.evaluation import (
+    DISTANCES,
+    NEIGHBOURS,
+    Evaluator,
+    Reference,
+    Sampling,
+    generate_batches,
+)
 from pdistill.files import write_arrays, write_atomically
 from pdistill.methods import Round
 from pdistill.model import Model
@@ -42,11 +49,11 @@ from pdistill.training.logging import LogFile, MetricWriter, format_seconds, say
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
 # Keys of a config that may change between runs of one directory: they change no result.
 HARMLESS = (
-    r"stages\[\d+\]\.loop\.(log_every|save_every|max_skipped)|mesh\..*|data\.resident|"
+    r"stages\[\d+\]\.loop\.(log_every|max_skipped)|stages\[(?P<save>\d+)\]\.loop\.save_every|"
+    r"mesh\..*|data\.resident|"
     r"evaluation\.inception_weights"
 )
 PICTURE_IMAGES = 1000  # that spectra are averaged over
-DISTANCES = ("fid", "fd_", "kid")  # metrics that smaller values are better of
 
 
 def run(
@@ -177,14 +184,17 @@ class Experiment:
 
     def _is_harmless(self, key: str, old: Any, new: Any) -> bool:
         """Whether a run may go on with this change of its config."""
-        if re.fullmatch(HARMLESS, key):
-            return True
+        if match := re.fullmatch(HARMLESS, key):
+            chosen = match["save"] and getattr(self.config.stages[int(match["save"])], "select", "")
+            return not chosen  # the saves are what the model is chosen among
         last = len(self.config.stages) - 1
+        name = self.config.stages[last].name
         return (
             key == f"stages[{last}].loop.num_updates"
             and isinstance(old, int)
             and old < new
-            and sum(r.name.split("/")[0] == self.config.stages[last].name for r in self.rounds) == 1
+            and [r.name for r in self.rounds if r.name == name or r.name.startswith(f"{name}/")]
+            == [name]
         )
 
     def run_round(self, r: Round, writer: MetricWriter) -> None:
@@ -233,7 +243,7 @@ class Experiment:
         for name in ("samples.npz", "pictures.npz"):  # of the model before, if it is trained on
             (directory / name).unlink(missing_ok=True)
         if selection:
-            selection.finish()
+            selection.finish(**self._length(r))
         else:
             self._save_model(r, directory / "model", r.method.export(state), r.loop.num_updates)
 
@@ -249,9 +259,13 @@ class Experiment:
                 "scale": "image / 127.5 - 1",
             },
             stage=r.name, method=r.method_name, parent=r.parent,
-            trainable_fraction=r.trainable_fraction, selected_step=step,
-            train_steps=r.loop.num_updates, images_seen=r.loop.num_updates * r.loop.batch_size,
+            trainable_fraction=r.trainable_fraction, selected_step=step, **self._length(r),
         )  # fmt: skip
+
+    def _length(self, r: Round) -> dict[str, int]:
+        """How long a round's training is, for its model's card."""
+        updates = r.loop.num_updates
+        return {"train_steps": updates, "images_seen": updates * r.loop.batch_size}
 
     def _selection(self, r: Round, directory: Path, writer: MetricWriter) -> Selection:
         """By samples of the noise and the labels that the model will be measured with."""

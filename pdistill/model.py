@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from pdistill import diffusion, samplers
 from pdistill.diffusion import Denoiser
 from pdistill.evaluation import Sampling, generate
-from pdistill.files import one_line
+from pdistill.files import one_line, write_atomically
 from pdistill.networks import Diffuser, build_network, describe_network
 from pdistill.sharding import one_device, param_sharding
 from pdistill.training import checksum, load_params, save_params
@@ -198,6 +198,12 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) ->
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         replace(temporary, directory)
     sync_global_devices(f"saved {directory}")
+
+
+def change_card(directory: Path, **changes: Any) -> None:
+    """Rewrites entries of a model's card."""
+    card = read_card(directory) | changes
+    write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
 
 
 def replace(source: Path, target: Path) -> None:

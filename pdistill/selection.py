@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import sync_global_devices
+from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 
 from pdistill import model as models
 from pdistill.evaluation import Evaluator, radial_spectrum
@@ -40,6 +40,10 @@ class Selection:
         self._generate = generate
         self._save = save
         self._writer = writer
+        best, model = directory / "best", directory / "model"
+        if jax.process_index() == 0 and model.exists() and not best.exists():
+            model.rename(best)  # of a run that is trained on
+        sync_global_devices(f"selecting in {directory}")
 
     def __call__(self, step: int, params: Any) -> None:
         """Measures the model of update `step`."""
@@ -48,12 +52,13 @@ class Selection:
         [measured] = self._evaluator.measure([samples])
         value, metric = measured["value"], measured["metric"]
         before = min((row["value"] for row in rows.rows), default=np.inf)
+        better = bool(broadcast_one_to_all(np.int32(value < before)))
         say(
             f"{self._name:<16} step {step}: {metric} {value:.4g}"
-            + (", the best so far" if value < before else f" (best {before:.4g})")
+            + (", the best so far" if better else f" (best {before:.4g})")
         )
         self._writer.write_scalars(step, {f"{self._name}/{metric}": value})
-        if value < before:
+        if better:
             self._save(self._directory / "best", params, step)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
         rows.append({"step": step, "metric": metric, "value": value, "spectrum": spectrum})
@@ -63,10 +68,13 @@ class Selection:
         """Whether there is a best model."""
         return (self._directory / "best").exists()
 
-    def finish(self) -> None:
-        """Makes the best model the run's."""
-        step = models.read_card(self._directory / "best")["selected_step"]
+    def finish(self, **card: Any) -> None:
+        """Makes the best model the run's, with these changes of its card."""
+        best = self._directory / "best"
+        step = models.read_card(best)["selected_step"]
         say(f"{self._name:<16} the model of step {step} is kept")
+        sync_global_devices(f"read {best}")
         if jax.process_index() == 0:
-            models.replace(self._directory / "best", self._directory / "model")
+            models.change_card(best, **card)
+            models.replace(best, self._directory / "model")
         sync_global_devices(f"selected {self._directory}")

@@ -136,3 +136,8 @@ def test_the_readmes_overrides_are_keys_of_every_config(name):
         "stages[0].loop.num_updates", "stages[0].loop.log_every", "stages[1].loop.substeps",
     ):  # fmt: skip
         config_path.get_value(path, config)  # KeyError if it cannot be overridden
+
+
+def test_the_docstrings_override_is_a_key():
+    config = importlib.import_module("configs.imagenet64_gan").get_config()
+    assert config_path.get_value("stages[1].frozen", config) == "none"

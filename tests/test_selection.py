@@ -95,6 +95,39 @@ def test_if_none_was_measured_it_has_diverged(tmp_path, monkeypatch):
         experiment.run(tiny_gan(), tmp_path / "run")
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_trained_on_it_is_chosen_among_all(workdir, tmp_path, monkeypatch, better):
+    """More updates of the last stage, whether or not one of them is better."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    before = pdistill.load(copy / GAN).card["selected_step"]
+    log = copy / GAN / "selection.jsonl"
+    rows = read_jsonl(log)
+    value = 1e9 if better else 0.0
+    log.write_text("".join(json.dumps(row | {"value": value}) + "\n" for row in rows))
+    config = tiny_gan()
+    config.stages[1]["loop"]["num_updates"] = 16
+    config.stages[1]["optimizer"]["anneal"] = "constant"
+    experiment_config = json.loads((copy / "config.json").read_text())
+    experiment_config["config"]["stages"][1]["optimizer"]["anneal"] = "constant"
+    (copy / "config.json").write_text(json.dumps(experiment_config))
+    experiment.run(config, copy)
+    card = pdistill.load(copy / GAN).card
+    assert (card["train_steps"], card["images_seen"]) == (16, 256)
+    assert card["selected_step"] == (16 if better else before)
+    rows = [row for row in read_jsonl(copy / "results.jsonl") if row["stage"] == GAN]
+    assert {row["train_steps"] for row in rows} == {16}
+    experiment.run(config, copy)  # nothing is left to do
+
+
+def test_other_saves_are_another_experiment(workdir):
+    """They are what the model is chosen among."""
+    config = tiny_gan()
+    config.stages[1]["loop"]["save_every"] = 12
+    with pytest.raises(ConfigError, match="save_every: 4 -> 12"):
+        experiment.run(config, workdir)
+
+
 def test_select_must_be_a_distance(tmp_path):
     config = tiny_gan()
     config.stages[1]["select"] = "class_shares"
@@ -121,15 +154,30 @@ def test_compare(workdir, capsys):
     assert same["rms_difference"] == 0
     assert same["data_teacher"] == same["data_student"] == other["data_student"]
     assert other["data_teacher"] != same["data_teacher"]
+    unclipped = pdistill.load(workdir / "teacher")
+    unclipped.card["clip"] = None
     two, one = (
-        np.asarray(np.round(pdistill.load(workdir / "teacher").sample(
-            experiment.evaluation_key(0), 128, num_steps=n) * 127.5), np.float64)
+        np.asarray(np.round(unclipped.sample(
+            experiment.evaluation_key(0), 128, num_steps=n).clip(-1, 1) * 127.5), np.float64)
         for n in (2, 1)
     )  # fmt: skip
     rms = np.sqrt(np.mean((two - one) ** 2)) / 127.5
     assert other["rms_difference"] == pytest.approx(rms, rel=0.01)
     assert gan["rms_difference"] > 0
     assert "teacher_student" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--metric=is", "--metric must be"),
+        ("--num_samples=1", "at least 2"),
+        ("--batch_size=0", "at least 1"),
+    ],
+)
+def test_compare_refuses_options(option, message):
+    with pytest.raises(SystemExit, match=message):
+        compare.main(["--teacher=t", "--students=s@1", "--reference=digits:train", option])
 
 
 @pytest.mark.parametrize("student", ["teacher", "teacher@x", "teacher@0", "nothing@2"])

@@ -12,7 +12,7 @@ from pdistill.evaluation.images import (
 )
 from pdistill.evaluation.inception_score import inception_score
 from pdistill.evaluation.kid import kernel_distance
-from pdistill.evaluation.metrics import NEIGHBOURS
+from pdistill.evaluation.metrics import DISTANCES, NEIGHBOURS
 from pdistill.evaluation.neighbours import NeighbourRatio, nearest_distances
 from pdistill.evaluation.precision_recall import Manifold, precision_recall
 from pdistill.evaluation.references import (
@@ -25,6 +25,7 @@ from pdistill.evaluation.references import (
 from pdistill.evaluation.spectra import Spectrum, radial_spectrum
 
 __all__ = [
+    "DISTANCES",
     "NEIGHBOURS",
     "EvaluationError",
     "EvaluationWarning",

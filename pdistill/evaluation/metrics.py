@@ -32,6 +32,7 @@ from pdistill.features import EXTRACTORS, Extractor
 
 NEIGHBOURS = "nearest_neighbour_ratio"
 INCEPTION = "inception"
+DISTANCES = ("fid", "fd_", "kid")  # how metrics begin of which smaller values are better
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

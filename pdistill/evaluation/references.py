@@ -34,12 +34,21 @@ class Reference:
     Attributes:
       name: what `reference` is in results.jsonl. images: uint8 [N, H, W, C].
       labels: int [N], or None.
+      cached: whether statistics are kept on disk.
     """
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        cached: bool = True,
+    ):
         self.name = name
         self.images = images
         self.labels = labels
+        self._cached = cached
         self._features: dict[str, np.ndarray] = {}
         self._statistics: dict[str, Statistics] = {}
 
@@ -54,6 +63,8 @@ class Reference:
 
     def statistics(self, extractor: Extractor) -> Statistics:
         """Kept in memory and on disk, under a key of images, extractor and pdistill's version."""
+        if extractor.name not in self._statistics and not self._cached:
+            self._statistics[extractor.name] = self._compute_statistics(extractor)
         if extractor.name not in self._statistics:
             path = cache_dir() / "statistics" / self._cache_name(extractor)
             try:

@@ -84,6 +84,11 @@ class Judge:
     def __post_init__(self):
         if self.features not in FEATURES:
             raise ValueError(f"features must be one of {', '.join(FEATURES)}; got {self.features}")
+        if self.width < 1 or min(self.mixing, self.resolution, *self.halvings, 0) < 0:
+            raise ValueError(
+                "width must be at least 1, and halvings, mixing and resolution not negative; got "
+                f"{self.width}, {self.halvings}, {self.mixing} and {self.resolution}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Discriminator:
     def __post_init__(self):
         if not self.judges:
             raise ValueError("a discriminator needs at least one judge")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be in [0, 1]; got {self.strength}")
         for name in self.augmentations:
             if name not in AUGMENTATIONS:
                 known = ", ".join(AUGMENTATIONS)
@@ -140,11 +147,19 @@ class Discriminator:
         return learning, {"heads": frozen, "networks": networks}, carried
 
     def __call__(
-        self, params: Any, frozen: Any, carried: Any, x: Array, label: Array | None, key: Array
+        self,
+        params: Any,
+        frozen: Any,
+        carried: Any,
+        x: Array,
+        label: Array | None,
+        key: Array,
+        augmented: bool = True,
     ) -> tuple[list[Array], Any]:
         """Logits [B, n] of each judge for images x [B, H, W, C], and what is carried on."""
         augment_key, noise_key = jax.random.split(key)
-        x = augment(augment_key, x, self.augmentations, self.strength)
+        if augmented:
+            x = augment(augment_key, x, self.augmentations, self.strength)
         params = merge(params, frozen["heads"])
         logits, new = [], {}
         for name, judge in zip(self._names, self.judges, strict=True):

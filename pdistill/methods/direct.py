@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill import diffusion, samplers
-from pdistill.methods.regression import Regression, RegressionStage
-from pdistill.methods.stage import Round, find_parent
+from pdistill.methods.regression import Regression
+from pdistill.methods.stage import Round, Stage, find_parent
 from pdistill.training import Learner, TrainState
 
 
@@ -60,15 +60,17 @@ class Direct(Regression):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DirectStage(RegressionStage):
+class DirectStage(Stage):
     """Config of the stage, one round.
 
     Attributes:
-      teacher: name of the stage or round to start from. teacher_steps: of `Direct`.
+      teacher: name of the stage or round to start from.
+      teacher_steps, weighting: of `Direct`.
     """
 
     teacher: str
     teacher_steps: int
+    weighting: str = "v_mse"
 
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
@@ -77,8 +79,7 @@ class DirectStage(RegressionStage):
             diffuser,
             self.optimizer_for(self.loop),
             self.weighting,
-            self.stratified,
-            self.teacher_steps,
+            teacher_steps=self.teacher_steps,
         )
         return [
             Round(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pdistill.files import one_line
 from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
 from pdistill.methods.generator import generate_few
 from pdistill.methods.stage import Round, Stage, find_parent
@@ -27,8 +28,8 @@ class Gan:
       diffuser: the generator's network. num_steps: its evaluations.
       frozen: patterns of the parameters that stay as they are, as in `training.partition`.
       loss: a key of LOSSES.
-      r1: weight of R1 on real images, halved; 0 for none. r1_interval: updates between two R1
-        updates, each of which counts as many times.
+      r1: gamma; R1 is gamma / 2 times its penalty on real images without augmentation. 0 for none.
+      r1_interval: updates between two R1 updates, each of which counts as many times.
     """
 
     diffuser: Diffuser
@@ -46,13 +47,15 @@ class Gan:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
-        if self.r1 < 0 or self.r1_interval < 1:
+        if not self.r1 >= 0 or self.r1_interval < 1:
             raise ValueError(
                 f"r1 must not be negative and r1_interval at least 1; got {self.r1} and "
                 f"{self.r1_interval}"
             )
         if self.optimizer.microbatches > 1 or self.discriminator_optimizer.microbatches > 1:
             raise ValueError("a GAN takes whole batches; leave microbatches at 1")
+        if self.discriminator_optimizer.ema_decay or self.discriminator_optimizer.ema_ramp:
+            raise ValueError("discriminator_optimizer has no moving average; leave ema_* at 0")
 
     def init(
         self, key: Array, teacher: Any, image_shape: tuple[int, ...], scratch: bool = False
@@ -79,8 +82,9 @@ class Gan:
         if self.r1:
             due = (state.step % self.r1_interval == 0) & (state.step > 0)
             update = functools.partial(self._update_r1, x=x, label=label, key=r1_key)
-            skip = lambda state: (state, jnp.zeros((), x.dtype))  # noqa: E731
-            state, more["r1"] = jax.lax.cond(due, update, skip, state)
+            zeros = {"r1": jnp.zeros((), x.dtype), "r1_grad_norm": jnp.zeros((), x.dtype)}
+            state, r1 = jax.lax.cond(due, update, lambda state: (state, zeros), state)
+            more |= r1
         return state, metrics | more
 
     def _update_generator(self, state, x, label, key):
@@ -116,7 +120,9 @@ class Gan:
             discriminator.params
         )
         state, norm = self._apply(state, grads, carried)
-        means = {name: over_judges(lambda a: a, judged) for name, judged in logits.items()}
+        means = {
+            name: over_judges(lambda a: a, judged) / len(judged) for name, judged in logits.items()
+        }
         return state, {"discriminator_loss": value, "discriminator_grad_norm": norm, **means}
 
     def _update_r1(self, state, x, label, key):
@@ -129,8 +135,9 @@ class Gan:
             return self.r1_interval * self.r1 / 2 * penalty, penalty
 
         grads, penalty = jax.grad(loss, has_aux=True)(discriminator.params)
-        state, _ = self._apply(state, grads, discriminator.carried)
-        return state, self.r1_interval * penalty  # so that the log's mean is that of one update
+        state, norm = self._apply(state, grads, discriminator.carried)
+        # Times the interval, so that the log's mean is that of the penalty.
+        return state, {"r1": self.r1_interval * penalty, "r1_grad_norm": norm}
 
     def _apply(self, state: TrainState, grads: Any, carried: Any) -> tuple[TrainState, Array]:
         """Updates the discriminator; returns its gradient's norm too."""
@@ -149,10 +156,7 @@ class Gan:
     def _judge(self, state, x, label, key, learner=None, augmented=True):
         learner = learner or state.learners["discriminator"]
         frozen = state.frozen["discriminator"]
-        judge = self.discriminator
-        if not augmented:
-            judge = dataclasses.replace(judge, augmentations=())
-        return judge(learner.params, frozen, learner.carried, x, label, key)
+        return self.discriminator(learner.params, frozen, learner.carried, x, label, key, augmented)
 
     @property
     def _lazy_optimizer(self) -> Optimizer:
@@ -216,7 +220,7 @@ class GanStage(Stage):
     select: str = ""
 
     def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher)
+        parent = find_parent(earlier, self.teacher, one_step=True)
         diffuser = parent.method.diffuser.without_dropout()
         if self.frozen not in PRESETS:
             raise ValueError(f"frozen must be one of {', '.join(PRESETS)}; got {self.frozen!r}")
@@ -232,12 +236,17 @@ class GanStage(Stage):
             self.num_steps,
             PRESETS[self.frozen],
         )
+        init = functools.partial(method.init, image_shape=image_shape, scratch=self.scratch)
+        try:
+            jax.eval_shape(init, jax.random.key(0), diffuser.param_shapes(image_shape))
+        except Exception as error:  # whatever Flax and JAX raise for judges that do not fit
+            raise ValueError(f"judges: {one_line(error)}") from error
         return [
             Round(
                 self.name,
                 "gan",
                 method,
-                lambda key, teacher: method.init(key, teacher, image_shape, self.scratch),
+                init,
                 self.loop,
                 (self.num_steps,),
                 solver="one_step" if self.num_steps == 1 else None,

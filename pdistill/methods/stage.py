@@ -84,14 +84,17 @@ class Stage(abc.ABC):
         """
 
 
-def find_parent(earlier: Mapping[str, Round], name: str, *, guided: bool = False) -> Round:
+def find_parent(
+    earlier: Mapping[str, Round], name: str, *, guided: bool = False, one_step: bool = False
+) -> Round:
     """The round called `name`, or the last one of the stage called `name`.
 
     Args:
       guided: whether the method can start from a network that takes guidance weights.
+      one_step: whether it can start from a generator that knows pure noise only.
 
     Raises:
-      ValueError: there is none, or it is such a network.
+      ValueError: there is none, or it is one that the method cannot start from.
     """
     for round_name in reversed(earlier):
         if name in (round_name, round_name.rpartition("/")[0]):
@@ -100,6 +103,8 @@ def find_parent(earlier: Mapping[str, Round], name: str, *, guided: bool = False
                 raise ValueError(
                     f"{found.name!r} takes guidance weights, which this does not train"
                 )
+            if found.solver == "one_step" and not one_step:
+                raise ValueError(f"{found.name!r} makes images of pure noise only")
             return found
     known = ", ".join(earlier) or "none"
     raise ValueError(f"it starts from {name!r}, which no earlier stage makes; there are: {known}")

@@ -28,7 +28,7 @@ class ProjectedDiscriminator(nn.Module):
       mixing: channels of the first mixed map, the next have twice as many and so on; 0 leaves the
         maps as they are.
       num_labels: 0 for a discriminator that is not told labels.
-      batch_norm: normalise by the statistics of the batch, of all devices, in training as always.
+      batch_norm: normalise by the statistics of the batch, on all devices; there are no others.
     """
 
     halvings: tuple[int, ...]
@@ -39,7 +39,7 @@ class ProjectedDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Sequence[Array], label: Array | None = None) -> Array:
-        if len(maps) != len(self.halvings):
+        if not maps or len(maps) != len(self.halvings):
             raise ValueError(f"halvings {self.halvings} are for {len(self.halvings)} maps; "
                              f"there are {len(maps)}")  # fmt: skip
         if self.mixing:
@@ -130,7 +130,7 @@ class SpectralConv(nn.Module):
     def __call__(self, h: Array) -> Array:
         init = torch_init(self.kernel**2 * h.shape[-1])
         settings = {"use_bias": self.use_bias, "kernel_init": init, "bias_init": init}
-        layer = nn.Conv if max(h.shape[1:3]) > SMALL else PatchConv
+        layer = PatchConv if h.shape[1] == h.shape[2] <= SMALL else nn.Conv
         kernel = 2 * (self.kernel,)
         conv = layer(self.features, kernel, self.stride, self.padding, **settings, name="conv")
         norm = nn.SpectralNorm(conv, collection_name=SPECTRAL, name="norm")

@@ -273,7 +273,7 @@ def selections(runs: Mapping[str, Sequence[dict[str, Any]]], data: np.ndarray | 
             ends = {0: f"update {row['step']}", len(rows) - 1: f"update {row['step']}"}
             right.plot(row["spectrum"], color=color, label=ends.get(i))
         if data is not None:
-            right.plot(data, color="0.25", linewidth=3, zorder=0, label="data")
+            right.plot(data, color="0.25", linewidth=3, zorder=1, label="data")
         right.set_xlabel("cycles an image")
         right.set_ylabel("log10 power")
         right.legend()

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-# Patterns of the paths, "block_0/qkv/kernel", of what is frozen; the first is the paper's (D2O-F:
-# Zheng & Yang 2025), for the names of EDM's networks. In ours the embedding's layers in the blocks
-# are large, so they are frozen too.
+# Patterns of the paths, "block_0/qkv/kernel", of what is frozen. "d2o_f" is the rule of D2O-F
+# (Zheng & Yang 2025) for U-Nets with our names or EDM's: the blocks' convolutions and attention's
+# output. The others freeze the embedding's layers in the blocks too, which may be large.
 PRESETS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "d2o_f": (r"(block\d+|up|down|in[01])[./](conv|proj)",),
+    "d2o_f": (r"(block_?\d+|attn_\d+|sample|up|down|in[01])[./](conv\d|proj)",),
     "unet": (r"(block_\d+|sample)/(conv1|conv2|temb_proj)/", r"attn_\d+/proj_out/"),
     "unet_qkv": (
         r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",

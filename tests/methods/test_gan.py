@@ -1,5 +1,7 @@
 """GAN fine-tuning: the order of updates, what is frozen, and what the generator is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,12 @@ from flax import linen as nn
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, Gaussian
-from pdistill.methods import Gan, GanStage, Teacher
+from pdistill.methods import Gan, GanStage, ProgressiveStage, Teacher
 from pdistill.methods.adversarial import Discriminator, Judge
 from pdistill.methods.generator import generate_few
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
-from pdistill.sharding import batch_sharding, make_mesh, replicated
+from pdistill.sharding import batch_sharding, make_mesh, param_sharding
 from pdistill.training import PRESETS, LoopConfig, Optimizer
 
 NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2)
@@ -233,11 +235,16 @@ def test_it_finds_the_data():
 
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
 def test_one_device_and_eight(mesh, teacher, batch):
-    """The batch's statistics are those of all devices: the same numbers."""
-    method = Gan(**SETTINGS, r1=1.0, frozen=PRESETS["dit"])
+    """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
+    wide = Discriminator((dataclasses.replace(PIXELS, width=64),), DIFFUSER)
+    method = Gan(**SETTINGS | {"discriminator": wide}, r1=1.0, frozen=PRESETS["dit"])
     _, alone = run(method, start(method, teacher), batch, 4)
     mesh = make_mesh(*mesh)
-    state = jax.device_put(start(method, teacher), replicated(mesh))
+    state = start(method, teacher)
+    shardings = param_sharding(state, mesh)
+    cut = [s for s in jax.tree.leaves(shardings) if not s.is_fully_replicated]
+    assert bool(cut) == (mesh.shape["fsdp"] > 1)
+    state = jax.device_put(state, shardings)
     _, spread = run(method, state, jax.device_put(batch, batch_sharding(mesh)), 4)
     for one, eight in zip(alone, spread, strict=True):
         for name, value in one.items():
@@ -287,11 +294,40 @@ def test_rounds():
         ({"r1_interval": 0}, "r1_interval at least 1"),
         ({"optimizer": Optimizer(1e-3, microbatches=2)}, "whole batches"),
         ({"num_steps": 0}, "at least 1"),
+        ({"r1": float("nan")}, "r1 must not be negative"),
+        ({"discriminator_optimizer": Optimizer(1e-3, ema_decay=0.9)}, "no moving average"),
+        ({"judges": (dataclasses.replace(PIXELS, halvings=(1, 1)),)}, "judges: .*there are 1"),
+        ({"judges": (dataclasses.replace(PIXELS, halvings=(4,)),)}, "judges: "),
+        ({"strength": 20.0}, "strength must be in"),
     ],
 )
 def test_mistakes(changes, message):
     with pytest.raises(ValueError, match=message):
         stage(**changes).rounds(DIFFUSER, IMAGE, teacher_round())
+
+
+def test_one_step_generators_are_no_teachers():
+    """But a GAN may go on from one."""
+    earlier = teacher_round()
+    [generator] = stage(name="first").rounds(DIFFUSER, IMAGE, earlier)
+    earlier["first"] = generator
+    assert stage(teacher="first").rounds(DIFFUSER, IMAGE, earlier)[0].parent == "first"
+    student = ProgressiveStage(
+        name="p", loop=LOOP, optimizer=Optimizer(1e-3), teacher="first", start_steps=2
+    )
+    with pytest.raises(ValueError, match="makes images of pure noise only"):
+        student.rounds(DIFFUSER, IMAGE, earlier)
+
+
+def test_updates_whose_r1_is_not_finite_are_seen(teacher, batch):
+    """The loop leaves out updates of which a metric is not finite: R1's gradient is one."""
+    method = Gan(**SETTINGS, r1=1.0)
+    state = start(method, teacher).replace(step=jnp.asarray(3))
+    _, metrics = jax.jit(method.step)(state, batch, jax.random.key(0))
+    assert metrics["r1_grad_norm"] > 0
+    broken = batch | {"image": batch["image"].at[0].set(jnp.inf)}
+    _, metrics = jax.jit(method.step)(state, broken, jax.random.key(0))
+    assert not np.isfinite(metrics["r1_grad_norm"])
 
 
 def test_guided_students_are_refused():

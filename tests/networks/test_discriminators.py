@@ -155,6 +155,14 @@ def test_patch_convolution_is_convolution(kernel, stride, padding, size):
     np.testing.assert_allclose(patches.apply(variables, x), plain.apply(variables, x), atol=1e-5)
 
 
+def test_maps_that_are_not_square():
+    """All of them is judged: as a convolution does."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 8, 3))
+    layer = SpectralConv(features=6, kernel=4, stride=2, padding=1)
+    out, _ = layer.init_with_output(jax.random.key(1), x)
+    assert out.shape == (2, 2, 4, 6)
+
+
 def test_upsampling_puts_corners_on_corners(x64):
     """Place o of n reads place o (m - 1) / (n - 1) of m."""
     h = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 2)))

@@ -108,6 +108,10 @@ def test_d2o_f_on_the_papers_networks(settings, total, frozen):
 
 DIT = DiT(out_channels=1, features=64, depth=4)
 UNET = UNet(out_channels=3)  # the paper's on CIFAR-10
+ADM = UNet(  # and on ImageNet 64
+    out_channels=3, channels=192, embedding_channels=768, multipliers=(1, 2, 3, 4),
+    attention_sizes=(8, 16, 32), head_channels=64, num_labels=1000,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,7 @@ UNET = UNet(out_channels=3)  # the paper's on CIFAR-10
     [
         (DIT, (8, 8, 1), "dit", 0.20),
         (DIT, (8, 8, 1), "dit_qkv", 0.04),
+        (ADM, (64, 64, 3), "d2o_f", 1 - 0.7877),  # the card's, of the same network by EDM's names
         (UNET, (32, 32, 3), "unet", 0.10),
         (UNET, (32, 32, 3), "unet_qkv", 0.05),
     ],
