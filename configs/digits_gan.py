@@ -5,7 +5,13 @@
 The teacher of `digits_pd` becomes a one-step generator by a GAN objective alone: with all weights
 ("gan"), with a fifth of them ("gan_frozen"), and from scratch ("gan_scratch", the control). Two
 judges look at pixels, one with batch norm, which keeps samples diverse, and one without, which
-makes them exact. `digits_gan.py:polish` compares with progressive distillation instead, whose
+makes them exact. Of each run the model with the least Frechet distance of pixels is kept.
+
+Expected (seed 0, Frechet distance to the training images of pixels / of the classifier's features):
+teacher 0.40 / 12.6 at 64 DDIM steps, 17.1 / 506 at one; one step of gan 0.34 / 5.6, of gan_frozen
+0.56 / 12.7, of gan_scratch 1.40 / 22.3.
+
+`digits_gan.py:polish` compares with progressive distillation instead, whose
 students of 4, 2 and 1 steps are polished in the same way.
 """
 

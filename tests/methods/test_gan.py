@@ -1,6 +1,7 @@
 """GAN fine-tuning: the order of updates, what is frozen, and what the generator is."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,13 @@ def start(method, teacher, **kwargs):
     return method.init(jax.random.key(3), teacher, IMAGE, **kwargs)
 
 
+@functools.cache  # equal methods share one compilation
+def compiled(method):
+    return jax.jit(method.step)
+
+
 def run(method, state, batch, updates):
-    step = jax.jit(method.step)
+    step = compiled(method)
     states, rows = [state], []
     for _ in range(updates):
         state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(4), state.step))
@@ -323,10 +329,10 @@ def test_updates_whose_r1_is_not_finite_are_seen(teacher, batch):
     """The loop leaves out updates of which a metric is not finite: R1's gradient is one."""
     method = Gan(**SETTINGS, r1=1.0)
     state = start(method, teacher).replace(step=jnp.asarray(3))
-    _, metrics = jax.jit(method.step)(state, batch, jax.random.key(0))
+    _, metrics = compiled(method)(state, batch, jax.random.key(0))
     assert metrics["r1_grad_norm"] > 0
     broken = batch | {"image": batch["image"].at[0].set(jnp.inf)}
-    _, metrics = jax.jit(method.step)(state, broken, jax.random.key(0))
+    _, metrics = compiled(method)(state, broken, jax.random.key(0))
     assert not np.isfinite(metrics["r1_grad_norm"])
 
 
