@@ -100,9 +100,7 @@ def find_parent(
         if name in (round_name, round_name.rpartition("/")[0]):
             found = earlier[round_name]
             if found.method.diffuser.takes_guidance and not guided:
-                raise ValueError(
-                    f"{found.name!r} takes guidance weights, which this does not train"
-                )
+                raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
             if found.solver == "one_step" and not one_step:
                 raise ValueError(f"{found.name!r} makes images of pure noise only")
             return found

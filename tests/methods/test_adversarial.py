@@ -81,11 +81,20 @@ def test_r1_of_a_quadratic_discriminator(x64):
     assert r1_penalty(logits, jnp.array(x)) == pytest.approx(float(desired), rel=1e-12)
 
 
+def initialize(discriminator, shape):
+    @jax.jit
+    def init():
+        teacher = discriminator.diffuser.init(jax.random.key(0), shape)
+        return discriminator.init(jax.random.key(1), shape, teacher)
+
+    return init()
+
+
 def judged(judge, x, label=None, diffuser=DIT, augmentations=()):
     discriminator = Discriminator((judge,), diffuser, augmentations)
-    teacher = diffuser.init(jax.random.key(0), x.shape[1:])
-    params, frozen, carried = discriminator.init(jax.random.key(1), x.shape[1:], teacher)
+    params, frozen, carried = initialize(discriminator, x.shape[1:])
 
+    @jax.jit
     def logits(x):
         return discriminator(params, frozen, carried, x, label, jax.random.key(2))[0]
 
@@ -102,22 +111,26 @@ def test_judges_are_differentiable_twice(judge):
     x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
     logits, _ = judged(judge, x)
 
+    @jax.jit
     def penalty(s):
         return r1_penalty(logits, s * x)
 
-    slope = jax.grad(penalty)(1.0)
+    slope = jax.jit(jax.grad(penalty))(1.0)
     numeric = (penalty(1.01) - penalty(0.99)) / 0.02
     assert slope == pytest.approx(float(numeric), rel=0.05, abs=1e-4 * float(penalty(1.0)))
 
 
 def test_maps_of_a_transformer_and_a_unet():
-    z, logsnr = jnp.ones((2, 8, 8, 1)), jnp.zeros(2)
-    maps = DIT.maps(DIT.init(jax.random.key(0), (8, 8, 1)), z, logsnr, jnp.array([0, 1]))
-    assert [m.shape for m in maps] == 2 * [(2, 4, 4, 16)]
+    """Each block's, and the last of each level."""
     unet = UNet(out_channels=1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1)
-    unet = Diffuser(unet, "v", CosineSchedule())
-    maps = unet.maps(unet.init(jax.random.key(0), (8, 8, 1)), z, logsnr)
-    assert [m.shape for m in maps] == [(2, 8, 8, 8), (2, 4, 4, 16)]
+
+    def shapes(diffuser, label):
+        params = diffuser.param_shapes((8, 8, 1))
+        maps = jax.eval_shape(diffuser.maps, params, jnp.ones((2, 8, 8, 1)), jnp.zeros(2), label)
+        return [m.shape for m in maps]
+
+    assert shapes(DIT, jnp.array([0, 1])) == 2 * [(2, 4, 4, 16)]
+    assert shapes(Diffuser(unet, "v", CosineSchedule()), None) == [(2, 8, 8, 8), (2, 4, 4, 16)]
 
 
 @pytest.mark.parametrize("logsnr", [20.0, 0.0])
@@ -125,13 +138,11 @@ def test_the_teachers_maps_see_the_image_at_the_judges_noise_level(logsnr):
     """At a high log-SNR hardly any noise is added: other keys, the same logits. Not so at 0."""
     x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
     discriminator = Discriminator((Judge(features="teacher", halvings=(1, 1), logsnr=logsnr),), DIT)
-    params, frozen, carried = discriminator.init(
-        jax.random.key(1), (8, 8, 1), DIT.init(jax.random.key(0), (8, 8, 1))
+    params, frozen, carried = initialize(discriminator, (8, 8, 1))
+    logits = jax.jit(
+        lambda key: discriminator(params, frozen, carried, x, jnp.array([0, 1, 2, 0]), key)[0][0]
     )
-    label = jnp.array([0, 1, 2, 0])
-    first, second = (
-        discriminator(params, frozen, carried, x, label, jax.random.key(k))[0][0] for k in (2, 3)
-    )
+    first, second = (logits(jax.random.key(k)) for k in (2, 3))
     difference = float(jnp.abs(first - second).max() / jnp.std(first))
     assert difference < 0.02 if logsnr else difference > 0.1
 
@@ -159,7 +170,7 @@ def test_efficientnet_judge():
     [out] = logits(x)
     # Mixed maps of 16, 8, 4 and 2 places; after halving 4, 4, 2 and 1: one logit each.
     assert out.shape == (3, 4)
-    gradient = jax.grad(lambda x: logits(x)[0].sum())(x)
+    gradient = jax.jit(jax.grad(lambda x: logits(x)[0].sum()))(x)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
 

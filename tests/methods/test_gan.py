@@ -35,7 +35,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def teacher():
     """Parameters without zeros, so that every gradient is alive."""
-    params = DIFFUSER.init(jax.random.key(0), IMAGE)
+    params = jax.jit(lambda: DIFFUSER.init(jax.random.key(0), IMAGE))()
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten(
@@ -49,7 +49,8 @@ def batch():
 
 
 def start(method, teacher, **kwargs):
-    return method.init(jax.random.key(3), teacher, IMAGE, **kwargs)
+    init = functools.partial(method.init, image_shape=IMAGE, **kwargs)
+    return jax.jit(init)(jax.random.key(3), teacher)
 
 
 @functools.cache  # equal methods share one compilation

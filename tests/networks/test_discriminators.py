@@ -76,9 +76,9 @@ def test_equals_pytorch():
 
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), maps, arrays["label"]))
     assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, shapes["params"])
-    logits, _ = apply(maps[0])
+    logits, _ = jax.jit(apply)(maps[0])
     np.testing.assert_allclose(logits, arrays["logits"], rtol=1e-4, atol=1e-5)
-    gradient = jax.grad(lambda first: apply(first)[0].sum())(maps[0])
+    gradient = jax.jit(jax.grad(lambda first: apply(first)[0].sum()))(maps[0])
     scale = np.abs(arrays["gradient"]).max()
     np.testing.assert_allclose(gradient, arrays["gradient"], atol=1e-4 * scale)
 
@@ -135,8 +135,9 @@ def test_spectral_norm_against_svd(size):
     kernel = np.asarray(variables["params"]["conv"]["kernel"])
     largest = np.linalg.svd(kernel.reshape(-1, 6), compute_uv=False)[0]
     carried = variables[SPECTRAL]
+    apply = jax.jit(lambda c: layer.apply({**variables, SPECTRAL: c}, x, mutable=[SPECTRAL]))
     for _ in range(100):
-        out, updates = layer.apply({**variables, SPECTRAL: carried}, x, mutable=[SPECTRAL])
+        out, updates = apply(carried)
         carried = updates[SPECTRAL]
     plain = nn.Conv(6, (4, 4), 2, 1, use_bias=False)
     desired = plain.apply({"params": {"kernel": kernel / largest}}, x)
