@@ -26,8 +26,7 @@ from pdistill.training import Learner, TrainState
 class Guided(Regression):
     """The student, told w, predicts what its teacher's guided pair of evaluations does.
 
-    The paper leaves the loss's weight open. Here it is by default SNR + 1, the mean square of v,
-    times 1 / (1 + w): the target grows with w, at the cost of small weights otherwise.
+    The paper leaves the loss's weight open; the default, SNR + 1, is the mean square of v.
 
     Attributes:
       teacher: whose parameters are `state.frozen["teacher"]`; needs labels.
@@ -61,7 +60,6 @@ class Guided(Regression):
             "v": jax.lax.stop_gradient(v),
             "label": label,
             "guidance": w,
-            "weight": 1 / (1 + w),
         }
         return self.regress(state, examples, dropout_key)
 

@@ -47,8 +47,7 @@ class Regression:
 
         Args:
           examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and
-            "guidance", [B] each, for a network that takes them, and "weight" [B] of the losses.
-            key: for dropout.
+            "guidance", [B] each, for a network that takes them. key: for dropout.
 
         Returns:
           The state and {"loss", "grad_norm", "param_norm"}.
@@ -60,8 +59,7 @@ class Regression:
             v_hat = self.diffuser.v(
                 params, z, logsnr, examples.get("label"), examples.get("guidance"), key
             )
-            losses = denoising_loss(v_hat, examples["v"], logsnr, self.weighting)
-            return jnp.mean(losses * examples.get("weight", 1.0))
+            return jnp.mean(denoising_loss(v_hat, examples["v"], logsnr, self.weighting))
 
         value, grads = value_and_grad(
             loss, learner.params, examples, key, self.optimizer.microbatches

@@ -78,16 +78,6 @@ def test_the_optimum_is_the_guided_pair_at_every_weight(x64, classes, guided):
     assert loss(wrong, state) > 1e-3
 
 
-def test_examples_count_by_one_over_one_plus_w(x64, guided):
-    """An error of 0.1 everywhere costs 0.01 E[1 / (1 + w)] = 0.01 log(4 / 1.5) / 2.5."""
-    state = guided.init(KEY, {"off": jnp.zeros(())}, (1,))
-    student = state.learners["student"]
-    spoiled = student.replace(params={"off": jnp.full((), 0.1)})
-    state = state.replace(learners={"student": spoiled})
-    # 4,096 draws of 1 / (1 + w), whose standard deviation is a third of the mean.
-    assert float(loss(guided, state)) == pytest.approx(0.01 * np.log(4 / 1.5) / 2.5, rel=0.03)
-
-
 @pytest.mark.parametrize(
     "network",
     [
