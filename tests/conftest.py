@@ -57,3 +57,8 @@ def golden(x64):
     The images come from a float64 solution of the probability-flow ODE, to seven places.
     """
     return _golden()
+
+
+def pytest_collection_modifyitems(items):
+    """Notebooks first: they take minutes, and no worker should be left alone with one."""
+    items.sort(key=lambda item: "test_notebook" not in item.nodeid)
