@@ -1,5 +1,6 @@
 """Frechet distance between feature distributions, in float64, from streamed moments."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -20,7 +21,14 @@ class Statistics:
 
     @functools.cached_property
     def factor(self) -> np.ndarray:
-        """L [D, D] with L L^T = covariance, negative rounding in the eigenvalues set to zero."""
+        """L [D, D] with L L^T = covariance.
+
+        Cholesky's. Covariances that are singular, of too few rows or up to rounding, take the
+        slower eigendecomposition, in which negative eigenvalues count as zero.
+        """
+        if self.count is None or self.count > len(self.mean):
+            with contextlib.suppress(np.linalg.LinAlgError):
+                return np.linalg.cholesky(self.covariance)
         values, vectors = np.linalg.eigh(self.covariance)
         return vectors * np.sqrt(np.maximum(values, 0))
 
@@ -67,8 +75,8 @@ class Moments:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A, B (Heusel et al. 2017).
 
-    The trace of the root is the sum of the singular values of L_a^T L_b, with A = L_a L_a^T from
-    a symmetric eigendecomposition; this stays exact when the covariances are singular.
+    The trace of the root is the sum of the singular values of L_a^T L_b, with A = L_a L_a^T; this
+    stays exact when the covariances are singular.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"feature sizes differ: {a.mean.shape[0]} and {b.mean.shape[0]}")
