@@ -167,12 +167,12 @@ def head_ablation(config: ConfigDict, num_steps: int) -> ConfigDict:
 
 
 def gan_stages(
-    config: ConfigDict, gan: dict[str, Any], *, frozen: str, comparisons: bool = True
+    config: ConfigDict, gan: dict[str, Any], *, frozen: dict[str, Any], comparisons: bool = True
 ) -> ConfigDict:
     """The teacher of `config`, and generators that start from it, instead of its rounds.
 
     Args:
-      gan: settings of `methods.GanStage`. frozen: preset of the stage "gan_frozen".
+      gan: settings of `methods.GanStage`. frozen: what differs in the stage "gan_frozen".
       comparisons: besides "gan" also "gan_frozen" and, as the control, "gan_scratch".
     """
     teacher = config.stages[0]
@@ -180,7 +180,7 @@ def gan_stages(
     stages = [gan]
     if comparisons:
         stages += [
-            gan | {"name": "gan_frozen", "frozen": frozen},
+            gan | {"name": "gan_frozen"} | frozen,
             gan | {"name": "gan_scratch", "scratch": True},
         ]
     config.stages = (teacher, *map(ConfigDict, stages))
@@ -215,7 +215,7 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
         "discriminator_optimizer": adam | {"learning_rate": 3e-4},
         "select": "fd_pixels",
     }
-    return gan_stages(config, gan, frozen="unet")
+    return gan_stages(config, gan, frozen={"frozen": "unet"})
 
 
 def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
@@ -242,7 +242,7 @@ def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
         "discriminator_optimizer": adam,
         "select": "fid",
     }
-    return gan_stages(config, gan, frozen="", comparisons=False)
+    return gan_stages(config, gan, frozen={}, comparisons=False)
 
 
 def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:
