@@ -141,3 +141,14 @@ def test_distance_of_two_gaussians_from_samples():
     desired = 1.25 + np.trace(a.covariance + b.covariance - 2 * root)
     np.testing.assert_allclose(frechet_distance(a, b), desired, rtol=1e-12)
     assert abs(np.mean(found) - desired) < 5 * np.std(found) / np.sqrt(20) + 10 / num
+
+
+def test_features_that_never_change():
+    """They add nothing, neither to a distance nor to its bias."""
+    a, b = rows(200, 5, seed=1), rows(300, 5, seed=2)
+    with_constants = [moments(np.pad(features, ((0, 0), (0, 2)))) for features in (a, b)]
+    plain = moments(a), moments(b)
+    assert with_constants[0].factor.shape == (7, 5)
+    assert frechet_distance(*with_constants) == pytest.approx(frechet_distance(*plain), rel=1e-9)
+    biases = [frechet_bias(found[0], 10) for found in (with_constants, plain)]
+    assert biases[0] == pytest.approx(biases[1], rel=1e-9)
