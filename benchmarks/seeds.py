@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 from statistics import mean
 
+from pdistill.evaluation import DISTANCES
 from pdistill.files import read_jsonl
 
-DISTANCES = ("fd_", "fid", "kid", "class_share_max")
+SMALL_IS_GOOD = (*DISTANCES, "class_share_max")
 
 
 def summarize(workdirs: list[Path]) -> list[dict]:
@@ -31,7 +32,7 @@ def summarize(workdirs: list[Path]) -> list[dict]:
             "nfe": nfe,
             "metric": metric,
             "mean": mean(found),
-            "worst": (max if metric.startswith(DISTANCES) else min)(found),
+            "worst": (max if metric.startswith(SMALL_IS_GOOD) else min)(found),
             "values": found,
         }
         for (stage, nfe, metric), found in values.items()

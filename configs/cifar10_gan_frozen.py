@@ -4,8 +4,7 @@
 
 As `cifar10_gan`, but the blocks' convolutions, attention's output and, since they are larger in
 this network than in theirs, the embedding's layers stay as they are. Published for D2O-F: FID 1.54
-to 1.56. `cifar10_gan_frozen.py:cpu` is that part of
-`cifar10_gan.py:cpu`.
+to 1.56. `cifar10_gan_frozen.py:cpu` is that part of `cifar10_gan.py:cpu`.
 """
 
 from ml_collections import ConfigDict

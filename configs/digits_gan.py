@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import digits_pd
-from configs.recipes import GAN, LOOP, gan_stages
+from configs.recipes import GAN, GAN_ADAM, LOOP, gan_stages
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -67,7 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def gan() -> dict[str, Any]:
     """The settings of every generator here."""
     judge = {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0}
-    adam = {"learning_rate": 5e-4, "b1": 0.0, "b2": 0.99, "clip_norm": 0.0, "anneal": "linear"}
+    adam = GAN_ADAM | {"learning_rate": 5e-4, "anneal": "linear"}
     return {
         "judges": (judge, judge | {"batch_norm": False}),
         "r1": 0.5,

@@ -1,7 +1,7 @@
-"""The local-minima experiment of Zheng & Yang (2025, section 3) on handwritten digits.
+r"""The local-minima experiment of Zheng & Yang (2025, section 3) on handwritten digits.
 
     python -m pdistill.main --config=configs/digits_minima.py --workdir=runs/minima
-    python -m pdistill.compare --teacher=runs/minima/teacher --reference=digits:train \\
+    python -m pdistill.compare --teacher=runs/minima/teacher --reference=digits:train \
         --students=runs/minima/direct_2@2,runs/minima/direct_4@4,runs/minima/direct_8@8,runs/minima/direct_16@16
 
 One-step students, all started from the same teacher, are regressed on its samples of 2, 4, 8 and
@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"digits_minima has no variants; got {variant!r}")
     config = digits_pd.get_config()
     config.evaluation.update(metrics=("fd_pixels", "fd_classifier"), references=("train",))
-    teacher, _ = config.stages
+    teacher, progressive = config.stages
     teacher["num_steps"] = (16, 8, 4, 2, 1)
     students = (
         ConfigDict(
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "teacher": "teacher",
                 "teacher_steps": steps,
                 "loop": LOOP | {"num_updates": 1500, "batch_size": 64, "save_every": 500},
-                "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
+                "optimizer": progressive["optimizer"],
             }
         )
         for steps in (2, 4, 8, 16)

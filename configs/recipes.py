@@ -33,6 +33,7 @@ GAN = {
     "augmentations": (),
     "strength": 1.0,
 }
+GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
 LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
 
@@ -193,7 +194,7 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
     EfficientNet-Lite0 hardly sees brightness and colour, which drift without the teacher's own
     encoder beside it. Pixels are the space that the discriminator does not use.
     """
-    adam = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0, "anneal": "linear"}
+    adam = GAN_ADAM | {"learning_rate": 3e-4, "anneal": "linear"}
     config.evaluation.update(
         metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
         references=("train[:5000]",),
@@ -211,8 +212,8 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
         ),
         "r1": 1e-3,
         "loop": dict(config.stages[0]["loop"]) | {"num_updates": 1200, "save_every": 200},
-        "optimizer": adam | {"learning_rate": 3e-4, "ema_decay": 0.998, "ema_ramp": 0.1},
-        "discriminator_optimizer": adam | {"learning_rate": 3e-4},
+        "optimizer": adam | {"ema_decay": 0.998, "ema_ramp": 0.1},
+        "discriminator_optimizer": adam,
         "select": "fd_pixels",
     }
     return gan_stages(config, gan, frozen={"frozen": "unet"})
@@ -225,7 +226,7 @@ def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
     library: here EfficientNet-Lite0 is alone. Their R1 weight is 1e-4 for the sum over the images
     of one of four devices. They do not mirror images; here it is as for the teacher.
     """
-    adam = {"learning_rate": 1e-4, "b1": 0.0, "b2": 0.99, "clip_norm": 0.0}
+    adam = GAN_ADAM | {"learning_rate": 1e-4}
     gan = {
         "judges": (
             {"features": "efficientnet_lite0", "halvings": (4, 3, 2, 1), "resolution": 224},

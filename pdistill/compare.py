@@ -12,9 +12,6 @@ their teachers, and still far from them.
 
 import argparse
 import dataclasses
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,33 +19,28 @@ import numpy as np
 
 from pdistill import model as models
 from pdistill.evaluation import (
-    DISTANCES,
     EvaluationError,
     Evaluator,
     Reference,
     Sampling,
-    generate_batches,
+    check_distance,
     load_reference,
 )
+from pdistill.files import write_jsonl
 from pdistill.model import Model
-from pdistill.results import draw_labels, evaluation_key
+from pdistill.results import draw_samples
 from pdistill.sharding import make_mesh
-from pdistill.training.logging import say_warnings
+from pdistill.terminal import plain_errors
 
 COLUMNS = ("data_teacher", "data_student", "teacher_student", "rms_difference")
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    say_warnings()
-    try:
+    with plain_errors(ValueError, OSError):
         rows = compare(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    if options.out:
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if options.out:
+            write_jsonl(options.out, rows)
     width = max(len(row["student"]) for row in rows)
     print(f"{'student':{width}}  steps  " + "  ".join(f"{name:>15}" for name in COLUMNS))
     for row in rows:
@@ -79,10 +71,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       ValueError, OSError: bad options, files or models, with a message for the user.
     """
-    if not options.metric.startswith(DISTANCES):
-        raise EvaluationError(
-            f"--metric must be a distance, fid, fd_* or kid*; got {options.metric}"
-        )
+    check_distance(options.metric, "--metric")
     reference = load_reference(options.reference)
     num = options.num_samples or len(reference)
     if num < 2 or options.batch_size < 1:
@@ -94,11 +83,10 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     teacher = models.load(options.teacher, mesh)
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
-        labels = np.arange(max(model.diffuser.num_labels, 1))
-        batches = generate_batches(
-            model.diffuser, model.params, evaluation_key(options.seed), num, sampling=sampling,
-            shape=model.image_shape, batch_size=options.batch_size, mesh=mesh,
-            labels=draw_labels(model.diffuser, labels, num, options.seed),
+        batches, _ = draw_samples(
+            model.diffuser, model.params, sampling=sampling, shape=model.image_shape, num=num,
+            labels=np.arange(model.diffuser.num_labels), seed=options.seed,
+            batch_size=options.batch_size, mesh=mesh,
         )  # fmt: skip
         return np.concatenate(list(batches))
 

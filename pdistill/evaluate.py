@@ -10,9 +10,6 @@ data set with its split, such images, or an .npz with mu and sigma.
 
 import argparse
 import dataclasses
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,27 +24,22 @@ from pdistill.evaluation import (
     load_reference,
     save_statistics,
 )
+from pdistill.files import write_jsonl
 from pdistill.report import table
-from pdistill.results import draw_labels, measure
+from pdistill.results import measure
 from pdistill.samplers import parse_solver
 from pdistill.sharding import make_mesh
-from pdistill.training.logging import say, say_warnings
+from pdistill.terminal import plain_errors, say
 
 BATCH = 500
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    say_warnings()
-    try:
+    with plain_errors(ValueError, OSError):
         rows = evaluate(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    if options.out:
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if options.out:
+            write_jsonl(options.out, rows, append=True)
     if rows:
         print(table(rows))
 
@@ -163,7 +155,7 @@ def _measure_model(
         seed=options.seed,
         batch_size=options.batch_size,
         mesh=mesh,
-        labels=draw_labels(model.diffuser, labels, num, options.seed),
+        labels=labels,
         keep=0,
     )
     return rows

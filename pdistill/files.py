@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ def read_jsonl(path: str | Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def write_jsonl(path: str | Path, rows: Sequence[dict], *, append: bool = False) -> None:
+    """Writes rows, or adds them; the folder is made if it is not there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a" if append else "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -13,8 +13,8 @@ from ml_collections import config_flags
 from pdistill import experiment
 from pdistill.config import ConfigError
 from pdistill.model import ModelError
+from pdistill.terminal import plain_errors, say
 from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
-from pdistill.training.logging import say, say_warnings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
@@ -25,15 +25,13 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 
 def main(_) -> None:
-    say_warnings()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
+    errors = ConfigError, CheckpointError, Diverged, ModelError
     try:
-        with StopSignals() as stop:
+        with plain_errors(*errors), StopSignals() as stop:
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
-    except (ConfigError, CheckpointError, Diverged, ModelError) as error:
-        sys.exit(f"error: {error}")
     except Interrupted as interruption:
         say(f"{interruption}; the same command goes on")
         sys.exit(EXIT_CODE)

@@ -1,7 +1,7 @@
 """Rows of results.jsonl: what was measured, how, and on what."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,36 @@ def effective(diffuser: Diffuser, guidance: float | None) -> float | None:
     return None if guidance == 0 and not diffuser.takes_guidance else guidance
 
 
+def draw_samples(
+    diffuser: Diffuser,
+    params: Any,
+    *,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+    num: int,
+    labels: Sequence[int] | None,
+    seed: int,
+    batch_size: int,
+    mesh: Mesh,
+    guidance: float | None = None,
+) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
+    """`num` samples of the same noise and the same labels for every model, and the labels.
+
+    Args:
+      shape: of an image. labels: those of a data set, after which the samples' are distributed.
+      guidance: weight; None for a model that takes none.
+
+    Returns:
+      Batches, uint8 [B, H, W, C], and [num], or None for a network that takes no labels.
+    """
+    labels = draw_labels(diffuser, labels, num, seed)
+    batches = generate_batches(
+        diffuser, params, evaluation_key(seed), num, sampling=sampling, shape=shape, labels=labels,
+        guidance=effective(diffuser, guidance), batch_size=batch_size, mesh=mesh,
+    )  # fmt: skip
+    return batches, labels
+
+
 def measure(
     model: Model,
     evaluator: Evaluator,
@@ -55,27 +85,22 @@ def measure(
     seed: int,
     batch_size: int,
     mesh: Mesh,
-    labels: np.ndarray | None,
+    labels: Sequence[int] | None,
     keep: int,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Draws `num` samples of a model, the same noise for every model, and measures them.
+    """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
-      guidance: weight; None for a model that takes none.
-      labels: of the samples, int [num], for a model that takes them.
       keep: how many samples to return.
 
     Returns:
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
-    samples = Timed(
-        generate_batches(
-            model.diffuser, model.params, evaluation_key(seed), num, sampling=sampling,
-            shape=model.image_shape, labels=labels, batch_size=batch_size, mesh=mesh,
-            guidance=effective(model.diffuser, guidance),
-        ),
-        keep,
+    batches, labels = draw_samples(
+        model.diffuser, model.params, sampling=sampling, shape=model.image_shape, num=num,
+        labels=labels, seed=seed, batch_size=batch_size, mesh=mesh, guidance=guidance,
     )  # fmt: skip
+    samples = Timed(batches, keep)
     measured = evaluator.measure(samples, labels)
     about = {
         "method": model.card["method"],
@@ -95,7 +120,7 @@ def evaluation_key(seed: int) -> Array:
 
 
 def draw_labels(
-    diffuser: Diffuser, labels: Sequence[int], num: int, seed: int
+    diffuser: Diffuser, labels: Sequence[int] | None, num: int, seed: int
 ) -> np.ndarray | None:
     """Labels [num] distributed as `labels`, the same for every model; None if it takes none."""
     if not diffuser.num_labels:

@@ -1,7 +1,6 @@
 """Draws a grid of images: python -m pdistill.sample --model=DIR --num=64 --out=grid.png"""
 
 import argparse
-import sys
 from pathlib import Path
 
 import jax
@@ -11,6 +10,7 @@ from PIL import Image
 from pdistill.data import to_uint8
 from pdistill.model import load
 from pdistill.report.grids import tile
+from pdistill.terminal import plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_steps", type=int, help="instead of the model's own")
     parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
     options = parser.parse_args(arguments)
-    try:
+    with plain_errors(ValueError, OSError):
         model = load(options.model)
         images = model.sample(
             jax.random.key(options.seed),
@@ -37,8 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
         out = Path(options.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid).save(out)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     steps = options.num_steps or model.sampling.num_steps
     print(f"{options.num} images, {steps} steps -> {out}")
 

@@ -9,8 +9,9 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 
 from pdistill import model as models
-from pdistill.evaluation import Evaluator, radial_spectrum
-from pdistill.training.logging import LogFile, MetricWriter, say
+from pdistill.evaluation import radial_spectrum
+from pdistill.terminal import say
+from pdistill.training.logging import LogFile, MetricWriter
 
 IMAGES = 1000  # that a spectrum is averaged over
 
@@ -21,23 +22,21 @@ class Selection:
     A row of selection.jsonl is {"step", "metric", "value", "spectrum"}; smaller values are better.
 
     Args:
-      generate: parameters -> all samples, uint8 [N, H, W, C].
-      evaluator: of the one metric that decides. save: (directory, parameters, step) -> None.
+      measure: parameters -> the row of the one metric that decides, and the samples measured,
+        uint8 [N, H, W, C]. save: (directory, parameters, step) -> None.
     """
 
     def __init__(
         self,
         directory: Path,
         name: str,
-        evaluator: Evaluator,
-        generate: Callable[[Any], np.ndarray],
+        measure: Callable[[Any], tuple[dict[str, Any], np.ndarray]],
         save: Callable[[Path, Any, int], None],
         writer: MetricWriter,
     ):
         self._directory = directory
         self._name = name
-        self._evaluator = evaluator
-        self._generate = generate
+        self._measure = measure
         self._save = save
         self._writer = writer
         best, model = directory / "best", directory / "model"
@@ -48,8 +47,7 @@ class Selection:
     def __call__(self, step: int, params: Any) -> None:
         """Measures the model of update `step`."""
         rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
-        samples = self._generate(params)
-        [measured] = self._evaluator.measure([samples])
+        measured, samples = self._measure(params)
         value, metric = measured["value"], measured["metric"]
         before = min((row["value"] for row in rows.rows), default=np.inf)
         better = bool(broadcast_one_to_all(np.int32(value < before)))

@@ -59,6 +59,19 @@ def golden(x64):
     return _golden()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """config -> the directory of a run of it."""
+    from pdistill import experiment
+
+    def run(config):
+        path = tmp_path_factory.mktemp("runs") / "run"
+        experiment.run(config, path)
+        return path
+
+    return run
+
+
 def pytest_collection_modifyitems(items):
     """Notebooks first: they take minutes, and no worker should be left alone with one."""
     items.sort(key=lambda item: "test_notebook" not in item.nodeid)

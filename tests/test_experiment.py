@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_experiment import tiny, tiny_guided
+from tiny_experiment import leaves, tiny, tiny_guided
 
 import pdistill
 from pdistill import evaluate, experiment, results
@@ -17,10 +17,8 @@ TIMINGS = ("seconds_per_image",)
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "tiny"
-    experiment.run(tiny(), path)
-    return path
+def workdir(finished):
+    return finished(tiny())
 
 
 def rows_without_timings(workdir):
@@ -84,15 +82,9 @@ def test_a_run_cut_anywhere_ends_the_same(workdir, tmp_path):
     (copy / "results.jsonl").write_text("".join(lines[:7]) + lines[7][:20])
     experiment.run(tiny(), copy)
     assert rows_without_timings(copy) == rows_without_timings(workdir)
-    ours, theirs = (pdistill.load(d / "progressive/1").params for d in (copy, workdir))
-    for a, b in zip(np_leaves(ours), np_leaves(theirs), strict=True):
+    ours, theirs = (leaves(d / "progressive/1") for d in (copy, workdir))
+    for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def np_leaves(tree):
-    import jax
-
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def test_another_config_in_the_same_directory_is_refused(workdir):

@@ -78,7 +78,7 @@ def test_mutated_configs(tmp_path):
 
 
 def differences(old, new):
-    from pdistill.experiment import differences
+    from pdistill.claim import differences
 
     return differences(old, new)
 

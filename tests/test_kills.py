@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from tiny_experiment import leaves
 
 import pdistill
 from pdistill.files import read_jsonl
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("teacher", "progressive/2", "progressive/1")
 # Where the run is killed, in the order in which it gets there.
 POINTS = {
-    "starting": ("pdistill.experiment", "write_atomically", 1, "before"),
+    "starting": ("pdistill.claim", "write_atomically", 1, "before"),
     "training": ("pdistill.data.pipeline", "BatchIterator.__next__", 3, "after"),
     "saving": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
     "exporting": ("pdistill.model", "save_params", 1, "after"),
@@ -46,10 +46,6 @@ def rows(workdir):
         {k: v for k, v in row.items() if k != "seconds_per_image"}
         for row in read_jsonl(workdir / "results.jsonl")
     ]
-
-
-def leaves(directory):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
 
 
 def test_a_run_killed_at_every_point_ends_as_an_undisturbed_one(tmp_path):

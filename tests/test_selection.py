@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from tiny_experiment import tiny_gan
+from tiny_experiment import leaves, tiny_gan
 
 import pdistill
-from pdistill import compare, experiment
+from pdistill import compare, experiment, results
 from pdistill.config import ConfigError
 from pdistill.files import read_jsonl
 from pdistill.training import Diverged
@@ -18,14 +17,8 @@ GAN = "gan"
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "tiny_gan"
-    experiment.run(tiny_gan(), path)
-    return path
-
-
-def leaves(workdir):
-    return [np.asarray(a) for a in jax.tree.leaves(pdistill.load(workdir / GAN).params)]
+def workdir(finished):
+    return finished(tiny_gan())
 
 
 def test_the_best_is_kept(workdir):
@@ -61,7 +54,7 @@ def test_after_a_crash_the_same_is_kept(workdir, tmp_path):
     (copy / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     experiment.run(tiny_gan(), copy)
     assert read_jsonl(log) == read_jsonl(workdir / GAN / "selection.jsonl")
-    for ours, theirs in zip(leaves(copy), leaves(workdir), strict=True):
+    for ours, theirs in zip(leaves(copy / GAN), leaves(workdir / GAN), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -158,7 +151,7 @@ def test_compare(workdir, capsys):
     unclipped.card["clip"] = None
     two, one = (
         np.asarray(np.round(unclipped.sample(
-            experiment.evaluation_key(0), 128, num_steps=n).clip(-1, 1) * 127.5), np.float64)
+            results.evaluation_key(0), 128, num_steps=n).clip(-1, 1) * 127.5), np.float64)
         for n in (2, 1)
     )  # fmt: skip
     rms = np.sqrt(np.mean((two - one) ** 2)) / 127.5

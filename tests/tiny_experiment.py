@@ -10,9 +10,13 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+import pdistill
 from configs import digits_gan, digits_guided, digits_pd
 
 
@@ -66,6 +70,11 @@ def tiny_gan() -> ConfigDict:
         {"num_samples": 64, "metrics": ("fd_pixels", "class_shares"), "references": ("train",)}
     )
     return config
+
+
+def leaves(directory: Path) -> list[np.ndarray]:
+    """The parameters of a model or a stage."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
 
 
 def die_at(module: str, attribute: str, count: int, when: str) -> None:

@@ -23,6 +23,7 @@ from pdistill.data.published import PUBLISHED, fetch
 from pdistill.data.resize import KERNELS, resize_square
 from pdistill.data.sources import data_dir
 from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
+from pdistill.terminal import plain_errors
 
 SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -152,15 +153,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.images and not (args.name and args.resolution and args.resolution > 0):
         parser.error("--images needs --name=NAME and --resolution=N")
     root = args.data_dir.expanduser()
-    try:
+    with plain_errors(PrepareError, OSError):
         if args.published:
             folder = prepare(args.published, root, args.archive)
         else:
             folder = prepare_images(
                 args.images, root, args.name, args.resolution, args.resize, not args.no_labels
             )
-    except (PrepareError, OSError) as error:
-        sys.exit(f"error: {error}")
     setting = "" if root == data_dir() else f"with TFDS_DATA_DIR={root}, "
     print(f"{folder} is ready: {setting}load_dataset({folder.parent.name!r})")
 

@@ -12,7 +12,7 @@ from pdistill.evaluation.images import (
 )
 from pdistill.evaluation.inception_score import inception_score
 from pdistill.evaluation.kid import kernel_distance
-from pdistill.evaluation.metrics import DISTANCES, NEIGHBOURS
+from pdistill.evaluation.metrics import DISTANCES, NEIGHBOURS, check_distance
 from pdistill.evaluation.neighbours import NeighbourRatio, nearest_distances
 from pdistill.evaluation.precision_recall import Manifold, precision_recall
 from pdistill.evaluation.references import (
@@ -39,6 +39,7 @@ __all__ = [
     "Statistics",
     "StatisticsReference",
     "Timed",
+    "check_distance",
     "check_images",
     "frechet_bias",
     "frechet_distance",

@@ -30,10 +30,7 @@ class Sampling:
     clip: tuple[float, float] | None = (-1.0, 1.0)
 
     def __post_init__(self):
-        if not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1; got {self.num_steps!r}")
-        if self.num_steps > self.solver.max_steps:
-            raise ValueError(f"{self.solver.name} takes one step; got num_steps={self.num_steps}")
+        samplers.check_steps(self.solver, self.num_steps)
         if self.clip is not None:
             low, high = self.clip
             if not float(low) < float(high):

@@ -35,6 +35,16 @@ INCEPTION = "inception"
 DISTANCES = ("fid", "fd_", "kid")  # how metrics begin of which smaller values are better
 
 
+def check_distance(name: str, key: str) -> None:
+    """That a metric's smaller values are better.
+
+    Raises:
+      EvaluationError: they are not; the message calls the setting `key`.
+    """
+    if not name.startswith(DISTANCES):
+        raise EvaluationError(f"{key} must be a distance, fid, fd_* or kid*; got {name!r}")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Collected:
     """What is kept of samples in one feature space; what no metric needs is None.

@@ -63,17 +63,19 @@ class Reference:
 
     def statistics(self, extractor: Extractor) -> Statistics:
         """Kept in memory and on disk, under a key of images, extractor and pdistill's version."""
-        if extractor.name not in self._statistics and not self._cached:
-            self._statistics[extractor.name] = self._compute_statistics(extractor)
         if extractor.name not in self._statistics:
-            path = cache_dir() / "statistics" / self._cache_name(extractor)
-            try:
-                statistics = load_statistics(path)
-            except EvaluationError:  # not there, or damaged
-                statistics = self._compute_statistics(extractor)
-                save_statistics(path, statistics, reference=self.name, features=extractor.name)
-            self._statistics[extractor.name] = statistics
+            find = self._cached_statistics if self._cached else self._compute_statistics
+            self._statistics[extractor.name] = find(extractor)
         return self._statistics[extractor.name]
+
+    def _cached_statistics(self, extractor: Extractor) -> Statistics:
+        path = cache_dir() / "statistics" / self._cache_name(extractor)
+        try:
+            return load_statistics(path)
+        except EvaluationError:  # not there, or damaged
+            statistics = self._compute_statistics(extractor)
+            save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            return statistics
 
     def _compute_statistics(self, extractor: Extractor) -> Statistics:
         moments = Moments()

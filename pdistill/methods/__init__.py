@@ -10,7 +10,7 @@ from pdistill.methods.progressive import (
     round_levels,
     two_step_target,
 )
-from pdistill.methods.stage import Method, Round, Stage
+from pdistill.methods.stage import Method, Round, Stage, rounds_of
 from pdistill.methods.teacher import Teacher, TeacherStage
 
 STAGES: dict[str, type[Stage]] = {
@@ -38,5 +38,6 @@ __all__ = [
     "TeacherStage",
     "halvings",
     "round_levels",
+    "rounds_of",
     "two_step_target",
 ]

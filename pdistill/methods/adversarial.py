@@ -129,11 +129,9 @@ class Discriminator:
         networks = {}
         for judge in self.judges:
             if judge.features == "teacher":
-                networks["teacher"] = jax.tree.map(jnp.copy, teacher)
+                networks["teacher"] = teacher
             elif judge.features == "efficientnet_lite0":
-                networks[judge.features] = jax.tree.map(
-                    jnp.asarray, efficientnet_lite0.load_params()
-                )
+                networks[judge.features] = efficientnet_lite0.load_params()
         params, carried = {}, {}
         x = jnp.zeros((2, *image_shape))
         for name, judge, k in zip(

@@ -33,8 +33,8 @@ class Direct(Regression):
 
     def init(self, teacher: Any) -> TrainState:
         """The student starts as the teacher."""
-        frozen = {"teacher": jax.tree.map(jnp.copy, teacher)}
-        return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
+        learner = Learner.create(teacher, self.optimizer)
+        return TrainState.create({self.learner: learner}, {"teacher": teacher})
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array

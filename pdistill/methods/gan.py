@@ -63,7 +63,7 @@ class Gan:
         """The generator starts as the teacher or, as the paper's control, from scratch."""
         generator_key, discriminator_key = jax.random.split(key)
         start = self.diffuser.init(generator_key, image_shape) if scratch else teacher
-        start, held = partition(jax.tree.map(jnp.copy, start), self.frozen)
+        start, held = partition(start, self.frozen)
         judges, frozen, carried = self.discriminator.init(discriminator_key, image_shape, teacher)
         optimizer = self._lazy_optimizer
         learners = {

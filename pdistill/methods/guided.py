@@ -40,8 +40,8 @@ class Guided(Regression):
         """The student starts as the teacher's conditional network, whatever w is."""
         params = traverse_util.flatten_dict(self.diffuser.init(key, image_shape))
         params = traverse_util.unflatten_dict(params | traverse_util.flatten_dict(teacher))
-        frozen = {"teacher": jax.tree.map(lambda a: a.copy(), teacher)}
-        return TrainState.create({self.learner: Learner.create(params, self.optimizer)}, frozen)
+        learner = Learner.create(params, self.optimizer)
+        return TrainState.create({self.learner: learner}, {"teacher": teacher})
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array

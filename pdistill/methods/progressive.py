@@ -44,10 +44,7 @@ class Progressive(Regression):
         Args:
           teacher: parameters of the round before. num_steps: the student's.
         """
-        frozen = {
-            "teacher": jax.tree.map(jnp.copy, teacher),
-            "num_steps": jnp.asarray(num_steps, jnp.int32),
-        }
+        frozen = {"teacher": teacher, "num_steps": jnp.asarray(num_steps, jnp.int32)}
         return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
 
     def step(

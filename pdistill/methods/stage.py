@@ -2,11 +2,12 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from jax import Array
 
+from pdistill.evaluation import check_distance
 from pdistill.networks import Diffuser
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
@@ -52,6 +53,8 @@ class Round:
     def __post_init__(self):
         if not self.num_steps or min(self.num_steps) < 1:
             raise ValueError(f"num_steps must be counts of at least 1; got {self.num_steps}")
+        if self.select:
+            check_distance(self.select, "select")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,13 +99,20 @@ def find_parent(
     Raises:
       ValueError: there is none, or it is one that the method cannot start from.
     """
-    for round_name in reversed(earlier):
-        if name in (round_name, round_name.rpartition("/")[0]):
-            found = earlier[round_name]
-            if found.method.diffuser.takes_guidance and not guided:
-                raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
-            if found.solver == "one_step" and not one_step:
-                raise ValueError(f"{found.name!r} makes images of pure noise only")
-            return found
-    known = ", ".join(earlier) or "none"
-    raise ValueError(f"it starts from {name!r}, which no earlier stage makes; there are: {known}")
+    candidates = rounds_of(name, earlier.values())
+    if not candidates:
+        known = ", ".join(earlier) or "none"
+        raise ValueError(
+            f"it starts from {name!r}, which no earlier stage makes; there are: {known}"
+        )
+    found = candidates[-1]
+    if found.method.diffuser.takes_guidance and not guided:
+        raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
+    if found.solver == "one_step" and not one_step:
+        raise ValueError(f"{found.name!r} makes images of pure noise only")
+    return found
+
+
+def rounds_of(name: str, rounds: Iterable[Round]) -> list[Round]:
+    """Those of the stage called `name`, or the one called so itself."""
+    return [r for r in rounds if name in (r.name, r.name.rpartition("/")[0])]

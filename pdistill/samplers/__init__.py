@@ -1,6 +1,6 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
-from pdistill.samplers.sampling import encode, num_evaluations, sample
+from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
 from pdistill.samplers.solvers import (
     Ancestral,
     Ddim,
@@ -36,6 +36,7 @@ __all__ = [
     "OneStep",
     "Solver",
     "Stochastic",
+    "check_steps",
     "ddim_step",
     "encode",
     "num_evaluations",

@@ -1,5 +1,6 @@
 """The one driver of all solvers: a `lax.scan` over a grid of noise levels."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +49,7 @@ def sample(
     Returns:
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
-    if num_steps > solver.max_steps:
-        raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
+    check_steps(solver, num_steps)
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
     key = None if key is None else noise.as_typed(key)
@@ -89,14 +87,21 @@ def encode(
     Returns:
       Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    check_steps(solver, num_steps)
     if solver.stochastic:
         raise ValueError(f"encode needs a deterministic solver; got {solver}")
     x = _at_least_float32(x)
     logsnr = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
     alpha, _ = alpha_sigma(logsnr[0])
     return _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+
+
+def check_steps(solver: Solver, num_steps: int) -> None:
+    """That a solver can take so many steps; else a ValueError."""
+    if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps!r}")
+    if num_steps > solver.max_steps:
+        raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
 
 
 def num_evaluations(solver: Solver, num_steps: int, last_step_is_x_hat: bool = True) -> int:

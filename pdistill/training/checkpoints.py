@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from pdistill.files import one_line
-from pdistill.training.logging import say
+from pdistill.terminal import say
 from pdistill.training.state import TrainState
 
 

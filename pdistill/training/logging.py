@@ -1,9 +1,7 @@
 """Where a run's numbers go: the terminal, TensorBoard, and a line of JSON for the report."""
 
 import json
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import jax
 import numpy as np
 
 from pdistill.files import read_jsonl, write_atomically
+from pdistill.terminal import format_seconds, say
 
 
 class MetricWriter:
@@ -85,21 +84,3 @@ class Progress:
             f"  loss {scalars['loss']:.4g}  {rate:.3g} steps/s  ETA {left}"
         )
         return rate
-
-
-def say(message: str) -> None:
-    """A line for the person at the terminal, from the first process only."""
-    if jax.process_index() == 0:
-        print(message, file=sys.stderr, flush=True)
-
-
-def say_warnings() -> None:
-    """Makes warnings a line each, without the source line that raised them."""
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-
-
-def format_seconds(seconds: float) -> str:
-    """75 -> "1:15", 3675 -> "1:01:15"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

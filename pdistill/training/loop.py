@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 
 from pdistill.data import Pipeline, make_batch
 from pdistill.sharding import batch_sharding, param_sharding, replicated, to_device
+from pdistill.terminal import say
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.interruption import Interrupted, StopSignals
-from pdistill.training.logging import LogFile, MetricWriter, Progress, say
+from pdistill.training.logging import LogFile, MetricWriter, Progress
 from pdistill.training.state import TrainState
 
 AROUND = 3  # updates shown before and after one that is not finite

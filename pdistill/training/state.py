@@ -78,5 +78,7 @@ class TrainState:
 
     @classmethod
     def create(cls, learners: dict[str, Learner], frozen: dict[str, Any]) -> "TrainState":
+        """At step 0, with copies of what is frozen, so that the learners can be donated."""
         zero = functools.partial(jnp.zeros, (), jnp.int32)
+        frozen = jax.tree.map(jnp.array, frozen)
         return cls(step=zero(), skipped=zero(), learners=learners, frozen=frozen)

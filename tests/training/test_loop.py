@@ -17,6 +17,7 @@ from pdistill.files import read_jsonl
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser, DiT
 from pdistill.sharding import make_mesh
+from pdistill.terminal import format_seconds
 from pdistill.training import (
     CheckpointError,
     Diverged,
@@ -28,7 +29,7 @@ from pdistill.training import (
     train,
 )
 from pdistill.training.checkpoints import Checkpointer
-from pdistill.training.logging import LogFile, MetricWriter, format_seconds
+from pdistill.training.logging import LogFile, MetricWriter
 
 DATA = Dataset(
     "noise:train",

@@ -1,0 +1,254 @@
+"""What is measured of a run's models, and what is there already."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pdistill import report
+from pdistill.config import ConfigError, ExperimentConfig
+from pdistill.data import Dataset, load_dataset
+from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference, Sampling
+from pdistill.files import write_arrays
+from pdistill.methods import Round
+from pdistill.model import Model
+from pdistill.results import draw_samples, identity, measure, row_key
+from pdistill.samplers import parse_solver
+from pdistill.terminal import say
+from pdistill.training.logging import LogFile, MetricWriter
+
+GRID_IMAGES = 64  # kept of every set of samples, for the figures
+PICTURE_IMAGES = 1000  # that spectra are averaged over
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """One way in which a model is sampled and measured.
+
+    Attributes:
+      guidance: weight; None for a model that takes none. pictured: its samples are kept.
+      first: of the first guidance weight. own: the model's own solver and steps, and `first`.
+    """
+
+    sampling: Sampling
+    guidance: float | None
+    pictured: bool
+    first: bool
+    own: bool
+
+    @property
+    def name(self) -> str:
+        """In samples.npz: the step count, and the weight if it is not the first."""
+        steps = str(self.sampling.num_steps)
+        return steps if self.first else f"{steps}@{self.guidance:g}"
+
+
+class Measurements:
+    """The rows of results.jsonl and the pictures beside each model.
+
+    Args:
+      data: what is trained on. rounds: all of the experiment.
+
+    Raises:
+      ConfigError: metrics, references or weights of guidance that these rounds do not allow.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: ExperimentConfig,
+        data: Dataset,
+        rounds: Sequence[Round],
+        mesh: Mesh,
+    ):
+        self._workdir = workdir
+        self._data = data
+        self._mesh = mesh
+        self._config = config
+        self._settings = config.evaluation
+        self._rounds = rounds
+        for r in rounds:
+            self._check_guidance(r)
+        try:
+            self._references = {
+                split: self._reference(split)
+                for split in (*self._settings.references, *self._held_out)
+            }
+            of_splits = [self._references[split] for split in self._settings.references]
+            self._evaluator = self._build(self._settings.metrics, of_splits)
+            self._selecting = {
+                r.select: self._build((r.select,), of_splits[:1]) for r in rounds if r.select
+            }
+        except (ValueError, FileNotFoundError) as error:
+            raise ConfigError(f"evaluation: {error}") from error
+
+    def open(self) -> None:
+        """Reads what is there. Rows of a model that will be trained on are dropped.
+
+        Raises:
+          OSError: it cannot be read or written.
+        """
+        updates = {r.name: r.loop.num_updates for r in self._rounds}
+        self._log = LogFile(
+            self._workdir / "results.jsonl",
+            keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self._log.rows
+
+    def missing(self, r: Round) -> list[Drawing]:
+        """What is still to be measured of a round's model."""
+        return [drawing for drawing in self._drawings(r) if not self._is_measured(r, drawing)]
+
+    def measure(self, r: Round, model: Model, drawing: Drawing, writer: MetricWriter) -> None:
+        """Adds the rows and pictures of one drawing."""
+        sampling = drawing.sampling
+        rows, samples = measure(
+            model,
+            self._evaluator,
+            stage=r.name,
+            guidance=drawing.guidance,
+            num=self._evaluator.num_samples if self._evaluator.metrics else GRID_IMAGES,
+            keep=PICTURE_IMAGES,
+            **self._how(sampling),
+        )
+        self._keep_pictures(r, drawing, samples, writer)
+        present = {row_key(row) for row in self.rows}
+        for row in rows:
+            if row_key(row) not in present:
+                self._log.append(row)
+        values = "  ".join(
+            f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
+        )
+        weight = "" if drawing.guidance is None else f" w {drawing.guidance:g}"
+        say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps{weight}: {values}")
+        name = f"{r.name}/{sampling.solver.name}{weight.replace(' ', '_')}"
+        scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
+        writer.write_scalars(sampling.nfe, scalars)
+
+    def of_params(self, r: Round, params: Any) -> tuple[dict[str, Any], np.ndarray]:
+        """The row by which a round's model is chosen, and its samples, uint8 [N, H, W, C].
+
+        The noise and the labels are those that the model will be measured with.
+        """
+        evaluator = self._selecting[r.select]
+        solver = parse_solver(r.solver or "ddim")
+        batches, labels = draw_samples(
+            r.method.diffuser,
+            params,
+            shape=self._data.image_shape,
+            num=evaluator.num_samples,
+            **self._how(Sampling(r.num_steps[0], solver, self.clip)),
+        )
+        samples = np.concatenate(list(batches))
+        [row] = evaluator.measure([samples], labels)
+        return row, samples
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """Of x_hat, in sampling."""
+        return (-1.0, 1.0) if self._settings.clip else None
+
+    def _how(self, sampling: Sampling) -> dict[str, Any]:
+        """What all drawings of samples have in common."""
+        return {
+            "sampling": sampling,
+            "labels": self._data.labels,
+            "seed": self._config.seed,
+            "batch_size": self._settings.batch_size,
+            "mesh": self._mesh,
+        }
+
+    def _is_measured(self, r: Round, drawing: Drawing) -> bool:
+        seed = self._config.seed
+        sampled = identity(r.name, r.method.diffuser, drawing.sampling, drawing.guidance, seed)
+        expected = {
+            row_key(sampled | {"metric": metric, "reference": reference})
+            for metric, reference in self._evaluator.expected()
+        }
+        return expected <= {row_key(row) for row in self.rows} and (
+            not drawing.pictured
+            or (
+                drawing.name in self._arrays(r, "samples.npz")
+                and (not drawing.own or bool(self._arrays(r, "pictures.npz")))
+            )
+        )
+
+    def _arrays(self, r: Round, name: str) -> dict[str, np.ndarray]:
+        path = self._workdir / r.name / name
+        return dict(np.load(path)) if path.exists() else {}
+
+    def _keep_pictures(
+        self, r: Round, drawing: Drawing, samples: np.ndarray, writer: MetricWriter
+    ) -> None:
+        """Adds the first solver's samples to samples.npz, {drawing's name: uint8 [n, H, W, C]}.
+
+        The model's own samples also make pictures.npz, see `Evaluator.pictures`.
+        """
+        if not drawing.pictured or jax.process_index() > 0:
+            return
+        if drawing.own:
+            arrays = self._evaluator.pictures(samples)
+            write_arrays(self._workdir / r.name / "pictures.npz", arrays)
+        grid = samples[:GRID_IMAGES]
+        grids = self._arrays(r, "samples.npz") | {drawing.name: grid}
+        write_arrays(self._workdir / r.name / "samples.npz", grids)
+        writer.write_images(
+            drawing.sampling.num_steps, {f"{r.name}/samples/{drawing.name}": report.tile(grid)}
+        )
+
+    def forget_pictures(self, r: Round) -> None:
+        """Those of the model before, when a round's model is trained on."""
+        for name in ("samples.npz", "pictures.npz"):
+            (self._workdir / r.name / name).unlink(missing_ok=True)
+
+    def _drawings(self, r: Round) -> list[Drawing]:
+        names = (r.solver,) if r.solver else self._settings.solvers
+        solvers = [parse_solver(name) for name in names]
+        weights = (None,) if r.guidance is None else self._settings.guidance
+        return [
+            Drawing(
+                Sampling(num_steps, solver, self.clip),
+                weight,
+                pictured=solver == solvers[0],
+                first=weight == weights[0],
+                own=(solver, num_steps, weight) == (solvers[0], r.num_steps[0], weights[0]),
+            )
+            for solver in solvers
+            for num_steps in r.num_steps
+            for weight in weights
+        ]
+
+    def _check_guidance(self, r: Round) -> None:
+        for w in self._settings.guidance:
+            if r.guidance and not r.guidance[0] <= w <= r.guidance[1]:
+                raise ConfigError(
+                    f"evaluation.guidance: {r.name} takes weights in {list(r.guidance)}; got {w:g}"
+                )
+
+    @property
+    def _held_out(self) -> tuple[str, ...]:
+        """The split that the memorisation check needs, if it is asked for."""
+        return (self._settings.held_out,) if NEIGHBOURS in self._settings.metrics else ()
+
+    def _reference(self, split: str) -> Reference:
+        settings = self._config.data
+        data = self._data if split == settings.train else load_dataset(settings.name, split)
+        return Reference(data.name, data.images, data.labels)
+
+    def _build(self, metrics: Sequence[str], references: Sequence[Reference]) -> Evaluator:
+        settings = self._settings
+        return Evaluator(
+            references,
+            metrics,
+            num_samples=settings.num_samples,
+            features=settings.features,
+            held_out=self._references[settings.held_out] if NEIGHBOURS in metrics else None,
+            options={"inception": {"weights": settings.inception_weights or None}},
+        )

@@ -1,0 +1,34 @@
+"""What the person at the terminal sees."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+
+import jax
+
+
+def say(message: str) -> None:
+    """A line on standard error, from the first process only."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """For a command line: these errors end the program with their message, without a traceback.
+
+    Warnings become a line each, without the source line that raised them.
+    """
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    try:
+        yield
+    except kinds as error:
+        sys.exit(f"error: {error}")
+
+
+def format_seconds(seconds: float) -> str:
+    """75 -> "1:15", 3675 -> "1:01:15"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
