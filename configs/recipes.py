@@ -34,6 +34,19 @@ GAN = {
     "strength": 1.0,
 }
 GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
+DMD = {
+    "name": "dmd",
+    "method": "dmd",
+    "teacher": "teacher",
+    "fake_updates": 5,
+    "matching": 1.0,
+    "adversarial": 0.0,
+    "regression": 0.0,
+    "discriminating": 1e-2,
+    "normaliser": "dmd2",
+    "guidance": 0.0,
+    "features": "fake_score",
+}
 LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
 

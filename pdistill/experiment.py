@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from pdistill import model as models
 from pdistill import report
 from pdistill.claim import claim
 from pdistill.config import ConfigError, ExperimentConfig, parse
 from pdistill.data import Pipeline, load_dataset
+from pdistill.files import write_arrays
 from pdistill.measurements import Measurements
 from pdistill.methods import Round
+from pdistill.methods.pairs import make_pairs
 from pdistill.results import stable_hash
 from pdistill.selection import Selection
-from pdistill.sharding import make_mesh
+from pdistill.sharding import make_mesh, replicated, to_device
 from pdistill.terminal import format_seconds, say
 from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
 from pdistill.training.logging import MetricWriter
@@ -91,7 +95,12 @@ class Experiment:
     def run_round(self, r: Round, writer: MetricWriter) -> None:
         """Trains, exports and measures one round, whatever of that is not done yet."""
         if not self._is_trained(r):
-            self._train_and_export(r, writer)
+            if r.students:
+                self._join(r)
+            else:
+                self._train_and_export(r, writer)
+        if not r.measured:
+            return
         if missing := self.measurements.missing(r):
             model = models.load(self.workdir / r.name / "model", self.mesh)
             for drawing in missing:
@@ -105,11 +114,16 @@ class Experiment:
 
     def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
         directory = self.workdir / r.name
-        parent = r.parent and models.load(self.workdir / r.parent / "model", self.mesh).params
+        origins = [self._params(name) if name else None for name in (r.parent, r.teacher)]
         init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
-        state = init_state(r.init, self.mesh, init_key, parent)
+        if not r.teacher:
+            origins.pop()
+        state = init_state(r.init, self.mesh, init_key, *origins)
+        if r.pairs:
+            pairs = to_device(self._pairs(r, origins[-1]), replicated(self.mesh))
+            state = state.replace(frozen=state.frozen | {"pairs": pairs})
         pipeline = Pipeline(
-            self.train_data,
+            self.train_data.of_labels(r.labels) if r.labels else self.train_data,
             r.loop.batch_size,
             seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
@@ -140,11 +154,38 @@ class Experiment:
         else:
             save(directory / "model", r.method.export(state), r.loop.num_updates)
 
+    def _params(self, name: str) -> Any:
+        """Of an earlier round's model."""
+        return models.load(self.workdir / name / "model", self.mesh).params
+
+    def _join(self, r: Round) -> None:
+        """Makes the model of several students."""
+        students = [self._params(name) for name in r.students]
+        params = {"networks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *students)}
+        self.measurements.forget_pictures(r)
+        self._save_model(r, self.workdir / r.name / "model", params, r.loop.num_updates)
+
+    def _pairs(self, r: Round, teacher: Any) -> dict[str, np.ndarray]:
+        """The teacher's pairs, made if they are not beside it yet."""
+        name = r.teacher or r.parent
+        path = self.workdir / name / r.pairs.name
+        if not path.exists():
+            [maker] = [other for other in self.rounds if other.name == name]
+            pairs = make_pairs(
+                maker.method.diffuser, teacher, r.pairs, shape=self.train_data.image_shape,
+                seed=stable_hash(f"{self.config.seed}/{name}/pairs"),
+                batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+            )  # fmt: skip
+            if jax.process_index() == 0:
+                write_arrays(path, pairs)
+            return pairs
+        return dict(np.load(path))
+
     def _save_model(self, r: Round, directory: Path, params: Any, step: int) -> None:
         """Exports the parameters of update `step`."""
         models.save(
             directory, r.method.diffuser, params,
-            kind="one_step" if r.solver == "one_step" else "denoiser",
+            kind="routed" if r.students else "one_step" if r.solver == "one_step" else "denoiser",
             solver=r.solver or "ddim", num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={

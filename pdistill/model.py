@@ -30,6 +30,7 @@ from pdistill.training import checksum, load_params, save_params
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
+    "karras": diffusion.KarrasSchedule,
     "linear_beta": diffusion.LinearBetaSchedule,
     "linear_logsnr": diffusion.LinearLogsnrSchedule,
 }

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import pdistill
-from configs import digits_gan, digits_guided, digits_pd
+from configs import digits_gan, digits_guided, digits_msd, digits_pd
 
 
 def tiny() -> ConfigDict:
@@ -68,6 +68,26 @@ def tiny_gan() -> ConfigDict:
     config.stages = (teacher, gan)
     config.evaluation = ConfigDict(
         {"num_samples": 64, "metrics": ("fd_pixels", "class_shares"), "references": ("train",)}
+    )
+    return config
+
+
+def tiny_msd() -> ConfigDict:
+    """digits_msd in the same way: two students with score matching, and with pairs."""
+    config = digits_msd.get_config()
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    teacher, msd, *_ = config.stages
+    teacher["num_steps"] = (2,)
+    teacher["optimizer"]["warmup"] = 2
+    loop = {"num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4}
+    teacher["loop"] = msd["score_matching"]["loop"] = msd["student"]["loop"] = loop
+    msd["score_matching"]["optimizer"]["warmup"] = 2
+    msd["score_matching"]["network"] = {"features": 8}
+    msd["student"]["fake_updates"] = 2
+    msd["student"].update(regression=0.25, pairs={"num": 40, "num_steps": 2})
+    config.stages = (teacher, msd)
+    config.evaluation = ConfigDict(
+        {"num_samples": 64, "metrics": ("fd_pixels",), "references": ("train",)}
     )
     return config
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
+
+    def of_labels(self, labels: Collection[int]) -> "Dataset":
+        """Its images of these labels."""
+        rows = np.isin(self.labels, labels)
+        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
 def load_dataset(name: str, split: str = "train") -> Dataset:

@@ -22,6 +22,7 @@ from pdistill.diffusion.predictions import (
 )
 from pdistill.diffusion.schedules import (
     CosineSchedule,
+    KarrasSchedule,
     LinearBetaSchedule,
     LinearLogsnrSchedule,
     Schedule,
@@ -34,6 +35,7 @@ __all__ = [
     "Denoiser",
     "Gaussian",
     "GaussianMixture",
+    "KarrasSchedule",
     "LinearBetaSchedule",
     "LinearLogsnrSchedule",
     "Pair",

@@ -72,6 +72,29 @@ class LinearBetaSchedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class KarrasSchedule:
+    """EDM's grid of noise levels (Karras et al. 2022, eq. 5), as a schedule.
+
+    sigma^(1/rho) grows linearly from sigma_min to sigma_max, and logsnr = -2 log(sigma / data_std):
+    on images scaled by 1 / data_std, x + sigma eps has that log-SNR.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    data_std: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0 or self.data_std <= 0:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, rho > 0, data_std > 0; got {self}")
+
+    def __call__(self, t: Array) -> Array:
+        low, high = (sigma ** (1 / self.rho) for sigma in (self.sigma_min, self.sigma_max))
+        root = low + (high - low) * jnp.asarray(t)
+        return -2 * (self.rho * jnp.log(root) - math.log(self.data_std))
+
+
+@dataclasses.dataclass(frozen=True)
 class LinearLogsnrSchedule:
     """logsnr falls linearly from logsnr_max to logsnr_min: the grid DPM-Solver likes."""
 

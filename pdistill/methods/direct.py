@@ -12,7 +12,7 @@ from jax import Array
 
 from pdistill import diffusion, samplers
 from pdistill.methods.regression import Regression
-from pdistill.methods.stage import Round, Stage, find_parent
+from pdistill.methods.stage import Round, TrainingStage, find_parent
 from pdistill.training import Learner, TrainState
 
 
@@ -60,7 +60,7 @@ class Direct(Regression):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DirectStage(Stage):
+class DirectStage(TrainingStage):
     """Config of the stage, one round.
 
     Attributes:

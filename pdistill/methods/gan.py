@@ -15,7 +15,7 @@ from jax import Array
 from pdistill.files import one_line
 from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
 from pdistill.methods.generator import generate_few
-from pdistill.methods.stage import Round, Stage, find_parent
+from pdistill.methods.stage import GeneratorStage
 from pdistill.networks import Diffuser
 from pdistill.training import PRESETS, Learner, Optimizer, TrainState, count, merge, partition
 
@@ -58,13 +58,11 @@ class Gan:
             raise ValueError("discriminator_optimizer has no moving average; leave ema_* at 0")
 
     def init(
-        self, key: Array, teacher: Any, image_shape: tuple[int, ...], scratch: bool = False
+        self, key: Array, generator: Any, teacher: Any, image_shape: tuple[int, ...]
     ) -> TrainState:
-        """The generator starts as the teacher or, as the paper's control, from scratch."""
-        generator_key, discriminator_key = jax.random.split(key)
-        start = self.diffuser.init(generator_key, image_shape) if scratch else teacher
-        start, held = partition(start, self.frozen)
-        judges, frozen, carried = self.discriminator.init(discriminator_key, image_shape, teacher)
+        """From the generator's first parameters, and those that the judges "teacher" see with."""
+        start, held = partition(generator, self.frozen)
+        judges, frozen, carried = self.discriminator.init(key, image_shape, teacher)
         optimizer = self._lazy_optimizer
         learners = {
             "student": Learner.create(start, self.optimizer),
@@ -193,42 +191,36 @@ class Gan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GanStage(Stage):
+class GanStage(GeneratorStage):
     """Config of the stage, one round.
 
     Attributes:
-      teacher: name of the stage or round to start from, and of the judges' "teacher".
-      judges, augmentations, strength: of `Discriminator`.
+      judges, augmentations, strength: of `Discriminator`, "teacher" being the stage's.
       discriminator_optimizer: `optimizer` is the generator's.
-      scratch: the generator starts from scratch instead.
       frozen: what of the generator does not learn, a key of `training.PRESETS`.
       num_steps, loss, r1, r1_interval: of `Gan`.
-      select: metric by which, at each save, the model to export is chosen; "" for the last one.
     """
 
-    teacher: str
     judges: tuple[Judge, ...]
     discriminator_optimizer: Optimizer
     augmentations: tuple[str, ...] = ()
     strength: float = 1.0
-    scratch: bool = False
     frozen: str = "none"
     num_steps: int = 1
     loss: str = "non_saturating"
     r1: float = 1e-4
     r1_interval: int = 16
-    select: str = ""
 
     def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher, one_step=True)
-        diffuser = parent.method.diffuser.without_dropout()
+        diffuser, start, teacher = self.origins(earlier, one_step=True)
+        judging = teacher.method.diffuser.without_dropout()
         if self.frozen not in PRESETS:
             raise ValueError(f"frozen must be one of {', '.join(PRESETS)}; got {self.frozen!r}")
         learning, frozen = partition(diffuser.param_shapes(image_shape), PRESETS[self.frozen])
         method = Gan(
             diffuser,
             self.optimizer_for(self.loop),
-            Discriminator(self.judges, diffuser, self.augmentations, self.strength),
+            Discriminator(self.judges, judging, self.augmentations, self.strength),
             dataclasses.replace(self.discriminator_optimizer, num_updates=self.loop.num_updates),
             self.loss,
             self.r1,
@@ -236,22 +228,22 @@ class GanStage(Stage):
             self.num_steps,
             PRESETS[self.frozen],
         )
-        init = functools.partial(method.init, image_shape=image_shape, scratch=self.scratch)
+        init = functools.partial(method.init, image_shape=image_shape)
+        shapes = (d.param_shapes(image_shape) for d in (diffuser, judging))
         try:
-            jax.eval_shape(init, jax.random.key(0), diffuser.param_shapes(image_shape))
+            jax.eval_shape(init, jax.random.key(0), *shapes)
         except Exception as error:  # whatever Flax and JAX raise for judges that do not fit
             raise ValueError(f"judges: {one_line(error)}") from error
         return [
-            Round(
-                self.name,
-                "gan",
+            self.round_of(
                 method,
                 init,
-                self.loop,
-                (self.num_steps,),
+                image_shape,
+                start,
+                teacher,
+                method_name="gan",
+                num_steps=(self.num_steps,),
                 solver="one_step" if self.num_steps == 1 else None,
-                parent=parent.name,
                 trainable_fraction=count(learning) / (count(learning) + count(frozen)),
-                select=self.select,
             )
         ]

@@ -4,64 +4,38 @@ Stage two is `progressive`, starting from the model that this stage makes.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
-import jax
 from flax import traverse_util
 from jax import Array
 
-from pdistill import diffusion
-from pdistill.methods.regression import (
-    Regression,
-    RegressionStage,
-    uniform_times,
-    uniform_weights,
-)
+from pdistill.methods.regression import RegressionStage, uniform_weights
+from pdistill.methods.score_matching import ScoreMatching
 from pdistill.methods.stage import Round, find_parent
-from pdistill.networks import Diffuser
-from pdistill.training import Learner, TrainState
+from pdistill.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Guided(Regression):
+class Guided(ScoreMatching):
     """The student, told w, predicts what its teacher's guided pair of evaluations does.
 
     The paper leaves the loss's weight open; the default, SNR + 1, is the mean square of v.
 
     Attributes:
-      teacher: whose parameters are `state.frozen["teacher"]`; needs labels.
-      guidance: range of w, drawn uniformly for each example.
+      teacher: needs labels. guidance: range of w, drawn uniformly for each example.
     """
 
-    teacher: Diffuser | None = None
     guidance: tuple[float, float] = (0.0, 4.0)
 
     def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
         """The student starts as the teacher's conditional network, whatever w is."""
         params = traverse_util.flatten_dict(self.diffuser.init(key, image_shape))
-        params = traverse_util.unflatten_dict(params | traverse_util.flatten_dict(teacher))
-        learner = Learner.create(params, self.optimizer)
-        return TrainState.create({self.learner: learner}, {"teacher": teacher})
+        params |= traverse_util.flatten_dict(teacher)
+        return self._from(traverse_util.unflatten_dict(params), teacher)
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
-        x, label = batch["image"], batch["label"]
-        t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        logsnr = self.diffuser.schedule(t)
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
-        z = diffusion.diffuse(x, eps, logsnr)
-        w = uniform_weights(guidance_key, len(x), self.guidance, self.stratified, x.dtype)
-        v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, w)
-        examples = {
-            "z": z,
-            "logsnr": logsnr,
-            "v": jax.lax.stop_gradient(v),
-            "label": label,
-            "guidance": w,
-        }
-        return self.regress(state, examples, dropout_key)
+    def _weights(self, key, x):
+        return uniform_weights(key, len(x), self.guidance, self.stratified, x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +73,7 @@ class GuidedStage(RegressionStage):
                 self.name,
                 "guided",
                 method,
-                lambda key, params: method.init(key, params, image_shape),
+                functools.partial(method.init, image_shape=image_shape),
                 self.loop,
                 self.num_steps,
                 guidance=self.guidance,

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import check_weighting, denoising_loss
-from pdistill.methods.stage import Stage
+from pdistill.methods.stage import TrainingStage
 from pdistill.networks import Diffuser
 from pdistill.training import Optimizer, TrainState, value_and_grad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RegressionStage(Stage):
+class RegressionStage(TrainingStage):
     """Config of a stage whose method is a `Regression`; the attributes are that one's."""
 
     weighting: str = "v_mse"

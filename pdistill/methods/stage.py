@@ -5,9 +5,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import jax
 from jax import Array
 
 from pdistill.evaluation import check_distance
+from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
@@ -28,14 +30,20 @@ class Round:
 
     Attributes:
       name: also its folder. method_name: what results.jsonl calls the method.
-      init: (key, parent's parameters or None) -> initial state.
+      init: (key, parent's parameters or None, and teacher's if there is one) -> initial state.
       loop: its length. num_steps: step counts to measure at; the model samples with the first.
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
+      teacher: name of another round for it, or None.
       trainable_fraction: of the model's parameters, those that learn.
       select: metric by which the exported model is chosen among those of all saves, at the first
         of num_steps; "" for the last one.
+      pairs: of the teacher, or of the parent if there is no other, which training finds in
+        `state.frozen["pairs"]`; None for none.
+      labels: of the images to train on; None for all.
+      measured: False for what is only a part of a later model.
+      students: nothing is trained: the model is these rounds' models, stacked.
     """
 
     name: str
@@ -47,8 +55,13 @@ class Round:
     solver: str | None = None
     guidance: tuple[float, float] | None = None
     parent: str | None = None
+    teacher: str | None = None
     trainable_fraction: float = 1.0
     select: str = ""
+    pairs: PairsConfig | None = None
+    labels: tuple[int, ...] | None = None
+    measured: bool = True
+    students: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.num_steps or min(self.num_steps) < 1:
@@ -62,16 +75,10 @@ class Stage(abc.ABC):
     """Config of a stage: an entry of the config's `stages`. A method subclasses it.
 
     Attributes:
-      name: unique in the experiment. loop, optimizer: of each round.
+      name: unique in the experiment.
     """
 
     name: str
-    loop: LoopConfig
-    optimizer: Optimizer
-
-    def optimizer_for(self, loop: LoopConfig) -> Optimizer:
-        """The optimizer, annealed over `loop`."""
-        return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
 
     @abc.abstractmethod
     def rounds(
@@ -85,6 +92,91 @@ class Stage(abc.ABC):
         Raises:
           ValueError: settings that cannot work together.
         """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingStage(Stage):
+    """Config of a stage that trains.
+
+    Attributes:
+      loop, optimizer: of each round.
+    """
+
+    loop: LoopConfig
+    optimizer: Optimizer
+
+    def optimizer_for(self, loop: LoopConfig) -> Optimizer:
+        """The optimizer, annealed over `loop`."""
+        return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorStage(TrainingStage):
+    """Config of a stage that makes a generator of few evaluations.
+
+    Attributes:
+      teacher: name of the stage or round that judges it, and that it starts from.
+      start: name of another stage or round that it starts from; "" for the teacher.
+      scratch: it starts from scratch.
+      network: arguments in which its network differs from the teacher's, with `scratch`.
+      labels: that it learns to make; None for all.
+      select: metric by which, at each save, the model to export is chosen; "" for the last one.
+    """
+
+    teacher: str
+    start: str = ""
+    scratch: bool = False
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[int, ...] | None = None
+    select: str = ""
+
+    def origins(self, earlier: Mapping[str, Round], **kinds: bool) -> tuple[Diffuser, Round, Round]:
+        """The generator, the round it starts from and the teacher's.
+
+        Args:
+          kinds: of `find_parent`.
+        """
+        if self.network and not self.scratch:
+            raise ValueError("another network starts from scratch; set scratch")
+        teacher = find_parent(earlier, self.teacher, **kinds)
+        start = find_parent(earlier, self.start, **kinds) if self.start else teacher
+        diffuser = start.method.diffuser.without_dropout()
+        return diffuser.with_network(self.network), start, teacher
+
+    def round_of(
+        self,
+        method: Method,
+        init: Callable[[Array, Any, Any], TrainState],
+        image_shape: tuple[int, ...],
+        start: Round,
+        teacher: Round,
+        **settings: Any,
+    ) -> Round:
+        """The stage's round.
+
+        Args:
+          init: (key, the generator's first parameters, the teacher's) -> initial state.
+          settings: more of `Round`.
+        """
+
+        def begin(key: Array, first: Any, of_teacher: Any = None) -> TrainState:
+            generator_key, key = jax.random.split(key)
+            of_teacher = first if of_teacher is None else of_teacher
+            if self.scratch:
+                first = method.diffuser.init(generator_key, image_shape)
+            return init(key, first, of_teacher)
+
+        return Round(
+            name=self.name,
+            method=method,
+            init=begin,
+            loop=self.loop,
+            parent=start.name,
+            teacher=None if start is teacher else teacher.name,
+            select=self.select,
+            labels=self.labels,
+            **settings,
+        )
 
 
 def find_parent(
@@ -106,6 +198,8 @@ def find_parent(
             f"it starts from {name!r}, which no earlier stage makes; there are: {known}"
         )
     found = candidates[-1]
+    if found.students:
+        raise ValueError(f"{found.name!r} is of several students; start from one of them")
     if found.method.diffuser.takes_guidance and not guided:
         raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
     if found.solver == "one_step" and not one_step:

@@ -1,48 +1,18 @@
 """Flax linen networks, and the `Diffuser` that reads one as a denoiser."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
-import jax.numpy as jnp
-from flax import linen as nn
-
 from pdistill.networks.diffuser import Diffuser
 from pdistill.networks.dit import DiT
+from pdistill.networks.registry import NETWORKS, build_network, change_network, describe_network
+from pdistill.networks.routed import Routed
 from pdistill.networks.unet import UNet
 
-NETWORKS = {"dit": DiT, "unet": UNet}
-
-
-def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network from plain data: its name in NETWORKS and its fields, as in model.json.
-
-    Raises:
-      ValueError: an unknown name or field, with the known ones.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
-    cls = NETWORKS[name]
-    known = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
-        raise ValueError(f"network {name!r} has no {unknown[0]!r}; it has {', '.join(known)}")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    if fields.get("dtype") is not None:
-        fields["dtype"] = jnp.dtype(fields["dtype"])
-    return cls(**fields)
-
-
-def describe_network(network: nn.Module) -> dict[str, Any]:
-    """The inverse of `build_network`: {"name": ..., "arguments": ...}, ready for JSON."""
-    names = [name for name, cls in NETWORKS.items() if type(network) is cls]
-    if not names:
-        raise ValueError(f"{type(network).__name__} is not one of {', '.join(NETWORKS)}")
-    fields = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
-    arguments = {f: getattr(network, f) for f in fields}
-    if arguments.get("dtype") is not None:
-        arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
-    return {"name": names[0], "arguments": arguments}
-
-
-__all__ = ["NETWORKS", "DiT", "Diffuser", "UNet", "build_network", "describe_network"]
+__all__ = [
+    "NETWORKS",
+    "DiT",
+    "Diffuser",
+    "Routed",
+    "UNet",
+    "build_network",
+    "change_network",
+    "describe_network",
+]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Schedule
+from pdistill.networks.registry import change_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Diffuser:
 
     def init(self, key: Array, shape: tuple[int, ...]) -> Any:
         """Parameters for one example of `shape`."""
-        return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1))["params"]
+        label = jnp.zeros(1, jnp.int32) if self.num_labels else None
+        return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1), label)["params"]
 
     def v(
         self,
@@ -117,6 +120,10 @@ class Diffuser:
     def with_guidance(self) -> "Diffuser":
         """The same with a network that takes the guidance weight; it has a few more parameters."""
         return dataclasses.replace(self, network=self.network.clone(guidance=True))
+
+    def with_network(self, arguments: Mapping[str, Any]) -> "Diffuser":
+        """The same with a network of other arguments; raises as `build_network`."""
+        return dataclasses.replace(self, network=change_network(self.network, arguments))
 
     def without_dropout(self) -> "Diffuser":
         """The same with a network that has no dropout; parameters are shared."""

@@ -96,6 +96,28 @@ class Head(nn.Module):
         return LabelMap(self.num_labels, name="label")(h, label).reshape(len(h), -1)
 
 
+class BottleneckHead(nn.Module):
+    """The last map of an encoder, [B, h, w, C] with h = w -> a logit for each image, [B].
+
+    The classifier of DMD2 (Yin et al. 2024): convolutions down to 4 x 4 and then to one place,
+    each with group norm, and a linear layer. Groups have at least 16 channels, theirs 24 and more.
+    """
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        size, channels = h.shape[2:]
+        groups = math.gcd(channels, min(32, max(channels // 16, 1)))
+        halvings = max(math.ceil(math.log2(size / 4)), 0)
+        for i in range(halvings + 1):
+            last = i == halvings
+            kernel, padding = (h.shape[1], 0) if last else (4, 1)
+            conv = best_conv(h)(
+                channels, 2 * (kernel,), 1 if last else 2, padding, name=f"conv_{i}"
+            )
+            h = nn.swish(nn.GroupNorm(groups, name=f"norm_{i}")(conv(h)))
+        return nn.Dense(1, name="logit")(h).reshape(len(h))
+
+
 class LabelMap(nn.Module):
     """Channels [B, h, w, 64] and a label [B] -> logits [B, h, w]: the label's projection of them.
 
@@ -130,11 +152,17 @@ class SpectralConv(nn.Module):
     def __call__(self, h: Array) -> Array:
         init = torch_init(self.kernel**2 * h.shape[-1])
         settings = {"use_bias": self.use_bias, "kernel_init": init, "bias_init": init}
-        layer = PatchConv if h.shape[1] == h.shape[2] <= SMALL else nn.Conv
         kernel = 2 * (self.kernel,)
-        conv = layer(self.features, kernel, self.stride, self.padding, **settings, name="conv")
+        conv = best_conv(h)(
+            self.features, kernel, self.stride, self.padding, **settings, name="conv"
+        )
         norm = nn.SpectralNorm(conv, collection_name=SPECTRAL, name="norm")
         return norm(h, update_stats=self.is_mutable_collection(SPECTRAL))
+
+
+def best_conv(h: Array) -> type[nn.Conv]:
+    """What convolves a map [B, h, w, C] best."""
+    return PatchConv if h.shape[1] == h.shape[2] <= SMALL else nn.Conv
 
 
 class PatchConv(nn.Conv):

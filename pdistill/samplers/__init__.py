@@ -6,25 +6,37 @@ from pdistill.samplers.solvers import (
     Ddim,
     DpmSolverPP2M,
     Heun,
+    Multistep,
     OneStep,
     Solver,
     Stochastic,
     ddim_step,
 )
 
-SOLVERS = {cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep)}
+SOLVERS = {
+    cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep, Multistep)
+}
 
 
 def parse_solver(text: str) -> Solver:
-    """A solver by its name in SOLVERS, such as "ddim"; "ancestral:medium:0.5" has a variance.
+    """A solver by its name in SOLVERS, such as "ddim", with its argument if it takes one.
+
+    "ancestral:medium:0.5" has a variance, "multistep:-20,-3,0" levels of log-SNR.
 
     Raises:
-      ValueError: an unknown name or variance.
+      ValueError: an unknown name, variance or level.
     """
-    name, _, variance = text.partition(":")
-    if name not in SOLVERS or (variance and name != "ancestral"):
+    name, _, argument = text.partition(":")
+    if name == Multistep.name:
+        try:
+            return Multistep(tuple(float(level) for level in argument.split(",")))
+        except ValueError as error:
+            raise ValueError(
+                f"multistep needs rising log-SNRs, as in -20,-3,0; got {text!r}"
+            ) from error
+    if name not in SOLVERS or (argument and name != Ancestral.name):
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {text!r}")
-    return Ancestral(variance) if variance else SOLVERS[name]()
+    return Ancestral(argument) if argument else SOLVERS[name]()
 
 
 __all__ = [
@@ -33,6 +45,7 @@ __all__ = [
     "Ddim",
     "DpmSolverPP2M",
     "Heun",
+    "Multistep",
     "OneStep",
     "Solver",
     "Stochastic",

@@ -59,9 +59,9 @@ def sample(
         key, init_key = noise.split(key)
         z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
     z = _at_least_float32(z_init)
-    times = jnp.arange(num_steps, -1, -1, dtype=z.dtype) / num_steps
+    logsnrs = solver.grid(schedule, num_steps, z.dtype)
     return _integrate(
-        _clipped(denoise, clip), z, key, schedule(times), solver,
+        _clipped(denoise, clip), z, key, logsnrs, solver,
         last_step_is_x_hat, return_trajectory,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, alpha_sigma, angle, v_from_x
+from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, angle, diffuse, v_from_x
 from pdistill.samplers.noise import normal
 
 
@@ -31,6 +31,10 @@ class Solver(abc.ABC):
     looks_ahead = False
     evaluations_per_step = 1
     max_steps = math.inf
+
+    def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
+        """The noise levels of N steps, logsnr [N + 1]: t = 1, (N-1)/N, ..., 0 of the schedule."""
+        return schedule(jnp.arange(num_steps, -1, -1, dtype=dtype) / num_steps)
 
     def init(self, z: Array) -> Any:
         """Memory before the first step."""
@@ -140,6 +144,37 @@ class Stochastic(Solver):
         z_k = ddim_step(z, x_hat, logsnr_t, logsnr_k)
         sigma = sigma_s * jnp.sqrt(-jnp.expm1(logsnr_s - logsnr_k))
         return alpha_s / alpha_k * z_k + sigma * normal(key, z.shape, z.dtype), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Multistep(Solver):
+    """Denoise, then add fresh noise of the next level (consistency models, Song et al. 2023).
+
+    For generators that know a list of noise levels only, as `methods.Dmd` makes them.
+
+    Attributes:
+      levels: logsnr, rising; N steps use the first N.
+    """
+
+    levels: tuple[float, ...] = (-20.0,)
+    name = "multistep"
+    stochastic = True
+
+    def __post_init__(self):
+        if not self.levels or any(
+            a >= b for a, b in zip(self.levels, self.levels[1:], strict=False)
+        ):
+            raise ValueError(f"levels must be rising log-SNRs; got {self.levels}")
+
+    @property
+    def max_steps(self) -> int:
+        return len(self.levels)
+
+    def grid(self, schedule, num_steps, dtype):
+        return jnp.append(jnp.array(self.levels[:num_steps], dtype), schedule(jnp.zeros((), dtype)))
+
+    def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
+        return diffuse(x_hat, normal(key, z.shape, z.dtype), logsnr_s), memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pdistill.training import PRESETS, LoopConfig, Optimizer
 
 NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2)
 DIFFUSER = Diffuser(NETWORK, "v", CosineSchedule())
+SMALL = DIFFUSER.with_network({"features": 8})
 IMAGE = (8, 8, 1)
 PIXELS = Judge(features="pixels", halvings=(2,), width=16, mixing=0)
 SETTINGS = {
@@ -48,9 +49,9 @@ def batch():
     return {"image": jax.random.uniform(jax.random.key(2), (16, *IMAGE), minval=-1)}
 
 
-def start(method, teacher, **kwargs):
-    init = functools.partial(method.init, image_shape=IMAGE, **kwargs)
-    return jax.jit(init)(jax.random.key(3), teacher)
+def start(method, teacher, generator=None):
+    init = functools.partial(method.init, image_shape=IMAGE)
+    return jax.jit(init)(jax.random.key(3), generator or teacher, teacher)
 
 
 @functools.cache  # equal methods share one compilation
@@ -99,8 +100,28 @@ def test_at_first_it_is_the_teacher(teacher):
 
 
 def test_from_scratch_it_is_not(teacher):
-    method = Gan(**SETTINGS)
-    assert not same(method.export(start(method, teacher, scratch=True)), teacher)
+    """Not of the form of the teacher either, if another network is asked for."""
+    same_form, other = (
+        stage(scratch=True, network=network).rounds(DIFFUSER, IMAGE, teacher_round())[0]
+        for network in ({}, {"features": 8})
+    )
+    state = jax.jit(same_form.init)(jax.random.key(3), teacher)
+    assert not same(same_form.method.export(state), teacher)
+    state = jax.jit(other.init)(jax.random.key(3), teacher)
+    assert other.method.export(state)["position"].shape == (16, 8)
+
+
+def test_it_may_start_from_another_model(teacher):
+    """Which its round names besides the teacher."""
+    earlier = teacher_round()
+    earlier["small"] = dataclasses.replace(
+        earlier["teacher"], name="small", method=Teacher(SMALL, Optimizer(1e-3))
+    )
+    [r] = stage(start="small").rounds(DIFFUSER, IMAGE, earlier)
+    assert (r.parent, r.teacher) == ("small", "teacher")
+    small = jax.jit(lambda: SMALL.init(jax.random.key(5), IMAGE))()
+    state = jax.jit(r.init)(jax.random.key(3), small, teacher)
+    assert same(r.method.export(state), small)
 
 
 @pytest.mark.parametrize("preset", ["dit", "dit_qkv"])
@@ -226,7 +247,7 @@ def test_it_finds_the_data():
         Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0), r1=0.1,
     )  # fmt: skip
     teacher = diffuser.init(jax.random.key(0), (4, 4, 1))
-    state = method.init(jax.random.key(1), teacher, (4, 4, 1))
+    state = method.init(jax.random.key(1), teacher, teacher, (4, 4, 1))
 
     @jax.jit
     def update(state, _):
@@ -306,6 +327,8 @@ def test_rounds():
         ({"judges": (dataclasses.replace(PIXELS, halvings=(1, 1)),)}, "judges: .*there are 1"),
         ({"judges": (dataclasses.replace(PIXELS, halvings=(4,)),)}, "judges: "),
         ({"strength": 20.0}, "strength must be in"),
+        ({"network": {"features": 8}}, "set scratch"),
+        ({"network": {"width": 8}, "scratch": True}, "has no 'width'"),
     ],
 )
 def test_mistakes(changes, message):

@@ -1,0 +1,51 @@
+"""Distribution matching (Yin et al. 2023, 2024) on handwritten digits, on a laptop.
+
+    python -m pdistill.main --config=configs/digits_dmd.py --workdir=runs/digits_dmd
+
+The teacher of `digits_pd` becomes a one-step generator ("dm"), also with the classifier of DMD2
+("dm_gan"), with the noise-image pairs of DMD ("dm_regression"), with the classifier alone
+("gan"), and a generator of four steps ("dm_gan_multistep").
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import digits_pd
+from configs.recipes import DMD, GAN_ADAM, LOOP
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant:
+        raise ValueError(f"digits_dmd has no variants; got {variant!r}")
+    config = digits_pd.get_config()
+    config.evaluation.update(
+        metrics=("fd_pixels", "fd_classifier", "precision_recall", "class_shares"),
+        references=("train",),
+        features="classifier",
+    )
+    teacher, _ = config.stages
+    teacher["num_steps"] = (64, 4, 1)
+    stage = dmd() | {"select": "fd_pixels"}
+    pairs = {"num": 5000, "num_steps": 18}
+    gan = {"adversarial": 0.1, "discriminating": 0.1}
+    stages = (
+        stage | {"name": "gan", "matching": 0.0} | gan,
+        stage | {"name": "dm"},
+        stage | {"name": "dm_gan"} | gan,
+        stage | {"name": "dm_regression", "regression": 0.25, "pairs": pairs},
+        stage | {"name": "dm_gan_multistep", "levels": (-20.0, -3.0, 0.0, 3.0)} | gan,
+    )
+    config.stages = (teacher, *map(ConfigDict, stages))
+    return config
+
+
+def dmd() -> dict[str, Any]:
+    """The settings of every generator here."""
+    adam = GAN_ADAM | {"learning_rate": 5e-4, "anneal": "linear"}
+    return DMD | {
+        "noise": {"data_std": 0.75},
+        "loop": LOOP | {"num_updates": 8000, "batch_size": 64, "save_every": 1000},
+        "optimizer": adam | {"ema_decay": 0.99, "ema_ramp": 0.1},
+        "fake_optimizer": adam,
+    }

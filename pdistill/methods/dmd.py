@@ -1,0 +1,350 @@
+"""Distribution matching (DMD, Yin et al. 2023; DMD2, Yin et al. 2024): match what is generated.
+
+A generator learns from the difference of two scores of its noised images: the teacher's, which is
+that of real images, and a fake score, learnt meanwhile from generated ones.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill import diffusion
+from pdistill.diffusion import KarrasSchedule
+from pdistill.methods.adversarial import LOSSES
+from pdistill.methods.pairs import PairsConfig, draw_pairs
+from pdistill.methods.regression import uniform_times
+from pdistill.methods.stage import GeneratorStage
+from pdistill.networks import Diffuser
+from pdistill.networks.discriminators import BottleneckHead
+from pdistill.samplers import Multistep
+from pdistill.training import Learner, Optimizer, TrainState
+
+NORMALISERS = ("dmd2", "dmd", "none")
+FEATURES = ("fake_score", "teacher")
+REAL = LOSSES["non_saturating"]  # the only adversarial loss of DMD2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DmdSettings:
+    """What a generator learns from, and how often.
+
+    Attributes:
+      fake_updates: K, updates of the fake score for one of the generator.
+      levels: logsnr at which the generator is called, rising; more than one make it a multistep
+        generator, trained on inputs that it would meet in sampling (backward simulation).
+      matching, adversarial, regression: weights of the generator's losses; 0 leaves one out.
+      discriminating: weight of the classifier's loss beside the fake score's.
+      normaliser: of the matching gradient, one of NORMALISERS, see `matching_gradient`.
+      guidance: weight w of the teacher's score.
+      features: whose encoder the classifier looks at, one of FEATURES.
+      noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`.
+    """
+
+    fake_updates: int = 5
+    levels: tuple[float, ...] = (-20.0,)
+    matching: float = 1.0
+    adversarial: float = 0.0
+    regression: float = 0.0
+    discriminating: float = 1e-2
+    normaliser: str = "dmd2"
+    guidance: float = 0.0
+    features: str = "fake_score"
+    noise: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
+    matching_times: tuple[float, ...] = (0.02, 0.98)
+
+    def __post_init__(self):
+        Multistep(self.levels)  # raises unless they rise
+        for name, known in (("normaliser", NORMALISERS), ("features", FEATURES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
+        if self.fake_updates < 1:
+            raise ValueError(f"fake_updates must be at least 1; got {self.fake_updates}")
+        weights = self.matching, self.adversarial, self.regression
+        if min(*weights, self.discriminating, self.guidance) < 0 or not any(weights):
+            raise ValueError(
+                "weights must not be negative, nor matching, adversarial and regression all zero; "
+                f"got {self}"
+            )
+        if len(self.matching_times) != 2 or not (
+            0 <= self.matching_times[0] < self.matching_times[1] <= 1
+        ):
+            raise ValueError(f"matching_times must be (low, high); got {self.matching_times}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dmd(DmdSettings):
+    """Every update is one of the fake score; every K-th also one of the generator, before it.
+
+    Both learn from the same fresh images of the generator.
+
+    Attributes:
+      diffuser: the network that learns to generate. teacher: that of the scores.
+      fake_optimizer: of the fake score and, on its encoder, the classifier.
+    """
+
+    diffuser: Diffuser
+    teacher: Diffuser
+    optimizer: Optimizer
+    fake_optimizer: Optimizer
+
+    def init(
+        self,
+        key: Array,
+        generator: Any,
+        teacher: Any,
+        image_shape: tuple[int, ...],
+        labels: Sequence[int] | None = None,
+    ) -> TrainState:
+        """From the generator's first parameters; the fake score starts as the teacher.
+
+        Args:
+          labels: that images are generated of; None for all of the network's. They are traced, so
+            that students of parts of equal size share one compiled step.
+        """
+        fake = {"network": teacher}
+        if self.adversarial:
+            x, logsnr = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+            fake["head"] = BottleneckHead().init(key, self.teacher.maps(teacher, x, logsnr)[-1])
+        learners = {
+            "student": Learner.create(generator, self.optimizer),
+            "fake_score": Learner.create(fake, self.fake_optimizer, averaged=False),
+        }
+        labels = range(self.diffuser.num_labels) if labels is None else labels
+        frozen = {"teacher": teacher, "labels": jnp.array(labels, jnp.int32)}
+        return TrainState.create(learners, frozen)
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        label_key, input_key, generator_key, fake_key = jax.random.split(key, 4)
+        x = batch["image"]
+        label = self._draw_labels(label_key, state.frozen["labels"], len(x))
+        student = state.learners["student"]
+        z, logsnr = self._inputs(student.params, x, label, input_key)
+
+        due = state.step % self.fake_updates == 0
+        update = functools.partial(self._update_generator, state, z, logsnr, label, generator_key)
+        shapes = jax.eval_shape(update)[2]
+
+        def only_generate():
+            images = self.diffuser.denoiser(student.params, label)(z, logsnr)
+            return student, images, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+        student, images, metrics = jax.lax.cond(due, update, only_generate)
+        fake, more = self._update_fake_score(
+            state, jax.lax.stop_gradient(images), label, x, batch.get("label"), fake_key
+        )
+        brightness = images.mean(axis=tuple(range(1, images.ndim)))
+        more |= {"brightness": brightness.mean(), "brightness_std": brightness.std()}
+        return state.replace(learners={"student": student, "fake_score": fake}), metrics | more
+
+    def _inputs(self, params, x, label, key):
+        """What the generator is called with, like x [B, ...], and its level, logsnr [B].
+
+        At a level drawn for the whole batch: what the generator itself makes of pure noise down to
+        there, noised anew (DMD2, section 4.5). At the first level that is pure noise.
+        """
+        level_key, noise_key = jax.random.split(key)
+        levels = jnp.array(self.levels, x.dtype)
+        steps = jax.random.randint(level_key, (), 0, len(self.levels))
+        generate = self.diffuser.denoiser(params, label)
+        normal = lambda i: jax.random.normal(jax.random.fold_in(noise_key, i), x.shape, x.dtype)  # noqa: E731
+
+        def advance(i, z):
+            x_hat = generate(z, jnp.broadcast_to(levels[i], len(x)))
+            return diffusion.diffuse(x_hat, normal(i + 1), levels[i + 1])
+
+        z = normal(0)
+        if len(self.levels) > 1:
+            z = jax.lax.fori_loop(0, steps, advance, z)
+        return z, jnp.broadcast_to(levels[steps], len(x))
+
+    def _update_generator(self, state, z, logsnr, label, key):
+        """The new student, its images before the update, and what is logged."""
+        matching_key, adversarial_key, pairs_key = jax.random.split(key, 3)
+        student = state.learners["student"]
+        images, pull_back = jax.vjp(
+            lambda params: self.diffuser.denoiser(params, label)(z, logsnr), student.params
+        )
+        loss, slope = jnp.zeros((), z.dtype), jnp.zeros_like(images)  # the loss's, at the images
+        metrics = {}
+        if self.matching:
+            gradient = self._matching(state, images, label, matching_key)
+            part = self.matching * gradient / gradient.size
+            loss, slope = loss + self.matching * jnp.mean(gradient**2) / 2, slope + part
+            metrics["matching_grad_norm"] = jnp.linalg.norm(part.ravel())
+        if self.adversarial:
+            value, part = jax.value_and_grad(self._adversarial)(
+                images, state, label, adversarial_key
+            )
+            loss, slope = loss + value, slope + part
+            metrics |= {"adversarial": value, "gan_grad_norm": jnp.linalg.norm(part.ravel())}
+        (grads,) = pull_back(slope)
+        if self.regression:
+            value, more = jax.value_and_grad(self._regression)(
+                student.params, state.frozen["pairs"], z.shape, pairs_key
+            )
+            loss, grads = loss + value, jax.tree.map(jnp.add, grads, more)
+            metrics["regression"] = value
+        updates = state.step // self.fake_updates
+        student, norms = student.update(grads, self.optimizer, updates)
+        # Times K, so that the log's means are those of the updates that there were.
+        metrics = {"loss": loss, **norms, **metrics}
+        return student, images, {k: self.fake_updates * v for k, v in metrics.items()}
+
+    def _matching(self, state, images, label, key):
+        time_key, noise_key = jax.random.split(key)
+        z, logsnr = self._noised(images, time_key, noise_key, self.matching_times)
+        w = jnp.full(len(z), self.guidance, z.dtype) if self.guidance else None
+        real = self.teacher.denoiser(state.frozen["teacher"], label, w)(z, logsnr)
+        fake = self.teacher.denoiser(state.learners["fake_score"].params["network"], label)
+        return matching_gradient(images, real, fake(z, logsnr), logsnr, self.normaliser)
+
+    def _adversarial(self, images, state, label, key):
+        logit = self._logit(state.learners["fake_score"].params, state, images, label, key)
+        return self.adversarial * jnp.mean(REAL.generator(logit))
+
+    def _regression(self, params, pairs, shape, key):
+        """Of the generator's images on those that the teacher's sampler made of the same noise."""
+        z, x, label = draw_pairs(pairs, key, shape)
+        level = jnp.full(len(z), self.levels[0], z.dtype)
+        x_hat = self.diffuser.denoiser(params, label)(z, level)
+        return self.regression * jnp.mean(jnp.square(x_hat - x))
+
+    def _update_fake_score(self, state, images, label, x, x_label, key):
+        time_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
+        z, logsnr, eps = self._noised(images, time_key, noise_key, (0.0, 1.0), with_noise=True)
+        fake = state.learners["fake_score"]
+
+        def loss(params):
+            v_hat = self.teacher.v(params["network"], z, logsnr, label)
+            v = diffusion.v_target(images, eps, logsnr)
+            denoising = jnp.mean(diffusion.denoising_loss(v_hat, v, logsnr))
+            if not self.adversarial:
+                return denoising, {"fake_score_loss": denoising}
+            generated = self._logit(params, state, images, label, fake_key)
+            real = self._logit(params, state, x, x_label, real_key)
+            classifying = jnp.mean(REAL.fake(generated)) + jnp.mean(REAL.real(real))
+            return denoising + self.discriminating * classifying, {
+                "fake_score_loss": denoising,
+                "discriminator_loss": classifying,
+                "real_logit": real.mean(),
+                "fake_logit": generated.mean(),
+            }
+
+        grads, metrics = jax.grad(loss, has_aux=True)(fake.params)
+        fake, norms = fake.update(grads, self.fake_optimizer, state.step)
+        return fake, metrics | {"fake_score_grad_norm": norms["grad_norm"]}
+
+    def _logit(self, params, state, x, label, key):
+        """The classifier's of images, noised to any level: [B]."""
+        z, logsnr = self._noised(x, *jax.random.split(key), (0.0, 1.0))
+        network = {"fake_score": params["network"], "teacher": state.frozen["teacher"]}
+        last = self.teacher.maps(network[self.features], z, logsnr, label)[-1]
+        return BottleneckHead().apply(params["head"], last)
+
+    def _noised(self, x, time_key, noise_key, times, with_noise=False):
+        low, high = times
+        t = low + (high - low) * uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
+        logsnr, eps = self.noise(t), jax.random.normal(noise_key, x.shape, x.dtype)
+        z = diffusion.diffuse(x, eps, logsnr)
+        return (z, logsnr, eps) if with_noise else (z, logsnr)
+
+    def _draw_labels(self, key, labels, num):
+        return jax.random.choice(key, labels, (num,)) if self.diffuser.num_labels else None
+
+    def export(self, state: TrainState) -> Any:
+        """The generator's parameters: the moving average."""
+        return state.learners["student"].ema
+
+
+def matching_gradient(
+    x: Array, x_real: Array, x_fake: Array, logsnr: Array, normaliser: str = "dmd2"
+) -> Array:
+    """How images should change, up to the sign, for their distribution to be the real one.
+
+    w alpha (s_fake - s_real) of the scores at a noised image, which is w SNR (x_fake - x_real) of
+    its denoised ones; its mean over noise, with w = 1, is the gradient of
+    KL(p_fake || p_real) at that level.
+
+    Args:
+      x: images [B, ...]. x_real, x_fake: denoised by the teacher and by the fake score, [B, ...].
+      normaliser: "none" has w = 1; "dmd2" w SNR = 1 / mean |x - x_real| over an image (the code of
+        DMD2); "dmd" alpha times that (the paper of DMD, eq. 8).
+
+    Returns:
+      [B, ...].
+    """
+    difference = x_fake - x_real
+    if normaliser == "none":
+        return diffusion.expand(jnp.exp(logsnr), x) * difference
+    size = jnp.mean(jnp.abs(x - x_real), axis=tuple(range(1, x.ndim)), keepdims=True)
+    gradient = difference / jnp.maximum(size, jnp.finfo(x.dtype).tiny)
+    if normaliser == "dmd":
+        alpha, _ = diffusion.alpha_sigma(logsnr)
+        return diffusion.expand(alpha, x) * gradient
+    return gradient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DmdStage(DmdSettings, GeneratorStage):
+    """Config of the stage, one round.
+
+    Attributes:
+      fake_optimizer: of `Dmd`; `optimizer` is the generator's.
+      pairs: of the regression loss, the teacher's.
+    """
+
+    fake_optimizer: Optimizer
+    pairs: PairsConfig | None = None
+
+    def rounds(self, diffuser, image_shape, earlier):
+        diffuser, start, teacher = self.origins(earlier)
+        if bool(self.regression) != bool(self.pairs):
+            raise ValueError("regression and pairs go together; give both or none")
+        if self.guidance and teacher.guidance is None:
+            raise ValueError(
+                f"{teacher.name!r} cannot be guided: train it with labels and label_dropout"
+            )
+        if self.loop.log_every % self.fake_updates:
+            raise ValueError(
+                f"loop.log_every must be a multiple of fake_updates={self.fake_updates}; got "
+                f"{self.loop.log_every}"
+            )
+        generator_updates = -(-self.loop.num_updates // self.fake_updates)
+        method = Dmd(
+            diffuser=diffuser,
+            teacher=teacher.method.diffuser.without_dropout(),
+            optimizer=dataclasses.replace(self.optimizer, num_updates=generator_updates),
+            fake_optimizer=dataclasses.replace(
+                self.fake_optimizer, num_updates=self.loop.num_updates
+            ),
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(DmdSettings)},
+        )
+        return [
+            self.round_of(
+                method,
+                functools.partial(method.init, image_shape=image_shape, labels=self.labels),
+                image_shape,
+                start,
+                teacher,
+                method_name="dmd",
+                num_steps=(len(self.levels),),
+                solver=generator_solver(self.levels),
+                pairs=self.pairs,
+            )
+        ]
+
+
+def generator_solver(levels: tuple[float, ...]) -> str:
+    """How a generator of these levels is sampled, for `samplers.parse_solver`."""
+    if len(levels) == 1:
+        return "one_step"
+    return f"multistep:{','.join(f'{level:g}' for level in levels)}"

@@ -1,0 +1,77 @@
+"""Several networks of one form as a single one: each label has its own."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+
+class Routed(nn.Module):
+    """Calls, for each example, the network of its label, and no other.
+
+    The examples are sorted by network and padded to blocks of one network each, so that a call of
+    B examples costs at most B + K * block of them, whatever the labels are; their order is kept.
+
+    Attributes:
+      network: K copies of it have the parameters {"networks": a leading axis of K on each}.
+      routes: the network, 0 .. K - 1, of each label.
+      block: examples in a block; smaller ones waste less and run slower.
+    """
+
+    network: nn.Module
+    routes: tuple[int, ...]
+    block: int = 16
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.routes)
+
+    @nn.compact
+    def __call__(
+        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+    ) -> Array:
+        if label is None:
+            raise ValueError("a routed network needs labels")
+        network, num = self.network.clone(parent=None), max(self.routes) + 1
+
+        def init(key):
+            first = (a[:1] for a in (z, logsnr, label))
+            return network.init(key, *first)["params"]
+
+        params = self.param("networks", lambda key: jax.vmap(init)(jax.random.split(key, num)))
+        places, networks = block_places(jnp.array(self.routes)[label], num, self.block)
+
+        def call(block):
+            k, *inputs = block
+            own = jax.tree.map(lambda a: a[k], params)
+            return network.apply({"params": own}, *inputs, train=train)
+
+        inputs = (into_blocks(a, places, networks.shape[0], self.block) for a in (z, logsnr, label))
+        outputs = jax.lax.map(call, (networks, *inputs))
+        return outputs.reshape(-1, *outputs.shape[2:])[places]
+
+
+def block_places(routes: Array, num: int, block: int) -> tuple[Array, Array]:
+    """Where each example goes, if examples of one network fill blocks of their own.
+
+    Args:
+      routes: [B], in 0 .. num - 1.
+
+    Returns:
+      Places [B] in blocks laid end to end, all different, and the network of each block, [n] with
+      n = ceil(B / block) + num - 1, as many as any routes may need.
+    """
+    ours = routes[:, None] == jnp.arange(num)[None]
+    counts = ours.sum(0)
+    ends = jnp.cumsum(-(-counts // block))  # in blocks
+    starts = ends - -(-counts // block)
+    ranks = jnp.take_along_axis(jnp.cumsum(ours, 0), routes[:, None], 1)[:, 0] - 1
+    total = -(-len(routes) // block) + num - 1
+    networks = jnp.searchsorted(ends, jnp.arange(total), side="right")
+    return block * starts[routes] + ranks, jnp.minimum(networks, num - 1)
+
+
+def into_blocks(a: Array, places: Array, total: int, block: int) -> Array:
+    """Puts rows [B, ...] in their places: [total, block, ...], zeros elsewhere."""
+    blocks = jnp.zeros((total * block, *a.shape[1:]), a.dtype).at[places].set(a)
+    return blocks.reshape(total, block, *a.shape[1:])
