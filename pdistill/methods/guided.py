@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 import jax
-from flax import traverse_util
 from jax import Array
 
 from pdistill import diffusion
@@ -19,7 +18,7 @@ from pdistill.methods.regression import (
 )
 from pdistill.methods.stage import Round, find_parent
 from pdistill.networks import Diffuser
-from pdistill.training import Learner, TrainState
+from pdistill.training import Learner, TrainState, transfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Guided(Regression):
 
     def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
         """The student starts as the teacher's conditional network, whatever w is."""
-        params = traverse_util.flatten_dict(self.diffuser.init(key, image_shape))
-        params = traverse_util.unflatten_dict(params | traverse_util.flatten_dict(teacher))
+        params, _ = transfer(self.diffuser.init(key, image_shape), teacher)
         learner = Learner.create(params, self.optimizer)
         return TrainState.create({self.learner: learner}, {"teacher": teacher})
 
