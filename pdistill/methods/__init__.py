@@ -1,5 +1,6 @@
 """Training methods: pure functions over one state, one file a method."""
 
+from pdistill.methods.ctm import Ctm, CtmStage
 from pdistill.methods.direct import Direct, DirectStage
 from pdistill.methods.gan import Gan, GanStage
 from pdistill.methods.guided import Guided, GuidedStage
@@ -19,10 +20,13 @@ STAGES: dict[str, type[Stage]] = {
     "guided": GuidedStage,
     "gan": GanStage,
     "direct": DirectStage,
+    "ctm": CtmStage,
 }
 
 __all__ = [
     "STAGES",
+    "Ctm",
+    "CtmStage",
     "Direct",
     "DirectStage",
     "Gan",
