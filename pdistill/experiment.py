@@ -27,6 +27,8 @@ from pdistill.terminal import format_seconds, say
 from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
 from pdistill.training.logging import MetricWriter
 
+KINDS = {"one_step": "one_step", "gamma": "jump"}  # of models, by the solver they are made for
+
 
 def run(
     config: Any, workdir: str | Path, *, new: bool = False, stop: StopSignals | None = None
@@ -105,9 +107,12 @@ class Experiment:
 
     def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
         directory = self.workdir / r.name
-        parent = r.parent and models.load(self.workdir / r.parent / "model", self.mesh).params
+        parents = [
+            name and models.load(self.workdir / name / "model", self.mesh).params
+            for name in r.parents
+        ]
         init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
-        state = init_state(r.init, self.mesh, init_key, parent)
+        state = init_state(r.init, self.mesh, init_key, *parents)
         pipeline = Pipeline(
             self.train_data,
             r.loop.batch_size,
@@ -144,7 +149,7 @@ class Experiment:
         """Exports the parameters of update `step`."""
         models.save(
             directory, r.method.diffuser, params,
-            kind="one_step" if r.solver == "one_step" else "denoiser",
+            kind=KINDS.get(r.solver, "denoiser"),
             solver=r.solver or "ddim", num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
