@@ -101,7 +101,7 @@ class Ctm:
         learners = {"student": Learner.create(params, self.optimizer)}
         frozen = {"distance": self.distance.init()}
         if self.teacher:
-            frozen["teacher"] = jax.tree.map(jnp.copy, start if teacher is None else teacher)
+            frozen["teacher"] = start if teacher is None else teacher
         if self.adversary:
             learners["discriminator"], frozen["discriminator"] = self.adversary.init(
                 adversary_key, image_shape, frozen.get("teacher", params)

@@ -40,7 +40,7 @@ class Distance:
         """
         if self.name in ("pixels", "huber"):
             return {}
-        return jax.tree.map(jnp.asarray, _extractor(self.name).params)
+        return _extractor(self.name).params
 
     def __call__(self, params: Any, a: Array, b: Array) -> Array:
         """[B] for a, b [B, H, W, C], of which the first or both may be differentiated."""

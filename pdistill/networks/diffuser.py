@@ -11,7 +11,6 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Jump, Schedule
-from pdistill.samplers import ddim_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +81,15 @@ class Diffuser:
     def jump(self, params: Any, label: Array | None = None, guidance: Array | None = None) -> Jump:
         """jump(z [B, ...], logsnr_t [B], logsnr_s [B]) -> z at logsnr_s; exactly z for s = t.
 
-        The DDIM step with g(z, t, s) for x_hat (Kim et al. 2023, eq. 4, in variance preserving
-        form: cos(phi_t - phi_s) z - sin(phi_t - phi_s) v), where g is told the target if the
-        network takes it, and else is the denoiser. Other arguments as for `denoiser`.
+        The DDIM step cos(phi_t - phi_s) z - sin(phi_t - phi_s) v, with v for g of Kim et al. (2023,
+        eq. 4). v is told the target if the network takes it, and else is the denoiser's. Other
+        arguments as for `denoiser`.
         """
 
         def jump(z, logsnr_t, logsnr_s):
-            g = self._predictor(diffusion.x_from_output, params, label, guidance, logsnr_s)
-            level_t, level_s = (diffusion.expand(logsnr, z) for logsnr in (logsnr_t, logsnr_s))
-            return ddim_step(z, g(z, logsnr_t), level_t, level_s)
+            v = self._predictor(diffusion.v_from_output, params, label, guidance, logsnr_s)
+            turn = diffusion.expand(diffusion.angle(logsnr_t) - diffusion.angle(logsnr_s), z)
+            return jnp.cos(turn) * z - jnp.sin(turn) * v(z, logsnr_t)
 
         return jump
 

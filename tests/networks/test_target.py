@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pdistill import samplers
-from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels
+from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels, x_from_v
 from pdistill.networks import Diffuser, DiT, UNet
 from pdistill.training import transfer
 
@@ -66,13 +66,16 @@ def test_before_training_its_jumps_are_the_teachers_ddim(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_target_is_heard(name):
-    """Once its layers are not zero; the denoiser is the jump's where the two levels meet."""
+    """Once its layers are not zero; the denoiser is the jump's where the two levels meet.
+
+    Rounding turns into phases of the sinusoids, whose angles reach 1,000.
+    """
     student = Diffuser(NETWORKS[name], "v", CosineSchedule()).with_target(KarrasSchedule())
     params = random_params(student)
     v = jax.jit(lambda s: student.network.apply({"params": params}, Z, LOGSNR_T, target=s))
     assert np.std(v(LOGSNR_S) - v(LOGSNR_T)) > 0.01
     diagonal = jax.jit(student.v)(params, Z, LOGSNR_T)
-    np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("head", ["v", "x", "both"])
@@ -83,15 +86,19 @@ def test_nothing_moves_to_where_it_is(head):
     np.testing.assert_array_equal(jump(Z, LOGSNR_T, LOGSNR_T), Z)
 
 
-def test_the_jump_is_a_rotation():
-    """cos(phi_t - phi_s) z - sin(phi_t - phi_s) v, with v told the target."""
+def test_the_jump_is_ddims_step():
+    """With g, what v says of the image when it is told the target, for x_hat."""
     student = Diffuser(NETWORKS["dit"], "v", CosineSchedule()).with_target(KarrasSchedule())
     params = random_params(student)
-    v = jax.jit(lambda s: student.network.apply({"params": params}, Z, LOGSNR_T, target=s))
-    turn = np.arctan(np.exp(-LOGSNR_T / 2)) - np.arctan(np.exp(-LOGSNR_S / 2))
-    turn = turn[:, None, None, None]
+
+    @jax.jit
+    def step(z):
+        v = student.network.apply({"params": params}, z, LOGSNR_T, target=LOGSNR_S)
+        g = x_from_v(z, v, LOGSNR_T)
+        return samplers.ddim_step(z, g, *(a[:, None, None, None] for a in (LOGSNR_T, LOGSNR_S)))
+
     actual = jax.jit(student.jump(params))(Z, LOGSNR_T, LOGSNR_S)
-    np.testing.assert_allclose(actual, np.cos(turn) * Z - np.sin(turn) * v(LOGSNR_S), atol=1e-5)
+    np.testing.assert_allclose(actual, step(jnp.asarray(Z)), rtol=0, atol=5e-4)
 
 
 def test_a_guided_pair_jumps():
