@@ -17,6 +17,7 @@ EVALUATION = {
     "held_out": "test",
     "solvers": ("ddim",),
     "guidance": (0.0,),
+    "gammas": (0.0,),
     "num_samples": 0,
     "batch_size": 500,
     "clip": True,
@@ -46,6 +47,19 @@ DMD = {
     "normaliser": "dmd2",
     "guidance": 0.0,
     "features": "fake_score",
+}
+CTM = {
+    "name": "ctm",
+    "method": "ctm",
+    "teacher": "teacher",
+    "start": "",
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "to_data": False,
+    "averaged_target": False,
+    "denoising": 1.0,
+    "adversarial": 1.0,
+    "select": "",
 }
 LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
@@ -279,3 +293,80 @@ def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:
     }
     config.stages = (teacher, ConfigDict(stage), progressive)
     return config
+
+
+def ctm_stages(config: ConfigDict, ctm: dict[str, Any], gan: dict[str, Any]) -> ConfigDict:
+    """The teacher of `config`, and students that jump to any time, instead of its rounds.
+
+    Args:
+      ctm: settings of `methods.CtmStage`. gan: what differs in the stage "ctm_gan", which goes on
+        from "ctm" with an adversary.
+    """
+    teacher = config.stages[0]
+    ctm = CTM | ctm
+    gan = ctm | {"name": "ctm_gan", "start": "ctm", "loss": "hinge", "r1": 0.0} | gan
+    config.stages = (teacher, ConfigDict(ctm), ConfigDict(gan))
+    return config
+
+
+def laptop_ctm(config: ConfigDict) -> ConfigDict:
+    """Students of the teacher of `laptop`, judged as those of `laptop_gan`.
+
+    Few solver steps at once, since the teacher's evaluations take most of the time.
+    """
+    gan = laptop_gan(config).stages[1]
+    loop = dict(gan["loop"])
+    ctm = {
+        "num_steps": (1, 2, 4),
+        "layer": "conv_out/kernel",
+        "levels": 18,
+        "solver_steps": 3,
+        "distance": "huber",
+        "loop": loop | {"num_updates": 1000},
+        "optimizer": {
+            "learning_rate": 5e-4,
+            "b2": 0.99,
+            "anneal": "linear",
+            "clip_norm": 1.0,
+            "ema_decay": 0.99,
+        },
+    }
+    judged = {name: gan[name] for name in ("judges", "discriminator_optimizer", "r1", "select")}
+    judged |= {"loss": "non_saturating", "loop": loop | {"num_updates": 600}}
+    return ctm_stages(config, ctm, judged)
+
+
+def released_ctm(config: ConfigDict, ctm: dict[str, Any], gan: dict[str, Any]) -> ConfigDict:
+    """`config` with the released settings of CTM (Kim et al. 2023) instead of its rounds.
+
+    They compare by LPIPS, with VGG16, and their discriminators also look at DeiT features; there
+    is no kept JAX library for either: here EfficientNet-Lite0 stands for both. Their RAdam is like
+    Adam with 2,000 updates of warm-up, and their loss scaling is not needed. Dropout is left out.
+    One update of "ctm_gan" is two of theirs, the generator's and the discriminator's.
+    """
+    ctm = {
+        "num_steps": (1, 2, 4, 18),
+        "distance": "efficientnet_lite0",
+        "optimizer": {
+            "learning_rate": 4e-4,
+            "warmup": 2000,
+            "clip_norm": 0.0,
+            "ema_decay": 0.999,
+        },
+    } | ctm
+    gan = {
+        "judges": (
+            {"features": "efficientnet_lite0", "halvings": (4, 3, 2, 1), "resolution": 224},
+        ),
+        "augmentations": ("color", "translation", "cutout"),
+        "strength": 1.0,
+        "r1_interval": 16,
+        "discriminator_optimizer": {
+            "learning_rate": 2e-3,
+            "warmup": 2000,
+            "b1": 0.5,
+            "b2": 0.9,
+            "clip_norm": 0.0,
+        },
+    } | gan
+    return ctm_stages(config, ctm, gan)

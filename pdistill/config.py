@@ -12,7 +12,7 @@ from pdistill.files import one_line
 from pdistill.methods import STAGES, Round, Stage
 from pdistill.model import build_schedule
 from pdistill.networks import Diffuser, build_network
-from pdistill.samplers import parse_solver
+from pdistill.samplers import Gamma, parse_solver
 
 
 class ConfigError(ValueError):
@@ -83,6 +83,7 @@ class EvaluationConfig:
       inception_weights: file for the metrics that need it; "" for the cached or published one.
       solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
       guidance: weights to sample each model that takes them with; pictures show the first.
+      gammas: to sample each model that jumps with, see `samplers.Gamma`; pictures show the first.
       held_out: split for the memorisation check. num_samples: 0 for as many as each reference
         has images. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
     """
@@ -93,6 +94,7 @@ class EvaluationConfig:
     inception_weights: str = ""
     solvers: tuple[str, ...] = ("ddim",)
     guidance: tuple[float, ...] = (0.0,)
+    gammas: tuple[float, ...] = (0.0,)
     held_out: str = "test"
     num_samples: int = 0
     batch_size: int = 500
@@ -107,8 +109,12 @@ class EvaluationConfig:
             raise ValueError("references must name at least one split")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+        if not self.gammas:
+            raise ValueError("gammas must name at least one")
         for text in self.solvers:
             parse_solver(text)
+        for gamma in self.gammas:
+            Gamma(gamma)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,8 @@ from pdistill.terminal import format_seconds, say
 from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
 from pdistill.training.logging import MetricWriter
 
+KINDS = {"one_step": "one_step", "gamma": "jump"}  # of models, by the solver they are made for
+
 
 def run(
     config: Any, workdir: str | Path, *, new: bool = False, stop: StopSignals | None = None
@@ -114,13 +116,11 @@ class Experiment:
 
     def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
         directory = self.workdir / r.name
-        origins = [self._params(name) if name else None for name in (r.parent, r.teacher)]
+        parents = [name and self._params(name) for name in r.parents]
         init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
-        if not r.teacher:
-            origins.pop()
-        state = init_state(r.init, self.mesh, init_key, *origins)
+        state = init_state(r.init, self.mesh, init_key, *parents)
         if r.pairs:
-            pairs = to_device(self._pairs(r, origins[-1]), replicated(self.mesh))
+            pairs = to_device(self._pairs(r, parents[-1]), replicated(self.mesh))
             state = state.replace(frozen=state.frozen | {"pairs": pairs})
         pipeline = Pipeline(
             self.train_data.of_labels(r.labels) if r.labels else self.train_data,
@@ -185,7 +185,7 @@ class Experiment:
         """Exports the parameters of update `step`."""
         models.save(
             directory, r.method.diffuser, params,
-            kind="routed" if r.students else "one_step" if r.solver == "one_step" else "denoiser",
+            kind="routed" if r.students else KINDS.get(r.solver, "denoiser"),
             solver=r.solver or "ddim", num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={

@@ -17,7 +17,7 @@ from pdistill.files import write_arrays
 from pdistill.methods import Round
 from pdistill.model import Model
 from pdistill.results import draw_samples, identity, measure, row_key
-from pdistill.samplers import parse_solver
+from pdistill.samplers import Gamma, parse_solver
 from pdistill.terminal import say
 from pdistill.training.logging import LogFile, MetricWriter
 
@@ -127,8 +127,11 @@ class Measurements:
             f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
         )
         weight = "" if drawing.guidance is None else f" w {drawing.guidance:g}"
-        say(f"{r.name:<16} {sampling.solver.name} {sampling.num_steps} steps{weight}: {values}")
-        name = f"{r.name}/{sampling.solver.name}{weight.replace(' ', '_')}"
+        solver = sampling.solver.name
+        if sampling.solver.jumps:
+            solver += f":{sampling.solver.gamma:g}"
+        say(f"{r.name:<16} {solver} {sampling.num_steps} steps{weight}: {values}")
+        name = f"{r.name}/{solver}{weight.replace(' ', '_')}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
 
@@ -211,6 +214,8 @@ class Measurements:
     def _drawings(self, r: Round) -> list[Drawing]:
         names = (r.solver,) if r.solver else self._settings.solvers
         solvers = [parse_solver(name) for name in names]
+        if solvers[0].jumps:
+            solvers = [Gamma(gamma) for gamma in self._settings.gammas]
         weights = (None,) if r.guidance is None else self._settings.guidance
         return [
             Drawing(
@@ -223,6 +228,8 @@ class Measurements:
             for solver in solvers
             for num_steps in r.num_steps
             for weight in weights
+            # One jump is the same for every gamma.
+            if num_steps > 1 or not solver.jumps or solver == solvers[0]
         ]
 
     def _check_guidance(self, r: Round) -> None:

@@ -21,7 +21,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill import diffusion, samplers
-from pdistill.diffusion import Denoiser
+from pdistill.diffusion import Denoiser, Jump
 from pdistill.evaluation import Sampling, generate
 from pdistill.files import one_line, write_atomically
 from pdistill.networks import Diffuser, build_network, describe_network
@@ -86,6 +86,13 @@ class Model:
         `label` and `guidance` are [B]. Nothing is checked here.
         """
         return self.diffuser.denoiser(self.params, label, guidance)
+
+    def jump(self, label: Array | None = None, guidance: Array | None = None) -> Jump:
+        """jump(z [B, H, W, C], logsnr_t [B], logsnr_s [B]) -> z at s, see `Diffuser.jump`.
+
+        For `samplers.sample` with `samplers.Gamma`. Nothing is checked here.
+        """
+        return self.diffuser.jump(self.params, label, guidance)
 
     def sample(
         self,

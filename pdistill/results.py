@@ -32,8 +32,9 @@ def identity(
         "solver": sampling.solver.name,
         "seed": seed,
     }
-    if hasattr(sampling.solver, "variance"):
-        fields["variance"] = sampling.solver.variance
+    for setting in ("variance", "gamma"):
+        if hasattr(sampling.solver, setting):
+            fields[setting] = getattr(sampling.solver, setting)
     if guidance is not None:
         fields["guidance"] = float(guidance)
     return fields

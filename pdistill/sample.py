@@ -10,6 +10,7 @@ from PIL import Image
 from pdistill.data import to_uint8
 from pdistill.model import load
 from pdistill.report.grids import tile
+from pdistill.samplers import parse_solver
 from pdistill.terminal import plain_errors
 
 
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--label", type=int, help="for a model with labels")
     parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
     parser.add_argument("--num_steps", type=int, help="instead of the model's own")
+    parser.add_argument("--solver", help="instead of the model's own, such as gamma:0.5")
     parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
             label=options.label,
             guidance=options.guidance,
             num_steps=options.num_steps,
+            solver=options.solver and parse_solver(options.solver),
         )
         grid = tile(np.asarray(to_uint8(images)), options.scale)
         out = Path(options.out)

@@ -27,6 +27,7 @@ VARIANTS = [
     *("digits_guided", "cifar10_guided", "imagenet64_guided"),
     *("digits_gan", "digits_gan:polish", "digits_minima", "fashion_gan", "cifar10_gan"),
     *("cifar10_gan:cpu", "cifar10_gan_frozen", "cifar10_gan_frozen:cpu", "imagenet64_gan"),
+    *("digits_ctm", "cifar10_ctm", "cifar10_ctm:cpu", "imagenet64_ctm"),
 ]
 
 
@@ -52,7 +53,7 @@ def test_a_config_unfolds(name):
     if name.endswith("ablation"):
         assert len(rounds) == 12
     else:
-        assert rounds[-1].num_steps == (1,)
+        assert rounds[-1].num_steps[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
         *("imagenet64_pd", "imagenet64_pd:both", "imagenet64_guided"),
         *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both"),
         *("lsun_church128_pd", "lsun_church128_pd:both"),
-        *("cifar10_gan", "cifar10_gan_frozen", "imagenet64_gan"),
+        *("cifar10_gan", "cifar10_gan_frozen", "imagenet64_gan", "cifar10_ctm", "imagenet64_ctm"),
     ],
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):
@@ -96,12 +97,14 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
     key = jax.eval_shape(lambda: jax.random.key(0))
     by_name = {r.name: r for r in rounds}
     firsts = {r.method_name: r for r in reversed(rounds)}
-    if "gan" in firsts:
+    if "gan" in firsts or "ctm" in firsts:
         del firsts["teacher"]  # that of cifar10_pd or imagenet64_pd
+    if "ctm" in firsts:
+        firsts["ctm_gan"] = rounds[-1]
     for r in firsts.values():
-        parent = by_name.get(r.parent, r)
-        params = parent.method.diffuser.param_shapes(shape)
-        state = jax.eval_shape(r.init, key, params)
+        parents = [by_name.get(name, r) for name in r.parents]
+        params = [parent.method.diffuser.param_shapes(shape) for parent in parents]
+        state = jax.eval_shape(r.init, key, *params)
         shards = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(
                 sharding.shard_shape(leaf.shape), leaf.dtype

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_experiment import leaves, tiny, tiny_guided
+from tiny_experiment import leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
-from pdistill import evaluate, experiment, results
+from pdistill import evaluate, experiment, results, samplers
 from pdistill.config import ConfigError
 from pdistill.files import read_jsonl
 
@@ -224,3 +224,30 @@ def test_a_guided_experiment(tmp_path):
     config.evaluation.guidance = (0.0, 5.0)
     with pytest.raises(ConfigError, match=r"evaluation.guidance: guided takes weights in \[0.0, 4"):
         experiment.run(config, tmp_path / "other")
+
+
+def test_an_experiment_with_jumps(tmp_path):
+    """Rows say gamma, and one step has one; the second student has two parents; models jump."""
+    experiment.run(tiny_ctm(), tmp_path)
+    rows = read_jsonl(tmp_path / "results.jsonl")
+    found = [(r["stage"], r["nfe"], r["solver"], r.get("gamma")) for r in rows]
+    jumps = [(1, "gamma", 0.0), (2, "gamma", 0.0), (2, "gamma", 1.0)]
+    assert found == [
+        ("teacher", 2, "ddim", None),
+        *(("ctm", *jump) for jump in jumps),
+        *(("ctm_gan", *jump) for jump in jumps),
+    ]
+    model = pdistill.load(tmp_path / "ctm_gan")
+    assert (model.card["kind"], model.card["solver"], model.card["parent"]) == (
+        "jump", "gamma", "ctm"
+    )  # fmt: skip
+    assert model.card["schedule"]["name"] == "karras"
+    key = results.evaluation_key(seed=0)
+    images = np.round(np.asarray(model.sample(key, num=8)) * 127.5 + 127.5)
+    kept = np.load(tmp_path / "ctm_gan/samples.npz")["1"][:8]
+    np.testing.assert_allclose(images, kept.astype(np.float32), atol=1)
+    for solver in (samplers.Gamma(0.5), samplers.Ddim()):  # it is a denoiser too
+        assert model.sample(key, num=2, num_steps=3, solver=solver).shape == (2, 8, 8, 1)
+    z = np.ones((1, 8, 8, 1), np.float32)
+    level = np.zeros(1, np.float32)
+    np.testing.assert_array_equal(model.jump()(z, level, level), z)

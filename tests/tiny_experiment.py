@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import pdistill
-from configs import digits_gan, digits_guided, digits_msd, digits_pd
+from configs import digits_ctm, digits_gan, digits_guided, digits_msd, digits_pd
 
 
 def tiny() -> ConfigDict:
@@ -95,6 +95,29 @@ def tiny_msd() -> ConfigDict:
 def leaves(directory: Path) -> list[np.ndarray]:
     """The parameters of a model or a stage."""
     return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+
+
+def tiny_ctm() -> ConfigDict:
+    """digits_ctm in the same way, measured at one and two steps with two gammas."""
+    config = digits_ctm.get_config()
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    teacher, ctm, gan, _ = config.stages
+    teacher["num_steps"] = (2,)
+    teacher["optimizer"]["warmup"] = 2
+    for stage in (teacher, ctm, gan):
+        stage["loop"] = {
+            "num_updates": 4, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
+        }  # fmt: skip
+    for stage in (ctm, gan):
+        stage.update(levels=4, solver_steps=2, num_steps=(1, 2))
+    config.stages = (teacher, ctm, gan)
+    config.evaluation = ConfigDict(
+        {
+            "num_samples": 64, "metrics": ("fd_pixels",), "references": ("train",),
+            "gammas": (0.0, 1.0),
+        }
+    )  # fmt: skip
+    return config
 
 
 def die_at(module: str, attribute: str, count: int, when: str) -> None:

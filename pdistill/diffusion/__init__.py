@@ -1,6 +1,6 @@
 """Schedules, predictions, losses, guidance and closed-form denoisers. Imports only jax."""
 
-from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture
+from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture, Jump
 from pdistill.diffusion.guidance import Pair, guide, pair_of
 from pdistill.diffusion.losses import WEIGHTINGS, check_weighting, denoising_loss, v_weight
 from pdistill.diffusion.predictions import (
@@ -35,6 +35,7 @@ __all__ = [
     "Denoiser",
     "Gaussian",
     "GaussianMixture",
+    "Jump",
     "KarrasSchedule",
     "LinearBetaSchedule",
     "LinearLogsnrSchedule",

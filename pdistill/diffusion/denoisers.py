@@ -16,6 +16,8 @@ from jax import Array
 from pdistill.diffusion.predictions import alpha_sigma, angle, expand, v_from_x
 
 Denoiser = Callable[[Array, Array], Array]
+# (z [B, ...], logsnr_t [B], logsnr_s [B]) -> where the probability flow takes z, from t to s.
+Jump = Callable[[Array, Array, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,14 +75,15 @@ class LinearBetaSchedule:
 class KarrasSchedule:
     """EDM's grid of noise levels (Karras et al. 2022, eq. 5), as a schedule.
 
-    sigma^(1/rho) grows linearly from sigma_min to sigma_max, and logsnr = -2 log(sigma / data_std):
-    on images scaled by 1 / data_std, x + sigma eps has that log-SNR.
+    sigma^(1 / rho) grows linearly in t from sigma_min to sigma_max, and logsnr is
+    -2 log(sigma / data_std): that of x + sigma eps, for data of that deviation scaled to one. With
+    data_std = 1, 80 to 0.002 is logsnr -8.8 to 12.4.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
-    data_std: float = 0.5
+    data_std: float = 1.0
 
     def __post_init__(self):
         if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0 or self.data_std <= 0:

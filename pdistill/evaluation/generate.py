@@ -60,8 +60,9 @@ def generate(
 
     Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
     """
+    model = diffuser.jump if sampling.solver.jumps else diffuser.denoiser
     return samplers.sample(
-        diffuser.denoiser(params, label, guidance),
+        model(params, label, guidance),
         jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
         (len(indices), *shape),
         schedule=diffuser.schedule,

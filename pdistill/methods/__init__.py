@@ -1,5 +1,6 @@
 """Training methods: pure functions over one state, one file a method."""
 
+from pdistill.methods.ctm import Ctm, CtmStage
 from pdistill.methods.direct import Direct, DirectStage
 from pdistill.methods.dmd import Dmd, DmdStage, matching_gradient
 from pdistill.methods.gan import Gan, GanStage
@@ -25,10 +26,13 @@ STAGES: dict[str, type[Stage]] = {
     "dmd": DmdStage,
     "score_matching": ScoreMatchingStage,
     "multi_student": MultiStudentStage,
+    "ctm": CtmStage,
 }
 
 __all__ = [
     "STAGES",
+    "Ctm",
+    "CtmStage",
     "Direct",
     "DirectStage",
     "Dmd",

@@ -54,7 +54,7 @@ class DmdSettings:
     normaliser: str = "dmd2"
     guidance: float = 0.0
     features: str = "fake_score"
-    noise: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
+    noise: KarrasSchedule = KarrasSchedule(data_std=0.5)  # noqa: RUF009
     matching_times: tuple[float, ...] = (0.02, 0.98)
 
     def __post_init__(self):

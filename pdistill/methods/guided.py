@@ -7,13 +7,12 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import traverse_util
 from jax import Array
 
 from pdistill.methods.regression import RegressionStage, uniform_weights
 from pdistill.methods.score_matching import ScoreMatching
 from pdistill.methods.stage import Round, find_parent
-from pdistill.training import TrainState
+from pdistill.training import TrainState, transfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +29,8 @@ class Guided(ScoreMatching):
 
     def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
         """The student starts as the teacher's conditional network, whatever w is."""
-        params = traverse_util.flatten_dict(self.diffuser.init(key, image_shape))
-        params |= traverse_util.flatten_dict(teacher)
-        return self._from(traverse_util.unflatten_dict(params), teacher)
+        params, _ = transfer(self.diffuser.init(key, image_shape), teacher)
+        return self._from(params, teacher)
 
     def _weights(self, key, x):
         return uniform_weights(key, len(x), self.guidance, self.stratified, x.dtype)

@@ -39,7 +39,7 @@ class PairsConfig:
             raise ValueError(f"num must be at least 1; got {self.num}")
         solver = parse_solver(self.solver)
         samplers.check_steps(solver, self.num_steps)
-        if solver.stochastic:
+        if solver.stochastic or solver.jumps:
             raise ValueError(f"pairs need a deterministic solver; got {self.solver!r}")
 
     @property

@@ -30,12 +30,13 @@ class Round:
 
     Attributes:
       name: also its folder. method_name: what results.jsonl calls the method.
-      init: (key, parent's parameters or None, and teacher's if there is one) -> initial state.
+      init: (key, parent's parameters or None) -> initial state; after the parent's it gets those of
+        `teacher`, if there is one.
       loop: its length. num_steps: step counts to measure at; the model samples with the first.
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
-      teacher: name of another round for it, or None.
+      teacher: of another round that it needs besides, or None.
       trainable_fraction: of the model's parameters, those that learn.
       select: metric by which the exported model is chosen among those of all saves, at the first
         of num_steps; "" for the last one.
@@ -49,7 +50,7 @@ class Round:
     name: str
     method_name: str
     method: Method
-    init: Callable[[Array, Any], TrainState]
+    init: Callable[..., TrainState]
     loop: LoopConfig
     num_steps: tuple[int, ...]
     solver: str | None = None
@@ -68,6 +69,11 @@ class Round:
             raise ValueError(f"num_steps must be counts of at least 1; got {self.num_steps}")
         if self.select:
             check_distance(self.select, "select")
+
+    @property
+    def parents(self) -> tuple[str | None, ...]:
+        """Names of the rounds whose parameters `init` gets, in order; None for no parameters."""
+        return (self.parent, self.teacher) if self.teacher else (self.parent,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.diffusion import Denoiser, Schedule
+from pdistill.diffusion import Denoiser, Jump, Schedule
 from pdistill.networks.registry import change_network
 
 
@@ -23,7 +23,7 @@ class Diffuser:
 
     Attributes:
       network: network(z [B, ...], logsnr [B], label [B] or None, train=bool) -> output; one with a
-        field `guidance` that is true also takes guidance=[B].
+        field `guidance` or `target` that is true also takes guidance=[B] or target=[B].
       head: what the output is, one of `diffusion.HEADS`.
       schedule: the noise schedule it is trained and sampled on.
     """
@@ -45,6 +45,11 @@ class Diffuser:
         """Whether the guidance weight is an input of the network, not a pair of evaluations."""
         return getattr(self.network, "guidance", False)
 
+    @property
+    def takes_target(self) -> bool:
+        """Whether the log-SNR to jump to is an input of the network."""
+        return getattr(self.network, "target", False)
+
     def init(self, key: Array, shape: tuple[int, ...]) -> Any:
         """Parameters for one example of `shape`."""
         label = jnp.zeros(1, jnp.int32) if self.num_labels else None
@@ -61,7 +66,7 @@ class Diffuser:
     ) -> Array:
         """v_hat [B, ...]; with dropout if a key for it is given. Others as for `denoiser`."""
         convert = diffusion.v_from_output
-        return self._predictor(convert, params, label, guidance, dropout_key)(z, logsnr)
+        return self._predictor(convert, params, label, guidance, None, dropout_key)(z, logsnr)
 
     def denoiser(
         self, params: Any, label: Array | None = None, guidance: Array | None = None
@@ -71,8 +76,25 @@ class Diffuser:
         Args:
           label: [B]. guidance: weights w [B], or None for no guidance. Unless the network takes
             them as an input, they cost a second evaluation, without label, in the same call.
+
+        A network that takes a target is a denoiser where that is the level it starts from.
         """
-        return self._predictor(diffusion.x_from_output, params, label, guidance, None)
+        return self._predictor(diffusion.x_from_output, params, label, guidance)
+
+    def jump(self, params: Any, label: Array | None = None, guidance: Array | None = None) -> Jump:
+        """jump(z [B, ...], logsnr_t [B], logsnr_s [B]) -> z at logsnr_s; exactly z for s = t.
+
+        The DDIM step cos(phi_t - phi_s) z - sin(phi_t - phi_s) v, with v for g of Kim et al. (2023,
+        eq. 4). v is told the target if the network takes it, and else is the denoiser's. Other
+        arguments as for `denoiser`.
+        """
+
+        def jump(z, logsnr_t, logsnr_s):
+            v = self._predictor(diffusion.v_from_output, params, label, guidance, logsnr_s)
+            turn = diffusion.expand(diffusion.angle(logsnr_t) - diffusion.angle(logsnr_s), z)
+            return jnp.cos(turn) * z - jnp.sin(turn) * v(z, logsnr_t)
+
+        return jump
 
     def maps(
         self, params: Any, z: Array, logsnr: Array, label: Array | None = None
@@ -89,12 +111,14 @@ class Diffuser:
         """Network evaluations in one call of `denoiser`."""
         return 1 if guidance is None or self.takes_guidance else 2
 
-    def _predictor(self, convert, params, label, guidance, dropout_key):
+    def _predictor(self, convert, params, label, guidance, target=None, dropout_key=None):
         """(z, logsnr) -> the output as x or v, by `convert`."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        inputs = {"guidance": guidance} if self.takes_guidance else {}
 
-        def predict(z, logsnr, label):
+        def predict(z, logsnr, label, target):
+            inputs = {"guidance": guidance} if self.takes_guidance else {}
+            if self.takes_target:
+                inputs["target"] = target
             output = self.network.apply(
                 {"params": params}, z, logsnr, label if self.num_labels else None,
                 **inputs, train=dropout_key is not None, rngs=rngs,
@@ -103,14 +127,15 @@ class Diffuser:
 
         def pair(z, logsnr):
             labels = jnp.concatenate([label, jnp.full_like(label, self.num_labels)])
-            both = predict(jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), labels)
+            twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (z, logsnr, target))
+            both = predict(*twice[:2], labels, twice[2])
             return jnp.split(both, 2)
 
         if self.evaluations(guidance) == 2:
             if label is None:
                 raise ValueError("guidance is towards a label; give label too")
             return diffusion.guide(pair, guidance)
-        return lambda z, logsnr: predict(z, logsnr, label)
+        return lambda z, logsnr: predict(z, logsnr, label, target)
 
     def with_head(self, head: str, channels: int) -> "Diffuser":
         """The same with another head, for images of `channels` channels."""
@@ -124,6 +149,13 @@ class Diffuser:
     def with_network(self, arguments: Mapping[str, Any]) -> "Diffuser":
         """The same with a network of other arguments; raises as `build_network`."""
         return dataclasses.replace(self, network=change_network(self.network, arguments))
+
+    def with_target(self, schedule: Schedule) -> "Diffuser":
+        """The same with a network that takes the target of a jump, to be sampled on `schedule`.
+
+        It has a few more parameters.
+        """
+        return dataclasses.replace(self, network=self.network.clone(target=True), schedule=schedule)
 
     def without_dropout(self) -> "Diffuser":
         """The same with a network that has no dropout; parameters are shared."""

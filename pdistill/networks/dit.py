@@ -5,7 +5,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import GuidanceEmbedding, LabelEmbedding, logsnr_waves
+from pdistill.networks.embeddings import (
+    GuidanceEmbedding,
+    LabelEmbedding,
+    TargetEmbedding,
+    logsnr_waves,
+)
 from pdistill.networks.patches import channels_to_pixels
 
 
@@ -47,6 +52,7 @@ class DiT(nn.Module):
       num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given,
         and num_labels for "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate on the input of each block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations.
@@ -59,6 +65,7 @@ class DiT(nn.Module):
     heads: int = 4
     num_labels: int = 0
     guidance: bool = False
+    target: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
@@ -70,6 +77,7 @@ class DiT(nn.Module):
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -89,6 +97,11 @@ class DiT(nn.Module):
         embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
             nn.swish(embedding)
         )
+        if self.target:
+            target = logsnr if target is None else target
+            embedding += TargetEmbedding(
+                self.features, self.features, self.dtype, name="target_in"
+            )(target)
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 label, batch

@@ -47,6 +47,24 @@ class LabelEmbedding(nn.Module):
         )
 
 
+class TargetEmbedding(nn.Module):
+    """Log-SNRs to jump to, [B] -> [B, features], beside the embedding of the one to jump from.
+
+    The same sinusoids, `waves` of them, through layers of their own (Kim et al. 2023). Zero at
+    first, so that the network of a teacher is the jump of its denoiser.
+    """
+
+    waves: int
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, logsnr: Array) -> Array:
+        h = nn.Dense(self.features, dtype=self.dtype, name="in")(logsnr_waves(logsnr, self.waves))
+        zeros = nn.initializers.zeros
+        return nn.Dense(self.features, kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h))
+
+
 class GuidanceEmbedding(nn.Module):
     """Guidance weights w [B] -> [B, features], for a student of guided teachers; zero at first.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import GuidanceEmbedding, logsnr_waves
+from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding, logsnr_waves
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 
 
@@ -108,6 +108,7 @@ class UNet(nn.Module):
       head_channels: channels of an attention head; None for a single head.
       num_labels: 0 for an unconditional network.
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate within each residual block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
@@ -122,6 +123,7 @@ class UNet(nn.Module):
     head_channels: int | None = None
     num_labels: int = 0
     guidance: bool = False
+    target: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
@@ -134,6 +136,7 @@ class UNet(nn.Module):
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -154,6 +157,11 @@ class UNet(nn.Module):
             waves += GuidanceEmbedding(self.channels, name="guidance_in")(guidance, batch)
         embedding = dense(name="dense0")(waves)
         embedding = dense(name="dense1")(nn.swish(embedding))
+        if self.target:
+            target = logsnr if target is None else target
+            embedding += TargetEmbedding(
+                self.channels, self.embedding_channels, self.dtype, name="target_in"
+            )(target)
         if self.num_labels:
             if label is None:
                 label = jnp.full((batch,), self.num_labels)

@@ -1,42 +1,50 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
+from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
 from pdistill.samplers.solvers import (
     Ancestral,
     Ddim,
     DpmSolverPP2M,
+    Gamma,
     Heun,
     Multistep,
     OneStep,
     Solver,
     Stochastic,
     ddim_step,
+    heun_step,
 )
 
 SOLVERS = {
-    cls.name: cls for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep, Multistep)
+    cls.name: cls
+    for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep, Multistep, Gamma)
+}
+
+SETTINGS = {
+    Ancestral.name: Ancestral,
+    Gamma.name: lambda text: Gamma(float(text)),
+    Multistep.name: lambda text: Multistep(tuple(map(float, text.split(",")))),
 }
 
 
 def parse_solver(text: str) -> Solver:
-    """A solver by its name in SOLVERS, such as "ddim", with its argument if it takes one.
+    """A solver by its name in SOLVERS, such as "ddim", with its setting if it takes one.
 
-    "ancestral:medium:0.5" has a variance, "multistep:-20,-3,0" levels of log-SNR.
+    "ancestral:medium:0.5" has a variance, "gamma:0.5" a gamma, "multistep:-20,-3,0" log-SNRs.
 
     Raises:
-      ValueError: an unknown name, variance or level.
+      ValueError: an unknown name or setting.
     """
-    name, _, argument = text.partition(":")
-    if name == Multistep.name:
-        try:
-            return Multistep(tuple(float(level) for level in argument.split(",")))
-        except ValueError as error:
-            raise ValueError(
-                f"multistep needs rising log-SNRs, as in -20,-3,0; got {text!r}"
-            ) from error
-    if name not in SOLVERS or (argument and name != Ancestral.name):
+    name, _, setting = text.partition(":")
+    if name not in SOLVERS or (setting and name not in SETTINGS):
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {text!r}")
-    return Ancestral(argument) if argument else SOLVERS[name]()
+    if not setting:
+        return SOLVERS[name]()
+    try:
+        return SETTINGS[name](setting)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from error
 
 
 __all__ = [
@@ -44,14 +52,18 @@ __all__ = [
     "Ancestral",
     "Ddim",
     "DpmSolverPP2M",
+    "Gamma",
     "Heun",
     "Multistep",
     "OneStep",
     "Solver",
     "Stochastic",
+    "bits_per_dim",
     "check_steps",
     "ddim_step",
     "encode",
+    "heun_step",
+    "log_likelihood",
     "num_evaluations",
     "parse_solver",
     "sample",

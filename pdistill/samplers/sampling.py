@@ -1,5 +1,6 @@
 """The one driver of all solvers: a `lax.scan` over a grid of noise levels."""
 
+import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,8 @@ def sample(
     shape: Sequence[int] | None = None,
     *,
     schedule: Schedule,
-    num_steps: int,
+    num_steps: int | None = None,
+    times: Sequence[float] | None = None,
     solver: Solver = Ddim(),  # noqa: B008
     clip: tuple[float, float] | None = None,
     z_init: Array | None = None,
@@ -32,14 +34,16 @@ def sample(
     sharded `z_init`.
 
     Args:
-      denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...].
+      denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...]; for a solver that `jumps`, a
+        `diffusion.Jump`.
       key: PRNG key for the first noise and for stochastic solvers, or a key for each sample, [B]:
         then a sample depends on its own key only. May be None when `z_init` is given and the
         solver is deterministic.
       shape: [B, ...] of the samples; not needed with `z_init`.
       schedule: t in [0, 1] -> logsnr.
       num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
-      clip: (low, high) applied to x_hat at every evaluation, or None.
+      times: N + 1 falling times in [0, 1] instead of num_steps' equal ones; z_init is at the first.
+      clip: (low, high) applied to x_hat at every evaluation, or None; of jumps, to the last alone.
       z_init: standard normal noise [B, ...] to start from instead of drawing it.
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, instead of
         stepping to logsnr(0). On a schedule that ends at almost clean data (logsnr 20) this keeps
@@ -49,6 +53,12 @@ def sample(
     Returns:
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
     """
+    if (num_steps is None) == (times is None):
+        raise ValueError("give either num_steps or times")
+    if times is not None:
+        if any(earlier <= later for earlier, later in itertools.pairwise(times)):
+            raise ValueError(f"times must fall; got {times}")
+        num_steps = len(times) - 1
     check_steps(solver, num_steps)
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
@@ -58,12 +68,19 @@ def sample(
             raise ValueError("give either shape or z_init")
         key, init_key = noise.split(key)
         z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
-    z = _at_least_float32(z_init)
-    logsnrs = solver.grid(schedule, num_steps, z.dtype)
-    return _integrate(
-        _clipped(denoise, clip), z, key, logsnrs, solver,
-        last_step_is_x_hat, return_trajectory,
-    )  # fmt: skip
+    z = at_least_float32(z_init)
+    if times is None:
+        logsnrs = solver.grid(schedule, num_steps, z.dtype)
+    else:
+        logsnrs = schedule(jnp.asarray(times, z.dtype))
+    if not solver.jumps:
+        denoise = _clipped(denoise, clip)
+    x, trajectory = _integrate(
+        denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory
+    )
+    if solver.jumps and clip is not None:
+        x = jnp.clip(x, *clip)
+    return (x, trajectory) if return_trajectory else x
 
 
 def encode(
@@ -88,12 +105,13 @@ def encode(
       Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
     """
     check_steps(solver, num_steps)
-    if solver.stochastic:
-        raise ValueError(f"encode needs a deterministic solver; got {solver}")
-    x = _at_least_float32(x)
+    if solver.stochastic or solver.jumps:
+        raise ValueError(f"encode needs a deterministic solver of denoisers; got {solver}")
+    x = at_least_float32(x)
     logsnr = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
     alpha, _ = alpha_sigma(logsnr[0])
-    return _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+    z, trajectory = _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+    return (z, trajectory) if return_trajectory else z
 
 
 def check_steps(solver: Solver, num_steps: int) -> None:
@@ -110,7 +128,7 @@ def num_evaluations(solver: Solver, num_steps: int, last_step_is_x_hat: bool = T
     return (num_steps - 1) * solver.evaluations_per_step + last
 
 
-def _at_least_float32(a: Array) -> Array:
+def at_least_float32(a: Array) -> Array:
     """Noise levels and the state of a solver do not fit half precision."""
     a = jnp.asarray(a)
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
@@ -123,7 +141,7 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 
 
 def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
-    """Scans the solver over the grid `logsnrs` [N + 1]."""
+    """Scans the solver over the grid `logsnrs` [N + 1]: the end, and the trajectory or None."""
     num_steps = logsnrs.shape[0] - 1
 
     def step(carry, inputs):
@@ -131,7 +149,7 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
         i, logsnr_t, logsnr_s, logsnr_k = inputs
         ahead = {"logsnr_k": logsnr_k} if solver.looks_ahead else {}
         step_key = None if key is None else noise.fold_in(key, i)
-        x_hat = denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
+        x_hat = solver.evaluate(denoise, z, logsnr_t, logsnr_s, memory)
 
         def advance():
             return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory, **ahead)
@@ -144,5 +162,5 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
 
     after = jnp.concatenate([logsnrs[2:], logsnrs[-1:]])  # the last step has none
     steps = (jnp.arange(num_steps), logsnrs[:-1], logsnrs[1:], after)
-    (x, _), rest = jax.lax.scan(step, (z, solver.init(z)), steps)
-    return (x, jnp.concatenate([z[None], rest])) if return_trajectory else x
+    (x, _), rest = jax.lax.scan(step, (z, solver.init(z, logsnrs)), steps)
+    return x, jnp.concatenate([z[None], rest]) if return_trajectory else None

@@ -14,7 +14,16 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, angle, diffuse, v_from_x
+from pdistill.diffusion import (
+    Denoiser,
+    Schedule,
+    alpha_sigma,
+    angle,
+    diffuse,
+    eps_from_x,
+    expand,
+    v_from_x,
+)
 from pdistill.samplers.noise import normal
 
 
@@ -22,8 +31,8 @@ class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
     `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
-    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next, and
-    `max_steps` bounds the number of steps.
+    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next,
+    `max_steps` bounds the number of steps, and `jumps` says that its model is a `Jump`.
     """
 
     name: str
@@ -31,15 +40,23 @@ class Solver(abc.ABC):
     looks_ahead = False
     evaluations_per_step = 1
     max_steps = math.inf
+    jumps = False
 
     def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
         """The noise levels of N steps, logsnr [N + 1]: t = 1, (N-1)/N, ..., 0 of the schedule."""
         return schedule(jnp.arange(num_steps, -1, -1, dtype=dtype) / num_steps)
 
-    def init(self, z: Array) -> Any:
-        """Memory before the first step."""
-        del z
+    def init(self, z: Array, logsnrs: Array) -> Any:
+        """Memory before the first step, on the grid `logsnrs` [N + 1]."""
+        del z, logsnrs
         return ()
+
+    def evaluate(
+        self, denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, memory: Any
+    ) -> Array:
+        """What a step from t to s starts with, and the last one ends with: x_hat at t."""
+        del logsnr_s, memory
+        return denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
 
     @abc.abstractmethod
     def step(
@@ -68,6 +85,21 @@ def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array
     _, sigma_t = alpha_sigma(logsnr_t)
     alpha_s, sigma_s = alpha_sigma(logsnr_s)
     return sigma_s / sigma_t * z - alpha_s * jnp.expm1((logsnr_t - logsnr_s) / 2) * x_hat
+
+
+def heun_step(denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+    """Heun's step of Karras et al. (2022, algorithm 1), for levels [B]: two evaluations.
+
+    The trapezoid in the variance exploding coordinates z / alpha and sigma / alpha, in which the
+    slope is eps and Euler's step is DDIM's: half of that step with eps at t, half with eps at s.
+    """
+    level_t, level_s = expand(logsnr_t, z), expand(logsnr_s, z)
+    alpha_t, sigma_t = alpha_sigma(level_t)
+    alpha_s, sigma_s = alpha_sigma(level_s)
+    z_euler = ddim_step(z, denoise(z, logsnr_t), level_t, level_s)
+    eps_s = eps_from_x(z_euler, denoise(z_euler, logsnr_s), logsnr_s)
+    with_eps_s = alpha_s / alpha_t * (z - sigma_t * eps_s) + sigma_s * eps_s
+    return (z_euler + with_eps_s) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +237,7 @@ class DpmSolverPP2M(Solver):
 
     name = "dpmpp_2m"
 
-    def init(self, z):
+    def init(self, z, logsnrs):
         return jnp.zeros_like(z), jnp.full((), math.inf, z.dtype)
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
@@ -213,3 +245,49 @@ class DpmSolverPP2M(Solver):
         h = logsnr_s - logsnr_t
         x_ahead = x_hat + h / (2 * h_before) * (x_hat - x_before)  # h_before is inf at first
         return ddim_step(z, x_ahead, logsnr_t, logsnr_s), (x_hat, h)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma(Solver):
+    """Jumps below the next level, and back up to it with fresh noise (Kim et al. 2023, sec. 3.3).
+
+    For a `Jump` in the place of the denoiser. With tau = sigma / alpha, and tau_0 that of the last
+    level, a jump towards s lands at sqrt(1 - gamma^2) (tau_s - tau_0) + tau_0; the last one stays.
+
+    Attributes:
+      gamma: from 0, deterministic jumps, to 1, jumps to the end: multistep consistency sampling.
+    """
+
+    gamma: float = 0.0
+    name = "gamma"
+    jumps = True
+
+    def __post_init__(self):
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1]; got {self.gamma}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.gamma > 0
+
+    def init(self, z, logsnrs):
+        return logsnrs[-1]
+
+    def evaluate(self, jump, z, logsnr_t, logsnr_s, logsnr_end):
+        levels = logsnr_t, self._landing(logsnr_s, logsnr_end)
+        return jump(z, *(jnp.broadcast_to(level, z.shape[:1]) for level in levels))
+
+    def step(self, jump, z, z_landed, logsnr_t, logsnr_s, key, logsnr_end):
+        if not self.gamma:
+            return z_landed, logsnr_end
+        landing = self._landing(logsnr_s, logsnr_end)
+        alpha_s, sigma_s = alpha_sigma(logsnr_s)
+        alpha, _ = alpha_sigma(landing)
+        sigma = sigma_s * jnp.sqrt(-jnp.expm1(logsnr_s - landing))
+        return alpha_s / alpha * z_landed + sigma * normal(key, z.shape, z.dtype), logsnr_end
+
+    def _landing(self, logsnr_s: Array, logsnr_end: Array) -> Array:
+        """Level that a jump towards s lands at."""
+        keep = math.sqrt(1 - self.gamma**2)
+        ratio = keep + (1 - keep) * jnp.exp((logsnr_s - logsnr_end) / 2)  # of tau to tau_s
+        return logsnr_s - 2 * jnp.log(ratio)

@@ -20,6 +20,7 @@ from pdistill.training.loop import (
 )
 from pdistill.training.optimizers import Optimizer
 from pdistill.training.state import Learner, TrainState
+from pdistill.training.transfer import Transfer, transfer
 
 __all__ = [
     "EXIT_CODE",
@@ -34,6 +35,7 @@ __all__ = [
     "Steppable",
     "StopSignals",
     "TrainState",
+    "Transfer",
     "checksum",
     "compile_update",
     "count",
@@ -43,5 +45,6 @@ __all__ = [
     "partition",
     "save_params",
     "train",
+    "transfer",
     "value_and_grad",
 ]

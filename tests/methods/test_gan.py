@@ -13,6 +13,7 @@ from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.methods import Gan, GanStage, ProgressiveStage, Teacher
 from pdistill.methods.adversarial import Discriminator, Judge
+from pdistill.methods.adversary import Adversary
 from pdistill.methods.generator import generate_few
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
@@ -24,12 +25,20 @@ DIFFUSER = Diffuser(NETWORK, "v", CosineSchedule())
 SMALL = DIFFUSER.with_network({"features": 8})
 IMAGE = (8, 8, 1)
 PIXELS = Judge(features="pixels", halvings=(2,), width=16, mixing=0)
+ADAM = Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0)
+
+
+def adversary(**changes):
+    settings = {
+        "discriminator": Discriminator((PIXELS,), DIFFUSER), "optimizer": ADAM, "r1_interval": 3,
+    }  # fmt: skip
+    return Adversary(**settings | changes)
+
+
 SETTINGS = {
     "diffuser": DIFFUSER,
     "optimizer": Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0, ema_decay=0.9),
-    "discriminator": Discriminator((PIXELS,), DIFFUSER),
-    "discriminator_optimizer": Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0),
-    "r1_interval": 3,
+    "adversary": adversary(),
 }
 
 
@@ -146,7 +155,7 @@ def test_frozen_parameters(preset, teacher, batch):
 
 def test_order_of_updates(teacher, batch):
     """Card, section 3: generator, then discriminator, then R1 at updates 3, 6, ... but not 0."""
-    method = Gan(**SETTINGS, r1=1.0)
+    method = Gan(**SETTINGS | {"adversary": adversary(r1=1.0)})
     states, rows = run(method, start(method, teacher), batch, 7)
     assert [row["r1"] > 0 for row in rows] == [False, False, False, True, False, False, True]
 
@@ -160,12 +169,13 @@ def test_order_of_updates(teacher, batch):
 def test_each_update_moves_its_own_network(teacher, batch):
     method, x = Gan(**SETTINGS), batch["image"]
     state = start(method, teacher)
+    key = jax.random.key(0)
     updates = {
-        "student": method._update_generator,
-        "discriminator": method._update_discriminator,
+        "student": lambda s: method._update_generator(s, x, None, key),
+        "discriminator": lambda s: method.adversary.update_discriminator(s, -x, x, None, key, key),
     }
     for mover, update in updates.items():
-        new, _ = jax.jit(lambda s, update=update: update(s, x, None, jax.random.key(0)))(state)
+        new, _ = jax.jit(update)(state)
         for name in state.learners:
             old = state.learners[name].params
             assert same(new.learners[name].params, old) == (name != mover)
@@ -174,13 +184,14 @@ def test_each_update_moves_its_own_network(teacher, batch):
 def test_weight_of_r1(teacher, batch):
     """Its gradient is that of interval * r1 / 2 * penalty, on images without augmentation."""
     augmented = Discriminator((PIXELS,), DIFFUSER, ("color",))
-    method = Gan(**SETTINGS | {"discriminator": augmented}, r1=0.7)
+    judging = adversary(discriminator=augmented, r1=0.7)
+    method = Gan(**SETTINGS | {"adversary": judging})
     state, x = start(method, teacher), batch["image"]
     learner = state.learners["discriminator"]
 
     def loss(params):
         def total(x):
-            logits, _ = SETTINGS["discriminator"](
+            logits, _ = adversary().discriminator(
                 params, state.frozen["discriminator"], learner.carried, x, None, jax.random.key(9)
             )
             return logits[0].sum()
@@ -188,9 +199,9 @@ def test_weight_of_r1(teacher, batch):
         return 3 * 0.7 / 2 * jnp.sum(jax.grad(total)(x) ** 2) / len(x)
 
     desired = jax.jit(jax.grad(loss))(learner.params)
-    new, _ = jax.jit(method._update_r1)(state, x, None, jax.random.key(0))
+    new, _ = jax.jit(judging.update_r1)(state, x, None, jax.random.key(0))
     [adam] = adam_states(new.learners["discriminator"])
-    decay = method._lazy_optimizer.b1
+    decay = judging.lazy_optimizer.b1
     assert decay == 0.0  # so that the first moment is the gradient
     for ours, theirs in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(desired), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
@@ -198,24 +209,21 @@ def test_weight_of_r1(teacher, batch):
 
 def test_lazy_optimizer():
     """Card, test 8: lr * 16 / 17 and beta2 ** (16 / 17)."""
-    optimizer = Gan(**SETTINGS | {"r1_interval": 16})._lazy_optimizer
+    optimizer = adversary(r1_interval=16).lazy_optimizer
     assert optimizer.learning_rate == pytest.approx(2e-2 * 16 / 17)
     assert optimizer.b2 == pytest.approx(0.99 ** (16 / 17))
-    without = Gan(**SETTINGS, r1=0.0)._lazy_optimizer
-    assert without == SETTINGS["discriminator_optimizer"]
+    assert adversary(r1=0.0).lazy_optimizer == ADAM
 
 
 def test_both_schedules_end_together(teacher, batch):
     """R1's updates count in the discriminator's, which once ended first: then nothing held the
     generator back."""
     rate = {"anneal": "linear", "num_updates": 12, "clip_norm": 0.0}
-    method = Gan(
-        **SETTINGS
-        | {"optimizer": Optimizer(1e-2, **rate), "discriminator_optimizer": Optimizer(1e-2, **rate)}
-    )
+    judging = adversary(optimizer=Optimizer(1e-2, **rate))
+    method = Gan(DIFFUSER, Optimizer(1e-2, **rate), judging)
     states, _ = run(method, start(method, teacher), batch, 12)
     [adam] = adam_states(states[12].learners["discriminator"])
-    schedule = method._lazy_optimizer.schedule()
+    schedule = judging.lazy_optimizer.schedule()
     assert float(schedule(int(adam.count) - 1)) > 0
     assert float(schedule(int(adam.count) + 2)) == 0
 
@@ -242,9 +250,8 @@ def test_it_finds_the_data():
     diffuser = Diffuser(Shift(), "v", CosineSchedule())
     judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
     method = Gan(
-        diffuser, Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0, ema_decay=0.98),
-        Discriminator((judge,), diffuser),
-        Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0), r1=0.1,
+        diffuser, dataclasses.replace(ADAM, ema_decay=0.98),
+        Adversary(Discriminator((judge,), diffuser), ADAM, r1=0.1),
     )  # fmt: skip
     teacher = diffuser.init(jax.random.key(0), (4, 4, 1))
     state = method.init(jax.random.key(1), teacher, teacher, (4, 4, 1))
@@ -265,7 +272,8 @@ def test_it_finds_the_data():
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
     wide = Discriminator((dataclasses.replace(PIXELS, width=64),), DIFFUSER)
-    method = Gan(**SETTINGS | {"discriminator": wide}, r1=1.0, frozen=PRESETS["dit"])
+    judging = adversary(discriminator=wide, r1=1.0)
+    method = Gan(**SETTINGS | {"adversary": judging}, frozen=PRESETS["dit"])
     _, alone = run(method, start(method, teacher), batch, 4)
     mesh = make_mesh(*mesh)
     state = start(method, teacher)
@@ -351,7 +359,7 @@ def test_one_step_generators_are_no_teachers():
 
 def test_updates_whose_r1_is_not_finite_are_seen(teacher, batch):
     """The loop leaves out updates of which a metric is not finite: R1's gradient is one."""
-    method = Gan(**SETTINGS, r1=1.0)
+    method = Gan(**SETTINGS | {"adversary": adversary(r1=1.0)})
     state = start(method, teacher).replace(step=jnp.asarray(3))
     _, metrics = compiled(method)(state, batch, jax.random.key(0))
     assert metrics["r1_grad_norm"] > 0

@@ -239,7 +239,7 @@ def test_clips_every_evaluation(x64, solver):
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=str)
 def test_trajectory_is_that_of_a_python_loop(x64, solver, last_step_is_x_hat):
     logsnr = -2 * np.log(np.tan(1.5707055269354342 * np.arange(6, -1, -1) / 6 + 4.539992973e-05))
-    z, memory = Z, solver.init(Z)
+    z, memory = Z, solver.init(Z, None)
     desired = [Z]
     for i in range(6):
         x_hat = wavy(z, np.full(3, logsnr[i]))

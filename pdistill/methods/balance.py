@@ -1,0 +1,43 @@
+"""Weights that make several losses pull equally on one late layer (Esser et al. 2021, eq. 7)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax import Array
+
+SMALL = 1e-4  # added to the norm that is divided by
+
+
+def balance(
+    pullback: Callable[[Mapping[str, Array]], Any],
+    losses: Mapping[str, Array],
+    layer: str,
+    first: str,
+    limits: Mapping[str, tuple[float, float]],
+) -> dict[str, Array]:
+    """The weight of each loss: 1 for `first`; for others its gradient's norm over theirs, clipped.
+
+    Args:
+      pullback: cotangents of `losses` -> the gradient with respect to all parameters, as `jax.vjp`
+        gives it. Of its results for a single loss only one leaf is used; the compiler removes what
+        leads to the others.
+      losses: scalars by name. layer: path of that leaf, such as "conv_out/kernel".
+      limits: least and greatest weight of each of the others.
+    """
+
+    def norm(name: str) -> Array:
+        one = {other: jnp.full_like(loss, other == name) for other, loss in losses.items()}
+        gradient = traverse_util.flatten_dict(pullback(one), sep="/")[layer]
+        return optax.tree.norm(gradient)
+
+    pull = norm(first)
+    weights = {
+        name: jnp.clip(pull / (norm(name) + SMALL), *limits[name])
+        for name in losses
+        if name != first
+    }
+    return jax.lax.stop_gradient({first: jnp.ones_like(pull)} | weights)

@@ -1,0 +1,121 @@
+"""Networks that jump: a teacher's weights behave as before, and at s = t nothing moves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill import samplers
+from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels, x_from_v
+from pdistill.networks import Diffuser, DiT, UNet
+from pdistill.training import transfer
+
+SHAPE = (8, 8, 1)
+RNG = np.random.default_rng(0)
+Z = RNG.normal(size=(4, *SHAPE)).astype(np.float32)
+LOGSNR_T = np.array([-8.0, -2.0, 0.5, 3.0], np.float32)
+LOGSNR_S = np.array([-7.0, 4.0, 12.0, 3.5], np.float32)
+UNET = UNet(1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=())
+NETWORKS = {"dit": DiT(1, features=8, depth=1, heads=2), "unet": UNET}
+
+
+def random_params(diffuser, seed=1):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), diffuser.param_shapes(SHAPE)
+    )
+
+
+def teacher_and_student(network):
+    teacher = Diffuser(network, "v", CosineSchedule())
+    student = teacher.with_target(KarrasSchedule())
+    params = random_params(teacher)
+    fresh = random_params(student, seed=2)
+    # What its own initialisation does is looked at alone: the rest need not be compiled.
+    fresh["target_in"] = jax.jit(lambda: student.init(jax.random.key(0), SHAPE)["target_in"])()
+    return teacher, params, student, *transfer(fresh, params)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_teachers_weights_behave_as_before(name):
+    """For every target, to the last bit; only what takes the target is new."""
+    teacher, params, student, moved, report = teacher_and_student(NETWORKS[name])
+    assert not report.unused
+    assert {path.split("/")[0] for path in report.new} == {"target_in"}
+    desired = jax.jit(teacher.denoiser(params))(Z, LOGSNR_T)
+    np.testing.assert_array_equal(jax.jit(student.denoiser(moved))(Z, LOGSNR_T), desired)
+    ours, theirs = (
+        jax.jit(model.jump(p))(Z, LOGSNR_T, LOGSNR_S)
+        for model, p in ((student, moved), (teacher, params))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_before_training_its_jumps_are_the_teachers_ddim(name):
+    teacher, params, student, moved, _ = teacher_and_student(NETWORKS[name])
+    run = functools.partial(
+        samplers.sample, key=None, z_init=jnp.asarray(Z), schedule=student.schedule, num_steps=4
+    )
+    ours = jax.jit(lambda: run(student.jump(moved), solver=samplers.Gamma(0.0)))()
+    theirs = jax.jit(lambda: run(teacher.denoiser(params), last_step_is_x_hat=False))()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_target_is_heard(name):
+    """Once its layers are not zero; the denoiser is the jump's where the two levels meet.
+
+    Rounding turns into phases of the sinusoids, whose angles reach 1,000.
+    """
+    student = Diffuser(NETWORKS[name], "v", CosineSchedule()).with_target(KarrasSchedule())
+    params = random_params(student)
+    v = jax.jit(lambda s: student.network.apply({"params": params}, Z, LOGSNR_T, target=s))
+    assert np.std(v(LOGSNR_S) - v(LOGSNR_T)) > 0.01
+    diagonal = jax.jit(student.v)(params, Z, LOGSNR_T)
+    np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("head", ["v", "x", "both"])
+def test_nothing_moves_to_where_it_is(head):
+    network = DiT(output_channels(head, 1), features=8, depth=1, heads=2)
+    student = Diffuser(network, head, CosineSchedule()).with_target(KarrasSchedule())
+    jump = jax.jit(student.jump(random_params(student)))
+    np.testing.assert_array_equal(jump(Z, LOGSNR_T, LOGSNR_T), Z)
+
+
+def test_the_jump_is_ddims_step():
+    """With g, what v says of the image when it is told the target, for x_hat."""
+    student = Diffuser(NETWORKS["dit"], "v", CosineSchedule()).with_target(KarrasSchedule())
+    params = random_params(student)
+
+    @jax.jit
+    def step(z):
+        v = student.network.apply({"params": params}, z, LOGSNR_T, target=LOGSNR_S)
+        g = x_from_v(z, v, LOGSNR_T)
+        return samplers.ddim_step(z, g, *(a[:, None, None, None] for a in (LOGSNR_T, LOGSNR_S)))
+
+    actual = jax.jit(student.jump(params))(Z, LOGSNR_T, LOGSNR_S)
+    np.testing.assert_allclose(actual, step(jnp.asarray(Z)), rtol=0, atol=5e-4)
+
+
+def test_a_guided_pair_jumps():
+    """Both of the pair are told the target."""
+    network = DiT(1, features=8, depth=1, heads=2, num_labels=3)
+    student = Diffuser(network, "v", CosineSchedule()).with_target(KarrasSchedule())
+    params, label = random_params(student), np.array([0, 1, 2, 0], np.int32)
+
+    @jax.jit
+    def x_hat(label):
+        jump = student.jump(params, label)
+        return jump(jnp.asarray(Z), LOGSNR_T, np.full(4, 40, np.float32))  # there z is x
+
+    guided = jax.jit(
+        lambda: student.jump(params, label, np.full(4, 2, np.float32))(
+            jnp.asarray(Z), LOGSNR_T, np.full(4, 40, np.float32)
+        )
+    )()
+    desired = 3 * x_hat(label) - 2 * x_hat(np.full(4, 3, np.int32))
+    np.testing.assert_allclose(guided, desired, rtol=0, atol=1e-4)

@@ -1,0 +1,84 @@
+"""Likelihood by the probability flow: Gaussians in closed form, mixtures, and their scores."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from pdistill.diffusion import CosineSchedule, Gaussian, GaussianMixture, KarrasSchedule
+from pdistill.samplers import bits_per_dim, log_likelihood
+
+run = jax.jit(log_likelihood, static_argnums=0, static_argnames=("schedule", "num_steps"))
+X = np.random.default_rng(0).normal(0.3, 0.5, (5, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error"), [(CosineSchedule(), 1e-4), (KarrasSchedule(), 0.03)]
+)
+def test_a_gaussian(x64, schedule, error):
+    """The density with the noise of the data's end.
+
+    At sigma / alpha = 80 the mean of z_1 is 0.3 / 80, not the 0 that it is taken for: that moves
+    the logarithm of each of six elements by 0.004 z.
+    """
+    actual = run(Gaussian(0.3, 0.5).denoise, X, schedule=schedule)
+    std = np.hypot(0.5, np.exp(-schedule(0.0) / 2))
+    desired = stats.norm(0.3, std).logpdf(X).sum((1, 2))
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=error)
+    bits = -desired / (6 * np.log(2)) + np.log2(127.5)
+    np.testing.assert_allclose(bits_per_dim(actual, 6), bits, rtol=error)
+
+
+def test_a_uniform_image_needs_eight_bits():
+    """Uniform on [-1 - 1/255, 1 + 1/255]: each of 256 levels is as likely as any."""
+    log_density = -np.log(2 * 256 / 255)
+    np.testing.assert_allclose(bits_per_dim(jnp.array(10 * log_density), 10), 8, rtol=1e-6)
+
+
+def test_the_order_of_the_solver(x64):
+    """A mixture in two dimensions, where nothing is linear: fourth order."""
+    mixture = GaussianMixture(
+        np.array([0.4, 0.6]), np.array([[-0.5, 0.2], [0.6, -0.3]]), np.array([0.3, 0.4])
+    )
+    x = np.random.default_rng(1).normal(0, 0.6, (6, 2))
+    densities = [
+        w * stats.multivariate_normal(m, s**2).pdf(x)
+        for w, m, s in zip(mixture.weights, mixture.means, mixture.stds, strict=True)
+    ]
+    desired = np.log(sum(densities))
+    errors = [
+        np.abs(run(mixture.denoise, x, schedule=CosineSchedule(), num_steps=n) - desired).max()
+        for n in (8, 32)
+    ]
+    assert errors[1] < 1e-4
+    assert errors[0] / errors[1] > 4**3.3
+
+
+def test_hutchinson_is_unbiased(x64):
+    """Elements that depend on each other: the probes' mean is the exact one."""
+    mix = np.array([[1.0, 0.6, 0.0], [0.0, 0.8, 0.5], [0.3, 0.0, 0.7]])
+    covariance = mix @ mix.T
+
+    def denoise(z, logsnr):
+        """Of N(0, covariance)."""
+        a = jax.nn.sigmoid(logsnr)[:, None, None]
+        noisy = a * covariance[None] + (1 - a) * np.eye(3)[None]
+        gain = jnp.sqrt(a) * covariance[None] @ jnp.linalg.inv(noisy)
+        return jnp.einsum("bij,bj->bi", gain, z)
+
+    x = np.random.default_rng(2).normal(size=(1, 3)) @ mix.T
+    desired = stats.multivariate_normal(np.zeros(3), covariance).logpdf(x)
+    options = {"schedule": CosineSchedule(), "num_steps": 32}
+    exact = run(denoise, x, **options)
+    np.testing.assert_allclose(exact, desired, atol=1e-4)
+    probes = run(denoise, np.repeat(x, 4000, 0), **options, key=jax.random.key(0))
+    assert np.std(probes) > 0.1
+    np.testing.assert_allclose(np.mean(probes), desired, atol=4 * np.std(probes) / np.sqrt(4000))
+
+
+def test_it_does_not_use_one_example_for_another(x64):
+    run_one = functools.partial(run, Gaussian(0.3, 0.5).denoise, schedule=CosineSchedule())
+    np.testing.assert_allclose(run_one(X)[2:3], run_one(X[2:3]), rtol=1e-12)
