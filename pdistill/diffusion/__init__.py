@@ -22,6 +22,8 @@ from pdistill.diffusion.predictions import (
 )
 from pdistill.diffusion.schedules import (
     CosineSchedule,
+    DdpmSchedule,
+    EdmSchedule,
     LinearBetaSchedule,
     LinearLogsnrSchedule,
     Schedule,
@@ -31,7 +33,9 @@ __all__ = [
     "HEADS",
     "WEIGHTINGS",
     "CosineSchedule",
+    "DdpmSchedule",
     "Denoiser",
+    "EdmSchedule",
     "Gaussian",
     "GaussianMixture",
     "LinearBetaSchedule",

@@ -8,10 +8,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pdistill.networks.diffuser import Diffuser
+from pdistill.networks.diffusers_dit import DiffusersDiT
+from pdistill.networks.diffusers_unet import DiffusersUNet
 from pdistill.networks.dit import DiT
+from pdistill.networks.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.unet import UNet
 
-NETWORKS = {"dit": DiT, "unet": UNet}
+NETWORKS = {
+    "dit": DiT,
+    "unet": UNet,
+    "dhariwal_unet": DhariwalUNet,
+    "diffusers_dit": DiffusersDiT,
+    "diffusers_unet": DiffusersUNet,
+    "song_unet": SongUNet,
+}
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -45,4 +55,15 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     return {"name": names[0], "arguments": arguments}
 
 
-__all__ = ["NETWORKS", "DiT", "Diffuser", "UNet", "build_network", "describe_network"]
+__all__ = [
+    "NETWORKS",
+    "DhariwalUNet",
+    "DiT",
+    "Diffuser",
+    "DiffusersDiT",
+    "DiffusersUNet",
+    "SongUNet",
+    "UNet",
+    "build_network",
+    "describe_network",
+]
