@@ -17,7 +17,6 @@ from pdistill.interop import ConversionError, convert_edm
 FOLDER = Path(__file__).parents[1] / "fixtures/interop/edm"
 NETWORKS = {
     "ddpmpp_edm": ("song_unet", "v", EdmSchedule()),
-    "ncsnpp_edm": ("song_unet", "v", EdmSchedule()),
     "ddpmpp_vp": ("song_unet", "eps", LinearBetaSchedule()),
     "ncsnpp_ve": ("song_unet", "eps", LinearLogsnrSchedule(-2 * np.log(100), -2 * np.log(0.02))),
     "adm_edm": ("dhariwal_unet", "v", EdmSchedule()),
