@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pdistill.interop.conversion import Conversion, build, params_from_torch, teacher_card
-from pdistill.interop.weights import ConversionError
+from pdistill.interop.conversion import Conversion, build, converter, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks import Diffuser
 from pdistill.networks.conventions import Ddpm, describe_convention
-from pdistill.torch_files import WeightsError, read_torch
+from pdistill.torch_files import read_torch
 
 DEFAULTS: dict[str, Any] = {
     "image_size": 64,
@@ -57,6 +57,7 @@ OUTSIDE = {
 }
 
 
+@converter
 def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None) -> Conversion:
     """Reads a state dict (.pt).
 
@@ -68,15 +69,12 @@ def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None)
       ConversionError: unknown flags, or weights that are damaged or not what the flags say.
     """
     options = parse_flags(flags)
-    try:
-        state = read_torch(source)
-    except WeightsError as error:
-        raise ConversionError(str(error)) from error
+    state = read_torch(source)
     labels = state.get("label_emb.weight")
     diffuser = describe(options) if labels is None else describe(options, len(labels))
     tensors = _tensors(state, diffuser.network, options, source)
     shape = (options["image_size"], options["image_size"], 3)
-    params = params_from_torch(diffuser, shape, tensors, source)
+    params = from_torch(diffuser.param_shapes(shape), tensors, source)
     card = teacher_card(diffuser, shape, method="adm", source=source, num_steps=num_steps)
     return Conversion(diffuser, params, card)
 
@@ -158,11 +156,7 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
         "num_labels": num_labels if options["class_cond"] else 0,
         "dropout": options["dropout"],
     }
-    try:
-        schedule = convention.schedule
-    except ValueError as error:
-        raise ConversionError(f"--flags: {error}") from error
-    return build("diffusers_unet", arguments, convention.head, schedule, "--flags")
+    return build("diffusers_unet", arguments, convention.head, convention.schedule)
 
 
 def _places(network: Any) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,17 @@
 """What every kind of source becomes: a diffuser, its parameters and a card."""
 
 import dataclasses
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pdistill import model as models
+from pdistill.diffusion import Schedule
 from pdistill.files import one_line
-from pdistill.interop.weights import ConversionError, from_torch
+from pdistill.interop.weights import ConversionError
 from pdistill.networks import Diffuser, build_network
 
 NUM_STEPS = 64  # of an imported teacher, unless the source or the user says
@@ -65,33 +68,25 @@ def write_model(directory: str | Path, conversion: Conversion) -> None:
         raise
 
 
-def build(
-    name: str, arguments: dict[str, Any], head: str, schedule: Any, source: str | Path
-) -> Diffuser:
-    """A diffuser from plain data.
+def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
+    """Makes one clear error of whatever a file leads to: configs and pickles may hold anything."""
 
-    Raises:
-      ConversionError: arguments that cannot be.
-    """
-    try:
-        return Diffuser(build_network(name, arguments), head, schedule)
-    except Exception as error:  # whatever Flax raises for arguments that do not fit
-        raise ConversionError(f"{source}: {one_line(error)}") from error
+    @functools.wraps(convert)
+    def guarded(source: str | Path, **options: Any) -> Conversion:
+        try:
+            return convert(source, **options)
+        except ConversionError:
+            raise
+        except Exception as error:
+            cause = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+            raise ConversionError(f"cannot convert {source}: {cause}") from error
+
+    return guarded
 
 
-def params_from_torch(
-    diffuser: Diffuser, shape: tuple[int, ...], tensors: dict[str, Any], source: str | Path
-) -> Any:
-    """The parameters of `diffuser`, for images of `shape`, from PyTorch's tensors by name.
-
-    Raises:
-      ConversionError: a network that cannot be, or see `weights.match`.
-    """
-    try:
-        shapes = diffuser.param_shapes(shape)
-    except Exception as error:  # whatever Flax raises
-        raise ConversionError(f"{source}: {one_line(error)}") from error
-    return from_torch(shapes, tensors, source)
+def build(name: str, arguments: dict[str, Any], head: str, schedule: Schedule) -> Diffuser:
+    """A diffuser from plain data."""
+    return Diffuser(build_network(name, arguments), head, schedule)
 
 
 def read_json(path: Path) -> dict[str, Any]:

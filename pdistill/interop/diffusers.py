@@ -4,14 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdistill.interop.conversion import (
-    Conversion,
-    build,
-    params_from_torch,
-    read_json,
-    teacher_card,
-)
-from pdistill.interop.weights import ConversionError, read_safetensors
+from pdistill.interop.conversion import Conversion, build, converter, read_json, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
 from pdistill.networks.conventions import Ddpm, describe_convention
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -42,6 +36,7 @@ DIT_IS = {
 SCHEDULER_IS = {"trained_betas": None, "rescale_betas_zero_snr": False}
 
 
+@converter
 def convert_diffusers(source: str | Path) -> Conversion:
     """Reads a pipeline's folder, or that of its unet or transformer.
 
@@ -59,33 +54,29 @@ def convert_diffusers(source: str | Path) -> Conversion:
         [folder / "scheduler", folder.parent / "scheduler", folder], "scheduler_config.json", source
     )
     convention = _convention(scheduler / "scheduler_config.json")
-    try:
-        if name == "UNet2DModel":
-            network, arguments = "diffusers_unet", _unet(config, path)
-        else:
-            network, arguments = "diffusers_dit", _dit(config, path)
-        size = config["sample_size"]
-        height, width = size if isinstance(size, list) else (size, size)
-        shape = (int(height), int(width), int(config.get("in_channels", 4)))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        raise ConversionError(f"{path} lacks or misstates {error}") from error
+    is_unet = name == "UNet2DModel"
+    network, arguments = (
+        ("diffusers_unet", _unet(config, path))
+        if is_unet
+        else ("diffusers_dit", _dit(config, path))
+    )
+    size = config["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    shape = (int(height), int(width), int(config.get("in_channels", 3 if is_unet else 4)))
     arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
-    diffuser = build(network, arguments, convention.head, convention.schedule, path)
+    diffuser = build(network, arguments, convention.head, convention.schedule)
     tensors = {_renamed(k): a for k, a in read_safetensors(folder / WEIGHTS).items()}
-    if name == "DiTTransformer2DModel":
-        patch = arguments["patch"]
-        tensors = _without_variance(tensors, config, patch, shape[-1])
+    if not is_unet:
+        tensors = _without_variance(tensors, config, arguments["patch"], shape[-1])
     card = teacher_card(
         diffuser,
         shape,
         method="diffusers",
         source=source,
-        guided=name == "DiTTransformer2DModel",
+        guided=not is_unet,
         pixels=shape[-1] in (1, 3),
     )
-    params = params_from_torch(diffuser, shape, tensors, folder / WEIGHTS)
+    params = from_torch(diffuser.param_shapes(shape), tensors, folder / WEIGHTS)
     return Conversion(diffuser, params, card)
 
 
@@ -107,23 +98,18 @@ def _convention(path: Path) -> Ddpm:
     _check(config, SCHEDULER_IS, path)
     betas = config.get("beta_schedule", "linear")
     head = config.get("prediction_type", "epsilon")
-    if betas not in BETAS or head not in HEADS:
+    if betas not in list(BETAS) or head not in list(HEADS):
         raise ConversionError(
             f"{path}: beta_schedule must be one of {', '.join(BETAS)} and prediction_type one of "
             f"{', '.join(HEADS)}; they are {betas!r} and {head!r}"
         )
-    try:
-        convention = Ddpm(
-            HEADS[head],
-            BETAS[betas],
-            float(config.get("beta_start", 1e-4)),
-            float(config.get("beta_end", 0.02)),
-            int(config.get("num_train_timesteps", 1000)),
-        )
-        _ = convention.schedule
-    except (TypeError, ValueError) as error:
-        raise ConversionError(f"{path}: {error}") from error
-    return convention
+    return Ddpm(
+        HEADS[head],
+        BETAS[betas],
+        float(config.get("beta_start", 1e-4)),
+        float(config.get("beta_end", 0.02)),
+        int(config.get("num_train_timesteps", 1000)),
+    )
 
 
 def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import numpy as np
 from pdistill import torch_files
 from pdistill.diffusion import EdmSchedule, LinearBetaSchedule, LinearLogsnrSchedule
 from pdistill.files import one_line
-from pdistill.interop.conversion import Conversion, build, params_from_torch, teacher_card
-from pdistill.interop.weights import ConversionError
+from pdistill.interop.conversion import Conversion, build, converter, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks.conventions import Edm, Ve, Vp, describe_convention
 
 # Arguments of the published networks and ours; what is not here must be as `FIXED` says.
@@ -41,6 +41,7 @@ FIXED = {"decoder_type": "standard"}
 IGNORED = ("img_resolution", "in_channels", "out_channels", "augment_dim", "label_dropout")
 
 
+@converter
 def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversion:
     """Reads a network's pickle, or a training snapshot with one as `ema`.
 
@@ -49,23 +50,17 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
         network or preconditioning than those of `NETWORKS` and EDM's, VP's and VE's.
     """
     precond = read_module(source)
-    try:
-        convention, schedule = _conventions(precond)
-        network = precond.parts["model"]
-        if network.name not in NETWORKS:
-            raise ConversionError(f"it has {network.name}, not {' or '.join(NETWORKS)}")
-        size, channels = (int(precond.state[key]) for key in ("img_resolution", "img_channels"))
-        name, arguments = NETWORKS[network.name][0], _arguments(network)
-        tensors = network.tensors()
-    except ConversionError as error:
-        raise ConversionError(f"{source}: {error}") from error
-    except Exception as error:  # its attributes can be anything, or lack
-        raise ConversionError(f"{source} is not a network of EDM: {one_line(error)}") from error
+    convention, schedule = _conventions(precond)
+    network = precond.parts["model"]
+    if network.name not in NETWORKS:
+        raise ValueError(f"it has {network.name}, not {' or '.join(NETWORKS)}")
+    size, channels = (int(precond.state[key]) for key in ("img_resolution", "img_channels"))
+    name, arguments = NETWORKS[network.name][0], _arguments(network)
     arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
-    diffuser = build(name, arguments, convention.head, schedule, source)
+    diffuser = build(name, arguments, convention.head, schedule)
     tensors = {
         key: array
-        for key, array in tensors.items()
+        for key, array in network.tensors().items()
         if not key.endswith(".resample_filter") and not key.startswith("map_augment.")
     }
     shape = (size, size, channels)
@@ -77,7 +72,7 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
         num_steps=num_steps,
         guided=bool(diffuser.num_labels and network.arguments.get("label_dropout")),
     )
-    return Conversion(diffuser, params_from_torch(diffuser, shape, tensors, source), card)
+    return Conversion(diffuser, from_torch(diffuser.param_shapes(shape), tensors, source), card)
 
 
 def _conventions(precond: "Module") -> tuple[Any, Any]:
@@ -93,7 +88,7 @@ def _conventions(precond: "Module") -> tuple[Any, Any]:
         case "VEPrecond":
             low, high = (-2 * float(np.log(a[key])) for key in ("sigma_max", "sigma_min"))
             return Ve(), LinearLogsnrSchedule(low, high)
-    raise ConversionError(f"it has {precond.name}, not EDMPrecond, VPPrecond or VEPrecond")
+    raise ValueError(f"it has {precond.name}, not EDMPrecond, VPPrecond or VEPrecond")
 
 
 def _arguments(network: "Module") -> dict[str, Any]:
@@ -103,10 +98,10 @@ def _arguments(network: "Module") -> dict[str, Any]:
         if key in known:
             arguments[known[key]] = value
         elif key not in IGNORED and FIXED.get(key) != value:
-            raise ConversionError(f"{network.name} with {key}={value!r} is not supported")
+            raise ValueError(f"{network.name} with {key}={value!r} is not supported")
     encoder = arguments.get("residual", "standard")
     if encoder not in ("standard", "residual"):
-        raise ConversionError(f"{network.name} with encoder_type={encoder!r} is not supported")
+        raise ValueError(f"{network.name} with encoder_type={encoder!r} is not supported")
     if network.name == "SongUNet":
         arguments["residual"] = encoder == "residual"
     return arguments

@@ -12,8 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.files import one_line
-from pdistill.interop.conversion import Conversion, read_json
+from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
 from pdistill.model import CARD, FORMAT, Model, build_diffuser, replace
 from pdistill.training import checksum
@@ -80,6 +79,7 @@ def _readme(model: Model) -> str:
     )
 
 
+@converter
 def read_folder(source: str | Path) -> Conversion:
     """What `write_folder` wrote.
 
@@ -88,18 +88,16 @@ def read_folder(source: str | Path) -> Conversion:
     """
     source = Path(source)
     card = read_json(source / "config.json")
-    try:
-        diffuser = build_diffuser(card)
-        shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
-        missing = [key for key in CARD if key not in card]
-        if missing or card["format"] != FORMAT:
-            raise ValueError(f"it lacks {missing}, or its format is not {FORMAT}")
-    except Exception as error:  # a card may hold anything
-        raise ConversionError(
-            f"{source / 'config.json'} is not of a pdistill model: {one_line(error)}"
-        ) from error
+    for key in CARD:
+        if key not in card:
+            raise ConversionError(f"{source / 'config.json'} lacks the key {key!r}")
+    if card.get("format") != FORMAT:
+        raise ConversionError(f"{source} has format {card.get('format')}; this reads {FORMAT}")
+    diffuser = build_diffuser(card)
+    shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
     path = source / "model.safetensors"
     params = from_flat(shapes, read_safetensors(path), path)
     if checksum(params) != card["checksum"]:
         raise ConversionError(f"{path} does not hold the parameters that config.json tells of")
+    _ = Model(diffuser, params, card).sampling  # raises if it cannot be sampled
     return Conversion(diffuser, params, card)

@@ -14,10 +14,11 @@ from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule, output_channels
 from pdistill.files import one_line
-from pdistill.interop.conversion import Conversion, build, teacher_card
+from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, match
 
 
+@converter
 def convert_official_pd(
     source: str | Path, *, image_size: int, head: str | None = None, num_steps: int | None = None
 ) -> Conversion:
@@ -44,7 +45,7 @@ def convert_official_pd(
     arguments = _arguments(tensors, image_size, source)
     channels = tensors["conv_in/kernel"].shape[2]
     head = head or ("both" if arguments["out_channels"] == 2 * channels else "x")
-    diffuser = build("unet", arguments, head, CosineSchedule(), source)
+    diffuser = build("unet", arguments, head, CosineSchedule())
     if arguments["out_channels"] != output_channels(head, channels):
         raise ConversionError(
             f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}"

@@ -104,8 +104,8 @@ RENAMED = {
     b"EDMPrecond": "it has XXXXXXXXXX, not EDMPrecond, VPPrecond or VEPrecond",
     b"SongUNet": "it has XXXXXXXX, not SongUNet or DhariwalUNet",
     b"channel_mult": "SongUNet with XXXXXXXXXXXX=[1, 2] is not supported",
-    b"sigma_data": "is not a network of EDM: 'sigma_data'",
-    b"_modules": "is not a network of EDM: '_modules'",
+    b"sigma_data": "it lacks 'sigma_data'",
+    b"_modules": "it lacks '_modules'",
     b"ema": "holds no network, nor a dictionary with one as 'ema'",
     b"ModuleDict": "torch.nn.modules.container.XXXXXXXXXX has no place in a network",
 }

@@ -86,12 +86,19 @@ def test_truncated(folder, tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    "card",
-    [{"format": 2}, {"head": "w"}, {"network": {"name": "dit"}}, {"network": 3}, {"data": {}}],
+    ("card", "message"),
+    [
+        ({"format": 2}, "has format 2; this reads 1"),
+        ({"head": "w"}, "cannot convert .*: head must be one of v, x, eps, both; got 'w'"),
+        ({"network": {"name": "dit"}}, "cannot convert .*: it lacks 'arguments'"),
+        ({"network": 3}, "cannot convert .*: 'int' object"),
+        ({"solver": "ddjm"}, "cannot convert .*: solver must be one of"),
+        ({"clip": [1.0, -1.0]}, "cannot convert .*: clip must be"),
+    ],
     ids=str,
 )
-def test_wrong_cards(folder, tmp_path, card):
-    with pytest.raises(ConversionError, match=r"config.json is not of a pdistill model: "):
+def test_wrong_cards(folder, tmp_path, card, message):
+    with pytest.raises(ConversionError, match=message):
         read_folder(rewrite(folder, tmp_path, **card))
 
 
