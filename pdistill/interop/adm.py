@@ -48,6 +48,7 @@ RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+ATTENTION = {"norm": "group_norm", "proj_out": "to_out.0"}
 OUTSIDE = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -120,14 +121,13 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
     try:
         multipliers = options["channel_mult"] or MULTIPLIERS[size]
         channels = [int(float(m) * width) for m in multipliers.split(",")]
-        attended = {int(s) for s in options["attention_resolutions"].split(",")}
-    except (KeyError, ValueError) as error:
+        attended = {size // int(s) for s in options["attention_resolutions"].split(",")}
+    except (KeyError, ValueError, ZeroDivisionError) as error:
         raise ConversionError(
             f"--flags: image_size={size} needs channel_mult, and that and attention_resolutions "
-            f"must be numbers with commas"
+            "must be numbers with commas"
         ) from error
     levels = len(channels)
-    # Time steps are told on a scale of 1000 if they are rescaled.
     if options["rescale_timesteps"] and options["diffusion_steps"] != 1000:
         raise ConversionError("--flags: rescale_timesteps is supported for 1000 steps only")
     scale = 1000 / options["diffusion_steps"]
@@ -145,7 +145,7 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
         "convention": describe_convention(convention),
         "channels": channels,
         "blocks": options["num_res_blocks"],
-        "attention": tuple(i for i in range(levels) if size >> i in attended),
+        "attention": tuple(i for i in range(levels) if 2**i in attended),
         "heads": options["num_heads"] if head_channels == -1 else 0,
         "head_channels": max(head_channels, 0),
         "resample_down": ways,
@@ -198,49 +198,33 @@ def _tensors(
     places = dict(_places(network)) | OUTSIDE
     tensors = {}
     for name, array in state.items():
-        # A place is two or three parts of a name, or four.
         parts = name.split(".")
-        place = next(
-            (p for n in range(len(parts) - 1, 0, -1) if (p := ".".join(parts[:n])) in places), None
-        )
+        starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+        place = next((start for start in starts if start in places), None)
         if place is None:
             tensors[name] = array
             continue
-        ours, rest = places[place], name[len(place) + 1 :]
-        layer, _, leaf = rest.rpartition(".")
-        if ".attentions." in ours:
-            layers = {"norm": "group_norm", "proj_out": "to_out.0"}
-            if layer == "qkv":
-                tensors |= _split(f"{ours}.to_", leaf, array, network, options, name, source)
-                continue
-            layer = layers.get(layer, layer)
-        else:
-            layer = RESNET.get(layer, layer)
+        ours = places[place]
+        layer, _, leaf = name[len(place) + 1 :].rpartition(".")
         if ours == "conv_out" and options["learn_sigma"] and len(array) == 6:
             array = array[:3]
-        tensors[".".join(filter(None, (ours, layer, leaf)))] = array
+        if ".attentions." in ours and layer == "qkv":
+            heads = network.heads or len(array) // 3 // network.head_channels
+            if not heads or len(array) % (3 * heads):
+                raise ConversionError(
+                    f"{source}: {name!r} has shape {list(array.shape)}, not {heads} heads"
+                )
+            split = _split(array, heads, options["use_new_attention_order"])
+            tensors |= {f"{ours}.to_{part}.{leaf}": a for part, a in split.items()}
+            continue
+        layers = ATTENTION if ".attentions." in ours else RESNET
+        tensors[".".join(filter(None, (ours, layers.get(layer, layer), leaf)))] = array
     return tensors
 
 
-def _split(
-    prefix: str,
-    leaf: str,
-    array: np.ndarray,
-    network: Any,
-    options: dict[str, Any],
-    name: str,
-    source: str | Path,
-) -> dict[str, np.ndarray]:
-    """q, k and v [C, ...] of qkv [3 C, ...]: one after the other, or so within each head."""
-    channels, rest = len(array) // 3, array.shape[1:]
-    heads = network.heads or channels // network.head_channels
-    if len(array) % 3 or not heads or channels % heads:
-        raise ConversionError(
-            f"{source}: {name!r} has shape {list(array.shape)}, not {heads} heads"
-        )
-    if options["use_new_attention_order"]:
-        parts = np.split(array, 3)
-    else:
-        split = array.reshape(heads, 3, channels // heads, *rest)
-        parts = [split[:, i].reshape(channels, *rest) for i in range(3)]
-    return {f"{prefix}{part}.{leaf}": a for part, a in zip("qkv", parts, strict=True)}
+def _split(array: np.ndarray, heads: int, one_after_another: bool) -> dict[str, np.ndarray]:
+    """q, k and v [C, ...] of qkv [3 C, ...]; else they are so within each head."""
+    if one_after_another:
+        return dict(zip("qkv", np.split(array, 3), strict=True))
+    split = array.reshape(heads, 3, -1, *array.shape[1:])
+    return {part: split[:, i].reshape(-1, *array.shape[1:]) for i, part in enumerate("qkv")}

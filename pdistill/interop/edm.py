@@ -20,7 +20,7 @@ from pdistill.interop.conversion import Conversion, build, converter, teacher_ca
 from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks.conventions import Edm, Ve, Vp, describe_convention
 
-# Arguments of the published networks and ours; what is not here must be as `FIXED` says.
+# Arguments of the published networks and ours.
 SHARED = {
     "model_channels": "channels",
     "channel_mult": "multipliers",
@@ -37,7 +37,11 @@ SONG = SHARED | {
     "resample_filter": "taps",
 }
 NETWORKS = {"SongUNet": ("song_unet", SONG), "DhariwalUNet": ("dhariwal_unet", SHARED)}
-FIXED = {"decoder_type": "standard"}
+CHOICES = {
+    "embedding_type": ("positional", "fourier"),
+    "encoder_type": ("standard", "residual"),
+    "decoder_type": ("standard",),
+}
 IGNORED = ("img_resolution", "in_channels", "out_channels", "augment_dim", "label_dropout")
 
 
@@ -93,17 +97,14 @@ def _conventions(precond: "Module") -> tuple[Any, Any]:
 
 def _arguments(network: "Module") -> dict[str, Any]:
     _, known = NETWORKS[network.name]
-    arguments = {}
+    arguments: dict[str, Any] = {"dropout": 0.1}  # EDM's default
     for key, value in network.arguments.items():
+        if value not in CHOICES.get(key, (value,)) or key not in (*known, *CHOICES, *IGNORED):
+            raise ValueError(f"{network.name} with {key}={value!r} is not supported")
         if key in known:
             arguments[known[key]] = value
-        elif key not in IGNORED and FIXED.get(key) != value:
-            raise ValueError(f"{network.name} with {key}={value!r} is not supported")
-    encoder = arguments.get("residual", "standard")
-    if encoder not in ("standard", "residual"):
-        raise ValueError(f"{network.name} with encoder_type={encoder!r} is not supported")
-    if network.name == "SongUNet":
-        arguments["residual"] = encoder == "residual"
+    if "residual" in arguments:
+        arguments["residual"] = arguments["residual"] == "residual"
     return arguments
 
 

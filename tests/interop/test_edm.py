@@ -117,6 +117,13 @@ def test_renamed(convert, name, message):
         convert(unpacked("ddpmpp_edm").replace(name, b"X" * len(name)))
 
 
+@pytest.mark.parametrize("value", [b"fourier", b"residual"])
+def test_choices_that_are_unknown(convert, value):
+    data = unpacked("ncsnpp_ve").replace(value, b"X" * len(value))
+    with pytest.raises(ConversionError, match=r"_type='X+' is not supported"):
+        convert(data)
+
+
 def test_wrong_shape(convert):
     data = unpacked("ddpmpp_edm")
     wider = re.sub(rb"(model_channels\x94K)\x08", lambda match: match[1] + b"\x10", data)
