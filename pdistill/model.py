@@ -30,6 +30,7 @@ from pdistill.training import checksum, load_params, save_params
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
+    "ddpm": diffusion.DdpmSchedule,
     "karras": diffusion.KarrasSchedule,
     "linear_beta": diffusion.LinearBetaSchedule,
     "linear_logsnr": diffusion.LinearLogsnrSchedule,
@@ -188,7 +189,20 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     return SCHEDULES[name](**arguments)
 
 
-def save(directory: str | Path, diffuser: Diffuser, params: Any, **card: Any) -> None:
+def build_diffuser(card: dict[str, Any]) -> Diffuser:
+    """The inverse of `describe`.
+
+    Raises:
+      KeyError, ValueError: something is missing, or unknown here.
+    """
+    return Diffuser(
+        build_network(card["network"]["name"], card["network"]["arguments"]),
+        card["head"],
+        build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
+    )
+
+
+def save(directory: str | Path, diffuser: Diffuser, params: Any, /, **card: Any) -> None:
     """Writes a model directory whole or not at all.
 
     Args:
@@ -264,11 +278,7 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
         if key not in card:
             raise ModelError(f"{directory / 'model.json'} lacks the key {key!r}")
     try:
-        diffuser = Diffuser(
-            build_network(card["network"]["name"], card["network"]["arguments"]),
-            card["head"],
-            build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
-        )
+        diffuser = build_diffuser(card)
         shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
         model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)

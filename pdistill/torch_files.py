@@ -52,6 +52,13 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class LoadedStorage(NamedTuple):
+    """A storage with its elements, by its key."""
+
+    storage: Storage
+    buffers: dict[str, bytes]
+
+
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a flat state dict by name: read-only arrays, strided as they were saved.
 
@@ -68,10 +75,22 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError("it is in neither format of torch.save")
         if not isinstance(tensors, dict):
             raise ValueError("it is not a state dict")
-        return {name: _array(name, tensor, buffers) for name, tensor in tensors.items()}
+        return {name: array(name, tensor, buffers) for name, tensor in tensors.items()}
     except Exception as error:  # a damaged pickle can raise anything
         cause = str(error) or type(error).__name__
         raise WeightsError(f"cannot read {path}: {cause}; get the file again") from error
+
+
+def read_storage(data: bytes) -> LoadedStorage:
+    """One storage in the legacy format, as ordinary pickles have it in them.
+
+    Raises:
+      Exception: of any kind, if it is damaged or anything else.
+    """
+    storage, buffers = _read_legacy(data)
+    if not isinstance(storage, Storage):
+        raise ValueError("it is not a storage")
+    return LoadedStorage(storage, buffers)
 
 
 def sha256(path: str | Path) -> str:
@@ -119,7 +138,12 @@ def _whole(storage: Storage, buffer: bytes) -> bytes:
     return buffer
 
 
-def _array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
+def array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
+    """The view that `tensor` is, read-only; `name` is for messages.
+
+    Raises:
+      ValueError: it is not a tensor, or reaches beyond its storage.
+    """
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise ValueError(f"{name!r} is not a tensor by name")
     storage, offset, shape, strides = tensor

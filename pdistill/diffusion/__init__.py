@@ -22,6 +22,7 @@ from pdistill.diffusion.predictions import (
 )
 from pdistill.diffusion.schedules import (
     CosineSchedule,
+    DdpmSchedule,
     KarrasSchedule,
     LinearBetaSchedule,
     LinearLogsnrSchedule,
@@ -32,6 +33,7 @@ __all__ = [
     "HEADS",
     "WEIGHTINGS",
     "CosineSchedule",
+    "DdpmSchedule",
     "Denoiser",
     "Gaussian",
     "GaussianMixture",

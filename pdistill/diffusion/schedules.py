@@ -5,6 +5,8 @@ can be static arguments of jit. t may have any shape; float64 in gives float64 o
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -107,3 +109,56 @@ class LinearLogsnrSchedule:
 
     def __call__(self, t: Array) -> Array:
         return self.logsnr_max + (self.logsnr_min - self.logsnr_max) * jnp.asarray(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class DdpmSchedule:
+    """The discrete noise levels of DDPM: time step i = 0 .. num - 1 is at t = (i + 1) / num.
+
+    alpha^2 of step i is the product of 1 - beta up to i. Between the steps logsnr is linear in t,
+    and so it goes on below the first one.
+
+    Attributes:
+      betas: "linear" from beta_start to beta_end (Ho et al. 2020), "scaled_linear", whose square
+        roots are linear, or "cosine" (Nichol & Dhariwal 2021, eq. 17), which has no ends.
+      num: how many.
+    """
+
+    betas: str = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    num: int = 1000
+
+    def __post_init__(self):
+        if self.betas not in ("linear", "scaled_linear", "cosine"):
+            raise ValueError(f"betas must be linear, scaled_linear or cosine; got {self.betas!r}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"need 0 < beta_start <= beta_end < 1; got {self}")
+        if self.num < 2:
+            raise ValueError(f"num must be at least 2; got {self.num}")
+
+    def __call__(self, t: Array) -> Array:
+        t = jnp.asarray(t)
+        table = jnp.asarray(_ddpm_table(self), t.dtype)
+        return jnp.interp(self.num * t, jnp.arange(self.num + 1, dtype=t.dtype), table)
+
+    def step(self, logsnr: Array) -> Array:
+        """The time step at a noise level, a real number in [0, num - 1], of logsnr's shape."""
+        table = jnp.asarray(_ddpm_table(self)[:0:-1], logsnr.dtype)
+        return jnp.interp(logsnr, table, jnp.arange(self.num - 1, -1, -1, dtype=logsnr.dtype))
+
+
+@functools.lru_cache(maxsize=16)
+def _ddpm_table(schedule: DdpmSchedule) -> tuple[float, ...]:
+    """logsnr at t = 0, 1 / num, ..., 1, in Python's double precision."""
+    num, start, end = schedule.num, schedule.beta_start, schedule.beta_end
+    if schedule.betas == "cosine":
+        curve = [math.cos((i / num + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num + 1)]
+        betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(curve)]
+    else:
+        power = 2 if schedule.betas == "scaled_linear" else 1
+        a, b = start ** (1 / power), end ** (1 / power)
+        betas = [(a + (b - a) * i / (num - 1)) ** power for i in range(num)]
+    logs = itertools.accumulate(math.log1p(-beta) for beta in betas)  # log alpha^2
+    table = [log - math.log(-math.expm1(log)) for log in logs]
+    return (2 * table[0] - table[1], *table)

@@ -7,11 +7,22 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pdistill.networks.diffusers_dit import DiffusersDiT
+from pdistill.networks.diffusers_unet import DiffusersUNet
 from pdistill.networks.dit import DiT
+from pdistill.networks.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.routed import Routed
 from pdistill.networks.unet import UNet
 
-NETWORKS = {"dit": DiT, "routed": Routed, "unet": UNet}
+NETWORKS = {
+    "dhariwal_unet": DhariwalUNet,
+    "diffusers_dit": DiffusersDiT,
+    "diffusers_unet": DiffusersUNet,
+    "dit": DiT,
+    "routed": Routed,
+    "song_unet": SongUNet,
+    "unet": UNet,
+}
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -8,6 +8,8 @@ import pytest
 
 from pdistill.diffusion import (
     CosineSchedule,
+    DdpmSchedule,
+    KarrasSchedule,
     LinearBetaSchedule,
     LinearLogsnrSchedule,
     alpha_sigma,
@@ -18,6 +20,9 @@ SCHEDULES = [
     CosineSchedule(-8.0, 13.0, shift=2 * math.log(32 / 256)),
     LinearBetaSchedule(),
     LinearLogsnrSchedule(),
+    KarrasSchedule(),
+    DdpmSchedule(),
+    DdpmSchedule("cosine"),
 ]
 
 
@@ -145,3 +150,53 @@ def test_is_a_value(schedule):
 def test_bad_arguments(make):
     with pytest.raises(ValueError, match=r"need|must"):
         make()
+
+
+def test_edm_is_the_grid_of_karras(x64):
+    """Karras et al. 2022, eq. 5, at the two ends of its 18 noise levels."""
+    logsnr = KarrasSchedule()(jnp.array([1.0, 16 / 17, 1 / 17, 0.0]))
+    np.testing.assert_allclose(logsnr, [-8.7641, -8.1066, 9.7782, 12.4292], atol=1e-4)
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "cosine"])
+def test_ddpm_levels_are_products_of_its_betas(x64, betas):
+    schedule = DdpmSchedule(betas, 1e-3, 0.05, num=50)
+    if betas == "linear":
+        beta = np.linspace(1e-3, 0.05, 50)
+    elif betas == "scaled_linear":
+        beta = np.linspace(1e-3**0.5, 0.05**0.5, 50) ** 2
+    else:
+        curve = np.cos((np.arange(51) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
+    alpha, _ = alpha_sigma(schedule(jnp.arange(1, 51) / 50))
+    np.testing.assert_allclose(alpha**2, np.cumprod(1 - beta), rtol=1e-9)
+
+
+def test_ddpm_between_its_steps(x64):
+    schedule = DdpmSchedule()
+    steps = jnp.array([0.0, 1.0, 10.25, 500.5, 998.75, 999.0])
+    np.testing.assert_allclose(schedule.step(schedule((steps + 1) / 1000)), steps, atol=1e-8)
+    np.testing.assert_array_equal(schedule.step(jnp.array([30.0, -30.0])), [0, 999])
+    ends = schedule(jnp.array([0.0, 0.5, 1.0]) / 1000)
+    np.testing.assert_allclose(ends[0] - ends[1], ends[1] - ends[2])
+
+
+def test_ddpm_in_float32():
+    schedule = DdpmSchedule()
+    steps = np.arange(1000, dtype=np.float32)
+    # The coarsest: at the noisy end a step is 0.02 of logsnr, which is 10 with 1e-6 of rounding.
+    np.testing.assert_allclose(schedule.step(schedule((steps + 1) / 1000)), steps, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DdpmSchedule("sigmoid"), "betas must be linear, scaled_linear or cosine"),
+        (lambda: DdpmSchedule(beta_start=0.0), "need 0 < beta_start"),
+        (lambda: DdpmSchedule(num=1), "num must be at least 2; got 1"),
+        (lambda: KarrasSchedule(sigma_min=0.0), "need 0 < sigma_min < sigma_max"),
+    ],
+)
+def test_impossible_published_schedules(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

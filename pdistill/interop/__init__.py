@@ -1,0 +1,37 @@
+"""Other people's models in, our samplers out; nothing that is read can execute.
+
+Noise levels, heads and layouts of others are translated here and in `networks.conventions`, and
+are not known to anything else.
+"""
+
+from pdistill.interop.adm import convert_adm
+from pdistill.interop.conversion import Conversion, write_model
+from pdistill.interop.diffusers import convert_diffusers
+from pdistill.interop.edm import convert_edm
+from pdistill.interop.hub import read_folder, write_folder
+from pdistill.interop.official_pd import convert_official_pd
+from pdistill.interop.stablehlo import export_sampler, write_sampler
+from pdistill.interop.weights import ConversionError
+
+CONVERTERS = {
+    "adm": convert_adm,
+    "diffusers": convert_diffusers,
+    "edm": convert_edm,
+    "official_pd": convert_official_pd,
+    "safetensors": read_folder,
+}
+
+__all__ = [
+    "CONVERTERS",
+    "Conversion",
+    "ConversionError",
+    "convert_adm",
+    "convert_diffusers",
+    "convert_edm",
+    "convert_official_pd",
+    "export_sampler",
+    "read_folder",
+    "write_folder",
+    "write_model",
+    "write_sampler",
+]

@@ -1,0 +1,230 @@
+"""State dicts of guided-diffusion (Dhariwal & Nichol 2021); their learned variance is dropped.
+
+A state dict does not say how its network is built: its own command line does, "MODEL_FLAGS" in its
+README. Names become those of `networks.diffusers_unet`.
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdistill.interop.conversion import Conversion, build, converter, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch
+from pdistill.networks import Diffuser
+from pdistill.networks.conventions import Ddpm, describe_convention
+from pdistill.torch_files import read_torch
+
+DEFAULTS: dict[str, Any] = {
+    "image_size": 64,
+    "num_channels": 128,
+    "num_res_blocks": 2,
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "num_head_channels": -1,
+    "attention_resolutions": "16,8",
+    "channel_mult": "",
+    "dropout": 0.0,
+    "class_cond": False,
+    "use_checkpoint": False,
+    "use_scale_shift_norm": True,
+    "resblock_updown": False,
+    "use_fp16": False,
+    "use_new_attention_order": False,
+    "learn_sigma": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "predict_xstart": False,
+    "rescale_timesteps": False,
+}
+MULTIPLIERS = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
+RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+ATTENTION = {"norm": "group_norm", "proj_out": "to_out.0"}
+OUTSIDE = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb": "class_embedding",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+
+
+@converter
+def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None) -> Conversion:
+    """Reads a state dict (.pt).
+
+    Args:
+      flags: guided-diffusion's, such as "--image_size 64 --class_cond True"; others have its
+        defaults.
+
+    Raises:
+      ConversionError: unknown flags, or weights that are damaged or not what the flags say.
+    """
+    options = parse_flags(flags)
+    state = read_torch(source)
+    labels = state.get("label_emb.weight")
+    diffuser = describe(options) if labels is None else describe(options, len(labels))
+    tensors = _tensors(state, diffuser.network, options, source)
+    shape = (options["image_size"], options["image_size"], 3)
+    params = from_torch(diffuser.param_shapes(shape), tensors, source)
+    card = teacher_card(diffuser, shape, method="adm", source=source, num_steps=num_steps)
+    return Conversion(diffuser, params, card)
+
+
+def parse_flags(flags: str) -> dict[str, Any]:
+    """guided-diffusion's options, by name, from its command line; left out ones by default.
+
+    Raises:
+      ConversionError: an unknown flag, or a value of another type.
+    """
+    words = shlex.split(flags.replace("=", " "))
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise ConversionError(f"--flags must be like '--image_size 64'; they are {flags!r}")
+    options = dict(DEFAULTS)
+    for name, word in zip((w[2:] for w in words[::2]), words[1::2], strict=True):
+        if name not in DEFAULTS:
+            raise ConversionError(f"--flags: {name!r} is not one of {', '.join(DEFAULTS)}")
+        kind = type(DEFAULTS[name])
+        try:
+            if kind is bool:
+                options[name] = {"true": True, "1": True, "false": False, "0": False}[word.lower()]
+            else:
+                options[name] = kind(word)
+        except (KeyError, ValueError) as error:
+            raise ConversionError(
+                f"--flags: {name} must be {kind.__name__}; it is {word!r}"
+            ) from error
+    if options["num_heads_upsample"] not in (-1, options["num_heads"]):
+        raise ConversionError("--flags: num_heads_upsample must be num_heads")
+    return options
+
+
+def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
+    """The network of `parse_flags`' options, on their noise levels.
+
+    Args:
+      num_labels: if it takes labels.
+
+    Raises:
+      ConversionError: options that cannot work together.
+    """
+    size, width = options["image_size"], options["num_channels"]
+    try:
+        multipliers = options["channel_mult"] or MULTIPLIERS[size]
+        channels = [int(float(m) * width) for m in multipliers.split(",")]
+        attended = {size // int(s) for s in options["attention_resolutions"].split(",")}
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise ConversionError(
+            f"--flags: image_size={size} needs channel_mult, and that and attention_resolutions "
+            "must be numbers with commas"
+        ) from error
+    levels = len(channels)
+    if options["rescale_timesteps"] and options["diffusion_steps"] != 1000:
+        raise ConversionError("--flags: rescale_timesteps is supported for 1000 steps only")
+    scale = 1000 / options["diffusion_steps"]
+    convention = Ddpm(
+        "x" if options["predict_xstart"] else "eps",
+        options["noise_schedule"],
+        scale * 1e-4,
+        scale * 0.02,
+        options["diffusion_steps"],
+    )
+    head_channels = options["num_head_channels"]
+    ways = ("resnet" if options["resblock_updown"] else "conv",) * (levels - 1)
+    arguments = {
+        "out_channels": 3,
+        "convention": describe_convention(convention),
+        "channels": channels,
+        "blocks": options["num_res_blocks"],
+        "attention": tuple(i for i in range(levels) if 2**i in attended),
+        "heads": options["num_heads"] if head_channels == -1 else 0,
+        "head_channels": max(head_channels, 0),
+        "resample_down": ways,
+        "resample_up": ways,
+        "scale_shift": options["use_scale_shift_norm"],
+        "wave_channels": width,
+        "embedding_channels": 4 * width,
+        "num_labels": num_labels if options["class_cond"] else 0,
+        "dropout": options["dropout"],
+    }
+    return build("diffusers_unet", arguments, convention.head, convention.schedule)
+
+
+def _places(network: Any) -> Iterator[tuple[str, str]]:
+    """Where guided-diffusion has each module, and what it is called here; in order."""
+    levels, ways = len(network.channels), (network.resample_down, network.resample_up)
+    yield "input_blocks.0.0", "conv_in"
+    index = 0
+    for i in range(levels):
+        for j in range(network.blocks):
+            index += 1
+            yield f"input_blocks.{index}.0", f"down_blocks.{i}.resnets.{j}"
+            if i in network.attention:
+                yield f"input_blocks.{index}.1", f"down_blocks.{i}.attentions.{j}"
+        if i < levels - 1:
+            index += 1
+            inner = ".op" if ways[0][i] == "conv" else ""
+            name = f"down_blocks.{i}.downsamplers.0" + (".conv" if inner else "")
+            yield f"input_blocks.{index}.0{inner}", name
+    for j, name in enumerate(("resnets.0", "attentions.0", "resnets.1")):
+        yield f"middle_block.{j}", f"mid_block.{name}"
+    index = 0
+    for i in range(levels):
+        attended = levels - 1 - i in network.attention
+        for j in range(network.blocks + 1):
+            yield f"output_blocks.{index}.0", f"up_blocks.{i}.resnets.{j}"
+            if attended:
+                yield f"output_blocks.{index}.1", f"up_blocks.{i}.attentions.{j}"
+            if j == network.blocks and i < levels - 1:
+                inner = ".conv" if ways[1][i] == "conv" else ""
+                place = f"output_blocks.{index}.{1 + attended}{inner}"
+                yield place, f"up_blocks.{i}.upsamplers.0{inner}"
+            index += 1
+
+
+def _tensors(
+    state: dict[str, np.ndarray], network: Any, options: dict[str, Any], source: str | Path
+) -> dict[str, np.ndarray]:
+    """The state dict with diffusers' names; what has no place keeps its name."""
+    places = dict(_places(network)) | OUTSIDE
+    tensors = {}
+    for name, array in state.items():
+        parts = name.split(".")
+        starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+        place = next((start for start in starts if start in places), None)
+        if place is None:
+            tensors[name] = array
+            continue
+        ours = places[place]
+        layer, _, leaf = name[len(place) + 1 :].rpartition(".")
+        if ours == "conv_out" and options["learn_sigma"] and len(array) == 6:
+            array = array[:3]
+        if ".attentions." in ours and layer == "qkv":
+            heads = network.heads or len(array) // 3 // network.head_channels
+            if not heads or len(array) % (3 * heads):
+                raise ConversionError(
+                    f"{source}: {name!r} has shape {list(array.shape)}, not {heads} heads"
+                )
+            split = _split(array, heads, options["use_new_attention_order"])
+            tensors |= {f"{ours}.to_{part}.{leaf}": a for part, a in split.items()}
+            continue
+        layers = ATTENTION if ".attentions." in ours else RESNET
+        tensors[".".join(filter(None, (ours, layers.get(layer, layer), leaf)))] = array
+    return tensors
+
+
+def _split(array: np.ndarray, heads: int, one_after_another: bool) -> dict[str, np.ndarray]:
+    """q, k and v [C, ...] of qkv [3 C, ...]; else they are so within each head."""
+    if one_after_another:
+        return dict(zip("qkv", np.split(array, 3), strict=True))
+    split = array.reshape(heads, 3, -1, *array.shape[1:])
+    return {part: split[:, i].reshape(-1, *array.shape[1:]) for i, part in enumerate("qkv")}

@@ -1,0 +1,191 @@
+"""Folders of diffusers: UNet2DModel and DiTTransformer2DModel, with the scheduler's config."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pdistill.interop.conversion import Conversion, build, converter, read_json, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
+from pdistill.networks.conventions import Ddpm, describe_convention
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+HEADS = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
+# Attention's layers in older files.
+OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+# What these networks are here, as in their configs' defaults; another value is refused.
+UNET_IS = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "act_fn": "silu",
+    "class_embed_type": None,
+}
+DIT_IS = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+}
+SCHEDULER_IS = {"trained_betas": None, "rescale_betas_zero_snr": False}
+
+
+@converter
+def convert_diffusers(source: str | Path) -> Conversion:
+    """Reads a pipeline's folder, or that of its unet or transformer.
+
+    Raises:
+      ConversionError: something is missing, damaged, unknown, or not what is supported.
+    """
+    source = Path(source)
+    folder = _first([source, source / "unet", source / "transformer"], "config.json", source)
+    path = folder / "config.json"
+    config = read_json(path)
+    name = config.get("_class_name")
+    if name not in ("UNet2DModel", "DiTTransformer2DModel"):
+        raise ConversionError(f"{path} is of {name}, not UNet2DModel or DiTTransformer2DModel")
+    scheduler = _first(
+        [folder / "scheduler", folder.parent / "scheduler", folder], "scheduler_config.json", source
+    )
+    convention = _convention(scheduler / "scheduler_config.json")
+    is_unet = name == "UNet2DModel"
+    network, arguments = (
+        ("diffusers_unet", _unet(config, path))
+        if is_unet
+        else ("diffusers_dit", _dit(config, path))
+    )
+    size = config["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    shape = (int(height), int(width), int(config.get("in_channels", 3 if is_unet else 4)))
+    arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
+    diffuser = build(network, arguments, convention.head, convention.schedule)
+    tensors = {_renamed(k): a for k, a in read_safetensors(folder / WEIGHTS).items()}
+    if not is_unet:
+        tensors = _without_variance(tensors, config, arguments["patch"], shape[-1])
+    card = teacher_card(
+        diffuser,
+        shape,
+        method="diffusers",
+        source=source,
+        guided=not is_unet,
+        pixels=shape[-1] in (1, 3),
+    )
+    params = from_torch(diffuser.param_shapes(shape), tensors, folder / WEIGHTS)
+    return Conversion(diffuser, params, card)
+
+
+def _first(folders: list[Path], file: str, source: Path) -> Path:
+    for folder in folders:
+        if (folder / file).is_file():
+            return folder
+    raise ConversionError(f"there is no {file} in {source}, nor where diffusers keeps it")
+
+
+def _check(config: Mapping[str, Any], supported: Mapping[str, Any], path: Path) -> None:
+    for key, value in supported.items():
+        if config.get(key, value) != value:
+            raise ConversionError(f"{path}: {key}={config[key]!r} is not supported, {value!r} is")
+
+
+def _convention(path: Path) -> Ddpm:
+    config = read_json(path)
+    _check(config, SCHEDULER_IS, path)
+    betas = config.get("beta_schedule", "linear")
+    head = config.get("prediction_type", "epsilon")
+    if betas not in list(BETAS) or head not in list(HEADS):
+        raise ConversionError(
+            f"{path}: beta_schedule must be one of {', '.join(BETAS)} and prediction_type one of "
+            f"{', '.join(HEADS)}; they are {betas!r} and {head!r}"
+        )
+    return Ddpm(
+        HEADS[head],
+        BETAS[betas],
+        float(config.get("beta_start", 1e-4)),
+        float(config.get("beta_end", 0.02)),
+        int(config.get("num_train_timesteps", 1000)),
+    )
+
+
+def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Arguments of `DiffusersUNet`; what is left out of a config has diffusers' default."""
+    config = {k: "silu" if v == "swish" else v for k, v in config.items()}
+    _check(config, UNET_IS, path)
+    if config.get("out_channels", 3) != config.get("in_channels", 3):
+        raise ConversionError(f"{path}: out_channels must be in_channels")
+    channels, down, up = (
+        config[key] for key in ("block_out_channels", "down_block_types", "up_block_types")
+    )
+    kinds = {"DownBlock2D": "", "AttnDownBlock2D": "", "ResnetDownsampleBlock2D": "resnet"}
+    kinds |= {"UpBlock2D": "", "AttnUpBlock2D": "", "ResnetUpsampleBlock2D": "resnet"}
+    for kind in (*down, *up):
+        if kind not in kinds:
+            raise ConversionError(f"{path}: blocks of type {kind} are not supported")
+    attention = [kind.startswith("Attn") for kind in down]
+    if attention != [kind.startswith("Attn") for kind in reversed(up)]:
+        raise ConversionError(f"{path}: attention must be at the same levels, down and up")
+    # Only blocks with attention heed downsample_type and upsample_type.
+    ways = [
+        [kinds[kind] or (config.get(key) or "conv" if "Attn" in kind else "conv") for kind in types]
+        for key, types in (("downsample_type", down), ("upsample_type", up))
+    ]
+    groups = config.get("norm_num_groups", 32)
+    scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
+    return {
+        "channels": channels,
+        "blocks": config.get("layers_per_block", 2),
+        "attention": tuple(i for i, has in enumerate(attention) if has),
+        "middle_attention": config.get("add_attention", True),
+        "middle_groups": config.get("attn_norm_num_groups") or (0 if scale_shift else groups),
+        "head_channels": config.get("attention_head_dim", 8) or 0,
+        "groups": groups,
+        "epsilon": config.get("norm_eps", 1e-5),
+        "resample_down": ways[0][:-1],
+        "resample_up": ways[1][:-1],
+        "down_padding": config.get("downsample_padding", 1),
+        "scale_shift": scale_shift,
+        "wave_channels": channels[0],
+        "embedding_channels": config.get("time_embedding_dim") or 4 * channels[0],
+        "wave_shift": config.get("freq_shift", 0),
+        "cosines_first": config.get("flip_sin_to_cos", True),
+        "num_labels": config.get("num_class_embeds") or 0,
+        "dropout": config.get("dropout", 0.0),
+    }
+
+
+def _dit(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    _check(config, DIT_IS, path)
+    return {
+        "patch": config.get("patch_size", 2),
+        "depth": config.get("num_layers", 28),
+        "heads": config.get("num_attention_heads", 16),
+        "head_channels": config.get("attention_head_dim", 72),
+        "num_labels": config.get("num_embeds_ada_norm", 1000),
+        "dropout": config.get("dropout", 0.0),
+        "epsilon": config.get("norm_eps", 1e-5),
+    }
+
+
+def _renamed(name: str) -> str:
+    for old, new in OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _without_variance(
+    tensors: dict[str, Any], config: dict[str, Any], patch: int, channels: int
+) -> dict[str, Any]:
+    """The last layer makes the mean's channels, then the variance's, for each pixel of a patch."""
+    total = config.get("out_channels") or channels
+    last = {name: a for name, a in tensors.items() if name.startswith("proj_out_2.")}
+    if all(len(a) == patch**2 * total for a in last.values()):
+        last = {
+            name: a.reshape(patch**2, total, *a.shape[1:])[:, :channels].reshape(-1, *a.shape[1:])
+            for name, a in last.items()
+        }
+    return tensors | last

@@ -1,0 +1,207 @@
+"""Pickles of Karras et al. 2022 (EDM): SongUNet and DhariwalUNet with their preconditioning.
+
+A file is an ordinary pickle of modules that carry their own source code. Here it is read without
+any of that: a module becomes a `Module`, a record of its class's name, its attributes, tensors and
+parts, and the source code stays a string that nobody looks at.
+"""
+
+import collections
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdistill import torch_files
+from pdistill.diffusion import KarrasSchedule, LinearBetaSchedule, LinearLogsnrSchedule
+from pdistill.files import one_line
+from pdistill.interop.conversion import Conversion, build, converter, teacher_card
+from pdistill.interop.weights import ConversionError, from_torch
+from pdistill.networks.conventions import Edm, Ve, Vp, describe_convention
+
+# Arguments of the published networks and ours.
+SHARED = {
+    "model_channels": "channels",
+    "channel_mult": "multipliers",
+    "channel_mult_emb": "embedding_multiplier",
+    "num_blocks": "blocks",
+    "attn_resolutions": "attention_sizes",
+    "dropout": "dropout",
+    "label_dim": "num_labels",
+}
+SONG = SHARED | {
+    "embedding_type": "waves",
+    "channel_mult_noise": "wave_multiplier",
+    "encoder_type": "residual",
+    "resample_filter": "taps",
+}
+NETWORKS = {"SongUNet": ("song_unet", SONG), "DhariwalUNet": ("dhariwal_unet", SHARED)}
+CHOICES = {
+    "embedding_type": ("positional", "fourier"),
+    "encoder_type": ("standard", "residual"),
+    "decoder_type": ("standard",),
+}
+IGNORED = ("img_resolution", "in_channels", "out_channels", "augment_dim", "label_dropout")
+
+
+@converter
+def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversion:
+    """Reads a network's pickle, or a training snapshot with one as `ema`.
+
+    Raises:
+      ConversionError: the file is damaged, has something in it that is not inert data, or another
+        network or preconditioning than those of `NETWORKS` and EDM's, VP's and VE's.
+    """
+    precond = read_module(source)
+    convention, schedule = _conventions(precond)
+    network = precond.parts["model"]
+    if network.name not in NETWORKS:
+        raise ValueError(f"it has {network.name}, not {' or '.join(NETWORKS)}")
+    size, channels = (int(precond.state[key]) for key in ("img_resolution", "img_channels"))
+    name, arguments = NETWORKS[network.name][0], _arguments(network)
+    arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
+    diffuser = build(name, arguments, convention.head, schedule)
+    tensors = {
+        key: array
+        for key, array in network.tensors().items()
+        if not key.endswith(".resample_filter") and not key.startswith("map_augment.")
+    }
+    shape = (size, size, channels)
+    card = teacher_card(
+        diffuser,
+        shape,
+        method="edm",
+        source=source,
+        num_steps=num_steps,
+        guided=bool(diffuser.num_labels and network.arguments.get("label_dropout")),
+    )
+    return Conversion(diffuser, from_torch(diffuser.param_shapes(shape), tensors, source), card)
+
+
+def _conventions(precond: "Module") -> tuple[Any, Any]:
+    """How the network is asked, and the schedule that it was made for."""
+    a = precond.state
+    match precond.name:
+        case "EDMPrecond":
+            return Edm(float(a["sigma_data"])), KarrasSchedule()
+        case "VPPrecond":
+            beta_min, beta_d = float(a["beta_min"]), float(a["beta_d"])
+            schedule = LinearBetaSchedule(beta_min, beta_min + beta_d, float(a["epsilon_t"]))
+            return Vp(beta_min, beta_d, float(a["M"]) - 1), schedule
+        case "VEPrecond":
+            low, high = (-2 * float(np.log(a[key])) for key in ("sigma_max", "sigma_min"))
+            return Ve(), LinearLogsnrSchedule(low, high)
+    raise ValueError(f"it has {precond.name}, not EDMPrecond, VPPrecond or VEPrecond")
+
+
+def _arguments(network: "Module") -> dict[str, Any]:
+    _, known = NETWORKS[network.name]
+    arguments: dict[str, Any] = {"dropout": 0.1}  # EDM's default
+    for key, value in network.arguments.items():
+        if value not in CHOICES.get(key, (value,)) or key not in (*known, *CHOICES, *IGNORED):
+            raise ValueError(f"{network.name} with {key}={value!r} is not supported")
+        if key in known:
+            arguments[known[key]] = value
+    if "residual" in arguments:
+        arguments["residual"] = arguments["residual"] == "residual"
+    return arguments
+
+
+# --- The pickle -----------------------------------------------------------------------------------
+
+
+class Module:
+    """A module of PyTorch as data: the name of its class, and what it was pickled with."""
+
+    def __init__(self, name: str, state: Mapping[str, Any]):
+        self.name, self.state = name, state
+
+    def __setstate__(self, state: Mapping[str, Any]):  # containers come without a name
+        Module.__init__(self, type(self).__name__, state)
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What it was built with, by name."""
+        return self.state["_init_kwargs"]
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        return self.state["_modules"]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Its parameters and buffers, and those of its parts, by name."""
+        own = {**self.state["_parameters"], **self.state["_buffers"]}
+        found = {name: array for name, array in own.items() if isinstance(array, np.ndarray)}
+        for name, part in self.parts.items():
+            if isinstance(part, Module):
+                found |= {f"{name}.{key}": array for key, array in part.tensors().items()}
+        return found
+
+
+def read_module(source: str | Path) -> Module:
+    """The module in a pickle, or the one that a dictionary in it has as `ema`.
+
+    Raises:
+      ConversionError: the file is missing or damaged, or has anything else in it.
+    """
+    try:
+        with open(source, "rb") as file:
+            data = ModuleUnpickler(file).load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ConversionError(f"cannot read {source}: {one_line(error)}") from error
+    module = data.get("ema") if isinstance(data, dict) else data
+    if not isinstance(module, Module):
+        raise ConversionError(f"{source} holds no network, nor a dictionary with one as 'ema'")
+    return module
+
+
+class ModuleUnpickler(pickle.Unpickler):
+    """Loads modules as `Module`, tensors as arrays, plain values, and nothing else.
+
+    What it hands to a pickle is made for it alone, and builds data only.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case "torch_utils.persistence", "_reconstruct_persistent_obj":
+                return lambda meta: Module(str(meta["class_name"]), meta["state"])
+            case "torch.nn.modules.container", "ModuleDict":
+                return type(name, (Module,), {})
+            case "dnnlib.util", "EasyDict":
+                return type(name, (dict,), {})
+            case "collections", "OrderedDict":
+                return collections.OrderedDict
+            case (("builtins" | "__builtin__"), "set"):
+                return lambda items=(): set(items)
+            case "torch._utils", "_rebuild_tensor_v2":
+                return lambda *arguments: _tensor(*arguments)
+            case "torch._utils", "_rebuild_parameter":
+                return lambda tensor, *_: tensor
+            case "torch.storage", "_load_from_bytes":
+                return lambda data: torch_files.read_storage(data)
+            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "scalar"):
+                return lambda kind, data: np.frombuffer(data, SCALARS[kind.code])[0].item()
+            case "numpy", "dtype":
+                return type(name, (Dtype,), {})
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a network")
+
+
+class Dtype:
+    """What NumPy calls a kind of number."""
+
+    def __init__(self, code: str, *_):
+        self.code = code
+
+    def __setstate__(self, state: Any):
+        """Byte order and the like: all are little-endian."""
+
+
+SCALARS = {"f8": "<f8", "f4": "<f4", "i8": "<i8", "i4": "<i4", "b1": "?"}
+
+
+def _tensor(loaded: Any, offset: int, shape: Any, strides: Any, *_: Any) -> np.ndarray:
+    if not isinstance(loaded, torch_files.LoadedStorage):
+        raise pickle.UnpicklingError("a tensor has no storage")
+    tensor = torch_files.Tensor(loaded.storage, offset, shape, strides)
+    return torch_files.array("in it", tensor, loaded.buffers)

@@ -1,0 +1,103 @@
+"""A model as a folder for model hubs: model.safetensors, config.json and a model card; and back.
+
+config.json is model.json. A parameter's name in model.safetensors is its path, joined by "/":
+names of layers have dots in them.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from pdistill.interop.conversion import Conversion, converter, read_json
+from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
+from pdistill.model import CARD, FORMAT, Model, build_diffuser, replace
+from pdistill.training import checksum
+
+README = """\
+---
+library_name: pdistill
+pipeline_tag: unconditional-image-generation
+tags:
+- pdistill
+- jax
+- diffusion
+- distillation
+---
+
+# {stage}
+
+A diffusion model that generates {shape} images in {steps}: `{network}`, method `{method}`.
+
+```bash
+python -m pdistill.convert --from=safetensors --source=. --out=model
+```
+
+```python
+import jax, pdistill
+
+images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
+```
+
+| | |
+|---|---|
+{rows}
+"""
+
+
+def write_folder(directory: str | Path, model: Model) -> None:
+    """Writes the folder whole, in the place of another one if there is one."""
+    directory = Path(directory)
+    temporary = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    flat = traverse_util.flatten_dict(model.params, sep="/")
+    tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    safetensors.numpy.save_file(
+        tensors, temporary / "model.safetensors", metadata={"format": "flax"}
+    )
+    (temporary / "config.json").write_text(json.dumps(model.card, indent=2) + "\n")
+    (temporary / "README.md").write_text(_readme(model))
+    replace(temporary, directory)
+
+
+def _readme(model: Model) -> str:
+    card = model.card
+    keys = ("solver", "num_steps", "head", "schedule", "data", "guidance", "parent", "versions")
+    rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in keys]
+    return README.format(
+        stage=card["stage"],
+        shape=" x ".join(map(str, model.image_shape)),
+        steps=f"{card['num_steps']} step{'s' if card['num_steps'] > 1 else ''}",
+        network=card["network"]["name"],
+        method=card["method"],
+        label=", label=0" if model.diffuser.num_labels else "",
+        rows="\n".join(rows),
+    )
+
+
+@converter
+def read_folder(source: str | Path) -> Conversion:
+    """What `write_folder` wrote.
+
+    Raises:
+      ConversionError: a file that is missing, damaged or not of the card's network.
+    """
+    source = Path(source)
+    card = read_json(source / "config.json")
+    for key in CARD:
+        if key not in card:
+            raise ConversionError(f"{source / 'config.json'} lacks the key {key!r}")
+    if card.get("format") != FORMAT:
+        raise ConversionError(f"{source} has format {card.get('format')}; this reads {FORMAT}")
+    diffuser = build_diffuser(card)
+    shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
+    path = source / "model.safetensors"
+    params = from_flat(shapes, read_safetensors(path), path)
+    if checksum(params) != card["checksum"]:
+        raise ConversionError(f"{path} does not hold the parameters that config.json tells of")
+    _ = Model(diffuser, params, card).sampling  # raises if it cannot be sampled
+    return Conversion(diffuser, params, card)

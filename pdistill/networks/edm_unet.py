@@ -1,0 +1,282 @@
+"""The U-Nets of Karras et al. 2022 (EDM): SongUNet, which is DDPM++ and NCSN++, and DhariwalUNet.
+
+Layers have the names that they have in the published files, dots included: "enc.32x32_block0" is
+one name. The augmentation label of their training is left out, as it is when they sample.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from pdistill.networks.conventions import parse_convention
+from pdistill.networks.embeddings import GuidanceEmbedding
+from pdistill.networks.published import attend, dropout, one_hot, waves
+
+
+class EdmBlock(nn.Module):
+    """h [B, H, W, C], embedding [B, E] -> [B, H', W', features]; attention may follow.
+
+    Attributes:
+      resample: "up", "down" or "", with the filter `taps`, on both paths.
+      heads: of attention; 0 for none.
+      scale_shift: the embedding scales and shifts the second norm; else it is added before it.
+      project: the skip path has a 1x1 convolution whenever the block resamples.
+      skip_scale: factor after each addition. epsilon: of the norms.
+    """
+
+    features: int
+    resample: str = ""
+    heads: int = 0
+    dropout: float = 0.0
+    scale_shift: bool = True
+    project: bool = False
+    skip_scale: float = 1.0
+    epsilon: float = 1e-5
+    taps: tuple[int, ...] = (1, 1)
+
+    @nn.compact
+    def __call__(self, h: Array, embedding: Array) -> Array:
+        norm = functools.partial(group_norm, epsilon=self.epsilon)
+        resample = functools.partial(filtered, taps=self.taps, resample=self.resample)
+        skip = h
+        h = nn.Conv(self.features, (3, 3), name="conv0")(resample(nn.silu(norm(h, "norm0"))))
+        affine = nn.Dense(self.features * (2 if self.scale_shift else 1), name="affine")(embedding)
+        affine = affine[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(affine, 2, axis=-1)
+            h = nn.silu(norm(h, "norm1") * (1 + scale) + shift)
+        else:
+            h = nn.silu(norm(h + affine, "norm1"))
+        h = nn.Conv(self.features, (3, 3), name="conv1")(dropout(h, self.dropout))
+        channels, skip = skip.shape[-1], resample(skip)
+        if channels != self.features or (self.project and self.resample):
+            skip = nn.Dense(self.features, name="skip")(skip)
+        h = (h + skip) * self.skip_scale
+        if self.heads:
+            batch, height, width, channels = h.shape
+            qkv = nn.Dense(3 * channels, name="qkv")(norm(h, "norm2"))
+            qkv = qkv.reshape(batch, height * width, self.heads, -1, 3)
+            tokens = nn.Dense(channels, name="proj")(attend(*jnp.moveaxis(qkv, -1, 0)))
+            h = (h + tokens.reshape(h.shape)) * self.skip_scale
+        return h
+
+
+class SongUNet(nn.Module):
+    """z [B, H, H, C], logsnr [B] -> [B, H, H, out_channels] float32, of the convention's head.
+
+    Attributes:
+      out_channels: channels of the output.
+      convention: how it is asked, as in `conventions.parse_convention`.
+      channels: at the first level. embedding_multiplier: width of the embedding, in channels.
+      multipliers: channels of each level, in units of `channels`; each halves the image.
+      blocks: per level on the way down; there is one more on the way up.
+      attention_sizes: heights at which attention follows each block on the way down, and the last
+        one on the way up.
+      waves: "positional" (DDPM++) or "fourier" (NCSN++), with frequencies from the file.
+      wave_multiplier: how many there are, in channels.
+      residual: the image, too, goes down and is added at each level (NCSN++).
+      taps: of the resampling filter.
+      num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
+      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      dropout: rate within each block when training.
+    """
+
+    out_channels: int
+    convention: tuple = ("edm",)
+    channels: int = 128
+    embedding_multiplier: int = 4
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 4
+    attention_sizes: tuple[int, ...] = (16,)
+    waves: str = "positional"
+    wave_multiplier: int = 1
+    residual: bool = False
+    taps: tuple[int, ...] = (1, 1)
+    num_labels: int = 0
+    guidance: bool = False
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Array,
+        logsnr: Array,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        *,
+        train: bool = False,
+    ) -> Array:
+        convention = parse_convention(self.convention)
+        h, time = convention.enter(z, logsnr)
+        width = self.wave_multiplier * self.channels
+        if self.waves == "fourier":
+            init = nn.initializers.normal(16.0)
+            frequencies = self.param("map_noise.freqs", init, (width // 2,))
+            angles = 2 * np.pi * time[:, None] * jax.lax.stop_gradient(frequencies)[None]
+            embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        else:
+            embedding = waves(time, width, shift=1.0, cosines_first=False)
+        if self.num_labels:
+            labels = math.sqrt(self.num_labels) * one_hot(label, self.num_labels, len(z))
+            embedding += nn.Dense(width, name="map_label")(labels)
+        if self.guidance:
+            embedding += GuidanceEmbedding(width, name="guidance_in")(guidance, len(z))
+        for i in range(2):
+            dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
+            embedding = nn.silu(dense(embedding))
+
+        block = functools.partial(
+            EdmBlock,
+            dropout=self.dropout if train else 0.0,
+            scale_shift=False,
+            project=True,
+            skip_scale=math.sqrt(0.5),
+            epsilon=1e-6,
+            taps=self.taps,
+        )
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        image = h
+        for i, features in enumerate(widths):
+            size = z.shape[1] >> i
+            if i == 0:
+                h = nn.Conv(self.channels, (3, 3), name=f"enc.{size}x{size}_conv")(h)
+                skips = [h]
+            else:
+                h = block(h.shape[-1], "down", name=f"enc.{size}x{size}_down")(h, embedding)
+                if self.residual:
+                    pad = 1 + (len(self.taps) - 1) // 2
+                    conv = nn.Conv(
+                        h.shape[-1], (3, 3), padding=pad, name=f"enc.{size}x{size}_aux_residual"
+                    )
+                    image = filtered(conv(image), self.taps, "down", padding=0)
+                    h = image = (h + image) / math.sqrt(2)
+                skips.append(h)
+            heads = int(size in self.attention_sizes)
+            for j in range(self.blocks):
+                h = block(features, heads=heads, name=f"enc.{size}x{size}_block{j}")(h, embedding)
+                skips.append(h)
+            self.sow("maps", "maps", h)
+
+        for i, features in reversed(list(enumerate(widths))):
+            size = z.shape[1] >> i
+            if i == len(widths) - 1:
+                h = block(h.shape[-1], heads=1, name=f"dec.{size}x{size}_in0")(h, embedding)
+                h = block(h.shape[-1], name=f"dec.{size}x{size}_in1")(h, embedding)
+            else:
+                h = block(h.shape[-1], "up", name=f"dec.{size}x{size}_up")(h, embedding)
+            for j in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                heads = int(j == self.blocks and size in self.attention_sizes)
+                h = block(features, heads=heads, name=f"dec.{size}x{size}_block{j}")(h, embedding)
+        size = z.shape[1]
+        h = nn.silu(group_norm(h, f"dec.{size}x{size}_aux_norm", epsilon=1e-6))
+        h = nn.Conv(self.out_channels, (3, 3), name=f"dec.{size}x{size}_aux_conv")(h)
+        return convention.leave(z, logsnr, h)
+
+
+class DhariwalUNet(nn.Module):
+    """z [B, H, H, C], logsnr [B] -> [B, H, H, out_channels] float32, of the convention's head.
+
+    The network of Dhariwal & Nichol 2021 (ADM) as EDM has it. Attributes as of `SongUNet`, with
+    attention after each block at `attention_sizes`, one head for 64 channels.
+    """
+
+    out_channels: int
+    convention: tuple = ("edm",)
+    channels: int = 192
+    embedding_multiplier: int = 4
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 3
+    attention_sizes: tuple[int, ...] = (32, 16, 8)
+    num_labels: int = 0
+    guidance: bool = False
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Array,
+        logsnr: Array,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        *,
+        train: bool = False,
+    ) -> Array:
+        convention = parse_convention(self.convention)
+        h, time = convention.enter(z, logsnr)
+        embedding = waves(time, self.channels)
+        if self.guidance:
+            embedding += GuidanceEmbedding(self.channels, name="guidance_in")(guidance, len(z))
+        dense = functools.partial(nn.Dense, self.embedding_multiplier * self.channels)
+        embedding = dense(name="map_layer1")(nn.silu(dense(name="map_layer0")(embedding)))
+        if self.num_labels:
+            labels = one_hot(label, self.num_labels, len(z))
+            embedding += dense(use_bias=False, name="map_label")(labels)
+        embedding = nn.silu(embedding)
+
+        block = functools.partial(EdmBlock, dropout=self.dropout if train else 0.0)
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        for i, features in enumerate(widths):
+            size = z.shape[1] >> i
+            if i == 0:
+                h = nn.Conv(features, (3, 3), name=f"enc.{size}x{size}_conv")(h)
+                skips = [h]
+            else:
+                h = block(h.shape[-1], "down", name=f"enc.{size}x{size}_down")(h, embedding)
+                skips.append(h)
+            heads = features // 64 if size in self.attention_sizes else 0
+            for j in range(self.blocks):
+                h = block(features, heads=heads, name=f"enc.{size}x{size}_block{j}")(h, embedding)
+                skips.append(h)
+            self.sow("maps", "maps", h)
+
+        for i, features in reversed(list(enumerate(widths))):
+            size = z.shape[1] >> i
+            if i == len(widths) - 1:
+                heads = features // 64
+                h = block(features, heads=heads, name=f"dec.{size}x{size}_in0")(h, embedding)
+                h = block(features, name=f"dec.{size}x{size}_in1")(h, embedding)
+            else:
+                h = block(h.shape[-1], "up", name=f"dec.{size}x{size}_up")(h, embedding)
+            heads = features // 64 if size in self.attention_sizes else 0
+            for j in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(features, heads=heads, name=f"dec.{size}x{size}_block{j}")(h, embedding)
+        h = nn.silu(group_norm(h, "out_norm"))
+        h = nn.Conv(self.out_channels, (3, 3), name="out_conv")(h)
+        return convention.leave(z, logsnr, h)
+
+
+def group_norm(h: Array, name: str, epsilon: float = 1e-5) -> Array:
+    """Of 32 groups, or fewer, so that each has four channels."""
+    return nn.GroupNorm(min(32, h.shape[-1] // 4), epsilon=epsilon, name=name)(h)
+
+
+def filtered(h: Array, taps: tuple[int, ...], resample: str, padding: int | None = None) -> Array:
+    """Twice or half the size ("up", "down"), by a separable filter; unchanged for "".
+
+    [B, H, W, C]; `padding`: of the input, those of a filter around each pixel by default.
+    """
+    if not resample:
+        return h
+    line = np.asarray(taps, np.float32) / sum(taps)
+    kernel = np.outer(line, line)[..., None, None]
+    reach = (len(taps) - 1) // 2 if padding is None else padding
+    if resample == "down":
+        strides, dilation, pad = (2, 2), None, reach
+    else:
+        kernel, strides, dilation, pad = 4 * kernel, (1, 1), (2, 2), len(taps) - 1 - reach
+    return jax.lax.conv_general_dilated(
+        h,
+        jnp.asarray(np.tile(kernel, (1, 1, 1, h.shape[-1])), h.dtype),
+        strides,
+        [(pad, pad)] * 2,
+        lhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=h.shape[-1],
+    )

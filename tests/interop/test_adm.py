@@ -1,0 +1,101 @@
+"""Against networks of guided-diffusion, as torch.save wrote them."""
+
+import lzma
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import check_parity
+
+from pdistill.diffusion import DdpmSchedule
+from pdistill.interop import ConversionError, adm, convert_adm
+from pdistill.training.freezing import count
+
+FOLDER = Path(__file__).parents[1] / "fixtures/interop/adm"
+SMALL = "--image_size 8 --num_channels 32 --num_res_blocks 1 --channel_mult 1,2 --learn_sigma True"
+FLAGS = {
+    "resnet": f"{SMALL} --attention_resolutions 4 --num_head_channels 32 --class_cond True "
+    "--noise_schedule cosine --resblock_updown True --use_new_attention_order True",
+    "conv": f"{SMALL} --attention_resolutions 8 --num_heads 4 --use_scale_shift_norm False",
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Writes a fixture's state dict, with its name."""
+
+    def weights(name):
+        path = tmp_path_factory.mktemp("adm") / "network.pt"
+        path.write_bytes(lzma.decompress((FOLDER / f"{name}.pt.xz").read_bytes()))
+        return path
+
+    return weights
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_parity(weights, name):
+    conversion = convert_adm(weights(name), flags=FLAGS[name])
+    assert conversion.diffuser.head == "eps"
+    assert conversion.card["data"]["shape"] == (8, 8, 3)
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        arrays = dict(arrays)
+    levels = conversion.diffuser.schedule(jnp.asarray((arrays["step"] + 1) / 1000))
+    check_parity(conversion, arrays, levels, "eps")
+
+
+def test_published_flags():
+    """Those of the 64x64 model, in guided-diffusion's README."""
+    flags = (
+        "--attention_resolutions 32,16,8 --class_cond True --diffusion_steps 1000 --dropout 0.1 "
+        "--image_size 64 --learn_sigma True --noise_schedule cosine --num_channels 192 "
+        "--num_head_channels 64 --num_res_blocks 3 --resblock_updown True "
+        "--use_new_attention_order True --use_fp16 True --use_scale_shift_norm True"
+    )
+    diffuser = adm.describe(adm.parse_flags(flags))
+    assert diffuser.network.channels == (192, 384, 576, 768)
+    assert diffuser.network.attention == (1, 2, 3)
+    assert diffuser.schedule == DdpmSchedule("cosine")
+    # The published one has three more channels, for the variance.
+    assert count(diffuser.param_shapes((64, 64, 3))) == 295_904_454 - 3 * (9 * 192 + 1)
+
+
+WRONG_FLAGS = {
+    "--image_size": "must be like '--image_size 64'",
+    "--image_sise 64": "'image_sise' is not one of image_size, ",
+    "--image_size big": "image_size must be int; it is 'big'",
+    "--class_cond perhaps": "class_cond must be bool; it is 'perhaps'",
+    "--image_size 32": "image_size=32 needs channel_mult",
+    "--channel_mult 1,x": "must be numbers with commas",
+    "--noise_schedule sqrt": "betas must be linear, scaled_linear or cosine; got 'sqrt'",
+    "--num_heads_upsample 2": "num_heads_upsample must be num_heads",
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG_FLAGS.items(), ids=lambda x: x[:20])
+def test_wrong_flags(weights, flags, message):
+    with pytest.raises(ConversionError, match=re.escape(message)):
+        convert_adm(weights("conv"), flags=flags)
+
+
+CHANGED = {
+    "--num_channels 64": "'conv_in.bias' has shape [32], not [64]",
+    "--class_cond True": "has no tensor 'class_embedding.weight'",
+    "--resblock_updown True": "has no tensor 'down_blocks.0.downsamplers.0.conv1",
+    "--learn_sigma False": "'conv_out.bias' has shape [6], not [3]",
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGED.items(), ids=lambda x: x[:20])
+def test_weights_that_are_not_what_the_flags_say(weights, change, message):
+    with pytest.raises(ConversionError) as error:
+        convert_adm(weights("conv"), flags=f"{FLAGS['conv']} {change}")
+    assert message in str(error.value)
+
+
+def test_damaged(weights):
+    path = weights("conv")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ConversionError, match=r"cannot read .*network\.pt: "):
+        convert_adm(path, flags=FLAGS["conv"])

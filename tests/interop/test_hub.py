@@ -1,0 +1,107 @@
+"""Folders for hubs: out and in is exact, and damage is one clear error."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import pdistill
+from pdistill.interop import ConversionError, read_folder, write_folder, write_model
+
+
+@pytest.fixture(scope="module")
+def folder(guided, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "new/folder"
+    write_folder(folder, pdistill.load(guided))
+    return folder
+
+
+def test_out_and_in_is_exact(folder, guided, tmp_path):
+    write_model(tmp_path / "model", read_folder(folder))
+    before, after = pdistill.load(guided), pdistill.load(tmp_path / "model")
+    assert after.diffuser == before.diffuser
+    assert after.card == before.card
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_layout(folder):
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    readme = (folder / "README.md").read_text()
+    header = readme.split("---\n")[1]
+    assert "library_name: pdistill\n" in header
+    assert "pipeline_tag: unconditional-image-generation\n" in header
+    assert "4 x 4 x 1 images in 4 steps" in readme
+    assert "num=16, label=0)" in readme
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    assert tensors["block_0/qkv/kernel"].shape == (8, 3, 2, 4)
+
+
+def rewrite(folder, tmp_path, change_tensors=None, **card):
+    """A copy of the folder with some tensors changed, and entries of its config."""
+    config = json.loads((folder / "config.json").read_text()) | card
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    safetensors.numpy.save_file((change_tensors or dict)(tensors), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def without(tensors):
+    return {k: a for k, a in tensors.items() if k != "position"}
+
+
+WRONG = {
+    "missing": (without, r"has no tensor 'position'"),
+    "renamed": (
+        lambda t: without(t) | {"positions": t["position"]},
+        r"has no tensor 'position'",
+    ),
+    "more": (lambda t: t | {"more": t["position"]}, r"has a tensor 'more', which this network"),
+    "shape": (
+        lambda t: t | {"position": t["position"].T.copy()},
+        r"'position' has shape \[8, 4\], not \[4, 8\]",
+    ),
+    "values": (
+        lambda t: t | {"position": t["position"] + 1},
+        r"does not hold the parameters that config.json tells of",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_tensors(folder, tmp_path, change, message):
+    with pytest.raises(ConversionError, match=message):
+        read_folder(rewrite(folder, tmp_path, change))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 1000, -1])
+def test_truncated(folder, tmp_path, keep):
+    path = rewrite(folder, tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ConversionError, match=r"cannot read .*model.safetensors: "):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"format": 2}, "has format 2; this reads 1"),
+        ({"head": "w"}, "cannot convert .*: head must be one of v, x, eps, both; got 'w'"),
+        ({"network": {"name": "dit"}}, "cannot convert .*: it lacks 'arguments'"),
+        ({"network": 3}, "cannot convert .*: 'int' object"),
+        ({"solver": "ddjm"}, "cannot convert .*: solver must be one of"),
+        ({"clip": [1.0, -1.0]}, "cannot convert .*: clip must be"),
+    ],
+    ids=str,
+)
+def test_wrong_cards(folder, tmp_path, card, message):
+    with pytest.raises(ConversionError, match=message):
+        read_folder(rewrite(folder, tmp_path, **card))
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ConversionError, match=r"cannot read .*nothing/config.json"):
+        read_folder(tmp_path / "nothing")

@@ -1,0 +1,117 @@
+"""Against a network of the release's description in PyTorch, in checkpoints like the release's."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import check_parity
+from flax import serialization, traverse_util
+
+from pdistill.diffusion import CosineSchedule
+from pdistill.interop import ConversionError, convert_official_pd
+from tests.fixtures.interop.random_weights import draw
+
+FIXTURE = Path(__file__).parents[1] / "fixtures/interop/official_pd/both.npz"
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(FIXTURE) as archive:
+        return dict(archive)
+
+
+@pytest.fixture(scope="module")
+def params(arrays):
+    """Parameters by their paths."""
+    shapes = [tuple(map(int, shape.split())) for shape in arrays["shapes"]]
+
+    def inputs(name, shape):
+        if not name.endswith("kernel"):
+            return 0
+        return int(np.prod(shape[:2] if name.endswith("proj_out/kernel") else
+                           shape[:3] if "conv" in name else shape[:1]))  # fmt: skip
+
+    return {
+        str(name): draw(str(name), shape, inputs(name, shape))
+        for name, shape in zip(arrays["names"], shapes, strict=True)
+    }
+
+
+@pytest.fixture
+def write(params, tmp_path):
+    """Writes a checkpoint: a train state in msgpack, of `params` or other ones."""
+
+    def write(params=params, **state):
+        tree = traverse_util.unflatten_dict(params, sep="/")
+        state = {"step": 7, "ema_params": tree, "optimizer": {"momentum": {}}} | state
+        path = tmp_path / "imagenet_8"
+        path.write_bytes(serialization.msgpack_serialize(state))
+        return path
+
+    return write
+
+
+def nchw(images):
+    return np.moveaxis(images, -1, -3)
+
+
+def test_parity(write, arrays):
+    conversion = convert_official_pd(write(num_sample_steps=8), image_size=8)
+    network = conversion.diffuser.network
+    assert conversion.diffuser.head == "both"
+    assert conversion.diffuser.schedule == CosineSchedule()
+    assert (network.channels, network.embedding_channels) == (32, 64)
+    assert (network.multipliers, network.blocks) == ((1, 2), 1)
+    assert (network.attention_sizes, network.head_channels) == ((4,), 16)
+    assert (network.num_labels, conversion.card["num_labels"]) == (4, 4)
+    assert conversion.card["num_steps"] == 8
+    channels_first = {
+        k: nchw(a) if k in ("z", "output", "noise", "trajectory") else a for k, a in arrays.items()
+    }
+    check_parity(conversion, channels_first, jnp.asarray(arrays["logsnr"]), "output")
+
+
+def test_attention_that_is_stored_flat(write, params):
+    """As an older Flax has it; the other axes of a parameter that is not flat tell the heads."""
+    desired = convert_official_pd(write(), image_size=8)
+    flat = {
+        name: a.reshape(len(a), -1) if name.endswith(("q/kernel", "k/kernel", "v/kernel")) else a
+        for name, a in params.items()
+    }
+    actual = convert_official_pd(write(flat), image_size=8)
+    assert actual.diffuser == desired.diffuser
+    jax.tree.map(np.testing.assert_array_equal, actual.params, desired.params)
+
+
+def test_heads_of_three_channels(write, params):
+    three = {k: a[..., :3] if k.startswith("conv_out") else a for k, a in params.items()}
+    assert convert_official_pd(write(three), image_size=8).diffuser.head == "x"
+    eps = convert_official_pd(write(three), image_size=8, head="eps", num_steps=3)
+    assert (eps.diffuser.head, eps.card["num_steps"]) == ("eps", 3)
+    with pytest.raises(ConversionError, match="3 channels out, which is not head='both'"):
+        convert_official_pd(write(three), image_size=8, head="both")
+
+
+def test_wrong_tensors(write, params):
+    name = "up_0.block_1/conv2/kernel"
+    missing = {k: a for k, a in params.items() if k != name}
+    with pytest.raises(ConversionError, match=f"has no tensor '{name}'"):
+        convert_official_pd(write(missing), image_size=8)
+    with pytest.raises(ConversionError, match="has a tensor 'more/bias', which this network lacks"):
+        convert_official_pd(write(params | {"more/bias": np.zeros(3)}), image_size=8)
+    short = params | {name: params[name][:2]}
+    with pytest.raises(ConversionError, match=rf"'{name}' has shape \[2, 3, 32, 32\], not \[3, 3"):
+        convert_official_pd(write(short), image_size=8)
+    with pytest.raises(ConversionError, match="has no tensor 'conv_in/kernel'"):
+        convert_official_pd(write({"dense0/bias": np.zeros(3)}), image_size=8)
+
+
+def test_damaged_and_other_files(write):
+    data = write().read_bytes()
+    path = write()
+    for wrong in (b"", b"<html>", data[:1000], data[:-1], serialization.msgpack_serialize([1])):
+        path.write_bytes(wrong)
+        with pytest.raises(ConversionError, match=r"cannot read .*imagenet_8 as a checkpoint"):
+            convert_official_pd(path, image_size=8)

@@ -1,0 +1,77 @@
+"""Exported samplers against `Model.sample`, here and in a process with nothing but jax."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import SHAPE, save_random
+from jax import export as jax_export
+
+import pdistill
+from pdistill.interop import export_sampler, write_sampler
+
+KEY = jax.random.key(5)
+
+# Runs a sampler where flax, pdistill and the like cannot be imported.
+ALONE = """
+import sys
+for name in ("flax", "pdistill", "optax", "orbax", "safetensors", "scipy.stats"):
+    sys.modules[name] = None
+import jax, jax.export, numpy as np
+sampler = jax.export.deserialize(open(sys.argv[1], "rb").read())
+weights = dict(np.load(sys.argv[2]))
+images = [sampler.call(weights, jax.random.key(5), jax.numpy.arange(n)) for n in (2, 3)]
+np.savez(sys.argv[3], *images)
+"""
+
+
+def reserialized(exported):
+    return jax_export.deserialize(exported.serialize())
+
+
+def test_runs_without_pdistill_as_the_model_samples(plain, tmp_path):
+    model = pdistill.load(plain)
+    path = tmp_path / "new/sampler.stablehlo"
+    files = write_sampler(path, model, num_steps=3, start="key", inside=False)
+    assert files == [path, path.with_suffix(".npz")]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["sampler.npz", "sampler.stablehlo"]
+    out = tmp_path / "images.npz"
+    subprocess.run([sys.executable, "-c", ALONE, *files, out], check=True)
+    with np.load(out) as archive:
+        for images in archive.values():
+            np.testing.assert_array_equal(images, model.sample(KEY, len(images), num_steps=3))
+
+
+def test_platforms_and_symbolic_batch(plain):
+    exported = export_sampler(pdistill.load(plain))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert [str(aval.shape) for aval in exported.in_avals] == ["()", "(b,)"]
+    assert str(exported.out_avals[0].shape) == "(b, 4, 4, 1)"
+    assert exported.out_avals[0].dtype == jnp.float32
+
+
+def test_weights_inside_with_labels_and_guidance(guided):
+    model = pdistill.load(guided)
+    sampler = reserialized(export_sampler(model, num_steps=2))
+    label, weight = jnp.array([2, 0, 1]), jnp.array([0.0, 1.5, 3.0])
+    images = sampler.call(KEY, jnp.arange(3), label, weight)
+    desired = model.sample(KEY, 3, label=label, guidance=weight, num_steps=2)
+    np.testing.assert_array_equal(images, desired)
+
+
+def test_starts_from_noise(plain):
+    """The noise that a key draws gives the key's images."""
+    model = pdistill.load(plain)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(2))
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key)[1], SHAPE))(keys)
+    images = reserialized(export_sampler(model, num_steps=3, start="noise")).call(noise)
+    np.testing.assert_allclose(images, model.sample(KEY, 2, num_steps=3), atol=1e-5)
+
+
+def test_noise_and_a_solver_that_draws_more(tmp_path):
+    model = pdistill.load(save_random(tmp_path / "model", solver="ancestral"))
+    with pytest.raises(ValueError, match="ancestral draws noise at each step: use a key"):
+        export_sampler(model, start="noise")
