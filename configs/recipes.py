@@ -273,6 +273,38 @@ def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
     return gan_stages(config, gan, frozen={}, comparisons=False)
 
 
+def dmd2(
+    config: ConfigDict,
+    *,
+    learning_rate: float,
+    adversarial: float,
+    batch_size: int,
+    num_updates: int,
+    ema_decay: float = 0.0,
+) -> ConfigDict:
+    """`config` with the common settings of DMD2 (Yin et al. 2024) instead of its rounds.
+
+    Args:
+      num_updates: of the fake score, which its code counts too.
+    """
+    adam = {"learning_rate": learning_rate, "warmup": 500, "weight_decay": 0.01, "clip_norm": 10.0}
+    stage = DMD | {
+        "adversarial": adversarial,
+        "loop": LOOP
+        | {
+            "num_updates": num_updates,
+            "batch_size": batch_size,
+            "substeps": 5,
+            "save_every": 2000,
+        },
+        "optimizer": adam | {"ema_decay": ema_decay},
+        "fake_optimizer": adam,
+        "select": "fid",
+    }
+    config.stages = (config.stages[0], ConfigDict(stage))
+    return config
+
+
 def guided(config: ConfigDict, num_labels: int, num_updates: int) -> ConfigDict:
     """Teacher and rounds of `config`, with labels and the guided stage between them."""
     config.model.network.arguments.num_labels = num_labels
