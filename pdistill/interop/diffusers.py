@@ -37,8 +37,10 @@ SCHEDULER_IS = {"trained_betas": None, "rescale_betas_zero_snr": False}
 
 
 @converter
-def convert_diffusers(source: str | Path) -> Conversion:
+def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Conversion:
     """Reads a pipeline's folder, or that of its unet or transformer.
+
+    A model whose channels are not one or three is taken to make latents.
 
     Raises:
       ConversionError: something is missing, damaged, unknown, or not what is supported.
@@ -55,11 +57,8 @@ def convert_diffusers(source: str | Path) -> Conversion:
     )
     convention = _convention(scheduler / "scheduler_config.json")
     is_unet = name == "UNet2DModel"
-    network, arguments = (
-        ("diffusers_unet", _unet(config, path))
-        if is_unet
-        else ("diffusers_dit", _dit(config, path))
-    )
+    network = "diffusers_unet" if is_unet else "diffusers_dit"
+    arguments = _unet(config, path) if is_unet else _dit(config, path)
     size = config["sample_size"]
     height, width = size if isinstance(size, list) else (size, size)
     shape = (int(height), int(width), int(config.get("in_channels", 3 if is_unet else 4)))
@@ -73,6 +72,7 @@ def convert_diffusers(source: str | Path) -> Conversion:
         shape,
         method="diffusers",
         source=source,
+        num_steps=num_steps,
         guided=not is_unet,
         pixels=shape[-1] in (1, 3),
     )

@@ -8,14 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule, output_channels
 from pdistill.files import one_line
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
-from pdistill.interop.weights import ConversionError, match
+from pdistill.interop.weights import ConversionError, from_flat
 
 
 @converter
@@ -51,12 +50,11 @@ def convert_official_pd(
             f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}"
         )
     shape = (image_size, image_size, channels)
-    flat = traverse_util.flatten_dict(diffuser.param_shapes(shape), sep="/")
-    for name, leaf in flat.items():  # an older Flax kept the heads of attention flat
-        if name in tensors and tensors[name].size == leaf.size:
+    shapes = diffuser.param_shapes(shape)
+    for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
+        # An older Flax kept the heads of attention flat.
+        if ".attn_" in name and name in tensors and tensors[name].size == leaf.size:
             tensors[name] = tensors[name].reshape(leaf.shape)
-    found = match({name: leaf.shape for name, leaf in flat.items()}, tensors, source)
-    arrays = {name: jnp.asarray(found[name], leaf.dtype) for name, leaf in flat.items()}
     own = state.get("num_sample_steps")
     card = teacher_card(
         diffuser,
@@ -65,7 +63,7 @@ def convert_official_pd(
         source=source,
         num_steps=num_steps or (None if own is None else int(own)),
     )
-    return Conversion(diffuser, traverse_util.unflatten_dict(arrays, sep="/"), card)
+    return Conversion(diffuser, from_flat(shapes, tensors, source), card)
 
 
 def _arguments(tensors: dict[str, Any], image_size: int, source: str | Path) -> dict[str, Any]:

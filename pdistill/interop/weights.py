@@ -40,15 +40,16 @@ def match(
     Raises:
       ConversionError: the first name that is missing, or is of another shape, or is unknown.
     """
+    unknown = next((name for name in tensors if name not in wanted), None)
     for name, shape in wanted.items():
         if name not in tensors:
-            raise ConversionError(f"{source} has no tensor {name!r}")
+            hint = f"; it has {unknown!r}, which this network lacks" if unknown else ""
+            raise ConversionError(f"{source} has no tensor {name!r}{hint}")
         found = tensors[name].shape
         if found != shape:
             raise ConversionError(f"{source}: {name!r} has shape {list(found)}, not {list(shape)}")
-    for name in tensors:
-        if name not in wanted:
-            raise ConversionError(f"{source} has a tensor {name!r}, which this network lacks")
+    if unknown:
+        raise ConversionError(f"{source} has a tensor {unknown!r}, which this network lacks")
     return {name: tensors[name] for name in wanted}
 
 

@@ -1,5 +1,7 @@
 """A small model, and how a converted one is compared with its original."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,8 @@ def check_parity(conversion, arrays, levels, output):
     """
     diffuser, params = conversion.diffuser, conversion.params
 
-    @jax.jit
+    # It runs a few times: most of its time is compilation.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def step(z, logsnr_t, logsnr_s, label):
         label = label if diffuser.num_labels else None
         own = diffuser.network.apply({"params": params}, z, logsnr_t, label)

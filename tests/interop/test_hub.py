@@ -57,7 +57,7 @@ WRONG = {
     "missing": (without, r"has no tensor 'position'"),
     "renamed": (
         lambda t: without(t) | {"positions": t["position"]},
-        r"has no tensor 'position'",
+        r"has no tensor 'position'; it has 'positions', which this network lacks",
     ),
     "more": (lambda t: t | {"more": t["position"]}, r"has a tensor 'more', which this network"),
     "shape": (

@@ -1,5 +1,6 @@
 """Against a network of the release's description in PyTorch, in checkpoints like the release's."""
 
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -11,14 +12,16 @@ from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule
 from pdistill.interop import ConversionError, convert_official_pd
-from tests.fixtures.interop.random_weights import draw
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/interop/official_pd/both.npz"
+FOLDER = Path(__file__).parents[1] / "fixtures/interop"
+SPEC = importlib.util.spec_from_file_location("random_weights", FOLDER / "random_weights.py")
+random_weights = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(random_weights)
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    with np.load(FIXTURE) as archive:
+    with np.load(FOLDER / "official_pd/both.npz") as archive:
         return dict(archive)
 
 
@@ -34,7 +37,7 @@ def params(arrays):
                            shape[:3] if "conv" in name else shape[:1]))  # fmt: skip
 
     return {
-        str(name): draw(str(name), shape, inputs(name, shape))
+        str(name): random_weights.draw(str(name), shape, inputs(name, shape))
         for name, shape in zip(arrays["names"], shapes, strict=True)
     }
 
@@ -104,6 +107,9 @@ def test_wrong_tensors(write, params):
     short = params | {name: params[name][:2]}
     with pytest.raises(ConversionError, match=rf"'{name}' has shape \[2, 3, 32, 32\], not \[3, 3"):
         convert_official_pd(write(short), image_size=8)
+    turned = params | {"dense1/kernel": params["dense0/kernel"]}
+    with pytest.raises(ConversionError, match=r"'dense1/kernel' has shape \[32, 64\], not"):
+        convert_official_pd(write(turned), image_size=8)
     with pytest.raises(ConversionError, match="has no tensor 'conv_in/kernel'"):
         convert_official_pd(write({"dense0/bias": np.zeros(3)}), image_size=8)
 
