@@ -55,6 +55,7 @@ CTM = {
     "start": "",
     "sigma_min": 0.002,
     "sigma_max": 80.0,
+    "rho": 7.0,
     "to_data": False,
     "averaged_target": False,
     "denoising": 1.0,

@@ -268,7 +268,7 @@ class CtmStage(AdversarialStage):
       teacher: name of the stage or round whose trajectories it learns; "" for its own.
       start: name of the stage or round to start from; "" for the teacher or, without, scratch.
       num_steps: step counts it is measured at; the exported model samples with the first.
-      sigma_min, sigma_max: ends of the grid, as sigma / alpha; see `diffusion.KarrasSchedule`.
+      sigma_min, sigma_max, rho: of the grid in training and sampling, `diffusion.KarrasSchedule`.
       distance: a name, as in `Distance`.
       layer, levels, solver_steps, to_data, averaged_target, denoising, adversarial: of `Ctm`.
       judges: none for no adversary.
@@ -281,6 +281,7 @@ class CtmStage(AdversarialStage):
     num_steps: tuple[int, ...] = (1, 2, 4)
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    rho: float = 7.0
     levels: int = 18
     solver_steps: int = 17
     distance: str = "pixels"
@@ -295,12 +296,14 @@ class CtmStage(AdversarialStage):
     select: str = ""
 
     def rounds(self, diffuser, image_shape, earlier):
-        schedule = KarrasSchedule(self.sigma_min, self.sigma_max)
+        schedule = KarrasSchedule(self.sigma_min, self.sigma_max, self.rho)
         teacher = None
         if self.teacher:
             teacher = find_parent(earlier, self.teacher)
             diffuser = teacher.method.diffuser.without_dropout()
             _check_range(schedule, diffuser.schedule)
+        if not hasattr(diffuser.network, "target"):
+            raise ValueError(f"{type(diffuser.network).__name__} takes no target to jump to")
         start = find_parent(earlier, self.start) if self.start else teacher
         student = diffuser.with_target(schedule)
         shapes = student.param_shapes(image_shape)

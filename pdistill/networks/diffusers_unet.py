@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.conventions import parse_convention
-from pdistill.networks.embeddings import GuidanceEmbedding
+from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
 from pdistill.networks.published import attend, dropout, one_hot, waves
 from pdistill.networks.unet import double, halve
 
@@ -91,6 +91,7 @@ class DiffusersUNet(nn.Module):
       wave_shift, cosines_first: of `published.waves`.
       num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate within each block when training.
     """
 
@@ -115,6 +116,7 @@ class DiffusersUNet(nn.Module):
     cosines_first: bool = True
     num_labels: int = 0
     guidance: bool = False
+    target: bool = False
     dropout: float = 0.0
 
     @nn.compact
@@ -124,6 +126,7 @@ class DiffusersUNet(nn.Module):
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -141,6 +144,11 @@ class DiffusersUNet(nn.Module):
             shape = (self.num_labels, self.embedding_channels)
             table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
             embedding += one_hot(label, self.num_labels, len(z)) @ table
+        if self.target:
+            target = logsnr if target is None else target
+            embedding += TargetEmbedding(
+                self.wave_channels, self.embedding_channels, name="target_in"
+            )(target)
 
         block = functools.partial(
             ResnetBlock,

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.conventions import parse_convention
-from pdistill.networks.embeddings import GuidanceEmbedding
+from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
 from pdistill.networks.published import attend, dropout, one_hot, waves
 
 
@@ -83,6 +83,7 @@ class SongUNet(nn.Module):
       taps: of the resampling filter.
       num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate within each block when training.
     """
 
@@ -99,6 +100,7 @@ class SongUNet(nn.Module):
     taps: tuple[int, ...] = (1, 1)
     num_labels: int = 0
     guidance: bool = False
+    target: bool = False
     dropout: float = 0.0
 
     @nn.compact
@@ -108,6 +110,7 @@ class SongUNet(nn.Module):
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -129,6 +132,9 @@ class SongUNet(nn.Module):
         for i in range(2):
             dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
             embedding = nn.silu(dense(embedding))
+        if self.target:
+            target = logsnr if target is None else target
+            embedding += TargetEmbedding(width, embedding.shape[-1], name="target_in")(target)
 
         block = functools.partial(
             EdmBlock,
@@ -195,6 +201,7 @@ class DhariwalUNet(nn.Module):
     attention_sizes: tuple[int, ...] = (32, 16, 8)
     num_labels: int = 0
     guidance: bool = False
+    target: bool = False
     dropout: float = 0.0
 
     @nn.compact
@@ -204,6 +211,7 @@ class DhariwalUNet(nn.Module):
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -217,6 +225,11 @@ class DhariwalUNet(nn.Module):
         if self.num_labels:
             labels = one_hot(label, self.num_labels, len(z))
             embedding += dense(use_bias=False, name="map_label")(labels)
+        if self.target:
+            target = logsnr if target is None else target
+            embedding += TargetEmbedding(self.channels, embedding.shape[-1], name="target_in")(
+                target
+            )
         embedding = nn.silu(embedding)
 
         block = functools.partial(EdmBlock, dropout=self.dropout if train else 0.0)

@@ -9,7 +9,7 @@ import pytest
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels, x_from_v
-from pdistill.networks import Diffuser, DiT, UNet
+from pdistill.networks import DhariwalUNet, Diffuser, DiffusersUNet, DiT, SongUNet, UNet
 from pdistill.training import transfer
 
 SHAPE = (8, 8, 1)
@@ -18,7 +18,16 @@ Z = RNG.normal(size=(4, *SHAPE)).astype(np.float32)
 LOGSNR_T = np.array([-8.0, -2.0, 0.5, 3.0], np.float32)
 LOGSNR_S = np.array([-7.0, 4.0, 12.0, 3.5], np.float32)
 UNET = UNet(1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=())
-NETWORKS = {"dit": DiT(1, features=8, depth=1, heads=2), "unet": UNET}
+SMALL = {"multipliers": (1,), "blocks": 1, "attention_sizes": ()}
+NETWORKS = {
+    "dit": DiT(1, features=8, depth=1, heads=2),
+    "unet": UNET,
+    "song_unet": SongUNet(1, channels=8, **SMALL),
+    "dhariwal_unet": DhariwalUNet(1, channels=8, **SMALL),
+    "diffusers_unet": DiffusersUNet(
+        1, channels=(8,), blocks=1, attention=(), middle_attention=False, middle_groups=4, groups=4
+    ),
+}
 
 
 def random_params(diffuser, seed=1):
@@ -53,7 +62,7 @@ def test_a_teachers_weights_behave_as_before(name):
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["dit", "unet"])
 def test_before_training_its_jumps_are_the_teachers_ddim(name):
     teacher, params, student, moved, _ = teacher_and_student(NETWORKS[name])
     run = functools.partial(
