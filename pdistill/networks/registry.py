@@ -15,13 +15,13 @@ from pdistill.networks.routed import Routed
 from pdistill.networks.unet import UNet
 
 NETWORKS = {
+    "dit": DiT,
+    "unet": UNet,
+    "routed": Routed,
     "dhariwal_unet": DhariwalUNet,
     "diffusers_dit": DiffusersDiT,
     "diffusers_unet": DiffusersUNet,
-    "dit": DiT,
-    "routed": Routed,
     "song_unet": SongUNet,
-    "unet": UNet,
 }
 
 

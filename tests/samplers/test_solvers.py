@@ -223,7 +223,7 @@ def test_solvers_are_values(name):
     @functools.partial(jax.jit, static_argnums=0)
     def run(solver, z):
         traces.append(solver)
-        return solver.init(z, None), z
+        return solver.init(z, jnp.zeros(3)), z
 
     first, second = SOLVERS[name](), SOLVERS[name]()
     assert first == second
