@@ -27,13 +27,22 @@ def get_config(variant: str = "") -> ConfigDict:
     teacher, _ = config.stages
     teacher["num_steps"] = (64, 4, 1)
     stage = dmd() | {"select": "fd_pixels"}
-    pairs = {"num": 5000, "num_steps": 18}
-    gan = {"adversarial": 0.1, "discriminating": 0.1}
+    gan = {
+        "adversarial": 0.1,
+        "discriminating": 0.1,
+        "loop": stage["loop"] | {"num_updates": 2000, "save_every": 500},
+    }
+    slow = {name: stage[name] | {"learning_rate": 3e-4} for name in ("optimizer", "fake_optimizer")}
+    regression = {
+        "regression": 0.25,
+        "pairs": {"num": 5000, "num_steps": 18},
+        "loop": stage["loop"] | {"num_updates": 3000},
+    }
     stages = (
         stage | {"name": "gan", "matching": 0.0} | gan,
         stage | {"name": "dm"},
-        stage | {"name": "dm_gan"} | gan,
-        stage | {"name": "dm_regression", "regression": 0.25, "pairs": pairs},
+        stage | {"name": "dm_gan", "start": "dm"} | gan | slow,
+        stage | {"name": "dm_regression"} | regression,
         stage | {"name": "dm_gan_multistep", "levels": (-20.0, -3.0, 0.0, 3.0)} | gan,
     )
     config.stages = (teacher, *map(ConfigDict, stages))
@@ -42,10 +51,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def dmd() -> dict[str, Any]:
     """The settings of every generator here."""
-    adam = GAN_ADAM | {"learning_rate": 5e-4, "anneal": "linear"}
+    adam = GAN_ADAM | {"anneal": "linear"}
     return DMD | {
-        "noise": {"data_std": 0.75},
-        "loop": LOOP | {"num_updates": 8000, "batch_size": 64, "save_every": 1000},
-        "optimizer": adam | {"ema_decay": 0.99, "ema_ramp": 0.1},
-        "fake_optimizer": adam,
+        "fake_updates": 2,
+        "noise": {"data_std": 0.75},  # that of the digits' pixels
+        "loop": LOOP | {"num_updates": 5000, "batch_size": 64, "save_every": 1000},
+        "optimizer": adam | {"learning_rate": 7e-4, "ema_decay": 0.99, "ema_ramp": 0.1},
+        "fake_optimizer": adam | {"learning_rate": 1e-3},
     }
