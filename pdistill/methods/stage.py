@@ -13,6 +13,8 @@ from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
+GENERATORS = ("one_step", "multistep")  # solvers of models that are no denoisers elsewhere
+
 
 class Method(Steppable, Protocol):
     """What the loop needs of a method, and what its stage does: settings and pure functions."""
@@ -145,7 +147,7 @@ class GeneratorStage(TrainingStage):
         if self.network and not self.scratch:
             raise ValueError("another network starts from scratch; set scratch")
         teacher = find_parent(earlier, self.teacher, **kinds)
-        start = find_parent(earlier, self.start, **kinds) if self.start else teacher
+        start = find_parent(earlier, self.start, one_step=True) if self.start else teacher
         diffuser = start.method.diffuser.without_dropout()
         return diffuser.with_network(self.network), start, teacher
 
@@ -192,7 +194,7 @@ def find_parent(
 
     Args:
       guided: whether the method can start from a network that takes guidance weights.
-      one_step: whether it can start from a generator that knows pure noise only.
+      one_step: whether it can start from a generator that knows pure noise or few levels only.
 
     Raises:
       ValueError: there is none, or it is one that the method cannot start from.
@@ -208,8 +210,8 @@ def find_parent(
         raise ValueError(f"{found.name!r} is of several students; start from one of them")
     if found.method.diffuser.takes_guidance and not guided:
         raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
-    if found.solver == "one_step" and not one_step:
-        raise ValueError(f"{found.name!r} makes images of pure noise only")
+    if not one_step and found.solver and found.solver.partition(":")[0] in GENERATORS:
+        raise ValueError(f"{found.name!r} knows the few noise levels that it generates at only")
     return found
 
 

@@ -484,6 +484,23 @@ def test_mistakes(changes, message):
         DmdStage(**settings | changes).rounds(DIFFUSER, IMAGE, {"teacher": teacher})
 
 
+def test_it_goes_on_from_a_generator_but_learns_from_no_generator():
+    """A classifier comes in once matching has settled; scores are a denoiser's."""
+    teacher = Round(
+        "teacher", "teacher", Teacher(DIFFUSER, ADAM), lambda key, parent: None, LOOP, (4,)
+    )
+    settings = {"loop": LOOP, "optimizer": ADAM, "fake_optimizer": ADAM, "teacher": "teacher"}
+    earlier = {"teacher": teacher}
+    for name, levels in (("one", (-20.0,)), ("four", LEVELS)):
+        stage = DmdStage(name=name, levels=levels, **settings)
+        [earlier[name]] = stage.rounds(DIFFUSER, IMAGE, earlier)
+        assert earlier[name].num_steps == (len(levels),)
+        [later] = DmdStage(name="later", start=name, **settings).rounds(DIFFUSER, IMAGE, earlier)
+        assert (later.parent, later.teacher) == (name, "teacher")
+        with pytest.raises(ValueError, match="that it generates at only"):
+            DmdStage(name="x", **settings | {"teacher": name}).rounds(DIFFUSER, IMAGE, earlier)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
