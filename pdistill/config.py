@@ -9,10 +9,13 @@ from typing import Any
 
 from pdistill.diffusion import output_channels
 from pdistill.files import one_line
+from pdistill.imported import ImportedStage
 from pdistill.methods import STAGES, Round, Stage
 from pdistill.model import build_schedule
 from pdistill.networks import Diffuser, build_network
 from pdistill.samplers import Gamma, parse_solver
+
+KINDS = STAGES | {"imported": ImportedStage}  # of stages, by what their `method` says
 
 
 class ConfigError(ValueError):
@@ -221,10 +224,10 @@ def _stage(value: Any, path: str) -> Stage:
     if not isinstance(value, Mapping) or "method" not in value:
         raise ConfigError(f"{path} must be a dictionary with name and method; got {value!r}")
     method = value["method"]
-    if not isinstance(method, str) or method not in STAGES:
-        raise ConfigError(f"{path}.method must be one of {', '.join(STAGES)}; got {method!r}")
+    if not isinstance(method, str) or method not in KINDS:
+        raise ConfigError(f"{path}.method must be one of {', '.join(KINDS)}; got {method!r}")
     rest = {key: item for key, item in value.items() if key != "method"}
-    return _build(STAGES[method], rest, path)
+    return _build(KINDS[method], rest, path)
 
 
 def _join(path: str, key: str) -> str:

@@ -78,7 +78,7 @@ class Experiment:
             raise ConfigError(str(error)) from error
         self.rounds = config.rounds(self.train_data.image_shape)
         for r in self.rounds:
-            if r.loop.batch_size % self.mesh.size:
+            if r.loop and r.loop.batch_size % self.mesh.size:
                 raise ConfigError(
                     f"{r.name}: batch_size {r.loop.batch_size} must be a multiple of the "
                     f"{self.mesh.size} devices"
@@ -97,7 +97,11 @@ class Experiment:
     def run_round(self, r: Round, writer: MetricWriter) -> None:
         """Trains, exports and measures one round, whatever of that is not done yet."""
         if not self._is_trained(r):
-            if r.students:
+            if r.imported:
+                models.load(r.imported)  # raises before it is copied
+                source, target = models.find(r.imported), self.workdir / r.name / "model"
+                models.copy(source, target, stage=r.name, source=r.imported)
+            elif r.students:
                 self._join(r)
             else:
                 self._train_and_export(r, writer)
@@ -110,9 +114,9 @@ class Experiment:
 
     def _is_trained(self, r: Round) -> bool:
         directory = self.workdir / r.name / "model"
-        return directory.exists() and models.read_card(directory)["train_steps"] == (
-            r.loop.num_updates
-        )
+        if not (directory.exists() and r.loop):
+            return directory.exists()
+        return models.read_card(directory)["train_steps"] == r.loop.num_updates
 
     def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
         directory = self.workdir / r.name

@@ -92,7 +92,7 @@ class Measurements:
         Raises:
           OSError: it cannot be read or written.
         """
-        updates = {r.name: r.loop.num_updates for r in self._rounds}
+        updates = {r.name: r.loop.num_updates for r in self._rounds if r.loop}
         self._log = LogFile(
             self._workdir / "results.jsonl",
             keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),

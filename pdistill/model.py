@@ -222,6 +222,17 @@ def save(directory: str | Path, diffuser: Diffuser, params: Any, /, **card: Any)
     sync_global_devices(f"saved {directory}")
 
 
+def copy(source: Path, directory: Path, /, **changes: Any) -> None:
+    """Copies a model directory whole or not at all, with changes of its card."""
+    if jax.process_index() == 0:
+        temporary = directory.with_name(directory.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        change_card(temporary, **changes)
+        replace(temporary, directory)
+    sync_global_devices(f"copied {directory}")
+
+
 def change_card(directory: Path, **changes: Any) -> None:
     """Rewrites entries of a model's card."""
     card = read_card(directory) | changes
@@ -258,7 +269,16 @@ def read_card(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
     if card.get("format") != FORMAT:
         raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
+    for key in CARD:
+        if key not in card:
+            raise ModelError(f"{path} lacks the key {key!r}")
     return card
+
+
+def find(directory: str | Path) -> Path:
+    """The model directory that this is, or that is in this stage's directory."""
+    directory = Path(directory)
+    return directory / "model" if (directory / "model").is_dir() else directory
 
 
 def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
@@ -270,13 +290,8 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     Raises:
       ModelError: there is no model there, or it cannot be read.
     """
-    directory = Path(directory)
-    if (directory / "model").is_dir():
-        directory = directory / "model"
+    directory = find(directory)
     card = read_card(directory)
-    for key in CARD:
-        if key not in card:
-            raise ModelError(f"{directory / 'model.json'} lacks the key {key!r}")
     try:
         diffuser = build_diffuser(card)
         shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))

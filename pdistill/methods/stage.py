@@ -34,7 +34,8 @@ class Round:
       name: also its folder. method_name: what results.jsonl calls the method.
       init: (key, parent's parameters or None) -> initial state; after the parent's it gets those of
         `teacher`, if there is one.
-      loop: its length. num_steps: step counts to measure at; the model samples with the first.
+      loop: its length; None for a model that is not trained here.
+      num_steps: step counts to measure at; the model samples with the first.
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
@@ -47,13 +48,14 @@ class Round:
       labels: of the images to train on; None for all.
       measured: False for what is only a part of a later model.
       students: nothing is trained: the model is these rounds' models, stacked.
+      imported: nothing is trained: the model is that of this directory.
     """
 
     name: str
     method_name: str
     method: Method
     init: Callable[..., TrainState]
-    loop: LoopConfig
+    loop: LoopConfig | None
     num_steps: tuple[int, ...]
     solver: str | None = None
     guidance: tuple[float, float] | None = None
@@ -65,6 +67,7 @@ class Round:
     labels: tuple[int, ...] | None = None
     measured: bool = True
     students: tuple[str, ...] = ()
+    imported: str = ""
 
     def __post_init__(self):
         if not self.num_steps or min(self.num_steps) < 1:

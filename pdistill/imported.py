@@ -1,0 +1,53 @@
+"""A stage that is a model from elsewhere: what `pdistill.convert` made, or another run."""
+
+import dataclasses
+import math
+
+from pdistill.methods import Round, Stage
+from pdistill.methods.stage import GENERATORS
+from pdistill.model import ModelError, build_diffuser, find, read_card
+from pdistill.networks import Diffuser
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A method that has done its work elsewhere."""
+
+    diffuser: Diffuser
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportedStage(Stage):
+    """Config of the stage: a model is copied and measured; later stages start from it.
+
+    Attributes:
+      path: of a model directory, or of a stage's that holds one.
+      num_steps: step counts it is measured at; those it is made for by default.
+    """
+
+    path: str
+    num_steps: tuple[int, ...] = ()
+
+    def rounds(self, diffuser, image_shape, earlier):
+        try:
+            card = read_card(find(self.path))
+            shape, imported = tuple(card["data"]["shape"]), build_diffuser(card)
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{self.path} has a damaged model.json: {error!r}") from error
+        if shape != tuple(image_shape):
+            raise ValueError(f"{self.path} makes images of {shape}, the data's are {image_shape}")
+        kind = card["solver"].partition(":")[0]
+        guidance = card["guidance"]
+        return [
+            Round(
+                name=self.name,
+                method_name=card["method"],
+                method=Imported(imported),
+                init=None,
+                loop=None,
+                num_steps=self.num_steps or (card["num_steps"],),
+                solver=card["solver"] if kind in (*GENERATORS, "gamma", "stochastic") else None,
+                guidance=guidance and tuple(math.inf if w is None else w for w in guidance),
+                imported=self.path,
+            )
+        ]

@@ -1,0 +1,78 @@
+"""Stages that start from a model made elsewhere."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_experiment import leaves, tiny
+
+import pdistill
+from pdistill import experiment
+from pdistill.config import ConfigError
+from pdistill.diffusion import DdpmSchedule
+from pdistill.files import read_jsonl
+from pdistill.interop.conversion import Conversion, teacher_card, write_model
+from pdistill.networks import Diffuser, DiT
+
+IMAGE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A converted teacher with another network, head and schedule than the config's model."""
+    diffuser = Diffuser(DiT(1, features=24, depth=1, heads=2), "eps", DdpmSchedule())
+    params = jax.jit(lambda: diffuser.init(jax.random.key(0), IMAGE))()
+    directory = tmp_path_factory.mktemp("models") / "foreign"
+    card = teacher_card(diffuser, IMAGE, method="elsewhere", source="a_file", num_steps=2)
+    write_model(directory, Conversion(diffuser, params, card))
+    return directory
+
+
+def importing(path, **changes):
+    config = tiny()
+    _, progressive = config.stages
+    stage = {"name": "teacher", "method": "imported", "path": str(path)} | changes
+    config.stages = (ConfigDict(stage), progressive)
+    config.stages[1].update(start_steps=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(finished, foreign):
+    return finished(importing(foreign))
+
+
+def test_students_of_it(workdir, foreign):
+    for ours, theirs in zip(leaves(workdir / "teacher"), leaves(foreign), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    card = pdistill.load(workdir / "teacher").card
+    assert (card["stage"], card["method"], card["source"]) == ("teacher", "elsewhere", str(foreign))
+    student = pdistill.load(workdir / "progressive/1")
+    assert student.diffuser == pdistill.load(foreign).diffuser
+    rows = read_jsonl(workdir / "results.jsonl")
+    found = {(row["stage"], row["nfe"], row["method"], row["train_steps"]) for row in rows}
+    assert found == {("teacher", 2, "elsewhere", None), ("progressive/1", 1, "progressive", 8)}
+    assert (workdir / "report.html").exists()
+
+
+def test_again_it_changes_nothing(workdir, foreign):
+    before = (workdir / "results.jsonl").read_text()
+    experiment.run(importing(foreign), workdir)
+    assert (workdir / "results.jsonl").read_text() == before
+
+
+def test_paths_that_are_no_models(tmp_path, foreign):
+    with pytest.raises(ConfigError, match=r"stages\[0\] \(teacher\): no model in"):
+        experiment.run(importing(tmp_path / "nothing"), tmp_path / "run")
+    card = json.loads((foreign / "model.json").read_text())
+    for name, data, message in (
+        ("large", {"shape": [16, 16, 1]}, r"makes images of \(16, 16, 1\), the data's are"),
+        ("damaged", {}, "damaged model.json"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.json").write_text(json.dumps(card | {"data": data}))
+        with pytest.raises(ConfigError, match=message):
+            experiment.run(importing(tmp_path / name), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
