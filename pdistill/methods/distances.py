@@ -31,13 +31,10 @@ class Distance:
     def __post_init__(self):
         if self.name not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {self.name!r}")
+        self.init()  # raises without the weights
 
     def init(self) -> Any:
-        """The extractor's parameters; they stay as they are.
-
-        Raises:
-          WeightsError: they cannot be had.
-        """
+        """The extractor's parameters; they stay as they are."""
         if self.name in ("pixels", "huber"):
             return {}
         return _extractor(self.name).params
