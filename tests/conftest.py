@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, quick compilation, strict promotion, and what several tests share."""
 
 import functools
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -70,6 +71,14 @@ def finished(tmp_path_factory):
         return path
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_for_one_file():
+    """Thousands of executables in one process exhaust the memory maps that Linux allows it."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items):
