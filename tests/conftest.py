@@ -82,5 +82,6 @@ def _compiled_for_one_file():
 
 
 def pytest_collection_modifyitems(items):
-    """Notebooks first: they take minutes, and no worker should be left alone with one."""
-    items.sort(key=lambda item: "test_notebook" not in item.nodeid)
+    """The longest first: they take minutes, and no worker should be left alone with one."""
+    first = ("test_notebooks", "test_kills")
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(first))
