@@ -2,9 +2,13 @@
 
     python -m pdistill.main --config=configs/digits_dmd.py --workdir=runs/digits_dmd
 
-The teacher of `digits_pd` becomes a one-step generator ("dm"), also with the classifier of DMD2
-("dm_gan"), with the noise-image pairs of DMD ("dm_regression"), with the classifier alone
-("gan"), and a generator of four steps ("dm_gan_multistep").
+The teacher of `digits_pd` becomes a one-step generator ("dm"), which then also deceives the
+classifier of DMD2 ("dm_gan"); with the noise-image pairs of DMD ("dm_regression"); with the
+classifier alone ("gan"); and a generator of four steps ("dm_gan_multistep").
+
+Expected (seed 0, Frechet distance to the training images of pixels / of the classifier's features):
+dm 0.49 / 10.8; teacher 0.40 / 12.6 at 64 DDIM steps, 17.1 / 506 at one. The other stages are not
+measured yet.
 """
 
 from typing import Any
