@@ -30,7 +30,7 @@ from pdistill.files import write_jsonl
 from pdistill.model import Model
 from pdistill.results import draw_samples
 from pdistill.sharding import make_mesh
-from pdistill.terminal import plain_errors
+from pdistill.terminal import command_parser, plain_errors
 
 COLUMNS = ("data_teacher", "data_student", "teacher_student", "rms_difference")
 
@@ -49,11 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("--teacher", required=True, help="a stage's or a model's directory")
     parser.add_argument("--students", required=True, help="MODEL@K, ...; commas")
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")

@@ -16,20 +16,15 @@
   safetensors   a folder written by pdistill.export --to=safetensors
 """
 
-import argparse
 import inspect
-import sys
 from pathlib import Path
 
 from pdistill.interop import CONVERTERS, ConversionError, write_model
+from pdistill.terminal import command_parser, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("convert", __doc__)
     parser.add_argument("--from", required=True, dest="kind", choices=sorted(CONVERTERS))
     parser.add_argument("--source", required=True, help="file or folder to convert")
     parser.add_argument("--out", required=True, help="model directory to write; must be new")
@@ -40,14 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     kind, source, out = options.pop("kind"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}
-    try:
+    with plain_errors(ValueError, OSError):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
         _check(kind, given)
         conversion = CONVERTERS[kind](source, **given)
         write_model(out, conversion)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     network = type(conversion.diffuser.network).__name__
     print(f"{source} -> {out}: {network}, {conversion.card['num_steps']} steps")
 

@@ -29,7 +29,7 @@ from pdistill.report import table
 from pdistill.results import measure
 from pdistill.samplers import parse_solver
 from pdistill.sharding import make_mesh
-from pdistill.terminal import plain_errors, say
+from pdistill.terminal import command_parser, plain_errors, say
 
 BATCH = 500
 
@@ -45,11 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("evaluate", __doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", help="a stage's or a model's directory")
     what.add_argument("--images", help=".npz or folder of images")

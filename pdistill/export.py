@@ -9,20 +9,14 @@ The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for
     images = sampler.call(jax.random.key(0), jax.numpy.arange(16))
 """
 
-import argparse
-import sys
-
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import load
+from pdistill.terminal import command_parser, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("export", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--out", required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
@@ -40,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="of the file, or beside it as .npz, to be the sampler's first argument",
     )
     options = parser.parse_args(arguments)
-    try:
+    with plain_errors(ValueError, OSError):
         if options.to == "safetensors":
             write_folder(options.out, load(options.model))
             print(f"{options.model} -> {options.out}")
@@ -49,8 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
         files = write_sampler(
             options.out, model, num_steps=options.num_steps, start=options.start, inside=inside
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     call = ", ".join(sampler_arguments(model, start=options.start, inside=inside))
     print(f"{options.model} -> {', '.join(map(str, files))}: call({call})")
 

@@ -267,12 +267,17 @@ def read_card(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
+    check_card(card, path)
+    return card
+
+
+def check_card(card: dict[str, Any], path: Path) -> None:
+    """Raises ModelError for a card of another format, or without what every one has."""
     if card.get("format") != FORMAT:
-        raise ModelError(f"{directory} has format {card.get('format')}; this reads {FORMAT}")
+        raise ModelError(f"{path} has format {card.get('format')}; this reads {FORMAT}")
     for key in CARD:
         if key not in card:
             raise ModelError(f"{path} lacks the key {key!r}")
-    return card
 
 
 def find(directory: str | Path) -> Path:

@@ -6,22 +6,17 @@ The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key", the noise's:
 `pdistill.methods.pairs.noise(key, [i], (H, W, C))`.
 """
 
-import argparse
 from pathlib import Path
 
 from pdistill.files import write_arrays
 from pdistill.methods.pairs import PairsConfig, make_pairs
 from pdistill.model import load
 from pdistill.sharding import make_mesh
-from pdistill.terminal import plain_errors
+from pdistill.terminal import command_parser, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.pairs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("pairs", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--num", type=int, required=True, help="of pairs")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")

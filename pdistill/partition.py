@@ -5,22 +5,16 @@
 Prints lists of labels for `lists` of a "multi_student" stage.
 """
 
-import argparse
-
 import numpy as np
 from flax import traverse_util
 
 from pdistill.methods.partition import by_balanced_kmeans
 from pdistill.model import Model, ModelError, load
-from pdistill.terminal import plain_errors
+from pdistill.terminal import command_parser, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.partition",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("partition", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--parts", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the first centres")

@@ -1,6 +1,5 @@
 """Draws a grid of images: python -m pdistill.sample --model=DIR --num=64 --out=grid.png"""
 
-import argparse
 from pathlib import Path
 
 import jax
@@ -11,11 +10,11 @@ from pdistill.data import to_uint8
 from pdistill.model import load
 from pdistill.report.grids import tile
 from pdistill.samplers import parse_solver
-from pdistill.terminal import plain_errors
+from pdistill.terminal import command_parser, plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pdistill.sample", description=__doc__)
+    parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--num", type=int, default=64, help="images (default 64)")
     parser.add_argument("--out", default="grid.png", help="picture to write (default grid.png)")

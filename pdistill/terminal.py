@@ -1,5 +1,6 @@
 """What the person at the terminal sees."""
 
+import argparse
 import contextlib
 import sys
 import warnings
@@ -12,6 +13,15 @@ def say(message: str) -> None:
     """A line on standard error, from the first process only."""
     if jax.process_index() == 0:
         print(message, file=sys.stderr, flush=True)
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """For `python -m pdistill.<name>`; its description is shown as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m pdistill.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,13 @@
 
 from pdistill.evaluation.evaluator import Evaluator
 from pdistill.evaluation.frechet import Moments, Statistics, frechet_bias, frechet_distance
-from pdistill.evaluation.generate import Sampling, Timed, generate, generate_batches
+from pdistill.evaluation.generate import (
+    Sampling,
+    Timed,
+    generate,
+    generate_batches,
+    index_batches,
+)
 from pdistill.evaluation.images import (
     EvaluationError,
     EvaluationWarning,
@@ -46,6 +52,7 @@ __all__ = [
     "generate",
     "generate_batches",
     "inception_score",
+    "index_batches",
     "kernel_distance",
     "labels_follow",
     "load_images",

@@ -41,6 +41,28 @@ class Sampling:
         """Network evaluations for one sample."""
         return samplers.num_evaluations(self.solver, self.num_steps)
 
+    def run(
+        self,
+        diffuser: Diffuser,
+        params: Any,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        **start: Any,
+    ) -> Array:
+        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`.
+
+        `label` and `guidance`, [B] each, are as for `Diffuser.denoiser`.
+        """
+        model = diffuser.jump if self.solver.jumps else diffuser.denoiser
+        return samplers.sample(
+            model(params, label, guidance),
+            **start,
+            schedule=diffuser.schedule,
+            num_steps=self.num_steps,
+            solver=self.solver,
+            clip=self.clip,
+        )
+
 
 @functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))
 def generate(
@@ -60,16 +82,16 @@ def generate(
 
     Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
     """
-    model = diffuser.jump if sampling.solver.jumps else diffuser.denoiser
-    return samplers.sample(
-        model(params, label, guidance),
-        jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
-        (len(indices), *shape),
-        schedule=diffuser.schedule,
-        num_steps=sampling.num_steps,
-        solver=sampling.solver,
-        clip=sampling.clip,
-    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    shape = (*indices.shape, *shape)
+    return sampling.run(diffuser, params, label, guidance, key=keys, shape=shape)
+
+
+def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
+    """0, 1, ..., at least up to num - 1, in batches of one size that the mesh's devices divide."""
+    size = -(-min(batch_size, num) // mesh.size) * mesh.size
+    for start in range(0, num, size):
+        yield np.arange(start, start + size)
 
 
 _to_uint8 = jax.jit(to_uint8)
@@ -99,11 +121,9 @@ def generate_batches(
     Raises:
       EvaluationError: a sample is not finite.
     """
-    batch_size = -(-min(batch_size, num) // mesh.size) * mesh.size
-    for start in range(0, num, batch_size):
-        indices = np.arange(start, start + batch_size)
+    for indices in index_batches(num, batch_size, mesh):
         label = None if labels is None else labels[indices % num]
-        weight = None if guidance is None else np.full(batch_size, guidance, np.float32)
+        weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
         indices, label, weight = jax.device_put((indices, label, weight), batch_sharding(mesh))
         images = generate(
             diffuser, params, key, indices, label, weight, sampling=sampling, shape=shape
@@ -111,7 +131,7 @@ def generate_batches(
         images, finite = _to_uint8(images), _is_finite(images)
         if not finite:
             raise EvaluationError("the model's samples are not finite: it has diverged")
-        yield process_allgather(images, tiled=True)[: num - start]
+        yield process_allgather(images, tiled=True)[: num - indices[0]]
 
 
 class Timed:

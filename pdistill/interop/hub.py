@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
-from pdistill.model import CARD, FORMAT, Model, build_diffuser, replace
+from pdistill.model import Model, build_diffuser, check_card, replace
 from pdistill.training import checksum
 
 README = """\
@@ -88,11 +88,7 @@ def read_folder(source: str | Path) -> Conversion:
     """
     source = Path(source)
     card = read_json(source / "config.json")
-    for key in CARD:
-        if key not in card:
-            raise ConversionError(f"{source / 'config.json'} lacks the key {key!r}")
-    if card.get("format") != FORMAT:
-        raise ConversionError(f"{source} has format {card.get('format')}; this reads {FORMAT}")
+    check_card(card, source / "config.json")
     diffuser = build_diffuser(card)
     shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
     path = source / "model.safetensors"

@@ -11,7 +11,7 @@ from flax import traverse_util
 from jax import Array
 from jax import export as jax_export
 
-from pdistill import samplers
+from pdistill.evaluation import generate
 from pdistill.files import write_arrays
 from pdistill.model import Model
 
@@ -75,19 +75,12 @@ def export_sampler(
             params = traverse_util.unflatten_dict(named["weights"], sep="/")
         # Nothing is folded into constants, so that the numbers are those of Model.sample.
         params = jax.lax.optimization_barrier(params)
-        if start == "key":
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(named["key"], named["index"])
-            noise = {"key": keys, "shape": (*named["index"].shape, *model.image_shape)}
-        else:
-            noise = {"key": None, "z_init": named["noise"]}
-        return samplers.sample(
-            model.diffuser.denoiser(params, named.get("label"), named.get("guidance")),
-            **noise,
-            schedule=model.diffuser.schedule,
-            num_steps=sampling.num_steps,
-            solver=sampling.solver,
-            clip=sampling.clip,
-        )
+        inputs = model.diffuser, params
+        conditions = named.get("label"), named.get("guidance")
+        if start == "noise":
+            return sampling.run(*inputs, *conditions, key=None, z_init=named["noise"])
+        numbered = *inputs, named["key"], named["index"], *conditions
+        return generate(*numbered, sampling=sampling, shape=model.image_shape)
 
     return jax_export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments.values())
 

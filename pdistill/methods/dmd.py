@@ -18,7 +18,7 @@ from pdistill.diffusion import KarrasSchedule
 from pdistill.methods.adversarial import LOSSES
 from pdistill.methods.pairs import PairsConfig, draw_pairs
 from pdistill.methods.regression import uniform_times
-from pdistill.methods.stage import GeneratorStage
+from pdistill.methods.stage import GeneratorStage, check_guidable
 from pdistill.networks import Diffuser
 from pdistill.networks.discriminators import BottleneckHead
 from pdistill.samplers import Multistep
@@ -201,7 +201,7 @@ class Dmd(DmdSettings):
 
     def _matching(self, state, images, label, key):
         time_key, noise_key = jax.random.split(key)
-        z, logsnr = self._noised(images, time_key, noise_key, self.matching_times)
+        z, logsnr, _ = self._noised(images, time_key, noise_key, self.matching_times)
         w = jnp.full(len(z), self.guidance, z.dtype) if self.guidance else None
         real = self.teacher.denoiser(state.frozen["teacher"], label, w)(z, logsnr)
         fake = self.teacher.denoiser(state.learners["fake_score"].params["network"], label)
@@ -220,7 +220,7 @@ class Dmd(DmdSettings):
 
     def _update_fake_score(self, state, images, label, x, x_label, key):
         time_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
-        z, logsnr, eps = self._noised(images, time_key, noise_key, (0.0, 1.0), with_noise=True)
+        z, logsnr, eps = self._noised(images, time_key, noise_key)
         fake = state.learners["fake_score"]
 
         def loss(params):
@@ -245,17 +245,17 @@ class Dmd(DmdSettings):
 
     def _logit(self, params, state, x, label, key):
         """The classifier's of images, noised to any level: [B]."""
-        z, logsnr = self._noised(x, *jax.random.split(key), (0.0, 1.0))
+        z, logsnr, _ = self._noised(x, *jax.random.split(key))
         network = {"fake_score": params["network"], "teacher": state.frozen["teacher"]}
         last = self.teacher.maps(network[self.features], z, logsnr, label)[-1]
         return BottleneckHead().apply(params["head"], last)
 
-    def _noised(self, x, time_key, noise_key, times, with_noise=False):
+    def _noised(self, x, time_key, noise_key, times=(0.0, 1.0)):
+        """z, its levels and its noise."""
         low, high = times
         t = low + (high - low) * uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
         logsnr, eps = self.noise(t), jax.random.normal(noise_key, x.shape, x.dtype)
-        z = diffusion.diffuse(x, eps, logsnr)
-        return (z, logsnr, eps) if with_noise else (z, logsnr)
+        return diffusion.diffuse(x, eps, logsnr), logsnr, eps
 
     def _draw_labels(self, key, labels, num):
         return jax.random.choice(key, labels, (num,)) if self.diffuser.num_labels else None
@@ -309,10 +309,8 @@ class DmdStage(DmdSettings, GeneratorStage):
         diffuser, start, teacher = self.origins(earlier)
         if bool(self.regression) != bool(self.pairs):
             raise ValueError("regression and pairs go together; give both or none")
-        if self.guidance and teacher.guidance is None:
-            raise ValueError(
-                f"{teacher.name!r} cannot be guided: train it with labels and label_dropout"
-            )
+        if self.guidance:
+            check_guidable(teacher)
         if self.loop.log_every % self.fake_updates:
             raise ValueError(
                 f"loop.log_every must be a multiple of fake_updates={self.fake_updates}; got "

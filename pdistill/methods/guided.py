@@ -11,7 +11,7 @@ from jax import Array
 
 from pdistill.methods.regression import RegressionStage, uniform_weights
 from pdistill.methods.score_matching import ScoreMatching
-from pdistill.methods.stage import Round, find_parent
+from pdistill.methods.stage import Round, check_guidable, find_parent
 from pdistill.training import TrainState, transfer
 
 
@@ -52,10 +52,7 @@ class GuidedStage(RegressionStage):
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
         teacher = parent.method.diffuser.without_dropout()
-        if parent.guidance is None:
-            raise ValueError(
-                f"{parent.name!r} cannot be guided: train it with labels and label_dropout"
-            )
+        check_guidable(parent)
         if len(self.guidance) != 2 or not 0 <= self.guidance[0] < self.guidance[1]:
             raise ValueError(f"guidance must be (low, high) with 0 <= low; got {self.guidance}")
         method = Guided(

@@ -14,7 +14,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from pdistill import samplers
+from pdistill.evaluation import Sampling, index_batches
 from pdistill.networks import Diffuser
 from pdistill.samplers import parse_solver
 from pdistill.sharding import batch_sharding
@@ -37,10 +37,13 @@ class PairsConfig:
     def __post_init__(self):
         if self.num < 1:
             raise ValueError(f"num must be at least 1; got {self.num}")
-        solver = parse_solver(self.solver)
-        samplers.check_steps(solver, self.num_steps)
+        solver = self.sampling.solver
         if solver.stochastic or solver.jumps:
             raise ValueError(f"pairs need a deterministic solver; got {self.solver!r}")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.num_steps, parse_solver(self.solver), clip=None)
 
     @property
     def name(self) -> str:
@@ -77,25 +80,17 @@ def make_pairs(
 
     @jax.jit
     def generate(params: Any, indices: Array) -> Array:
-        label = indices % num_labels
         w = config.guidance and jnp.full(len(indices), config.guidance)
-        return samplers.sample(
-            diffuser.denoiser(params, label, w),
-            None,
-            z_init=noise(key, indices, shape),
-            schedule=diffuser.schedule,
-            num_steps=config.num_steps,
-            solver=parse_solver(config.solver),
-        ).astype(jnp.float16)
+        z = noise(key, indices, shape)
+        images = config.sampling.run(diffuser, params, indices % num_labels, w, key=None, z_init=z)
+        return images.astype(jnp.float16)
 
-    size = -(-min(batch_size, config.num) // mesh.size) * mesh.size
     images = []
     with tqdm(desc="pairs", total=config.num, unit=" images", delay=3) as bar:
-        for start in range(0, config.num, size):
-            indices = np.arange(start, start + size, dtype=np.int32)
-            batch = generate(params, jax.device_put(indices, batch_sharding(mesh)))
-            images.append(process_allgather(batch, tiled=True))
-            bar.update(min(size, config.num - start))
+        for indices in index_batches(config.num, batch_size, mesh):
+            indices = jax.device_put(indices.astype(np.int32), batch_sharding(mesh))
+            images.append(process_allgather(generate(params, indices), tiled=True))
+            bar.update(min(len(indices), config.num - bar.n))
     return {
         "image": np.concatenate(images)[: config.num],
         "label": np.arange(config.num, dtype=np.int32) % num_labels,

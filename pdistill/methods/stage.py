@@ -218,6 +218,12 @@ def find_parent(
     return found
 
 
+def check_guidable(r: Round) -> None:
+    """Raises ValueError unless a round's model can be guided."""
+    if r.guidance is None:
+        raise ValueError(f"{r.name!r} cannot be guided: train it with labels and label_dropout")
+
+
 def rounds_of(name: str, rounds: Iterable[Round]) -> list[Round]:
     """Those of the stage called `name`, or the one called so itself."""
     return [r for r in rounds if name in (r.name, r.name.rpartition("/")[0])]

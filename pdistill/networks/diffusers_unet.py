@@ -145,10 +145,9 @@ class DiffusersUNet(nn.Module):
             table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
             embedding += one_hot(label, self.num_labels, len(z)) @ table
         if self.target:
-            target = logsnr if target is None else target
             embedding += TargetEmbedding(
                 self.wave_channels, self.embedding_channels, name="target_in"
-            )(target)
+            )(target, logsnr)
 
         block = functools.partial(
             ResnetBlock,

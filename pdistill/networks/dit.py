@@ -98,10 +98,9 @@ class DiT(nn.Module):
             nn.swish(embedding)
         )
         if self.target:
-            target = logsnr if target is None else target
             embedding += TargetEmbedding(
                 self.features, self.features, self.dtype, name="target_in"
-            )(target)
+            )(target, logsnr)
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 label, batch

@@ -133,8 +133,9 @@ class SongUNet(nn.Module):
             dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
             embedding = nn.silu(dense(embedding))
         if self.target:
-            target = logsnr if target is None else target
-            embedding += TargetEmbedding(width, embedding.shape[-1], name="target_in")(target)
+            embedding += TargetEmbedding(width, embedding.shape[-1], name="target_in")(
+                target, logsnr
+            )
 
         block = functools.partial(
             EdmBlock,
@@ -226,9 +227,8 @@ class DhariwalUNet(nn.Module):
             labels = one_hot(label, self.num_labels, len(z))
             embedding += dense(use_bias=False, name="map_label")(labels)
         if self.target:
-            target = logsnr if target is None else target
             embedding += TargetEmbedding(self.channels, embedding.shape[-1], name="target_in")(
-                target
+                target, logsnr
             )
         embedding = nn.silu(embedding)
 

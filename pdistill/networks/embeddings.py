@@ -51,7 +51,8 @@ class TargetEmbedding(nn.Module):
     """Log-SNRs to jump to, [B] -> [B, features], beside the embedding of the one to jump from.
 
     The same sinusoids, `waves` of them, through layers of their own (Kim et al. 2023). Zero at
-    first, so that the network of a teacher is the jump of its denoiser.
+    first, so that the network of a teacher is the jump of its denoiser. A target of None is the
+    level to jump from.
     """
 
     waves: int
@@ -59,8 +60,9 @@ class TargetEmbedding(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, logsnr: Array) -> Array:
-        h = nn.Dense(self.features, dtype=self.dtype, name="in")(logsnr_waves(logsnr, self.waves))
+    def __call__(self, target: Array | None, logsnr: Array) -> Array:
+        waves = logsnr_waves(logsnr if target is None else target, self.waves)
+        h = nn.Dense(self.features, dtype=self.dtype, name="in")(waves)
         zeros = nn.initializers.zeros
         return nn.Dense(self.features, kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h))
 

@@ -158,10 +158,9 @@ class UNet(nn.Module):
         embedding = dense(name="dense0")(waves)
         embedding = dense(name="dense1")(nn.swish(embedding))
         if self.target:
-            target = logsnr if target is None else target
             embedding += TargetEmbedding(
                 self.channels, self.embedding_channels, self.dtype, name="target_in"
-            )(target)
+            )(target, logsnr)
         if self.num_labels:
             if label is None:
                 label = jnp.full((batch,), self.num_labels)

@@ -15,11 +15,10 @@ from pdistill.samplers import ddim_step
 SHAPE = (4, 4, 1)
 
 
-def save_random(directory, *, num_labels=0, **card):
+def save_random(directory, *, num_labels=0, target=False, **card):
     """A model directory with a small network of random parameters."""
-    diffuser = Diffuser(
-        DiT(1, features=8, depth=1, heads=2, num_labels=num_labels), "v", CosineSchedule()
-    )
+    network = DiT(1, features=8, depth=1, heads=2, num_labels=num_labels, target=target)
+    diffuser = Diffuser(network, "v", CosineSchedule())
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype),

@@ -72,6 +72,14 @@ def test_starts_from_noise(plain):
     np.testing.assert_allclose(images, model.sample(KEY, 3, num_steps=3), atol=1e-5)
 
 
+def test_a_model_that_jumps(tmp_path):
+    """Its sampler is given jumps, not a denoiser."""
+    directory = save_random(tmp_path / "model", target=True, kind="jump", solver="gamma:0.5")
+    model = pdistill.load(directory)
+    images = reserialized(export_sampler(model, num_steps=2)).call(KEY, jnp.arange(3))
+    np.testing.assert_array_equal(images, model.sample(KEY, 3, num_steps=2))
+
+
 def test_noise_and_a_solver_that_draws_more(tmp_path):
     model = pdistill.load(save_random(tmp_path / "model", solver="ancestral"))
     with pytest.raises(ValueError, match="ancestral draws noise at each step: use a key"):
