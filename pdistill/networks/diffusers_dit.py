@@ -9,11 +9,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.conventions import parse_convention
 from pdistill.networks.dit import modulate
-from pdistill.networks.embeddings import GuidanceEmbedding
+from pdistill.networks.embeddings import GuidanceEmbedding, waves
 from pdistill.networks.patches import channels_to_pixels
-from pdistill.networks.published import attend, dropout, waves
+from pdistill.networks.published import Conditions, Published, attend, dropout
 
 WAVES = 256
 
@@ -61,44 +60,25 @@ class DiTBlock(nn.Module):
         return tokens + gate2 * h, embedding
 
 
-class DiffusersDiT(nn.Module):
-    """z [B, H, H, C], logsnr [B] -> [B, H, H, out_channels] float32, of the convention's head.
+class DiffusersDiT(Published):
+    """diffusers' DiTTransformer2DModel, of square images.
 
     Attributes:
-      out_channels: channels of the output.
-      convention: how it is asked, as in `conventions.parse_convention`.
       patch: side of a square patch. depth, heads, head_channels: blocks, attention's heads.
-      num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
-      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
-      dropout: rate within each block when training.
       epsilon: of each block's second norm; that of the others is 1e-6.
     """
 
-    out_channels: int
-    convention: tuple = ("ddpm",)
+    num_labels: int = 1000
     patch: int = 2
     depth: int = 28
     heads: int = 16
     head_channels: int = 72
-    num_labels: int = 1000
-    guidance: bool = False
-    dropout: float = 0.0
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(
-        self,
-        z: Array,
-        logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        *,
-        train: bool = False,
-    ) -> Array:
-        convention = parse_convention(self.convention)
-        h, time = convention.enter(z, logsnr)
+    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
         sines = waves(time, WAVES, shift=1.0)
-        label = jnp.full(len(z), self.num_labels) if label is None else label
+        label = conditions.label
+        label = jnp.full(len(h), self.num_labels) if label is None else label
 
         p, features = self.patch, self.heads * self.head_channels
         tokens = nn.Conv(features, (p, p), (p, p), name="pos_embed.proj")(h)
@@ -110,11 +90,11 @@ class DiffusersDiT(nn.Module):
                 self.heads,
                 self.num_labels,
                 self.guidance,
-                self.dropout if train else 0.0,
+                rate,
                 self.epsilon,
                 name=f"transformer_blocks.{i}",
             )
-            tokens, embedding = block(tokens, sines, label, guidance)
+            tokens, embedding = block(tokens, sines, label, conditions.guidance)
             embeddings.append(embedding)
             self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
 
@@ -122,8 +102,7 @@ class DiffusersDiT(nn.Module):
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
         tokens = modulate(normalize(tokens, 1e-6), shift, scale)
         pixels = nn.Dense(p * p * self.out_channels, name="proj_out_2")(tokens)
-        h = channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
-        return convention.leave(z, logsnr, h)
+        return channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
 
 
 def normalize(tokens: Array, epsilon: float) -> Array:

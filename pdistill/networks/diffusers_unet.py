@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.conventions import parse_convention
-from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
-from pdistill.networks.published import attend, dropout, one_hot, waves
+from pdistill.networks.embeddings import waves
+from pdistill.networks.published import Conditions, PublishedUNet, attend, dropout, one_hot
 from pdistill.networks.unet import double, halve
 
 
@@ -72,12 +71,10 @@ class Attention(nn.Module):
         return h + nn.Dense(channels, name="to_out.0")(attend(q, k, v)).reshape(h.shape)
 
 
-class DiffusersUNet(nn.Module):
-    """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32, of the convention's head.
+class DiffusersUNet(PublishedUNet):
+    """diffusers' UNet2DModel.
 
     Attributes:
-      out_channels: channels of the output.
-      convention: how it is asked, as in `conventions.parse_convention`.
       channels: of each level; each halves the image.
       blocks: per level on the way down; there is one more on the way up.
       attention: levels at which attention follows each block, 0 the finest. middle_attention: there
@@ -88,15 +85,9 @@ class DiffusersUNet(nn.Module):
         after repeating pixels. down_padding: 1, or 0 for zeros below and to the right only.
       scale_shift: of the blocks.
       wave_channels, embedding_channels: widths of the time's sinusoids and of the embedding.
-      wave_shift, cosines_first: of `published.waves`.
-      num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
-      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
-      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
-      dropout: rate within each block when training.
+      wave_shift, cosines_first: of `embeddings.waves`.
     """
 
-    out_channels: int
-    convention: tuple = ("ddpm",)
     channels: tuple[int, ...] = (128, 256, 256, 256)
     blocks: int = 2
     attention: tuple[int, ...] = (1,)
@@ -114,47 +105,27 @@ class DiffusersUNet(nn.Module):
     embedding_channels: int = 512
     wave_shift: float = 0.0
     cosines_first: bool = True
-    num_labels: int = 0
-    guidance: bool = False
-    target: bool = False
-    dropout: float = 0.0
 
-    @nn.compact
-    def __call__(
-        self,
-        z: Array,
-        logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
-        *,
-        train: bool = False,
-    ) -> Array:
-        convention = parse_convention(self.convention)
-        h, time = convention.enter(z, logsnr)
+    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
         embedding = waves(
             time, self.wave_channels, shift=self.wave_shift, cosines_first=self.cosines_first
         )
-        if self.guidance:
-            embedding += GuidanceEmbedding(self.wave_channels, name="guidance_in")(guidance, len(z))
         dense = functools.partial(nn.Dense, self.embedding_channels)
+        embedding = self.add_guidance(embedding, conditions)
         embedding = nn.silu(dense(name="time_embedding.linear_1")(embedding))
         embedding = dense(name="time_embedding.linear_2")(embedding)
         if self.num_labels:
             shape = (self.num_labels, self.embedding_channels)
             table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
-            embedding += one_hot(label, self.num_labels, len(z)) @ table
-        if self.target:
-            embedding += TargetEmbedding(
-                self.wave_channels, self.embedding_channels, name="target_in"
-            )(target, logsnr)
+            embedding += one_hot(conditions.label, self.num_labels, len(h)) @ table
+        embedding = self.add_target(embedding, self.wave_channels, conditions)
 
         block = functools.partial(
             ResnetBlock,
             scale_shift=self.scale_shift,
             groups=self.groups,
             epsilon=self.epsilon,
-            dropout=self.dropout if train else 0.0,
+            dropout=rate,
         )
         h = nn.Conv(self.channels[0], (3, 3), name="conv_in")(h)
         skips = [h]
@@ -195,8 +166,7 @@ class DiffusersUNet(nn.Module):
                     h = nn.Conv(features, (3, 3), name=f"{name}.upsamplers.0.conv")(double(h))
 
         h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.epsilon, name="conv_norm_out")(h))
-        h = nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
-        return convention.leave(z, logsnr, h)
+        return nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
 
     def _attention(self, name: str, channels: int, groups: int) -> Attention:
         heads = self.heads or channels // (self.head_channels or channels)

@@ -6,6 +6,7 @@ one name. The augmentation label of their training is left out, as it is when th
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.conventions import parse_convention
-from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
-from pdistill.networks.published import attend, dropout, one_hot, waves
+from pdistill.networks.embeddings import waves
+from pdistill.networks.published import Conditions, PublishedUNet, attend, dropout, one_hot
 
 
 class EdmBlock(nn.Module):
@@ -66,56 +66,91 @@ class EdmBlock(nn.Module):
         return h
 
 
-class SongUNet(nn.Module):
-    """z [B, H, H, C], logsnr [B] -> [B, H, H, out_channels] float32, of the convention's head.
+class EdmUNet(PublishedUNet):
+    """What both have in common: levels that halve the image on the way down, with skips across.
 
     Attributes:
-      out_channels: channels of the output.
-      convention: how it is asked, as in `conventions.parse_convention`.
-      channels: at the first level. embedding_multiplier: width of the embedding, in channels.
-      multipliers: channels of each level, in units of `channels`; each halves the image.
+      channels: unit of `multipliers`, the channels of each level.
+      embedding_multiplier: width of the embedding, in channels.
       blocks: per level on the way down; there is one more on the way up.
-      attention_sizes: heights at which attention follows each block on the way down, and the last
-        one on the way up.
-      waves: "positional" (DDPM++) or "fourier" (NCSN++), with frequencies from the file.
-      wave_multiplier: how many there are, in channels.
-      residual: the image, too, goes down and is added at each level (NCSN++).
-      taps: of the resampling filter.
-      num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
-      guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
-      target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
-      dropout: rate within each block when training.
+      attention_sizes: heights at which attention follows blocks.
     """
 
-    out_channels: int
     convention: tuple = ("edm",)
     channels: int = 128
     embedding_multiplier: int = 4
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks: int = 4
     attention_sizes: tuple[int, ...] = (16,)
+
+    def levels(
+        self,
+        h: Array,
+        embedding: Array,
+        block: Callable[..., nn.Module],
+        *,
+        first: int,
+        heads: Callable[[int], int],
+        attend_each: bool,
+        join: Callable[[Array, str], Array] = lambda h, name: h,
+    ) -> Array:
+        """Down and up: [B, H, H, C] -> [B, H, H, channels of the first level].
+
+        Args:
+          block: an `EdmBlock` but for its features, resample, heads and name.
+          first: channels of the first convolution. heads: of attention, by features.
+          attend_each: attention follows each block on the way up, not only the last of a level.
+          join: what is done with h each time that the image was halved, given the level's name.
+        """
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        sizes = [h.shape[1] >> i for i in range(len(widths))]
+
+        def heads_at(i: int) -> int:
+            return heads(widths[i]) if sizes[i] in self.attention_sizes else 0
+
+        skips = []
+        for i, features in enumerate(widths):
+            name = f"enc.{sizes[i]}x{sizes[i]}"
+            if i == 0:
+                h = nn.Conv(first, (3, 3), name=f"{name}_conv")(h)
+            else:
+                h = join(block(h.shape[-1], "down", name=f"{name}_down")(h, embedding), name)
+            skips.append(h)
+            for j in range(self.blocks):
+                h = block(features, heads=heads_at(i), name=f"{name}_block{j}")(h, embedding)
+                skips.append(h)
+            self.sow("maps", "maps", h)
+
+        for i, features in reversed(list(enumerate(widths))):
+            name = f"dec.{sizes[i]}x{sizes[i]}"
+            if i == len(widths) - 1:
+                h = block(features, heads=heads(features), name=f"{name}_in0")(h, embedding)
+                h = block(features, name=f"{name}_in1")(h, embedding)
+            else:
+                h = block(h.shape[-1], "up", name=f"{name}_up")(h, embedding)
+            for j in range(self.blocks + 1):
+                attended = heads_at(i) if attend_each or j == self.blocks else 0
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(features, heads=attended, name=f"{name}_block{j}")(h, embedding)
+        return h
+
+
+class SongUNet(EdmUNet):
+    """DDPM++ and NCSN++ (Song et al. 2021). Attention has one head.
+
+    Attributes:
+      waves: "positional" (DDPM++) or "fourier" (NCSN++), with frequencies from the file.
+      wave_multiplier: how many there are, in channels.
+      residual: the image, too, goes down and is added at each level (NCSN++).
+      taps: of the resampling filter.
+    """
+
     waves: str = "positional"
     wave_multiplier: int = 1
     residual: bool = False
     taps: tuple[int, ...] = (1, 1)
-    num_labels: int = 0
-    guidance: bool = False
-    target: bool = False
-    dropout: float = 0.0
 
-    @nn.compact
-    def __call__(
-        self,
-        z: Array,
-        logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
-        *,
-        train: bool = False,
-    ) -> Array:
-        convention = parse_convention(self.convention)
-        h, time = convention.enter(z, logsnr)
+    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
         width = self.wave_multiplier * self.channels
         if self.waves == "fourier":
             init = nn.initializers.normal(16.0)
@@ -125,144 +160,66 @@ class SongUNet(nn.Module):
         else:
             embedding = waves(time, width, shift=1.0, cosines_first=False)
         if self.num_labels:
-            labels = math.sqrt(self.num_labels) * one_hot(label, self.num_labels, len(z))
+            labels = one_hot(conditions.label, self.num_labels, len(h))
+            labels = math.sqrt(self.num_labels) * labels
             embedding += nn.Dense(width, name="map_label")(labels)
-        if self.guidance:
-            embedding += GuidanceEmbedding(width, name="guidance_in")(guidance, len(z))
+        embedding = self.add_guidance(embedding, conditions)
         for i in range(2):
             dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
             embedding = nn.silu(dense(embedding))
-        if self.target:
-            embedding += TargetEmbedding(width, embedding.shape[-1], name="target_in")(
-                target, logsnr
-            )
+        embedding = self.add_target(embedding, width, conditions)
 
         block = functools.partial(
             EdmBlock,
-            dropout=self.dropout if train else 0.0,
+            dropout=rate,
             scale_shift=False,
             project=True,
             skip_scale=math.sqrt(0.5),
             epsilon=1e-6,
             taps=self.taps,
         )
-        widths = [self.channels * multiplier for multiplier in self.multipliers]
-        image = h
-        for i, features in enumerate(widths):
-            size = z.shape[1] >> i
-            if i == 0:
-                h = nn.Conv(self.channels, (3, 3), name=f"enc.{size}x{size}_conv")(h)
-                skips = [h]
-            else:
-                h = block(h.shape[-1], "down", name=f"enc.{size}x{size}_down")(h, embedding)
-                if self.residual:
-                    pad = 1 + (len(self.taps) - 1) // 2
-                    conv = nn.Conv(
-                        h.shape[-1], (3, 3), padding=pad, name=f"enc.{size}x{size}_aux_residual"
-                    )
-                    image = filtered(conv(image), self.taps, "down", padding=0)
-                    h = image = (h + image) / math.sqrt(2)
-                skips.append(h)
-            heads = int(size in self.attention_sizes)
-            for j in range(self.blocks):
-                h = block(features, heads=heads, name=f"enc.{size}x{size}_block{j}")(h, embedding)
-                skips.append(h)
-            self.sow("maps", "maps", h)
+        image, size = h, h.shape[1]
 
-        for i, features in reversed(list(enumerate(widths))):
-            size = z.shape[1] >> i
-            if i == len(widths) - 1:
-                h = block(h.shape[-1], heads=1, name=f"dec.{size}x{size}_in0")(h, embedding)
-                h = block(h.shape[-1], name=f"dec.{size}x{size}_in1")(h, embedding)
-            else:
-                h = block(h.shape[-1], "up", name=f"dec.{size}x{size}_up")(h, embedding)
-            for j in range(self.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                heads = int(j == self.blocks and size in self.attention_sizes)
-                h = block(features, heads=heads, name=f"dec.{size}x{size}_block{j}")(h, embedding)
-        size = z.shape[1]
+        def join(h: Array, name: str) -> Array:
+            nonlocal image
+            if self.residual:
+                pad = 1 + (len(self.taps) - 1) // 2
+                conv = nn.Conv(h.shape[-1], (3, 3), padding=pad, name=f"{name}_aux_residual")
+                image = filtered(conv(image), self.taps, "down", padding=0)
+                h = image = (h + image) / math.sqrt(2)
+            return h
+
+        h = self.levels(
+            h, embedding, block, first=self.channels, heads=lambda features: 1, attend_each=False,
+            join=join,
+        )  # fmt: skip
         h = nn.silu(group_norm(h, f"dec.{size}x{size}_aux_norm", epsilon=1e-6))
-        h = nn.Conv(self.out_channels, (3, 3), name=f"dec.{size}x{size}_aux_conv")(h)
-        return convention.leave(z, logsnr, h)
+        return nn.Conv(self.out_channels, (3, 3), name=f"dec.{size}x{size}_aux_conv")(h)
 
 
-class DhariwalUNet(nn.Module):
-    """z [B, H, H, C], logsnr [B] -> [B, H, H, out_channels] float32, of the convention's head.
+class DhariwalUNet(EdmUNet):
+    """The network of Dhariwal & Nichol 2021 (ADM) as EDM has it: a head for 64 channels."""
 
-    The network of Dhariwal & Nichol 2021 (ADM) as EDM has it. Attributes as of `SongUNet`, with
-    attention after each block at `attention_sizes`, one head for 64 channels.
-    """
-
-    out_channels: int
-    convention: tuple = ("edm",)
     channels: int = 192
-    embedding_multiplier: int = 4
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 3
     attention_sizes: tuple[int, ...] = (32, 16, 8)
-    num_labels: int = 0
-    guidance: bool = False
-    target: bool = False
-    dropout: float = 0.0
 
-    @nn.compact
-    def __call__(
-        self,
-        z: Array,
-        logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
-        *,
-        train: bool = False,
-    ) -> Array:
-        convention = parse_convention(self.convention)
-        h, time = convention.enter(z, logsnr)
-        embedding = waves(time, self.channels)
-        if self.guidance:
-            embedding += GuidanceEmbedding(self.channels, name="guidance_in")(guidance, len(z))
+    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
+        embedding = self.add_guidance(waves(time, self.channels), conditions)
         dense = functools.partial(nn.Dense, self.embedding_multiplier * self.channels)
         embedding = dense(name="map_layer1")(nn.silu(dense(name="map_layer0")(embedding)))
         if self.num_labels:
-            labels = one_hot(label, self.num_labels, len(z))
+            labels = one_hot(conditions.label, self.num_labels, len(h))
             embedding += dense(use_bias=False, name="map_label")(labels)
-        if self.target:
-            embedding += TargetEmbedding(self.channels, embedding.shape[-1], name="target_in")(
-                target, logsnr
-            )
-        embedding = nn.silu(embedding)
-
-        block = functools.partial(EdmBlock, dropout=self.dropout if train else 0.0)
-        widths = [self.channels * multiplier for multiplier in self.multipliers]
-        for i, features in enumerate(widths):
-            size = z.shape[1] >> i
-            if i == 0:
-                h = nn.Conv(features, (3, 3), name=f"enc.{size}x{size}_conv")(h)
-                skips = [h]
-            else:
-                h = block(h.shape[-1], "down", name=f"enc.{size}x{size}_down")(h, embedding)
-                skips.append(h)
-            heads = features // 64 if size in self.attention_sizes else 0
-            for j in range(self.blocks):
-                h = block(features, heads=heads, name=f"enc.{size}x{size}_block{j}")(h, embedding)
-                skips.append(h)
-            self.sow("maps", "maps", h)
-
-        for i, features in reversed(list(enumerate(widths))):
-            size = z.shape[1] >> i
-            if i == len(widths) - 1:
-                heads = features // 64
-                h = block(features, heads=heads, name=f"dec.{size}x{size}_in0")(h, embedding)
-                h = block(features, name=f"dec.{size}x{size}_in1")(h, embedding)
-            else:
-                h = block(h.shape[-1], "up", name=f"dec.{size}x{size}_up")(h, embedding)
-            heads = features // 64 if size in self.attention_sizes else 0
-            for j in range(self.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(features, heads=heads, name=f"dec.{size}x{size}_block{j}")(h, embedding)
+        embedding = nn.silu(self.add_target(embedding, self.channels, conditions))
+        block = functools.partial(EdmBlock, dropout=rate)
+        h = self.levels(
+            h, embedding, block, first=self.channels * self.multipliers[0],
+            heads=lambda features: features // 64, attend_each=True,
+        )  # fmt: skip
         h = nn.silu(group_norm(h, "out_norm"))
-        h = nn.Conv(self.out_channels, (3, 3), name="out_conv")(h)
-        return convention.leave(z, logsnr, h)
+        return nn.Conv(self.out_channels, (3, 3), name="out_conv")(h)
 
 
 def group_norm(h: Array, name: str, epsilon: float = 1e-5) -> Array:

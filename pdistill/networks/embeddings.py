@@ -9,17 +9,27 @@ from jax import Array
 from pdistill.diffusion import angle
 
 
+def waves(time: Array, features: int, *, shift: float = 0.0, cosines_first: bool = True) -> Array:
+    """Sines and cosines of a time: [B] -> [B, features].
+
+    Frequencies exp(-j log(10000) / (half - shift)), j < half = features // 2; a zero pads odd
+    `features`.
+    """
+    half = features // 2
+    exponents = jnp.arange(half, dtype=time.dtype)
+    frequencies = jnp.exp(-math.log(10_000) / max(half - shift, 1) * exponents)
+    angles = time[:, None] * frequencies[None]
+    parts = [jnp.cos(angles), jnp.sin(angles)]
+    joined = jnp.concatenate(parts if cosines_first else parts[::-1], axis=-1)
+    return jnp.pad(joined, ((0, 0), (0, features % 2)))
+
+
 def sinusoidal(u: Array, features: int) -> Array:
     """Sines and cosines of 1000 u, u in [0, 1]: [B] -> [B, features].
 
-    Frequencies exp(-j log(10000) / (half - 1)), j < half = features // 2, sines first; a zero
-    pads odd `features` (Ho et al. 2020, in the form of the progressive distillation release).
+    Sines first and shift = 1 (Ho et al. 2020, in the form of the progressive distillation release).
     """
-    half = features // 2
-    frequencies = jnp.exp(-math.log(10_000) / max(half - 1, 1) * jnp.arange(half, dtype=u.dtype))
-    angles = 1000 * u[:, None] * frequencies[None]
-    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return jnp.pad(waves, ((0, 0), (0, features % 2)))
+    return waves(1000 * u, features, shift=1.0, cosines_first=False)
 
 
 def logsnr_waves(logsnr: Array, features: int) -> Array:
