@@ -10,12 +10,13 @@ from jax import Array
 
 from pdistill.diffusion.predictions import alpha_sigma
 
-# name: weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1).
+# Named by the weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1): that on
+# the squared error of v, which is sigma^2 times it, for alpha and sigma.
 WEIGHTINGS = {
-    "constant": "1",
-    "snr": "SNR",
-    "snr_trunc": "max(SNR, 1)",
-    "v_mse": "SNR + 1",
+    "constant": lambda alpha, sigma: sigma**2,  # 1
+    "snr": lambda alpha, sigma: alpha**2,  # SNR
+    "snr_trunc": lambda alpha, sigma: jnp.maximum(alpha**2, sigma**2),  # max(SNR, 1)
+    "v_mse": lambda alpha, sigma: jnp.ones_like(alpha),  # SNR + 1
 }
 
 
@@ -32,13 +33,7 @@ def v_weight(weighting: str, logsnr: Array) -> Array:
       ValueError: `weighting` is not in WEIGHTINGS.
     """
     check_weighting(weighting)
-    alpha, sigma = alpha_sigma(logsnr)
-    return {
-        "constant": sigma**2,
-        "snr": alpha**2,
-        "snr_trunc": jnp.maximum(alpha**2, sigma**2),
-        "v_mse": jnp.ones_like(logsnr),
-    }[weighting]
+    return WEIGHTINGS[weighting](*alpha_sigma(logsnr))
 
 
 def denoising_loss(v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_mse") -> Array:

@@ -40,6 +40,12 @@ def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
     return alpha * x + sigma * eps
 
 
+def noised(key: Array, x: Array, logsnr: Array) -> tuple[Array, Array]:
+    """z at the levels logsnr [B] of x [B, ...], and the noise eps in it, which is drawn."""
+    eps = jax.random.normal(key, x.shape, x.dtype)
+    return diffuse(x, eps, logsnr), eps
+
+
 def v_target(x: Array, eps: Array, logsnr: Array) -> Array:
     """v = alpha eps - sigma x."""
     alpha, sigma = _alpha_sigma_like(logsnr, x)

@@ -111,6 +111,10 @@ class Diffuser:
         """Network evaluations in one call of `denoiser`."""
         return 1 if guidance is None or self.takes_guidance else 2
 
+    def effective_guidance(self, guidance: float | None) -> float | None:
+        """The weight to sample with: w = 0 needs no pair, so that it costs one evaluation."""
+        return None if guidance == 0 and not self.takes_guidance else guidance
+
     def _predictor(self, convert, params, label, guidance, target=None, dropout_key=None):
         """(z, logsnr) -> the output as x or v, by `convert`."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}

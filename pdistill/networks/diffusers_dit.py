@@ -9,10 +9,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.dit import modulate
 from pdistill.networks.embeddings import GuidanceEmbedding, waves
 from pdistill.networks.patches import channels_to_pixels
-from pdistill.networks.published import Conditions, Published, attend, dropout
+from pdistill.networks.published import Conditions, Published, dropout
+from pdistill.networks.transformer import attend, modulate, normalize
 
 WAVES = 256
 
@@ -46,12 +46,12 @@ class DiTBlock(nn.Module):
         modulation = nn.Dense(6 * features, name="norm1.linear")(nn.silu(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
-        h = modulate(normalize(tokens, 1e-6), shift1, scale1)
+        h = modulate(normalize(tokens), shift1, scale1)
         q, k, v = (
             nn.Dense(features, name=f"attn1.to_{name}")(h).reshape(*h.shape[:2], self.heads, -1)
             for name in "qkv"
         )
-        h = nn.Dense(features, name="attn1.to_out.0")(attend(q, k, v))
+        h = nn.Dense(features, name="attn1.to_out.0")(attend(q, k, v).reshape(h.shape))
         tokens = tokens + gate1 * dropout(h, self.dropout)
 
         h = modulate(normalize(tokens, self.epsilon), shift2, scale2)
@@ -65,7 +65,7 @@ class DiffusersDiT(Published):
 
     Attributes:
       patch: side of a square patch. depth, heads, head_channels: blocks, attention's heads.
-      epsilon: of each block's second norm; that of the others is 1e-6.
+      epsilon: of each block's second norm.
     """
 
     num_labels: int = 1000
@@ -100,14 +100,9 @@ class DiffusersDiT(Published):
 
         modulation = nn.Dense(2 * features, name="proj_out_1")(nn.silu(embeddings[0]))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
-        tokens = modulate(normalize(tokens, 1e-6), shift, scale)
+        tokens = modulate(normalize(tokens), shift, scale)
         pixels = nn.Dense(p * p * self.out_channels, name="proj_out_2")(tokens)
         return channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
-
-
-def normalize(tokens: Array, epsilon: float) -> Array:
-    """Layer norm without scale and bias."""
-    return nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False)(tokens)
 
 
 def positions(side: int, features: int) -> Array:

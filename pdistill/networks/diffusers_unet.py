@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import waves
-from pdistill.networks.published import Conditions, PublishedUNet, attend, dropout, one_hot
+from pdistill.networks.embeddings import one_hot, waves
+from pdistill.networks.published import Conditions, PublishedUNet, dropout
+from pdistill.networks.transformer import attend
 from pdistill.networks.unet import double, halve
 
 
@@ -68,7 +69,8 @@ class Attention(nn.Module):
             nn.Dense(channels, name=f"to_{name}")(tokens).reshape(*tokens.shape[:2], self.heads, -1)
             for name in "qkv"
         )
-        return h + nn.Dense(channels, name="to_out.0")(attend(q, k, v)).reshape(h.shape)
+        tokens = nn.Dense(channels, name="to_out.0")(attend(q, k, v).reshape(tokens.shape))
+        return h + tokens.reshape(h.shape)
 
 
 class DiffusersUNet(PublishedUNet):

@@ -1,6 +1,5 @@
 """A small diffusion transformer (Peebles & Xie 2022) with adaLN-zero blocks."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -12,13 +11,13 @@ from pdistill.networks.embeddings import (
     logsnr_waves,
 )
 from pdistill.networks.patches import channels_to_pixels
+from pdistill.networks.transformer import attend, modulate, normalize
 
 
 class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the embedding; identity at first."""
 
     heads: int
-    mlp_ratio: int = 4
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -32,12 +31,12 @@ class Block(nn.Module):
         h = modulate(normalize(tokens), shift1, scale1)
         qkv = nn.DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
         q, k, v = jnp.moveaxis(qkv(h), -3, 0)
-        h = jax.nn.dot_product_attention(q, k, v)
-        h = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")(h)
+        out = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")
+        h = out(attend(q, k, v))
         tokens = tokens + gate1 * h
 
         h = modulate(normalize(tokens), shift2, scale2)
-        h = nn.Dense(self.mlp_ratio * features, dtype=self.dtype, name="mlp_in")(h)
+        h = nn.Dense(4 * features, dtype=self.dtype, name="mlp_in")(h)
         h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
         return tokens + gate2 * h
 
@@ -127,13 +126,3 @@ class DiT(nn.Module):
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
         )(tokens.astype(jnp.float32))
         return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
-
-
-def modulate(tokens: Array, shift: Array, scale: Array) -> Array:
-    return tokens * (1 + scale) + shift
-
-
-def normalize(tokens: Array) -> Array:
-    """Layer norm without scale and bias; float32 inside, as the input outside."""
-    norm = nn.LayerNorm(use_bias=False, use_scale=False)
-    return norm(tokens.astype(jnp.float32)).astype(tokens.dtype)

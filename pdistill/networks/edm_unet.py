@@ -14,8 +14,9 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import waves
-from pdistill.networks.published import Conditions, PublishedUNet, attend, dropout, one_hot
+from pdistill.networks.embeddings import one_hot, waves
+from pdistill.networks.published import Conditions, PublishedUNet, dropout
+from pdistill.networks.transformer import attend
 
 
 class EdmBlock(nn.Module):
@@ -61,7 +62,8 @@ class EdmBlock(nn.Module):
             batch, height, width, channels = h.shape
             qkv = nn.Dense(3 * channels, name="qkv")(norm(h, "norm2"))
             qkv = qkv.reshape(batch, height * width, self.heads, -1, 3)
-            tokens = nn.Dense(channels, name="proj")(attend(*jnp.moveaxis(qkv, -1, 0)))
+            tokens = attend(*jnp.moveaxis(qkv, -1, 0)).reshape(batch, height * width, channels)
+            tokens = nn.Dense(channels, name="proj")(tokens)
             h = (h + tokens.reshape(h.shape)) * self.skip_scale
         return h
 

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -35,6 +36,13 @@ def sinusoidal(u: Array, features: int) -> Array:
 def logsnr_waves(logsnr: Array, features: int) -> Array:
     """Sinusoids of u = 2 phi / pi in [0, 1], the angle of the noise level, clipped to +-20."""
     return sinusoidal(angle(jnp.clip(logsnr, -20.0, 20.0)) * (2 / math.pi), features)
+
+
+def one_hot(label: Array | None, num_labels: int, batch: int) -> Array:
+    """[B, num_labels] float32; zeros for label = num_labels, and for None throughout."""
+    if label is None:
+        return jnp.zeros((batch, num_labels))
+    return jax.nn.one_hot(label, num_labels)
 
 
 class LabelEmbedding(nn.Module):

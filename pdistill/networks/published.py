@@ -1,9 +1,7 @@
-"""What the networks of others have in common: how they are called, labels, attention, dropout."""
+"""What the networks of others have in common: how they are called, and dropout."""
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -81,20 +79,6 @@ class PublishedUNet(Published):
             return embedding
         embed = TargetEmbedding(sinusoids, embedding.shape[-1], name="target_in")
         return embedding + embed(conditions.target, conditions.logsnr)
-
-
-def one_hot(label: Array | None, num_labels: int, batch: int) -> Array:
-    """[B, num_labels] float32; zeros for label = num_labels, and for None throughout."""
-    if label is None:
-        return jnp.zeros((batch, num_labels))
-    return jax.nn.one_hot(label, num_labels)
-
-
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """Softmax attention among tokens: three [B, T, heads, channels] -> [B, T, heads channels]."""
-    with jax.numpy_dtype_promotion("standard"):  # it relies on it; callers may be strict
-        tokens = jax.nn.dot_product_attention(q, k, v)
-    return tokens.reshape(*tokens.shape[:2], -1)
 
 
 def dropout(h: Array, rate: float) -> Array:

@@ -8,13 +8,18 @@ import functools
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding, logsnr_waves
+from pdistill.networks.embeddings import (
+    GuidanceEmbedding,
+    TargetEmbedding,
+    logsnr_waves,
+    one_hot,
+)
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
+from pdistill.networks.transformer import attend
 
 
 class ResBlock(nn.Module):
@@ -74,12 +79,10 @@ class Attention(nn.Module):
 
         tokens = group_norm(h, "norm").reshape(batch, height * width, channels)
         q, k, v = (project(name=name)(tokens) for name in "qkv")
-        with jax.numpy_dtype_promotion("standard"):  # it relies on it; callers may be strict
-            tokens = jax.nn.dot_product_attention(q, k, v)
-        tokens = nn.DenseGeneral(
+        out = nn.DenseGeneral(
             channels, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out"
-        )(tokens)
-        return h + tokens.reshape(h.shape)
+        )
+        return h + out(attend(q, k, v)).reshape(h.shape)
 
 
 class UNet(nn.Module):
@@ -162,10 +165,8 @@ class UNet(nn.Module):
                 self.channels, self.embedding_channels, self.dtype, name="target_in"
             )(target, logsnr)
         if self.num_labels:
-            if label is None:
-                label = jnp.full((batch,), self.num_labels)
-            one_hot = jax.nn.one_hot(label, self.num_labels)  # zeros for label = num_labels
-            embedding += dense(name="class_emb")(one_hot)
+            labels = one_hot(label, self.num_labels, batch)
+            embedding += dense(name="class_emb")(labels)
 
         block, attention = (nn.remat(m) if self.remat else m for m in (ResBlock, Attention))
         dropout = self.dropout if train else 0.0
