@@ -4,9 +4,9 @@ import dataclasses
 import math
 
 from pdistill.methods import Round, Stage
-from pdistill.methods.stage import GENERATORS
 from pdistill.model import ModelError, build_diffuser, find, read_card
 from pdistill.networks import Diffuser
+from pdistill.samplers import Stochastic, parse_solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ImportedStage(Stage):
             raise ModelError(f"{self.path} has a damaged model.json: {error!r}") from error
         if shape != tuple(image_shape):
             raise ValueError(f"{self.path} makes images of {shape}, the data's are {image_shape}")
-        kind = card["solver"].partition(":")[0]
+        solver = parse_solver(card["solver"])
+        own = solver.model != "denoiser" or isinstance(solver, Stochastic)  # of no other solver
         guidance = card["guidance"]
         return [
             Round(
@@ -46,7 +47,7 @@ class ImportedStage(Stage):
                 init=None,
                 loop=None,
                 num_steps=self.num_steps or (card["num_steps"],),
-                solver=card["solver"] if kind in (*GENERATORS, "gamma", "stochastic") else None,
+                solver=card["solver"] if own else None,
                 guidance=guidance and tuple(math.inf if w is None else w for w in guidance),
                 imported=self.path,
             )

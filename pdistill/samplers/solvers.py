@@ -26,13 +26,17 @@ from pdistill.diffusion import (
 )
 from pdistill.samplers.noise import normal
 
+# A denoiser at any level, one at pure noise or at some levels only, a `Jump`.
+MODELS = ("denoiser", "one_step", "multistep", "jump")
+
 
 class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
     `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
-    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next,
-    `max_steps` bounds the number of steps, and `jumps` says that its model is a `Jump`.
+    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next, and
+    `max_steps` bounds the number of steps. `model` is the kind of model that it samples, one of
+    MODELS.
     """
 
     name: str
@@ -40,7 +44,12 @@ class Solver(abc.ABC):
     looks_ahead = False
     evaluations_per_step = 1
     max_steps = math.inf
-    jumps = False
+    model = "denoiser"
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the model is a `Jump`."""
+        return self.model == "jump"
 
     def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
         """The noise levels of N steps, logsnr [N + 1]: t = 1, (N-1)/N, ..., 0 of the schedule."""
@@ -117,6 +126,7 @@ class OneStep(Ddim):
     """x_hat of pure noise, for models that are made for nothing else; a single step."""
 
     name = "one_step"
+    model = "one_step"
     max_steps = 1
 
 
@@ -190,6 +200,7 @@ class Multistep(Solver):
 
     levels: tuple[float, ...] = (-20.0,)
     name = "multistep"
+    model = "multistep"
     stochastic = True
 
     def __post_init__(self):
@@ -260,7 +271,7 @@ class Gamma(Solver):
 
     gamma: float = 0.0
     name = "gamma"
-    jumps = True
+    model = "jump"
 
     def __post_init__(self):
         if not 0 <= self.gamma <= 1:
