@@ -57,6 +57,7 @@ def cpu() -> ConfigDict:
     """A small U-Net on the real data, 8 -> 1 steps.
 
     Expected (seed 0, Frechet distance of pixels, 1,000 samples): teacher 195 at 8 steps, 298 at 4,
-    422 at 2, 599 at 1; students 199 at 4, 203 at 2, 208 at 1.
+    422 at 2, 599 at 1; students 199 at 4, 203 at 2, 208 at 1. 14 minutes on two cores of an x86
+    server.
     """
     return laptop({"name": "cifar10", "flip": True})

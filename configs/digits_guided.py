@@ -20,10 +20,13 @@ from configs.recipes import guided
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"digits_guided has no variants; got {variant!r}")
-    config = guided(digits_pd.get_config(), num_labels=10, num_updates=5000)
+    config = guided(digits_pd.get_config(), num_labels=10, num_updates=8000)
     config.evaluation.update(
         metrics=("fd_pixels", "label_accuracy", "precision_recall"), references=("train",)
     )
-    config.stages[1]["optimizer"]["learning_rate"] = 1e-3
-    config.stages[2]["loop"]["num_updates"] = 600
+    _, stage, progressive = config.stages
+    stage["optimizer"]["learning_rate"] = 1e-3
+    progressive["loop"]["num_updates"] = 800
+    for student in (stage, progressive):
+        student["discount"] = 1.5
     return config

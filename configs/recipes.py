@@ -4,65 +4,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pdistill.config import DataConfig, EvaluationConfig, MeshConfig, defaults
+from pdistill.methods import STAGES
+from pdistill.training import LoopConfig
+
 COSINE = {"name": "cosine", "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0}}
 
 # Every key that has a default, so that --config.mesh.fsdp=8 and the like can change it.
-DATA = {"train": "train", "flip": False, "resident": True}
-MESH = {"data": -1, "fsdp": 1}
-EVALUATION = {
-    "metrics": ("fd_pixels", "nearest_neighbour_ratio"),
-    "references": ("train", "test"),
-    "features": "",
-    "inception_weights": "",
-    "held_out": "test",
-    "solvers": ("ddim",),
-    "guidance": (0.0,),
-    "gammas": (0.0,),
-    "num_samples": 0,
-    "batch_size": 500,
-    "clip": True,
-}
-GAN = {
-    "name": "gan",
-    "method": "gan",
-    "teacher": "teacher",
-    "scratch": False,
-    "frozen": "none",
-    "num_steps": 1,
-    "loss": "non_saturating",
-    "r1_interval": 16,
-    "augmentations": (),
-    "strength": 1.0,
-}
+DATA, MESH, EVALUATION, LOOP = map(defaults, (DataConfig, MeshConfig, EvaluationConfig, LoopConfig))
+GAN, DMD, CTM = (
+    defaults(STAGES[method]) | {"name": method, "method": method, "teacher": "teacher"}
+    for method in ("gan", "dmd", "ctm")
+)
 GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
-DMD = {
-    "name": "dmd",
-    "method": "dmd",
-    "teacher": "teacher",
-    "fake_updates": 5,
-    "matching": 1.0,
-    "adversarial": 0.0,
-    "regression": 0.0,
-    "discriminating": 1e-2,
-    "normaliser": "dmd2",
-    "guidance": 0.0,
-    "features": "fake_score",
-}
-CTM = {
-    "name": "ctm",
-    "method": "ctm",
-    "teacher": "teacher",
-    "start": "",
-    "sigma_min": 0.002,
-    "sigma_max": 80.0,
-    "rho": 7.0,
-    "to_data": False,
-    "averaged_target": False,
-    "denoising": 1.0,
-    "adversarial": 1.0,
-    "select": "",
-}
-LOOP = {"substeps": 10, "log_every": 100, "save_every": 1000, "max_skipped": 20}
 
 
 def powers_of_two(start: int, end: int = 1) -> tuple[int, ...]:

@@ -112,8 +112,9 @@ class EvaluationConfig:
             raise ValueError("references must name at least one split")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
-        if not self.gammas:
-            raise ValueError("gammas must name at least one")
+        for name in ("gammas", "solvers"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one")
         for text in self.solvers:
             parse_solver(text)
         for gamma in self.gammas:
@@ -160,6 +161,19 @@ class ExperimentConfig:
                     raise ConfigError(f"stages[{i}].name: {r.name!r} is used twice")
                 rounds[r.name] = r
         return list(rounds.values())
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a dataclass that `parse` reads, as plain data for a config."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        value = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            found[field.name] = plain
+    return found
 
 
 def parse(config: Mapping[str, Any]) -> ExperimentConfig:

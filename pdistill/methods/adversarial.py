@@ -200,5 +200,5 @@ class Discriminator:
                 )
             case "teacher":
                 logsnr = jnp.full(len(x), judge.logsnr, x.dtype)
-                z = diffusion.diffuse(x, jax.random.normal(key, x.shape, x.dtype), logsnr)
+                z, _ = diffusion.noised(key, x, logsnr)
                 return self.diffuser.maps(networks["teacher"], z, logsnr, label)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pdistill.files import one_line
 from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
 from pdistill.methods.stage import TrainingStage
 from pdistill.networks import Diffuser
@@ -40,10 +42,7 @@ class Adversary:
                 f"r1 must not be negative and r1_interval at least 1; got {self.r1} and "
                 f"{self.r1_interval}"
             )
-        if self.optimizer.microbatches > 1:
-            raise ValueError("a GAN takes whole batches; leave microbatches at 1")
-        if self.optimizer.ema_decay or self.optimizer.ema_ramp:
-            raise ValueError("discriminator_optimizer has no moving average; leave ema_* at 0")
+        self.optimizer.check_whole_batches("discriminator_optimizer", averaged=False)
 
     def init(
         self, key: Array, image_shape: tuple[int, ...], teacher: Any
@@ -177,6 +176,13 @@ class AdversarialStage(TrainingStage):
     loss: str = "non_saturating"
     r1: float = 1e-4
     r1_interval: int = 16
+
+    def check_judges(self, init: Callable[..., TrainState], *params: Any) -> None:
+        """Raises ValueError for judges that do not fit; `init` takes a key and trees of shapes."""
+        try:
+            jax.eval_shape(init, jax.random.key(0), *params)
+        except Exception as error:  # whatever Flax and JAX raise
+            raise ValueError(f"judges: {one_line(error)}") from error
 
     def adversary(self, diffuser: Diffuser) -> Adversary:
         """The adversary that the fields describe; `diffuser` is of its judges' "teacher"."""

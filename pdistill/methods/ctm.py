@@ -17,12 +17,11 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import KarrasSchedule, Schedule
-from pdistill.files import one_line
 from pdistill.methods.adversarial import Judge
 from pdistill.methods.adversary import AdversarialStage, Adversary
 from pdistill.methods.balance import balance
 from pdistill.methods.distances import Distance
-from pdistill.methods.stage import Round, find_parent
+from pdistill.methods.stage import Round, find_parent, settings_of
 from pdistill.networks import Diffuser
 from pdistill.samplers import heun_step
 from pdistill.training import Learner, Optimizer, TrainState, transfer
@@ -31,21 +30,13 @@ from pdistill.training import Learner, Optimizer, TrainState, transfer
 LIMITS = {"denoising": (0.0, 1e4), "adversarial": (0.01, 10.0)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Ctm:
-    """One update of the student and, with an adversary, one of that.
-
-    The student's moving average is what estimate and target go on to the data with, and what is
-    exported. The released code updates the two sides of the GAN in turn, each on batches of its
-    own; here they share a batch, so that an update is two of theirs.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CtmSettings:
+    """What jumps are compared, and what else is learnt.
 
     Attributes:
-      diffuser: the student's. Its network takes a target, its schedule makes the grid.
-      teacher: whose Heun steps lead from t to u; None for the average's own jump from t to u, which
-        needs no teacher.
-      levels: of the grid. solver_steps: the most that the teacher takes at once.
-      distance: of estimate and target.
       layer: path of the parameters whose gradients' norms weigh the losses.
+      levels: of the grid. solver_steps: the most that the teacher takes at once.
       to_data: s is always the data's end; with solver_steps=1, averaged_target and denoising=0 this
         is consistency distillation (Song et al. 2023).
       averaged_target: the target's first jump is the average's, as in the paper, instead of the
@@ -53,18 +44,13 @@ class Ctm:
       denoising, adversarial: factors on the weights of these losses; 0 leaves the first one out.
     """
 
-    diffuser: Diffuser
-    optimizer: Optimizer
-    teacher: Diffuser | None
     layer: str
     levels: int = 18
     solver_steps: int = 17
-    distance: Distance = Distance("pixels")  # noqa: RUF009
     to_data: bool = False
     averaged_target: bool = False
     denoising: float = 1.0
     adversarial: float = 1.0
-    adversary: Adversary | None = None
 
     def __post_init__(self):
         if not 1 <= self.solver_steps < self.levels:
@@ -77,8 +63,32 @@ class Ctm:
                 "denoising must not be negative, and adversarial be positive; got "
                 f"{self.denoising} and {self.adversarial}"
             )
-        if self.optimizer.microbatches > 1:
-            raise ValueError("CTM weighs the losses of whole batches; leave microbatches at 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ctm(CtmSettings):
+    """One update of the student and, with an adversary, one of that.
+
+    The student's moving average is what estimate and target go on to the data with, and what is
+    exported. The released code updates the two sides of the GAN in turn, each on batches of its
+    own; here they share a batch, so that an update is two of theirs.
+
+    Attributes:
+      diffuser: the student's. Its network takes a target, its schedule makes the grid.
+      teacher: whose Heun steps lead from t to u; None for the average's own jump from t to u, which
+        needs no teacher.
+      distance: of estimate and target.
+    """
+
+    diffuser: Diffuser
+    optimizer: Optimizer
+    teacher: Diffuser | None
+    distance: Distance = Distance("pixels")  # noqa: RUF009
+    adversary: Adversary | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.optimizer.check_whole_batches("optimizer")
 
     def init(
         self,
@@ -157,7 +167,8 @@ class Ctm:
         jump = draw_jumps(
             jump_key, len(x), self.grid(x.dtype), self.solver_steps, to_data=self.to_data
         )
-        return diffusion.diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), jump.t), jump
+        z, _ = diffusion.noised(noise_key, x, jump.t)
+        return z, jump
 
     def _estimate(self, student: Learner, z: Array, jump: "Jumps", label: Array | None) -> Array:
         """From t to s by the student, and on to the data by its average.
@@ -194,8 +205,8 @@ class Ctm:
         """The denoising loss, with the weight SNR + 1, at noise levels of its own law."""
         level_key, noise_key = jax.random.split(key)
         logsnr = denoising_levels(level_key, len(x), self.diffuser.schedule, x.dtype)
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
-        v_hat = self.diffuser.v(params, diffusion.diffuse(x, eps, logsnr), logsnr, label)
+        z, eps = diffusion.noised(noise_key, x, logsnr)
+        v_hat = self.diffuser.v(params, z, logsnr, label)
         v = diffusion.v_target(x, eps, logsnr)
         return jnp.mean(diffusion.denoising_loss(v_hat, v, logsnr))
 
@@ -261,7 +272,7 @@ def denoising_levels(key: Array, batch: int, schedule: Schedule, dtype=jnp.float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CtmStage(AdversarialStage):
+class CtmStage(CtmSettings, AdversarialStage):
     """Config of the stage, one round.
 
     Attributes:
@@ -270,25 +281,17 @@ class CtmStage(AdversarialStage):
       num_steps: step counts it is measured at; the exported model samples with the first.
       sigma_min, sigma_max, rho: of the grid in training and sampling, `diffusion.KarrasSchedule`.
       distance: a name, as in `Distance`.
-      layer, levels, solver_steps, to_data, averaged_target, denoising, adversarial: of `Ctm`.
       judges: none for no adversary.
       select: metric by which, at each save, the model to export is chosen; "" for the last one.
     """
 
-    layer: str
     teacher: str = ""
     start: str = ""
     num_steps: tuple[int, ...] = (1, 2, 4)
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
-    levels: int = 18
-    solver_steps: int = 17
     distance: str = "pixels"
-    to_data: bool = False
-    averaged_target: bool = False
-    denoising: float = 1.0
-    adversarial: float = 1.0
     judges: tuple[Judge, ...] = ()
     discriminator_optimizer: Optimizer | None = None
     loss: str = "hinge"
@@ -319,15 +322,9 @@ class CtmStage(AdversarialStage):
             student,
             self.optimizer_for(self.loop),
             teacher and diffuser,
-            self.layer,
-            self.levels,
-            self.solver_steps,
             Distance(self.distance),
-            self.to_data,
-            self.averaged_target,
-            self.denoising,
-            self.adversarial,
             self.adversary(diffuser if teacher else student) if self.judges else None,
+            **settings_of(self, CtmSettings),
         )
         init = functools.partial(method.init, image_shape=image_shape)
         # Of a stage that starts elsewhere than at its teacher, both are needed.
@@ -335,10 +332,7 @@ class CtmStage(AdversarialStage):
         given = (start, other) if other else (start,)
         parents = [p and p.method.diffuser.param_shapes(image_shape) for p in given]
         if self.judges:
-            try:
-                jax.eval_shape(init, jax.random.key(0), *parents)
-            except Exception as error:  # whatever Flax and JAX raise for judges that do not fit
-                raise ValueError(f"judges: {one_line(error)}") from error
+            self.check_judges(init, *parents)
         return [
             Round(
                 self.name,

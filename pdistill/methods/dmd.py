@@ -18,7 +18,7 @@ from pdistill.diffusion import KarrasSchedule
 from pdistill.methods.adversarial import LOSSES
 from pdistill.methods.pairs import PairsConfig, draw_pairs
 from pdistill.methods.regression import uniform_times
-from pdistill.methods.stage import GeneratorStage, check_guidable
+from pdistill.methods.stage import GeneratorStage, check_guidable, settings_of
 from pdistill.networks import Diffuser
 from pdistill.networks.discriminators import BottleneckHead
 from pdistill.samplers import Multistep
@@ -94,6 +94,11 @@ class Dmd(DmdSettings):
     optimizer: Optimizer
     fake_optimizer: Optimizer
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.optimizer.check_whole_batches("optimizer")
+        self.fake_optimizer.check_whole_batches("fake_optimizer", averaged=False)
+
     def init(
         self,
         key: Array,
@@ -120,8 +125,16 @@ class Dmd(DmdSettings):
         frozen = {"teacher": teacher, "labels": jnp.array(labels, jnp.int32)}
         return TrainState.create(learners, frozen)
 
+    def due(self, step: int | Array) -> bool | Array:
+        """Whether update `step` is also one of the generator."""
+        return step % self.fake_updates == 0
+
     def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
+        self,
+        state: TrainState,
+        batch: dict[str, Array],
+        key: Array,
+        due: bool | Array | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:
         label_key, input_key, generator_key, fake_key = jax.random.split(key, 4)
         x = batch["image"]
@@ -129,7 +142,7 @@ class Dmd(DmdSettings):
         student = state.learners["student"]
         z, logsnr = self._inputs(student.params, x, label, input_key)
 
-        due = state.step % self.fake_updates == 0
+        due = self.due(state.step) if due is None else due
         update = functools.partial(self._update_generator, state, z, logsnr, label, generator_key)
         shapes = jax.eval_shape(update)[2]
 
@@ -254,8 +267,9 @@ class Dmd(DmdSettings):
         """z, its levels and its noise."""
         low, high = times
         t = low + (high - low) * uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
-        logsnr, eps = self.noise(t), jax.random.normal(noise_key, x.shape, x.dtype)
-        return diffusion.diffuse(x, eps, logsnr), logsnr, eps
+        logsnr = self.noise(t)
+        z, eps = diffusion.noised(noise_key, x, logsnr)
+        return z, logsnr, eps
 
     def _draw_labels(self, key, labels, num):
         return jax.random.choice(key, labels, (num,)) if self.diffuser.num_labels else None
@@ -309,7 +323,7 @@ class DmdStage(DmdSettings, GeneratorStage):
         diffuser, start, teacher = self.origins(earlier)
         if bool(self.regression) != bool(self.pairs):
             raise ValueError("regression and pairs go together; give both or none")
-        if self.guidance:
+        if self.guidance or (self.pairs and self.pairs.guidance is not None):
             check_guidable(teacher)
         if self.loop.log_every % self.fake_updates:
             raise ValueError(
@@ -324,7 +338,7 @@ class DmdStage(DmdSettings, GeneratorStage):
             fake_optimizer=dataclasses.replace(
                 self.fake_optimizer, num_updates=self.loop.num_updates
             ),
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(DmdSettings)},
+            **settings_of(self, DmdSettings),
         )
         return [
             self.round_of(

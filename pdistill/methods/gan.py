@@ -11,7 +11,6 @@ from typing import Any
 import jax
 from jax import Array
 
-from pdistill.files import one_line
 from pdistill.methods.adversary import AdversarialStage, Adversary
 from pdistill.methods.generator import generate_few
 from pdistill.methods.stage import GeneratorStage
@@ -35,8 +34,7 @@ class Gan:
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.optimizer.microbatches > 1:
-            raise ValueError("a GAN takes whole batches; leave microbatches at 1")
+        self.optimizer.check_whole_batches("optimizer")
 
     def init(
         self, key: Array, generator: Any, teacher: Any, image_shape: tuple[int, ...]
@@ -118,11 +116,7 @@ class GanStage(AdversarialStage, GeneratorStage):
             PRESETS[self.frozen],
         )
         init = functools.partial(method.init, image_shape=image_shape)
-        shapes = (d.param_shapes(image_shape) for d in (diffuser, judging))
-        try:
-            jax.eval_shape(init, jax.random.key(0), *shapes)
-        except Exception as error:  # whatever Flax and JAX raise for judges that do not fit
-            raise ValueError(f"judges: {one_line(error)}") from error
+        self.check_judges(init, *(d.param_shapes(image_shape) for d in (diffuser, judging)))
         return [
             self.round_of(
                 method,

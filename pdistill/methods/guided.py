@@ -9,7 +9,7 @@ from typing import Any
 
 from jax import Array
 
-from pdistill.methods.regression import RegressionStage, uniform_weights
+from pdistill.methods.regression import RegressionStage, importance, uniform_weights
 from pdistill.methods.score_matching import ScoreMatching
 from pdistill.methods.stage import Round, check_guidable, find_parent
 from pdistill.training import TrainState, transfer
@@ -23,17 +23,20 @@ class Guided(ScoreMatching):
 
     Attributes:
       teacher: needs labels. guidance: range of w, drawn uniformly for each example.
+      discount: of the examples' `importance`; the paper has 0.
     """
 
     guidance: tuple[float, float] = (0.0, 4.0)
+    discount: float = 0.0
 
     def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
         """The student starts as the teacher's conditional network, whatever w is."""
         params, _ = transfer(self.diffuser.init(key, image_shape), teacher)
         return self._from(params, teacher)
 
-    def _weights(self, key, x):
-        return uniform_weights(key, len(x), self.guidance, self.stratified, x.dtype)
+    def _guided(self, key, x):
+        w = uniform_weights(key, len(x), self.guidance, self.stratified, x.dtype)
+        return {"guidance": w, "importance": importance(w, self.discount)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,14 @@ class GuidedStage(RegressionStage):
     """Config of the stage, one round.
 
     Attributes:
-      teacher: name of a stage trained with label dropout. guidance: of `Guided`.
+      teacher: name of a stage trained with label dropout. guidance, discount: of `Guided`.
       num_steps: step counts it is measured at; the exported model samples with the first.
     """
 
     teacher: str
     num_steps: tuple[int, ...]
     guidance: tuple[float, ...] = (0.0, 4.0)
+    discount: float = 0.0
 
     def rounds(self, diffuser, image_shape, earlier):
         parent = find_parent(earlier, self.teacher)
@@ -57,11 +61,10 @@ class GuidedStage(RegressionStage):
             raise ValueError(f"guidance must be (low, high) with 0 <= low; got {self.guidance}")
         method = Guided(
             teacher.with_guidance(),
-            self.optimizer_for(self.loop),
-            self.weighting,
-            self.stratified,
-            teacher,
-            self.guidance,
+            **self.settings(self.loop),
+            discount=self.discount,
+            teacher=teacher,
+            guidance=self.guidance,
         )
         return [
             Round(

@@ -4,6 +4,7 @@ Images, labels and the key of the noise are kept; the noise is drawn again when 
 """
 
 import dataclasses
+import zipfile
 from typing import Any
 
 import jax
@@ -27,12 +28,14 @@ class PairsConfig:
     Attributes:
       num: of pairs. num_steps, solver: the teacher's, deterministic; DMD has 18 of Heun's.
       guidance: its weight; None for none.
+      path: of a file of such pairs, made by `python -m pdistill.pairs`; "" to make them in the run.
     """
 
     num: int
     num_steps: int = 18
     solver: str = "heun"
     guidance: float | None = None
+    path: str = ""
 
     def __post_init__(self):
         if self.num < 1:
@@ -77,10 +80,11 @@ def make_pairs(
     """
     key = jax.random.key(seed, impl="threefry2x32")
     num_labels = max(diffuser.num_labels, 1)
+    guidance = diffuser.effective_guidance(config.guidance)
 
     @jax.jit
     def generate(params: Any, indices: Array) -> Array:
-        w = config.guidance and jnp.full(len(indices), config.guidance)
+        w = None if guidance is None else jnp.full(len(indices), float(guidance))
         z = noise(key, indices, shape)
         images = config.sampling.run(diffuser, params, indices % num_labels, w, key=None, z_init=z)
         return images.astype(jnp.float16)
@@ -96,6 +100,24 @@ def make_pairs(
         "label": np.arange(config.num, dtype=np.int32) % num_labels,
         "key": np.asarray(jax.random.key_data(key)),
     }
+
+
+def read_pairs(config: PairsConfig, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Those of the file `config.path`.
+
+    Raises:
+      ValueError: it cannot be read, or holds other pairs than `config` says.
+    """
+    shapes = config.shapes(image_shape)
+    try:
+        pairs = dict(np.load(config.path))
+        found = {name: pairs[name].shape for name in shapes}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{config.path} holds no pairs: {error}") from error
+    for name, wanted in shapes.items():
+        if found[name] != wanted.shape:
+            raise ValueError(f"{config.path}: {name} is {found[name]}, not {wanted.shape}")
+    return {name: pairs[name] for name in shapes}
 
 
 def draw_pairs(

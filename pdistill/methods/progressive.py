@@ -13,6 +13,7 @@ from pdistill.diffusion import Denoiser, Schedule
 from pdistill.methods.regression import (
     Regression,
     RegressionStage,
+    importance,
     uniform_times,
     uniform_weights,
 )
@@ -31,11 +32,13 @@ class Progressive(Regression):
     Attributes:
       guidance: range of the guidance weights, drawn uniformly for each example, of a network that
         takes them (Meng et al. 2023, stage two); else None.
+      discount: of the `importance` of these examples.
       stochastic: for `samplers.Stochastic`, whose steps are twice as long as the grid's: the
         student does in one step of 2 / N what its teacher does in two of 1 / N (the same).
     """
 
     guidance: tuple[float, float] | None = None
+    discount: float = 0.0
     stochastic: bool = False
 
     def init(self, teacher: Any, num_steps: int | Array) -> TrainState:
@@ -59,11 +62,11 @@ class Progressive(Regression):
         logsnr_t, logsnr_m, logsnr_s, last = round_levels(
             self.diffuser.schedule, i, num_steps, length=2 if self.stochastic else 1
         )
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
-        z = diffusion.diffuse(x, eps, logsnr_t)
-        w = self.guidance and uniform_weights(
-            guidance_key, len(x), self.guidance, self.stratified, x.dtype
-        )
+        z, _ = diffusion.noised(noise_key, x, logsnr_t)
+        w, guided = None, {}
+        if self.guidance:
+            w = uniform_weights(guidance_key, len(x), self.guidance, self.stratified, x.dtype)
+            guided = {"guidance": w, "importance": importance(w, self.discount)}
 
         teacher = self.diffuser.denoiser(state.frozen["teacher"], label, w)
         x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
@@ -72,7 +75,7 @@ class Progressive(Regression):
             "logsnr": logsnr_t,
             "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr_t),
             "label": label,
-            "guidance": w,
+            **guided,
         }
         return self.regress(state, examples, dropout_key)
 
@@ -129,7 +132,7 @@ class ProgressiveStage(RegressionStage):
 
     Attributes:
       teacher: name of the stage or round to start from. start_steps: of its sampler.
-      stochastic: of `Progressive`.
+      stochastic, discount: of `Progressive`.
       long_rounds: rounds with at most this many steps take twice `loop.num_updates`, as the
         paper's to two steps and to one do.
     """
@@ -138,6 +141,7 @@ class ProgressiveStage(RegressionStage):
     start_steps: int
     end_steps: int = 1
     stochastic: bool = False
+    discount: float = 0.0
     long_rounds: int = 0
 
     def rounds(self, diffuser, image_shape, earlier):
@@ -150,11 +154,10 @@ class ProgressiveStage(RegressionStage):
             loop = dataclasses.replace(self.loop, num_updates=factor * self.loop.num_updates)
             method = Progressive(
                 diffuser,
-                self.optimizer_for(loop),
-                self.weighting,
-                self.stratified,
-                guidance,
-                self.stochastic,
+                **self.settings(loop),
+                discount=self.discount,
+                guidance=guidance,
+                stochastic=self.stochastic,
             )
             student = Round(
                 f"{self.name}/{num_steps}",

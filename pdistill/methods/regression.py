@@ -10,7 +10,7 @@ from jax import Array
 from pdistill.diffusion import check_weighting, denoising_loss
 from pdistill.methods.stage import TrainingStage
 from pdistill.networks import Diffuser
-from pdistill.training import Optimizer, TrainState, value_and_grad
+from pdistill.training import LoopConfig, Optimizer, TrainState, value_and_grad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,14 @@ class RegressionStage(TrainingStage):
 
     weighting: str = "v_mse"
     stratified: bool = False
+
+    def settings(self, loop: LoopConfig) -> dict[str, Any]:
+        """What every `Regression` takes, for a round of this length."""
+        return {
+            "optimizer": self.optimizer_for(loop),
+            "weighting": self.weighting,
+            "stratified": self.stratified,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Regression:
 
         Args:
           examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and
-            "guidance", [B] each, for a network that takes them. key: for dropout.
+            "guidance", [B] each, for a network that takes them; "importance", [B], is how much
+            each counts. key: for dropout.
 
         Returns:
           The state and {"loss", "grad_norm", "param_norm"}.
@@ -59,7 +68,8 @@ class Regression:
             v_hat = self.diffuser.v(
                 params, z, logsnr, examples.get("label"), examples.get("guidance"), key
             )
-            return jnp.mean(denoising_loss(v_hat, examples["v"], logsnr, self.weighting))
+            losses = denoising_loss(v_hat, examples["v"], logsnr, self.weighting)
+            return jnp.mean(losses * examples.get("importance", 1.0))
 
         value, grads = value_and_grad(
             loss, learner.params, examples, key, self.optimizer.microbatches
@@ -94,3 +104,11 @@ def uniform_weights(
     draw_key, order_key = jax.random.split(key)
     u = uniform_times(draw_key, batch, stratified, dtype)
     return low + (high - low) * jax.random.permutation(order_key, u)
+
+
+def importance(w: Array, discount: float) -> Array:
+    """How much examples of guidance weights w [B] count: (1 + w) ** -discount.
+
+    Guided targets, and so their errors, grow with 1 + w.
+    """
+    return (1 + w) ** -discount

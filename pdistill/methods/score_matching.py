@@ -40,23 +40,23 @@ class ScoreMatching(Regression):
         x, label = batch["image"], batch.get("label")
         t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
         logsnr = self.diffuser.schedule(t)
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
-        z = diffusion.diffuse(x, eps, logsnr)
-        w = self._weights(guidance_key, x)
+        z, _ = diffusion.noised(noise_key, x, logsnr)
+        guided = self._guided(guidance_key, x)
+        w = guided.get("guidance")
         v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, w)
         examples = {
             "z": z,
             "logsnr": logsnr,
             "v": jax.lax.stop_gradient(v),
             "label": label,
-            "guidance": w,
+            **guided,
         }
         return self.regress(state, examples, dropout_key)
 
-    def _weights(self, key: Array, x: Array) -> Array | None:
-        """Guidance weights [B], of a teacher that is guided."""
+    def _guided(self, key: Array, x: Array) -> dict[str, Array]:
+        """Guidance weights, of a teacher that is guided, as the examples have them."""
         del key, x
-        return None
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,11 +78,7 @@ class ScoreMatchingStage(RegressionStage):
         parent = find_parent(earlier, self.teacher)
         teacher = parent.method.diffuser.without_dropout()
         method = ScoreMatching(
-            teacher.with_network(self.network),
-            self.optimizer_for(self.loop),
-            self.weighting,
-            self.stratified,
-            teacher,
+            teacher.with_network(self.network), **self.settings(self.loop), teacher=teacher
         )
         return [
             Round(

@@ -11,9 +11,8 @@ from jax import Array
 from pdistill.evaluation import check_distance
 from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
+from pdistill.samplers import parse_solver
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
-
-GENERATORS = ("one_step", "multistep")  # solvers of models that are no denoisers elsewhere
 
 
 class Method(Steppable, Protocol):
@@ -117,7 +116,16 @@ class TrainingStage(Stage):
     optimizer: Optimizer
 
     def optimizer_for(self, loop: LoopConfig) -> Optimizer:
-        """The optimizer, annealed over `loop`."""
+        """The optimizer, annealed over `loop`.
+
+        Raises:
+          ValueError: its microbatches do not divide the batch.
+        """
+        if loop.batch_size % self.optimizer.microbatches:
+            raise ValueError(
+                f"optimizer.microbatches {self.optimizer.microbatches} must divide "
+                f"loop.batch_size {loop.batch_size}"
+            )
         return dataclasses.replace(self.optimizer, num_updates=loop.num_updates)
 
 
@@ -213,7 +221,8 @@ def find_parent(
         raise ValueError(f"{found.name!r} is of several students; start from one of them")
     if found.method.diffuser.takes_guidance and not guided:
         raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
-    if not one_step and found.solver and found.solver.partition(":")[0] in GENERATORS:
+    kind = parse_solver(found.solver).model if found.solver else "denoiser"
+    if not one_step and kind in ("one_step", "multistep"):
         raise ValueError(f"{found.name!r} knows the few noise levels that it generates at only")
     return found
 
@@ -222,6 +231,11 @@ def check_guidable(r: Round) -> None:
     """Raises ValueError unless a round's model can be guided."""
     if r.guidance is None:
         raise ValueError(f"{r.name!r} cannot be guided: train it with labels and label_dropout")
+
+
+def settings_of(stage: Stage, kind: type) -> dict[str, Any]:
+    """Those of a stage's fields that it has from the dataclass `kind`, which its method has too."""
+    return {f.name: getattr(stage, f.name) for f in dataclasses.fields(kind)}
 
 
 def rounds_of(name: str, rounds: Iterable[Round]) -> list[Round]:

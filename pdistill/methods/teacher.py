@@ -47,9 +47,9 @@ class Teacher(Regression):
             label = jnp.where(hidden, self.diffuser.num_labels, label)
         t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
         logsnr = self.diffuser.schedule(t)
-        eps = jax.random.normal(noise_key, x.shape, x.dtype)
+        z, eps = diffusion.noised(noise_key, x, logsnr)
         examples = {
-            "z": diffusion.diffuse(x, eps, logsnr),
+            "z": z,
             "logsnr": logsnr,
             "v": diffusion.v_target(x, eps, logsnr),
             "label": label,
@@ -73,13 +73,8 @@ class TeacherStage(RegressionStage):
     def rounds(self, diffuser, image_shape, earlier):
         if self.head:
             diffuser = diffuser.with_head(self.head, image_shape[-1])
-        method = Teacher(
-            diffuser,
-            self.optimizer_for(self.loop),
-            self.weighting,
-            self.stratified,
-            self.label_dropout,
-        )
+        settings = self.settings(self.loop)
+        method = Teacher(diffuser, **settings, label_dropout=self.label_dropout)
         return [
             Round(
                 self.name,
