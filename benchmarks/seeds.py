@@ -15,29 +15,26 @@ from statistics import mean
 
 from pdistill.evaluation import DISTANCES
 from pdistill.files import read_jsonl
+from pdistill.results import KEY, row_key
 
 SMALL_IS_GOOD = (*DISTANCES, "class_share_max")
 
 
 def summarize(workdirs: list[Path]) -> list[dict]:
     """A row for each measurement that all the runs have."""
-    values: dict[tuple, list[float]] = {}
+    found: dict[tuple, list[dict]] = {}
     for workdir in workdirs:
         for row in read_jsonl(workdir / "results.jsonl"):
-            key = row["stage"], row["nfe"], row["metric"]
-            values.setdefault(key, []).append(row["value"])
-    return [
-        {
-            "stage": stage,
-            "nfe": nfe,
-            "metric": metric,
-            "mean": mean(found),
-            "worst": (max if metric.startswith(SMALL_IS_GOOD) else min)(found),
-            "values": found,
-        }
-        for (stage, nfe, metric), found in values.items()
-        if len(found) == len(workdirs)
-    ]
+            found.setdefault(row_key(row | {"seed": None}), []).append(row)
+    return [summary(rows) for rows in found.values() if len(rows) == len(workdirs)]
+
+
+def summary(rows: list[dict]) -> dict:
+    """One measurement of several seeds."""
+    about = {name: rows[0][name] for name in KEY if name != "seed" and name in rows[0]}
+    values = [row["value"] for row in rows]
+    worst = max if about["metric"].startswith(SMALL_IS_GOOD) else min
+    return about | {"mean": mean(values), "worst": worst(values), "values": values}
 
 
 def main() -> None:

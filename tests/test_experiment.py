@@ -120,7 +120,7 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
-def test_more_steps_of_the_last_stage(tmp_path):
+def test_more_steps_of_the_last_stage(tmp_path, capsys):
     """Trained on from its last checkpoint, and measured again under the same names."""
     config = tiny()
     config.stages = config.stages[:1]
@@ -128,6 +128,7 @@ def test_more_steps_of_the_last_stage(tmp_path):
     before = rows_without_timings(tmp_path)
     config.stages[0]["loop"]["num_updates"] = 12
     experiment.run(config, tmp_path)
+    assert "teacher goes on to 12 updates instead of 8; an annealed" in capsys.readouterr().err
     after = rows_without_timings(tmp_path)
     assert [row["step"] for row in read_jsonl(tmp_path / "teacher" / "log.jsonl")] == [4, 8, 12]
     assert [results.row_key(row) for row in after] == [results.row_key(row) for row in before]
@@ -163,6 +164,20 @@ def test_run_directories_that_cannot_be(tmp_path):
         (lambda c: c.update(mesh=ConfigDict({"data": 3, "fsdp": 1})), "does not fit 8 devices"),
         (lambda c: c.stages[0]["loop"].update(batch_size=12), "multiple of the 8 devices"),
         (lambda c: c.evaluation.update(metrics=("fd_pixel",)), "metric must be one of"),
+        (lambda c: c.evaluation.update(solvers=("one_step",)), "one_step takes 1 step; got"),
+        (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
+        (
+            lambda c: c.evaluation.update(metrics=("label_accuracy",)),
+            "label_accuracy, but teacher takes no labels",
+        ),
+        (
+            lambda c: c.model.network.arguments.update(num_labels=9),
+            "teacher: num_labels 9 is less than the 10 classes of digits",
+        ),
+        (
+            lambda c: c.stages[0]["optimizer"].update(microbatches=3),
+            "microbatches 3 must divide loop.batch_size 16",
+        ),
     ],
 )
 def test_it_refuses_before_it_writes(tmp_path, change, message):

@@ -19,107 +19,87 @@ from ml_collections import ConfigDict
 import pdistill
 from configs import digits_ctm, digits_gan, digits_guided, digits_msd, digits_pd
 
+LOOP = {"num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4}
 
-def tiny() -> ConfigDict:
-    """digits_pd, but a few updates of a very small network, 4 -> 1 steps."""
-    config = digits_pd.get_config()
+
+def shrink(config: ConfigDict, **loop: int) -> ConfigDict:
+    """A very small network, a few updates of every stage, and few samples."""
     config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, progressive = config.stages
-    teacher["num_steps"] = (4, 1)
-    teacher["optimizer"]["warmup"] = 2
-    progressive.update(start_steps=4, long_rounds=0)
-    for stage in (teacher, progressive):
-        stage["loop"] = {
-            "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
-        }  # fmt: skip
-    config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
-    return config
-
-
-def tiny_guided() -> ConfigDict:
-    """digits_guided in the same way, 4 -> 2 steps, measured at two weights."""
-    config = digits_guided.get_config()
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, guided, progressive = config.stages
-    teacher["num_steps"] = guided["num_steps"] = (4,)
-    progressive.update(start_steps=4, end_steps=2, long_rounds=0)
     for stage in config.stages:
-        stage["loop"] = {
-            "num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
-        }  # fmt: skip
+        stage["loop"] = LOOP | loop
         stage["optimizer"]["warmup"] = 2
-    config.evaluation.update(num_samples=64, metrics=("fd_pixels", "label_accuracy"))
-    config.evaluation.guidance = (0.0, 2.0)
-    return config
-
-
-def tiny_gan() -> ConfigDict:
-    """digits_gan in the same way: teacher, and a generator of which the best is kept."""
-    config = digits_gan.get_config()
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, gan, *_ = config.stages
-    teacher["num_steps"] = (2, 1)
-    teacher["optimizer"]["warmup"] = 2
-    for stage in (teacher, gan):
-        stage["loop"] = {
-            "num_updates": 12, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
-        }  # fmt: skip
-    gan.update(frozen="dit", r1_interval=4, select="fd_pixels")
-    config.stages = (teacher, gan)
-    config.evaluation = ConfigDict(
-        {"num_samples": 64, "metrics": ("fd_pixels", "class_shares"), "references": ("train",)}
-    )
-    return config
-
-
-def tiny_msd() -> ConfigDict:
-    """digits_msd in the same way: two students with score matching, and with pairs."""
-    config = digits_msd.get_config()
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, msd, *_ = config.stages
-    teacher["num_steps"] = (2,)
-    teacher["optimizer"]["warmup"] = 2
-    loop = {"num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4}
-    teacher["loop"] = msd["score_matching"]["loop"] = msd["student"]["loop"] = loop
-    msd["score_matching"]["optimizer"]["warmup"] = 2
-    msd["score_matching"]["network"] = {"features": 8}
-    msd["student"]["fake_updates"] = 2
-    msd["student"].update(regression=0.25, pairs={"num": 40, "num_steps": 2})
-    config.stages = (teacher, msd)
     config.evaluation = ConfigDict(
         {"num_samples": 64, "metrics": ("fd_pixels",), "references": ("train",)}
     )
     return config
 
 
-def leaves(directory: Path) -> list[np.ndarray]:
-    """The parameters of a model or a stage."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+def tiny() -> ConfigDict:
+    """digits_pd, 4 -> 1 steps."""
+    config = shrink(digits_pd.get_config())
+    teacher, progressive = config.stages
+    teacher["num_steps"] = (4, 1)
+    progressive.update(start_steps=4, long_rounds=0)
+    config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
+    return config
+
+
+def tiny_guided() -> ConfigDict:
+    """digits_guided, 4 -> 2 steps, measured at two weights."""
+    config = shrink(digits_guided.get_config())
+    teacher, guided, progressive = config.stages
+    teacher["num_steps"] = guided["num_steps"] = (4,)
+    progressive.update(start_steps=4, end_steps=2, long_rounds=0)
+    config.evaluation.update(metrics=("fd_pixels", "label_accuracy"))
+    config.evaluation.guidance = (0.0, 2.0)
+    return config
+
+
+def tiny_gan() -> ConfigDict:
+    """digits_gan: teacher, and a generator of which the best is kept."""
+    config = digits_gan.get_config()
+    config.stages = config.stages[:2]
+    shrink(config, num_updates=12)
+    teacher, gan = config.stages
+    teacher["num_steps"] = (2, 1)
+    gan.update(frozen="dit", r1_interval=4, select="fd_pixels")
+    config.evaluation.metrics += ("class_shares",)
+    return config
+
+
+def tiny_msd() -> ConfigDict:
+    """digits_msd: two students with score matching, and with pairs."""
+    config = digits_msd.get_config()
+    teacher, msd, *_ = config.stages
+    config.stages = (teacher,)
+    shrink(config)
+    teacher["num_steps"] = (2,)
+    msd["score_matching"]["loop"] = msd["student"]["loop"] = LOOP
+    msd["score_matching"]["optimizer"]["warmup"] = 2
+    msd["score_matching"]["network"] = {"features": 8}
+    msd["student"].update(fake_updates=2, regression=0.25, pairs={"num": 40, "num_steps": 2})
+    config.stages = (teacher, msd)
+    return config
 
 
 def tiny_ctm() -> ConfigDict:
-    """digits_ctm in the same way, measured at one and two steps with two gammas."""
+    """digits_ctm, measured at one and two steps with two gammas."""
     config = digits_ctm.get_config()
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
-    teacher, ctm, gan, _ = config.stages
+    config.stages = config.stages[:3]
+    shrink(config, num_updates=4)
+    teacher, ctm, gan = config.stages
     teacher["num_steps"] = (2,)
-    teacher["optimizer"]["warmup"] = 2
-    for stage in (teacher, ctm, gan):
-        stage["loop"] = {
-            "num_updates": 4, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4,
-        }  # fmt: skip
     for stage in (ctm, gan):
         stage.update(levels=4, solver_steps=2, num_steps=(1, 2))
     judge = gan["judges"][1]  # compiles quickly, without R1 above all
     gan.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},), r1=0.0)
-    config.stages = (teacher, ctm, gan)
-    config.evaluation = ConfigDict(
-        {
-            "num_samples": 64, "metrics": ("fd_pixels",), "references": ("train",),
-            "gammas": (0.0, 1.0),
-        }
-    )  # fmt: skip
+    config.evaluation.gammas = (0.0, 1.0)
     return config
+
+
+def leaves(directory: Path) -> list[np.ndarray]:
+    """The parameters of a model or a stage."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
 
 
 def die_at(module: str, attribute: str, count: int, when: str) -> None:

@@ -53,6 +53,22 @@ def test_stochastic_samples_do_not_depend_on_the_batch(params):
     np.testing.assert_allclose(draw(jnp.arange(4, 8)), whole[4:], rtol=0, atol=1e-5)
 
 
+def test_changed_sampling():
+    """Both at once, so that neither is checked against the other's old value."""
+    one_step = Sampling(1, samplers.OneStep(), clip=None)
+    assert one_step.changed(4, samplers.Heun()) == Sampling(4, samplers.Heun(), clip=None)
+    assert one_step.changed() == one_step
+    with pytest.raises(ValueError, match="one_step takes 1 step"):
+        one_step.changed(4)
+    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+        one_step.changed(0)
+
+
+def test_a_batch_of_none(params):
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        next(run_batches(params, KEY, 4, batch_size=0, mesh=make_mesh()))
+
+
 def test_number_of_evaluations():
     assert Sampling(8).nfe == 8
     assert Sampling(8, samplers.Heun()).nfe == 15

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from scipy import stats
+from stepping import compiled
 
 from pdistill import diffusion
 from pdistill.diffusion import (
@@ -232,11 +233,6 @@ def gradient(learner):
     """Of the last update, with b1 = 0."""
     parts = jax.tree.leaves(learner.opt_state, is_leaf=lambda part: hasattr(part, "mu"))
     return next(part.mu for part in parts if hasattr(part, "mu"))
-
-
-@functools.cache  # equal methods share one compilation
-def compiled(method):
-    return jax.jit(method.step)
 
 
 X = 0.3 + 0.5 * np.random.default_rng(1).normal(size=(64, *POINTS))

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
+from stepping import compiled, run, same
 
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, KarrasSchedule
+from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
 from pdistill.methods.dmd import generator_solver
-from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise
+from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise, read_pairs
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
 from pdistill.networks.discriminators import BottleneckHead
@@ -60,26 +62,6 @@ def linear(**changes):
         "fake_optimizer": ADAM,
     }
     return Dmd(**settings | changes)
-
-
-@functools.cache  # equal methods share one compilation
-def compiled(method):
-    return jax.jit(method.step)
-
-
-def run(method, state, batch, updates, seed=4):
-    step, rows = compiled(method), []
-    for _ in range(updates):
-        state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
-        state = state.replace(step=state.step + 1)
-        rows.append({name: float(value) for name, value in metrics.items()})
-    return state, rows
-
-
-def same(a, b):
-    return all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 # --- the matching gradient ------------------------------------------------------------------------
@@ -153,7 +135,7 @@ def test_equal_scores_move_nothing():
     """Whatever the generator makes; and the value logged is that of g, zero."""
     teacher = gaussian([0.3, -0.2], [0.5, 1.0])
     state = linear().init(jax.random.key(0), gaussian([2.0, 2.0], [0.1, 3.0]), teacher, (2,))
-    after, rows = run(linear(), state, {"image": jnp.zeros((64, 2))}, 1)
+    (*_, after), rows = run(linear(), state, {"image": jnp.zeros((64, 2))}, 1)
     assert same(after.learners["student"].params, state.learners["student"].params)
     assert rows[0]["loss"] == rows[0]["matching_grad_norm"] == 0.0
     assert not same(after.learners["fake_score"].params, state.learners["fake_score"].params)
@@ -162,13 +144,31 @@ def test_equal_scores_move_nothing():
 def test_how_often_each_learns():
     method = linear(fake_updates=3)
     state = method.init(jax.random.key(0), gaussian(1.0, 1.0), gaussian(0.0, 1.0), (1,))
-    state, rows = run(method, state, {"image": jnp.zeros((16, 1))}, 7)
+    (*_, state), rows = run(method, state, {"image": jnp.zeros((16, 1))}, 7)
     counts = {
         name: {int(a) for a in jax.tree.leaves(learner.opt_state) if a.dtype == jnp.int32}
         for name, learner in state.learners.items()
     }
     assert counts == {"student": {3}, "fake_score": {7}}  # ceil(7 / 3)
     assert [row["param_norm"] > 0 for row in rows] == [i % 3 == 0 for i in range(7)]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_an_update_told_that_it_is_due_is_the_same(step):
+    """The loop tells it where it can, for a part without a condition."""
+    method = linear(fake_updates=3)
+    state = method.init(jax.random.key(0), gaussian(1.0, 1.0), gaussian(0.0, 1.0), (1,))
+    state = state.replace(step=jnp.array(step))
+    batch, key = {"image": jnp.zeros((16, 1))}, jax.random.key(5)
+    desired, rows = compiled(method)(state, batch, key)
+    told = jax.jit(functools.partial(method.step, due=method.due(step)))
+    found, metrics = told(state, batch, key)
+    assert method.due(step) is (step % 3 == 0)
+    assert "conditional" not in told.lower(state, batch, key).compile().as_text()
+    for a, b in zip(
+        jax.tree.leaves((found, metrics)), jax.tree.leaves((desired, rows)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_that_of_the_gradient():
@@ -192,7 +192,7 @@ def test_the_fake_score_learns_the_generator():
         fake_optimizer=Optimizer(3e-2, b1=0.0, b2=0.99, anneal="linear", num_updates=600),
     )
     state = method.init(jax.random.key(0), gaussian(0.7, 0.4), gaussian(-1.0, 1.5), (1,))
-    state, rows = run(method, state, {"image": jnp.zeros((512, 1))}, 600)
+    (*_, state), rows = run(method, state, {"image": jnp.zeros((512, 1))}, 600)
     learnt = state.learners["fake_score"].params["network"]
     # 300,000 images: means to 0.001; Adam's last steps are larger.
     assert float(learnt["m"][0]) == pytest.approx(0.7, abs=0.02)
@@ -214,7 +214,7 @@ def test_where_the_flow_comes_to_rest(fake_rate):
         params={"network": gaussian([0.5, 0.5], [0.3, 0.3])}
     )
     state = state.replace(learners=state.learners | {"fake_score": fake})
-    state, _ = run(method, state, {"image": jnp.zeros((256, 2))}, 1500)
+    (*_, state), _ = run(method, state, {"image": jnp.zeros((256, 2))}, 1500)
     student = state.learners["student"].params
     error = max(np.abs(student["m"] - 0.3).max(), np.abs(np.abs(student["a"]) - 0.6).max())
     assert error < 0.05 if fake_rate else error > 0.2
@@ -338,11 +338,11 @@ def test_a_classifier_that_says_nothing(start, batch, features):
 
 def test_each_loss_teaches_its_own(start, batch):
     """The generator's weights move the generator, the classifier's the fake score and its head."""
-    base, _ = run(images(), begin(images(), start), batch, 1)
+    (*_, base), _ = run(images(), begin(images(), start), batch, 1)
     other = images(adversarial=2.0)
-    adversarial, _ = run(other, begin(other, start), batch, 1)
+    (*_, adversarial), _ = run(other, begin(other, start), batch, 1)
     other = images(discriminating=1.0)
-    discriminating, _ = run(other, begin(other, start), batch, 1)
+    (*_, discriminating), _ = run(other, begin(other, start), batch, 1)
     assert same(base.learners["fake_score"].params, adversarial.learners["fake_score"].params)
     assert not same(base.learners["student"].params, adversarial.learners["student"].params)
     assert same(base.learners["student"].params, discriminating.learners["student"].params)
@@ -354,7 +354,9 @@ def test_each_loss_teaches_its_own(start, batch):
 def test_the_teachers_features_leave_the_fake_score_alone(start, batch):
     """Then the classifier's loss reaches only its head."""
     few, many = (images(features="teacher", discriminating=w) for w in (1e-2, 1.0))
-    one, two = (run(m, begin(m, start), batch, 1)[0].learners["fake_score"] for m in (few, many))
+    one, two = (
+        run(m, begin(m, start), batch, 1)[0][-1].learners["fake_score"] for m in (few, many)
+    )
     assert same(one.params["network"], two.params["network"])
 
 
@@ -424,6 +426,36 @@ def test_pairs_do_not_depend_on_the_batch(pairs):
         seed=5, batch_size=300, mesh=make_mesh(),
     )  # fmt: skip
     np.testing.assert_allclose(other["image"], pairs["image"], atol=1e-3)
+
+
+def test_pairs_from_a_file(pairs, tmp_path):
+    path = tmp_path / "pairs.npz"
+    write_arrays(path, pairs)
+    found = read_pairs(PairsConfig(300, num_steps=64, path=str(path)), (2,))
+    assert all(np.array_equal(found[name], pairs[name]) for name in pairs)
+    with pytest.raises(ValueError, match=r"pairs.npz: image is \(300, 2\), not \(299, 2\)"):
+        read_pairs(PairsConfig(299, path=str(path)), (2,))
+    for content in (None, b"", b"PK"):
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            path.unlink()
+        with pytest.raises(ValueError, match="holds no pairs"):
+            read_pairs(PairsConfig(300, path=str(path)), (2,))
+
+
+def test_no_guidance_needs_no_pair():
+    """A weight of 0 costs one evaluation, unless the network takes it as an input."""
+    teacher = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=2), "v", SCHEDULE)
+    student = teacher.with_guidance()
+    assert teacher.effective_guidance(0.0) is None
+    assert (teacher.effective_guidance(1.5), student.effective_guidance(0.0)) == (1.5, 0.0)
+    config = PairsConfig(4, num_steps=2, solver="ddim", guidance=0.0)
+    params = student.init(jax.random.key(0), (4, 4, 1))
+    made = make_pairs(
+        student, params, config, shape=(4, 4, 1), seed=0, batch_size=4, mesh=make_mesh()
+    )
+    assert made["image"].shape == (4, 4, 4, 1)
 
 
 def test_drawn_pairs_belong_together(pairs):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from stepping import compiled, run, same
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, Gaussian
@@ -61,28 +62,6 @@ def batch():
 def start(method, teacher, generator=None):
     init = functools.partial(method.init, image_shape=IMAGE)
     return jax.jit(init)(jax.random.key(3), generator or teacher, teacher)
-
-
-@functools.cache  # equal methods share one compilation
-def compiled(method):
-    return jax.jit(method.step)
-
-
-def run(method, state, batch, updates):
-    step = compiled(method)
-    states, rows = [state], []
-    for _ in range(updates):
-        state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(4), state.step))
-        state = state.replace(step=state.step + 1)
-        states.append(state)
-        rows.append({name: float(value) for name, value in metrics.items()})
-    return states, rows
-
-
-def same(a, b):
-    return all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 def adam_states(learner):

@@ -110,6 +110,20 @@ def test_the_student_starts_as_the_conditional_teacher(network):
     assert "guidance_in" not in params
 
 
+@pytest.mark.parametrize(("discount", "power"), [(0.0, 2), (1.0, 1), (2.0, 0)])
+def test_discounted_examples(x64, classes, discount, power):
+    """An error of 1 + w costs (1 + w) ** (2 - discount)."""
+    diffuser = classes.with_guidance()
+    method = Guided(diffuser, OPTIMIZER, discount=discount, teacher=classes)
+    params, z = {"off": jnp.zeros(())}, jax.random.normal(KEY, (5, 1))
+    guided = method._guided(KEY, z)
+    logsnr, label, w = jnp.linspace(-2, 2, 5), jnp.array([0, 1, 0, 1, 0]), guided["guidance"]
+    v = diffuser.v(params, z, logsnr, label, w) + (1 + w)[:, None]
+    examples = {"z": z, "logsnr": logsnr, "v": v, "label": label, **guided}
+    _, metrics = method.regress(method._from(params, params), examples, KEY)
+    np.testing.assert_allclose(metrics["loss"], np.mean((1 + w) ** power), rtol=1e-12)
+
+
 def test_guided_needs_a_teacher_that_can_be_guided():
     from pdistill.config import ConfigError, parse
 

@@ -43,15 +43,15 @@ METHOD = Teacher(Diffuser(NETWORK, "v", CosineSchedule()), Optimizer(1e-2, warmu
 
 def run(
     directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4, log_every=4,
-    stop=None,
+    stop=None, method=METHOD,
 ):  # fmt: skip
     mesh = make_mesh(*mesh)
-    state = init_state(lambda key: METHOD.init(key, (4, 4, 1)), mesh, jax.random.key(0))
+    state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
     pipeline = Pipeline(DATA, batch_size=16, seed=1, resident=resident)
     config = LoopConfig(num_updates, 16, substeps, log_every=log_every, save_every=save_every)
     with MetricWriter(directory) as writer:
         state = train(
-            METHOD, state, pipeline, config, jax.random.key(2),
+            method, state, pipeline, config, jax.random.key(2),
             name="t", directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop,
         )  # fmt: skip
     return state, read_jsonl(directory / "t" / "log.jsonl")
@@ -100,6 +100,28 @@ def test_how_it_runs_does_not_change_what_it_learns(tmp_path, undisturbed, how):
     np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
     for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sometimes(Teacher):
+    """Updates that know whether they are due before they are dispatched say so, once."""
+
+    def due(self, step):
+        return step % 3 == 0
+
+    def step(self, state, batch, key, due=None):
+        state, metrics = super().step(state, batch, key)
+        known = due is not None
+        due = self.due(state.step) if due is None else due
+        return state, metrics | {"due": jnp.float32(due), "known": jnp.float32(known)}
+
+
+@pytest.mark.parametrize(("substeps", "known"), [(1, 1.0), (2, 0.0)])
+def test_what_is_due_is_known_before_a_single_update(tmp_path, substeps, known):
+    method = Sometimes(METHOD.diffuser, METHOD.optimizer)
+    _, log = run(tmp_path, 6, substeps=substeps, save_every=2, log_every=2, method=method)
+    assert [row["due"] for row in log] == [0.5, 0.5, 0.0]  # updates 0 and 3
+    assert {row["known"] for row in log} == {known}
 
 
 def test_fsdp_shards_parameters_and_moments(tmp_path):
@@ -257,6 +279,12 @@ def test_too_many_of_them_stop_the_run(tmp_path, capsys):
     assert (state.step, state.skipped) == (12, 0)
 
 
+def test_a_bound_below_what_was_left_out_already(tmp_path):
+    spiky(8, (4, 5), tmp_path)
+    with pytest.raises(Diverged, match=r"t: 2 were not finite\. That is more than .* = 1;"):
+        spiky(12, (), tmp_path, max_skipped=1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Worried(Spiky):
     """It finds something to say about every interval but the first."""
@@ -319,6 +347,17 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch, undisturbed, number):
     assert signal.getsignal(number) == before
     state, log = run(tmp_path, 12)
     assert [row["step"] for row in log] == [8, 12]
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_signal_in_the_last_updates_stops_too(tmp_path, monkeypatch, undisturbed):
+    """Nothing is exported or measured any more; the same command then finds a finished run."""
+    with monkeypatch.context() as patch:
+        StopAt(patch, 10)
+        with StopSignals() as stop, pytest.raises(Interrupted, match="t is saved at step 12"):
+            run(tmp_path, 12, stop=stop)
+    state, _ = run(tmp_path, 12)
     for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
