@@ -58,6 +58,12 @@ def claim(
                 f"{workdir} holds a run with another config; give another --workdir, or "
                 f"--new to start again there. They differ in: {lines}"
             )
+        for key, old, new in differences(before, config):
+            if key.endswith("num_updates"):
+                say(
+                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                    "learning rate rises again, unlike in a run of that length from the start"
+                )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         resolved = {"config": config, "versions": models.versions(), "commit": git_commit()}

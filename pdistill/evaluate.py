@@ -9,7 +9,6 @@ data set with its split, such images, or an .npz with mu and sigma.
 """
 
 import argparse
-import dataclasses
 from typing import Any
 
 import jax
@@ -86,6 +85,8 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"--num_samples must be at least 2; it is {num}" if options.num_samples else
             f"{reference.name} does not say how many images it has; give --num_samples"
         )  # fmt: skip
+    if options.batch_size < 1:
+        raise EvaluationError(f"--batch_size must be at least 1; got {options.batch_size}")
     if images is not None and num > len(images):
         raise EvaluationError(f"{options.images} has {len(images)} images, fewer than {num}")
     evaluator = Evaluator(
@@ -126,11 +127,9 @@ def _measure_model(
 ) -> list[dict[str, Any]]:
     mesh = make_mesh()
     model = models.load(options.model, mesh)
-    sampling = model.sampling
-    if options.num_steps is not None:
-        sampling = dataclasses.replace(sampling, num_steps=options.num_steps)
-    if options.solver is not None:
-        sampling = dataclasses.replace(sampling, solver=parse_solver(options.solver))
+    sampling = model.sampling.changed(
+        options.num_steps, options.solver and parse_solver(options.solver)
+    )
     if options.guidance is not None:
         model.check_guidance(options.guidance)
     num_labels = model.diffuser.num_labels

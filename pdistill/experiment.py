@@ -23,15 +23,14 @@ from pdistill.data import Pipeline, load_dataset
 from pdistill.files import write_arrays
 from pdistill.measurements import Measurements
 from pdistill.methods import Round
-from pdistill.methods.pairs import make_pairs
+from pdistill.methods.pairs import make_pairs, read_pairs
 from pdistill.results import stable_hash
+from pdistill.samplers import parse_solver
 from pdistill.selection import Selection
 from pdistill.sharding import make_mesh, replicated, to_device
 from pdistill.terminal import format_seconds, say
 from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
 from pdistill.training.logging import MetricWriter
-
-KINDS = {"one_step": "one_step", "gamma": "jump"}  # of models, by the solver they are made for
 
 
 def run(
@@ -78,6 +77,11 @@ class Experiment:
             raise ConfigError(str(error)) from error
         self.rounds = config.rounds(self.train_data.image_shape)
         for r in self.rounds:
+            if r.pairs and r.pairs.path:
+                try:
+                    read_pairs(r.pairs, self.train_data.image_shape)
+                except ValueError as error:
+                    raise ConfigError(f"{r.name}: pairs.path: {error}") from error
             if r.loop and r.loop.batch_size % self.mesh.size:
                 raise ConfigError(
                     f"{r.name}: batch_size {r.loop.batch_size} must be a multiple of the "
@@ -172,6 +176,8 @@ class Experiment:
     def _pairs(self, r: Round, teacher: Any) -> dict[str, np.ndarray]:
         """The teacher's pairs, made if they are not beside it yet."""
         name = r.teacher or r.parent
+        if r.pairs.path:
+            return read_pairs(r.pairs, self.train_data.image_shape)
         path = self.workdir / name / r.pairs.name
         if not path.exists():
             [maker] = [other for other in self.rounds if other.name == name]
@@ -187,10 +193,11 @@ class Experiment:
 
     def _save_model(self, r: Round, directory: Path, params: Any, step: int) -> None:
         """Exports the parameters of update `step`."""
+        solver = r.solver or "ddim"
         models.save(
             directory, r.method.diffuser, params,
-            kind="routed" if r.students else KINDS.get(r.solver, "denoiser"),
-            solver=r.solver or "ddim", num_steps=r.num_steps[0],
+            kind="routed" if r.students else parse_solver(solver).model,
+            solver=solver, num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
                 "name": self.train_data.name, "shape": self.train_data.image_shape,

@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
         if options.to == "safetensors":
+            for name in ("num_steps", "start", "weights"):
+                if getattr(options, name) != parser.get_default(name):
+                    raise ValueError(f"--{name} is not for --to=safetensors")
             write_folder(options.out, load(options.model))
             print(f"{options.model} -> {options.out}")
             return

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from pdistill import experiment
 from pdistill.config import ConfigError
+from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
 from pdistill.terminal import plain_errors, say
 from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
@@ -28,7 +29,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
-    errors = ConfigError, CheckpointError, Diverged, ModelError
+    errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError
     try:
         with plain_errors(*errors), StopSignals() as stop:
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)

@@ -73,7 +73,10 @@ class Measurements:
         self._rounds = rounds
         for r in rounds:
             self._check_guidance(r)
+            self._check_labels(r)
         try:
+            for r in rounds:
+                self._drawings(r)  # raises for steps that a solver cannot take
             self._references = {
                 split: self._reference(split)
                 for split in (*self._settings.references, *self._held_out)
@@ -194,11 +197,13 @@ class Measurements:
 
         The model's own samples also make pictures.npz, see `Evaluator.pictures`.
         """
-        if not drawing.pictured or jax.process_index() > 0:
+        if not drawing.pictured:
             return
-        if drawing.own:
-            arrays = self._evaluator.pictures(samples)
-            write_arrays(self._workdir / r.name / "pictures.npz", arrays)
+        pictures = self._evaluator.pictures(samples) if drawing.own else None  # by all processes
+        if jax.process_index() > 0:
+            return
+        if pictures:
+            write_arrays(self._workdir / r.name / "pictures.npz", pictures)
         grid = samples[:GRID_IMAGES]
         grids = self._arrays(r, "samples.npz") | {drawing.name: grid}
         write_arrays(self._workdir / r.name / "samples.npz", grids)
@@ -238,6 +243,16 @@ class Measurements:
                 raise ConfigError(
                     f"evaluation.guidance: {r.name} takes weights in {list(r.guidance)}; got {w:g}"
                 )
+
+    def _check_labels(self, r: Round) -> None:
+        num_labels, classes = r.method.diffuser.num_labels, self._data.num_labels
+        if 0 < num_labels < classes:
+            raise ConfigError(
+                f"{r.name}: num_labels {num_labels} is less than the {classes} classes of "
+                f"{self._data.name}"
+            )
+        if r.measured and not num_labels and "label_accuracy" in self._settings.metrics:
+            raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
 
     @property
     def _held_out(self) -> tuple[str, ...]:

@@ -123,11 +123,7 @@ class Model:
         """
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
-        sampling = self.sampling
-        if num_steps is not None:
-            sampling = dataclasses.replace(sampling, num_steps=num_steps)
-        if solver is not None:
-            sampling = dataclasses.replace(sampling, solver=solver)
+        sampling = self.sampling.changed(num_steps, solver)
         return generate(
             self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
             self._weights(guidance, label, num), sampling=sampling, shape=self.image_shape,

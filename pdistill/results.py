@@ -28,7 +28,7 @@ def identity(
     fields = {
         "stage": stage,
         "num_steps": sampling.num_steps,
-        "nfe": sampling.nfe * diffuser.evaluations(effective(diffuser, guidance)),
+        "nfe": sampling.nfe * diffuser.evaluations(diffuser.effective_guidance(guidance)),
         "solver": sampling.solver.name,
         "seed": seed,
     }
@@ -38,11 +38,6 @@ def identity(
     if guidance is not None:
         fields["guidance"] = float(guidance)
     return fields
-
-
-def effective(diffuser: Diffuser, guidance: float | None) -> float | None:
-    """The weight to sample with: w = 0 needs no pair, so that it costs a single evaluation."""
-    return None if guidance == 0 and not diffuser.takes_guidance else guidance
 
 
 def draw_samples(
@@ -70,7 +65,7 @@ def draw_samples(
     labels = draw_labels(diffuser, labels, num, seed)
     batches = generate_batches(
         diffuser, params, evaluation_key(seed), num, sampling=sampling, shape=shape, labels=labels,
-        guidance=effective(diffuser, guidance), batch_size=batch_size, mesh=mesh,
+        guidance=diffuser.effective_guidance(guidance), batch_size=batch_size, mesh=mesh,
     )  # fmt: skip
     return batches, labels
 

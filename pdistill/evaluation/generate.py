@@ -36,6 +36,14 @@ class Sampling:
             if not float(low) < float(high):
                 raise ValueError(f"clip must be (low, high) or None; got {self.clip}")
 
+    def changed(self, num_steps: int | None = None, solver: Solver | None = None) -> "Sampling":
+        """With other steps, or another solver, where they are given."""
+        return dataclasses.replace(
+            self,
+            num_steps=self.num_steps if num_steps is None else num_steps,
+            solver=self.solver if solver is None else solver,
+        )
+
     @property
     def nfe(self) -> int:
         """Network evaluations for one sample."""
@@ -88,7 +96,13 @@ def generate(
 
 
 def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
-    """0, 1, ..., at least up to num - 1, in batches of one size that the mesh's devices divide."""
+    """0, 1, ..., at least up to num - 1, in batches of one size that the mesh's devices divide.
+
+    Raises:
+      ValueError: batch_size is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     size = -(-min(batch_size, num) // mesh.size) * mesh.size
     for start in range(0, num, size):
         yield np.arange(start, start + size)

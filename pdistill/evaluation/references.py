@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from tqdm import tqdm
 
 from pdistill.data import load_dataset
@@ -71,11 +72,14 @@ class Reference:
     def _cached_statistics(self, extractor: Extractor) -> Statistics:
         path = cache_dir() / "statistics" / self._cache_name(extractor)
         try:
-            return load_statistics(path)
+            statistics = load_statistics(path)
         except EvaluationError:  # not there, or damaged
+            statistics = None
+        # Features are computed by all processes together, so by none or by all.
+        if not process_allgather(np.array(statistics is not None)).all():
             statistics = self._compute_statistics(extractor)
             save_statistics(path, statistics, reference=self.name, features=extractor.name)
-            return statistics
+        return statistics
 
     def _compute_statistics(self, extractor: Extractor) -> Statistics:
         moments = Moments()

@@ -1,6 +1,5 @@
 """A model's sampler as StableHLO: a file that plain JAX runs, on any device and for any batch."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -61,9 +60,7 @@ def export_sampler(
     Raises:
       ValueError: impossible steps, or noise for a solver that draws more.
     """
-    sampling = model.sampling
-    if num_steps is not None:
-        sampling = dataclasses.replace(sampling, num_steps=num_steps)
+    sampling = model.sampling.changed(num_steps)
     if start == "noise" and sampling.solver.stochastic:
         raise ValueError(f"the solver {sampling.solver.name} draws noise at each step: use a key")
     arguments = sampler_arguments(model, start=start, inside=inside)

@@ -31,7 +31,9 @@ class Steppable(Protocol):
     """A frozen, hashable description of a method; it is a static argument of jit.
 
     It may also have `advice(means) -> str | None`: what is wrong with the metrics' means over an
-    interval of updates, and what may help.
+    interval of updates, and what may help; and `due(step) -> bool`: whether an update has a part
+    that not all have. Where it is known before the dispatch, `step` gets it as `due`, so that the
+    part is compiled without a condition.
     """
 
     def step(
@@ -91,16 +93,17 @@ def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> Train
 
 @functools.lru_cache(maxsize=8)
 def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
-    """update(state without frozen, frozen, resident, raw, key) -> (state, metrics [substeps]).
+    """update(state without frozen, frozen, resident, raw, key, **due) -> (state, metrics).
 
-    One jitted scan over the substeps in `raw`; the state is donated. Equal methods share it, so
-    rounds that differ only in the frozen trees compile once.
+    Metrics are [substeps] each. One jitted scan over the substeps in `raw`; the state is donated.
+    Equal methods share it, so rounds that differ only in the frozen trees compile once. `due` is
+    static, for one substep.
     """
 
-    def substep(state, frozen, resident, raw, key):
+    def substep(state, frozen, resident, raw, key, **due):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = make_batch(resident, raw, augment_key, flip=flip)
-        new, metrics = method.step(state.replace(frozen=frozen), batch, method_key)
+        new, metrics = method.step(state.replace(frozen=frozen), batch, method_key, **due)
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
         learners = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), new.learners, state.learners
@@ -109,19 +112,20 @@ def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
         state = state.replace(step=state.step + 1, skipped=skipped, learners=learners)
         return state, metrics | {"skipped": skipped}
 
-    def update(state, frozen, resident, raw, key):
+    def update(state, frozen, resident, raw, key, **due):
         def body(state, raw):
-            return substep(state, frozen, resident, raw, key)
+            return substep(state, frozen, resident, raw, key, **due)
 
         if jax.tree.leaves(raw)[0].shape[0] == 1:
-            # On a CPU a convolution's gradient is ten times slower in a loop (jax issue 12868).
+            # On a CPU a convolution's gradient is ten times slower in a loop or a condition (jax
+            # issue 12868).
             state, metrics = body(state, jax.tree.map(lambda a: a[0], raw))
             metrics = jax.tree.map(lambda a: a[None], metrics)
         else:
             state, metrics = jax.lax.scan(body, state, raw)
         return jax.lax.with_sharding_constraint(state, param_sharding(state, mesh)), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return jax.jit(update, donate_argnums=0, static_argnames="due")
 
 
 def train(
@@ -176,6 +180,7 @@ def train(
         state = state.replace(frozen={})
         lines = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
         advice = getattr(method, "advice", lambda means: None)
+        due = getattr(method, "due", None) if config.substeps == 1 else None
 
         def log(step: int, interval: list[dict[str, Array]]) -> None:
             metrics = concatenate(jax.device_get(interval))
@@ -188,8 +193,9 @@ def train(
             elif warning := advice(scalars):
                 say(f"{name:<16} warning: {warning}")
             if scalars["skipped"] > config.max_skipped:
+                found = describe(trouble) if trouble else f"{scalars['skipped']} were not finite"
                 raise Diverged(
-                    f"{name}: {describe(trouble)}. That is more than loop.max_skipped = "
+                    f"{name}: {found}. That is more than loop.max_skipped = "
                     f"{config.max_skipped}; the last good checkpoint is in "
                     f"{directory / 'checkpoints'}. Try a lower learning rate."
                 )
@@ -199,7 +205,8 @@ def train(
         interval, late = [], None  # metrics are read one dispatch late: the device never waits
         for step in range(start, config.num_updates, config.substeps):
             raw = to_device(next(batches), batch_sharding(mesh, leading=1))
-            state, metrics = update(state, frozen, resident, raw, key)
+            flags = {"due": due(step)} if due else {}
+            state, metrics = update(state, frozen, resident, raw, key, **flags)
             if late:
                 log(*late)
                 late = None
@@ -217,7 +224,7 @@ def train(
                 if planned:
                     on_save(done, state.replace(frozen=frozen))
                 checkpointer.save(done, state, batches.get_state())
-            if stop.requested and done < config.num_updates:
+            if stop.requested:
                 raise Interrupted(f"stopped by {stop.requested}: {name} is saved at step {done}")
     return state.replace(frozen=frozen)
 

@@ -55,6 +55,17 @@ class Optimizer:
                 f"{self.num_updates} and {self.warmup}"
             )
 
+    def check_whole_batches(self, name: str, *, averaged: bool = True) -> None:
+        """Raises ValueError for settings that a method without microbatches would ignore.
+
+        Args:
+          name: of the setting. averaged: whether there is a moving average.
+        """
+        if self.microbatches > 1:
+            raise ValueError(f"{name}: this method takes whole batches; leave microbatches at 1")
+        if not averaged and (self.ema_decay or self.ema_ramp):
+            raise ValueError(f"{name} has no moving average; leave ema_decay and ema_ramp at 0")
+
     def schedule(self) -> optax.Schedule:
         """Updates done -> learning rate."""
         rest = self.num_updates - self.warmup
