@@ -7,8 +7,9 @@ needs no pair of evaluations, and its students of 32 to 1 steps. Every model is 
 weights 0, 1, 2 and 4.
 
 Expected (seed 0): Frechet distance of pixels of the teacher's guided pair at 64 steps 0.29 / 1.00 /
-1.96 / 3.63 at those weights, students 0.37 / 1.09 / 2.19 / 4.10 at 4 steps and 0.45 / 1.21 / 2.50 /
-4.78 at one; 14 minutes on two busy cores of an x86 server.
+1.96 / 3.63 at those weights, students 0.33 / 1.06 / 2.15 / 4.06 at 4 steps and 0.38 / 1.17 / 2.46 /
+4.79 at one; 13 minutes on two cores of an x86 server. Examples of large weights count less, because
+their errors are larger.
 """
 
 from ml_collections import ConfigDict
