@@ -309,7 +309,7 @@ def laptop_ctm(config: ConfigDict) -> ConfigDict:
         "levels": 18,
         "solver_steps": 3,
         "distance": "huber",
-        "loop": loop | {"num_updates": 1000},
+        "loop": loop | {"num_updates": 600},
         "optimizer": {
             "learning_rate": 5e-4,
             "b2": 0.99,
@@ -319,7 +319,10 @@ def laptop_ctm(config: ConfigDict) -> ConfigDict:
         },
     }
     judged = {name: gan[name] for name in ("judges", "discriminator_optimizer", "r1", "select")}
-    judged |= {"loss": "non_saturating", "loop": loop | {"num_updates": 600}}
+    judged |= {
+        "loss": "non_saturating",
+        "loop": loop | {"num_updates": 300, "save_every": 100},
+    }
     return ctm_stages(config, ctm, judged)
 
 
