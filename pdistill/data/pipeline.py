@@ -18,12 +18,14 @@ import numpy as np
 from jax import Array
 
 from pdistill.data.sources import Dataset
+from pdistill.resolution import average
 
 
 class BatchIterator(Iterator):
     """Iterates over {leaf: [substeps, local batch, ...]}; `get_state`/`set_state` move it.
 
-    Without `resident` the leaves are "image" uint8 and "label" int32; with it just "index".
+    Without `resident` the leaves are "image" uint8, "label" int32 and, of a data set that has them,
+    "latent"; with it just "index".
     """
 
     def __init__(self, pipeline: "Pipeline", substeps: int):
@@ -37,8 +39,7 @@ class BatchIterator(Iterator):
         rows = np.stack([self._pipeline.rows(step) for step in steps])
         if self._pipeline.resident:
             return {"index": rows}
-        dataset = self._pipeline.dataset
-        return {"image": dataset.images[rows], "label": dataset.labels[rows]}
+        return {name: array[rows] for name, array in self._pipeline.arrays().items()}
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self._next_index}
@@ -81,25 +82,36 @@ class Pipeline:
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
         """What `batch` needs on the device; empty unless `resident`."""
-        if not self.resident:
-            return {}
-        return {"image": self.dataset.images, "label": self.dataset.labels}
+        return self.arrays() if self.resident else {}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those of the data set, by what a batch calls them."""
+        return {name.removesuffix("s"): array for name, array in self.dataset.arrays().items()}
 
 
-def make_batch(resident: Any, raw: Any, key: Array, *, flip: bool) -> dict[str, Array]:
+def make_batch(
+    resident: Any, raw: Any, key: Array, *, flip: bool, factor: int = 1
+) -> dict[str, Array]:
     """One raw batch, inside jit, to {"image": float32 [B, H, W, C] in [-1, 1], "label": [B]}.
+
+    If there are latents, "latent" float32 [B, h, w, C] is that of the image, mirrored or not.
 
     Args:
       resident: `Pipeline.resident_arrays()` on the device. raw: one of an iterator's substeps.
       flip: mirror each image left to right with probability one half.
+      factor: side of the squares of pixels that are averaged.
     """
     if resident:
         raw = {name: array[raw["index"]] for name, array in resident.items()}
-    image = raw["image"]
+    image, latents = raw["image"], raw.get("latent")
     if flip:
         mirrored = jax.random.bernoulli(key, shape=(image.shape[0], 1, 1, 1))
         image = jnp.where(mirrored, image[:, :, ::-1], image)
-    return {"image": to_float(image), "label": raw["label"]}
+    batch = {"image": average(to_float(image), factor), "label": raw["label"]}
+    if latents is not None:
+        latent = jnp.where(mirrored, latents[:, 1], latents[:, 0]) if flip else latents[:, 0]
+        batch["latent"] = latent.astype(jnp.float32)
+    return batch
 
 
 def to_float(image: Array) -> Array:

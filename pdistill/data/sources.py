@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from pdistill.resolution import at_size
+
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
@@ -25,12 +27,14 @@ class Dataset:
     Attributes:
       name: "digits:train" and the like; what `reference` is in results.jsonl.
       images: uint8 [N, H, W, C]. labels: int32 [N]. num_labels: labels are 0 .. num_labels - 1.
+      latents: of the images and, if there are two of each, of the mirrored ones: [N, 1 or 2, ...].
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
     num_labels: int
+    latents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,7 +46,24 @@ class Dataset:
     def of_labels(self, labels: Collection[int]) -> "Dataset":
         """Its images of these labels."""
         rows = np.isin(self.labels, labels)
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+        return dataclasses.replace(self, **{k: a[rows] for k, a in self.arrays().items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What there is for each image, by its attribute's name."""
+        arrays = {"images": self.images, "labels": self.labels, "latents": self.latents}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def at(self, size: int) -> "Dataset":
+        """Its images at `size` pixels a side, as `at_size`; "cifar10:train" is "cifar10@8:train".
+
+        Raises:
+          ValueError: they cannot be.
+        """
+        if self.image_shape[:2] == (size, size):
+            return self
+        name, _, split = self.name.partition(":")
+        images = at_size(self.images, size)
+        return dataclasses.replace(self, name=f"{name}@{size}:{split}", images=images)
 
 
 def load_dataset(name: str, split: str = "train") -> Dataset:
@@ -51,16 +72,21 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
     Args:
       name: "digits" (scikit-learn's 1,797 handwritten digits of 8x8 pixels, 16 grey levels
         stretched to 0..255), or any image data set that `python -m pdistill.data.prepare` or
-        TensorFlow Datasets has put into `data_dir()` in array_record format.
+        TensorFlow Datasets has put into `data_dir()` in array_record format. "cifar10@16" has its
+        images at 16 pixels a side, "fashion_mnist@32@8" first at 32: see `Dataset.at`.
       split: "train" or "test"; for TFDS anything it understands, such as "train[:10%]".
 
     Raises:
       ValueError: an unknown data set or split, or one without uint8 images of one size.
       FileNotFoundError: the data set is not on disk, or not in a format readable here.
     """
-    if name == "digits":
-        return _digits(split)
-    return _tfds(name, split)
+    name, *sizes = name.split("@")
+    dataset = _digits(split) if name == "digits" else _tfds(name, split)
+    for size in sizes:
+        if not size.isdigit():
+            raise ValueError(f"after @ comes a size in pixels, such as {name}@32; got {size!r}")
+        dataset = dataset.at(int(size))
+    return dataset
 
 
 def data_dir() -> Path:

@@ -20,6 +20,10 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.transformer import attend
+from pdistill.resolution import average, repeat
+
+halve = functools.partial(average, factor=2)
+double = functools.partial(repeat, factor=2)
 
 
 class ResBlock(nn.Module):
@@ -86,7 +90,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32.
+    """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32, or larger if it has `grown`.
 
     The defaults are the CIFAR-10 network of Salimans & Ho 2022. Their others have
     head_channels=64, blocks=3 and attention_sizes=(8, 16, 32), and
@@ -115,6 +119,10 @@ class UNet(nn.Module):
       dropout: rate within each residual block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations.
+      grown: channels of levels behind the last one (Kim et al. 2024, PaGoDA), each of which doubles
+        the image: the output is larger than z. At first their features are the last level's,
+        repeated, where the channels are as many.
+      grown_blocks: residual blocks in each of them, after the one that doubles.
     """
 
     out_channels: int
@@ -131,6 +139,8 @@ class UNet(nn.Module):
     dtype: jnp.dtype | None = None
     remat: bool = False
     patch: int = 1
+    grown: tuple[int, ...] = ()
+    grown_blocks: int = 2
 
     @nn.compact
     def __call__(
@@ -201,6 +211,10 @@ class UNet(nn.Module):
                     h = attention(name=f"up_{i}.attn_{j}")(h)
             if i > 0:
                 h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
+        for i, features in enumerate(self.grown):
+            h = block(features, double, name=f"grown_{i}.upsample")(h, embedding)
+            for j in range(self.grown_blocks):
+                h = block(features, name=f"grown_{i}.block_{j}")(h, embedding)
 
         h = nn.swish(group_norm(h.astype(jnp.float32), "norm_out"))
         h = nn.Conv(
@@ -216,14 +230,3 @@ def group_norm(h: Array, name: str) -> Array:
     """A layer of gcd(32, C) groups: 32, or fewer for small networks; float32 inside."""
     norm = nn.GroupNorm(math.gcd(32, h.shape[-1]), name=name)
     return norm(h.astype(jnp.float32)).astype(h.dtype)
-
-
-def halve(h: Array) -> Array:
-    """Means of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
-    batch, height, width, channels = h.shape
-    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-
-
-def double(h: Array) -> Array:
-    """Each pixel becomes 2x2: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
-    return h.repeat(2, axis=1).repeat(2, axis=2)

@@ -1,0 +1,45 @@
+"""Images at other sizes: exact averages, and repeated or padded pixels."""
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Images = TypeVar("Images", Array, np.ndarray)
+
+
+def average(images: Images, factor: int) -> Images:
+    """Means over squares of factor x factor pixels: [B, H, W, C] -> [B, H / factor, ...]."""
+    if factor == 1:
+        return images
+    batch, height, width, channels = images.shape
+    cells = images.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return cells.mean((2, 4))
+
+
+def repeat(images: Array, factor: int) -> Array:
+    """Each pixel factor x factor times: [B, H, W, C] -> [B, H factor, ...]."""
+    if factor == 1:
+        return images
+    return jnp.repeat(jnp.repeat(images, factor, axis=1), factor, axis=2)
+
+
+def at_size(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, C] at `size` pixels a side.
+
+    In the middle of black if they are smaller; else averages, rounded to the nearest level.
+
+    Raises:
+      ValueError: smaller images that are not square, or whose side is no multiple of `size`.
+    """
+    height, width = images.shape[1:3]
+    if max(height, width) <= size:
+        rows, columns = size - height, size - width
+        edges = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
+        return np.pad(images, (*edges, (0, 0)))
+    if height != width or size < 1 or height % size:
+        raise ValueError(f"images of {height}x{width} pixels cannot be averaged to {size}x{size}")
+    blocks = np.array_split(images, max(len(images) // 4096, 1))  # not all in float at once
+    means = [np.rint(average(b.astype(np.float32), height // size)) for b in blocks]
+    return np.concatenate(means).astype(np.uint8)
