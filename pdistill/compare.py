@@ -80,7 +80,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
-            model.diffuser, model.params, sampling=sampling, shape=model.image_shape, num=num,
+            model.diffuser, model.params, sampling=sampling, shape=model.noise_shape, num=num,
             labels=np.arange(model.diffuser.num_labels), seed=options.seed,
             batch_size=options.batch_size, mesh=mesh,
         )  # fmt: skip

@@ -153,14 +153,29 @@ class ExperimentConfig:
         rounds: dict[str, Round] = {}
         for i, stage in enumerate(self.stages):
             try:
-                new = stage.rounds(diffuser, image_shape, rounds)
+                shape = stage.shape(image_shape)
+                new = [_shaped(r, shape) for r in stage.rounds(diffuser, shape, rounds)]
             except ValueError as error:
                 raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
             for r in new:
                 if r.name in rounds:
                     raise ConfigError(f"stages[{i}].name: {r.name!r} is used twice")
+                for parent in filter(None, r.parents):
+                    if rounds[parent].noise_shape != r.noise_shape:
+                        raise ConfigError(
+                            f"stages[{i}] ({stage.name}): {parent!r} is of "
+                            f"{rounds[parent].noise_shape} and {r.name!r} of {r.noise_shape}; set "
+                            "resolution to the same"
+                        )
                 rounds[r.name] = r
         return list(rounds.values())
+
+
+def _shaped(r: Round, shape: tuple[int, ...]) -> Round:
+    """The round with the shapes that its stage left out."""
+    image_shape = tuple(r.image_shape or shape)
+    noise_shape = tuple(r.noise_shape or image_shape)
+    return dataclasses.replace(r, image_shape=image_shape, noise_shape=noise_shape)
 
 
 def defaults(cls: type) -> dict[str, Any]:

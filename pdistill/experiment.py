@@ -4,6 +4,7 @@ Everything is resumable: a round that has its model is not trained again, a meas
 its row is not made again, and training goes on from the newest checkpoint.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -19,10 +20,11 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.claim import claim
 from pdistill.config import ConfigError, ExperimentConfig, parse
-from pdistill.data import Pipeline, load_dataset
+from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.files import write_arrays
 from pdistill.measurements import Measurements
 from pdistill.methods import Round
+from pdistill.methods.latents import make_latents
 from pdistill.methods.pairs import make_pairs, read_pairs
 from pdistill.results import stable_hash
 from pdistill.samplers import parse_solver
@@ -79,7 +81,7 @@ class Experiment:
         for r in self.rounds:
             if r.pairs and r.pairs.path:
                 try:
-                    read_pairs(r.pairs, self.train_data.image_shape)
+                    read_pairs(r.pairs, r.image_shape)
                 except ValueError as error:
                     raise ConfigError(f"{r.name}: pairs.path: {error}") from error
             if r.loop and r.loop.batch_size % self.mesh.size:
@@ -107,6 +109,11 @@ class Experiment:
                 models.copy(source, target, stage=r.name, source=r.imported)
             elif r.students:
                 self._join(r)
+            elif r.upsampled > 1:
+                source, target = (self.workdir / name / "model" for name in (r.parent, r.name))
+                data = models.read_card(source)["data"] | {"shape": r.image_shape}
+                about = {"method": r.method_name, "num_steps": r.num_steps[0]}
+                models.copy(source, target, stage=r.name, upsampled=r.upsampled, data=data, **about)
             else:
                 self._train_and_export(r, writer)
         if not r.measured:
@@ -131,7 +138,7 @@ class Experiment:
             pairs = to_device(self._pairs(r, parents[-1]), replicated(self.mesh))
             state = state.replace(frozen=state.frozen | {"pairs": pairs})
         pipeline = Pipeline(
-            self.train_data.of_labels(r.labels) if r.labels else self.train_data,
+            self._dataset(r, parents[-1]),
             r.loop.batch_size,
             seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
@@ -150,7 +157,7 @@ class Experiment:
             state = train(
                 r.method, state, pipeline, r.loop, train_key,
                 name=r.name, directory=directory, writer=writer, mesh=self.mesh,
-                flip=self.config.data.flip, stop=self.stop, on_save=on_save,
+                flip=self.config.data.flip, factor=self._factor(r), stop=self.stop, on_save=on_save,
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
@@ -161,6 +168,26 @@ class Experiment:
             selection.finish(**_length(r))
         else:
             save(directory / "model", r.method.export(state), r.loop.num_updates)
+
+    def _dataset(self, r: Round, teacher: Any) -> Dataset:
+        """What a round is trained on; latents are made if they are not beside the teacher yet."""
+        data = self.train_data
+        if r.latents:
+            name = r.teacher or r.parent
+            path = self.workdir / name / r.latents.name
+            if not path.exists():
+                [maker] = [other for other in self.rounds if other.name == name]
+                make_latents(
+                    path, maker.method.diffuser, teacher, r.latents, data,
+                    shape=r.noise_shape, flip=self.config.data.flip,
+                    batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+                )  # fmt: skip
+            data = dataclasses.replace(data, latents=np.load(path, mmap_mode="r"))
+        return data.of_labels(r.labels) if r.labels else data
+
+    def _factor(self, r: Round) -> int:
+        """By which the data's images are reduced for a round."""
+        return self.train_data.image_shape[0] // r.image_shape[0]
 
     def _params(self, name: str) -> Any:
         """Of an earlier round's model."""
@@ -177,12 +204,12 @@ class Experiment:
         """The teacher's pairs, made if they are not beside it yet."""
         name = r.teacher or r.parent
         if r.pairs.path:
-            return read_pairs(r.pairs, self.train_data.image_shape)
+            return read_pairs(r.pairs, r.image_shape)
         path = self.workdir / name / r.pairs.name
         if not path.exists():
             [maker] = [other for other in self.rounds if other.name == name]
             pairs = make_pairs(
-                maker.method.diffuser, teacher, r.pairs, shape=self.train_data.image_shape,
+                maker.method.diffuser, teacher, r.pairs, shape=r.image_shape,
                 seed=stable_hash(f"{self.config.seed}/{name}/pairs"),
                 batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
             )  # fmt: skip
@@ -200,11 +227,11 @@ class Experiment:
             solver=solver, num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
             guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
-                "name": self.train_data.name, "shape": self.train_data.image_shape,
-                "scale": "image / 127.5 - 1",
+                "name": self.train_data.name, "shape": r.image_shape,
+                "noise_shape": r.noise_shape, "scale": "image / 127.5 - 1",
             },
             stage=r.name, method=r.method_name, parent=r.parent,
-            trainable_fraction=r.trainable_fraction, selected_step=step, **_length(r),
+            trainable_fraction=r.trainable_fraction, selected_step=step, **r.card, **_length(r),
         )  # fmt: skip
 
 

@@ -3,17 +3,9 @@
 import dataclasses
 import math
 
-from pdistill.methods import Round, Stage
+from pdistill.methods import Round, Stage, Untrained
 from pdistill.model import ModelError, build_diffuser, find, read_card
-from pdistill.networks import Diffuser
 from pdistill.samplers import Stochastic, parse_solver
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """A method that has done its work elsewhere."""
-
-    diffuser: Diffuser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +35,7 @@ class ImportedStage(Stage):
             Round(
                 name=self.name,
                 method_name=card["method"],
-                method=Imported(imported),
+                method=Untrained(imported),
                 init=None,
                 loop=None,
                 num_steps=self.num_steps or (card["num_steps"],),

@@ -71,20 +71,23 @@ class Measurements:
         self._config = config
         self._settings = config.evaluation
         self._rounds = rounds
+        self._splits = {config.data.train: data}
+        self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
         for r in rounds:
             self._check_guidance(r)
             self._check_labels(r)
         try:
             for r in rounds:
                 self._drawings(r)  # raises for steps that a solver cannot take
-            self._references = {
-                split: self._reference(split)
-                for split in (*self._settings.references, *self._held_out)
+            splits = self._settings.references
+            self._evaluators = {
+                shape: self._build(self._settings.metrics, splits, shape)
+                for shape in {r.image_shape for r in rounds if r.measured}
             }
-            of_splits = [self._references[split] for split in self._settings.references]
-            self._evaluator = self._build(self._settings.metrics, of_splits)
             self._selecting = {
-                r.select: self._build((r.select,), of_splits[:1]) for r in rounds if r.select
+                (r.select, r.image_shape): self._build((r.select,), splits[:1], r.image_shape)
+                for r in rounds
+                if r.select
             }
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
@@ -111,13 +114,13 @@ class Measurements:
 
     def measure(self, r: Round, model: Model, drawing: Drawing, writer: MetricWriter) -> None:
         """Adds the rows and pictures of one drawing."""
-        sampling = drawing.sampling
+        sampling, evaluator = drawing.sampling, self._evaluators[r.image_shape]
         rows, samples = measure(
             model,
-            self._evaluator,
+            evaluator,
             stage=r.name,
             guidance=drawing.guidance,
-            num=self._evaluator.num_samples if self._evaluator.metrics else GRID_IMAGES,
+            num=evaluator.num_samples if evaluator.metrics else GRID_IMAGES,
             keep=PICTURE_IMAGES,
             **self._how(sampling),
         )
@@ -143,12 +146,12 @@ class Measurements:
 
         The noise and the labels are those that the model will be measured with.
         """
-        evaluator = self._selecting[r.select]
+        evaluator = self._selecting[r.select, r.image_shape]
         solver = parse_solver(r.solver or "ddim")
         batches, labels = draw_samples(
             r.method.diffuser,
             params,
-            shape=self._data.image_shape,
+            shape=r.noise_shape,
             num=evaluator.num_samples,
             **self._how(Sampling(r.num_steps[0], solver, self.clip)),
         )
@@ -176,7 +179,7 @@ class Measurements:
         sampled = identity(r.name, r.method.diffuser, drawing.sampling, drawing.guidance, seed)
         expected = {
             row_key(sampled | {"metric": metric, "reference": reference})
-            for metric, reference in self._evaluator.expected()
+            for metric, reference in self._evaluators[r.image_shape].expected()
         }
         return expected <= {row_key(row) for row in self.rows} and (
             not drawing.pictured
@@ -199,7 +202,8 @@ class Measurements:
         """
         if not drawing.pictured:
             return
-        pictures = self._evaluator.pictures(samples) if drawing.own else None  # by all processes
+        # By all processes, which compute features together.
+        pictures = self._evaluators[r.image_shape].pictures(samples) if drawing.own else None
         if jax.process_index() > 0:
             return
         if pictures:
@@ -224,7 +228,7 @@ class Measurements:
         weights = (None,) if r.guidance is None else self._settings.guidance
         return [
             Drawing(
-                Sampling(num_steps, solver, self.clip),
+                Sampling(num_steps, solver, self.clip, r.upsampled),
                 weight,
                 pictured=solver == solvers[0],
                 first=weight == weights[0],
@@ -254,23 +258,26 @@ class Measurements:
         if r.measured and not num_labels and "label_accuracy" in self._settings.metrics:
             raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
 
-    @property
-    def _held_out(self) -> tuple[str, ...]:
-        """The split that the memorisation check needs, if it is asked for."""
-        return (self._settings.held_out,) if NEIGHBOURS in self._settings.metrics else ()
+    def _reference(self, split: str, shape: tuple[int, ...]) -> Reference:
+        """A split's images at a shape; each is made once."""
+        if (split, shape) not in self._references:
+            if split not in self._splits:
+                self._splits[split] = load_dataset(self._config.data.name, split)
+            data = self._splits[split]
+            data = data.at(shape[0]) if shape != data.image_shape else data
+            self._references[split, shape] = Reference(data.name, data.images, data.labels)
+        return self._references[split, shape]
 
-    def _reference(self, split: str) -> Reference:
-        settings = self._config.data
-        data = self._data if split == settings.train else load_dataset(settings.name, split)
-        return Reference(data.name, data.images, data.labels)
-
-    def _build(self, metrics: Sequence[str], references: Sequence[Reference]) -> Evaluator:
+    def _build(
+        self, metrics: Sequence[str], splits: Sequence[str], shape: tuple[int, ...]
+    ) -> Evaluator:
         settings = self._settings
+        held_out = self._reference(settings.held_out, shape) if NEIGHBOURS in metrics else None
         return Evaluator(
-            references,
+            [self._reference(split, shape) for split in splits],
             metrics,
             num_samples=settings.num_samples,
             features=settings.features,
-            held_out=self._references[settings.held_out] if NEIGHBOURS in metrics else None,
+            held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
         )

@@ -61,6 +61,11 @@ class Model:
     card: dict[str, Any]
 
     @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the noise that an image is made from: [h, w, C], mostly its own shape."""
+        return tuple(self.card["data"].get("noise_shape", self.image_shape))
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self.card["data"]["shape"])
 
@@ -71,6 +76,7 @@ class Model:
             num_steps=self.card["num_steps"],
             solver=samplers.parse_solver(self.card["solver"]),
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
+            upsampled=self.card.get("upsampled", 1),
         )
 
     @property
@@ -126,7 +132,7 @@ class Model:
         sampling = self.sampling.changed(num_steps, solver)
         return generate(
             self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
-            self._weights(guidance, label, num), sampling=sampling, shape=self.image_shape,
+            self._weights(guidance, label, num), sampling=sampling, shape=self.noise_shape,
         )  # fmt: skip
 
     def _labels(self, label, num):
@@ -295,7 +301,8 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     card = read_card(directory)
     try:
         diffuser = build_diffuser(card)
-        shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
+        data = card["data"]
+        shapes = diffuser.param_shapes(tuple(data.get("noise_shape", data["shape"])))
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
         model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)
         _ = model.sampling

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.guidance is not None:
             model.check_guidance(options.guidance)
         pairs = make_pairs(
-            model.diffuser, model.params, config, shape=model.image_shape, seed=options.seed,
+            model.diffuser, model.params, config, shape=model.noise_shape, seed=options.seed,
             batch_size=options.batch_size, mesh=mesh,
         )  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,8 @@ def draw_samples(
     """`num` samples of the same noise and the same labels for every model, and the labels.
 
     Args:
-      shape: of an image. labels: those of a data set, after which the samples' are distributed.
+      shape: of an image's noise.
+      labels: those of a data set, after which the samples' are distributed.
       guidance: weight; None for a model that takes none.
 
     Returns:
@@ -93,7 +94,7 @@ def measure(
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
     batches, labels = draw_samples(
-        model.diffuser, model.params, sampling=sampling, shape=model.image_shape, num=num,
+        model.diffuser, model.params, sampling=sampling, shape=model.noise_shape, num=num,
         labels=labels, seed=seed, batch_size=batch_size, mesh=mesh, guidance=guidance,
     )  # fmt: skip
     samples = Timed(batches, keep)

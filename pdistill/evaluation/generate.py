@@ -23,11 +23,16 @@ from pdistill.sharding import batch_sharding
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to sample: a solver, its steps, and what x_hat is clipped to."""
+    """How to sample: a solver, its steps, and what x_hat is clipped to.
+
+    Attributes:
+      upsampled: factor by which samples are enlarged in the end, by bicubic interpolation.
+    """
 
     num_steps: int
     solver: Solver = samplers.Ddim()  # noqa: RUF009
     clip: tuple[float, float] | None = (-1.0, 1.0)
+    upsampled: int = 1
 
     def __post_init__(self):
         samplers.check_steps(self.solver, self.num_steps)
@@ -62,7 +67,7 @@ class Sampling:
         `label` and `guidance`, [B] each, are as for `Diffuser.denoiser`.
         """
         model = diffuser.jump if self.solver.jumps else diffuser.denoiser
-        return samplers.sample(
+        x = samplers.sample(
             model(params, label, guidance),
             **start,
             schedule=diffuser.schedule,
@@ -70,6 +75,13 @@ class Sampling:
             solver=self.solver,
             clip=self.clip,
         )
+        return x if self.upsampled == 1 else enlarge(x, self.upsampled)
+
+
+def enlarge(x: Array, factor: int) -> Array:
+    """Bicubic interpolation of [B, H, W, C] to factor times its size."""
+    batch, height, width, channels = x.shape
+    return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
 
 
 @functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))

@@ -34,7 +34,7 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
         arguments["key"] = jax.eval_shape(lambda: jax.random.key(0))
         arguments["index"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     else:
-        arguments["noise"] = jax.ShapeDtypeStruct((b, *model.image_shape), jnp.float32)
+        arguments["noise"] = jax.ShapeDtypeStruct((b, *model.noise_shape), jnp.float32)
     if model.diffuser.num_labels:
         arguments["label"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     if model.guidance_range is not None:
@@ -77,7 +77,7 @@ def export_sampler(
         if start == "noise":
             return sampling.run(*inputs, *conditions, key=None, z_init=named["noise"])
         numbered = *inputs, named["key"], named["index"], *conditions
-        return generate(*numbered, sampling=sampling, shape=model.image_shape)
+        return generate(*numbered, sampling=sampling, shape=model.noise_shape)
 
     return jax_export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments.values())
 

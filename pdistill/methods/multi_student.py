@@ -4,19 +4,8 @@ import dataclasses
 
 from pdistill.methods.partition import by_blocks, by_lists, routes
 from pdistill.methods.score_matching import ScoreMatchingStage
-from pdistill.methods.stage import GeneratorStage, Round, Stage
-from pdistill.networks import Diffuser, Routed
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiStudent:
-    """A model of several students; nothing trains it.
-
-    Attributes:
-      diffuser: its network is a `networks.Routed`.
-    """
-
-    diffuser: Diffuser
+from pdistill.methods.stage import GeneratorStage, Round, Stage, Untrained
+from pdistill.networks import Routed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +63,7 @@ class MultiStudentStage(Stage):
             Round(
                 name=self.name,
                 method_name="multi_student",
-                method=MultiStudent(dataclasses.replace(last.method.diffuser, network=network)),
+                method=Untrained(dataclasses.replace(last.method.diffuser, network=network)),
                 init=None,
                 loop=dataclasses.replace(
                     last.loop, num_updates=sum(r.loop.num_updates for r in rounds)

@@ -9,6 +9,7 @@ import jax
 from jax import Array
 
 from pdistill.evaluation import check_distance
+from pdistill.methods.latents import LatentsConfig
 from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
 from pdistill.samplers import parse_solver
@@ -26,13 +27,20 @@ class Method(Steppable, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Untrained:
+    """The method of a round that only makes its model, of what others have learnt."""
+
+    diffuser: Diffuser
+
+
+@dataclasses.dataclass(frozen=True)
 class Round:
     """One training run: trained, exported to <workdir>/<name>/model, and measured.
 
     Attributes:
       name: also its folder. method_name: what results.jsonl calls the method.
       init: (key, parent's parameters or None) -> initial state; after the parent's it gets those of
-        `teacher`, if there is one.
+        `teacher`, if there is one. None for a model that is not trained here.
       loop: its length; None for a model that is not trained here.
       num_steps: step counts to measure at; the model samples with the first.
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
@@ -48,12 +56,18 @@ class Round:
       measured: False for what is only a part of a later model.
       students: nothing is trained: the model is these rounds' models, stacked.
       imported: nothing is trained: the model is that of this directory.
+      latents: of the images, by the teacher or, if there is no other, by the parent, which each
+        batch has as "latent"; None for none.
+      upsampled: nothing is trained: the model is the parent's, with its samples enlarged so much.
+      card: more entries for its model's card.
+      image_shape: of its images, [H, W, C], to which the data's are averaged; None for its stage's.
+      noise_shape: of what they are made from, [h, w, C]; None for `image_shape`.
     """
 
     name: str
     method_name: str
-    method: Method
-    init: Callable[..., TrainState]
+    method: Method | Untrained
+    init: Callable[..., TrainState] | None
     loop: LoopConfig | None
     num_steps: tuple[int, ...]
     solver: str | None = None
@@ -67,6 +81,11 @@ class Round:
     measured: bool = True
     students: tuple[str, ...] = ()
     imported: str = ""
+    latents: LatentsConfig | None = None
+    upsampled: int = 1
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    image_shape: tuple[int, ...] | None = None
+    noise_shape: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if not self.num_steps or min(self.num_steps) < 1:
@@ -86,9 +105,27 @@ class Stage(abc.ABC):
 
     Attributes:
       name: unique in the experiment.
+      resolution: pixels a side that images are averaged to; 0 for those of the data.
     """
 
     name: str
+    resolution: int = 0
+
+    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the stage's images, [H, W, C], from the data's.
+
+        Raises:
+          ValueError: the data's cannot be averaged to the resolution.
+        """
+        height, width, channels = image_shape
+        if not self.resolution:
+            return image_shape
+        if height != width or not 0 < self.resolution <= height or height % self.resolution:
+            raise ValueError(
+                f"images of {height}x{width} pixels cannot be averaged to resolution "
+                f"{self.resolution}"
+            )
+        return (self.resolution, self.resolution, channels)
 
     @abc.abstractmethod
     def rounds(
@@ -97,7 +134,8 @@ class Stage(abc.ABC):
         """The training runs of the stage, in order.
 
         Args:
-          diffuser: the config's model. earlier: the rounds of the stages before, by name.
+          diffuser: the config's model. image_shape: of the stage's images.
+          earlier: the rounds of the stages before, by name.
 
         Raises:
           ValueError: settings that cannot work together.

@@ -13,6 +13,7 @@ from jax import Array
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Jump, Schedule
 from pdistill.networks.registry import change_network
+from pdistill.resolution import repeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,8 @@ class Diffuser:
                 {"params": params}, z, logsnr, label if self.num_labels else None,
                 **inputs, train=dropout_key is not None, rngs=rngs,
             )  # fmt: skip
+            if output.shape[1] != z.shape[1]:  # of a network that has grown
+                z = repeat(z, output.shape[1] // z.shape[1])
             return convert(self.head, z, output, logsnr)
 
         def pair(z, logsnr):

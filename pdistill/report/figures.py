@@ -223,12 +223,13 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
             for name in settings
             if row.get(name) is not None
         ]
-        labels[_line(row)] = ", ".join([group(row["stage"]), *parts])
+        labels[_line(row)] = ", ".join([group(row["stage"], row.get("method")), *parts])
     return labels
 
 
 def _line(row: dict[str, Any]) -> tuple:
-    return group(row["stage"]), row["solver"], *(row.get(name) for name in SETTINGS)
+    name = group(row["stage"], row.get("method"))
+    return name, row["solver"], *(row.get(name) for name in SETTINGS)
 
 
 @matplotlib.rc_context(STYLE)

@@ -78,7 +78,8 @@ def build(workdir: str | Path) -> Path:
             sections.append(picture(name, title, figure))
         sections.append("</div>")
     if run.pictures:
-        last = {runs.group(name): name for name in run.pictures}
+        methods = {row["stage"]: row.get("method") for row in run.rows}
+        last = {runs.group(name, methods.get(name)): name for name in run.pictures}
         nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
         spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
         data = next(iter(run.pictures.values()))["data_spectrum"]
@@ -156,10 +157,14 @@ def _names(value: Any) -> list[str]:
 
 def _images_seen(rows: list[dict[str, Any]]) -> str:
     """How many images each group's runs were trained on."""
-    stages = {row["stage"]: row["images_seen"] for row in rows if row.get("images_seen")}
+    stages = {
+        (row["stage"], row.get("method")): row["images_seen"]
+        for row in rows
+        if row.get("images_seen")
+    }
     totals: dict[str, int] = {}
     for stage, images in stages.items():
-        totals[runs.group(stage)] = totals.get(runs.group(stage), 0) + images
+        totals[runs.group(*stage)] = totals.get(runs.group(*stage), 0) + images
     parts = ", ".join(f"{escape(name)} {images:,}" for name, images in totals.items())
     return f"Images seen in training: {parts}." if parts else ""
 

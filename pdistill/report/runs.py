@@ -9,6 +9,8 @@ import numpy as np
 
 from pdistill.files import read_jsonl
 
+BY_SIZE = ("pagoda", "upsampled")  # methods
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
@@ -38,9 +40,12 @@ class RunDirectory:
     selections: dict[str, list[dict[str, Any]]]
 
 
-def group(run: str) -> str:
-    """What comes before the first "/": "progressive/4" -> "progressive"."""
-    return run.partition("/")[0]
+def group(run: str, method: str | None = None) -> str:
+    """What comes before the first "/": "progressive/4" -> "progressive".
+
+    Runs of methods whose images have several sizes are groups of their own.
+    """
+    return run if method in BY_SIZE else run.partition("/")[0]
 
 
 def read(workdir: str | Path) -> RunDirectory:
@@ -53,7 +58,8 @@ def read(workdir: str | Path) -> RunDirectory:
     if not (workdir / "results.jsonl").exists():
         raise FileNotFoundError(f"no results.jsonl in {workdir}; give a run directory")
     rows = read_jsonl(workdir / "results.jsonl")
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    methods = {row["stage"]: row.get("method") for row in rows}
+    stages = list(methods)
 
     config = workdir / "config.json"
     config = json.loads(config.read_text()) if config.exists() else None
@@ -64,7 +70,8 @@ def read(workdir: str | Path) -> RunDirectory:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
                 if not weight:  # the first one
-                    samples.setdefault(group(run), {})[int(steps)] = archive[name]
+                    grids = samples.setdefault(group(run, methods.get(run)), {})
+                    grids[int(steps)] = archive[name]
                     continue
                 first = f"{config['config']['evaluation']['guidance'][0]:g}"
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})
@@ -79,7 +86,8 @@ def read(workdir: str | Path) -> RunDirectory:
     for run, path in _files(workdir, "log.jsonl", stages).items():
         curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
         if curve:
-            losses.setdefault(group(run), {})[run] = tuple(np.array(curve, float).T)
+            curves = losses.setdefault(group(run, methods.get(run)), {})
+            curves[run] = tuple(np.array(curve, float).T)
 
     found = _files(workdir, "selection.jsonl", stages)
     selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}

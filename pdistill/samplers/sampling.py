@@ -143,6 +143,9 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
     """Scans the solver over the grid `logsnrs` [N + 1]: the end, and the trajectory or None."""
     num_steps = logsnrs.shape[0] - 1
+    if num_steps == 1 and last_step_is_x_hat and not return_trajectory:
+        # Without the loop's condition that its end is like its beginning: it may be larger.
+        return solver.evaluate(denoise, z, *logsnrs, solver.init(z, logsnrs)), None
 
     def step(carry, inputs):
         z, memory = carry

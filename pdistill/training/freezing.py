@@ -18,6 +18,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
         r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",
         r"attn_\d+/(q|k|v|proj_out)/",
     ),
+    # PaGoDA's of what grows: all but the finest of the base network's decoder, and what is behind.
+    "pagoda": (r"^(conv_in|dense\d|class_emb)/", r"^(down_\d+|mid|up_[1-9]\d*)\."),
     "dit": (r"(mlp_in|mlp_out|attention_out|modulation)/kernel",),
     "dit_qkv": (r"(mlp_in|mlp_out|attention_out|modulation|qkv)/kernel",),
 }

@@ -92,7 +92,7 @@ def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> Train
 
 
 @functools.lru_cache(maxsize=8)
-def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
+def compile_update(method: Steppable, mesh: Mesh, flip: bool, factor: int = 1) -> Callable:
     """update(state without frozen, frozen, resident, raw, key, **due) -> (state, metrics).
 
     Metrics are [substeps] each. One jitted scan over the substeps in `raw`; the state is donated.
@@ -102,7 +102,7 @@ def compile_update(method: Steppable, mesh: Mesh, flip: bool) -> Callable:
 
     def substep(state, frozen, resident, raw, key, **due):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(resident, raw, augment_key, flip=flip)
+        batch = make_batch(resident, raw, augment_key, flip=flip, factor=factor)
         new, metrics = method.step(state.replace(frozen=frozen), batch, method_key, **due)
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
         learners = jax.tree.map(
@@ -140,6 +140,7 @@ def train(
     writer: MetricWriter,
     mesh: Mesh,
     flip: bool = False,
+    factor: int = 1,
     stop: StopSignals | None = None,
     on_save: Callable[[int, TrainState], None] = lambda step, state: None,
 ) -> TrainState:
@@ -149,7 +150,7 @@ def train(
       state: the initial state; donated. key: the seed of every random number of the run.
       name: what progress lines and TensorBoard call the run.
       directory: of checkpoints/ and log.jsonl. writer: of the TensorBoard events.
-      stop: asked after every dispatch.
+      flip, factor: of `data.make_batch`. stop: asked after every dispatch.
       on_save: (updates done, state), called before each save of the run's plan and at its end;
         after a crash perhaps again for the same update.
 
@@ -174,7 +175,7 @@ def train(
         if start:
             say(f"{name:<16} resumes at step {start}")
 
-        update = compile_update(method, mesh, flip)
+        update = compile_update(method, mesh, flip, factor)
         resident = to_device(pipeline.resident_arrays(), replicated(mesh))
         progress = Progress(name, config.num_updates, start)
         state = state.replace(frozen={})

@@ -13,24 +13,26 @@ class Transfer(NamedTuple):
     unused: tuple[str, ...]
 
 
-def transfer(fresh: Any, source: Any) -> tuple[Any, Transfer]:
+def transfer(fresh: Any, source: Any, *, reshaped: bool = False) -> tuple[Any, Transfer]:
     """`fresh`, with `source`'s in the place of those of the same path.
 
     Args:
       fresh, source: nested dictionaries of arrays, or of their shapes.
+      reshaped: two of one path may have different shapes; then the fresh one stays.
 
     Raises:
       ValueError: two of one path have different shapes.
     """
     new, old = (traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, source))
-    copied = [path for path in new if path in old]
-    for path in copied:
-        if new[path].shape != old[path].shape:
-            raise ValueError(f"{path} is {old[path].shape} there and {new[path].shape} here")
+    differing = [path for path in new if path in old and new[path].shape != old[path].shape]
+    if differing and not reshaped:
+        path = differing[0]
+        raise ValueError(f"{path} is {old[path].shape} there and {new[path].shape} here")
+    copied = [path for path in new if path in old and path not in differing]
     report = Transfer(
         tuple(copied),
-        tuple(path for path in new if path not in old),
-        tuple(path for path in old if path not in new),
+        tuple(path for path in new if path not in copied),
+        tuple(path for path in old if path not in copied),
     )
     merged = new | {path: old[path] for path in copied}
     return traverse_util.unflatten_dict(merged, sep="/"), report
