@@ -32,9 +32,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.references = ("train[:5000]",)
     adam = GAN_ADAM | {"learning_rate": 2e-4, "anneal": "linear"}
     stage = DMD | {
-        "fake_updates": 2,
-        "adversarial": 3e-3,
-        "loop": dict(teacher["loop"]) | {"num_updates": 1500, "save_every": 250},
+        "adversarial": 0.03,
+        "discriminating": 0.03,
+        "loop": dict(teacher["loop"]) | {"num_updates": 3000, "save_every": 500},
         "optimizer": adam | {"ema_decay": 0.99, "ema_ramp": 0.1},
         "fake_optimizer": adam,
         "select": "fd_pixels",

@@ -12,9 +12,9 @@ COSINE = {"name": "cosine", "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.
 
 # Every key that has a default, so that --config.mesh.fsdp=8 and the like can change it.
 DATA, MESH, EVALUATION, LOOP = map(defaults, (DataConfig, MeshConfig, EvaluationConfig, LoopConfig))
-GAN, DMD, CTM = (
+GAN, DMD, CTM, PAGODA = (
     defaults(STAGES[method]) | {"name": method, "method": method, "teacher": "teacher"}
-    for method in ("gan", "dmd", "ctm")
+    for method in ("gan", "dmd", "ctm", "pagoda")
 )
 GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
 
@@ -309,7 +309,7 @@ def laptop_ctm(config: ConfigDict) -> ConfigDict:
         "levels": 18,
         "solver_steps": 3,
         "distance": "huber",
-        "loop": loop | {"num_updates": 600},
+        "loop": loop | {"num_updates": 1000},
         "optimizer": {
             "learning_rate": 5e-4,
             "b2": 0.99,
@@ -319,10 +319,7 @@ def laptop_ctm(config: ConfigDict) -> ConfigDict:
         },
     }
     judged = {name: gan[name] for name in ("judges", "discriminator_optimizer", "r1", "select")}
-    judged |= {
-        "loss": "non_saturating",
-        "loop": loop | {"num_updates": 300, "save_every": 100},
-    }
+    judged |= {"loss": "non_saturating", "loop": loop | {"num_updates": 600}}
     return ctm_stages(config, ctm, judged)
 
 
@@ -360,3 +357,93 @@ def released_ctm(config: ConfigDict, ctm: dict[str, Any], gan: dict[str, Any]) -
         },
     } | gan
     return ctm_stages(config, ctm, gan)
+
+
+def released_pagoda(
+    config: ConfigDict,
+    *,
+    sizes: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+    num_updates: int,
+    grown: tuple[int, ...],
+) -> ConfigDict:
+    """`config` with the released settings of PaGoDA (Kim et al. 2024) instead of its rounds.
+
+    As in `released_ctm`, EfficientNet-Lite0 stands for their feature networks too, in the distance
+    and in the judges, and an update is two of theirs. Beyond 256 pixels theirs is updated for each
+    loss in turn and has a second discriminator for reconstructions; that is left out.
+
+    Args:
+      batch_sizes: of each of `sizes`. num_updates: of each, which the release does not say.
+    """
+    labelled = bool(config.model.network.arguments.get("num_labels", 0))
+    released = {
+        "distance": "efficientnet_lite0",
+        "augmentations": ("color", "translation", "cutout"),
+        "optimizer": {"learning_rate": 8e-6, "clip_norm": 0.0, "ema_decay": 0.999},
+        "discriminator_optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},
+        "judges": (
+            {
+                "features": "efficientnet_lite0",
+                "halvings": (4, 3, 2, 1),
+                "conditional": labelled,
+            },
+        ),
+    }
+    config = pagoda_stages(config, sizes=sizes, grown=grown, pagoda=released)
+    generators = (s for s in config.stages if s.method == "pagoda")
+    for stage, size, batch_size in zip(generators, sizes, batch_sizes, strict=True):
+        loop = {"num_updates": num_updates, "batch_size": batch_size, "substeps": 1}
+        stage.loop = ConfigDict(LOOP | loop | {"save_every": 5000})
+        stage.judges = tuple(
+            judge | {"resolution": 224 if size < 256 else 0} for judge in stage.judges
+        )
+        if size <= 2 * sizes[0]:
+            stage.layer = "grown_0.block_1/conv2/kernel" if len(stage.grown) else "conv_out/kernel"
+    return config
+
+
+def pagoda_stages(
+    config: ConfigDict,
+    *,
+    sizes: tuple[int, ...],
+    pagoda: dict[str, Any],
+    grown: tuple[int, ...] = (),
+) -> ConfigDict:
+    """The teacher of `config` at the first of `sizes`, and generators that grow from it to others.
+
+    Args:
+      pagoda: settings of `methods.PagodaStage`, of all sizes; its judges of pixels halve images to
+        maps of 4 pixels a side.
+      grown: channels of each further size; those of the network's first level by default.
+    """
+    teacher = config.stages[0] | {"resolution": sizes[0]}
+    grown = grown or (config.model.network.arguments.channels,) * (len(sizes) - 1)
+    stages = [teacher]
+    for i, size in enumerate(sizes):
+        halvings = (max(size.bit_length() - 3, 1),)
+        judges = tuple({"halvings": halvings} | judge for judge in pagoda["judges"])
+        stages.append(
+            PAGODA
+            | {
+                "name": f"pagoda/{size}",
+                "start": f"pagoda/{sizes[i - 1]}" if i else "",
+                "resolution": size,
+                "grown": grown[:i],
+                "frozen": "pagoda" if i else "none",
+                "adversarial": 1.0 if i else 0.2,
+            }
+            | pagoda
+            | {"judges": judges}
+        )
+    stages.append(
+        {
+            "name": f"upsampled/{sizes[-1]}",
+            "method": "upsampled",
+            "teacher": "teacher",
+            "resolution": sizes[-1],
+            "num_steps": teacher["num_steps"][:1],
+        }
+    )
+    config.stages = tuple(map(ConfigDict, stages))
+    return config

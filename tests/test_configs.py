@@ -16,6 +16,8 @@ SHAPES = {
     "digits": (8, 8, 1),
     "cifar10": (32, 32, 3),
     "fashion_mnist": (28, 28, 1),
+    "fashion_mnist@32": (32, 32, 1),
+    "imagenet512": (512, 512, 3),
     "imagenet64": (64, 64, 3),
     "lsun_bedroom128": (128, 128, 3),
     "lsun_church128": (128, 128, 3),
@@ -29,7 +31,8 @@ VARIANTS = [
     *("cifar10_gan:cpu", "cifar10_gan_frozen", "cifar10_gan_frozen:cpu", "imagenet64_gan"),
     *("digits_ctm", "cifar10_ctm", "cifar10_ctm:cpu", "imagenet64_ctm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
-    "imagenet64_msd",
+    *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
+    "imagenet64_to_512_pagoda",
 ]
 
 
@@ -54,7 +57,7 @@ def test_a_config_unfolds(name):
     ]
     if name.endswith("ablation"):
         assert len(rounds) == 12
-    else:
+    elif not name.endswith("pagoda"):
         assert rounds[-1].num_steps[0] == (4 if name == "digits_dmd" else 1)  # its multistep one
 
 
@@ -89,7 +92,7 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
         *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both"),
         *("lsun_church128_pd", "lsun_church128_pd:both"),
         *("cifar10_gan", "cifar10_gan_frozen", "imagenet64_gan", "cifar10_ctm", "imagenet64_ctm"),
-        *("cifar10_dmd2", "imagenet64_msd"),
+        *("cifar10_dmd2", "imagenet64_msd", "cifar10_pagoda"),
     ],
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):
@@ -99,15 +102,17 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
     key = jax.eval_shape(lambda: jax.random.key(0))
     by_name = {r.name: r for r in rounds}
-    firsts = {r.method_name: r for r in reversed(rounds)}
-    if firsts.keys() & {"gan", "ctm", "dmd"}:
+    firsts = {r.method_name: r for r in reversed(rounds) if r.loop}
+    if firsts.keys() & {"gan", "ctm", "dmd", "pagoda"}:
         del firsts["teacher"]  # that of cifar10_pd or imagenet64_pd
     firsts.pop("multi_student", None)  # nothing trains it
+    if "pagoda" in firsts:
+        firsts["grown"] = [r for r in rounds if r.method_name == "pagoda"][-1]
     if "ctm" in firsts:
         firsts["ctm_gan"] = rounds[-1]
     for r in firsts.values():
         parents = [by_name.get(name, r) for name in r.parents]
-        params = [parent.method.diffuser.param_shapes(shape) for parent in parents]
+        params = [parent.method.diffuser.param_shapes(parent.noise_shape) for parent in parents]
         state = jax.eval_shape(r.init, key, *params)
         shards = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -123,10 +128,13 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         if experiment.data.resident:
             resident = {"image": spec((50_000, *shape), jnp.uint8), "label": spec((50_000,), int)}
             raw = {"index": spec(batch, jnp.int32)}
+            if r.latents:
+                resident["latent"] = spec((50_000, 2, *r.noise_shape), jnp.float16)
         else:
             resident = {}
             raw = {"image": spec((*batch, *shape), jnp.uint8), "label": spec(batch, jnp.int32)}
-        update = compile_update(r.method, mesh, experiment.data.flip)
+        factor = shape[0] // r.image_shape[0]
+        update = compile_update(r.method, mesh, experiment.data.flip, factor)
         after, metrics = jax.eval_shape(
             update, state.replace(frozen={}), state.frozen, resident, raw, key
         )

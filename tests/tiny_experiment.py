@@ -17,17 +17,29 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import pdistill
-from configs import digits_ctm, digits_gan, digits_guided, digits_msd, digits_pd
+from configs import (
+    digits_ctm,
+    digits_gan,
+    digits_guided,
+    digits_msd,
+    digits_pagoda,
+    digits_pd,
+)
 
 LOOP = {"num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4}
 
 
 def shrink(config: ConfigDict, **loop: int) -> ConfigDict:
     """A very small network, a few updates of every stage, and few samples."""
-    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    small = {
+        "dit": {"features": 16, "depth": 1, "heads": 2},
+        "unet": {"channels": 8, "embedding_channels": 16},
+    }
+    config.model.network.arguments.update(small[config.model.network.name])
     for stage in config.stages:
-        stage["loop"] = LOOP | loop
-        stage["optimizer"]["warmup"] = 2
+        if "loop" in stage:
+            stage["loop"] = LOOP | loop
+            stage["optimizer"]["warmup"] = 2
     config.evaluation = ConfigDict(
         {"num_samples": 64, "metrics": ("fd_pixels",), "references": ("train",)}
     )
@@ -100,6 +112,19 @@ def tiny_ctm() -> ConfigDict:
 def leaves(directory: Path) -> list[np.ndarray]:
     """The parameters of a model or a stage."""
     return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+
+
+def tiny_pagoda() -> ConfigDict:
+    """digits_pagoda, mirrored."""
+    config = shrink(digits_pagoda.get_config(), num_updates=4)
+    config.data.flip = True
+    teacher, *generators, upsampled = config.stages
+    teacher["num_steps"] = upsampled["num_steps"] = (2,)
+    for stage in generators:
+        stage.update(latents={"num_steps": 3, "solver": "heun"}, r1=0.0)
+        judge = stage["judges"][1]
+        stage.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},))
+    return config
 
 
 def die_at(module: str, attribute: str, count: int, when: str) -> None:

@@ -5,7 +5,8 @@ from pdistill.methods.direct import Direct, DirectStage
 from pdistill.methods.dmd import Dmd, DmdStage, matching_gradient
 from pdistill.methods.gan import Gan, GanStage
 from pdistill.methods.guided import Guided, GuidedStage
-from pdistill.methods.multi_student import MultiStudent, MultiStudentStage
+from pdistill.methods.multi_student import MultiStudentStage
+from pdistill.methods.pagoda import Pagoda, PagodaStage
 from pdistill.methods.progressive import (
     Progressive,
     ProgressiveStage,
@@ -14,8 +15,9 @@ from pdistill.methods.progressive import (
     two_step_target,
 )
 from pdistill.methods.score_matching import ScoreMatching, ScoreMatchingStage
-from pdistill.methods.stage import Method, Round, Stage, rounds_of
+from pdistill.methods.stage import Method, Round, Stage, Untrained, rounds_of
 from pdistill.methods.teacher import Teacher, TeacherStage
+from pdistill.methods.upsampled import UpsampledStage
 
 STAGES: dict[str, type[Stage]] = {
     "teacher": TeacherStage,
@@ -27,6 +29,8 @@ STAGES: dict[str, type[Stage]] = {
     "score_matching": ScoreMatchingStage,
     "multi_student": MultiStudentStage,
     "ctm": CtmStage,
+    "pagoda": PagodaStage,
+    "upsampled": UpsampledStage,
 }
 
 __all__ = [
@@ -42,8 +46,9 @@ __all__ = [
     "Guided",
     "GuidedStage",
     "Method",
-    "MultiStudent",
     "MultiStudentStage",
+    "Pagoda",
+    "PagodaStage",
     "Progressive",
     "ProgressiveStage",
     "Round",
@@ -52,6 +57,8 @@ __all__ = [
     "Stage",
     "Teacher",
     "TeacherStage",
+    "Untrained",
+    "UpsampledStage",
     "halvings",
     "matching_gradient",
     "round_levels",

@@ -9,6 +9,8 @@ import optax
 from flax import traverse_util
 from jax import Array
 
+from pdistill.training import Learner, Optimizer
+
 SMALL = 1e-4  # added to the norm that is divided by
 
 
@@ -41,3 +43,37 @@ def balance(
         if name != first
     }
     return jax.lax.stop_gradient({first: jnp.ones_like(pull)} | weights)
+
+
+def balanced_update(
+    losses: Callable[[Any], tuple[dict[str, Array], Any]],
+    student: Learner,
+    optimizer: Optimizer,
+    step: Array,
+    *,
+    layer: str,
+    first: str,
+    limits: Mapping[str, tuple[float, float]],
+    factors: Mapping[str, float],
+) -> tuple[Learner, dict[str, Array], Any]:
+    """One update on a weighted sum of losses.
+
+    Args:
+      losses: parameters -> scalars by name, and anything else.
+      layer, first, limits: of `balance`; layer "" for weights of one.
+      factors: on the weights of some losses.
+
+    Returns:
+      The student; {"loss", the losses, "<name>_weight" of those with factors, "grad_norm",
+      "param_norm"}; and what `losses` returned besides.
+    """
+    terms, pullback, rest = jax.vjp(losses, student.params, has_aux=True)
+    if layer:
+        weights = balance(lambda g: pullback(g)[0], terms, layer, first, limits)
+    else:
+        weights = {name: jnp.ones_like(loss) for name, loss in terms.items()}
+    weights = {name: factors.get(name, 1.0) * weight for name, weight in weights.items()}
+    student, norms = student.update(pullback(weights)[0], optimizer, step)
+    metrics = {f"{name}_weight": weights[name] for name in factors if name in weights}
+    metrics["loss"] = sum(weights[name] * terms[name] for name in terms)
+    return student, metrics | terms | norms, rest

@@ -19,7 +19,7 @@ from pdistill import diffusion
 from pdistill.diffusion import KarrasSchedule, Schedule
 from pdistill.methods.adversarial import Judge
 from pdistill.methods.adversary import AdversarialStage, Adversary
-from pdistill.methods.balance import balance
+from pdistill.methods.balance import balanced_update
 from pdistill.methods.distances import Distance
 from pdistill.methods.stage import Round, find_parent, settings_of
 from pdistill.networks import Diffuser
@@ -149,17 +149,15 @@ class Ctm(CtmSettings):
                 )
             return terms, carried
 
-        terms, pullback, carried = jax.vjp(losses, student.params, has_aux=True)
-        weights = balance(lambda g: pullback(g)[0], terms, self.layer, "consistency", LIMITS)
-        factors = {"denoising": self.denoising, "adversarial": self.adversarial}
-        weights = {name: factors.get(name, 1.0) * weight for name, weight in weights.items()}
-        student, norms = student.update(pullback(weights)[0], self.optimizer, state.step)
+        student, metrics, carried = balanced_update(
+            losses, student, self.optimizer, state.step, layer=self.layer, first="consistency",
+            limits=LIMITS,
+            factors={"denoising": self.denoising, "adversarial": self.adversarial},
+        )  # fmt: skip
         learners = state.learners | {"student": student}
         if self.adversary:
             learners["discriminator"] = learners["discriminator"].replace(carried=carried)
-        metrics = {f"{name}_weight": weights[name] for name in factors if name in weights}
-        metrics["loss"] = sum(weights[name] * terms[name] for name in terms)
-        return state.replace(learners=learners), metrics | terms | norms
+        return state.replace(learners=learners), metrics
 
     def _draw(self, x: Array, key: Array) -> tuple[Array, "Jumps"]:
         """Jumps for a batch, and its images at their beginnings."""

@@ -16,5 +16,6 @@ def generate_few(denoise: Denoiser, z: Array, schedule: Schedule, num_steps: int
     for i in range(num_steps, 0, -1):
         logsnr_t, logsnr_s = schedule(jnp.array([i, i - 1], z.dtype) / num_steps)
         x_hat = denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
-        z = ddim_step(z, x_hat, logsnr_t, logsnr_s)
+        if i > 1:
+            z = ddim_step(z, x_hat, logsnr_t, logsnr_s)
     return x_hat

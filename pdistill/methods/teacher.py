@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -64,13 +65,16 @@ class TeacherStage(RegressionStage):
     Attributes:
       num_steps: step counts it is measured at; the exported model samples with the first.
       label_dropout: of `Teacher`; with it the model can be guided. head: instead of the model's.
+      network: the arguments in which the network differs from the model's.
     """
 
     num_steps: tuple[int, ...]
     label_dropout: float = 0.0
     head: str | None = None
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def rounds(self, diffuser, image_shape, earlier):
+        diffuser = diffuser.with_network(self.network)
         if self.head:
             diffuser = diffuser.with_head(self.head, image_shape[-1])
         settings = self.settings(self.loop)

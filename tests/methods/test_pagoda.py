@@ -1,0 +1,352 @@
+"""PaGoDA: latents against closed forms, growth, what is frozen, and the losses."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict
+from stepping import run, same
+from tiny_experiment import leaves, tiny_pagoda
+
+import pdistill
+from configs import digits_pd
+from pdistill import diffusion, experiment
+from pdistill.config import ConfigError, parse
+from pdistill.data import Dataset, to_float
+from pdistill.diffusion import CosineSchedule, Gaussian
+from pdistill.files import read_jsonl
+from pdistill.interop.stablehlo import export_sampler
+from pdistill.methods import Pagoda, PagodaStage, Round, Teacher
+from pdistill.methods.adversarial import Discriminator, Judge
+from pdistill.methods.adversary import Adversary
+from pdistill.methods.latents import LatentsConfig, make_latents
+from pdistill.networks import Diffuser, UNet
+from pdistill.resolution import average, repeat
+from pdistill.sharding import make_mesh
+from pdistill.training import PRESETS, LoopConfig, Optimizer, partition
+from pdistill.training.transfer import transfer
+
+SCHEDULE = CosineSchedule()
+ADAM = Optimizer(1e-3, b1=0.0, b2=0.99, clip_norm=0.0)
+BASE = Diffuser(
+    UNet(1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=()),
+    "v",
+    SCHEDULE,
+)
+NOISE = (4, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """Parameters without zeros."""
+    shapes = BASE.param_shapes(NOISE)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), shapes)
+
+
+def grown(levels):
+    return BASE.with_network({"grown": (8,) * levels})
+
+
+def pagoda(levels=1, **changes):
+    judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
+    adversary = Adversary(Discriminator((judge,), BASE), ADAM, "non_saturating", r1=0.0)
+    return Pagoda(grown(levels), ADAM, adversary, **changes)
+
+
+def begin(method, teacher, levels=1):
+    image_shape = (4 * 2**levels, 4 * 2**levels, 1)
+    return jax.jit(
+        lambda: method.init(jax.random.key(0), teacher, image_shape=image_shape, noise_shape=NOISE)
+    )()
+
+
+def batch(levels=1, num=8):
+    image_key, latent_key = jax.random.split(jax.random.key(5))
+    side = 4 * 2**levels
+    return {
+        "image": jax.random.uniform(image_key, (num, side, side, 1), minval=-1),
+        "latent": jax.random.normal(latent_key, (num, *NOISE)),
+    }
+
+
+# --- latents --------------------------------------------------------------------------------------
+
+
+class Pixels(nn.Module):
+    """v of independent pixels N(0, 0.5^2): equivariant to mirroring."""
+
+    num_labels: int = 0
+
+    @nn.compact
+    def __call__(self, z, logsnr, label=None, *, train=False):
+        self.param("none", nn.initializers.zeros, ())
+        x_hat = Gaussian(0.0, 0.5).denoise(z, logsnr)
+        return diffusion.v_from_x(z, x_hat, logsnr)
+
+
+PIXELS = Diffuser(Pixels(), "v", SCHEDULE)
+
+
+@pytest.mark.parametrize(("num_steps", "bound"), [(20, 3e-2), (40, 8e-3), (80, 2e-3)])
+def test_the_gain_of_the_encoder(x64, num_steps, bound):
+    """B1: from z_0 = alpha_0 x by the ratio of the standard deviations; second order."""
+    x = jnp.array([[0.3], [-1.0]])
+    found = LatentsConfig(num_steps).encode(PIXELS, {"none": jnp.zeros(())}, x)
+    (alpha_t, sigma_t), (alpha_0, sigma_0) = (
+        diffusion.alpha_sigma(SCHEDULE(jnp.asarray(t))) for t in (1.0, 0.0)
+    )
+    c = 0.5
+    gain = jnp.sqrt((alpha_t**2 * c**2 + sigma_t**2) / (alpha_0**2 * c**2 + sigma_0**2)) * alpha_0
+    np.testing.assert_allclose(found, gain * x, rtol=bound)
+
+
+def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
+    """B7 and B9: white, of unit variance; E(flip x) = flip E(x) of an equivariant teacher."""
+    rng = np.random.default_rng(0)
+    levels = np.clip(rng.normal(0, 0.5 * 127.5, (300, 8, 8, 1)) + 127.5, 0, 255)
+    data = Dataset("normal:train", levels.astype(np.uint8), np.zeros(300, np.int32), 1)
+    path = tmp_path / "latents.npy"
+    make_latents(
+        path, PIXELS, {"none": jnp.zeros(())}, LatentsConfig(), data, shape=(8, 8, 1), flip=True,
+        batch_size=128, mesh=make_mesh(),
+    )  # fmt: skip
+    latents = np.load(path).astype(np.float32)
+    assert latents.shape == (300, 2, 8, 8, 1)
+    np.testing.assert_allclose(latents[:, 1], latents[:, 0, :, ::-1], atol=2e-3)
+    # The images' deviation is a little less than 0.5, since they end at -1 and 1.
+    assert latents[:, 0].std() == pytest.approx(to_float(data.images).std() / 0.5, rel=0.015)
+    neighbours = np.corrcoef(latents[:, 0, :, 1:].ravel(), latents[:, 0, :, :-1].ravel())[0, 1]
+    assert abs(neighbours) < 0.03
+    assert list(tmp_path.iterdir()) == [path]
+
+    small = tmp_path / "small.npy"
+    make_latents(
+        small, PIXELS, {"none": jnp.zeros(())}, LatentsConfig(8), data, shape=(4, 4, 1), flip=False,
+        batch_size=64, mesh=make_mesh(),
+    )  # fmt: skip
+    desired = LatentsConfig(8).encode(
+        PIXELS, {"none": jnp.zeros(())}, average(to_float(jnp.asarray(data.images[:5])), 2)
+    )
+    np.testing.assert_allclose(np.load(small)[:5, 0], desired, atol=2e-3)
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_has_grown_repeats_pixels_at_first(teacher, levels):
+    """B5: with a head that looks at single pixels the images are the smaller one's, repeated."""
+    flat = traverse_util.flatten_dict(teacher, sep="/")
+    middle = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    flat["conv_out/kernel"] = flat["conv_out/kernel"] * middle
+    flat["conv_out/bias"] = jnp.full_like(flat["conv_out/bias"], 0.1)
+    small = traverse_util.unflatten_dict(flat, sep="/")
+    fresh = grown(levels).init(jax.random.key(1), NOISE)
+    params, report = transfer(fresh, small, reshaped=True)
+    assert set(report.copied) == set(flat)
+    assert report.new
+    assert all(path.startswith("grown_") for path in report.new)
+    z, logsnr = jax.random.normal(jax.random.key(2), (3, *NOISE)), jnp.full(3, -20.0)
+    desired = repeat(BASE.denoiser(small)(z, logsnr), 2**levels)
+    found = jax.jit(lambda p: grown(levels).denoiser(p)(z, logsnr))(params)
+    np.testing.assert_allclose(found, desired, rtol=2e-4, atol=2e-4)
+
+
+def test_growing_further_keeps_the_generator_before(teacher):
+    """A second level behind the first: all of the first stage's parameters are taken over."""
+    first, _ = transfer(grown(1).init(jax.random.key(1), NOISE), teacher, reshaped=True)
+    fresh = grown(2).init(jax.random.key(2), NOISE)
+    second, report = transfer(fresh, first, reshaped=True)
+    assert {path.split("/")[0] for path in report.new} == {
+        f"grown_1.{name}" for name in ("upsample", "block_0", "block_1")
+    }
+    assert not report.unused
+    assert same(second["grown_0.block_0"], first["grown_0.block_0"])
+
+
+def test_levels_of_other_widths_have_fresh_heads(teacher):
+    narrow = BASE.with_network({"grown": (4,)})
+    fresh = narrow.init(jax.random.key(1), NOISE)
+    params, report = transfer(fresh, teacher, reshaped=True)
+    assert "conv_out/kernel" in report.new
+    assert "conv_out/kernel" in report.unused
+    assert same(params["conv_out"]["kernel"], fresh["conv_out"]["kernel"])
+    with pytest.raises(ValueError, match=r"norm_out/scale is \(8,\) there and \(4,\) here"):
+        transfer(fresh, teacher)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def test_the_rule_of_what_is_frozen(teacher):
+    """B6: encoder, middle, embeddings and coarse levels of the decoder."""
+    params = grown(1).param_shapes(NOISE)
+    learning, frozen = partition(params, PRESETS["pagoda"])
+    assert {name.split(".")[0] for name in learning} == {"up_0", "grown_0", "norm_out", "conv_out"}
+    assert {name.split(".")[0] for name in frozen} == {
+        "conv_in", "dense0", "dense1", "down_0", "down_1", "mid", "up_1",
+    }  # fmt: skip
+
+
+def test_frozen_parameters_stay_to_the_bit(teacher):
+    method = pagoda(frozen=PRESETS["pagoda"], layer="conv_out/kernel")
+    states, rows = run(method, begin(method, teacher), batch(), 3)
+    before, after = (method.export(state) for state in (states[0], states[-1]))
+    for name in after:
+        learns = name.split(".")[0] in ("up_0", "grown_0", "norm_out", "conv_out")
+        assert same(before[name], after[name]) != learns, name
+        if not learns:
+            assert same(after[name], teacher[name])
+    assert set(states[-1].learners["student"].params) == {n for n in after if n not in teacher} | {
+        n for n in teacher if n.split(".")[0] in ("up_0", "norm_out", "conv_out")
+    }
+    assert all(0.01 * 0.2 <= row["adversarial_weight"] <= 10 * 0.2 for row in rows)
+
+
+def test_each_loss_has_its_own_noise_and_factor(teacher):
+    """Reconstructions are of the latents; without a layer the weight is the factor itself."""
+    method = pagoda(adversarial=0.5)
+    state, data = begin(method, teacher), batch()
+    _, [row] = run(method, state, data, 1)
+    assert row["adversarial_weight"] == 0.5
+    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["adversarial"], rel=1e-5)
+    params = method.export(state)
+    logsnr = jnp.broadcast_to(SCHEDULE(jnp.asarray(1.0)), len(data["latent"]))
+    x_hat = method.diffuser.denoiser(params)(data["latent"], logsnr)
+    desired = jnp.mean((x_hat - data["image"]) ** 2)
+    assert row["reconstruction"] == pytest.approx(float(desired), rel=1e-4)
+    # Latents that belong to other images are further from them: here nothing else differs.
+    _, [shuffled] = run(method, state, data | {"image": data["image"][::-1]}, 1)
+    assert shuffled["adversarial"] == row["adversarial"]
+    assert shuffled["reconstruction"] != row["reconstruction"]
+
+
+def test_reconstructions_are_learnt(teacher):
+    method = pagoda(0, adversarial=1e-3)
+    _, rows = run(method, begin(method, teacher, 0), batch(0), 60)
+    assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="adversarial must be positive"):
+        pagoda(adversarial=0.0)
+    with pytest.raises(ValueError, match="at least one step of a deterministic solver"):
+        LatentsConfig(solver="ancestral")
+
+
+EARLIER = {
+    "teacher": Round(
+        "teacher", "teacher", Teacher(BASE, ADAM), lambda key, parent: None,
+        LoopConfig(num_updates=100), (4,), image_shape=NOISE, noise_shape=NOISE,
+    )
+}  # fmt: skip
+
+
+def stage(**changes):
+    judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
+    settings = {
+        "name": "pagoda/8", "teacher": "teacher", "resolution": 8, "grown": (8,),
+        "judges": (judge,), "discriminator_optimizer": ADAM, "optimizer": ADAM,
+        "loop": LoopConfig(num_updates=100), "frozen": "pagoda",
+    }  # fmt: skip
+    return PagodaStage(**settings | changes)
+
+
+def test_a_stage():
+    [r] = stage().rounds(BASE, (8, 8, 1), EARLIER)
+    assert (r.noise_shape, r.parent, r.teacher, r.solver) == (NOISE, "teacher", None, "one_step")
+    assert 0.1 < r.trainable_fraction < 0.3
+    assert r.card["transferred"]["new"][0].startswith("grown_0.")
+    r = dataclasses.replace(r, image_shape=(8, 8, 1))
+    later = stage(name="pagoda/16", start="pagoda/8", grown=(8, 8))
+    [larger] = later.rounds(BASE, (16, 16, 1), EARLIER | {"pagoda/8": r})
+    assert (larger.parent, larger.teacher) == ("pagoda/8", "teacher")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grown": (8, 8)}, "'teacher' of 4 pixels grows to 16, not to 8"),
+        ({"layer": "down_0.block_0/conv1/kernel"}, "no parameters that learn have the path"),
+        ({"frozen": "most"}, "frozen must be one of"),
+        ({"start": "pagoda/4"}, "starts from 'pagoda/4', which no earlier stage makes"),
+    ],
+)
+def test_stages_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        stage(**changes).rounds(BASE, (8, 8, 1), EARLIER)
+
+
+# --- an experiment --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workdir(finished):
+    return finished(tiny_pagoda())
+
+
+def test_an_experiment(workdir, tmp_path):
+    """Each size is measured against the data at that size; models make images of their size."""
+    rows = {row["stage"]: row for row in read_jsonl(workdir / "results.jsonl")}
+    assert {name: (row["method"], row["nfe"], row["reference"]) for name, row in rows.items()} == {
+        "teacher": ("teacher", 2, "digits@4:train"),
+        "pagoda/4": ("pagoda", 1, "digits@4:train"),
+        "pagoda/8": ("pagoda", 1, "digits:train"),
+        "upsampled/8": ("upsampled", 2, "digits:train"),
+    }
+    for name, side in (("teacher", 4), ("pagoda/4", 4), ("pagoda/8", 8), ("upsampled/8", 8)):
+        model = pdistill.load(workdir / name)
+        assert model.noise_shape == (4, 4, 1)
+        images = model.sample(jax.random.key(0), 3)
+        assert images.shape == (3, *model.image_shape) == (3, side, side, 1)
+        assert np.load(workdir / name / "samples.npz")
+    assert pdistill.load(workdir / "pagoda/8").card["transferred"]["copied"]
+    # The enlarged samples are the teacher's.
+    small, large = (
+        pdistill.load(workdir / name).sample(jax.random.key(0), 2)
+        for name in ("teacher", "upsampled/8")
+    )
+    np.testing.assert_allclose(
+        large, jax.image.resize(small, large.shape, "cubic"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_run_without_its_last_stages_goes_on(workdir, tmp_path):
+    """The latents are not made again, and the parameters are the same to the bit."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "pagoda" / "8")
+    shutil.rmtree(copy / "upsampled")
+    [path] = (copy / "teacher").glob("latents_*.npy")
+    before = path.stat().st_mtime_ns
+    experiment.run(tiny_pagoda(), copy)
+    assert path.stat().st_mtime_ns == before
+    ours, theirs = (leaves(directory / "pagoda/8") for directory in (copy, workdir))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_grown_sampler_is_exported(workdir):
+    model = pdistill.load(workdir / "pagoda/8")
+    key, index = jax.random.key(0), jnp.arange(3)
+    images = export_sampler(model).call(key, index)
+    np.testing.assert_array_equal(images, model.sample(key, 3))
+
+
+def test_sizes_that_do_not_go_together():
+    config = tiny_pagoda()
+    config.stages[1]["resolution"] = 3
+    with pytest.raises(ConfigError, match="cannot be averaged to resolution 3"):
+        parse(json.loads(config.to_json())).rounds((8, 8, 1))
+    progressive = digits_pd.get_config().stages[1] | {"start_steps": 4}
+    config = tiny_pagoda()
+    config.stages = (config.stages[0], ConfigDict(progressive))
+    with pytest.raises(ConfigError, match="set resolution to the same"):
+        parse(json.loads(config.to_json())).rounds((8, 8, 1))
