@@ -7,7 +7,10 @@
 The released settings for the unconditional model, from the teacher of `cifar10_pd` (theirs is
 EDM's, which has FID 1.97 at 35 evaluations): 50k updates of consistency and denoising, then 15k
 with an adversary. Published: FID 1.98 at one evaluation, 1.87 at two; without the adversary 5.19
-at one. `cifar10_ctm.py:cpu` is the same on a laptop's scale.
+at one. `cifar10_ctm.py:cpu` is the same on a laptop's scale: expected (seed 0, Frechet distance of
+pixels / of EfficientNet-Lite0's features, 1,000 samples against 5,000 images) teacher 198 / 270 at
+8 steps, 598 / 339 at one; ctm 141 / 290 at one and 119 / 291 at four; ctm_gan 136 / 240 and
+105 / 244.
 """
 
 from ml_collections import ConfigDict
