@@ -149,7 +149,7 @@ def test_an_earlier_round_can_be_the_parent():
             "stages[1].method",
             "progresive",
             "stages[1].method must be one of teacher, progressive, guided, gan, direct, dmd, "
-            "score_matching, multi_student, ctm, imported; got 'progresive'",
+            "score_matching, multi_student, ctm, pagoda, upsampled, imported; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),
@@ -179,6 +179,7 @@ def test_config_that_does_not_parse(path, value, message):
         ("stages[1]", CONFIG["stages"][0], r"stages\[1\]\.name: 'teacher' is used twice"),
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),
         ("model.network.arguments.depht", 2, "model.*'dit' has no 'depht'"),
+        ("model.network.arguments.depth", 10**9, "depth must be at most 1,000,000; got 1,000,000"),
         ("model.network.arguments.dtype", "float31", "model.*float31"),
         ("model.network.arguments.patch", 3, "model.*patch 3 must divide the image size 8x8"),
         ("model.network.arguments.heads", 3, "model.*heads 3 must divide features 8"),

@@ -155,6 +155,8 @@ class Diffuser:
 
     def with_network(self, arguments: Mapping[str, Any]) -> "Diffuser":
         """The same with a network of other arguments; raises as `build_network`."""
+        if not arguments:
+            return self
         return dataclasses.replace(self, network=change_network(self.network, arguments))
 
     def with_target(self, schedule: Schedule) -> "Diffuser":

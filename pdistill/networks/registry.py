@@ -24,12 +24,14 @@ NETWORKS = {
     "song_unet": SongUNet,
 }
 
+LARGEST = 10**6  # of the numbers among a network's arguments
+
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A network from plain data: its name in NETWORKS and its fields, as in model.json.
 
     Raises:
-      ValueError: an unknown name or field, with the known ones.
+      ValueError: an unknown name or field, with the known ones; a number that cannot be meant.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
@@ -38,6 +40,9 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"network {name!r} has no {unknown[0]!r}; it has {', '.join(known)}")
+    for key, value in arguments.items():
+        if isinstance(value, int) and value > LARGEST:  # a depth of so much would never be built
+            raise ValueError(f"network {name!r}: {key} must be at most {LARGEST:,}; got {value:,}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
