@@ -1,5 +1,6 @@
 """What the networks of others have in common: how they are called, and dropout."""
 
+import abc
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -18,7 +19,7 @@ class Conditions(NamedTuple):
     target: Array | None
 
 
-class Published(nn.Module):
+class Published(nn.Module, abc.ABC):
     """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32, of the convention's head.
 
     Attributes:
@@ -52,9 +53,9 @@ class Published(nn.Module):
         h = self.body(h, time, conditions, self.dropout if train else 0.0)
         return convention.leave(z, logsnr, h)
 
+    @abc.abstractmethod
     def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
         """The network as it was published, at its own time [B]; `rate` is dropout's."""
-        raise NotImplementedError
 
     def add_guidance(self, sinusoids: Array, conditions: Conditions) -> Array:
         """The time's sinusoids [B, features], with those of the weight if it takes one."""
