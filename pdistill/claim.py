@@ -47,18 +47,15 @@ def claim(
             before = json.loads(path.read_text())["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
-        changed = [
-            difference
-            for difference in differences(before, config)
-            if not is_harmless(*difference, stages, rounds)
-        ]
-        if changed:
-            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in changed)
+        changed = differences(before, config)
+        harmful = [change for change in changed if not is_harmless(*change, stages, rounds)]
+        if harmful:
+            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
             raise ConfigError(
                 f"{workdir} holds a run with another config; give another --workdir, or "
                 f"--new to start again there. They differ in: {lines}"
             )
-        for key, old, new in differences(before, config):
+        for key, old, new in changed:
             if key.endswith("num_updates"):
                 say(
                     f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "

@@ -110,10 +110,7 @@ class Experiment:
             elif r.students:
                 self._join(r)
             elif r.upsampled > 1:
-                source, target = (self.workdir / name / "model" for name in (r.parent, r.name))
-                data = models.read_card(source)["data"] | {"shape": r.image_shape}
-                about = {"method": r.method_name, "num_steps": r.num_steps[0]}
-                models.copy(source, target, stage=r.name, upsampled=r.upsampled, data=data, **about)
+                self._enlarge(r)
             else:
                 self._train_and_export(r, writer)
         if not r.measured:
@@ -173,10 +170,9 @@ class Experiment:
         """What a round is trained on; latents are made if they are not beside the teacher yet."""
         data = self.train_data
         if r.latents:
-            name = r.teacher or r.parent
-            path = self.workdir / name / r.latents.name
+            maker = self._teacher_of(r)
+            path = self.workdir / maker.name / r.latents.name
             if not path.exists():
-                [maker] = [other for other in self.rounds if other.name == name]
                 make_latents(
                     path, maker.method.diffuser, teacher, r.latents, data,
                     shape=r.noise_shape, flip=self.config.data.flip,
@@ -184,6 +180,11 @@ class Experiment:
                 )  # fmt: skip
             data = dataclasses.replace(data, latents=np.load(path, mmap_mode="r"))
         return data.of_labels(r.labels) if r.labels else data
+
+    def _teacher_of(self, r: Round) -> Round:
+        """The round that a round learns from."""
+        [found] = [other for other in self.rounds if other.name == (r.teacher or r.parent)]
+        return found
 
     def _factor(self, r: Round) -> int:
         """By which the data's images are reduced for a round."""
@@ -200,17 +201,24 @@ class Experiment:
         self.measurements.forget_pictures(r)
         self._save_model(r, self.workdir / r.name / "model", params, r.loop.num_updates)
 
+    def _enlarge(self, r: Round) -> None:
+        """Makes the model whose samples are the parent's, enlarged."""
+        source, target = (self.workdir / name / "model" for name in (r.parent, r.name))
+        models.copy(
+            source, target, stage=r.name, method=r.method_name, num_steps=r.num_steps[0],
+            upsampled=r.upsampled, data=models.read_card(source)["data"] | {"shape": r.image_shape},
+        )  # fmt: skip
+
     def _pairs(self, r: Round, teacher: Any) -> dict[str, np.ndarray]:
         """The teacher's pairs, made if they are not beside it yet."""
-        name = r.teacher or r.parent
         if r.pairs.path:
             return read_pairs(r.pairs, r.image_shape)
-        path = self.workdir / name / r.pairs.name
+        maker = self._teacher_of(r)
+        path = self.workdir / maker.name / r.pairs.name
         if not path.exists():
-            [maker] = [other for other in self.rounds if other.name == name]
             pairs = make_pairs(
                 maker.method.diffuser, teacher, r.pairs, shape=r.image_shape,
-                seed=stable_hash(f"{self.config.seed}/{name}/pairs"),
+                seed=stable_hash(f"{self.config.seed}/{maker.name}/pairs"),
                 batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
             )  # fmt: skip
             if jax.process_index() == 0:

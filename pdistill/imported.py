@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from pdistill.methods import Round, Stage, Untrained
-from pdistill.model import ModelError, build_diffuser, find, read_card
+from pdistill.model import ModelError, build_diffuser, find, noise_shape, read_card
 from pdistill.samplers import Stochastic, parse_solver
 
 
@@ -42,5 +42,7 @@ class ImportedStage(Stage):
                 solver=card["solver"] if own else None,
                 guidance=guidance and tuple(math.inf if w is None else w for w in guidance),
                 imported=self.path,
+                upsampled=card.get("upsampled", 1),
+                noise_shape=noise_shape(card),
             )
         ]

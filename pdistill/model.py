@@ -63,7 +63,7 @@ class Model:
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Of the noise that an image is made from: [h, w, C], mostly its own shape."""
-        return tuple(self.card["data"].get("noise_shape", self.image_shape))
+        return noise_shape(self.card)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -165,6 +165,12 @@ class Model:
         low, high = self.guidance_range
         if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")
+
+
+def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
+    """Of the noise that a model's images are made from; cards that do not say have the images'."""
+    data = card["data"]
+    return tuple(data.get("noise_shape", data["shape"]))
 
 
 def describe(diffuser: Diffuser) -> dict[str, Any]:
@@ -301,8 +307,7 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     card = read_card(directory)
     try:
         diffuser = build_diffuser(card)
-        data = card["data"]
-        shapes = diffuser.param_shapes(tuple(data.get("noise_shape", data["shape"])))
+        shapes = diffuser.param_shapes(noise_shape(card))
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
         model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)
         _ = model.sampling

@@ -25,6 +25,15 @@ def repeat(images: Array, factor: int) -> Array:
     return jnp.repeat(jnp.repeat(images, factor, axis=1), factor, axis=2)
 
 
+def check_average(shape: tuple[int, ...], size: int) -> None:
+    """Raises ValueError unless images of `shape`, [H, W, ...], have averages of `size` a side."""
+    height, width = shape[:2]
+    if height != width or not 0 < size <= height or height % size:
+        raise ValueError(
+            f"images of {height}x{width} pixels cannot be averaged to resolution {size}"
+        )
+
+
 def at_size(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 [N, H, W, C] at `size` pixels a side.
 
@@ -38,8 +47,7 @@ def at_size(images: np.ndarray, size: int) -> np.ndarray:
         rows, columns = size - height, size - width
         edges = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
         return np.pad(images, (*edges, (0, 0)))
-    if height != width or size < 1 or height % size:
-        raise ValueError(f"images of {height}x{width} pixels cannot be averaged to {size}x{size}")
+    check_average(images.shape[1:], size)
     blocks = np.array_split(images, max(len(images) // 4096, 1))  # not all in float at once
     means = [np.rint(average(b.astype(np.float32), height // size)) for b in blocks]
     return np.concatenate(means).astype(np.uint8)

@@ -3,11 +3,4 @@
 from pdistill.data.pipeline import Pipeline, make_batch, to_float, to_uint8
 from pdistill.data.sources import Dataset, load_dataset
 
-__all__ = [
-    "Dataset",
-    "Pipeline",
-    "load_dataset",
-    "make_batch",
-    "to_float",
-    "to_uint8",
-]
+__all__ = ["Dataset", "Pipeline", "load_dataset", "make_batch", "to_float", "to_uint8"]

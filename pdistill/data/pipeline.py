@@ -39,7 +39,7 @@ class BatchIterator(Iterator):
         rows = np.stack([self._pipeline.rows(step) for step in steps])
         if self._pipeline.resident:
             return {"index": rows}
-        return {name: array[rows] for name, array in self._pipeline.arrays().items()}
+        return {name: array[rows] for name, array in self._pipeline.dataset.arrays().items()}
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self._next_index}
@@ -82,11 +82,7 @@ class Pipeline:
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
         """What `batch` needs on the device; empty unless `resident`."""
-        return self.arrays() if self.resident else {}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Those of the data set, by what a batch calls them."""
-        return {name.removesuffix("s"): array for name, array in self.dataset.arrays().items()}
+        return self.dataset.arrays() if self.resident else {}
 
 
 def make_batch(

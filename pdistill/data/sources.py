@@ -46,11 +46,14 @@ class Dataset:
     def of_labels(self, labels: Collection[int]) -> "Dataset":
         """Its images of these labels."""
         rows = np.isin(self.labels, labels)
-        return dataclasses.replace(self, **{k: a[rows] for k, a in self.arrays().items()})
+        latents = None if self.latents is None else self.latents[rows]
+        return dataclasses.replace(
+            self, images=self.images[rows], labels=self.labels[rows], latents=latents
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is for each image, by its attribute's name."""
-        arrays = {"images": self.images, "labels": self.labels, "latents": self.latents}
+        """What there is for each image, by what a batch calls it."""
+        arrays = {"image": self.images, "label": self.labels, "latent": self.latents}
         return {name: array for name, array in arrays.items() if array is not None}
 
     def at(self, size: int) -> "Dataset":

@@ -5,9 +5,9 @@ from pdistill.evaluation.frechet import Moments, Statistics, frechet_bias, frech
 from pdistill.evaluation.generate import (
     Sampling,
     Timed,
+    gather_batches,
     generate,
     generate_batches,
-    index_batches,
 )
 from pdistill.evaluation.images import (
     EvaluationError,
@@ -49,10 +49,10 @@ __all__ = [
     "check_images",
     "frechet_bias",
     "frechet_distance",
+    "gather_batches",
     "generate",
     "generate_batches",
     "inception_score",
-    "index_batches",
     "kernel_distance",
     "labels_follow",
     "load_images",

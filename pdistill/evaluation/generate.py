@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from pdistill import samplers
 from pdistill.data import to_uint8
@@ -120,6 +121,27 @@ def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]
         yield np.arange(start, start + size)
 
 
+def gather_batches(
+    compute: Callable[[np.ndarray], Array],
+    num: int,
+    batch_size: int,
+    mesh: Mesh,
+    description: str | None = None,
+) -> Iterator[np.ndarray]:
+    """What `compute` makes of 0 .. num - 1, from all processes, batch by batch.
+
+    Args:
+      compute: (indices of a batch, as `index_batches`) -> [B, ...] on the mesh.
+      description: of the progress that is shown; None for none.
+    """
+    silent = description is None
+    with tqdm(desc=description, total=num, unit=" images", delay=3, disable=silent) as bar:
+        for indices in index_batches(num, batch_size, mesh):
+            found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]
+            bar.update(len(found))
+            yield found
+
+
 _to_uint8 = jax.jit(to_uint8)
 _is_finite = jax.jit(lambda images: jnp.isfinite(images).all())
 
@@ -147,17 +169,18 @@ def generate_batches(
     Raises:
       EvaluationError: a sample is not finite.
     """
-    for indices in index_batches(num, batch_size, mesh):
+
+    def draw(indices: np.ndarray) -> Array:
         label = None if labels is None else labels[indices % num]
         weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
-        indices, label, weight = jax.device_put((indices, label, weight), batch_sharding(mesh))
-        images = generate(
-            diffuser, params, key, indices, label, weight, sampling=sampling, shape=shape
-        )
+        inputs = jax.device_put((indices, label, weight), batch_sharding(mesh))
+        images = generate(diffuser, params, key, *inputs, sampling=sampling, shape=shape)
         images, finite = _to_uint8(images), _is_finite(images)
         if not finite:
             raise EvaluationError("the model's samples are not finite: it has diverged")
-        yield process_allgather(images, tiled=True)[: num - indices[0]]
+        return images
+
+    yield from gather_batches(draw, num, batch_size, mesh)
 
 
 class Timed:

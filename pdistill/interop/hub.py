@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
-from pdistill.model import Model, build_diffuser, check_card, replace
+from pdistill.model import Model, build_diffuser, check_card, noise_shape, replace
 from pdistill.training import checksum
 
 README = """\
@@ -90,7 +90,7 @@ def read_folder(source: str | Path) -> Conversion:
     card = read_json(source / "config.json")
     check_card(card, source / "config.json")
     diffuser = build_diffuser(card)
-    shapes = diffuser.param_shapes(tuple(card["data"]["shape"]))
+    shapes = diffuser.param_shapes(noise_shape(card))
     path = source / "model.safetensors"
     params = from_flat(shapes, read_safetensors(path), path)
     if checksum(params) != card["checksum"]:

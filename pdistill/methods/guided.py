@@ -9,7 +9,7 @@ from typing import Any
 
 from jax import Array
 
-from pdistill.methods.regression import RegressionStage, importance, uniform_weights
+from pdistill.methods.regression import RegressionStage, guided_examples
 from pdistill.methods.score_matching import ScoreMatching
 from pdistill.methods.stage import Round, check_guidable, find_parent
 from pdistill.training import TrainState, transfer
@@ -23,7 +23,7 @@ class Guided(ScoreMatching):
 
     Attributes:
       teacher: needs labels. guidance: range of w, drawn uniformly for each example.
-      discount: of the examples' `importance`; the paper has 0.
+      discount: of `guided_examples`; the paper has 0.
     """
 
     guidance: tuple[float, float] = (0.0, 4.0)
@@ -35,8 +35,7 @@ class Guided(ScoreMatching):
         return self._from(params, teacher)
 
     def _guided(self, key, x):
-        w = uniform_weights(key, len(x), self.guidance, self.stratified, x.dtype)
-        return {"guidance": w, "importance": importance(w, self.discount)}
+        return guided_examples(key, len(x), self.guidance, self.discount, self.stratified, x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

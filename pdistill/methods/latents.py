@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from pdistill.data import Dataset, to_float
-from pdistill.evaluation.generate import index_batches
+from pdistill.evaluation import gather_batches
 from pdistill.networks import Diffuser
 from pdistill.resolution import average
 from pdistill.samplers import encode, parse_solver
@@ -83,16 +82,16 @@ def make_latents(
     temporary = path.with_name(path.name + ".tmp")
     if first:
         array = np.lib.format.open_memmap(temporary, "w+", np.float16, (num, 1 + flip, *shape))
-    with tqdm(desc="latents", total=num, unit=" images", delay=3) as bar:
-        for indices in index_batches(num, batch_size, mesh):
-            rows = indices % num
-            batch = jax.device_put(
-                (dataset.images[rows], dataset.labels[rows]), batch_sharding(mesh)
-            )
-            found = process_allgather(latents(params, *batch), tiled=True)
-            if first:
-                array[indices[0] : indices[0] + len(indices)] = found[: num - indices[0]]
-            bar.update(min(len(indices), num - bar.n))
+
+    def batch(indices: np.ndarray) -> Array:
+        rows = dataset.images[indices % num], dataset.labels[indices % num]
+        return latents(params, *jax.device_put(rows, batch_sharding(mesh)))
+
+    start = 0
+    for found in gather_batches(batch, num, batch_size, mesh, "latents"):
+        if first:
+            array[start : start + len(found)] = found
+        start += len(found)
     if first:
         array.flush()
         temporary.rename(path)

@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from pdistill.evaluation import Sampling, index_batches
+from pdistill.evaluation import Sampling, gather_batches
 from pdistill.networks import Diffuser
 from pdistill.samplers import parse_solver
 from pdistill.sharding import batch_sharding
@@ -89,14 +87,12 @@ def make_pairs(
         images = config.sampling.run(diffuser, params, indices % num_labels, w, key=None, z_init=z)
         return images.astype(jnp.float16)
 
-    images = []
-    with tqdm(desc="pairs", total=config.num, unit=" images", delay=3) as bar:
-        for indices in index_batches(config.num, batch_size, mesh):
-            indices = jax.device_put(indices.astype(np.int32), batch_sharding(mesh))
-            images.append(process_allgather(generate(params, indices), tiled=True))
-            bar.update(min(len(indices), config.num - bar.n))
+    def batch(indices: np.ndarray) -> Array:
+        return generate(params, jax.device_put(indices.astype(np.int32), batch_sharding(mesh)))
+
+    images = gather_batches(batch, config.num, batch_size, mesh, "pairs")
     return {
-        "image": np.concatenate(images)[: config.num],
+        "image": np.concatenate(list(images)),
         "label": np.arange(config.num, dtype=np.int32) % num_labels,
         "key": np.asarray(jax.random.key_data(key)),
     }

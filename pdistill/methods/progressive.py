@@ -13,9 +13,8 @@ from pdistill.diffusion import Denoiser, Schedule
 from pdistill.methods.regression import (
     Regression,
     RegressionStage,
-    importance,
+    guided_examples,
     uniform_times,
-    uniform_weights,
 )
 from pdistill.methods.stage import Round, find_parent
 from pdistill.samplers import ddim_step
@@ -32,7 +31,7 @@ class Progressive(Regression):
     Attributes:
       guidance: range of the guidance weights, drawn uniformly for each example, of a network that
         takes them (Meng et al. 2023, stage two); else None.
-      discount: of the `importance` of these examples.
+      discount: of `guided_examples`.
       stochastic: for `samplers.Stochastic`, whose steps are twice as long as the grid's: the
         student does in one step of 2 / N what its teacher does in two of 1 / N (the same).
     """
@@ -63,12 +62,12 @@ class Progressive(Regression):
             self.diffuser.schedule, i, num_steps, length=2 if self.stochastic else 1
         )
         z, _ = diffusion.noised(noise_key, x, logsnr_t)
-        w, guided = None, {}
-        if self.guidance:
-            w = uniform_weights(guidance_key, len(x), self.guidance, self.stratified, x.dtype)
-            guided = {"guidance": w, "importance": importance(w, self.discount)}
+        guided = self.guidance and guided_examples(
+            guidance_key, len(x), self.guidance, self.discount, self.stratified, x.dtype
+        )
+        guided = guided or {}
 
-        teacher = self.diffuser.denoiser(state.frozen["teacher"], label, w)
+        teacher = self.diffuser.denoiser(state.frozen["teacher"], label, guided.get("guidance"))
         x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
         examples = {
             "z": z,

@@ -93,22 +93,22 @@ def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -
     return jnp.minimum(t, 1 - jnp.finfo(dtype).epsneg)  # the last one may round to 1
 
 
-def uniform_weights(
-    key: Array, batch: int, interval: tuple[float, float], stratified: bool, dtype=jnp.float32
-) -> Array:
-    """Guidance weights in [low, high): [batch], as `uniform_times` but in a random order.
+def guided_examples(
+    key: Array,
+    batch: int,
+    interval: tuple[float, float],
+    discount: float,
+    stratified: bool,
+    dtype=jnp.float32,
+) -> dict[str, Array]:
+    """What examples of random guidance weights have: "guidance" and "importance", [batch] each.
 
-    So that with stratified times the two do not go together.
+    Weights are drawn in [low, high) as `uniform_times`, but in a random order, so that with
+    stratified times the two do not go together. The importance of w is (1 + w) ** -discount, since
+    guided targets, and so their errors, grow with 1 + w.
     """
     low, high = interval
     draw_key, order_key = jax.random.split(key)
     u = uniform_times(draw_key, batch, stratified, dtype)
-    return low + (high - low) * jax.random.permutation(order_key, u)
-
-
-def importance(w: Array, discount: float) -> Array:
-    """How much examples of guidance weights w [B] count: (1 + w) ** -discount.
-
-    Guided targets, and so their errors, grow with 1 + w.
-    """
-    return (1 + w) ** -discount
+    w = low + (high - low) * jax.random.permutation(order_key, u)
+    return {"guidance": w, "importance": (1 + w) ** -discount}

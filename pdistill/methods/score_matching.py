@@ -42,8 +42,7 @@ class ScoreMatching(Regression):
         logsnr = self.diffuser.schedule(t)
         z, _ = diffusion.noised(noise_key, x, logsnr)
         guided = self._guided(guidance_key, x)
-        w = guided.get("guidance")
-        v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, w)
+        v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, guided.get("guidance"))
         examples = {
             "z": z,
             "logsnr": logsnr,
@@ -54,7 +53,7 @@ class ScoreMatching(Regression):
         return self.regress(state, examples, dropout_key)
 
     def _guided(self, key: Array, x: Array) -> dict[str, Array]:
-        """Guidance weights, of a teacher that is guided, as the examples have them."""
+        """Of a teacher that is guided, as `guided_examples`."""
         del key, x
         return {}
 

@@ -12,6 +12,7 @@ from pdistill.evaluation import check_distance
 from pdistill.methods.latents import LatentsConfig
 from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
+from pdistill.resolution import check_average
 from pdistill.samplers import parse_solver
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
@@ -117,15 +118,10 @@ class Stage(abc.ABC):
         Raises:
           ValueError: the data's cannot be averaged to the resolution.
         """
-        height, width, channels = image_shape
         if not self.resolution:
             return image_shape
-        if height != width or not 0 < self.resolution <= height or height % self.resolution:
-            raise ValueError(
-                f"images of {height}x{width} pixels cannot be averaged to resolution "
-                f"{self.resolution}"
-            )
-        return (self.resolution, self.resolution, channels)
+        check_average(image_shape, self.resolution)
+        return (self.resolution, self.resolution, image_shape[-1])
 
     @abc.abstractmethod
     def rounds(

@@ -128,8 +128,7 @@ class Diffuser:
                 {"params": params}, z, logsnr, label if self.num_labels else None,
                 **inputs, train=dropout_key is not None, rngs=rngs,
             )  # fmt: skip
-            if output.shape[1] != z.shape[1]:  # of a network that has grown
-                z = repeat(z, output.shape[1] // z.shape[1])
+            z = repeat(z, output.shape[1] // z.shape[1])  # for a network that has grown
             return convert(self.head, z, output, logsnr)
 
         def pair(z, logsnr):

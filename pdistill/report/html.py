@@ -1,5 +1,6 @@
 """report.html: pictures first, then numbers, then how they came about."""
 
+import collections
 import json
 import re
 from html import escape
@@ -78,8 +79,8 @@ def build(workdir: str | Path) -> Path:
             sections.append(picture(name, title, figure))
         sections.append("</div>")
     if run.pictures:
-        methods = {row["stage"]: row.get("method") for row in run.rows}
-        last = {runs.group(name, methods.get(name)): name for name in run.pictures}
+        group_of = runs.grouping(run.rows)
+        last = {group_of(name): name for name in run.pictures}
         nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
         spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
         data = next(iter(run.pictures.values()))["data_spectrum"]
@@ -157,14 +158,10 @@ def _names(value: Any) -> list[str]:
 
 def _images_seen(rows: list[dict[str, Any]]) -> str:
     """How many images each group's runs were trained on."""
-    stages = {
-        (row["stage"], row.get("method")): row["images_seen"]
-        for row in rows
-        if row.get("images_seen")
-    }
-    totals: dict[str, int] = {}
+    stages = {row["stage"]: row["images_seen"] for row in rows if row.get("images_seen")}
+    totals, group_of = collections.Counter(), runs.grouping(rows)
     for stage, images in stages.items():
-        totals[runs.group(*stage)] = totals.get(runs.group(*stage), 0) + images
+        totals[group_of(stage)] += images
     parts = ", ".join(f"{escape(name)} {images:,}" for name, images in totals.items())
     return f"Images seen in training: {parts}." if parts else ""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def group(run: str, method: str | None = None) -> str:
     return run if method in BY_SIZE else run.partition("/")[0]
 
 
+def grouping(rows: Sequence[dict[str, Any]]) -> Callable[[str], str]:
+    """run -> its group, of runs measured in these rows and others."""
+    methods = {row["stage"]: row.get("method") for row in rows}
+    return lambda run: group(run, methods.get(run))
+
+
 def read(workdir: str | Path) -> RunDirectory:
     """Reads a run directory; whatever but results.jsonl is missing is empty.
 
@@ -58,8 +65,8 @@ def read(workdir: str | Path) -> RunDirectory:
     if not (workdir / "results.jsonl").exists():
         raise FileNotFoundError(f"no results.jsonl in {workdir}; give a run directory")
     rows = read_jsonl(workdir / "results.jsonl")
-    methods = {row["stage"]: row.get("method") for row in rows}
-    stages = list(methods)
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    group_of = grouping(rows)
 
     config = workdir / "config.json"
     config = json.loads(config.read_text()) if config.exists() else None
@@ -70,8 +77,7 @@ def read(workdir: str | Path) -> RunDirectory:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
                 if not weight:  # the first one
-                    grids = samples.setdefault(group(run, methods.get(run)), {})
-                    grids[int(steps)] = archive[name]
+                    samples.setdefault(group_of(run), {})[int(steps)] = archive[name]
                     continue
                 first = f"{config['config']['evaluation']['guidance'][0]:g}"
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})
@@ -86,8 +92,7 @@ def read(workdir: str | Path) -> RunDirectory:
     for run, path in _files(workdir, "log.jsonl", stages).items():
         curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
         if curve:
-            curves = losses.setdefault(group(run, methods.get(run)), {})
-            curves[run] = tuple(np.array(curve, float).T)
+            losses.setdefault(group_of(run), {})[run] = tuple(np.array(curve, float).T)
 
     found = _files(workdir, "selection.jsonl", stages)
     selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}

@@ -26,17 +26,15 @@ from pdistill.diffusion import (
 )
 from pdistill.samplers.noise import normal
 
-# A denoiser at any level, one at pure noise or at some levels only, a `Jump`.
-MODELS = ("denoiser", "one_step", "multistep", "jump")
-
 
 class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
 
     `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
     `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next, and
-    `max_steps` bounds the number of steps. `model` is the kind of model that it samples, one of
-    MODELS.
+    `max_steps` bounds the number of steps. `model` is the kind of model that it samples: a
+    "denoiser" at any level, one at pure noise ("one_step") or at some levels only ("multistep"), or
+    a "jump".
     """
 
     name: str
