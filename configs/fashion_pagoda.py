@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     teacher = config.stages[0]
     teacher["loop"] |= {"num_updates": 3000, "batch_size": 32}
     pagoda_stages(config, sizes=(8, 16, 32), pagoda=laptop(dict(teacher["loop"])))
-    alone = teacher | {"name": "teacher_32", "network": large}
+    alone = ConfigDict(teacher | {"name": "teacher_32", "network": large})
     alone["loop"]["num_updates"] = 2500
     config.stages = (*config.stages, alone)
     return config

@@ -399,7 +399,7 @@ def released_pagoda(
             judge | {"resolution": 224 if size < 256 else 0} for judge in stage.judges
         )
         if size <= 2 * sizes[0]:
-            stage.layer = "grown_0.block_1/conv2/kernel" if len(stage.grown) else "conv_out/kernel"
+            stage.layer = "up_0.block_3/conv2/kernel"
     return config
 
 

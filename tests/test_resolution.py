@@ -36,9 +36,8 @@ def test_a_data_set_at_a_size():
     assert (small.name, small.image_shape) == ("digits@4:train", (4, 4, 1))
     pipeline = Pipeline(whole, 5, seed=0)
     raw = {"index": pipeline.rows(0)}
-    batch = make_batch(
-        pipeline.resident_arrays(), raw, None, flip=False, factor=2
-    )  # nothing is drawn
+    nothing_drawn = None
+    batch = make_batch(pipeline.resident_arrays(), raw, nothing_drawn, flip=False, factor=2)
     desired = to_float(small.images[pipeline.rows(0)])
     np.testing.assert_allclose(batch["image"], desired, atol=0.5 / 127.5 + 1e-6)
     assert load_dataset("digits@16@8", "test").image_shape == (8, 8, 1)
@@ -54,7 +53,7 @@ def test_the_latent_is_that_of_the_image_or_of_its_mirror(resident):
     latents = np.stack([images, images[:, :, ::-1]], axis=1).astype(np.float16)
     data = Dataset("some:train", images, np.arange(40, dtype=np.int32) % 3, 3, latents)
     pipeline = Pipeline(data, 20, seed=0, resident=resident)
-    [raw] = ({k: a[0] for k, a in batch.items()} for batch in [next(pipeline.iterator())])
+    raw = {name: stack[0] for name, stack in next(pipeline.iterator()).items()}
 
     for flip in (True, False):
         batch = make_batch(pipeline.resident_arrays(), raw, jax.random.key(1), flip=flip)

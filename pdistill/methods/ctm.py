@@ -303,8 +303,6 @@ class CtmStage(CtmSettings, AdversarialStage):
             teacher = find_parent(earlier, self.teacher)
             diffuser = teacher.method.diffuser.without_dropout()
             _check_range(schedule, diffuser.schedule)
-        if not hasattr(diffuser.network, "target"):
-            raise ValueError(f"{type(diffuser.network).__name__} takes no target to jump to")
         start = find_parent(earlier, self.start) if self.start else teacher
         student = diffuser.with_target(schedule)
         shapes = student.param_shapes(image_shape)

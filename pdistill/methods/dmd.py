@@ -22,7 +22,7 @@ from pdistill.methods.stage import GeneratorStage, check_guidable, settings_of
 from pdistill.networks import Diffuser
 from pdistill.networks.discriminators import BottleneckHead
 from pdistill.samplers import Multistep
-from pdistill.training import Learner, Optimizer, TrainState
+from pdistill.training import Learner, Optimizer, TrainState, transfer
 
 NORMALISERS = ("dmd2", "dmd", "none")
 FEATURES = ("fake_score", "teacher")
@@ -42,6 +42,9 @@ class DmdSettings:
       normaliser: of the matching gradient, one of NORMALISERS, see `matching_gradient`.
       guidance: weight w of the teacher's score.
       features: whose encoder the classifier looks at, one of FEATURES.
+      told_level: the fake score is told at which of `levels` its images were made. In the paper it
+        is not: then the images of all levels together match the data, and one level's may be too
+        dark as another's are too bright.
       noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`.
     """
 
@@ -54,6 +57,7 @@ class DmdSettings:
     normaliser: str = "dmd2"
     guidance: float = 0.0
     features: str = "fake_score"
+    told_level: bool = False
     noise: KarrasSchedule = KarrasSchedule(data_std=0.5)  # noqa: RUF009
     matching_times: tuple[float, ...] = (0.02, 0.98)
 
@@ -99,6 +103,11 @@ class Dmd(DmdSettings):
         self.optimizer.check_whole_batches("optimizer")
         self.fake_optimizer.check_whole_batches("fake_optimizer", averaged=False)
 
+    @property
+    def fake(self) -> Diffuser:
+        """Of the fake score."""
+        return self.teacher.with_target(self.teacher.schedule) if self.told_level else self.teacher
+
     def init(
         self,
         key: Array,
@@ -113,10 +122,14 @@ class Dmd(DmdSettings):
           labels: that images are generated of; None for all of the network's. They are traced, so
             that students of parts of equal size share one compiled step.
         """
+        fresh_key, head_key = jax.random.split(key)
         fake = {"network": teacher}
+        if self.told_level:
+            fake["network"], _ = transfer(self.fake.init(fresh_key, image_shape), teacher)
         if self.adversarial:
             x, logsnr = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-            fake["head"] = BottleneckHead().init(key, self.teacher.maps(teacher, x, logsnr)[-1])
+            last = self.teacher.maps(teacher, x, logsnr)[-1]
+            fake["head"] = BottleneckHead().init(head_key, last)
         learners = {
             "student": Learner.create(generator, self.optimizer),
             "fake_score": Learner.create(fake, self.fake_optimizer, averaged=False),
@@ -140,19 +153,19 @@ class Dmd(DmdSettings):
         x = batch["image"]
         label = self._draw_labels(label_key, state.frozen["labels"], len(x))
         student = state.learners["student"]
-        z, logsnr = self._inputs(student.params, x, label, input_key)
+        z, level = self._inputs(student.params, x, label, input_key)
 
         due = self.due(state.step) if due is None else due
-        update = functools.partial(self._update_generator, state, z, logsnr, label, generator_key)
+        update = functools.partial(self._update_generator, state, z, level, label, generator_key)
         shapes = jax.eval_shape(update)[2]
 
         def only_generate():
-            images = self.diffuser.denoiser(student.params, label)(z, logsnr)
+            images = self.diffuser.denoiser(student.params, label)(z, level)
             return student, images, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
         student, images, metrics = jax.lax.cond(due, update, only_generate)
         fake, more = self._update_fake_score(
-            state, jax.lax.stop_gradient(images), label, x, batch.get("label"), fake_key
+            state, jax.lax.stop_gradient(images), level, label, x, batch.get("label"), fake_key
         )
         brightness = images.mean(axis=tuple(range(1, images.ndim)))
         more |= {"brightness": brightness.mean(), "brightness_std": brightness.std()}
@@ -179,23 +192,23 @@ class Dmd(DmdSettings):
             z = jax.lax.fori_loop(0, steps, advance, z)
         return z, jnp.broadcast_to(levels[steps], len(x))
 
-    def _update_generator(self, state, z, logsnr, label, key):
+    def _update_generator(self, state, z, level, label, key):
         """The new student, its images before the update, and what is logged."""
         matching_key, adversarial_key, pairs_key = jax.random.split(key, 3)
         student = state.learners["student"]
         images, pull_back = jax.vjp(
-            lambda params: self.diffuser.denoiser(params, label)(z, logsnr), student.params
+            lambda params: self.diffuser.denoiser(params, label)(z, level), student.params
         )
         loss, slope = jnp.zeros((), z.dtype), jnp.zeros_like(images)  # the loss's, at the images
         metrics = {}
         if self.matching:
-            gradient = self._matching(state, images, label, matching_key)
+            gradient = self._matching(state, images, level, label, matching_key)
             part = self.matching * gradient / gradient.size
             loss, slope = loss + self.matching * jnp.mean(gradient**2) / 2, slope + part
             metrics["matching_grad_norm"] = jnp.linalg.norm(part.ravel())
         if self.adversarial:
             value, part = jax.value_and_grad(self._adversarial)(
-                images, state, label, adversarial_key
+                images, state, level, label, adversarial_key
             )
             loss, slope = loss + value, slope + part
             metrics |= {"adversarial": value, "gan_grad_norm": jnp.linalg.norm(part.ravel())}
@@ -212,16 +225,17 @@ class Dmd(DmdSettings):
         metrics = {"loss": loss, **norms, **metrics}
         return student, images, {k: self.fake_updates * v for k, v in metrics.items()}
 
-    def _matching(self, state, images, label, key):
+    def _matching(self, state, images, level, label, key):
         time_key, noise_key = jax.random.split(key)
         z, logsnr, _ = self._noised(images, time_key, noise_key, self.matching_times)
         w = jnp.full(len(z), self.guidance, z.dtype) if self.guidance else None
         real = self.teacher.denoiser(state.frozen["teacher"], label, w)(z, logsnr)
-        fake = self.teacher.denoiser(state.learners["fake_score"].params["network"], label)
+        params = state.learners["fake_score"].params["network"]
+        fake = self.fake.denoiser(params, label, target=level)
         return matching_gradient(images, real, fake(z, logsnr), logsnr, self.normaliser)
 
-    def _adversarial(self, images, state, label, key):
-        logit = self._logit(state.learners["fake_score"].params, state, images, label, key)
+    def _adversarial(self, images, state, level, label, key):
+        logit = self._logit(state.learners["fake_score"].params, state, images, level, label, key)
         return self.adversarial * jnp.mean(REAL.generator(logit))
 
     def _regression(self, params, pairs, shape, key):
@@ -231,19 +245,19 @@ class Dmd(DmdSettings):
         x_hat = self.diffuser.denoiser(params, label)(z, level)
         return self.regression * jnp.mean(jnp.square(x_hat - x))
 
-    def _update_fake_score(self, state, images, label, x, x_label, key):
+    def _update_fake_score(self, state, images, level, label, x, x_label, key):
         time_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
         z, logsnr, eps = self._noised(images, time_key, noise_key)
         fake = state.learners["fake_score"]
 
         def loss(params):
-            v_hat = self.teacher.v(params["network"], z, logsnr, label)
+            v_hat = self.fake.v(params["network"], z, logsnr, label, target=level)
             v = diffusion.v_target(images, eps, logsnr)
             denoising = jnp.mean(diffusion.denoising_loss(v_hat, v, logsnr))
             if not self.adversarial:
                 return denoising, {"fake_score_loss": denoising}
-            generated = self._logit(params, state, images, label, fake_key)
-            real = self._logit(params, state, x, x_label, real_key)
+            generated = self._logit(params, state, images, level, label, fake_key)
+            real = self._logit(params, state, x, level, x_label, real_key)
             classifying = jnp.mean(REAL.fake(generated)) + jnp.mean(REAL.real(real))
             return denoising + self.discriminating * classifying, {
                 "fake_score_loss": denoising,
@@ -256,12 +270,14 @@ class Dmd(DmdSettings):
         fake, norms = fake.update(grads, self.fake_optimizer, state.step)
         return fake, metrics | {"fake_score_grad_norm": norms["grad_norm"]}
 
-    def _logit(self, params, state, x, label, key):
+    def _logit(self, params, state, x, level, label, key):
         """The classifier's of images, noised to any level: [B]."""
         z, logsnr, _ = self._noised(x, *jax.random.split(key))
-        network = {"fake_score": params["network"], "teacher": state.frozen["teacher"]}
-        last = self.teacher.maps(network[self.features], z, logsnr, label)[-1]
-        return BottleneckHead().apply(params["head"], last)
+        if self.features == "teacher":
+            maps = self.teacher.maps(state.frozen["teacher"], z, logsnr, label)
+        else:
+            maps = self.fake.maps(params["network"], z, logsnr, label, level)
+        return BottleneckHead().apply(params["head"], maps[-1])
 
     def _noised(self, x, time_key, noise_key, times=(0.0, 1.0)):
         """z, its levels and its noise."""

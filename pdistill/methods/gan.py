@@ -11,42 +11,28 @@ from typing import Any
 import jax
 from jax import Array
 
-from pdistill.methods.adversary import AdversarialStage, Adversary
-from pdistill.methods.generator import generate_few
-from pdistill.methods.stage import GeneratorStage
-from pdistill.networks import Diffuser
-from pdistill.training import PRESETS, Learner, Optimizer, TrainState, count, merge, partition
+from pdistill.methods.adversarial_generator import (
+    AdversarialGenerator,
+    AdversarialGeneratorStage,
+)
+from pdistill.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Gan:
+class Gan(AdversarialGenerator):
     """In turn, an update of the generator, one of the discriminator, and at times one for R1.
 
     Attributes:
-      diffuser: the generator's network. num_steps: its evaluations.
-      frozen: patterns of the parameters that stay as they are, as in `training.partition`.
+      num_steps: evaluations of the generator's network.
     """
 
-    diffuser: Diffuser
-    optimizer: Optimizer
-    adversary: Adversary
     num_steps: int = 1
-    frozen: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        self.optimizer.check_whole_batches("optimizer")
 
     def init(
         self, key: Array, generator: Any, teacher: Any, image_shape: tuple[int, ...]
     ) -> TrainState:
-        """From the generator's first parameters, and those that the judges "teacher" see with."""
-        start, held = partition(generator, self.frozen)
-        discriminator, frozen = self.adversary.init(key, image_shape, teacher)
-        learners = {
-            "student": Learner.create(start, self.optimizer),
-            "discriminator": discriminator,
-        }
-        return TrainState.create(learners, {"student": held, "discriminator": frozen})
+        """As `create`."""
+        return self.create(key, generator, teacher, image_shape)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
@@ -71,62 +57,36 @@ class Gan:
 
         (value, carried), grads = jax.value_and_grad(loss, has_aux=True)(student.params)
         student, norms = student.update(grads, self.optimizer, state.step)
-        discriminator = state.learners["discriminator"].replace(carried=carried)
-        state = state.replace(learners={"student": student, "discriminator": discriminator})
-        return state, {"loss": value, **norms}
+        return self.advance(state, student, carried), {"loss": value, **norms}
 
     def _generate(self, params, state, x, label, key):
-        params = merge(params, state.frozen["student"])
+        """As many images as there are in x."""
         noise = jax.random.normal(key, x.shape, x.dtype)
-        denoise = self.diffuser.denoiser(params, label)
-        return generate_few(denoise, noise, self.diffuser.schedule, self.num_steps)
-
-    def export(self, state: TrainState) -> Any:
-        """The generator's parameters: the moving average of those that learn, and the others."""
-        return merge(state.learners["student"].ema, state.frozen["student"])
-
-    def advice(self, means: dict[str, float]) -> str | None:
-        """The adversary's."""
-        return self.adversary.advice(means)
+        return self.generate(params, state, noise, label, self.num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GanStage(AdversarialStage, GeneratorStage):
+class GanStage(AdversarialGeneratorStage):
     """Config of the stage, one round.
 
     Attributes:
-      frozen: what of the generator does not learn, a key of `training.PRESETS`.
       num_steps: of `Gan`.
     """
 
-    frozen: str = "none"
     num_steps: int = 1
 
     def rounds(self, diffuser, image_shape, earlier):
         diffuser, start, teacher = self.origins(earlier, one_step=True)
-        judging = teacher.method.diffuser.without_dropout()
-        if self.frozen not in PRESETS:
-            raise ValueError(f"frozen must be one of {', '.join(PRESETS)}; got {self.frozen!r}")
-        learning, frozen = partition(diffuser.param_shapes(image_shape), PRESETS[self.frozen])
-        method = Gan(
-            diffuser,
-            self.optimizer_for(self.loop),
-            self.adversary(judging),
-            self.num_steps,
-            PRESETS[self.frozen],
-        )
-        init = functools.partial(method.init, image_shape=image_shape)
-        self.check_judges(init, *(d.param_shapes(image_shape) for d in (diffuser, judging)))
+        method = Gan(**self.common(diffuser, teacher), num_steps=self.num_steps)
         return [
             self.round_of(
                 method,
-                init,
+                functools.partial(method.init, image_shape=image_shape),
                 image_shape,
                 start,
                 teacher,
                 method_name="gan",
                 num_steps=(self.num_steps,),
                 solver="one_step" if self.num_steps == 1 else None,
-                trainable_fraction=count(learning) / (count(learning) + count(frozen)),
             )
         ]

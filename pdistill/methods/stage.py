@@ -200,7 +200,7 @@ class GeneratorStage(TrainingStage):
         self,
         method: Method,
         init: Callable[[Array, Any, Any], TrainState],
-        image_shape: tuple[int, ...],
+        noise_shape: tuple[int, ...],
         start: Round,
         teacher: Round,
         **settings: Any,
@@ -209,6 +209,7 @@ class GeneratorStage(TrainingStage):
 
         Args:
           init: (key, the generator's first parameters, the teacher's) -> initial state.
+          noise_shape: of what the generator makes images from, [h, w, C].
           settings: more of `Round`.
         """
 
@@ -216,7 +217,7 @@ class GeneratorStage(TrainingStage):
             generator_key, key = jax.random.split(key)
             of_teacher = first if of_teacher is None else of_teacher
             if self.scratch:
-                first = method.diffuser.init(generator_key, image_shape)
+                first = method.diffuser.init(generator_key, noise_shape)
             return init(key, first, of_teacher)
 
         return Round(
@@ -228,6 +229,7 @@ class GeneratorStage(TrainingStage):
             teacher=None if start is teacher else teacher.name,
             select=self.select,
             labels=self.labels,
+            noise_shape=noise_shape,
             **settings,
         )
 

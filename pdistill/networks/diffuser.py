@@ -63,24 +63,29 @@ class Diffuser:
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
+        target: Array | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
         """v_hat [B, ...]; with dropout if a key for it is given. Others as for `denoiser`."""
         convert = diffusion.v_from_output
-        return self._predictor(convert, params, label, guidance, None, dropout_key)(z, logsnr)
+        return self._predictor(convert, params, label, guidance, target, dropout_key)(z, logsnr)
 
     def denoiser(
-        self, params: Any, label: Array | None = None, guidance: Array | None = None
+        self,
+        params: Any,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        target: Array | None = None,
     ) -> Denoiser:
         """denoise(z [B, ...], logsnr [B]) -> x_hat, with everything else closed over.
 
         Args:
           label: [B]. guidance: weights w [B], or None for no guidance. Unless the network takes
             them as an input, they cost a second evaluation, without label, in the same call.
-
-        A network that takes a target is a denoiser where that is the level it starts from.
+          target: [B], for a network that takes it; None for the level it starts from, where one
+            that jumps is a denoiser.
         """
-        return self._predictor(diffusion.x_from_output, params, label, guidance)
+        return self._predictor(diffusion.x_from_output, params, label, guidance, target)
 
     def jump(self, params: Any, label: Array | None = None, guidance: Array | None = None) -> Jump:
         """jump(z [B, ...], logsnr_t [B], logsnr_s [B]) -> z at logsnr_s; exactly z for s = t.
@@ -98,14 +103,22 @@ class Diffuser:
         return jump
 
     def maps(
-        self, params: Any, z: Array, logsnr: Array, label: Array | None = None
+        self,
+        params: Any,
+        z: Array,
+        logsnr: Array,
+        label: Array | None = None,
+        target: Array | None = None,
     ) -> tuple[Array, ...]:
         """What the network's encoder makes of z: maps [B, h, w, C], finest first.
 
         Of a U-Net the last of each level on the way down, of a transformer each block's.
         """
         label = label if self.num_labels else None
-        _, sown = self.network.apply({"params": params}, z, logsnr, label, mutable=["maps"])
+        inputs = {"target": target} if self.takes_target else {}
+        _, sown = self.network.apply(
+            {"params": params}, z, logsnr, label, **inputs, mutable=["maps"]
+        )
         return sown["maps"]["maps"]
 
     def evaluations(self, guidance: float | None) -> int:
@@ -162,7 +175,12 @@ class Diffuser:
         """The same with a network that takes the target of a jump, to be sampled on `schedule`.
 
         It has a few more parameters.
+
+        Raises:
+          ValueError: the network cannot.
         """
+        if not hasattr(self.network, "target"):
+            raise ValueError(f"{type(self.network).__name__} takes no target to jump to")
         return dataclasses.replace(self, network=self.network.clone(target=True), schedule=schedule)
 
     def without_dropout(self) -> "Diffuser":

@@ -28,11 +28,16 @@ ADAM = Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0)
 
 
 class Posterior(nn.Module):
-    """x_hat of data N(m, A A^T), exactly; diagonal A."""
+    """x_hat of data N(m, A A^T), exactly; diagonal A. With a target, m is proportional to it."""
+
+    target: bool = False
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, label=None, *, target=None, train=False):
         m = self.param("m", nn.initializers.zeros, z.shape[1:])[None]
+        if self.target:
+            target = logsnr if target is None else target
+            m = m + self.param("slope", nn.initializers.zeros, z.shape[1:])[None] * target[:, None]
         a = self.param("a", nn.initializers.ones, z.shape[1:])[None]
         alpha, sigma = diffusion.alpha_sigma(logsnr[:, None])
         return m + alpha * a**2 / (alpha**2 * a**2 + sigma**2) * (z - alpha * m)
@@ -47,7 +52,18 @@ class Affine(nn.Module):
         return m + self.param("a", nn.initializers.ones, z.shape[1:])[None] * z
 
 
-POSTERIOR, AFFINE = (Diffuser(network(), "x", SCHEDULE) for network in (Posterior, Affine))
+class OfLevel(nn.Module):
+    """slope logsnr, the same for all noise."""
+
+    @nn.compact
+    def __call__(self, z, logsnr, label=None, *, train=False):
+        slope = self.param("slope", nn.initializers.zeros, z.shape[1:])[None]
+        return slope * logsnr[:, None] + 0 * z
+
+
+POSTERIOR, AFFINE, OF_LEVEL = (
+    Diffuser(network(), "x", SCHEDULE) for network in (Posterior, Affine, OfLevel)
+)
 
 
 def gaussian(m, a):
@@ -256,6 +272,35 @@ def test_backward_simulation():
     assert seen == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
+    """A generator that is too dark at one level and too bright at the other, while its images of
+    both together have the data's mean and deviation: else nothing tells that it is wrong.
+    """
+    settling = dataclasses.replace(ADAM, anneal="linear", num_updates=600)
+    method = linear(
+        fake_optimizer=settling, optimizer=dataclasses.replace(ADAM, learning_rate=1e-7),
+        diffuser=OF_LEVEL, levels=(-1.0, 1.0), fake_updates=1, told_level=told, normaliser="none",
+        matching_times=(0.3, 0.5),
+    )  # fmt: skip
+    generator = {"slope": jnp.array([0.5])}
+    state = method.init(jax.random.key(0), generator, gaussian(0.0, 0.5), (1,))
+    (*_, state), _ = run(method, state, {"image": jnp.zeros((64, 1))}, 600)
+    found = state.learners["fake_score"].params["network"]
+    # Tolerances are what Adam leaves after few updates, each of images of one level.
+    assert float(found["m"][0]) == pytest.approx(0.0, abs=0.1)
+    assert abs(float(found["a"][0])) == pytest.approx(0.0 if told else 0.5, abs=0.1)
+    level = jnp.tile(jnp.array([-1.0, 1.0]), 2000)
+    images = 0.5 * level[:, None]
+    g = method._matching(state, images, level, None, jax.random.key(1)).mean(axis=1)
+    dark, bright = (float(part.mean()) for part in (g[::2], g[1::2]))
+    # SNR (x_fake - x_real), of x_fake = +-1 / 2 and x_real the posterior's mean of N(0, 1 / 4).
+    alpha, sigma = diffusion.alpha_sigma(method.noise(jnp.linspace(0.3, 0.5, 101)))
+    desired = float(jnp.mean(alpha**2 / (alpha**2 / 4 + sigma**2)) / 2) if told else 0.0
+    assert bright == pytest.approx(desired, abs=0.05)
+    assert dark == pytest.approx(-desired, abs=0.05)
+
+
 def test_the_multistep_solver():
     """The same variances, step by step, and fewer steps are the first levels."""
     denoise = POSTERIOR.denoiser(gaussian(0.0, 0.5))
@@ -394,7 +439,7 @@ def test_guidance_is_the_teachers_alone():
     assert set(np.asarray(labels)) == {0, 2}
     x = jnp.zeros((2, 2))
     label = jnp.array([0, 2])
-    g = jax.jit(lambda: method._matching(state, x, label, jax.random.key(0)))()
+    g = jax.jit(lambda: method._matching(state, x, None, label, jax.random.key(0)))()
     # x_real = (1 + w) c - w u with c the label's and u the null label's; x_fake = c.
     c, u, w = np.array([1.0, 4.0]), 0.5, 1.5
     real = (1 + w) * c - w * u

@@ -62,9 +62,7 @@ def pagoda(levels=1, **changes):
 
 def begin(method, teacher, levels=1):
     image_shape = (4 * 2**levels, 4 * 2**levels, 1)
-    return jax.jit(
-        lambda: method.init(jax.random.key(0), teacher, image_shape=image_shape, noise_shape=NOISE)
-    )()
+    return jax.jit(lambda: method.init(jax.random.key(0), teacher, teacher, image_shape, NOISE))()
 
 
 def batch(levels=1, num=8):
