@@ -49,9 +49,7 @@ class Progressive(Regression):
         frozen = {"teacher": teacher, "num_steps": jnp.asarray(num_steps, jnp.int32)}
         return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def examples(self, state, batch, key):
         time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
         x, label = batch["image"], batch.get("label")
         num_steps = state.frozen["num_steps"].astype(x.dtype)
@@ -76,7 +74,7 @@ class Progressive(Regression):
             "label": label,
             **guided,
         }
-        return self.regress(state, examples, dropout_key)
+        return examples, dropout_key
 
 
 def round_levels(
