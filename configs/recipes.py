@@ -16,6 +16,7 @@ GAN, DMD, CTM, PAGODA = (
     defaults(STAGES[method]) | {"name": method, "method": method, "teacher": "teacher"}
     for method in ("gan", "dmd", "ctm", "pagoda")
 )
+LOWDIFF = defaults(STAGES["lowdiff"]) | {"name": "lowdiff", "method": "lowdiff"}
 GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
 
 
@@ -445,5 +446,25 @@ def pagoda_stages(
             "num_steps": teacher["num_steps"][:1],
         }
     )
+    config.stages = tuple(map(ConfigDict, stages))
+    return config
+
+
+def lowdiff_stages(
+    config: ConfigDict, lowdiff: dict[str, Any], distilled: dict[str, Any]
+) -> ConfigDict:
+    """The teacher of `config`, a cascade trained like it, and rounds of fewer steps a level.
+
+    Args:
+      lowdiff: settings of `methods.LowDiffStage`; the teacher's loop but for the batch, which is
+        the sum of `split`. distilled: what differs from the rounds of `config`.
+    """
+    teacher, progressive = config.stages
+    loop = dict(teacher["loop"]) | {"batch_size": sum(lowdiff["split"])}
+    alike = {"loop": loop, "optimizer": dict(teacher["optimizer"])}
+    alike |= {name: teacher[name] for name in ("stratified", "weighting") if name in teacher}
+    rounds = dict(progressive["loop"]) | {"batch_size": loop["batch_size"]}
+    few = dict(progressive) | {"name": "distilled", "teacher": "lowdiff", "loop": rounds}
+    stages = (teacher, LOWDIFF | alike | lowdiff, few | distilled)
     config.stages = tuple(map(ConfigDict, stages))
     return config

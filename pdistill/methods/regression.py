@@ -58,8 +58,8 @@ class Regression(abc.ABC):
 
         Returns:
           {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and "guidance", [B]
-          each, for a network that takes them; "importance", [B], is how much each counts. And a key
-          for dropout.
+          each, and "condition" for a network that takes them; "importance", [B], is how much each
+          counts. And a key for dropout.
         """
 
     def step(
@@ -83,9 +83,8 @@ class Regression(abc.ABC):
 
         def losses(params, examples, key):
             z, logsnr = examples["z"], examples["logsnr"]
-            v_hat = self.diffuser.v(
-                params, z, logsnr, examples.get("label"), examples.get("guidance"), key
-            )
+            inputs = (examples.get(name) for name in ("label", "guidance", "condition"))
+            v_hat = self.diffuser.v(params, z, logsnr, *inputs, dropout_key=key)
             losses = denoising_loss(v_hat, examples["v"], logsnr, self.weighting)
             return losses * examples.get("importance", 1.0)
 

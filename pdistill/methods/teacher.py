@@ -52,6 +52,7 @@ class Teacher(Regression):
             "logsnr": logsnr,
             "v": diffusion.v_target(x, eps, logsnr),
             "label": label,
+            "condition": batch.get("condition"),
         }
         return examples, dropout_key
 
