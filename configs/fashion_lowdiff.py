@@ -20,14 +20,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config = fashion_pd.get_config()
     config.data.name = "fashion_mnist@32"
     config.model.network.arguments.update(multipliers=(1, 2, 2), attention_sizes=(4, 8))
-    config.evaluation.update(references=("train[:10000]",), num_samples=2000)
+    config.evaluation.update(references=("train[:10000]",), batch_size=250)
     teacher, _ = config.stages
-    teacher["num_steps"] = (16, 8, 6, 4, 2)
-    teacher["loop"] |= {"num_updates": 2500, "batch_size": 32}
+    teacher["num_steps"] = (16, 8, 4, 2)
+    teacher["loop"]["num_updates"] = 2000
     lowdiff = {
         "resolutions": (8, 16, 32),
-        # An image of 8 or 16 pixels costs 0.09 or 0.44 of one of 32: together 32 of those.
-        "split": (40, 24, 18),
-        "num_steps": ((8, 4, 2), (8, 4, 4), (8, 8, 8), (4, 2, 2), (4, 2, 1), (1, 1, 1)),
+        # An image of 8 or 16 pixels costs 0.09 or 0.44 of one of 32: together 16 of those.
+        "split": (20, 12, 9),
+        "num_steps": ((8, 4, 2), (8, 4, 4), (4, 2, 1), (1, 1, 1)),
     }
     return lowdiff_stages(config, lowdiff, {})

@@ -81,13 +81,11 @@ class Levels:
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        parts, dropout_keys = [], []
-        for level, rows in enumerate(cut(batch, self.split)):
-            at_level = self._at(level)
-            level_key, rows = self._reduced(rows, level, key)
-            examples, dropout_key = at_level.examples(state, rows, level_key)
-            parts.append(examples)
-            dropout_keys.append(dropout_key)
+        taught = [
+            self._at(level).examples(state, *self._reduced(rows, level, key))
+            for level, rows in enumerate(cut(batch, self.split))
+        ]
+        parts, dropout_keys = zip(*taught, strict=True)
         # Masks of other shapes need no keys of their own.
         return self.method.regress(state, parts, dropout_keys[0])
 
@@ -98,16 +96,16 @@ class Levels:
 
     def _reduced(
         self, rows: dict[str, Array], level: int, key: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """A key for the level, and its batch: images averaged to its size, and their condition."""
+    ) -> tuple[dict[str, Array], Array]:
+        """The level's batch, images averaged to its size and their condition, and a key for it."""
         sizes, images = self.diffuser.resolutions, rows["image"]
         x = average(images, sizes[-1] // sizes[level])
         if level == 0:
-            return key, rows | {"image": x}  # one level alone is the method itself, to the bit
+            return rows | {"image": x}, key  # one level alone is the method itself, to the bit
         key, std_key, noise_key = jax.random.split(jax.random.fold_in(key, KEYS + level), 3)
         std = jax.random.uniform(std_key, x.shape[:1], x.dtype, maxval=self.max_noise)
         before = average(images, sizes[-1] // sizes[level - 1])
-        return key, rows | {"image": x, "condition": with_noise(noise_key, before, std)}
+        return rows | {"image": x, "condition": with_noise(noise_key, before, std)}, key
 
 
 def cut(batch: Any, split: tuple[int, ...]) -> list[Any]:

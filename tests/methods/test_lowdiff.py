@@ -71,39 +71,41 @@ def test_one_resolution_is_the_plain_network():
 
 
 def test_small_images_skip_the_outer_level():
-    """Their output depends on the inner level, the shared middle, and layers of their own."""
+    """Their output depends on all but what the larger size has for itself."""
     params = spoiled(PAIR)
     z, logsnr = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.zeros(2)
-    grads = jax.grad(lambda p: jnp.sum(PAIR.v(p, z, logsnr) ** 2))(params)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(PAIR.v(p, z, logsnr) ** 2)))(params)
+    told = grads["resolution_emb"]["embedding"]
+    assert jnp.any(told[0] != 0)
+    assert not jnp.any(told[1])
     zero = {
         name
         for name, tree in grads.items()
         if all(not jnp.any(leaf) for leaf in jax.tree.leaves(tree))
     }
     assert zero == {
-        *("conv_in", "norm_out", "conv_out", "condition_in", "down_1.downsample", "up_1.upsample"),
+        *("conv_in", "norm_out", "conv_out", "condition_in", "up_1.upsample"),
         *(name for name in params if name.startswith(("down_0.", "up_0."))),
     }
 
 
 def test_the_network_is_told_its_resolution_and_its_condition():
-    params = spoiled(PAIR)
+    params, v = spoiled(PAIR), jax.jit(PAIR.v)
     z, logsnr = jax.random.normal(KEY, (2, 8, 8, 1)), jnp.zeros(2)
     before = jax.random.normal(jax.random.key(4), (2, 4, 4, 1))
-    one = PAIR.v(params, z, logsnr, condition=(before, jnp.full(2, 3.0)))
-    assert not same(one, PAIR.v(params, z, logsnr, condition=(before, jnp.full(2, 4.0))))
-    assert not same(one, PAIR.v(params, z, logsnr, condition=(before + 1, jnp.full(2, 3.0))))
-    # Condition channels are repeated pixels behind those of z: the same as a plain network's.
+
+    def told(params=params, image=before, noise=3.0):
+        return v(params, z, logsnr, condition=(image, jnp.full(2, noise)))
+
+    assert not same(told(), told(noise=4.0))
+    assert not same(told(), told(image=before + 1))
     table = params["resolution_emb"]["embedding"]
-    swapped = params | {"resolution_emb": {"embedding": table[::-1]}}
-    assert not same(one, PAIR.v(swapped, z, logsnr, condition=(before, jnp.full(2, 3.0))))
-    small = PAIR.v(params, z[:, :4, :4], logsnr)
-    assert not same(small, PAIR.v(swapped, z[:, :4, :4], logsnr))
+    others = params | {"resolution_emb": {"embedding": table.at[0].set(0.0)}}
+    assert same(told(), told(others))  # the first row is that of the smaller size
+    others = params | {"resolution_emb": {"embedding": table.at[1].set(0.0)}}
+    assert not same(told(), told(others))
     # No noise is a log-SNR of infinity, which is told as any of 20 and more.
-    assert same(
-        PAIR.v(params, z, logsnr, condition=(before, jnp.full(2, jnp.inf))),
-        PAIR.v(params, z, logsnr, condition=(before, jnp.full(2, 20.0))),
-    )
+    assert same(told(noise=jnp.inf), told(noise=20.0))
 
 
 def test_flops():
@@ -160,7 +162,7 @@ def test_the_loss_is_the_mean_over_all_levels(kind):
     key = jax.random.fold_in(jax.random.key(4), 0)
     losses = []
     for level, rows in enumerate(cut(batch(), (8, 4))):
-        level_key, rows = method._reduced(rows, level, key)
+        rows, level_key = method._reduced(rows, level, key)
         assert rows["image"].shape[1:] == PAIR.sizes((8, 8, 1))[level]
         size = PAIR.resolutions[level]
         schedule = CosineSchedule(shift=(1.5, 0.0)[level])
@@ -176,7 +178,7 @@ def test_the_loss_is_the_mean_over_all_levels(kind):
 def test_conditions_are_averages_with_known_noise():
     method = Levels(Teacher(PAIR, ADAM), (1, 1), 0.3)
     images = batch(4000)["image"]
-    _, rows = method._reduced({"image": images}, 1, KEY)
+    rows, _ = method._reduced({"image": images}, 1, KEY)
     noisy, logsnr = rows["condition"]
     std = jnp.exp(-logsnr / 2)
     eps = (noisy - average(images, 2)) / std[:, None, None, None]
@@ -186,7 +188,7 @@ def test_conditions_are_averages_with_known_noise():
     assert 0 <= float(std.min()) < float(std.max()) <= 0.3
     assert float(std.mean()) == pytest.approx(0.15, abs=0.006)
     assert same(rows["image"], images)
-    _, rows = method._reduced({"image": images}, 0, KEY)
+    rows, _ = method._reduced({"image": images}, 0, KEY)
     assert same(rows["image"], average(images, 2))
     assert "condition" not in rows
 
@@ -225,7 +227,9 @@ class Whites(nn.Module):
     resolutions: tuple[int, ...] = (2, 4)
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, guidance=None, target=None, condition=None, *, train):
+    def __call__(
+        self, z, logsnr, label=None, guidance=None, target=None, condition=None, *, train=False
+    ):
         off = self.param("off", nn.initializers.ones, ())
         alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(logsnr))
         if condition is None:
@@ -248,11 +252,11 @@ def test_the_closed_form_is_what_is_learnt():
     loss's gradient is noise of std about 1 / sqrt(10^5 images) at off = 0: Adam ends within 0.02.
     """
     network = Whites()
-    adam = Optimizer(0.05, anneal="linear", num_updates=60)
+    adam = Optimizer(0.05, anneal="linear", num_updates=100)
     method = Levels(Teacher(Diffuser(network, "v", SCHEDULE), adam), (512, 1536), 0.5)
     state = method.init(KEY, (4, 4, 1))
     step = jax.jit(method.step)
-    for i in range(60):
+    for i in range(100):
         key = jax.random.fold_in(KEY, i)
         images = jax.random.normal(jax.random.fold_in(key, 1), (2048, 4, 4, 1))
         state, _ = step(state, {"image": images}, key)
