@@ -213,7 +213,9 @@ def test_parts_of_a_batch():
     for part in parts:
         assert same(part["pair"][:, 0], 2 * part["row"])
         of_device = np.asarray(part["row"]).reshape(4, -1) // 6
-        np.testing.assert_array_equal(of_device, np.arange(4)[:, None] + 0 * of_device)
+        np.testing.assert_array_equal(
+            of_device, np.broadcast_to(np.arange(4)[:, None], of_device.shape)
+        )
     assert same(cut(rows, (24,))[0], rows)
 
 
