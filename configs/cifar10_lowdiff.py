@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     lowdiff = {
         "resolutions": (8, 16, 32),
-        "split": (320, 288, 416),
+        "split": (320, 288, 416),  # of 0.05, 0.27 and 1 of the cost: 509 of the last
         "num_steps": ((18, 12, 8), (18, 12, 5), (8, 8, 8), (1, 1, 1)),
         "solver": "heun",
     }

@@ -144,6 +144,21 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         assert jax.tree.structure(after.learners) == jax.tree.structure(state.learners)
 
 
+@pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])
+def test_a_cascade_is_like_its_teacher(name):
+    """Parameters within 3 percent, and the FLOPs of an update within as many: layers of three sizes
+    instead of one, and splits of round numbers."""
+    experiment, (teacher, lowdiff, *_) = read(name)
+    shape = SHAPES[experiment.data.name]
+    of_teacher, of_cascade = (r.method.diffuser for r in (teacher, lowdiff))
+    sizes = [count(diffuser.param_shapes(shape)) for diffuser in (of_teacher, of_cascade)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
+    costs = map(of_cascade.flops, of_cascade.sizes(shape))
+    update = sum(n * cost for n, cost in zip(lowdiff.method.split, costs, strict=True))
+    assert update == pytest.approx(teacher.loop.batch_size * of_teacher.flops(shape), rel=0.03)
+    assert lowdiff.loop.num_updates == teacher.loop.num_updates
+
+
 @pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])
 def test_the_readmes_overrides_are_keys_of_every_config(name):
     module, _, variant = name.partition(":")
