@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     lowdiff = {
         "resolutions": (8, 16, 32),
         # An image of 8 or 16 pixels costs 0.09 or 0.44 of one of 32: together 16 of those.
-        "split": (20, 12, 9),
+        "split": (20, 10, 10),
         "num_steps": ((8, 4, 2), (8, 4, 4), (4, 2, 1), (1, 1, 1)),
     }
     return lowdiff_stages(config, lowdiff, {})

@@ -18,7 +18,7 @@ from pdistill.methods.regression import (
     uniform_times,
 )
 from pdistill.methods.stage import Round, find_parent
-from pdistill.samplers import ddim_step
+from pdistill.samplers import ddim_step, parse_solver
 from pdistill.training import Learner, TrainState
 
 
@@ -171,8 +171,8 @@ class ProgressiveStage(RegressionStage):
             )
             steps, solver = num_steps, "stochastic" if self.stochastic else None
             if levels:
-                method, solver = levels.of(method, loop.batch_size), parent.solver
-                steps = (num_steps,) * len(levels.split)
+                method, steps = levels.of(method, loop.batch_size), (num_steps,) * len(levels.split)
+                solver = f"cascade:ddim:{parse_solver(parent.solver).noise}"
             student = Round(
                 f"{self.name}/{num_steps}",
                 "progressive",

@@ -288,7 +288,9 @@ def test_a_stage_and_its_rounds():
     [r] = stage().rounds(PLAIN, (8, 8, 1), {})
     assert (r.solver, r.num_steps) == ("cascade:ddim:0.1", ((4, 2), (1, 1)))
     assert r.method.diffuser.shifts == pytest.approx((2 * np.log(2), 0))
-    few = rounds_of_few_steps({"lowdiff": r})
+    [heun] = stage(solver="heun").rounds(PLAIN, (8, 8, 1), {})
+    assert heun.solver == "cascade:heun:0.1"
+    few = rounds_of_few_steps({"lowdiff": heun})  # whose students are taught steps of DDIM
     assert [(f.name, f.num_steps) for f in few] == [
         ("few/4", ((4, 4),)), ("few/2", ((2, 2),)), ("few/1", ((1, 1),)),
     ]  # fmt: skip
