@@ -16,6 +16,7 @@ GAN, DMD, CTM, PAGODA = (
     defaults(STAGES[method]) | {"name": method, "method": method, "teacher": "teacher"}
     for method in ("gan", "dmd", "ctm", "pagoda")
 )
+LOWDIFF = defaults(STAGES["lowdiff"]) | {"name": "lowdiff", "method": "lowdiff"}
 GAN_ADAM = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # of generators and discriminators
 
 
@@ -445,5 +446,79 @@ def pagoda_stages(
             "num_steps": teacher["num_steps"][:1],
         }
     )
+    config.stages = tuple(map(ConfigDict, stages))
+    return config
+
+
+def edm_sized(
+    name: str,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    multipliers: tuple[int, ...],
+    dropout: float,
+) -> ConfigDict:
+    """Teacher and rounds with the sizes and the length of EDM's DDPM++ (Karras et al. 2022).
+
+    200 million images, the average's half-life half a million; the network is ours, predicts v, and
+    is trained without their augmentation. The teacher is measured with Heun's method.
+    """
+    loop = {"batch_size": batch_size, "save_every": 5000}
+    config = salimans_ho(
+        variant="",
+        paper_head="v",
+        data={"name": name, "flip": True},
+        network={
+            "name": "unet",
+            "arguments": {
+                "channels": 128,
+                "embedding_channels": 512,
+                "multipliers": multipliers,
+                "blocks": 4,
+                "attention_sizes": (16,),
+                "dropout": dropout,
+            },
+        },
+        teacher={
+            "loop": loop | {"num_updates": 200_000_000 // batch_size // 10 * 10},
+            "optimizer": {
+                "learning_rate": learning_rate,
+                "warmup": 10_000_000 // batch_size,
+                "ema_decay": 0.5 ** (batch_size / 500_000),
+            },
+        },
+        progressive={
+            "start_steps": 16,
+            "loop": loop,
+            "optimizer": {"learning_rate": learning_rate / 4},
+        },
+        evaluation={
+            "metrics": ("fid", "is"),
+            "references": ("train",),
+            "num_samples": 50_000,
+            "batch_size": 1000,
+            "solvers": ("heun",),
+        },
+    )
+    config.stages[0]["num_steps"] = (40, 18, 8)
+    return config
+
+
+def lowdiff_stages(
+    config: ConfigDict, lowdiff: dict[str, Any], distilled: dict[str, Any]
+) -> ConfigDict:
+    """The teacher of `config`, a cascade trained like it, and rounds of fewer steps a level.
+
+    Args:
+      lowdiff: settings of `methods.LowDiffStage`; the teacher's loop but for the batch, which is
+        the sum of `split`. distilled: what differs from the rounds of `config`.
+    """
+    teacher, progressive = config.stages
+    loop = dict(teacher["loop"]) | {"batch_size": sum(lowdiff["split"])}
+    alike = {"loop": loop, "optimizer": dict(teacher["optimizer"])}
+    alike |= {name: teacher[name] for name in ("stratified", "weighting") if name in teacher}
+    rounds = dict(progressive["loop"]) | {"batch_size": loop["batch_size"]}
+    few = dict(progressive) | {"name": "distilled", "teacher": "lowdiff", "loop": rounds}
+    stages = (teacher, LOWDIFF | alike | lowdiff, few | distilled)
     config.stages = tuple(map(ConfigDict, stages))
     return config

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from pdistill.methods import Round, Stage, Untrained
-from pdistill.model import ModelError, build_diffuser, find, noise_shape, read_card
+from pdistill.model import ModelError, build_diffuser, find, noise_shape, num_steps, read_card
 from pdistill.samplers import Stochastic, parse_solver
 
 
@@ -38,7 +38,7 @@ class ImportedStage(Stage):
                 method=Untrained(imported),
                 init=None,
                 loop=None,
-                num_steps=self.num_steps or (card["num_steps"],),
+                num_steps=self.num_steps or (num_steps(card),),
                 solver=card["solver"] if own else None,
                 guidance=guidance and tuple(math.inf if w is None else w for w in guidance),
                 imported=self.path,

@@ -17,7 +17,7 @@ from pdistill.files import write_arrays
 from pdistill.methods import Round
 from pdistill.model import Model
 from pdistill.results import draw_samples, identity, measure, row_key
-from pdistill.samplers import Gamma, parse_solver
+from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.terminal import say
 from pdistill.training.logging import LogFile, MetricWriter
 
@@ -43,7 +43,7 @@ class Drawing:
     @property
     def name(self) -> str:
         """In samples.npz: the step count, and the weight if it is not the first."""
-        steps = str(self.sampling.num_steps)
+        steps = str(format_steps(self.sampling.num_steps))
         return steps if self.first else f"{steps}@{self.guidance:g}"
 
 
@@ -136,7 +136,8 @@ class Measurements:
         solver = sampling.solver.name
         if sampling.solver.jumps:
             solver += f":{sampling.solver.gamma:g}"
-        say(f"{r.name:<16} {solver} {sampling.num_steps} steps{weight}: {values}")
+        steps = format_steps(sampling.num_steps)
+        say(f"{r.name:<16} {solver} {steps} steps{weight}: {values}")
         name = f"{r.name}/{solver}{weight.replace(' ', '_')}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
@@ -212,7 +213,7 @@ class Measurements:
         grids = self._arrays(r, "samples.npz") | {drawing.name: grid}
         write_arrays(self._workdir / r.name / "samples.npz", grids)
         writer.write_images(
-            drawing.sampling.num_steps, {f"{r.name}/samples/{drawing.name}": report.tile(grid)}
+            drawing.sampling.nfe, {f"{r.name}/samples/{drawing.name}": report.tile(grid)}
         )
 
     def forget_pictures(self, r: Round) -> None:
@@ -238,7 +239,7 @@ class Measurements:
             for num_steps in r.num_steps
             for weight in weights
             # One jump is the same for every gamma.
-            if num_steps > 1 or not solver.jumps or solver == solvers[0]
+            if num_steps != 1 or not solver.jumps or solver == solvers[0]
         ]
 
     def _check_guidance(self, r: Round) -> None:

@@ -73,7 +73,7 @@ class Model:
     def sampling(self) -> Sampling:
         """How the model is meant to be sampled."""
         return Sampling(
-            num_steps=self.card["num_steps"],
+            num_steps=num_steps(self.card),
             solver=samplers.parse_solver(self.card["solver"]),
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
             upsampled=self.card.get("upsampled", 1),
@@ -107,8 +107,8 @@ class Model:
         num: int,
         *,
         label: Array | int | None = None,
-        num_steps: int | None = None,
-        solver: samplers.Solver | None = None,
+        num_steps: samplers.Steps | None = None,
+        solver: samplers.Solver | samplers.Cascade | None = None,
         guidance: Array | float | None = None,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
@@ -119,7 +119,8 @@ class Model:
             was trained with some labels left out has learnt.
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
-          num_steps, solver: instead of those the model is made for.
+          num_steps, solver: instead of those the model is made for. A cascade takes a tuple of
+            steps, those of each level.
 
         Returns:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
@@ -173,6 +174,12 @@ def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
     return tuple(data.get("noise_shape", data["shape"]))
 
 
+def num_steps(card: dict[str, Any]) -> samplers.Steps:
+    """That a model is sampled with."""
+    steps = card["num_steps"]
+    return tuple(steps) if isinstance(steps, list) else steps
+
+
 def describe(diffuser: Diffuser) -> dict[str, Any]:
     """The part of model.json that rebuilds a Diffuser."""
     schedule = diffuser.schedule
@@ -183,6 +190,7 @@ def describe(diffuser: Diffuser) -> dict[str, Any]:
         "network": describe_network(diffuser.network),
         "head": diffuser.head,
         "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
+        **({"shifts": diffuser.shifts} if diffuser.shifts else {}),
     }
 
 
@@ -207,6 +215,7 @@ def build_diffuser(card: dict[str, Any]) -> Diffuser:
         build_network(card["network"]["name"], card["network"]["arguments"]),
         card["head"],
         build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
+        tuple(card.get("shifts", ())),
     )
 
 

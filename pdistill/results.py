@@ -12,8 +12,12 @@ from jax.sharding import Mesh
 from pdistill.evaluation import Evaluator, Sampling, Timed, generate_batches
 from pdistill.model import Model
 from pdistill.networks import Diffuser
+from pdistill.samplers import Cascade, format_steps
 
-KEY = ("stage", "nfe", "solver", "variance", "metric", "reference", "seed", "guidance", "gamma")
+KEY = (
+    *("stage", "nfe", "num_steps", "solver", "variance"),
+    *("metric", "reference", "seed", "guidance", "gamma"),
+)
 
 
 def row_key(row: dict[str, Any]) -> tuple:
@@ -27,7 +31,7 @@ def identity(
     """The part of a row that says what was sampled."""
     fields = {
         "stage": stage,
-        "num_steps": sampling.num_steps,
+        "num_steps": format_steps(sampling.num_steps),
         "nfe": sampling.nfe * diffuser.evaluations(diffuser.effective_guidance(guidance)),
         "solver": sampling.solver.name,
         "seed": seed,
@@ -108,6 +112,10 @@ def measure(
         "device": jax.devices()[0].device_kind,
     }
     what = identity(stage, model.diffuser, sampling, guidance, seed)
+    if isinstance(sampling.solver, Cascade):
+        pairs = what["nfe"] / sampling.nfe  # two evaluations for one, where it is guided
+        cost = pairs * sampling.effective_nfe(model.diffuser, model.image_shape)
+        about["effective_nfe"] = round(cost, 3)
     return [what | row | about for row in measured], samples.first
 
 

@@ -17,6 +17,7 @@ SHAPES = {
     "cifar10": (32, 32, 3),
     "fashion_mnist": (28, 28, 1),
     "fashion_mnist@32": (32, 32, 1),
+    "ffhq64": (64, 64, 3),
     "imagenet512": (512, 512, 3),
     "imagenet64": (64, 64, 3),
     "lsun_bedroom128": (128, 128, 3),
@@ -32,7 +33,7 @@ VARIANTS = [
     *("digits_ctm", "cifar10_ctm", "cifar10_ctm:cpu", "imagenet64_ctm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
-    "imagenet64_to_512_pagoda",
+    *("imagenet64_to_512_pagoda", "fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"),
 ]
 
 
@@ -53,12 +54,13 @@ def count(tree):
 def test_a_config_unfolds(name):
     _, rounds = read(name)
     assert [r.name for r in rounds if r.parent is None] == [
-        r.name for r in rounds if r.method_name == "teacher"
+        r.name for r in rounds if r.method_name in ("teacher", "lowdiff")
     ]
     if name.endswith("ablation"):
         assert len(rounds) == 12
     elif not name.endswith("pagoda"):
-        assert rounds[-1].num_steps[0] == (4 if name == "digits_dmd" else 1)  # its multistep one
+        few = (1, 1, 1) if name.endswith("lowdiff") else 4 if name == "digits_dmd" else 1
+        assert rounds[-1].num_steps[0] == few  # digits_dmd's last is its multistep one
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
         *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both"),
         *("lsun_church128_pd", "lsun_church128_pd:both"),
         *("cifar10_gan", "cifar10_gan_frozen", "imagenet64_gan", "cifar10_ctm", "imagenet64_ctm"),
-        *("cifar10_dmd2", "imagenet64_msd", "cifar10_pagoda"),
+        *("cifar10_dmd2", "imagenet64_msd", "cifar10_pagoda", "cifar10_lowdiff", "ffhq64_lowdiff"),
     ],
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):
@@ -140,6 +142,21 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         )
         assert metrics["loss"].shape == (r.loop.substeps,)
         assert jax.tree.structure(after.learners) == jax.tree.structure(state.learners)
+
+
+@pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])
+def test_a_cascade_is_like_its_teacher(name):
+    """Parameters within 3 percent, and the FLOPs of an update within as many: layers of three sizes
+    instead of one, and splits of round numbers."""
+    experiment, (teacher, lowdiff, *_) = read(name)
+    shape = SHAPES[experiment.data.name]
+    of_teacher, of_cascade = (r.method.diffuser for r in (teacher, lowdiff))
+    sizes = [count(diffuser.param_shapes(shape)) for diffuser in (of_teacher, of_cascade)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
+    costs = map(of_cascade.flops, of_cascade.sizes(shape))
+    update = sum(n * cost for n, cost in zip(lowdiff.method.split, costs, strict=True))
+    assert update == pytest.approx(teacher.loop.batch_size * of_teacher.flops(shape), rel=0.03)
+    assert lowdiff.loop.num_updates == teacher.loop.num_updates
 
 
 @pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])

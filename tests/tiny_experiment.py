@@ -24,6 +24,7 @@ from configs import (
     digits_msd,
     digits_pagoda,
     digits_pd,
+    fashion_lowdiff,
 )
 
 LOOP = {"num_updates": 8, "batch_size": 16, "substeps": 2, "log_every": 4, "save_every": 4}
@@ -124,6 +125,19 @@ def tiny_pagoda() -> ConfigDict:
         stage.update(latents={"num_steps": 3, "solver": "heun"}, r1=0.0)
         judge = stage["judges"][1]
         stage.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},))
+    return config
+
+
+def tiny_lowdiff() -> ConfigDict:
+    """fashion_lowdiff on the digits: 4x4 -> 8x8, measured at two divisions of three steps."""
+    config = shrink(fashion_lowdiff.get_config(), substeps=1)
+    config.data.name = "digits"
+    config.model.network.arguments.update(patch=1, multipliers=(1, 1), head_channels=8)
+    teacher, lowdiff, distilled = config.stages
+    teacher["num_steps"] = (2,)
+    lowdiff.update(resolutions=(4, 8), split=(10, 6), num_steps=((2, 1), (1, 2)))
+    distilled.update(start_steps=2)
+    distilled["loop"]["batch_size"] = 8
     return config
 
 

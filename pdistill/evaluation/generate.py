@@ -18,7 +18,7 @@ from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.evaluation.images import EvaluationError
 from pdistill.networks import Diffuser
-from pdistill.samplers import Solver
+from pdistill.samplers import Cascade, Solver
 from pdistill.sharding import batch_sharding
 
 
@@ -27,11 +27,12 @@ class Sampling:
     """How to sample: a solver, its steps, and what x_hat is clipped to.
 
     Attributes:
+      num_steps: of a cascade those of each level.
       upsampled: factor by which samples are enlarged in the end, by bicubic interpolation.
     """
 
-    num_steps: int
-    solver: Solver = samplers.Ddim()  # noqa: RUF009
+    num_steps: samplers.Steps
+    solver: Solver | Cascade = samplers.Ddim()  # noqa: RUF009
     clip: tuple[float, float] | None = (-1.0, 1.0)
     upsampled: int = 1
 
@@ -42,7 +43,11 @@ class Sampling:
             if not float(low) < float(high):
                 raise ValueError(f"clip must be (low, high) or None; got {self.clip}")
 
-    def changed(self, num_steps: int | None = None, solver: Solver | None = None) -> "Sampling":
+    def changed(
+        self,
+        num_steps: samplers.Steps | None = None,
+        solver: Solver | Cascade | None = None,
+    ) -> "Sampling":
         """With other steps, or another solver, where they are given."""
         return dataclasses.replace(
             self,
@@ -54,6 +59,17 @@ class Sampling:
     def nfe(self) -> int:
         """Network evaluations for one sample."""
         return samplers.num_evaluations(self.solver, self.num_steps)
+
+    def effective_nfe(self, diffuser: Diffuser, shape: tuple[int, ...]) -> float:
+        """How many evaluations at the full `shape` [H, W, C] have the FLOPs of a sample's.
+
+        That is `nfe`, but for a cascade, most of whose evaluations are of smaller images.
+        """
+        if not isinstance(self.solver, Cascade):
+            return self.nfe
+        flops = [diffuser.flops(size) for size in diffuser.sizes(shape)]
+        counts = (samplers.num_evaluations(self.solver.solver, n) for n in self.num_steps)
+        return sum(n * of_level for n, of_level in zip(counts, flops, strict=True)) / flops[-1]
 
     def run(
         self,
@@ -67,14 +83,13 @@ class Sampling:
 
         `label` and `guidance`, [B] each, are as for `Diffuser.denoiser`.
         """
+        how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
+        if isinstance(self.solver, Cascade):
+            levels = diffuser.levels(params, label, guidance)
+            return samplers.sample_cascade(levels, **start, **how)
         model = diffuser.jump if self.solver.jumps else diffuser.denoiser
         x = samplers.sample(
-            model(params, label, guidance),
-            **start,
-            schedule=diffuser.schedule,
-            num_steps=self.num_steps,
-            solver=self.solver,
-            clip=self.clip,
+            model(params, label, guidance), **start, schedule=diffuser.schedule, **how
         )
         return x if self.upsampled == 1 else enlarge(x, self.upsampled)
 

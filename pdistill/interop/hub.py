@@ -15,6 +15,7 @@ from flax import traverse_util
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
 from pdistill.model import Model, build_diffuser, check_card, noise_shape, replace
+from pdistill.samplers import format_steps
 from pdistill.training import checksum
 
 README = """\
@@ -65,13 +66,13 @@ def write_folder(directory: str | Path, model: Model) -> None:
 
 
 def _readme(model: Model) -> str:
-    card = model.card
+    card, steps = model.card, format_steps(model.sampling.num_steps)
     keys = ("solver", "num_steps", "head", "schedule", "data", "guidance", "parent", "versions")
     rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in keys]
     return README.format(
         stage=card["stage"],
         shape=" x ".join(map(str, model.image_shape)),
-        steps=f"{card['num_steps']} step{'s' if card['num_steps'] > 1 else ''}",
+        steps=f"{steps} step{'' if steps == 1 else 's'}",
         network=card["network"]["name"],
         method=card["method"],
         label=", label=0" if model.diffuser.num_labels else "",

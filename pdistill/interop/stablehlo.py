@@ -13,6 +13,7 @@ from jax import export as jax_export
 from pdistill.evaluation import generate
 from pdistill.files import write_arrays
 from pdistill.model import Model
+from pdistill.samplers import Steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -43,7 +44,7 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
 
 
 def export_sampler(
-    model: Model, *, num_steps: int | None = None, start: str = "key", inside: bool = True
+    model: Model, *, num_steps: Steps | None = None, start: str = "key", inside: bool = True
 ) -> jax_export.Exported:
     """The sampler of `model`, for PLATFORMS and a symbolic batch.
 
@@ -83,7 +84,7 @@ def export_sampler(
 
 
 def write_sampler(
-    path: str | Path, model: Model, *, num_steps: int | None, start: str, inside: bool
+    path: str | Path, model: Model, *, num_steps: Steps | None, start: str, inside: bool
 ) -> list[Path]:
     """Writes `export_sampler`'s result to `path`, weights beside it as .npz. The files written."""
     path = Path(path)

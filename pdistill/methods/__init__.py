@@ -5,6 +5,8 @@ from pdistill.methods.direct import Direct, DirectStage
 from pdistill.methods.dmd import Dmd, DmdStage, matching_gradient
 from pdistill.methods.gan import Gan, GanStage
 from pdistill.methods.guided import Guided, GuidedStage
+from pdistill.methods.levels import Levels
+from pdistill.methods.lowdiff import LowDiffStage
 from pdistill.methods.multi_student import MultiStudentStage
 from pdistill.methods.pagoda import Pagoda, PagodaStage
 from pdistill.methods.progressive import (
@@ -31,6 +33,7 @@ STAGES: dict[str, type[Stage]] = {
     "ctm": CtmStage,
     "pagoda": PagodaStage,
     "upsampled": UpsampledStage,
+    "lowdiff": LowDiffStage,
 }
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
     "GanStage",
     "Guided",
     "GuidedStage",
+    "Levels",
+    "LowDiffStage",
     "Method",
     "MultiStudentStage",
     "Pagoda",

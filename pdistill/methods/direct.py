@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from pdistill import diffusion, samplers
 from pdistill.methods.regression import Regression
@@ -36,9 +35,7 @@ class Direct(Regression):
         learner = Learner.create(teacher, self.optimizer)
         return TrainState.create({self.learner: learner}, {"teacher": teacher})
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def examples(self, state, batch, key):
         noise_key, dropout_key = jax.random.split(key)
         x, label = batch["image"], batch.get("label")
         z = jax.random.normal(noise_key, x.shape, x.dtype)
@@ -56,7 +53,7 @@ class Direct(Regression):
             "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr),
             "label": label,
         }
-        return self.regress(state, examples, dropout_key)
+        return examples, dropout_key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Schedule
+from pdistill.methods.levels import Levels
 from pdistill.methods.regression import (
     Regression,
     RegressionStage,
@@ -17,7 +18,7 @@ from pdistill.methods.regression import (
     uniform_times,
 )
 from pdistill.methods.stage import Round, find_parent
-from pdistill.samplers import ddim_step
+from pdistill.samplers import ddim_step, parse_solver
 from pdistill.training import Learner, TrainState
 
 
@@ -49,11 +50,9 @@ class Progressive(Regression):
         frozen = {"teacher": teacher, "num_steps": jnp.asarray(num_steps, jnp.int32)}
         return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def examples(self, state, batch, key):
         time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
-        x, label = batch["image"], batch.get("label")
+        x, label, condition = batch["image"], batch.get("label"), batch.get("condition")
         num_steps = state.frozen["num_steps"].astype(x.dtype)
 
         u = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
@@ -67,16 +66,19 @@ class Progressive(Regression):
         )
         guided = guided or {}
 
-        teacher = self.diffuser.denoiser(state.frozen["teacher"], label, guided.get("guidance"))
+        teacher = self.diffuser.denoiser(
+            state.frozen["teacher"], label, guided.get("guidance"), condition
+        )
         x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
         examples = {
             "z": z,
             "logsnr": logsnr_t,
             "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr_t),
             "label": label,
+            "condition": condition,
             **guided,
         }
-        return self.regress(state, examples, dropout_key)
+        return examples, dropout_key
 
 
 def round_levels(
@@ -129,6 +131,9 @@ class ProgressiveStage(RegressionStage):
     Dropout is for the teacher's training; students are trained without, as in the paper. Students
     of a model with a guidance input keep it, and its range.
 
+    A cascade stays one: a round's student has so many steps at each level. They are all taught in
+    each update, as the cascade was.
+
     Attributes:
       teacher: name of the stage or round to start from. start_steps: of its sampler.
       stochastic, discount: of `Progressive`.
@@ -144,7 +149,13 @@ class ProgressiveStage(RegressionStage):
     long_rounds: int = 0
 
     def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher, guided=True)
+        parent = find_parent(earlier, self.teacher, guided=True, cascade=True)
+        levels = parent.method if isinstance(parent.method, Levels) else None
+        if parent.method.diffuser.resolutions and (self.stochastic or not levels):
+            raise ValueError(
+                f"{parent.name!r} is a cascade: its rounds are not stochastic, and need the split "
+                "of a stage that trained it in this run"
+            )
         diffuser = parent.method.diffuser.without_dropout()
         guidance = parent.guidance if diffuser.takes_guidance else None
         rounds, name = [], parent.name
@@ -158,14 +169,18 @@ class ProgressiveStage(RegressionStage):
                 guidance=guidance,
                 stochastic=self.stochastic,
             )
+            steps, solver = num_steps, "stochastic" if self.stochastic else None
+            if levels:
+                method, steps = levels.of(method, loop.batch_size), (num_steps,) * len(levels.split)
+                solver = f"cascade:ddim:{parse_solver(parent.solver).noise}"
             student = Round(
                 f"{self.name}/{num_steps}",
                 "progressive",
                 method,
                 functools.partial(_init_student, method, num_steps),
                 loop,
-                (num_steps,),
-                solver="stochastic" if self.stochastic else None,
+                (steps,),
+                solver=solver,
                 guidance=guidance,
                 parent=name,
             )

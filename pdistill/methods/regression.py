@@ -1,6 +1,8 @@
 """Regression of one network on a v target: what teacher and students share."""
 
+import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -30,7 +32,7 @@ class RegressionStage(TrainingStage):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(abc.ABC):
     """A method that regresses one network on v.
 
     Attributes:
@@ -48,32 +50,48 @@ class Regression:
     def __post_init__(self):
         check_weighting(self.weighting)
 
+    @abc.abstractmethod
+    def examples(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[dict[str, Any], Array]:
+        """What the network is to learn from a batch.
+
+        Returns:
+          {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and "guidance", [B]
+          each, and "condition" for a network that takes them; "importance", [B], is how much each
+          counts. And a key for dropout.
+        """
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        examples, dropout_key = self.examples(state, batch, key)
+        return self.regress(state, [examples], dropout_key)
+
     def regress(
-        self, state: TrainState, examples: dict[str, Any], key: Array
+        self, state: TrainState, parts: Sequence[dict[str, Any]], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         """One update of the learner towards v at z.
 
         Args:
-          examples: {"z": [B, ...], "logsnr": [B], "v": target [B, ...]}, and "label" and
-            "guidance", [B] each, for a network that takes them; "importance", [B], is how much
-            each counts. key: for dropout.
+          parts: of the batch, `examples` each; those of one part have one shape. key: for dropout.
 
         Returns:
           The state and {"loss", "grad_norm", "param_norm"}.
         """
         learner = state.learners[self.learner]
 
-        def loss(params, examples, key):
+        def losses(params, examples, key):
             z, logsnr = examples["z"], examples["logsnr"]
-            v_hat = self.diffuser.v(
-                params, z, logsnr, examples.get("label"), examples.get("guidance"), key
-            )
+            inputs = {name: examples.get(name) for name in ("label", "guidance", "condition")}
+            v_hat = self.diffuser.v(params, z, logsnr, **inputs, dropout_key=key)
             losses = denoising_loss(v_hat, examples["v"], logsnr, self.weighting)
-            return jnp.mean(losses * examples.get("importance", 1.0))
+            return losses * examples.get("importance", 1.0)
 
-        value, grads = value_and_grad(
-            loss, learner.params, examples, key, self.optimizer.microbatches
-        )
+        def loss(params, parts, key):
+            return jnp.mean(jnp.concatenate([losses(params, part, key) for part in parts]))
+
+        value, grads = value_and_grad(loss, learner.params, parts, key, self.optimizer.microbatches)
         learner, norms = learner.update(grads, self.optimizer, state.step)
         return state.replace(learners={self.learner: learner}), {"loss": value, **norms}
 

@@ -33,9 +33,7 @@ class ScoreMatching(Regression):
         learner = Learner.create(student, self.optimizer)
         return TrainState.create({self.learner: learner}, {"teacher": teacher})
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def examples(self, state, batch, key):
         time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
         x, label = batch["image"], batch.get("label")
         t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
@@ -50,7 +48,7 @@ class ScoreMatching(Regression):
             "label": label,
             **guided,
         }
-        return self.regress(state, examples, dropout_key)
+        return examples, dropout_key
 
     def _guided(self, key: Array, x: Array) -> dict[str, Array]:
         """Of a teacher that is guided, as `guided_examples`."""

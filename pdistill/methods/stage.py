@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax import Array
 
 from pdistill.evaluation import check_distance
@@ -13,7 +14,7 @@ from pdistill.methods.latents import LatentsConfig
 from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
 from pdistill.resolution import check_average
-from pdistill.samplers import parse_solver
+from pdistill.samplers import Steps, parse_solver
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
 
@@ -43,7 +44,8 @@ class Round:
       init: (key, parent's parameters or None) -> initial state; after the parent's it gets those of
         `teacher`, if there is one. None for a model that is not trained here.
       loop: its length; None for a model that is not trained here.
-      num_steps: step counts to measure at; the model samples with the first.
+      num_steps: step counts to measure at, of a cascade those of all levels each time; the model
+        samples with the first.
       solver: to sample the model with, as in `samplers.parse_solver`; None for any.
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
@@ -70,7 +72,7 @@ class Round:
     method: Method | Untrained
     init: Callable[..., TrainState] | None
     loop: LoopConfig | None
-    num_steps: tuple[int, ...]
+    num_steps: tuple[Steps, ...]
     solver: str | None = None
     guidance: tuple[float, float] | None = None
     parent: str | None = None
@@ -89,7 +91,8 @@ class Round:
     noise_shape: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if not self.num_steps or min(self.num_steps) < 1:
+        counts = [count for steps in self.num_steps for count in np.atleast_1d(steps)]
+        if not counts or min(counts) < 1:
             raise ValueError(f"num_steps must be counts of at least 1; got {self.num_steps}")
         if self.select:
             check_distance(self.select, "select")
@@ -235,13 +238,19 @@ class GeneratorStage(TrainingStage):
 
 
 def find_parent(
-    earlier: Mapping[str, Round], name: str, *, guided: bool = False, one_step: bool = False
+    earlier: Mapping[str, Round],
+    name: str,
+    *,
+    guided: bool = False,
+    one_step: bool = False,
+    cascade: bool = False,
 ) -> Round:
     """The round called `name`, or the last one of the stage called `name`.
 
     Args:
       guided: whether the method can start from a network that takes guidance weights.
       one_step: whether it can start from a generator that knows pure noise or few levels only.
+      cascade: whether it can start from a network of several resolutions.
 
     Raises:
       ValueError: there is none, or it is one that the method cannot start from.
@@ -258,6 +267,8 @@ def find_parent(
     if found.method.diffuser.takes_guidance and not guided:
         raise ValueError(f"{found.name!r} takes guidance weights, this method does not")
     kind = parse_solver(found.solver).model if found.solver else "denoiser"
+    if kind == "cascade" and not cascade:
+        raise ValueError(f"{found.name!r} is a cascade, which this method cannot start from")
     if not one_step and kind in ("one_step", "multistep"):
         raise ValueError(f"{found.name!r} knows the few noise levels that it generates at only")
     return found

@@ -38,9 +38,7 @@ class Teacher(Regression):
         params = self.diffuser.init(key, image_shape)
         return TrainState.create({self.learner: Learner.create(params, self.optimizer)}, frozen={})
 
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def examples(self, state, batch, key):
         time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
         x, label = batch["image"], batch.get("label")
         if self.label_dropout:
@@ -54,8 +52,9 @@ class Teacher(Regression):
             "logsnr": logsnr,
             "v": diffusion.v_target(x, eps, logsnr),
             "label": label,
+            "condition": batch.get("condition"),
         }
-        return self.regress(state, examples, dropout_key)
+        return examples, dropout_key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Jump, Schedule
 from pdistill.networks.registry import change_network
 from pdistill.resolution import repeat
+from pdistill.samplers import Condition, Level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +25,27 @@ class Diffuser:
 
     Attributes:
       network: network(z [B, ...], logsnr [B], label [B] or None, train=bool) -> output; one with a
-        field `guidance` or `target` that is true also takes guidance=[B] or target=[B].
+        field `guidance` or `target` that is true also takes guidance=[B] or target=[B], and one of
+        several `resolutions` condition=(image [B, h, w, C], log-SNR of its noise [B]).
       head: what the output is, one of `diffusion.HEADS`.
       schedule: the noise schedule it is trained and sampled on.
+      shifts: of the schedule's log-SNR at each of the network's resolutions; () for none.
     """
 
     network: nn.Module
     head: str
     schedule: Schedule
+    shifts: tuple[float, ...] = ()
 
     def __post_init__(self):
         diffusion.output_channels(self.head, 1)  # raises for an unknown head
+        if self.shifts and len(self.shifts) != len(self.resolutions):
+            raise ValueError(
+                f"shifts must be one for each of the resolutions {self.resolutions}; got "
+                f"{self.shifts}"
+            )
+        if any(self.shifts) and not hasattr(self.schedule, "shift"):
+            raise ValueError("shifts need a schedule that has a shift: the cosine schedule")
 
     @property
     def num_labels(self) -> int:
@@ -51,10 +62,42 @@ class Diffuser:
         """Whether the log-SNR to jump to is an input of the network."""
         return getattr(self.network, "target", False)
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Pixels a side of the images of a cascade, smallest first; () for a plain network."""
+        return getattr(self.network, "resolutions", ())
+
+    def at(self, size: int) -> "Diffuser":
+        """The same at one resolution of its network: with the schedule that it has there."""
+        if not self.shifts:
+            return self
+        shift = self.shifts[self.resolutions.index(size)]
+        schedule = self.schedule
+        if shift:
+            schedule = dataclasses.replace(schedule, shift=schedule.shift + shift)
+        return dataclasses.replace(self, schedule=schedule, shifts=())
+
     def init(self, key: Array, shape: tuple[int, ...]) -> Any:
-        """Parameters for one example of `shape`."""
-        label = jnp.zeros(1, jnp.int32) if self.num_labels else None
-        return self.network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1), label)["params"]
+        """Parameters for one example of `shape`; of several resolutions it is the largest."""
+        params = {}
+        for size in self.sizes(shape)[::-1]:
+            # What they share is drawn alike for each, by its name.
+            params = self.network.init(key, *self._blank(size))["params"] | params
+        return params
+
+    def sizes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of the images at each resolution, smallest first, for images of `shape` [H, W, C].
+
+        Raises:
+          ValueError: the largest resolution is another.
+        """
+        if not self.resolutions:
+            return [tuple(shape)]
+        if tuple(shape[:2]) != (self.resolutions[-1],) * 2:
+            raise ValueError(
+                f"resolutions end at {self.resolutions[-1]}, but images are of {tuple(shape)}"
+            )
+        return [(size, size, shape[-1]) for size in self.resolutions]
 
     def v(
         self,
@@ -64,11 +107,14 @@ class Diffuser:
         label: Array | None = None,
         guidance: Array | None = None,
         target: Array | None = None,
+        condition: Condition | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
         """v_hat [B, ...]; with dropout if a key for it is given. Others as for `denoiser`."""
-        convert = diffusion.v_from_output
-        return self._predictor(convert, params, label, guidance, target, dropout_key)(z, logsnr)
+        predict = self._predictor(
+            diffusion.v_from_output, params, label, guidance, target, condition, dropout_key
+        )
+        return predict(z, logsnr)
 
     def denoiser(
         self,
@@ -76,6 +122,7 @@ class Diffuser:
         label: Array | None = None,
         guidance: Array | None = None,
         target: Array | None = None,
+        condition: Condition | None = None,
     ) -> Denoiser:
         """denoise(z [B, ...], logsnr [B]) -> x_hat, with everything else closed over.
 
@@ -84,8 +131,26 @@ class Diffuser:
             them as an input, they cost a second evaluation, without label, in the same call.
           target: [B], for a network that takes it; None for the level it starts from, where one
             that jumps is a denoiser.
+          condition: for a network of several resolutions, beyond the smallest: images [B, h, w, C]
+            of the resolution before, and the log-SNR of their noise [B].
         """
-        return self._predictor(diffusion.x_from_output, params, label, guidance, target)
+        return self._predictor(diffusion.x_from_output, params, label, guidance, target, condition)
+
+    def levels(
+        self, params: Any, label: Array | None = None, guidance: Array | None = None
+    ) -> list[Level]:
+        """Those of the cascade that its resolutions are, smallest first; arguments as before.
+
+        Raises:
+          ValueError: the network is not one of several resolutions.
+        """
+        if not self.resolutions:
+            raise ValueError("this network has no resolutions; its model is no cascade")
+
+        def denoiser(condition):
+            return self.denoiser(params, label, guidance, condition=condition)
+
+        return [Level(size, self.at(size).schedule, denoiser) for size in self.resolutions]
 
     def jump(self, params: Any, label: Array | None = None, guidance: Array | None = None) -> Jump:
         """jump(z [B, ...], logsnr_t [B], logsnr_s [B]) -> z at logsnr_s; exactly z for s = t.
@@ -129,14 +194,31 @@ class Diffuser:
         """The weight to sample with: w = 0 needs no pair, so that it costs one evaluation."""
         return None if guidance == 0 and not self.takes_guidance else guidance
 
-    def _predictor(self, convert, params, label, guidance, target=None, dropout_key=None):
+    def flops(self, shape: tuple[int, ...]) -> float:
+        """Of one evaluation for one image [H, W, C], as XLA counts them before it optimizes."""
+        return _flops(self, tuple(shape))
+
+    def _blank(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """Inputs of the network for one image of zeros."""
+        zeros = jnp.zeros(1)
+        inputs = (jnp.zeros((1, *shape)), zeros, zeros.astype(int) if self.num_labels else None)
+        if shape[0] in self.resolutions[1:]:
+            before = self.resolutions[self.resolutions.index(shape[0]) - 1]
+            inputs += (None, None, (jnp.zeros((1, before, before, shape[-1])), zeros))
+        return inputs
+
+    def _predictor(
+        self, convert, params, label, guidance, target=None, condition=None, dropout_key=None
+    ):
         """(z, logsnr) -> the output as x or v, by `convert`."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}
 
-        def predict(z, logsnr, label, target):
+        def predict(z, logsnr, label, target, condition):
             inputs = {"guidance": guidance} if self.takes_guidance else {}
             if self.takes_target:
                 inputs["target"] = target
+            if condition is not None:
+                inputs["condition"] = condition
             output = self.network.apply(
                 {"params": params}, z, logsnr, label if self.num_labels else None,
                 **inputs, train=dropout_key is not None, rngs=rngs,
@@ -146,15 +228,16 @@ class Diffuser:
 
         def pair(z, logsnr):
             labels = jnp.concatenate([label, jnp.full_like(label, self.num_labels)])
-            twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (z, logsnr, target))
-            both = predict(*twice[:2], labels, twice[2])
-            return jnp.split(both, 2)
+            z, logsnr, *others = jax.tree.map(
+                lambda a: jnp.concatenate([a, a]), (z, logsnr, target, condition)
+            )
+            return jnp.split(predict(z, logsnr, labels, *others), 2)
 
         if self.evaluations(guidance) == 2:
             if label is None:
                 raise ValueError("guidance is towards a label; give label too")
             return diffusion.guide(pair, guidance)
-        return lambda z, logsnr: predict(z, logsnr, label, target)
+        return lambda z, logsnr: predict(z, logsnr, label, target, condition)
 
     def with_head(self, head: str, channels: int) -> "Diffuser":
         """The same with another head, for images of `channels` channels."""
@@ -197,3 +280,12 @@ class Diffuser:
 @functools.lru_cache(maxsize=64)  # tracing a large network takes seconds
 def _param_shapes(diffuser: Diffuser, shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda: diffuser.init(jax.random.key(0), shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _flops(diffuser: Diffuser, shape: tuple[int, ...]) -> float:
+    side = diffuser.resolutions[-1:]
+    params = diffuser.param_shapes((*side, *side, shape[-1]) if side else shape)
+    inputs = jax.eval_shape(lambda: diffuser._blank(shape))
+    call = jax.jit(lambda params, inputs: diffuser.network.apply({"params": params}, *inputs))
+    return call.lower(params, inputs).cost_analysis()["flops"]

@@ -70,7 +70,7 @@ class TargetEmbedding(nn.Module):
 
     The same sinusoids, `waves` of them, through layers of their own (Kim et al. 2023). Zero at
     first, so that the network of a teacher is the jump of its denoiser. A target of None is the
-    level to jump from.
+    level to jump from. Also for another log-SNR: that of a condition's noise.
     """
 
     waves: int

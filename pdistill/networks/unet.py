@@ -92,6 +92,14 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """z [B, H, W, C], logsnr [B] -> [B, H, W, out_channels] float32, or larger if it has `grown`.
 
+    With several `resolutions` it is the one network of a cascade (LowDiff, Xu et al. 2025): an
+    image enters and leaves at the level of its size, so that small ones skip the outer levels,
+    which cost most. How is our own design: each size has its own first and last layer and a learnt
+    vector, added to the embedding; the other layers are shared. Beyond the smallest size there is
+    the `condition`, an image of the size before and the log-SNR of its noise: its pixels, repeated,
+    beside z in the first layer, and an embedding of the log-SNR. The smallest has no channels for
+    one, which is the same as zeros there.
+
     The defaults are the CIFAR-10 network of Salimans & Ho 2022. Their others have
     head_channels=64, blocks=3 and attention_sizes=(8, 16, 32), and
 
@@ -123,6 +131,8 @@ class UNet(nn.Module):
         the image: the output is larger than z. At first their features are the last level's,
         repeated, where the channels are as many.
       grown_blocks: residual blocks in each of them, after the one that doubles.
+      resolutions: heights of the images that it takes, rising by factors of two, four, ...;
+        () for images of any one size, which is also what a single one comes to.
     """
 
     out_channels: int
@@ -141,6 +151,7 @@ class UNet(nn.Module):
     patch: int = 1
     grown: tuple[int, ...] = ()
     grown_blocks: int = 2
+    resolutions: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
@@ -150,16 +161,17 @@ class UNet(nn.Module):
         label: Array | None = None,
         guidance: Array | None = None,
         target: Array | None = None,
+        condition: tuple[Array, Array] | None = None,
         *,
         train: bool = False,
     ) -> Array:
         batch, height, width, _ = z.shape
-        last = len(self.multipliers) - 1
-        multiple = self.patch * 2**last
+        last, first = len(self.multipliers) - 1, self._level(height, condition)
+        multiple = self.patch * 2 ** (last - first)
         if height % multiple or width % multiple:
             raise ValueError(
-                f"with {last + 1} levels and patch {self.patch} the image size must be a multiple "
-                f"of {multiple}; got {height}x{width}"
+                f"with {last - first + 1} levels and patch {self.patch} the image size must be a "
+                f"multiple of {multiple}; got {height}x{width}"
             )
         if label is not None and not self.num_labels:
             raise ValueError("a label was given to a network without labels (num_labels=0)")
@@ -177,18 +189,32 @@ class UNet(nn.Module):
         if self.num_labels:
             labels = one_hot(label, self.num_labels, batch)
             embedding += dense(name="class_emb")(labels)
+        if sizes := len(self.resolutions[1:]):
+            embed = nn.Embed(
+                1 + sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
+            )
+            embedding += embed(jnp.full(1, self.resolutions.index(height)))
+        if condition is not None:
+            before, noise = condition
+            z = jnp.concatenate([z, repeat(before, height // before.shape[1])], axis=-1)
+            embedding += TargetEmbedding(
+                self.channels, self.embedding_channels, self.dtype, name="condition_in"
+            )(noise, logsnr)
 
         block, attention = (nn.remat(m) if self.remat else m for m in (ResBlock, Attention))
         dropout = self.dropout if train else 0.0
         block = functools.partial(block, dropout=dropout, dtype=self.dtype)
         attention = functools.partial(attention, self.head_channels, dtype=self.dtype)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
+        levels = list(enumerate(widths))[first:]
+        size = f"_{height}" if first else ""  # in the names of what a smaller size has for itself
 
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(
+        entering = widths[first - 1] if first else self.channels  # as from the level before
+        h = nn.Conv(entering, (3, 3), dtype=self.dtype, name=f"conv_in{size}")(
             pixels_to_channels(z, self.patch)
         )
         skips = [h]
-        for i, features in enumerate(widths):
+        for i, features in levels:
             for j in range(self.blocks):
                 h = block(features, name=f"down_{i}.block_{j}")(h, embedding)
                 if h.shape[1] in self.attention_sizes:
@@ -203,27 +229,54 @@ class UNet(nn.Module):
         h = attention(name="mid.attn_1")(h)
         h = block(widths[-1], name="mid.block_2")(h, embedding)
 
-        for i, features in reversed(list(enumerate(widths))):
+        for i, features in reversed(levels):
             for j in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(features, name=f"up_{i}.block_{j}")(h, embedding)
                 if h.shape[1] in self.attention_sizes:
                     h = attention(name=f"up_{i}.attn_{j}")(h)
-            if i > 0:
+            if i > first:
                 h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
         for i, features in enumerate(self.grown):
             h = block(features, double, name=f"grown_{i}.upsample")(h, embedding)
             for j in range(self.grown_blocks):
                 h = block(features, name=f"grown_{i}.block_{j}")(h, embedding)
 
-        h = nn.swish(group_norm(h.astype(jnp.float32), "norm_out"))
+        h = nn.swish(group_norm(h.astype(jnp.float32), f"norm_out{size}"))
         h = nn.Conv(
             self.patch**2 * self.out_channels,
             (3, 3),
             kernel_init=nn.initializers.zeros,
-            name="conv_out",
+            name=f"conv_out{size}",
         )(h)
         return channels_to_pixels(h, self.patch)
+
+    def _level(self, height: int, condition: tuple[Array, Array] | None) -> int:
+        """The level at which images of this height enter and leave; 0 is the outermost.
+
+        Raises:
+          ValueError: sizes that are not the network's; a condition too many or too few.
+        """
+        sizes = self.resolutions or (height,)
+        if height not in sizes:
+            raise ValueError(f"this network takes images of {sizes} pixels; got {height}")
+        if (condition is None) != (height == sizes[0]):
+            raise ValueError(
+                f"of the sizes {sizes} all but the first are made on the condition of an image of "
+                f"the size before; got {height} pixels {'without' if condition is None else 'with'}"
+            )
+        levels = [(sizes[-1] // size).bit_length() - 1 for size in sizes]
+        doubling = all(
+            size << level == sizes[-1] for size, level in zip(sizes, levels, strict=True)
+        )
+        if not doubling or list(sizes) != sorted(set(sizes)) or levels[0] >= len(self.multipliers):
+            raise ValueError(
+                f"resolutions must rise by powers of two, one for each of the "
+                f"{len(self.multipliers)} levels at most; got {sizes}"
+            )
+        if self.grown and len(sizes) > 1:
+            raise ValueError("a network of several resolutions cannot have grown levels")
+        return levels[sizes.index(height)]
 
 
 def group_norm(h: Array, name: str) -> Array:

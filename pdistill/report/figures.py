@@ -127,6 +127,8 @@ def _pictures(
 def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -> Figure:
     """A metric against network evaluations, a line each (group, solver, *SETTINGS).
 
+    A cascade's are its effective ones.
+
     The axes are logarithmic but for the values of the metrics in LINEAR. A line goes through
     the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
 
@@ -142,7 +144,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
     figure = Figure(dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for i, (line, label) in enumerate(line_labels(rows).items()):
-        values = {(r["nfe"], r["seed"]): r["value"] for r in chosen if _line(r) == line}
+        values = {(_cost(r), r["seed"]): r["value"] for r in chosen if _line(r) == line}
         if values:
             nfes = sorted({nfe for nfe, _ in values})
             means = [np.mean([v for (n, _), v in values.items() if n == nfe]) for nfe in nfes]
@@ -151,7 +153,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
             axes.plot([nfe for nfe, _ in values], values.values(), ".", color=color)
     axes.set_title(f"{metric} against {reference}" if reference else metric)
     axes.set_xlabel("network evaluations")
-    _nfe_axis(axes.xaxis, sorted({row["nfe"] for row in chosen}))
+    _nfe_axis(axes.xaxis, sorted({_cost(row) for row in chosen}))
     if metric in SHARES:
         axes.set_ylim(0, 1)
     elif metric == RATIO:
@@ -225,6 +227,11 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
         ]
         labels[_line(row)] = ", ".join([group(row["stage"], row.get("method")), *parts])
     return labels
+
+
+def _cost(row: dict[str, Any]) -> float:
+    """Network evaluations; of a cascade those of full size that cost as much."""
+    return row.get("effective_nfe", row["nfe"])
 
 
 def _line(row: dict[str, Any]) -> tuple:
@@ -333,11 +340,16 @@ def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
     labels, right = [], -math.inf  # where the last label ends, as a fraction of the axis
     for nfe in nfes:
         middle = math.log(nfe / nfes[0]) / max(math.log(nfes[-1] / nfes[0]), 1e-9)
-        half = 0.009 * len(str(nfe))
+        half = 0.009 * len(_number(nfe))
         fits = middle - half > right + 0.01
-        labels.append(str(nfe) if fits else "")
+        labels.append(_number(nfe) if fits else "")
         right = middle + half if fits else right
     axis.set_ticks(nfes, labels)
+
+
+def _number(nfe: float) -> str:
+    """A count as it is, three digits of a fraction."""
+    return str(nfe) if isinstance(nfe, int) else f"{nfe:.3g}"
 
 
 def _log_axis(axis: Axis, values: Sequence[float]) -> None:

@@ -49,6 +49,11 @@ def group(run: str, method: str | None = None) -> str:
     return run if method in BY_SIZE else run.partition("/")[0]
 
 
+def evaluations(steps: str) -> int:
+    """The steps of all levels together: 8 of "8", 14 of "8+4+2"."""
+    return sum(map(int, steps.split("+")))
+
+
 def grouping(rows: Sequence[dict[str, Any]]) -> Callable[[str], str]:
     """run -> its group, of runs measured in these rows and others."""
     methods = {row["stage"]: row.get("method") for row in rows}
@@ -77,7 +82,7 @@ def read(workdir: str | Path) -> RunDirectory:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
                 if not weight:  # the first one
-                    samples.setdefault(group_of(run), {})[int(steps)] = archive[name]
+                    samples.setdefault(group_of(run), {})[evaluations(steps)] = archive[name]
                     continue
                 first = f"{config['config']['evaluation']['guidance'][0]:g}"
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 SETTINGS = ("variance", "guidance", "gamma")  # of a solver or a model, where they apply
-LINE = ("stage", "nfe", "solver", *SETTINGS, "seed")  # what rows of one line share
+LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # what rows of one line share
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """A header and lines of cells, in the order in which `rows` first name them.
 
-    A header's cell has one or two lines of text. SETTINGS and seed have a column only if they
-    differ. What was not measured is blank.
+    A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
+    only if they differ. What was not measured is blank.
     """
     lines = {}
     for row in rows:

@@ -1,9 +1,11 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
+from pdistill.samplers.cascade import Condition, Level, sample_cascade, with_noise
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
 from pdistill.samplers.solvers import (
     Ancestral,
+    Cascade,
     Ddim,
     DpmSolverPP2M,
     Gamma,
@@ -11,6 +13,7 @@ from pdistill.samplers.solvers import (
     Multistep,
     OneStep,
     Solver,
+    Steps,
     Stochastic,
     ddim_step,
     heun_step,
@@ -18,20 +21,25 @@ from pdistill.samplers.solvers import (
 
 SOLVERS = {
     cls.name: cls
-    for cls in (Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic, OneStep, Multistep, Gamma)
+    for cls in (
+        *(Ddim, Ancestral, Heun, DpmSolverPP2M, Stochastic),
+        *(OneStep, Multistep, Gamma, Cascade),
+    )
 }
 
 SETTINGS = {
     Ancestral.name: Ancestral,
     Gamma.name: lambda text: Gamma(float(text)),
     Multistep.name: lambda text: Multistep(tuple(map(float, text.split(",")))),
+    Cascade.name: lambda text: _parse_cascade(*text.partition(":")),
 }
 
 
-def parse_solver(text: str) -> Solver:
+def parse_solver(text: str) -> Solver | Cascade:
     """A solver by its name in SOLVERS, such as "ddim", with its setting if it takes one.
 
-    "ancestral:medium:0.5" has a variance, "gamma:0.5" a gamma, "multistep:-20,-3,0" log-SNRs.
+    "ancestral:medium:0.5" has a variance, "gamma:0.5" a gamma, "multistep:-20,-3,0" log-SNRs,
+    "cascade:heun:0.1" the solver of each level and the noise on its condition.
 
     Raises:
       ValueError: an unknown name or setting.
@@ -47,24 +55,51 @@ def parse_solver(text: str) -> Solver:
         raise ValueError(f"{text!r}: {error}") from error
 
 
+def _parse_cascade(solver: str, _: str, noise: str) -> Cascade:
+    return Cascade(parse_solver(solver), float(noise or 0))
+
+
+def parse_steps(text: str) -> Steps:
+    """8 steps from "8", or those of each level of a cascade from "8+4+2".
+
+    Raises:
+      ValueError: it is neither.
+    """
+    counts = tuple(map(int, text.split("+")))
+    return counts if len(counts) > 1 else counts[0]
+
+
+def format_steps(num_steps: Steps) -> int | str:
+    """The inverse: a count as it is, "8+4+2" of several."""
+    return num_steps if isinstance(num_steps, int) else "+".join(map(str, num_steps))
+
+
 __all__ = [
     "SOLVERS",
     "Ancestral",
+    "Cascade",
+    "Condition",
     "Ddim",
     "DpmSolverPP2M",
     "Gamma",
     "Heun",
+    "Level",
     "Multistep",
     "OneStep",
     "Solver",
+    "Steps",
     "Stochastic",
     "bits_per_dim",
     "check_steps",
     "ddim_step",
     "encode",
+    "format_steps",
     "heun_step",
     "log_likelihood",
     "num_evaluations",
     "parse_solver",
+    "parse_steps",
     "sample",
+    "sample_cascade",
+    "with_noise",
 ]

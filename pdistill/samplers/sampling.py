@@ -11,7 +11,7 @@ from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, alpha_sigma
 from pdistill.samplers import noise
-from pdistill.samplers.solvers import Ddim, Heun, Solver
+from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
 
 def sample(
@@ -114,16 +114,31 @@ def encode(
     return (z, trajectory) if return_trajectory else z
 
 
-def check_steps(solver: Solver, num_steps: int) -> None:
-    """That a solver can take so many steps; else a ValueError."""
+def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
+    """That a solver can take so many steps, or a cascade so many at each level; else ValueError."""
+    if isinstance(solver, Cascade):
+        if not isinstance(num_steps, tuple) or not num_steps:
+            raise ValueError(
+                f"a cascade takes a tuple of steps, one for each level; got {num_steps!r}"
+            )
+        for steps in num_steps:
+            check_steps(solver.solver, steps)
+        return
     if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; got {num_steps!r}")
     if num_steps > solver.max_steps:
         raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
 
 
-def num_evaluations(solver: Solver, num_steps: int, last_step_is_x_hat: bool = True) -> int:
-    """Calls of the denoiser for one sample; the last step needs only x_hat by default."""
+def num_evaluations(
+    solver: Solver | Cascade, num_steps: Steps, last_step_is_x_hat: bool = True
+) -> int:
+    """Calls of the denoiser for one sample; the last step needs only x_hat by default.
+
+    Of a cascade those of all levels, whatever their images' size.
+    """
+    if isinstance(solver, Cascade):
+        return sum(num_evaluations(solver.solver, steps) for steps in num_steps)
     last = 1 if last_step_is_x_hat else solver.evaluations_per_step
     return (num_steps - 1) * solver.evaluations_per_step + last
 

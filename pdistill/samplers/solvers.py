@@ -26,6 +26,8 @@ from pdistill.diffusion import (
 )
 from pdistill.samplers.noise import normal
 
+Steps = int | tuple[int, ...]  # of a sampler; of a cascade's those at each level
+
 
 class Solver(abc.ABC):
     """What `samplers.sample` needs of a solver.
@@ -300,3 +302,25 @@ class Gamma(Solver):
         keep = math.sqrt(1 - self.gamma**2)
         ratio = keep + (1 - keep) * jnp.exp((logsnr_s - logsnr_end) / 2)  # of tau to tau_s
         return logsnr_s - 2 * jnp.log(ratio)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """How `samplers.sample_cascade` samples: `solver` at every level, with steps for each.
+
+    Attributes:
+      solver: of each level. noise: std of what is added to the condition of each but the first.
+    """
+
+    solver: Solver = Ddim()
+    noise: float = 0.0
+    name = "cascade"
+    model = "cascade"
+    stochastic = True  # there is fresh noise at each level
+    jumps = False
+
+    def __post_init__(self):
+        if self.solver.model != "denoiser":
+            raise ValueError(f"a cascade is of denoisers, which {self.solver.name} is not for")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise must not be negative; got {self.noise}")

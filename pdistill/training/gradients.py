@@ -19,17 +19,17 @@ def value_and_grad(
 
     Args:
       loss: (params, examples, key) -> scalar mean over the examples it is given.
-      examples: pytree of [B, ...]; B must be divisible by `microbatches`.
+      examples: pytree of [B, ...]; each B must be divisible by `microbatches`.
       key: split between the parts (so dropout differs between them).
     """
     if microbatches == 1:
         return jax.value_and_grad(loss)(params, examples, key)
-    batch = jax.tree.leaves(examples)[0].shape[0]
-    if batch % microbatches:
-        raise ValueError(f"microbatches {microbatches} must divide the batch size {batch}")
+    for a in jax.tree.leaves(examples):
+        if len(a) % microbatches:
+            raise ValueError(f"microbatches {microbatches} must divide the batch size {len(a)}")
     # Every microbatch takes a few examples from each device, so that none has to move.
     parts = jax.tree.map(
-        lambda a: a.reshape(batch // microbatches, microbatches, *a.shape[1:]).swapaxes(0, 1),
+        lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1),
         examples,
     )
 

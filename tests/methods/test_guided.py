@@ -120,7 +120,7 @@ def test_discounted_examples(x64, classes, discount, power):
     logsnr, label, w = jnp.linspace(-2, 2, 5), jnp.array([0, 1, 0, 1, 0]), guided["guidance"]
     v = diffuser.v(params, z, logsnr, label, w) + (1 + w)[:, None]
     examples = {"z": z, "logsnr": logsnr, "v": v, "label": label, **guided}
-    _, metrics = method.regress(method._from(params, params), examples, KEY)
+    _, metrics = method.regress(method._from(params, params), [examples], KEY)
     np.testing.assert_allclose(metrics["loss"], np.mean((1 + w) ** power), rtol=1e-12)
 
 

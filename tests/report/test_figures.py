@@ -114,6 +114,19 @@ def test_metric_ticks(row, values, ticks):
     assert [f"{low:g}", f"{high:g}"] == [ticks[0], ticks[-1]]
 
 
+def test_a_cascade_is_drawn_at_what_it_costs(row):
+    rows = [
+        row("teacher", 4, 2.0),
+        row("lowdiff", 6, 1.0, solver="cascade", effective_nfe=3.254),
+        row("lowdiff", 6, 3.0, solver="cascade", effective_nfe=2.5),
+    ]
+    (axes,) = figures.metric(rows, "fd_pixels", "digits:train").axes
+    drawn = lines(axes)
+    assert drawn["lowdiff, cascade"] == ([2.5, 3.254], [3.0, 1.0])
+    assert list(axes.get_xticks()) == [2.5, 3.254, 4]
+    assert labels(axes.get_xticklabels()) == ["2.5", "3.25", "4"]
+
+
 def test_metric_averages_seeds_and_takes_the_last_stage(row):
     rows = [
         row("guided/stage1", 4, 100.0, seed=0),

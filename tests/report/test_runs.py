@@ -50,6 +50,12 @@ def test_contents(row, workdir):
     np.testing.assert_array_equal(run.losses["guided"]["guided/4"], [[10, 20], [0.5, 0.25]])
 
 
+def test_samples_of_a_cascade_go_by_all_their_steps(row, workdir):
+    samples = {"lowdiff": {"8+4+2": images(1), "1+1+1": images(2)}}
+    run = runs.read(workdir([row("lowdiff", 14, 1.0)], samples=samples))
+    assert {steps: x.max() for steps, x in run.samples["lowdiff"].items()} == {14: 1, 3: 2}
+
+
 def test_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
         runs.read(tmp_path / "nothing")

@@ -39,6 +39,22 @@ def test_settings_have_a_column_when_they_differ(row):
     assert [line[3:5] for line in body] == [["0", "1.00"], ["1", "2.00"]]
 
 
+def test_a_cascades_divisions_of_its_steps_are_lines_of_their_own(row):
+    """With as many evaluations, but of other sizes."""
+    rows = [
+        row("lowdiff", 6, 1.0, solver="cascade", effective_nfe=3.25),
+        row("lowdiff", 6, 2.0, solver="cascade", effective_nfe=2.5),
+        row("teacher", 6, 3.0),
+    ]
+    header, body = pivot(rows)
+    assert header[:5] == ["stage", "nfe", "solver", "effective_nfe", "fd_pixels\ndigits:train"]
+    assert [line[1:5] for line in body] == [
+        ["6", "cascade", "3.25", "1.00"],
+        ["6", "cascade", "2.5", "2.00"],
+        ["6", "ddim", "", "3.00"],
+    ]
+
+
 def test_rows_of_one_model_meet_whatever_lies_between(row):
     """A metric added on resume goes to the line of its model."""
     rows = [row("a", 1, 1.0), row("b", 1, 2.0), row("a", 1, 3.0, metric="precision")]
