@@ -6,11 +6,10 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 
 import sys
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdistill import experiment
+from pdistill import experiment, processes
 from pdistill.config import ConfigError
 from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
@@ -21,14 +20,22 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
 _NEW = flags.DEFINE_bool("new", False, "Start again; what the run directory holds is moved aside.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes, as on a TPU pod; JAX finds the others."
+    "distributed", False, "One of several processes, which SLURM, GKE or a Cloud TPU tells about."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "One of several processes: host:port of the first, which listens there."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --coordinator, from 0.")
 
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        try:
+            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError
     try:
         with plain_errors(*errors), StopSignals() as stop:

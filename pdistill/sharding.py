@@ -39,6 +39,15 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
 
 
+def local_columns(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which of a batch's examples this process's devices hold, in order: int [local batch].
+
+    A mesh may have a process's devices anywhere, so these need not follow each other.
+    """
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[i] for i in indices.values()]))
+
+
 def param_sharding(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for each leaf (array or ShapeDtypeStruct) of `tree`.
 
