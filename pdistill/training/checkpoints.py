@@ -1,5 +1,7 @@
 """Everything that talks to Orbax: training checkpoints, and exported parameters."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pdistill.training.state import TrainState
 
 
 class CheckpointError(RuntimeError):
-    """There is no checkpoint that can be read; the message says what to do."""
+    """Checkpoints cannot be read or written; the message says what to do."""
 
 
 class Checkpointer:
@@ -34,12 +36,17 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self._reader.close()
-        self._manager.close()
+        with self._writing(quiet=kind is not None):
+            self._manager.close()
 
     def save(self, step: int, state: TrainState, iterator_state: dict[str, int]) -> None:
-        """Returns once the arrays are copied; writing goes on in the background."""
+        """Returns once the arrays are copied; writing goes on in the background.
+
+        Raises:
+          CheckpointError: this one, or the one before, could not be written. Those before stay.
+        """
         if step in self._manager.all_steps():
             return
         saved = _saved_part(state)
@@ -47,7 +54,21 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
         )
-        self._manager.save(step, args=items)
+        with self._writing():
+            self._manager.save(step, args=items)
+
+    @contextlib.contextmanager
+    def _writing(self, quiet: bool = False) -> Iterator[None]:
+        """What Orbax and its storage raise, as an error of ours; none if there is one already."""
+        try:
+            yield
+        except Exception as error:
+            if quiet:
+                return
+            raise CheckpointError(
+                f"cannot save in {self._manager.directory}: {one_line(error)}. Earlier checkpoints "
+                "are whole; when there is space again the same command goes on"
+            ) from error
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
