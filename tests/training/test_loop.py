@@ -366,12 +366,16 @@ def test_a_signal_in_the_last_updates_stops_too(tmp_path, monkeypatch, undisturb
 def test_outside_of_training_a_signal_stops_at_once():
     with StopSignals(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
-    with StopSignals() as stop, pytest.raises(Interrupted):  # in the end, if nobody has asked
+
+    def stop_twice(stop):
         with stop.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.requested == "SIGTERM"
             with pytest.raises(Interrupted):  # the second one does not wait
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    with StopSignals() as stop, pytest.raises(Interrupted):  # in the end, if nobody has asked
+        stop_twice(stop)
 
 
 def damage(checkpoint, how):
