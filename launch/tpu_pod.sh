@@ -1,26 +1,58 @@
 #!/usr/bin/env bash
 # Runs an experiment on every worker of a Cloud TPU slice, one process a host.
 #
-#   TPU=my-tpu ZONE=us-central2-b launch/tpu_pod.sh \
-#       --config=configs/digits_pd.py --workdir=gs-mounted/or/shared/path
+#   export TPU=my-tpu ZONE=us-central2-b
+#   launch/tpu_pod.sh create v4-32 tpu-ubuntu2204-base     # type, and version of its system
+#   launch/tpu_pod.sh run --config=configs/cifar10_pd.py --workdir=/shared/runs/cifar10
+#   launch/tpu_pod.sh collect /shared/runs/cifar10 runs/   # from the first worker
+#   launch/tpu_pod.sh delete
 #
-# The slice exists already, gcloud is logged in, and --workdir is a path all workers share.
-# The checkout is copied to each worker and installed there; the same command again resumes.
+# gcloud is logged in, and --workdir is a path that all workers share. `run` copies the checkout's
+# HEAD to each worker and installs it there. As long as the run ends with 75 (stopped by a signal,
+# saved) it is started again; by hand, the same command goes on where it stopped.
 set -euo pipefail
-if [ $# -lt 1 ] || [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then
-  sed -n '2,9p' "$0" >&2
+usage() {
+  sed -n '2,12p' "$0" >&2
   exit 2
-fi
+}
+if [ $# -lt 1 ] || [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then usage; fi
 cd "$(dirname "$0")/.."
+tpu_vm() {
+  local action=$1
+  shift
+  gcloud compute tpus tpu-vm "$action" --zone="$ZONE" "$@"
+}
 
-tarball=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$tarball"' EXIT
-git archive --format=tar.gz -o "$tarball" HEAD
-gcloud compute tpus tpu-vm scp "$tarball" "$TPU:pdistill.tar.gz" --worker=all --zone="$ZONE"
-
-arguments=$(printf '%q ' "$@")
-gcloud compute tpus tpu-vm ssh "$TPU" --worker=all --zone="$ZONE" --command="
-  set -e
-  mkdir -p pdistill && tar -xzf pdistill.tar.gz -C pdistill && cd pdistill
-  python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[tpu]'
-  python -m pdistill.main --distributed $arguments"
+command=$1
+shift
+case "$command" in
+create)
+  [ $# -eq 2 ] || usage
+  tpu_vm create "$TPU" --accelerator-type="$1" --version="$2"
+  ;;
+run)
+  tarball=$(mktemp --suffix=.tar.gz)
+  trap 'rm -f "$tarball"' EXIT
+  git archive --format=tar.gz -o "$tarball" HEAD
+  tpu_vm scp "$tarball" "$TPU:pdistill.tar.gz" --worker=all
+  arguments=$(printf '%q ' "$@")
+  tpu_vm ssh "$TPU" --worker=all --command="
+    set -e
+    mkdir -p pdistill && tar -xzf pdistill.tar.gz -C pdistill && cd pdistill
+    python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[tpu]'
+    code=75
+    while [ \$code -eq 75 ]; do
+      code=0
+      python -m pdistill.main --distributed $arguments || code=\$?
+    done
+    exit \$code"
+  ;;
+collect)
+  [ $# -eq 2 ] || usage
+  tpu_vm scp --recurse "$TPU:$1" "$2" --worker=0
+  ;;
+delete)
+  tpu_vm delete "$TPU"
+  ;;
+*) usage ;;
+esac

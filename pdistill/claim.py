@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
 from pdistill.config import ConfigError
@@ -39,8 +40,10 @@ def claim(
     Raises:
       ConfigError: the directory holds a run of another config. OSError: it cannot be used.
     """
-    if new and workdir.exists() and jax.process_index() == 0:
-        say(f"{workdir} is moved to {_move_aside(workdir)}")
+    if new:
+        if workdir.exists() and jax.process_index() == 0:
+            say(f"{workdir} is moved to {_move_aside(workdir)}")
+        sync_global_devices(f"moved {workdir}")  # nobody reads what is there before it is moved
     path = workdir / "config.json"
     if path.exists():
         try:

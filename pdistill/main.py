@@ -10,8 +10,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdistill import experiment
+from pdistill import experiment, processes
 from pdistill.config import ConfigError
+from pdistill.dry_run import dry_run
 from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
 from pdistill.terminal import plain_errors, say
@@ -20,16 +21,40 @@ from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted,
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
 _NEW = flags.DEFINE_bool("new", False, "Start again; what the run directory holds is moved aside.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes, as on a TPU pod; JAX finds the others."
+_DRY_RUN = flags.DEFINE_list(
+    "dry_run",
+    None,
+    "Only plan the run's memory, for these numbers of devices, such as 8,64,256.",
 )
+_DATA_SHAPE = flags.DEFINE_list(
+    "data_shape", None, "N,H,W,C of the data set, for a dry run where it is not."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, which SLURM, GKE or a Cloud TPU tells about."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "One of several processes: host:port of the first, which listens there."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --coordinator, from 0.")
 
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
-    errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        try:
+            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+    if _DRY_RUN.value:
+        devices = [int(n) for n in _DRY_RUN.value]
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(devices))
+        shape = _DATA_SHAPE.value and tuple(int(n) for n in _DATA_SHAPE.value)
+        with plain_errors(ConfigError):
+            dry_run(_CONFIG.value, devices, shape)
+        return
+    errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, OSError
     try:
         with plain_errors(*errors), StopSignals() as stop:
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
@@ -39,5 +64,10 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "dry_run"],
+        lambda values: bool(values["workdir"] or values["dry_run"]),
+        "--workdir says where the run goes",
+    )
     app.run(main)

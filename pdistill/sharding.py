@@ -4,6 +4,7 @@
 parameters and optimizer state over the fsdp axis.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,20 +15,22 @@ from jax.sharding import PartitionSpec as P
 MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh of data x fsdp devices; one of the two may be -1, "the rest".
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of data x fsdp devices, by default all; one of the two may be -1, "the rest".
 
     Raises:
       ValueError: the product is not the number of devices.
     """
-    count = len(jax.devices())
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if data == -1 and fsdp > 0:
         data = count // fsdp
     elif fsdp == -1 and data > 0:
         fsdp = count // data
     if data < 1 or fsdp < 1 or data * fsdp != count:
         raise ValueError(f"a mesh of data={data} x fsdp={fsdp} does not fit {count} devices")
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    axes = (data, fsdp), ("data", "fsdp")
+    return jax.make_mesh(*axes, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -37,6 +40,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """The batch axis, after `leading` others, over all devices."""
     return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
+
+
+def local_columns(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which of a batch's examples this process's devices hold, in order: int [local batch].
+
+    A mesh may have a process's devices anywhere, so these need not follow each other.
+    """
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[i] for i in indices.values()]))
 
 
 def param_sharding(tree: Any, mesh: Mesh) -> Any:

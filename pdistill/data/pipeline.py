@@ -4,7 +4,7 @@ The order belongs to grain: a shuffle for each epoch, repeated, cut into global 
 always sees batch k, so the position of the input is the update's number. A data set that fits is
 kept on the device as uint8 and only row numbers travel; otherwise the rows do. Both give the
 same batches for the same seed, and so does any number of processes: each reads its own columns
-of the same global batch.
+of the same global batch, those that its devices hold.
 """
 
 import dataclasses
@@ -24,19 +24,21 @@ from pdistill.resolution import average
 class BatchIterator(Iterator):
     """Iterates over {leaf: [substeps, local batch, ...]}; `get_state`/`set_state` move it.
 
+    `columns` are those of the global batch that this process reads.
     Without `resident` the leaves are "image" uint8, "label" int32 and, of a data set that has them,
     "latent"; with it just "index".
     """
 
-    def __init__(self, pipeline: "Pipeline", substeps: int):
+    def __init__(self, pipeline: "Pipeline", substeps: int, columns: np.ndarray | slice):
         self._pipeline = pipeline
         self._substeps = substeps
+        self._columns = columns
         self._next_index = 0
 
     def __next__(self) -> dict[str, np.ndarray]:
         steps = range(self._next_index, self._next_index + self._substeps)
         self._next_index += self._substeps
-        rows = np.stack([self._pipeline.rows(step) for step in steps])
+        rows = np.stack([self._pipeline.rows(step)[self._columns] for step in steps])
         if self._pipeline.resident:
             return {"index": rows}
         return {name: array[rows] for name, array in self._pipeline.dataset.arrays().items()}
@@ -63,22 +65,18 @@ class Pipeline:
     resident: bool = True
 
     def __post_init__(self):
-        if self.batch_size % jax.process_count():
-            raise ValueError(
-                f"batch_size {self.batch_size} must be divisible by the {jax.process_count()} "
-                "processes"
-            )
         order = grain.MapDataset.range(len(self.dataset)).seed(self.seed).shuffle().repeat()
         object.__setattr__(self, "_batches", order.batch(self.batch_size))
 
     def rows(self, step: int) -> np.ndarray:
-        """This process's row numbers of batch `step`, int32 [local batch]."""
-        local = self.batch_size // jax.process_count()
-        start = jax.process_index() * local
-        return self._batches[step][start : start + local].astype(np.int32)
+        """The row numbers of batch `step`, int32 [batch_size]."""
+        return self._batches[step].astype(np.int32)
 
-    def iterator(self, substeps: int = 1) -> BatchIterator:
-        return BatchIterator(self, substeps)
+    def iterator(
+        self, substeps: int = 1, columns: np.ndarray | slice = slice(None)
+    ) -> BatchIterator:
+        """Batches by `substeps`; of each, the examples that `sharding.local_columns` says."""
+        return BatchIterator(self, substeps, columns)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
         """What `batch` needs on the device; empty unless `resident`."""

@@ -149,7 +149,7 @@ def gather_batches(
       compute: (indices of a batch, as `index_batches`) -> [B, ...] on the mesh.
       description: of the progress that is shown; None for none.
     """
-    silent = description is None
+    silent = description is None or jax.process_index() > 0
     with tqdm(desc=description, total=num, unit=" images", delay=3, disable=silent) as bar:
         for indices in index_batches(num, batch_size, mesh):
             found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]

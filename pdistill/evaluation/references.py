@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
 from tqdm import tqdm
 
 from pdistill.data import load_dataset
@@ -25,6 +24,7 @@ from pdistill.evaluation.images import (
 )
 from pdistill.features import Extractor
 from pdistill.files import cache_dir, write_arrays
+from pdistill.processes import in_all
 
 BLOCK = 1024  # images whose features are computed at a time
 
@@ -76,7 +76,7 @@ class Reference:
         except EvaluationError:  # not there, or damaged
             statistics = None
         # Features are computed by all processes together, so by none or by all.
-        if not process_allgather(np.array(statistics is not None)).all():
+        if not in_all(statistics is not None):
             statistics = self._compute_statistics(extractor)
             save_statistics(path, statistics, reference=self.name, features=extractor.name)
         return statistics
@@ -93,7 +93,10 @@ class Reference:
             yield self._features[extractor.name]
             return
         description = f"{extractor.name} of {self.name}"
-        with tqdm(desc=description, total=len(self), unit=" images", delay=3) as bar:
+        silent = jax.process_index() > 0
+        with tqdm(
+            desc=description, total=len(self), unit=" images", delay=3, disable=silent
+        ) as bar:
             for start in range(0, len(self), BLOCK):
                 block = self.images[start : start + BLOCK]
                 yield extractor(block)["features"]

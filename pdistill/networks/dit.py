@@ -11,6 +11,7 @@ from pdistill.networks.embeddings import (
     logsnr_waves,
 )
 from pdistill.networks.patches import channels_to_pixels
+from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import attend, modulate, normalize
 
 
@@ -54,7 +55,8 @@ class DiT(nn.Module):
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate on the input of each block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
-      remat: recompute each block in the backward pass instead of storing its activations.
+      remat: recompute each block in the backward pass instead of storing its activations: True, or
+        "products" to store those of matrix products.
     """
 
     out_channels: int
@@ -67,7 +69,7 @@ class DiT(nn.Module):
     target: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(
@@ -111,7 +113,7 @@ class DiT(nn.Module):
         position = self.param("position", nn.initializers.normal(0.02), tokens.shape[1:])
         tokens += position[None].astype(tokens.dtype)
 
-        block = nn.remat(Block) if self.remat else Block
+        block = rematerialised(Block, self.remat)
         for i in range(self.depth):
             tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
             tokens = block(self.heads, dtype=self.dtype, name=f"block_{i}")(tokens, embedding)

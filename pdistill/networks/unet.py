@@ -19,6 +19,7 @@ from pdistill.networks.embeddings import (
     one_hot,
 )
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
+from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import attend
 from pdistill.resolution import average, repeat
 
@@ -126,7 +127,8 @@ class UNet(nn.Module):
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate within each residual block when training.
       dtype: what the blocks compute in; parameters and the output stay float32.
-      remat: recompute blocks in the backward pass instead of storing their activations.
+      remat: recompute blocks in the backward pass instead of storing their activations: True, or
+        "products" to store those of matrix products and convolutions.
       grown: channels of levels behind the last one (Kim et al. 2024, PaGoDA), each of which doubles
         the image: the output is larger than z. At first their features are the last level's,
         repeated, where the channels are as many.
@@ -147,7 +149,7 @@ class UNet(nn.Module):
     target: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
-    remat: bool = False
+    remat: bool | str = False
     patch: int = 1
     grown: tuple[int, ...] = ()
     grown_blocks: int = 2
@@ -201,7 +203,7 @@ class UNet(nn.Module):
                 self.channels, self.embedding_channels, self.dtype, name="condition_in"
             )(noise, logsnr)
 
-        block, attention = (nn.remat(m) if self.remat else m for m in (ResBlock, Attention))
+        block, attention = (rematerialised(m, self.remat) for m in (ResBlock, Attention))
         dropout = self.dropout if train else 0.0
         block = functools.partial(block, dropout=dropout, dtype=self.dtype)
         attention = functools.partial(attention, self.head_channels, dtype=self.dtype)

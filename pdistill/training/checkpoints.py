@@ -1,5 +1,7 @@
 """Everything that talks to Orbax: training checkpoints, and exported parameters."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,33 +9,44 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax import Array
+from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill.files import one_line
+from pdistill.processes import in_all
 from pdistill.terminal import say
 from pdistill.training.state import TrainState
 
 
 class CheckpointError(RuntimeError):
-    """There is no checkpoint that can be read; the message says what to do."""
+    """Checkpoints cannot be read or written; the message says what to do."""
 
 
 class Checkpointer:
     """Asynchronous checkpoints of one training run, newest `keep` kept. Use with `with`."""
 
     def __init__(self, directory: str | Path, keep: int = 2):
+        path = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(),
+            path,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
+        # Reads without waiting for the other processes, which may fail to read their parts.
+        self._reader = ocp.CheckpointManager(path, options=_alone())
 
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        self._reader.close()
+        with self._writing(quiet=kind is not None):
+            self._manager.close()
 
     def save(self, step: int, state: TrainState, iterator_state: dict[str, int]) -> None:
-        """Returns once the arrays are copied; writing goes on in the background."""
+        """Returns once the arrays are copied; writing goes on in the background.
+
+        Raises:
+          CheckpointError: this one, or the one before, could not be written. Those before stay.
+        """
         if step in self._manager.all_steps():
             return
         saved = _saved_part(state)
@@ -41,7 +54,21 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
         )
-        self._manager.save(step, args=items)
+        with self._writing():
+            self._manager.save(step, args=items)
+
+    @contextlib.contextmanager
+    def _writing(self, quiet: bool = False) -> Iterator[None]:
+        """What Orbax and its storage raise, as an error of ours; none if there is one already."""
+        try:
+            yield
+        except Exception as error:
+            if quiet:
+                return
+            raise CheckpointError(
+                f"cannot save in {self._manager.directory}: {one_line(error)}. Earlier checkpoints "
+                "are whole; when there is space again the same command goes on"
+            ) from error
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
@@ -62,12 +89,12 @@ class Checkpointer:
             if not errors:
                 for leaf in jax.tree.leaves(_saved_part(target)):
                     leaf.delete()
-            try:
-                restored = self._manager.restore(step, args=items)
-                if checksum(restored.state) != restored.about["checksum"]:
-                    raise ValueError("its arrays are not those that were saved")
-            except Exception as error:  # whatever Orbax and its storage raise for damaged files
-                errors[step] = error
+            restored, error = self._read(step, items)
+            if not in_all(error is None):
+                errors[step] = error or ValueError("another process cannot read its part")
+                continue
+            if checksum(restored.state) != restored.about["checksum"]:
+                errors[step] = ValueError("its arrays are not those that were saved")
                 continue
             for damaged in errors:
                 self._put_aside(damaged, used=step)
@@ -79,12 +106,26 @@ class Checkpointer:
             )
         return None
 
+    def _read(self, step: int, items: Any) -> tuple[Any, Exception | None]:
+        try:
+            return self._reader.restore(step, args=items), None
+        except Exception as error:  # whatever Orbax and its storage raise for damaged files
+            return None, error
+
     def _put_aside(self, step: int, used: int) -> None:
         path = Path(self._manager.directory) / str(step)
         say(f"warning: checkpoint {path} is damaged; the one of step {used} is used")
         if jax.process_index() == 0:
             path.rename(path.with_name(f"{step}.damaged"))
+        sync_global_devices(f"moved {path}")
         self._manager.reload()
+
+
+def _alone() -> ocp.CheckpointManagerOptions:
+    """For a manager of this process only."""
+    index = jax.process_index()
+    processes = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    return ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes)
 
 
 @jax.jit

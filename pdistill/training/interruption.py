@@ -38,6 +38,8 @@ class StopSignals:
             yield
         finally:
             self._deferred = False
+        if self.requested:  # too late for the code inside to ask
+            raise Interrupted(f"stopped by {self.requested}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested is not None

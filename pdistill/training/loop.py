@@ -13,7 +13,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data import Pipeline, make_batch
-from pdistill.sharding import batch_sharding, param_sharding, replicated, to_device
+from pdistill.processes import Agreement
+from pdistill.sharding import (
+    batch_sharding,
+    local_columns,
+    param_sharding,
+    replicated,
+    to_device,
+)
 from pdistill.terminal import say
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.interruption import Interrupted, StopSignals
@@ -150,7 +157,8 @@ def train(
       state: the initial state; donated. key: the seed of every random number of the run.
       name: what progress lines and TensorBoard call the run.
       directory: of checkpoints/ and log.jsonl. writer: of the TensorBoard events.
-      flip, factor: of `data.make_batch`. stop: asked after every dispatch.
+      flip, factor: of `data.make_batch`. stop: asked after every dispatch; several processes stop
+        at the same one.
       on_save: (updates done, state), called before each save of the run's plan and at its end;
         after a crash perhaps again for the same update.
 
@@ -164,7 +172,7 @@ def train(
     frozen = state.frozen
     stop = stop or StopSignals()
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
-        batches = pipeline.iterator(config.substeps)
+        batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
         restored = checkpointer.restore(state)
         if restored is not None:
             state, iterator_state = restored
@@ -203,6 +211,7 @@ def train(
             finite = {f"{name}/{k}": v for k, v in scalars.items() if np.isfinite(v)}
             writer.write_scalars(step, finite)
 
+        agreed = Agreement(mesh)
         interval, late = [], None  # metrics are read one dispatch late: the device never waits
         for step in range(start, config.num_updates, config.substeps):
             raw = to_device(next(batches), batch_sharding(mesh, leading=1))
@@ -216,8 +225,9 @@ def train(
             if done % config.log_every == 0 or done == config.num_updates:
                 late, interval = (done, interval), []
             planned = done % config.save_every == 0 or done == config.num_updates
-            if planned or stop.requested:
-                if stop.requested and interval:  # cut short, so that its updates are logged
+            stopping = agreed(stop.requested is not None, wait=planned)
+            if planned or stopping:
+                if stopping and interval:  # cut short, so that its updates are logged
                     late, interval = (done, interval), []
                 if late:  # before the save: a run that resumes from it does not log this again
                     log(*late)
@@ -225,8 +235,9 @@ def train(
                 if planned:
                     on_save(done, state.replace(frozen=frozen))
                 checkpointer.save(done, state, batches.get_state())
-            if stop.requested:
-                raise Interrupted(f"stopped by {stop.requested}: {name} is saved at step {done}")
+            if stopping:
+                cause = stop.requested or "another process"
+                raise Interrupted(f"stopped by {cause}: {name} is saved at step {done}")
     return state.replace(frozen=frozen)
 
 

@@ -172,12 +172,13 @@ def test_bfloat16_is_only_inside():
     assert 1e-4 < error < 0.03  # bfloat16 rounds by 4e-3; so it is used, and used with care
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("remat", [True, "products"])
+def test_remat_changes_nothing(remat):
     def loss(params, network):
         return jnp.mean(apply(network, params) ** 2)
 
     plain = SMALL.clone(depth=1)
-    params, rematted = random_params(plain), plain.clone(remat=True)
+    params, rematted = random_params(plain), plain.clone(remat=remat)
     value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     stored, again = (value_and_grad(params, network) for network in (plain, rematted))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)

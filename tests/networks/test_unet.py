@@ -255,17 +255,31 @@ def test_bfloat16_is_only_inside():
     assert 1e-4 < error < 0.03  # bfloat16 rounds by 4e-3; so it is used, and used with care
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("remat", [True, "products"])
+def test_remat_changes_nothing(remat):
     def loss(params, network):
         return jnp.mean(apply(network, params, dropout_key=jax.random.key(0)) ** 2)
 
-    plain, remat = (FLAT.clone(dropout=0.1, remat=remat) for remat in (False, True))
+    plain, remat = (FLAT.clone(dropout=0.1, remat=remat) for remat in (False, remat))
     value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     stored, again = (value_and_grad(FLAT_PARAMS, network) for network in (plain, remat))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, stored, again)
     jaxpr = str(jax.make_jaxpr(loss, static_argnums=1)(FLAT_PARAMS, remat))
     assert jaxpr.count("remat2[") == 4  # three blocks, one attention
+
+
+def test_remat_stores_what_it_says():
+    """Residuals of a gradient: the fewest with True, more with the products, most without."""
+
+    def stored(remat):
+        network = FLAT.clone(remat=remat)
+        _, pullback = jax.eval_shape(lambda p: jax.vjp(lambda q: apply(network, q), p), FLAT_PARAMS)
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert stored(True) < stored("products") < stored(False)
+    with pytest.raises(ValueError, match="remat must be False, True or 'products'; got 'all'"):
+        apply(FLAT.clone(remat="all"), FLAT_PARAMS)
 
 
 def test_all_options_keep_dtypes_apart():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 
@@ -317,8 +318,8 @@ class StopAt:
     def __init__(self, monkeypatch, index, number=signal.SIGTERM):
         original = Pipeline.iterator
 
-        def iterator(pipeline, substeps):
-            batches = original(pipeline, substeps)
+        def iterator(pipeline, *args):
+            batches = original(pipeline, *args)
             follow = type(batches).__next__
 
             class Batches(type(batches)):
@@ -365,11 +366,16 @@ def test_a_signal_in_the_last_updates_stops_too(tmp_path, monkeypatch, undisturb
 def test_outside_of_training_a_signal_stops_at_once():
     with StopSignals(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
-    with StopSignals() as stop, stop.deferred():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested == "SIGTERM"
-        with pytest.raises(Interrupted):  # the second one does not wait
+
+    def stop_twice(stop):
+        with stop.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == "SIGTERM"
+            with pytest.raises(Interrupted):  # the second one does not wait
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with StopSignals() as stop, pytest.raises(Interrupted):  # in the end, if nobody has asked
+        stop_twice(stop)
 
 
 def damage(checkpoint, how):
@@ -412,3 +418,56 @@ def test_without_a_readable_checkpoint_nothing_is_thrown_away(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read; move it away"):
         run(tmp_path, 12)
     assert {"4", "8"} <= {p.name for p in checkpoints.iterdir()}
+
+
+def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, undisturbed):
+    """Files may not grow beyond 20 kB from the second save on, which a checkpoint's arrays do."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = Checkpointer.save
+
+    def save_on_a_full_disk(self, step, *rest):
+        if step == 8:
+            self._manager.wait_until_finished()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        save(self, step, *rest)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "save", save_on_a_full_disk)
+            with pytest.raises(CheckpointError, match=r"cannot save in .*Earlier .* are whole"):
+                run(tmp_path, 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = {path.name for path in (tmp_path / "t" / "checkpoints").iterdir()}
+    assert "4" in found
+    assert "8" not in found
+    state, log = run(tmp_path, 12)
+    assert [row["step"] for row in log] == [4, 8, 12]
+    for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_directory_that_vanishes_is_named(tmp_path, monkeypatch):
+    save = Checkpointer.save
+
+    def save_and_remove(self, *args):
+        save(self, *args)
+        self._manager.wait_until_finished()
+        shutil.rmtree(tmp_path / "t")
+
+    monkeypatch.setattr(Checkpointer, "save", save_and_remove)
+    with pytest.raises(OSError, match=r"No such file or directory: .*log\.jsonl"):
+        run(tmp_path, 12)
+
+
+def test_a_signal_while_the_last_save_ends_is_not_lost(tmp_path, monkeypatch):
+    close = Checkpointer.__exit__
+
+    def close_slowly(self, *error):
+        close(self, *error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpointer, "__exit__", close_slowly)
+    with StopSignals() as stop, pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(tmp_path, 4, stop=stop)
+    assert (tmp_path / "t/checkpoints/4").is_dir()

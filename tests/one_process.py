@@ -1,0 +1,85 @@
+"""One of several processes that train a small network together, in float32 and in float64.
+
+python tests/one_process.py WORKDIR FSDP UPDATES [COORDINATOR NUM_PROCESSES PROCESS_ID]
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdistill import processes
+from pdistill.data import Dataset, Pipeline
+from pdistill.diffusion import CosineSchedule
+from pdistill.files import read_jsonl
+from pdistill.methods import Teacher
+from pdistill.networks import Diffuser, DiT
+from pdistill.sharding import make_mesh
+from pdistill.training import (
+    EXIT_CODE,
+    Interrupted,
+    LoopConfig,
+    Optimizer,
+    StopSignals,
+    init_state,
+    train,
+)
+from pdistill.training.logging import MetricWriter
+
+SHAPE = (8, 8, 1)
+DATA = Dataset(
+    "noise:train",
+    np.random.default_rng(0).integers(0, 256, (64, *SHAPE), np.uint8),
+    np.zeros(64, np.int32),
+    num_labels=1,
+)
+DTYPES = ("float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Double(Teacher):
+    """A teacher of images in double precision, so that all of its step is in it."""
+
+    def step(self, state, batch, key):
+        return super().step(state, batch | {"image": batch["image"].astype(jnp.float64)}, key)
+
+
+def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
+    """Trains, or goes on, in `directory` / `dtype`; returns the losses of all updates."""
+    double = dtype == "float64"
+    jax.config.update("jax_enable_x64", double)
+    network = DiT(out_channels=1, patch=2, features=64, depth=1, heads=4, dtype=dtype)
+    method = (Double if double else Teacher)(
+        Diffuser(network, "v", CosineSchedule()),
+        Optimizer(1e-3, warmup=2, ema_decay=0.9, clip_norm=0.0),
+    )
+
+    def init(key):
+        state = method.init(key, SHAPE)
+        return jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, state)
+
+    mesh = make_mesh(-1, fsdp)
+    pipeline = Pipeline(DATA, 16, seed=0, resident=double)  # each way of reading
+    config = LoopConfig(num_updates, 16, substeps=1, log_every=1, save_every=save_every)
+    with jax.numpy_dtype_promotion("standard"), MetricWriter(directory) as writer:
+        train(
+            method, init_state(init, mesh, jax.random.key(0)), pipeline, config, jax.random.key(1),
+            name=dtype, directory=Path(directory) / dtype, writer=writer, mesh=mesh, stop=stop,
+        )  # fmt: skip
+    return [row["loss"] for row in read_jsonl(Path(directory) / dtype / "log.jsonl")]
+
+
+if __name__ == "__main__":
+    workdir, fsdp, num_updates, *place = sys.argv[1:]
+    if place:
+        processes.join(place[0], int(place[1]), int(place[2]))
+    try:
+        with StopSignals() as stop:
+            for dtype in DTYPES:
+                run(workdir, int(num_updates), int(fsdp), dtype, stop=stop)
+    except Interrupted as interruption:
+        print(interruption)
+        sys.exit(EXIT_CODE)

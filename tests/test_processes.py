@@ -1,0 +1,112 @@
+"""Several processes of this machine train as one does; they stop together and fail together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import one_process
+import pytest
+
+from pdistill.files import read_jsonl
+from pdistill.training import EXIT_CODE
+
+ROOT = Path(__file__).parent.parent
+TOLERANCES = {"float32": 1e-4, "float64": 1e-9}  # losses differ by the order of sums only
+
+
+def start(workdir, num_processes, fsdp=1, updates=20):
+    """Processes of one device each; their output is in <workdir>/process_<i>."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+    }
+    program = [sys.executable, str(ROOT / "tests/one_process.py"), str(workdir), str(fsdp)]
+    workdir.mkdir(exist_ok=True)
+    started = []
+    for i in range(num_processes):
+        place = (f"127.0.0.1:{port}", num_processes, i) if num_processes > 1 else ()
+        with (workdir / f"process_{i}").open("w") as output:
+            started.append(
+                subprocess.Popen(
+                    [*program, *map(str, (updates, *place))],
+                    env=environment, stdout=output, stderr=subprocess.STDOUT,
+                )
+            )  # fmt: skip
+    return started
+
+
+def output(workdir, process=0):
+    return (workdir / f"process_{process}").read_text()
+
+
+def losses(workdir, dtype):
+    return [row["loss"] for row in read_jsonl(workdir / dtype / "log.jsonl")]
+
+
+def wait_for(happened, processes, limit=120):
+    """Until `happened()`; fails if a process ends before, or after a time that means a hang."""
+    end = time.monotonic() + limit
+    while not happened():
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("processes") / "alone"
+    [process] = start(workdir, 1)
+    assert process.wait(300) == 0, output(workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(("num_processes", "fsdp"), [(2, 1), (4, 2)])
+def test_several_processes_train_as_one(tmp_path, alone, num_processes, fsdp, x64):
+    """The same losses, one log, one checkpoint of all parts; one process goes on from it."""
+    workdir = tmp_path / "several"
+    for process in start(workdir, num_processes, fsdp):
+        assert process.wait(300) == 0, output(workdir)
+    for dtype, tolerance in TOLERANCES.items():
+        assert len(losses(workdir, dtype)) == 20
+        np.testing.assert_allclose(losses(workdir, dtype), losses(alone, dtype), rtol=tolerance)
+        parts = (workdir / dtype / "checkpoints/20/state").glob("ocdbt.process_*")
+        assert len(list(parts)) == num_processes
+        assert output(workdir).count("step 20/20") == len(TOLERANCES)
+        assert "step 20/20" not in output(workdir, 1)
+    for dtype, tolerance in TOLERANCES.items():
+        ours, theirs = (one_process.run(path, 24, 1, dtype) for path in (workdir, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance)
+        assert len(ours) == 24
+
+
+def test_a_signal_to_one_stops_all_at_the_same_update(tmp_path):
+    """Saved together; the exit code says that the same command goes on."""
+    processes = start(tmp_path, 2, updates=100_000)
+    wait_for(lambda: len(losses(tmp_path, "float32")) > 3, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(60) for process in processes] == [EXIT_CODE] * 2, output(tmp_path)
+    messages = [output(tmp_path, i).splitlines()[-1] for i in range(2)]
+    step = messages[0].removeprefix("stopped by another process: float32 is saved at step ")
+    assert messages[1] == f"stopped by SIGTERM: float32 is saved at step {step}"
+    assert len(losses(tmp_path, "float32")) == int(step)
+    assert (tmp_path / "float32/checkpoints" / step).is_dir()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_others_stop_when_one_is_lost(tmp_path, lost):
+    """With an error, within a minute. What was saved before stays good."""
+    processes = start(tmp_path, 2, updates=100_000)
+    wait_for(lambda: len(losses(tmp_path, "float32")) > 11, processes)
+    processes.pop(lost).kill()
+    assert processes[0].wait(60) not in (0, EXIT_CODE)
+    saved = [int(path.name) for path in (tmp_path / "float32/checkpoints").glob("[0-9]*0")]
+    assert max(saved) >= 10
+    assert len(one_process.run(tmp_path, max(saved) + 2, 1, "float32")) == max(saved) + 2
