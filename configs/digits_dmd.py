@@ -36,9 +36,10 @@ def get_config(variant: str = "") -> ConfigDict:
     both = {"start": "dm", "adversarial": 3e-3, "loop": loop}
     slow = {name: stage[name] | {"learning_rate": 3e-4} for name in ("optimizer", "fake_optimizer")}
     multistep = {
-        "levels": (-20.0, -3.0, 0.0, 3.0),
+        "levels": (-20.0, -2.75, -1.0, 0.8),  # of DMD2's four steps, 999, 749, 499 and 249
+        "told_level": True,
         "loop": loop | {"num_updates": 3000},
-        "optimizer": stage["optimizer"] | {"learning_rate": 5e-4},
+        "optimizer": stage["optimizer"] | {"learning_rate": 5e-4, "warmup": 200},
     }
     regression = {
         "regression": 0.25,

@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
     full = gan()
     frozen = {  # fewer parameters take a higher rate, and more updates
         "frozen": "dit",
-        "loop": full["loop"] | {"num_updates": 4000},
+        "loop": full["loop"] | {"num_updates": 3500},
         "optimizer": full["optimizer"] | {"learning_rate": 1e-3},
     }
     config = gan_stages(config, full, frozen=frozen, comparisons=not variant)

@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"fashion_pagoda has no variants; got {variant!r}")
     config = fashion_pd.get_config()
-    config.data.name = "fashion_mnist@32"
+    config.data.update(name="fashion_mnist@32", train="train[:10000]")
     large = config.model.network.arguments.to_dict()
     config.model.network.arguments.update(patch=1, attention_sizes=(4, 8))
     config.evaluation.update(references=("train[:10000]",), num_samples=2000)
@@ -38,6 +38,7 @@ def laptop(loop: dict[str, Any]) -> dict[str, Any]:
     judge = {"features": "pixels", "width": 64, "mixing": 0}
     return {
         "judges": (judge, judge | {"batch_norm": False}),
+        "latents": {"num_steps": 10},
         "layer": "conv_out/kernel",
         "loss": "non_saturating",
         "r1": 0.5,

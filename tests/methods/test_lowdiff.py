@@ -109,16 +109,14 @@ def test_the_network_is_told_its_resolution_and_its_condition():
 
 
 def test_flops():
-    """Of 3x3 convolutions alone they are counted by hand; half the side is a quarter of them."""
+    """The larger size has the condition's channel and the embedding of its noise besides."""
     network = UNet(
         1, channels=8, embedding_channels=16, multipliers=(1, 1), blocks=1, attention_sizes=()
     )
     cascade = Diffuser(network.clone(resolutions=(16, 32)), "v", SCHEDULE)
     small, large = (cascade.flops(shape) for shape in cascade.sizes((32, 32, 1)))
     plain = Diffuser(network, "v", SCHEDULE).flops((32, 32, 1))
-    # The condition's channel of the first layer: 2 * 9 * 8 operations a pixel, but at the border.
-    # The embedding of its noise adds 2 * (8 * 16 + 16 * 16) and some elementwise operations.
-    assert large - plain == pytest.approx(2 * 9 * 8 * 32**2, rel=0.1)
+    assert large - plain == 2 * 9 * 8 * 32**2 + 2 * (8 * 16 + 16 * 16)
     assert 0.1 < small / large < 0.35
     sampling = Sampling((4, 2), Cascade())
     assert sampling.nfe == 6
