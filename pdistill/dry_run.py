@@ -111,7 +111,10 @@ def plan(
     resident, raw = _inputs(r, experiment, mesh, data_shape)
     due = {"due": True} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
 
-    update = compile_update(r.method, mesh, experiment.data.flip, data_shape[1] // r.image_shape[0])
+    update = compile_update(
+        r.method, mesh, experiment.data.flip, data_shape[1] // r.image_shape[0],
+        r.loop.max_grad_norm,
+    )  # fmt: skip
     traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **due)
     # Quick machine code: it is never run.
     compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})

@@ -57,6 +57,9 @@ def tiny() -> ConfigDict:
     return config
 
 
+get_config = tiny  # for --config=tests/tiny_experiment.py
+
+
 def tiny_guided() -> ConfigDict:
     """digits_guided, 4 -> 2 steps, measured at two weights."""
     config = shrink(digits_guided.get_config())

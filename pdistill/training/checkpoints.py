@@ -38,7 +38,7 @@ class Checkpointer:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self._reader.close()
-        with self._writing(quiet=kind is not None):
+        with _writing(self._manager.directory, quiet=kind is not None):
             self._manager.close()
 
     def save(self, step: int, state: TrainState, iterator_state: dict[str, int]) -> None:
@@ -54,21 +54,8 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
         )
-        with self._writing():
+        with _writing(self._manager.directory):
             self._manager.save(step, args=items)
-
-    @contextlib.contextmanager
-    def _writing(self, quiet: bool = False) -> Iterator[None]:
-        """What Orbax and its storage raise, as an error of ours; none if there is one already."""
-        try:
-            yield
-        except Exception as error:
-            if quiet:
-                return
-            raise CheckpointError(
-                f"cannot save in {self._manager.directory}: {one_line(error)}. Earlier checkpoints "
-                "are whole; when there is space again the same command goes on"
-            ) from error
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
@@ -145,6 +132,20 @@ def checksum(tree: Any) -> int:
     return int(_checksum(tree))
 
 
+@contextlib.contextmanager
+def _writing(directory: Any, quiet: bool = False) -> Iterator[None]:
+    """What Orbax and its storage raise, as an error of ours; none if there is one already."""
+    try:
+        yield
+    except Exception as error:
+        if quiet:
+            return
+        raise CheckpointError(
+            f"cannot save in {directory}: {one_line(error)}. What was saved before is whole; when "
+            "there is space again the same command goes on"
+        ) from error
+
+
 def _saved_part(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "skipped": state.skipped, "learners": state.learners}
 
@@ -154,8 +155,12 @@ def _abstract(tree: Any) -> Any:
 
 
 def save_params(directory: str | Path, params: Any) -> None:
-    """Writes a parameter tree to a new directory."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    """Writes a parameter tree to a new directory.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(directory).absolute(), params)
 
 

@@ -31,7 +31,7 @@ AROUND = 3  # updates shown before and after one that is not finite
 
 
 class Diverged(ArithmeticError):
-    """Too many updates were not finite. None of them has touched the state."""
+    """Too many updates were left out. None of them has touched the state."""
 
 
 class Steppable(Protocol):
@@ -60,7 +60,8 @@ class LoopConfig:
         convolutions on a CPU, whose gradients XLA runs ten times slower inside a loop.
       log_every, save_every: intervals.
       max_skipped: updates that may be left out because a metric (a loss, a gradient's norm) was
-        not finite; one more stops the run.
+        not finite, or the gradient too large; one more stops the run.
+      max_grad_norm: of an update that is not left out, before clipping; 0 for any.
     """
 
     num_updates: int
@@ -69,6 +70,7 @@ class LoopConfig:
     log_every: int = 100
     save_every: int = 1000
     max_skipped: int = 20
+    max_grad_norm: float = 0.0
 
     def __post_init__(self):
         for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):
@@ -76,6 +78,8 @@ class LoopConfig:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.max_skipped < 0:
             raise ValueError(f"max_skipped must not be negative; got {self.max_skipped}")
+        if not self.max_grad_norm >= 0:
+            raise ValueError(f"max_grad_norm must not be negative; got {self.max_grad_norm}")
         for name in ("num_updates", "log_every", "save_every"):
             if getattr(self, name) % self.substeps:
                 raise ValueError(
@@ -99,10 +103,13 @@ def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> Train
 
 
 @functools.lru_cache(maxsize=8)
-def compile_update(method: Steppable, mesh: Mesh, flip: bool, factor: int = 1) -> Callable:
+def compile_update(
+    method: Steppable, mesh: Mesh, flip: bool, factor: int = 1, max_grad_norm: float = 0.0
+) -> Callable:
     """update(state without frozen, frozen, resident, raw, key, **due) -> (state, metrics).
 
-    Metrics are [substeps] each. One jitted scan over the substeps in `raw`; the state is donated.
+    Metrics are [substeps] each, with "skipped" so far and whether each update is "kept". One jitted
+    scan over the substeps in `raw`; the state is donated.
     Equal methods share it, so rounds that differ only in the frozen trees compile once. `due` is
     static, for one substep.
     """
@@ -111,13 +118,15 @@ def compile_update(method: Steppable, mesh: Mesh, flip: bool, factor: int = 1) -
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = make_batch(resident, raw, augment_key, flip=flip, factor=factor)
         new, metrics = method.step(state.replace(frozen=frozen), batch, method_key, **due)
-        finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
+        kept = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
+        if max_grad_norm:
+            kept &= metrics["grad_norm"] <= max_grad_norm
         learners = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), new.learners, state.learners
+            lambda new, old: jnp.where(kept, new, old), new.learners, state.learners
         )
-        skipped = state.skipped + jnp.where(finite, 0, 1)
+        skipped = state.skipped + jnp.where(kept, 0, 1)
         state = state.replace(step=state.step + 1, skipped=skipped, learners=learners)
-        return state, metrics | {"skipped": skipped}
+        return state, metrics | {"skipped": skipped, "kept": kept}
 
     def update(state, frozen, resident, raw, key, **due):
         def body(state, raw):
@@ -166,7 +175,7 @@ def train(
       The state after `config.num_updates` updates.
 
     Raises:
-      Diverged: more than `config.max_skipped` updates were not finite.
+      Diverged: more than `config.max_skipped` updates were left out.
       Interrupted: `stop` was requested; the state so far is saved.
     """
     frozen = state.frozen
@@ -183,7 +192,7 @@ def train(
         if start:
             say(f"{name:<16} resumes at step {start}")
 
-        update = compile_update(method, mesh, flip, factor)
+        update = compile_update(method, mesh, flip, factor, config.max_grad_norm)
         resident = to_device(pipeline.resident_arrays(), replicated(mesh))
         progress = Progress(name, config.num_updates, start)
         state = state.replace(frozen={})
@@ -202,7 +211,7 @@ def train(
             elif warning := advice(scalars):
                 say(f"{name:<16} warning: {warning}")
             if scalars["skipped"] > config.max_skipped:
-                found = describe(trouble) if trouble else f"{scalars['skipped']} were not finite"
+                found = describe(trouble) if trouble else f"{scalars['skipped']} were left out"
                 raise Diverged(
                     f"{name}: {found}. That is more than loop.max_skipped = "
                     f"{config.max_skipped}; the last good checkpoint is in "
@@ -252,26 +261,29 @@ def summarize(
     """A row of the log, from the metrics of updates number `first`, `first` + 1, ...
 
     Returns:
-      The mean of each metric over finite updates and "skipped", the run's count so far; and, if
-      an update was not finite, {"not_finite": such updates, "grad_norms": {update: norm} of these
-      and the ones around them}.
+      The mean of each metric over the updates that were kept and "skipped", the run's count so far;
+      and, if one was not, {"left_out": such updates, "grad_norms": {update: norm} of these and the
+      ones around them}.
     """
-    values = {name: value for name, value in metrics.items() if name != "skipped"}
-    finite = np.all([np.isfinite(value) for value in values.values()], axis=0)
+    kept = metrics["kept"]
+    values = {name: value for name, value in metrics.items() if name not in ("skipped", "kept")}
     scalars = {
-        name: float(np.mean(value[finite])) if finite.any() else float("nan")
+        name: float(np.mean(value[kept])) if kept.any() else float("nan")
         for name, value in values.items()
     }
     scalars["skipped"] = int(metrics["skipped"][-1])
-    if finite.all():
+    if kept.all():
         return scalars, {}
-    bad = np.flatnonzero(~finite)[:AROUND]
-    around = [i for i in range(len(finite)) if np.abs(bad - i).min() <= AROUND]
+    bad = np.flatnonzero(~kept)[:AROUND]
+    around = [i for i in range(len(kept)) if np.abs(bad - i).min() <= AROUND]
     norms = {first + i: f"{values['grad_norm'][i]:.3g}" for i in around}
-    return scalars, {"not_finite": [first + int(i) for i in bad], "grad_norms": norms}
+    return scalars, {"left_out": [first + int(i) for i in bad], "grad_norms": norms}
 
 
 def describe(trouble: dict[str, Any]) -> str:
     """What `summarize` found, for people."""
     norms = ", ".join(f"{norm} at {step}" for step, norm in trouble["grad_norms"].items())
-    return f"not finite, so left out, from update {trouble['not_finite'][0]}; grad_norm {norms}"
+    return (
+        "not finite or of too large a gradient, so left out, from update "
+        f"{trouble['left_out'][0]}; grad_norm {norms}"
+    )

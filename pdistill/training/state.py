@@ -65,7 +65,7 @@ class TrainState:
     """Everything a method's step reads and writes.
 
     Attributes:
-      step: updates done, int32 scalar. skipped: those left out because they were not finite.
+      step: updates done, int32 scalar. skipped: those left out, see `LoopConfig`.
       learners: networks under training by name ("student", "fake_score", "discriminator").
       frozen: parameters that stay as they are, by name ("teacher"), and traced settings of a
         round; never donated and never checkpointed.

@@ -222,7 +222,9 @@ def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
     assert [row["step"] for row in log] == [4, 8, 12]
 
 
-def spiky(num_updates, bad, directory, max_skipped=20, stop=None, cls=None, **kwargs):
+def spiky(
+    num_updates, bad, directory, max_skipped=20, stop=None, cls=None, max_grad_norm=0.0, **kwargs
+):
     """Trains a method whose loss and gradient are not finite at the updates in `bad`."""
     method = (cls or Spiky)(METHOD.diffuser, METHOD.optimizer, bad=bad)
     mesh = make_mesh()
@@ -230,8 +232,9 @@ def spiky(num_updates, bad, directory, max_skipped=20, stop=None, cls=None, **kw
     with MetricWriter(directory) as writer:
         return train(
             method, state, Pipeline(DATA, 16, seed=1),
-            LoopConfig(num_updates, 16, 2, 4, 4, max_skipped), jax.random.key(2), name="t",
-            directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop, **kwargs,
+            LoopConfig(num_updates, 16, 2, 4, 4, max_skipped, max_grad_norm), jax.random.key(2),
+            name="t", directory=directory / "t", writer=writer, mesh=mesh, flip=True, stop=stop,
+            **kwargs,
         )  # fmt: skip
 
 
@@ -260,12 +263,38 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in leaves(state))
     log = read_jsonl(tmp_path / "twice" / "t" / "log.jsonl")
     assert [row["skipped"] for row in log] == [0, 1, 2]
-    assert [row.get("not_finite") for row in log] == [None, [6], [9]]  # counted from one
+    assert [row.get("left_out") for row in log] == [None, [6], [9]]  # counted from one
     assert all(np.isfinite(row["loss"]) for row in log)
     norms = log[1]["grad_norms"]
     assert list(norms) == ["5", "6", "7", "8"]
     assert norms["6"] in ("nan", "inf")
     assert float(norms["5"]) > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Large(Spiky):
+    """Its data are a thousand times too large at the updates in `bad`."""
+
+    def step(self, state, batch, key):
+        spike = jnp.isin(state.step, jnp.array(self.bad, jnp.int32))
+        image = jnp.where(spike, 1000 * batch["image"], batch["image"])
+        return Teacher.step(self, state, batch | {"image": image}, key)
+
+
+def test_updates_of_too_large_a_gradient_are_left_out_too(tmp_path):
+    """Finite, so they are used without a bound; with one, the state is as if they had not been."""
+    before = spiky(4, (), tmp_path / "before", cls=Large)
+    after = spiky(8, (4, 5, 6, 7), tmp_path / "after", cls=Large, max_grad_norm=50.0)
+    assert (after.step, after.skipped) == (8, 4)
+    for ours, theirs in zip(leaves(after), leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    log = read_jsonl(tmp_path / "after" / "t" / "log.jsonl")
+    assert log[0]["grad_norm"] < 50
+    assert log[1]["left_out"] == [5, 6, 7]  # the first three
+    assert all(50 < float(norm) < np.inf for norm in list(log[1]["grad_norms"].values())[-3:])
+    with pytest.raises(Diverged, match=r"too large a gradient.* from update 5; .*max_skipped = 2;"):
+        spiky(8, (4, 5, 6, 7), tmp_path / "stopped", 2, cls=Large, max_grad_norm=50.0)
+    assert spiky(8, (4, 5, 6, 7), tmp_path / "unbounded", cls=Large).skipped == 0
 
 
 def test_too_many_of_them_stop_the_run(tmp_path, capsys):
@@ -282,7 +311,7 @@ def test_too_many_of_them_stop_the_run(tmp_path, capsys):
 
 def test_a_bound_below_what_was_left_out_already(tmp_path):
     spiky(8, (4, 5), tmp_path)
-    with pytest.raises(Diverged, match=r"t: 2 were not finite\. That is more than .* = 1;"):
+    with pytest.raises(Diverged, match=r"t: 2 were left out\. That is more than .* = 1;"):
         spiky(12, (), tmp_path, max_skipped=1)
 
 
@@ -434,7 +463,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, und
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save", save_on_a_full_disk)
-            with pytest.raises(CheckpointError, match=r"cannot save in .*Earlier .* are whole"):
+            with pytest.raises(CheckpointError, match=r"cannot save in .*saved before is whole"):
                 run(tmp_path, 12)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
