@@ -30,4 +30,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "split": (20, 10, 10),
         "num_steps": ((8, 4, 2), (8, 4, 4), (4, 2, 1), (1, 1, 1)),
     }
-    return lowdiff_stages(config, lowdiff, {})
+    return lowdiff_stages(config, lowdiff)

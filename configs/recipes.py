@@ -504,14 +504,12 @@ def edm_sized(
     return config
 
 
-def lowdiff_stages(
-    config: ConfigDict, lowdiff: dict[str, Any], distilled: dict[str, Any]
-) -> ConfigDict:
+def lowdiff_stages(config: ConfigDict, lowdiff: dict[str, Any]) -> ConfigDict:
     """The teacher of `config`, a cascade trained like it, and rounds of fewer steps a level.
 
     Args:
       lowdiff: settings of `methods.LowDiffStage`; the teacher's loop but for the batch, which is
-        the sum of `split`. distilled: what differs from the rounds of `config`.
+        the sum of `split`.
     """
     teacher, progressive = config.stages
     loop = dict(teacher["loop"]) | {"batch_size": sum(lowdiff["split"])}
@@ -519,6 +517,6 @@ def lowdiff_stages(
     alike |= {name: teacher[name] for name in ("stratified", "weighting") if name in teacher}
     rounds = dict(progressive["loop"]) | {"batch_size": loop["batch_size"]}
     few = dict(progressive) | {"name": "distilled", "teacher": "lowdiff", "loop": rounds}
-    stages = (teacher, LOWDIFF | alike | lowdiff, few | distilled)
+    stages = (teacher, LOWDIFF | alike | lowdiff, few)
     config.stages = tuple(map(ConfigDict, stages))
     return config

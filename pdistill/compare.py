@@ -29,6 +29,7 @@ from pdistill.evaluation import (
 from pdistill.files import write_jsonl
 from pdistill.model import Model
 from pdistill.results import draw_samples
+from pdistill.samplers import Cascade
 from pdistill.sharding import make_mesh
 from pdistill.terminal import command_parser, plain_errors
 
@@ -97,6 +98,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             raise EvaluationError(f"a student is MODEL@K, K the teacher's steps; got {text!r}")
         student = models.load(path, mesh)
         pair = student, teacher
+        if any(isinstance(m.sampling.solver, Cascade) for m in pair):
+            raise EvaluationError("a cascade draws noise at each level, so there is no same noise")
         if len({(m.image_shape, m.diffuser.num_labels) for m in pair}) > 1:
             raise EvaluationError(f"{path} has other images or labels than {options.teacher}")
         # Students are distilled from samplers that do not clip.

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pdistill.interop import CONVERTERS, ConversionError, write_model
 from pdistill.terminal import command_parser, plain_errors
+from pdistill.training import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     kind, source, out = options.pop("kind"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}
-    with plain_errors(ValueError, OSError):
+    with plain_errors(ValueError, OSError, CheckpointError):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
         _check(kind, given)

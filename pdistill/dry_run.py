@@ -70,9 +70,12 @@ def dry_run(
     experiment = parse(json.loads(config.to_json()))
     try:
         data_shape = data_shape or load_dataset(experiment.data.name, "train").images.shape
-        meshes = {n: _mesh(experiment, n) for n in devices}
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"{error}; --data_shape=N,H,W,C does without the data") from error
+    try:
+        meshes = {n: _mesh(experiment, n) for n in devices}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     rounds = experiment.rounds(tuple(data_shape[1:]))
     firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not r.students}
     plans = {}
@@ -101,8 +104,8 @@ def plan(
         raise ConfigError(f"{r.name}: batch_size {r.loop.batch_size} for {mesh.size} devices")
     key = jax.eval_shape(lambda: jax.random.key(0))
     by_name = {other.name: other for other in rounds}
-    parents = [by_name.get(name, r) for name in r.parents]
-    params = [parent.method.diffuser.param_shapes(parent.noise_shape) for parent in parents]
+    parents = [name and by_name[name] for name in r.parents]
+    params = [p and p.method.diffuser.param_shapes(p.noise_shape) for p in parents]
     shapes = jax.eval_shape(r.init, key, *params)
     state = _placed(shapes, param_sharding(shapes, mesh))
     if r.pairs:

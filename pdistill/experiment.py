@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
 from pdistill import report
@@ -26,6 +27,7 @@ from pdistill.measurements import Measurements
 from pdistill.methods import Round
 from pdistill.methods.latents import make_latents
 from pdistill.methods.pairs import make_pairs, read_pairs
+from pdistill.processes import in_all
 from pdistill.results import stable_hash
 from pdistill.samplers import parse_solver
 from pdistill.selection import Selection
@@ -63,6 +65,7 @@ def run(
         path = report.build(workdir)
         print(f"\n{report.table(experiment.measurements.rows)}")
         print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
+    sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
 class Experiment:
@@ -102,7 +105,7 @@ class Experiment:
 
     def run_round(self, r: Round, writer: MetricWriter) -> None:
         """Trains, exports and measures one round, whatever of that is not done yet."""
-        if not self._is_trained(r):
+        if not in_all(self._is_trained(r)):  # nobody makes it before all have looked
             if r.imported:
                 models.load(r.imported)  # raises before it is copied
                 source, target = models.find(r.imported), self.workdir / r.name / "model"
@@ -172,7 +175,7 @@ class Experiment:
         if r.latents:
             maker = self._teacher_of(r)
             path = self.workdir / maker.name / r.latents.name
-            if not path.exists():
+            if not in_all(path.exists()):
                 make_latents(
                     path, maker.method.diffuser, teacher, r.latents, data,
                     shape=r.noise_shape, flip=self.config.data.flip,
@@ -215,7 +218,7 @@ class Experiment:
             return read_pairs(r.pairs, r.image_shape)
         maker = self._teacher_of(r)
         path = self.workdir / maker.name / r.pairs.name
-        if not path.exists():
+        if not in_all(path.exists()):
             pairs = make_pairs(
                 maker.method.diffuser, teacher, r.pairs, shape=r.image_shape,
                 seed=stable_hash(f"{self.config.seed}/{maker.name}/pairs"),

@@ -41,19 +41,19 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --co
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
+    if _DRY_RUN.value:
+        with plain_errors(ConfigError):
+            devices = _counts("dry_run", _DRY_RUN.value)
+            shape = _DATA_SHAPE.value and _counts("data_shape", _DATA_SHAPE.value, 4)
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", max(devices))
+            dry_run(_CONFIG.value, devices, shape)
+        return
     if _DISTRIBUTED.value or _COORDINATOR.value:
         try:
             processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
-    if _DRY_RUN.value:
-        devices = [int(n) for n in _DRY_RUN.value]
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", max(devices))
-        shape = _DATA_SHAPE.value and tuple(int(n) for n in _DATA_SHAPE.value)
-        with plain_errors(ConfigError):
-            dry_run(_CONFIG.value, devices, shape)
-        return
     errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, OSError
     try:
         with plain_errors(*errors), StopSignals() as stop:
@@ -61,6 +61,13 @@ def main(_) -> None:
     except Interrupted as interruption:
         say(f"{interruption}; the same command goes on")
         sys.exit(EXIT_CODE)
+
+
+def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, ...]:
+    """The numbers of a flag, `num` of them."""
+    if not all(text.isdigit() and int(text) for text in texts) or (num and len(texts) != num):
+        raise ConfigError(f"--{flag} takes {num or 'some'} counts; got {','.join(texts)}")
+    return tuple(map(int, texts))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class DmdSettings:
 
     def __post_init__(self):
         Multistep(self.levels)  # raises unless they rise
+        if self.told_level and len(self.levels) == 1:
+            raise ValueError("told_level is for several levels")
         for name, known in (("normaliser", NORMALISERS), ("features", FEATURES)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -341,6 +343,10 @@ class DmdStage(DmdSettings, GeneratorStage):
             raise ValueError("regression and pairs go together; give both or none")
         if self.guidance or (self.pairs and self.pairs.guidance is not None):
             check_guidable(teacher)
+        if self.told_level and teacher.method.diffuser.takes_target:
+            raise ValueError(f"told_level: {teacher.name!r} takes a target of its own")
+        if self.loop.max_grad_norm and self.fake_updates > 1:
+            raise ValueError("loop.max_grad_norm is for a network that every update moves")
         if self.loop.log_every % self.fake_updates:
             raise ValueError(
                 f"loop.log_every must be a multiple of fake_updates={self.fake_updates}; got "

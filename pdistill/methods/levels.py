@@ -86,7 +86,6 @@ class Levels:
             for level, rows in enumerate(cut(batch, self.split))
         ]
         parts, dropout_keys = zip(*taught, strict=True)
-        # Masks of other shapes need no keys of their own.
         return self.method.regress(state, parts, dropout_keys[0])
 
     def _at(self, level: int) -> Regression:
@@ -112,7 +111,7 @@ def cut(batch: Any, split: tuple[int, ...]) -> list[Any]:
     """Parts of a tree of [B, ...], with the rows that `split` says, which add up to B.
 
     Each takes some rows of every one of gcd(split) equal groups, so that rows that are spread over
-    devices, which divide that, stay where they are.
+    as many devices as divide that stay where they are.
     """
     groups = math.gcd(*split)
     ends = np.cumsum(split)[:-1] // groups

@@ -14,7 +14,7 @@ from pdistill.methods.levels import Levels
 from pdistill.methods.regression import RegressionStage
 from pdistill.methods.stage import Round
 from pdistill.methods.teacher import Teacher
-from pdistill.samplers import parse_solver
+from pdistill.samplers import Cascade, parse_solver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class LowDiffStage(RegressionStage):
                 raise ValueError(
                     f"num_steps: each must be of the levels {self.resolutions}; got {steps}"
                 )
+        Cascade(parse_solver(self.solver), self.noise)  # raises for what it cannot be
         if not self.noise <= self.max_noise:
             raise ValueError(
                 f"noise {self.noise} in sampling is more than any in training; max_noise is "

@@ -89,7 +89,9 @@ class Regression(abc.ABC):
             return losses * examples.get("importance", 1.0)
 
         def loss(params, parts, key):
-            return jnp.mean(jnp.concatenate([losses(params, part, key) for part in parts]))
+            keys = [key, *(jax.random.fold_in(key, i) for i in range(1, len(parts)))]
+            found = [losses(params, *each) for each in zip(parts, keys, strict=True)]
+            return jnp.mean(jnp.concatenate(found))
 
         value, grads = value_and_grad(loss, learner.params, parts, key, self.optimizer.microbatches)
         learner, norms = learner.update(grads, self.optimizer, state.step)

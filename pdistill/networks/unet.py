@@ -191,9 +191,9 @@ class UNet(nn.Module):
         if self.num_labels:
             labels = one_hot(label, self.num_labels, batch)
             embedding += dense(name="class_emb")(labels)
-        if sizes := len(self.resolutions[1:]):
+        if (num_sizes := len(self.resolutions)) > 1:
             embed = nn.Embed(
-                1 + sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
+                num_sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
             )
             embedding += embed(jnp.full(1, self.resolutions.index(height)))
         if condition is not None:

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from pdistill.report.grids import arrange, tile
-from pdistill.report.runs import group
+from pdistill.report.runs import all_steps, group
 from pdistill.report.table import SETTINGS, setting, varying
 
 DPI = 200
@@ -45,13 +45,15 @@ COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 
 @matplotlib.rc_context(STYLE)
-def samples(groups: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
+def samples(groups: Mapping[str, Mapping[int | str, np.ndarray]]) -> Figure:
     """The first 16 images of every cell: a row a group, a column a step count, most steps first.
 
     Args:
-      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank.
+      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank. A cascade's
+        counts are text, "8+4+2", placed by their sum.
     """
-    counts = sorted({count for cells in groups.values() for count in cells}, reverse=True)
+    counts = {count for cells in groups.values() for count in cells}
+    counts = sorted(counts, key=lambda count: (all_steps(count), str(count)), reverse=True)
     return _grids(groups, counts, "sampling steps")
 
 

@@ -23,8 +23,8 @@ class RunDirectory:
 
     Attributes:
       name: of the directory. rows: of results.jsonl. config: config.json, or None.
-      samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz. Where runs of a group
-        share a step count, the last one counts: it is the one distilled for it.
+      samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz; a cascade's counts are
+        text, "8+4+2". Where runs of a group share one, the last counts: it is distilled for it.
       guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of runs with several weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
@@ -34,7 +34,7 @@ class RunDirectory:
     name: str
     rows: list[dict[str, Any]]
     config: dict[str, Any] | None
-    samples: dict[str, dict[int, np.ndarray]]
+    samples: dict[str, dict[int | str, np.ndarray]]
     guided: dict[str, dict[str, np.ndarray]]
     pictures: dict[str, dict[str, np.ndarray]]
     losses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -49,9 +49,9 @@ def group(run: str, method: str | None = None) -> str:
     return run if method in BY_SIZE else run.partition("/")[0]
 
 
-def evaluations(steps: str) -> int:
-    """The steps of all levels together: 8 of "8", 14 of "8+4+2"."""
-    return sum(map(int, steps.split("+")))
+def all_steps(count: int | str) -> int:
+    """The steps of all levels together: 8 of 8, 14 of "8+4+2"."""
+    return sum(map(int, str(count).split("+")))
 
 
 def grouping(rows: Sequence[dict[str, Any]]) -> Callable[[str], str]:
@@ -82,7 +82,8 @@ def read(workdir: str | Path) -> RunDirectory:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
                 if not weight:  # the first one
-                    samples.setdefault(group_of(run), {})[evaluations(steps)] = archive[name]
+                    count = int(steps) if steps.isdigit() else steps
+                    samples.setdefault(group_of(run), {})[count] = archive[name]
                     continue
                 first = f"{config['config']['evaluation']['guidance'][0]:g}"
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})

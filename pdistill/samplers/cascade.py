@@ -54,15 +54,17 @@ def sample_cascade(
       Images [B, H, W, C], or a list of [B, h, w, C].
 
     Raises:
-      ValueError: there are not as many step counts as levels.
+      ValueError: there are not as many step counts as levels, or images are of another size.
     """
     if len(num_steps) != len(levels):
         raise ValueError(
             f"the cascade has {len(levels)} levels, of {[level.size for level in levels]} pixels; "
             f"give as many step counts, not {tuple(num_steps)}"
         )
+    batch, *sides, channels = shape
+    if tuple(sides) != (levels[-1].size,) * 2:
+        raise ValueError(f"the last level makes images of {levels[-1].size} pixels; got {shape}")
     key = noise.as_typed(key)
-    batch, *_, channels = shape
     made, condition = [], None
     for i, (level, steps) in enumerate(zip(levels, num_steps, strict=True)):
         level_key = key

@@ -59,6 +59,8 @@ def sample(
         if any(earlier <= later for earlier, later in itertools.pairwise(times)):
             raise ValueError(f"times must fall; got {times}")
         num_steps = len(times) - 1
+    if isinstance(solver, Cascade):
+        raise ValueError("sample_cascade is what samples a cascade")
     check_steps(solver, num_steps)
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
@@ -124,6 +126,8 @@ def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
         for steps in num_steps:
             check_steps(solver.solver, steps)
         return
+    if isinstance(num_steps, tuple):
+        raise ValueError(f"{solver.name} takes one count of steps, not a cascade's {num_steps}")
     if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; got {num_steps!r}")
     if num_steps > solver.max_steps:

@@ -141,8 +141,8 @@ def _writing(directory: Any, quiet: bool = False) -> Iterator[None]:
         if quiet:
             return
         raise CheckpointError(
-            f"cannot save in {directory}: {one_line(error)}. What was saved before is whole; when "
-            "there is space again the same command goes on"
+            f"cannot write {directory}: {one_line(error)}. What was saved before is whole; once "
+            "the cause is gone the same command goes on"
         ) from error
 
 

@@ -61,7 +61,8 @@ class LoopConfig:
       log_every, save_every: intervals.
       max_skipped: updates that may be left out because a metric (a loss, a gradient's norm) was
         not finite, or the gradient too large; one more stops the run.
-      max_grad_norm: of an update that is not left out, before clipping; 0 for any.
+      max_grad_norm: of the student's gradient, before clipping, in an update that is not left out;
+        0 for any.
     """
 
     num_updates: int

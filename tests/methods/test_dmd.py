@@ -547,6 +547,11 @@ LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
         ({"pairs": PairsConfig(10)}, "go together"),
         ({"guidance": 1.0}, "cannot be guided"),
         ({"select": "recall"}, "select must be a distance"),
+        ({"told_level": True}, "told_level is for several levels"),
+        (
+            {"loop": dataclasses.replace(LOOP, max_grad_norm=1.0)},
+            "max_grad_norm is for a network that every update moves",
+        ),
     ],
 )
 def test_mistakes(changes, message):

@@ -32,7 +32,7 @@ from pdistill.methods.levels import cut
 from pdistill.networks import Diffuser, UNet
 from pdistill.resolution import average, repeat
 from pdistill.samplers import Cascade, Ddim
-from pdistill.training import LoopConfig, Optimizer
+from pdistill.training import Learner, LoopConfig, Optimizer
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-3)
@@ -151,6 +151,22 @@ def test_one_level_is_the_plain_method():
         cascade, params, KEY, jnp.arange(4), sampling=Sampling((5,), Cascade(noise=0.1)), **how
     )
     assert same(images, one)
+
+
+def test_levels_have_dropout_of_their_own():
+    """Inside, all levels' maps have one size: with one key their masks would be the same."""
+    diffuser = dataclasses.replace(PLAIN, network=UNET.clone(dropout=0.5))
+    method = Teacher(diffuser, ADAM)
+    state = method.init(KEY, (8, 8, 1))
+    state = state.replace(learners={method.learner: Learner.create(spoiled(diffuser), ADAM)})
+    part, key = method.examples(state, batch(), KEY)
+
+    def loss(parts, key):
+        return float(jax.jit(method.regress)(state, parts, key)[1]["loss"])
+
+    alone = [loss([part], k) for k in (key, jax.random.fold_in(key, 1))]
+    assert abs(alone[0] - alone[1]) > 1e-3 * alone[0]
+    assert loss([part, part], key) == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Teacher, Progressive])

@@ -50,10 +50,12 @@ def test_contents(row, workdir):
     np.testing.assert_array_equal(run.losses["guided"]["guided/4"], [[10, 20], [0.5, 0.25]])
 
 
-def test_samples_of_a_cascade_go_by_all_their_steps(row, workdir):
-    samples = {"lowdiff": {"8+4+2": images(1), "1+1+1": images(2)}}
-    run = runs.read(workdir([row("lowdiff", 14, 1.0)], samples=samples))
-    assert {steps: x.max() for steps, x in run.samples["lowdiff"].items()} == {14: 1, 3: 2}
+def test_samples_of_a_cascade_go_by_the_steps_of_each_level(row, workdir):
+    """Two divisions of as many steps are kept apart."""
+    samples = {"lowdiff": {"2+1": images(1), "1+2": images(2)}}
+    run = runs.read(workdir([row("lowdiff", 3, 1.0)], samples=samples))
+    assert {steps: x.max() for steps, x in run.samples["lowdiff"].items()} == {"2+1": 1, "1+2": 2}
+    assert runs.all_steps("8+4+2") == 14
 
 
 def test_without_results(tmp_path):

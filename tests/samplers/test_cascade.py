@@ -10,7 +10,7 @@ import pytest
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma
 from pdistill.resolution import average, repeat
-from pdistill.samplers import Cascade, Heun, Level, sample_cascade, with_noise
+from pdistill.samplers import Cascade, Heun, Level, sample_cascade
 
 SCHEDULE = CosineSchedule()
 KEY = jax.random.key(0)
@@ -168,9 +168,30 @@ def test_samples_depend_on_their_own_keys():
         for k in (keys, keys[:2])
     )
     np.testing.assert_allclose(several[:2], few, rtol=1e-5, atol=1e-6)
-    # Noise of a level has nothing to do with that of the others.
-    first, last = (np.asarray(with_noise(k, several, jnp.ones(6))[0]) for k in (keys, keys[::-1]))
-    assert not np.array_equal(first, last)
+
+
+def test_noise_is_fresh_everywhere():
+    """Of each level and of each condition: no two are correlated (0.011 is one standard error)."""
+
+    def noise(condition):
+        return lambda z, logsnr: z
+
+    def conditions(condition):
+        return lambda z, logsnr: condition[0] if condition else z
+
+    def draw(denoiser):
+        return sample_cascade(
+            [Level(4, SCHEDULE, denoiser)] * 3, KEY, (512, 4, 4, 1), num_steps=(1, 1, 1),
+            solver=Cascade(noise=1.0), return_levels=True,
+        )  # fmt: skip
+
+    first, second, third = draw(noise)
+    same, with_one, with_two = draw(conditions)
+    np.testing.assert_array_equal(same, first)
+    drawn = first, second, third, with_one - first, with_two - with_one
+    found = np.corrcoef([np.ravel(a) for a in drawn])
+    np.testing.assert_allclose(found, np.eye(5), atol=0.05)
+    np.testing.assert_allclose(np.std(drawn, axis=(1, 2, 3, 4)), 1, atol=0.03)
 
 
 def test_a_tree_of_modes():
@@ -231,8 +252,14 @@ def test_mistakes():
         draw(levels, 3, (4, 0))
     with pytest.raises(ValueError, match="a cascade takes a tuple of steps"):
         samplers.check_steps(Cascade(), 4)
-    with pytest.raises(ValueError, match="num_steps must be at least 1; got \\(4, 2\\)"):
+    with pytest.raises(ValueError, match="ddim takes one count of steps, not a cascade's"):
         samplers.check_steps(samplers.Ddim(), (4, 2))
+    with pytest.raises(ValueError, match="the last level makes images of 2 pixels"):
+        sample_cascade(levels, KEY, (3, 4, 4, 1), num_steps=(1, 1), solver=Cascade())
+    with pytest.raises(ValueError, match="sample_cascade is what samples a cascade"):
+        samplers.sample(
+            lambda z, _: z, KEY, (3, 1), schedule=SCHEDULE, num_steps=(1, 1), solver=Cascade()
+        )
     with pytest.raises(ValueError, match="a cascade is of denoisers"):
         samplers.parse_solver("cascade:one_step:0.1")
     with pytest.raises(ValueError, match="noise must not be negative"):

@@ -463,7 +463,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, und
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save", save_on_a_full_disk)
-            with pytest.raises(CheckpointError, match=r"cannot save in .*saved before is whole"):
+            with pytest.raises(CheckpointError, match=r"cannot write .*saved before is whole"):
                 run(tmp_path, 12)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
