@@ -21,9 +21,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "fashion_mnist@32"
     config.model.network.arguments.update(multipliers=(1, 2, 2), attention_sizes=(4, 8))
     config.evaluation.update(references=("train[:10000]",), batch_size=250)
-    teacher, _ = config.stages
+    teacher, progressive = config.stages
     teacher["num_steps"] = (16, 8, 4, 2)
-    teacher["loop"]["num_updates"] = 2000
+    teacher["loop"]["num_updates"] = 1200
+    progressive["loop"]["num_updates"] = 200
     lowdiff = {
         "resolutions": (8, 16, 32),
         # An image of 8 or 16 pixels costs 0.09 or 0.44 of one of 32: together 16 of those.

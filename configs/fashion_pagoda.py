@@ -5,6 +5,10 @@
 
 The images of 28x28 pixels are padded to 32x32. A teacher of 8x8 pixels, one-step generators that
 grow from it, the teacher's samples enlarged, and a teacher of 32x32 pixels to compare with.
+
+Expected (seed 0, Frechet distance of pixels to 10,000 training images of the size): teacher 0.30 in
+8 steps; one of pagoda/8 0.11, of pagoda/16 1.65, of pagoda/32 15.5; upsampled/32 100; teacher_32
+28.6 in 8 steps. It took 51 minutes on one core that was shared with other programs.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ from pdistill.costs import collective_bytes, flops
 from pdistill.data import load_dataset
 from pdistill.methods import Round
 from pdistill.sharding import batch_sharding, make_mesh, param_sharding, replicated
-from pdistill.training import compile_update, count
+from pdistill.training import TrainState, compile_update, count
 
 MEMORIES = (16, 24, 32, 40, 80, 95, 141, 192)  # GB of devices there are, from TPU v5e up
 
@@ -100,6 +100,31 @@ def plan(
     data_shape: tuple[int, ...],
 ) -> Plan:
     """Compiles one update of a round of the experiment."""
+    traced, state, inputs = trace(r, rounds, experiment, mesh, data_shape)
+    # Quick machine code: it is never run.
+    compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
+    memory = compiled.memory_analysis()
+    return Plan(
+        name=r.name,
+        parameters=count(r.method.diffuser.param_shapes(r.noise_shape)),
+        state=device_bytes(state.learners),
+        frozen=device_bytes(state.frozen),
+        data=device_bytes(inputs),
+        activations=memory.temp_size_in_bytes
+        + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
+        flops=flops(traced.jaxpr.jaxpr),
+        communicated=collective_bytes(compiled.as_text()),
+    )
+
+
+def trace(
+    r: Round,
+    rounds: Sequence[Round],
+    experiment: ExperimentConfig,
+    mesh: Mesh,
+    data_shape: tuple[int, ...],
+) -> tuple[jax.stages.Traced, TrainState, Any]:
+    """One update of a round, traced, and the shapes of its state and of what the data give."""
     if r.loop.batch_size % mesh.size:
         raise ConfigError(f"{r.name}: batch_size {r.loop.batch_size} for {mesh.size} devices")
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -119,20 +144,7 @@ def plan(
         r.loop.max_grad_norm,
     )  # fmt: skip
     traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **due)
-    # Quick machine code: it is never run.
-    compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
-    memory = compiled.memory_analysis()
-    return Plan(
-        name=r.name,
-        parameters=count(r.method.diffuser.param_shapes(r.noise_shape)),
-        state=device_bytes(state.learners),
-        frozen=device_bytes(state.frozen),
-        data=device_bytes((resident, raw)),
-        activations=memory.temp_size_in_bytes
-        + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
-        flops=flops(traced.jaxpr.jaxpr),
-        communicated=collective_bytes(compiled.as_text()),
-    )
+    return traced, state, (resident, raw)
 
 
 def _inputs(r: Round, experiment: ExperimentConfig, mesh: Mesh, data_shape: tuple[int, ...]):

@@ -1,0 +1,132 @@
+"""What PaGoDA costs and how well it reconstructs, of a run of configs/fashion_pagoda.py.
+
+    python benchmarks/pagoda.py runs/fashion_pagoda --out=benchmarks/results/fashion_pagoda
+
+Costs are floating-point operations of products and convolutions: of all updates, those for R1 as
+often as there are any, and of encoding the data. The teacher of full size is counted alone and with
+progressive distillation as in configs/fashion_pd.py, which is not run. Reconstructions are of
+held-out images, reduced and encoded by the small teacher, beside bicubic interpolation of the same
+small images.
+"""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import fashion_pd
+from pdistill.autoencoder import Autoencoder
+from pdistill.config import ExperimentConfig, parse
+from pdistill.costs import flops
+from pdistill.data import load_dataset, to_float
+from pdistill.dry_run import trace
+from pdistill.files import read_jsonl
+from pdistill.methods.latents import LatentsConfig
+from pdistill.model import load
+from pdistill.resolution import average
+from pdistill.samplers import num_evaluations, parse_solver
+from pdistill.sharding import make_mesh
+
+
+def costs(config: dict, data_shape: tuple[int, ...]) -> dict[str, float]:
+    """TFLOP of the updates of each round, and of its latents."""
+    experiment, without_r1 = parse(config), parse(with_stages(config, r1=0.0))
+    rounds = experiment.rounds(data_shape[1:])
+    updates, others = (of_updates(e, data_shape) for e in (experiment, without_r1))
+    found = {}
+    for r in rounds:
+        if r.loop:
+            adversary = getattr(r.method, "adversary", None)
+            share = 1 / adversary.r1_interval if adversary else 1.0
+            mean = others[r.name] + share * (updates[r.name] - others[r.name])
+            found[r.name] = r.loop.num_updates * mean / 1e12
+        if r.latents and f"latents of {r.teacher or r.parent}" not in found:
+            [teacher] = [other for other in rounds if other.name == (r.teacher or r.parent)]
+            evaluations = num_evaluations(
+                parse_solver(r.latents.solver), r.latents.num_steps, last_step_is_x_hat=False
+            )
+            images = data_shape[0] * (1 + experiment.data.flip)
+            of_image = evaluations * teacher.method.diffuser.flops(r.noise_shape)
+            found[f"latents of {teacher.name}"] = images * of_image / 1e12
+    return found
+
+
+def of_updates(experiment: ExperimentConfig, data_shape: tuple[int, ...]) -> dict[str, int]:
+    """Operations of one update of each round; of what only some updates have, all."""
+    rounds = experiment.rounds(data_shape[1:])
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    traced = {r.name: trace(r, rounds, experiment, mesh, data_shape)[0] for r in rounds if r.loop}
+    return {name: flops(found.jaxpr.jaxpr) for name, found in traced.items()}
+
+
+def with_stages(config: dict, **changes: float) -> dict:
+    """`config` with changes of the stages that have such settings."""
+    config = copy.deepcopy(config)
+    for stage in config["stages"]:
+        stage.update({name: value for name, value in changes.items() if name in stage})
+    return config
+
+
+def reconstruction(workdir: Path, config: dict, num: int) -> dict[str, float]:
+    """Mean PSNR, in dB, of held-out images: by the last generator and by interpolation."""
+    generators = [stage for stage in config["stages"] if stage["method"] == "pagoda"]
+    latents = LatentsConfig(**generators[-1]["latents"])
+    coder = Autoencoder(load(workdir / "teacher"), load(workdir / generators[-1]["name"]), latents)
+    images = to_float(load_dataset(config["data"]["name"], "test").images[:num])
+    small = average(images, coder.factor)
+    parts = np.array_split(small, max(num // 250, 1))
+    large = np.concatenate([coder.super_resolve(part) for part in parts])
+    bicubic = jax.image.resize(small, images.shape, "cubic").clip(-1, 1)
+    return {"pagoda": psnr(large, images), "bicubic": psnr(bicubic, images)}
+
+
+def psnr(found: np.ndarray, desired: np.ndarray) -> float:
+    """Mean over images in [-1, 1]."""
+    errors = np.mean((np.asarray(found) - desired) ** 2, axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(4 / errors)))
+
+
+def with_distillation(config: dict) -> dict:
+    """`config` with the rounds of configs/fashion_pd.py for its teacher of full size."""
+    config = copy.deepcopy(config)
+    rounds = fashion_pd.get_config().stages[1]
+    rounds = json.loads(ConfigDict(rounds).to_json()) | {"teacher": config["stages"][-1]["name"]}
+    config["stages"] = [*config["stages"], rounds]
+    return config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--num", type=int, default=1000, help="images to reconstruct")
+    parser.add_argument("--out", type=Path, help="folder for pagoda.json")
+    options = parser.parse_args()
+    config = json.loads((options.workdir / "config.json").read_text())["config"]
+    data_shape = load_dataset(config["data"]["name"], config["data"]["train"]).images.shape
+    result = {
+        "teraflop": costs(with_distillation(config), data_shape),
+        "fd_pixels": {
+            f"{row['stage']}@{row['nfe']}": row["value"]
+            for row in read_jsonl(options.workdir / "results.jsonl")
+            if row["metric"] == "fd_pixels"
+        },
+        "psnr": reconstruction(options.workdir, config, options.num),
+    }
+    for title, values in result.items():
+        for name, value in values.items():
+            print(f"{title:<10} {name:<24} {value:10.3f}")
+    text = json.dumps(result)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "pagoda.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
