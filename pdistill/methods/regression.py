@@ -83,8 +83,8 @@ class Regression(abc.ABC):
 
         def losses(params, examples, key):
             z, logsnr = examples["z"], examples["logsnr"]
-            inputs = (examples.get(name) for name in ("label", "guidance", "condition"))
-            v_hat = self.diffuser.v(params, z, logsnr, *inputs, dropout_key=key)
+            inputs = {name: examples.get(name) for name in ("label", "guidance", "condition")}
+            v_hat = self.diffuser.v(params, z, logsnr, **inputs, dropout_key=key)
             losses = denoising_loss(v_hat, examples["v"], logsnr, self.weighting)
             return losses * examples.get("importance", 1.0)
 

@@ -106,8 +106,8 @@ class Diffuser:
         logsnr: Array,
         label: Array | None = None,
         guidance: Array | None = None,
-        condition: Condition | None = None,
         dropout_key: Array | None = None,
+        condition: Condition | None = None,
     ) -> Array:
         """v_hat [B, ...]; with dropout if a key for it is given. Others as for `denoiser`."""
         predict = self._predictor(
