@@ -26,4 +26,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "num_steps": ((18, 12, 8), (18, 12, 5), (8, 8, 8), (1, 1, 1)),
         "solver": "heun",
     }
-    return lowdiff_stages(config, lowdiff, {})
+    return lowdiff_stages(config, lowdiff)

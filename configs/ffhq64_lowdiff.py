@@ -24,4 +24,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "num_steps": ((40, 20, 10), (18, 12, 8), (8, 8, 8), (1, 1, 1)),
         "solver": "heun",
     }
-    return lowdiff_stages(config, lowdiff, {})
+    return lowdiff_stages(config, lowdiff)

@@ -505,20 +505,27 @@ def edm_sized(
 
 
 def lowdiff_stages(
-    config: ConfigDict, lowdiff: dict[str, Any], distilled: dict[str, Any]
+    config: ConfigDict,
+    lowdiff: dict[str, Any],
+    *,
+    start_steps: int | None = None,
+    num_updates: int | None = None,
 ) -> ConfigDict:
     """The teacher of `config`, a cascade trained like it, and rounds of fewer steps a level.
 
     Args:
       lowdiff: settings of `methods.LowDiffStage`; the teacher's loop but for the batch, which is
-        the sum of `split`. distilled: what differs from the rounds of `config`.
+        the sum of `split`.
+      start_steps, num_updates: of the rounds, instead of those of `config`.
     """
     teacher, progressive = config.stages
     loop = dict(teacher["loop"]) | {"batch_size": sum(lowdiff["split"])}
     alike = {"loop": loop, "optimizer": dict(teacher["optimizer"])}
     alike |= {name: teacher[name] for name in ("stratified", "weighting") if name in teacher}
-    rounds = dict(progressive["loop"]) | {"batch_size": loop["batch_size"]}
-    few = dict(progressive) | {"name": "distilled", "teacher": "lowdiff", "loop": rounds}
-    stages = (teacher, LOWDIFF | alike | lowdiff, few | distilled)
+    few = dict(progressive) | {"name": "distilled", "teacher": "lowdiff"}
+    few["start_steps"] = start_steps or few["start_steps"]
+    few["loop"] = dict(few["loop"]) | {"batch_size": loop["batch_size"]}
+    few["loop"]["num_updates"] = num_updates or few["loop"]["num_updates"]
+    stages = (teacher, LOWDIFF | alike | lowdiff, few)
     config.stages = tuple(map(ConfigDict, stages))
     return config
