@@ -28,8 +28,8 @@ def get_config(variant: str = "") -> ConfigDict:
     progressive["loop"]["num_updates"] = 150
     lowdiff = {
         "resolutions": (8, 16, 32),
-        # An image of 8 or 16 pixels costs 0.09 or 0.44 of one of 32: together 16 of those.
-        "split": (20, 10, 10),
+        # An image of 8 or 16 pixels costs 0.11 or 0.46 of one of 32: together 16 of those.
+        "split": (20, 8, 10),
         "num_steps": ((16, 4, 2), (16, 8, 2), (16, 4, 1), (1, 1, 1)),
     }
     return lowdiff_stages(config, lowdiff)

@@ -149,7 +149,8 @@ def test_an_earlier_round_can_be_the_parent():
             "stages[1].method",
             "progresive",
             "stages[1].method must be one of teacher, progressive, guided, gan, direct, dmd, "
-            "score_matching, multi_student, ctm, pagoda, upsampled, imported; got 'progresive'",
+            "score_matching, multi_student, ctm, pagoda, upsampled, lowdiff, imported; got "
+            "'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),

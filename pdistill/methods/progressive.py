@@ -67,7 +67,7 @@ class Progressive(Regression):
         guided = guided or {}
 
         teacher = self.diffuser.denoiser(
-            state.frozen["teacher"], label, guided.get("guidance"), condition
+            state.frozen["teacher"], label, guided.get("guidance"), condition=condition
         )
         x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
         examples = {

@@ -76,10 +76,10 @@ def test_labels_are_dropped_for_a_network_without():
 def test_dropout_needs_its_key():
     model, plain = diffuser(dropout=0.5), diffuser()
     params = random_params(plain)
-    run = functools.partial(jax.jit(model.v), params, Z, LOGSNR, None, None)
+    run = functools.partial(jax.jit(model.v), params, Z, LOGSNR)
     desired = jax.jit(plain.v)(params, Z, LOGSNR)
-    np.testing.assert_allclose(run(None), desired, rtol=0, atol=1e-6)
-    one, again, other = (run(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_allclose(run(dropout_key=None), desired, rtol=0, atol=1e-6)
+    one, again, other = (run(dropout_key=jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.std(one - other) > 0.01
 
