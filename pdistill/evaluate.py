@@ -26,9 +26,9 @@ from pdistill.evaluation import (
 from pdistill.files import write_jsonl
 from pdistill.report import table
 from pdistill.results import measure
-from pdistill.samplers import parse_solver, parse_steps
+from pdistill.samplers import parse_solver
 from pdistill.sharding import make_mesh
-from pdistill.terminal import command_parser, plain_errors, say
+from pdistill.terminal import command_parser, plain_errors, say, steps_option
 
 BATCH = 500
 
@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_samples", type=int, default=0, help="default: as the reference has")
     parser.add_argument("--features", default="", help="space of precision_recall")
     parser.add_argument("--inception_weights", help="file of the FID network, if not downloaded")
-    parser.add_argument(
-        "--num_steps", type=parse_steps, help="instead of the model's own; a cascade's: 8+4+2"
-    )
+    steps_option(parser)
     parser.add_argument("--solver", help="instead of the model's own, such as heun")
     parser.add_argument("--label", type=int, help="one label for all (default: the reference's)")
     parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")

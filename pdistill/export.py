@@ -12,8 +12,7 @@ The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import load
-from pdistill.samplers import parse_steps
-from pdistill.terminal import command_parser, plain_errors
+from pdistill.terminal import command_parser, plain_errors, steps_option
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--out", required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
-    parser.add_argument(
-        "--num_steps", type=parse_steps, help="instead of the model's own; a cascade's: 8+4+2"
-    )
+    steps_option(parser)
     parser.add_argument(
         "--start",
         choices=("key", "noise"),

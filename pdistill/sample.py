@@ -9,8 +9,8 @@ from PIL import Image
 from pdistill.data import to_uint8
 from pdistill.model import load
 from pdistill.report.grids import tile
-from pdistill.samplers import format_steps, parse_solver, parse_steps
-from pdistill.terminal import command_parser, plain_errors
+from pdistill.samplers import format_steps, parse_solver
+from pdistill.terminal import command_parser, plain_errors, steps_option
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--label", type=int, help="for a model with labels")
     parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
-    parser.add_argument(
-        "--num_steps", type=parse_steps, help="instead of the model's own; a cascade's: 8+4+2"
-    )
+    steps_option(parser)
     parser.add_argument("--solver", help="instead of the model's own, such as gamma:0.5")
     parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
     options = parser.parse_args(arguments)

@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Iterator
 
 import jax
+from tqdm import tqdm
+
+from pdistill.samplers import parse_steps
 
 
 def say(message: str) -> None:
@@ -22,6 +25,21 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def steps_option(parser: argparse.ArgumentParser) -> None:
+    """--num_steps, of a command that samples with a model."""
+    help = "instead of the model's own; a cascade's: 8+4+2"
+    parser.add_argument("--num_steps", type=parse_steps, help=help)
+
+
+def progress(description: str | None, num: int) -> tqdm:
+    """A bar of `num` images, of the first process, once it has taken some seconds.
+
+    None of no description.
+    """
+    silent = description is None or jax.process_index() > 0
+    return tqdm(desc=description, total=num, unit=" images", delay=3, disable=silent)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,17 @@
 python tests/one_process.py WORKDIR FSDP UPDATES [COORDINATOR NUM_PROCESSES PROCESS_ID]
 """
 
-import dataclasses
 import functools
 import math
 import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+from tiny_training import Double, in_double, noise_dataset
 
 from pdistill import processes
-from pdistill.data import Dataset, Pipeline
+from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.files import read_jsonl
 from pdistill.methods import Teacher
@@ -33,12 +31,7 @@ from pdistill.training import (
 from pdistill.training.logging import MetricWriter
 
 SHAPE = (8, 8, 1)
-DATA = Dataset(
-    "noise:train",
-    np.random.default_rng(0).integers(0, 256, (64, *SHAPE), np.uint8),
-    np.zeros(64, np.int32),
-    num_labels=1,
-)
+DATA = noise_dataset(64, SHAPE)
 DTYPES = ("float32", "float64")
 
 
@@ -55,14 +48,6 @@ class Network(nn.Module):
         return dense(math.prod(SHAPE))(nn.tanh(h)).reshape(z.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Double(Teacher):
-    """A teacher of images in double precision, so that all of its step is in it."""
-
-    def step(self, state, batch, key):
-        return super().step(state, batch | {"image": batch["image"].astype(jnp.float64)}, key)
-
-
 def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
     """Trains, or goes on, in `directory` / `dtype`; returns the losses of all updates."""
     double = dtype == "float64"
@@ -74,7 +59,7 @@ def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
 
     def init(key):
         state = method.init(key, SHAPE)
-        return jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, state)
+        return in_double(state) if double else state
 
     mesh = make_mesh(-1, fsdp)
     pipeline = Pipeline(DATA, 16, seed=0, resident=double)  # each way of reading

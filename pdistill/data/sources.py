@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pdistill.resolution import at_size
+from pdistill.terminal import progress
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -172,7 +172,7 @@ def _decode(source: Any, name: str, labelled: bool) -> tuple[np.ndarray, np.ndar
     first = source[0]["image"]
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = np.zeros(len(source), np.int32)
-    with tqdm(desc=name, total=len(source), unit=" images", delay=3) as bar:  # silent if quick
+    with progress(name, len(source)) as bar:
         for start in range(0, len(source), BLOCK):
             rows = range(start, min(start + BLOCK, len(source)))
             for row, example in zip(rows, source.__getitems__(rows), strict=True):

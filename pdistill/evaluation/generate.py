@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from pdistill import samplers
 from pdistill.data import to_uint8
@@ -20,6 +19,7 @@ from pdistill.evaluation.images import EvaluationError
 from pdistill.networks import Diffuser
 from pdistill.samplers import Cascade, Solver
 from pdistill.sharding import batch_sharding
+from pdistill.terminal import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +149,7 @@ def gather_batches(
       compute: (indices of a batch, as `index_batches`) -> [B, ...] on the mesh.
       description: of the progress that is shown; None for none.
     """
-    silent = description is None or jax.process_index() > 0
-    with tqdm(desc=description, total=num, unit=" images", delay=3, disable=silent) as bar:
+    with progress(description, num) as bar:
         for indices in index_batches(num, batch_size, mesh):
             found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]
             bar.update(len(found))

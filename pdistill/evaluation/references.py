@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from pdistill.data import load_dataset
 from pdistill.evaluation.frechet import Moments, Statistics
@@ -25,6 +24,7 @@ from pdistill.evaluation.images import (
 from pdistill.features import Extractor
 from pdistill.files import cache_dir, write_arrays
 from pdistill.processes import in_all
+from pdistill.terminal import progress
 
 BLOCK = 1024  # images whose features are computed at a time
 
@@ -92,11 +92,7 @@ class Reference:
         if extractor.name in self._features:
             yield self._features[extractor.name]
             return
-        description = f"{extractor.name} of {self.name}"
-        silent = jax.process_index() > 0
-        with tqdm(
-            desc=description, total=len(self), unit=" images", delay=3, disable=silent
-        ) as bar:
+        with progress(f"{extractor.name} of {self.name}", len(self)) as bar:
             for start in range(0, len(self), BLOCK):
                 block = self.images[start : start + BLOCK]
                 yield extractor(block)["features"]

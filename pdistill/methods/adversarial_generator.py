@@ -29,7 +29,7 @@ class AdversarialGenerator:
     def __post_init__(self):
         self.optimizer.check_whole_batches("optimizer")
 
-    def create(
+    def init(
         self, key: Array, generator: Any, teacher: Any, image_shape: tuple[int, ...], **frozen: Any
     ) -> TrainState:
         """From the generator's first parameters, and those that the judges "teacher" see with.

@@ -6,7 +6,6 @@ compares with real ones.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from jax import Array
@@ -27,12 +26,6 @@ class Gan(AdversarialGenerator):
     """
 
     num_steps: int = 1
-
-    def init(
-        self, key: Array, generator: Any, teacher: Any, image_shape: tuple[int, ...]
-    ) -> TrainState:
-        """As `create`."""
-        return self.create(key, generator, teacher, image_shape)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array

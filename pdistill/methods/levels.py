@@ -12,10 +12,8 @@ from jax import Array
 from pdistill.methods.regression import Regression
 from pdistill.networks import Diffuser
 from pdistill.resolution import average
-from pdistill.samplers import with_noise
+from pdistill.samplers.cascade import FIRST_LEVEL, with_noise
 from pdistill.training import TrainState
-
-KEYS = 1000  # numbers of the levels' keys, away from those that a method splits its key into
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Levels:
             self._at(level).examples(state, *self._reduced(rows, level, key))
             for level, rows in enumerate(cut(batch, self.split))
         ]
-        parts, dropout_keys = zip(*taught, strict=True)
-        return self.method.regress(state, parts, dropout_keys[0])
+        parts, (dropout_key, *_) = zip(*taught, strict=True)
+        return self.method.regress(state, parts, dropout_key)  # which makes one for each part of it
 
     def _at(self, level: int) -> Regression:
         """The method at one level, with the schedule there."""
@@ -101,7 +99,7 @@ class Levels:
         x = average(images, sizes[-1] // sizes[level])
         if level == 0:
             return rows | {"image": x}, key  # one level alone is the method itself, to the bit
-        key, std_key, noise_key = jax.random.split(jax.random.fold_in(key, KEYS + level), 3)
+        key, std_key, noise_key = jax.random.split(jax.random.fold_in(key, FIRST_LEVEL + level), 3)
         std = jax.random.uniform(std_key, x.shape[:1], x.dtype, maxval=self.max_noise)
         before = average(images, sizes[-1] // sizes[level - 1])
         return rows | {"image": x, "condition": with_noise(noise_key, before, std)}, key

@@ -7,19 +7,15 @@ is the paper's; the rest is our own design, as `Levels`, `UNet` and the stage be
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from pdistill.methods.levels import Levels
-from pdistill.methods.regression import RegressionStage
-from pdistill.methods.stage import Round
-from pdistill.methods.teacher import Teacher
-from pdistill.samplers import Cascade, parse_solver
+from pdistill.methods.teacher import FromScratchStage
+from pdistill.samplers import parse_solver
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowDiffStage(RegressionStage):
-    """Config of the stage: trains a cascade from scratch, in one round. All defaults are ours.
+class LowDiffStage(FromScratchStage):
+    """Config of the stage: trains a cascade. All defaults are ours.
 
     A later stage `progressive` halves the steps of all its levels.
 
@@ -31,8 +27,7 @@ class LowDiffStage(RegressionStage):
       shifts: added to the schedule's log-SNR at each level; by default 2 log(R / r) for images of r
         of R pixels. Averages of n pixels have 1 / n of the noise's variance, so that this makes
         equal times equally noisy.
-      label_dropout: of `Teacher`; with it the model can be guided, towards the label only.
-      network: the arguments in which the network differs from the model's.
+      label_dropout: the model can then be guided, towards the label only.
     """
 
     resolutions: tuple[int, ...]
@@ -42,8 +37,6 @@ class LowDiffStage(RegressionStage):
     solver: str = "ddim"
     noise: float = 0.1
     shifts: tuple[float, ...] = ()
-    label_dropout: float = 0.0
-    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def rounds(self, diffuser, image_shape, earlier):
         if not hasattr(diffuser.network, "resolutions"):
@@ -57,13 +50,13 @@ class LowDiffStage(RegressionStage):
                 raise ValueError(
                     f"num_steps: each must be of the levels {self.resolutions}; got {steps}"
                 )
-        Cascade(parse_solver(self.solver), self.noise)  # raises for what it cannot be
         if not self.noise <= self.max_noise:
             raise ValueError(
                 f"noise {self.noise} in sampling is more than any in training; max_noise is "
                 f"{self.max_noise}"
             )
-        if parse_solver(self.solver).stochastic:
+        cascade = f"cascade:{self.solver}:{self.noise}"
+        if parse_solver(cascade).solver.stochastic:
             raise ValueError(f"solver must be deterministic; got {self.solver!r}")
         diffuser = diffuser.with_network({**self.network, "resolutions": self.resolutions})
         shifts = self.shifts or tuple(
@@ -71,17 +64,5 @@ class LowDiffStage(RegressionStage):
         )
         diffuser = dataclasses.replace(diffuser, shifts=shifts)
         diffuser.param_shapes(image_shape)  # raises for sizes that the network cannot have
-        teacher = Teacher(diffuser, **self.settings(self.loop), label_dropout=self.label_dropout)
-        method = Levels(teacher, self.split, self.max_noise)
-        return [
-            Round(
-                self.name,
-                "lowdiff",
-                method,
-                lambda key, parent: method.init(key, image_shape),
-                self.loop,
-                self.num_steps,
-                solver=f"cascade:{self.solver}:{self.noise}",
-                guidance=(0.0, math.inf) if self.label_dropout else None,
-            )
-        ]
+        method = Levels(self.teacher_of(diffuser), self.split, self.max_noise)
+        return [self.round_of(method, "lowdiff", image_shape, solver=cascade)]

@@ -58,10 +58,10 @@ class Pagoda(AdversarialGenerator):
         image_shape: tuple[int, ...],
         noise_shape: tuple[int, ...],
     ) -> TrainState:
-        """As `create`, with a generator that begins as `start`, as far as that goes."""
+        """As the base does, with a generator that begins as `start`, as far as that goes."""
         generator_key, key = jax.random.split(key)
         params, _ = transfer(self.diffuser.init(generator_key, noise_shape), start, reshaped=True)
-        return self.create(key, params, teacher, image_shape, distance=self.distance.init())
+        return super().init(key, params, teacher, image_shape, distance=self.distance.init())
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Array

@@ -61,10 +61,11 @@ class Progressive(Regression):
             self.diffuser.schedule, i, num_steps, length=2 if self.stochastic else 1
         )
         z, _ = diffusion.noised(noise_key, x, logsnr_t)
-        guided = self.guidance and guided_examples(
-            guidance_key, len(x), self.guidance, self.discount, self.stratified, x.dtype
-        )
-        guided = guided or {}
+        guided = {}
+        if self.guidance:
+            guided = guided_examples(
+                guidance_key, len(x), self.guidance, self.discount, self.stratified, x.dtype
+            )
 
         teacher = self.diffuser.denoiser(
             state.frozen["teacher"], label, guided.get("guidance"), condition=condition

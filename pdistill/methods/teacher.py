@@ -11,7 +11,9 @@ from jax import Array
 
 from pdistill import diffusion
 from pdistill.methods.regression import Regression, RegressionStage, uniform_times
-from pdistill.methods.stage import Round
+from pdistill.methods.stage import Method, Round
+from pdistill.networks import Diffuser
+from pdistill.samplers import Steps
 from pdistill.training import Learner, TrainState
 
 
@@ -58,34 +60,50 @@ class Teacher(Regression):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherStage(RegressionStage):
-    """Config of the stage: trains a teacher from scratch, in one round.
+class FromScratchStage(RegressionStage):
+    """Config of a stage that trains a diffusion model from scratch, in one round.
 
     Attributes:
       num_steps: step counts it is measured at; the exported model samples with the first.
-      label_dropout: of `Teacher`; with it the model can be guided. head: instead of the model's.
+      label_dropout: of `Teacher`; with it the model can be guided.
       network: the arguments in which the network differs from the model's.
     """
 
-    num_steps: tuple[int, ...]
+    num_steps: tuple[Steps, ...]
     label_dropout: float = 0.0
-    head: str | None = None
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def teacher_of(self, diffuser: Diffuser) -> Teacher:
+        return Teacher(diffuser, **self.settings(self.loop), label_dropout=self.label_dropout)
+
+    def round_of(
+        self, method: Method, method_name: str, image_shape: tuple[int, ...], **settings: Any
+    ) -> Round:
+        """The stage's round; `settings` are more of `Round`."""
+        return Round(
+            self.name,
+            method_name,
+            method,
+            lambda key, parent: method.init(key, image_shape),
+            self.loop,
+            self.num_steps,
+            guidance=(0.0, math.inf) if self.label_dropout else None,
+            **settings,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherStage(FromScratchStage):
+    """Config of the stage.
+
+    Attributes:
+      head: instead of the model's.
+    """
+
+    head: str | None = None
 
     def rounds(self, diffuser, image_shape, earlier):
         diffuser = diffuser.with_network(self.network)
         if self.head:
             diffuser = diffuser.with_head(self.head, image_shape[-1])
-        settings = self.settings(self.loop)
-        method = Teacher(diffuser, **settings, label_dropout=self.label_dropout)
-        return [
-            Round(
-                self.name,
-                "teacher",
-                method,
-                lambda key, parent: method.init(key, image_shape),
-                self.loop,
-                self.num_steps,
-                guidance=(0.0, math.inf) if self.label_dropout else None,
-            )
-        ]
+        return [self.round_of(self.teacher_of(diffuser), "teacher", image_shape)]

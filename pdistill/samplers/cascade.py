@@ -11,8 +11,8 @@ from pdistill.samplers import noise
 from pdistill.samplers.sampling import sample
 from pdistill.samplers.solvers import Cascade
 
-# Numbers of the levels' keys, from here on: out of the way of those that a key is split into.
-LEVELS = 1000
+# Number of the first level's key: out of the way of those that a key is split into.
+FIRST_LEVEL = 1000
 
 # Images of the level before [B, h, w, C], with noise, and the log-SNR of that noise [B].
 Condition = tuple[Array, Array]
@@ -69,7 +69,7 @@ def sample_cascade(
     for i, (level, steps) in enumerate(zip(levels, num_steps, strict=True)):
         level_key = key
         if made:
-            noise_key, level_key = noise.split(noise.fold_in(key, LEVELS + i))
+            noise_key, level_key = noise.split(noise.fold_in(key, FIRST_LEVEL + i))
             condition = with_noise(noise_key, made[-1], jnp.full(batch, solver.noise))
         x = sample(
             level.denoiser(condition),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_training import noise_dataset
 
 from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
@@ -32,12 +33,7 @@ from pdistill.training import (
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.logging import LogFile, MetricWriter
 
-DATA = Dataset(
-    "noise:train",
-    np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8),
-    np.zeros(50, np.int32),
-    num_labels=1,
-)
+DATA = noise_dataset(50, (4, 4, 1))
 NETWORK = DiT(out_channels=1, patch=2, features=64, depth=1, heads=2)
 METHOD = Teacher(Diffuser(NETWORK, "v", CosineSchedule()), Optimizer(1e-2, warmup=2, ema_decay=0.9))
 

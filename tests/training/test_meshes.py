@@ -3,12 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from tiny_training import Double, in_double, noise_dataset
 
-from pdistill.data import Dataset, Pipeline
+from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser, DiT
@@ -16,12 +16,7 @@ from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import Optimizer, compile_update, init_state
 
 SHAPE = (8, 8, 1)
-DATA = Dataset(
-    "noise:train",
-    np.random.default_rng(0).integers(0, 256, (64, *SHAPE), np.uint8),
-    np.zeros(64, np.int32),
-    num_labels=1,
-)
+DATA = noise_dataset(64, SHAPE)
 B1 = 0.9
 
 
@@ -30,13 +25,6 @@ def method(dtype="float32", features=64):
     optimizer = Optimizer(1e-3, warmup=2, b1=B1, ema_decay=0.9, clip_norm=0.0)
     cls = Double if dtype == "float64" else Teacher
     return cls(Diffuser(network, "v", CosineSchedule()), optimizer)
-
-
-class Double(Teacher):
-    """A teacher of images in double precision, so that all of its step is in it."""
-
-    def step(self, state, batch, key):
-        return super().step(state, batch | {"image": batch["image"].astype(jnp.float64)}, key)
 
 
 def mesh_of(data, fsdp):
@@ -55,9 +43,7 @@ def train(mesh, num_updates, dtype="float32", features=64):
     init = functools.partial(trained.init, image_shape=SHAPE)
     state = init_state(init, mesh, jax.random.key(0))
     if dtype == "float64":
-        state = jax.tree.map(
-            lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state
-        )
+        state = in_double(state)
     update = compile_update(trained, mesh, flip=False)
     pipeline = Pipeline(DATA, 32, seed=0)
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
