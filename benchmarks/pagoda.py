@@ -1,6 +1,6 @@
 """What PaGoDA costs and how well it reconstructs, of a run of configs/fashion_pagoda.py.
 
-    python benchmarks/pagoda.py runs/fashion_pagoda --out=benchmarks/results/fashion_pagoda
+    python -m benchmarks.pagoda runs/fashion_pagoda --out=benchmarks/results/fashion_pagoda
 
 Costs are floating-point operations of products and convolutions: of all updates, those for R1 as
 often as there are any, and of encoding the data. The teacher of full size is counted alone and with
@@ -18,32 +18,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.operations import mean_flops
 from configs import fashion_pd
 from pdistill.autoencoder import Autoencoder
-from pdistill.config import ExperimentConfig, parse
-from pdistill.costs import flops
+from pdistill.config import parse
 from pdistill.data import load_dataset, to_float
-from pdistill.dry_run import trace
 from pdistill.files import read_jsonl
 from pdistill.methods.latents import LatentsConfig
 from pdistill.model import load
 from pdistill.resolution import average
 from pdistill.samplers import num_evaluations, parse_solver
-from pdistill.sharding import make_mesh
 
 
 def costs(config: dict, data_shape: tuple[int, ...]) -> dict[str, float]:
     """TFLOP of the updates of each round, and of its latents."""
-    experiment, without_r1 = parse(config), parse(with_stages(config, r1=0.0))
+    experiment = parse(config)
     rounds = experiment.rounds(data_shape[1:])
-    updates, others = (of_updates(e, data_shape) for e in (experiment, without_r1))
     found = {}
     for r in rounds:
         if r.loop:
-            adversary = getattr(r.method, "adversary", None)
-            share = 1 / adversary.r1_interval if adversary else 1.0
-            mean = others[r.name] + share * (updates[r.name] - others[r.name])
-            found[r.name] = r.loop.num_updates * mean / 1e12
+            update = mean_flops(r, rounds, experiment, data_shape)
+            found[r.name] = r.loop.num_updates * update / 1e12
         if r.latents and f"latents of {r.teacher or r.parent}" not in found:
             [teacher] = [other for other in rounds if other.name == (r.teacher or r.parent)]
             evaluations = num_evaluations(
@@ -53,22 +48,6 @@ def costs(config: dict, data_shape: tuple[int, ...]) -> dict[str, float]:
             of_image = evaluations * teacher.method.diffuser.flops(r.noise_shape)
             found[f"latents of {teacher.name}"] = images * of_image / 1e12
     return found
-
-
-def of_updates(experiment: ExperimentConfig, data_shape: tuple[int, ...]) -> dict[str, int]:
-    """Operations of one update of each round; of what only some updates have, all."""
-    rounds = experiment.rounds(data_shape[1:])
-    mesh = make_mesh(1, 1, jax.devices()[:1])
-    traced = {r.name: trace(r, rounds, experiment, mesh, data_shape)[0] for r in rounds if r.loop}
-    return {name: flops(found.jaxpr.jaxpr) for name, found in traced.items()}
-
-
-def with_stages(config: dict, **changes: float) -> dict:
-    """`config` with changes of the stages that have such settings."""
-    config = copy.deepcopy(config)
-    for stage in config["stages"]:
-        stage.update({name: value for name, value in changes.items() if name in stage})
-    return config
 
 
 def reconstruction(workdir: Path, config: dict, num: int) -> dict[str, float]:

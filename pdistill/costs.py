@@ -19,7 +19,8 @@ def flops(jaxpr: Any) -> int:
     """Floating-point operations of all matrix products and convolutions: two a multiplication.
 
     Of the whole jaxpr, on all devices together: loops count as often as they run (a `while` whose
-    length is unknown once), of branches the dearest. What is between the products is left out.
+    length is unknown once), of branches the one that is known to be taken, or the dearest. What is
+    between the products is left out.
     """
     return sum(_flops_of(equation) for equation in jaxpr.eqns)
 
@@ -36,7 +37,8 @@ def _flops_of(equation: Any) -> int:
         return 2 * equation.outvars[0].aval.size * kernel.size // features
     inner = [flops(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "cond":
-        return max(inner)
+        taken = getattr(equation.invars[0], "val", None)  # of a literal
+        return max(inner) if taken is None else inner[int(taken)]
     return sum(inner) * params.get("length", 1)
 
 

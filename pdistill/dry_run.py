@@ -123,8 +123,12 @@ def trace(
     experiment: ExperimentConfig,
     mesh: Mesh,
     data_shape: tuple[int, ...],
+    due: bool = True,
 ) -> tuple[jax.stages.Traced, TrainState, Any]:
-    """One update of a round, traced, and the shapes of its state and of what the data give."""
+    """One update of a round, traced, and the shapes of its state and of what the data give.
+
+    With `due`, one that has what not all updates have, see `training.Steppable`.
+    """
     if r.loop.batch_size % mesh.size:
         raise ConfigError(f"{r.name}: batch_size {r.loop.batch_size} for {mesh.size} devices")
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -137,13 +141,13 @@ def trace(
         pairs = _placed(r.pairs.shapes(r.image_shape), replicated(mesh))
         state = state.replace(frozen=state.frozen | {"pairs": pairs})
     resident, raw = _inputs(r, experiment, mesh, data_shape)
-    due = {"due": True} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
+    flags = {"due": due} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
 
     update = compile_update(
         r.method, mesh, experiment.data.flip, data_shape[1] // r.image_shape[0],
         r.loop.max_grad_norm,
     )  # fmt: skip
-    traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **due)
+    traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **flags)
     return traced, state, (resident, raw)
 
 

@@ -89,12 +89,10 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
 @pytest.mark.parametrize(
     "name",
     [
-        *("cifar10_pd", "cifar10_pd:x", "cifar10_ablation", "cifar10_guided"),
-        *("imagenet64_pd", "imagenet64_pd:both", "imagenet64_guided"),
-        *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both"),
-        *("lsun_church128_pd", "lsun_church128_pd:both"),
-        *("cifar10_gan", "cifar10_gan_frozen", "imagenet64_gan", "cifar10_ctm", "imagenet64_ctm"),
-        *("cifar10_dmd2", "imagenet64_msd", "cifar10_pagoda", "cifar10_lowdiff", "ffhq64_lowdiff"),
+        # Every network and every method once: what is left out differs in numbers only.
+        *("cifar10_pd", "cifar10_guided", "imagenet64_pd:both", "lsun_bedroom128_pd"),
+        *("cifar10_gan_frozen", "imagenet64_gan", "cifar10_ctm", "imagenet64_msd"),
+        *("cifar10_pagoda", "cifar10_lowdiff"),
     ],
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):

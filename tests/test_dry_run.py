@@ -106,6 +106,18 @@ def test_flops_are_those_of_the_compiler():
     assert flops(scanned.trace(jnp.ones((64, 64))).jaxpr.jaxpr) == 7 * 2 * 4 * 64 * 64
 
 
+@pytest.mark.parametrize(("taken", "products"), [(True, 2), (False, 1), (None, 2)])
+def test_flops_of_branches(taken, products):
+    """Of the one that is known to be taken, else of the dearest."""
+
+    def choose(m, unknown):
+        due = unknown if taken is None else taken
+        return jax.lax.cond(due, lambda: m @ m @ m, lambda: m @ m)
+
+    jaxpr = jax.make_jaxpr(choose)(jnp.ones((8, 8)), True).jaxpr
+    assert flops(jaxpr) == products * 2 * 8**3
+
+
 def test_collectives_in_a_loop_count_as_often_as_it_runs():
     mesh = make_mesh()
     placed = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=batch_sharding(mesh))

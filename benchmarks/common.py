@@ -1,0 +1,89 @@
+"""What the benchmarks share: turns, what the machine can do and is, and how a result is told."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("jax", "flax", "torch", "diffusers")
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """For `python -m benchmarks.<name>`."""
+    found = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out = ROOT / "benchmarks" / "results" / f"{name}.json"
+    found.add_argument("--out", type=Path, default=out, help="file to write")
+    return found
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, `rounds` of each contender, after one that is not counted.
+
+    They take turns, so that a busy moment of the machine falls on all. A call is over when what it
+    returns has been computed.
+    """
+    seconds = {name: [] for name in contenders}
+    for call in contenders.values():
+        jax.block_until_ready(call())
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def peak_flops(size: int = 2048, rounds: int = 5) -> float:
+    """FLOP/s of a float32 matrix product of this size, the best of some."""
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    [times] = take_turns({"product": lambda: product(a, a)}, rounds).values()
+    return 2 * size**3 / min(times)
+
+
+def machine() -> dict[str, Any]:
+    """Where a result comes from."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # rivals are an extra
+            continue
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": len(jax.devices()),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit or None,
+    }
+
+
+def tell(result: Mapping[str, Any], out: Path) -> None:
+    """Prints a result and the machine as one line of JSON, and writes it."""
+    line = json.dumps({**result, **machine()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(line + "\n")
+    print(line)

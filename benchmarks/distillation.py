@@ -1,0 +1,148 @@
+"""Steps a second of progressive distillation: this package against a plain loop in PyTorch.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.distillation
+
+Both teach the same U-Net with the same weights (see `benchmarks.rivals`) on the same random images:
+two DDIM steps of the teacher, one of the student, the gradient of the SNR + 1 loss, clipping, Adam
+and a moving average, in float32. The loop in PyTorch is the shortest that does this, as it is and
+with the networks under torch.compile. Ours is the update that training runs. `ratio` is ours over
+the plain loop; the losses of both, from other random numbers, say that they do the same.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.common import medians, parser, peak_flops, take_turns, tell
+from benchmarks.rivals import IMAGE, SIZES, to_torch, twins
+from pdistill.costs import flops
+from pdistill.diffusion import CosineSchedule
+from pdistill.methods import Progressive
+from pdistill.networks import Diffuser
+from pdistill.sharding import make_mesh
+from pdistill.training import Optimizer, compile_update
+
+STEPS = 4  # of the student
+RATE, DECAY, CLIP = 1e-4, 0.999, 1.0
+
+
+def torch_step(network: torch.nn.Module, compiled: bool) -> Callable[[torch.Tensor], float]:
+    """images [B, C, H, W] -> the loss of one update of a student that starts as `network`."""
+    teacher = copy.deepcopy(network).requires_grad_(False)
+    student = copy.deepcopy(network).train()
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.Adam(student.parameters(), RATE)
+    run_teacher, run_student = teacher, student
+    if compiled:
+        run_teacher, run_student = torch.compile(teacher), torch.compile(student)
+
+    def scales(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle = (t * math.pi / 2)[:, None, None, None]
+        return torch.cos(angle), torch.sin(angle)
+
+    def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = scales(t)
+        return alpha * z - sigma * run_teacher(z, 999 * t).sample
+
+    def step(x: torch.Tensor) -> float:
+        t = (1 + torch.randint(STEPS, x.shape[:1])) / STEPS
+        middle, end = t - 0.5 / STEPS, t - 1 / STEPS
+        alpha, sigma = scales(t)
+        z = alpha * x + sigma * torch.randn_like(x)
+        with torch.no_grad():
+            alpha_m, sigma_m = scales(middle)
+            alpha_s, sigma_s = scales(end)
+            x_1 = denoise(z, t)
+            z_m = alpha_m * x_1 + sigma_m / sigma * (z - alpha * x_1)
+            x_2 = denoise(z_m, middle)
+            z_s = alpha_s * x_2 + sigma_s / sigma_m * (z_m - alpha_m * x_2)
+            q = sigma_s / sigma
+            target = (z_s - q * z) / (alpha_s - q * alpha)
+            v = (alpha * z - target) / sigma
+        loss = torch.nn.functional.mse_loss(run_student(z, 999 * t).sample, v)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
+        optimizer.step()
+        with torch.no_grad():
+            for mean, new in zip(average.parameters(), student.parameters(), strict=True):
+                mean.lerp_(new, 1 - DECAY)
+        return loss.item()
+
+    return step
+
+
+class Ours:
+    """Updates as training dispatches them, on a data set on the device."""
+
+    def __init__(self, diffuser: Diffuser, params: Any, images: np.ndarray):
+        diffuser = Diffuser(diffuser.network, diffuser.head, CosineSchedule())
+        method = Progressive(diffuser, Optimizer(RATE, ema_decay=DECAY, clip_norm=CLIP))
+        mesh = make_mesh(1, 1, jax.devices()[:1])
+        state = jax.jit(method.init)(params, STEPS)
+        self._frozen, self._state = state.frozen, state.replace(frozen={})
+        self._update = compile_update(method, mesh, False)
+        self._resident = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}
+        self._raw = {"index": jnp.arange(len(images))[None]}
+        self._key = jax.random.key(0)
+        inputs = (self._state, self._frozen, self._resident, self._raw, self._key)
+        self.flops = flops(self._update.trace(*inputs).jaxpr.jaxpr)
+
+    def __call__(self) -> float:
+        self._state, metrics = self._update(
+            self._state, self._frozen, self._resident, self._raw, self._key
+        )
+        return float(metrics["loss"][0])
+
+
+def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
+    """Steps a second of each, of one size of network."""
+    network, _, diffuser, params = twins(size)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *IMAGE), np.uint8)
+    theirs = to_torch(images.astype(np.float32) / 127.5 - 1)
+    ours = Ours(diffuser, params, images)
+    plain, compiled = (torch_step(network, compiled) for compiled in (False, True))
+    contenders = {
+        "pdistill": ours,
+        "PyTorch": lambda: plain(theirs),
+        "PyTorch, compiled": lambda: compiled(theirs),
+    }
+    losses = {name: call() for name, call in contenders.items()}
+    seconds = medians(take_turns(contenders, rounds))
+    return {
+        "parameters": sum(a.size for a in jax.tree.leaves(params)),
+        "gigaflops": ours.flops / 1e9,
+        "first_loss": losses,
+        "steps_per_second": {name: 1 / time for name, time in seconds.items()},
+        "ratio": seconds["PyTorch"] / seconds["pdistill"],
+        "ratio_compiled": seconds["PyTorch, compiled"] / seconds["pdistill"],
+    }
+
+
+def main() -> None:
+    arguments = parser("distillation", __doc__)
+    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    arguments.add_argument("--batch_size", type=int, default=16)
+    arguments.add_argument("--rounds", type=int, default=7)
+    options = arguments.parse_args()
+    sizes = {}
+    for size in options.sizes.split(","):
+        sizes[size] = compare(size, options.batch_size, options.rounds)
+        for name, speed in sizes[size]["steps_per_second"].items():
+            rate = speed * sizes[size]["gigaflops"]
+            print(f"{size:<10} {name:<20} {speed:8.3f} steps/s {rate:8.1f} GFLOP/s", flush=True)
+    about = {name: getattr(options, name) for name in ("batch_size", "rounds")}
+    peak = {"peak_gigaflops_per_second": peak_flops() / 1e9}
+    first = next(iter(sizes.values()))
+    tell({"ratio": first["ratio"], "sizes": sizes} | about | peak, options.out)
+
+
+if __name__ == "__main__":
+    main()

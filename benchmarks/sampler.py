@@ -1,0 +1,77 @@
+"""Images a second: one jitted sampler against diffusers' loop, with the same weights and steps.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.sampler
+
+DDIM on 32x32 images, float32, by a U-Net of diffusers' shape in three sizes, from the same noise;
+`relative_difference` says how far the images are apart. diffusers runs as it is and with its
+network under torch.compile. `ratio` is ours over diffusers as it is, of the first size.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks.common import medians, parser, peak_flops, take_turns, tell
+from benchmarks.rivals import IMAGE, SIZES, from_torch, to_torch, twins
+from pdistill.evaluation import Sampling
+
+
+@torch.inference_mode()
+def diffusers_sample(network: Any, scheduler: Any, noise: torch.Tensor, num_steps: int) -> Any:
+    """As diffusers' pipelines do it."""
+    scheduler.set_timesteps(num_steps)
+    z = noise
+    for step in scheduler.timesteps:
+        z = scheduler.step(network(z, step).sample, step, z).prev_sample
+    return z
+
+
+def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str, Any]:
+    """Images a second of each, of one size of network."""
+    network, scheduler, diffuser, params = twins(size)
+    noise = np.random.default_rng(0).normal(size=(batch_size, *IMAGE)).astype(np.float32)
+    theirs, sampling = to_torch(noise), Sampling(num_steps, clip=None)
+    sample = jax.jit(lambda params, z: sampling.run(diffuser, params, key=None, z_init=z))
+    compiled = torch.compile(network)
+    contenders = {
+        "pdistill": lambda: sample(params, noise),
+        "diffusers": lambda: diffusers_sample(network, scheduler, theirs, num_steps),
+        "diffusers, compiled": lambda: diffusers_sample(compiled, scheduler, theirs, num_steps),
+    }
+    ours, other = np.asarray(sample(params, noise)), from_torch(contenders["diffusers"]())
+    seconds = medians(take_turns(contenders, rounds))
+    flops = batch_size * num_steps * diffuser.flops(IMAGE)
+    return {
+        "parameters": sum(a.size for a in jax.tree.leaves(params)),
+        "images_per_second": {name: batch_size / time for name, time in seconds.items()},
+        "gigaflops_per_second": {name: flops / time / 1e9 for name, time in seconds.items()},
+        "ratio": seconds["diffusers"] / seconds["pdistill"],
+        "ratio_compiled": seconds["diffusers, compiled"] / seconds["pdistill"],
+        "relative_difference": float(np.linalg.norm(ours - other) / np.linalg.norm(other)),
+    }
+
+
+def main() -> None:
+    arguments = parser("sampler", __doc__)
+    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    arguments.add_argument("--batch_size", type=int, default=16)
+    arguments.add_argument("--num_steps", type=int, default=4)
+    arguments.add_argument("--rounds", type=int, default=7)
+    options = arguments.parse_args()
+    sizes = {}
+    for size in options.sizes.split(","):
+        sizes[size] = compare(size, options.batch_size, options.num_steps, options.rounds)
+        for name, speed in sizes[size]["images_per_second"].items():
+            rate = sizes[size]["gigaflops_per_second"][name]
+            print(f"{size:<10} {name:<20} {speed:8.2f} images/s {rate:8.1f} GFLOP/s", flush=True)
+    about = {name: getattr(options, name) for name in ("batch_size", "num_steps", "rounds")}
+    peak = {"peak_gigaflops_per_second": peak_flops() / 1e9}
+    first = next(iter(sizes.values()))
+    tell({"ratio": first["ratio"], "sizes": sizes} | about | peak, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How far a training update of each method is from the machine's peak.
+
+    python -m benchmarks.train_step --configs=digits_pd,digits_gan
+
+The updates are those that `pdistill.main` runs, with random weights and images: the first round of
+each method of each config. Operations are those of products and convolutions, of an update that has
+a part that not all have, such as R1, its share; the peak is that of a large matrix product.
+"""
+
+import importlib
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common import parser, peak_flops, tell
+from benchmarks.operations import mean_flops
+from pdistill.config import ExperimentConfig, parse
+from pdistill.data import load_dataset
+from pdistill.methods import Round
+from pdistill.sharding import make_mesh
+from pdistill.training import compile_update, count, init_state
+
+CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd"
+WARM = 12  # dispatches that are not counted: whatever only some updates have is compiled in them
+
+
+def updates(r: Round, rounds: Sequence[Round], experiment: ExperimentConfig) -> Iterator[None]:
+    """Dispatches one update, or one scan of them, of a round whenever it is asked."""
+    by_name = {other.name: other for other in rounds}
+    parents = [by_name[name] for name in r.parents if name]
+    key, mesh = jax.random.key(0), make_mesh(1, 1, jax.devices()[:1])
+    params = [p.method.diffuser.init(key, p.noise_shape) for p in parents] or [None]
+    state = init_state(r.init, mesh, key, *params)
+    frozen, state = state.frozen, state.replace(frozen={})
+    batch = r.loop.batch_size
+    images = np.random.default_rng(0).integers(0, 256, (batch, *r.image_shape), np.uint8)
+    labels = np.arange(batch, dtype=np.int32) % max(r.method.diffuser.num_labels, 1)
+    resident = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    raw = {"index": jnp.tile(jnp.arange(batch), (r.loop.substeps, 1))}
+    update = compile_update(r.method, mesh, experiment.data.flip)
+    due = getattr(r.method, "due", None) if r.loop.substeps == 1 else None
+    for step in itertools.count():
+        flags = {"due": due(step)} if due else {}
+        state, metrics = update(state, frozen, resident, raw, key, **flags)
+        jax.block_until_ready(metrics)
+        yield
+
+
+def seconds_of(dispatches: Iterator[None], duration: float) -> float:
+    """Of one dispatch, the mean of as many as go into about `duration` seconds."""
+    for _ in range(WARM):
+        next(dispatches)
+    clock = time.perf_counter()
+    for num in itertools.count(1):
+        next(dispatches)
+        spent = time.perf_counter() - clock
+        if spent > duration and num >= 2:
+            return spent / num
+
+
+def measure(name: str, duration: float, peak: float) -> Iterator[dict[str, Any]]:
+    """A row for each method of a config."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    experiment = parse(json.loads(config.to_json()))
+    shape = load_dataset(experiment.data.name, experiment.data.train).images.shape
+    rounds = experiment.rounds(shape[1:])
+    firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not (r.pairs or r.latents)}
+    for r in [r for r in rounds if r in firsts.values()]:
+        operations = mean_flops(r, rounds, experiment, shape)
+        seconds = seconds_of(updates(r, rounds, experiment), duration) / r.loop.substeps
+        yield {
+            "config": name,
+            "stage": r.name,
+            "method": r.method_name,
+            "parameters": count(r.method.diffuser.param_shapes(r.noise_shape)),
+            "batch_size": r.loop.batch_size,
+            "gigaflops": operations / 1e9,
+            "updates_per_second": 1 / seconds,
+            "gigaflops_per_second": operations / seconds / 1e9,
+            "utilisation": operations / seconds / peak,
+        }
+
+
+def main() -> None:
+    arguments = parser("train_step", __doc__)
+    arguments.add_argument("--configs", default=CONFIGS, help="default: %(default)s")
+    arguments.add_argument("--seconds", type=float, default=10.0, help="a method")
+    options = arguments.parse_args()
+    peak, rows = peak_flops(), []
+    for name in options.configs.split(","):
+        for row in measure(name, options.seconds, peak):
+            rows.append(row)
+            print(
+                f"{name:<14} {row['stage']:<16} {row['updates_per_second']:9.2f} updates/s "
+                f"{row['gigaflops_per_second']:7.1f} GFLOP/s {row['utilisation']:6.1%}",
+                flush=True,
+            )
+    tell({"rows": rows, "peak_gigaflops_per_second": peak / 1e9}, options.out)
+
+
+if __name__ == "__main__":
+    main()
