@@ -15,12 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pdistill.xla_flags import set_xla_flags
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jax", "flax", "torch", "diffusers")
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """For `python -m benchmarks.<name>`."""
+    """For `python -m benchmarks.<name>`, with XLA's flags as in this package's programs."""
+    set_xla_flags()
     found = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=doc,

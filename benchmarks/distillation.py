@@ -27,7 +27,7 @@ from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.networks import Diffuser
 from pdistill.sharding import make_mesh
-from pdistill.training import Optimizer, compile_update
+from pdistill.training import Optimizer, compile_update, init_state
 
 STEPS = 4  # of the student
 RATE, DECAY, CLIP = 1e-4, 0.999, 1.0
@@ -86,7 +86,7 @@ class Ours:
         diffuser = Diffuser(diffuser.network, diffuser.head, CosineSchedule())
         method = Progressive(diffuser, Optimizer(RATE, ema_decay=DECAY, clip_norm=CLIP))
         mesh = make_mesh(1, 1, jax.devices()[:1])
-        state = jax.jit(method.init)(params, STEPS)
+        state = init_state(lambda params: method.init(params, STEPS), mesh, params)
         self._frozen, self._state = state.frozen, state.replace(frozen={})
         self._update = compile_update(method, mesh, False)
         self._resident = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}

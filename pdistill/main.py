@@ -17,6 +17,7 @@ from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
 from pdistill.terminal import plain_errors, say
 from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
+from pdistill.xla_flags import set_xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
@@ -40,6 +41,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --co
 
 
 def main(_) -> None:
+    set_xla_flags()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DRY_RUN.value:
         with plain_errors(ConfigError):

@@ -10,6 +10,7 @@ import jax
 from tqdm import tqdm
 
 from pdistill.samplers import parse_steps
+from pdistill.xla_flags import set_xla_flags
 
 
 def say(message: str) -> None:
@@ -19,7 +20,8 @@ def say(message: str) -> None:
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """For `python -m pdistill.<name>`; its description is shown as it is."""
+    """For `python -m pdistill.<name>`; its description is shown as it is. Sets XLA's flags too."""
+    set_xla_flags()
     return argparse.ArgumentParser(
         prog=f"python -m pdistill.{name}",
         description=description,

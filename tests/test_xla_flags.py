@@ -1,0 +1,56 @@
+"""The flag is there, in force, and leaves what the user has said alone."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from pdistill.xla_flags import FLAG, set_xla_flags
+
+CONVOLUTION = """
+import jax, jax.numpy as jnp, pdistill
+from pdistill.xla_flags import set_xla_flags
+if {quick}: set_xla_flags()
+def convolve(x, w):
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+x, w = jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+print("ynn" in jax.jit(convolve).lower(x, w).compile().as_text())
+"""
+
+
+@pytest.mark.parametrize("before", ["", "--xla_force_host_platform_device_count=2"])
+def test_it_is_added(monkeypatch, before):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    set_xla_flags()
+    set_xla_flags()
+    assert os.environ["XLA_FLAGS"].split() == [*before.split(), f"{FLAG}=individual_dot"]
+
+
+def test_what_the_user_says_stays(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"{FLAG}=reduce")
+    set_xla_flags()
+    assert os.environ["XLA_FLAGS"] == f"{FLAG}=reduce"
+
+
+def test_versions_that_may_not_know_it(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(jax, "__version_info__", (0, 13, 0))
+    set_xla_flags()
+    assert os.environ["XLA_FLAGS"] == ""
+
+
+def test_it_is_in_force_after_jax_is_imported():
+    """XLA's own convolutions, not the library's."""
+
+    def handed_over(quick):
+        environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": ""}
+        program = [sys.executable, "-c", CONVOLUTION.format(quick=quick)]
+        found = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+        return found.stdout.strip() == "True"
+
+    if not handed_over(False):
+        pytest.skip("this XLA does not hand convolutions to YNNPACK here")
+    assert not handed_over(True)
