@@ -1,6 +1,6 @@
 """Do the distances rise with damage? CIFAR-10 against noisy, blurred, compressed, poorer copies.
 
-    python benchmarks/distances.py --out=benchmarks/results/distances.json
+    python -m benchmarks.distances --out=benchmarks/results/distances.json
 
 5,000 training images against 5,000 held-out ones, and against copies of themselves at rising
 strengths. Prints a table and says where a distance fails to rise.

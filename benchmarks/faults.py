@@ -1,6 +1,6 @@
 """A small run with every fault there is, again and again: does it end as an undisturbed one?
 
-    python benchmarks/faults.py --sigkill=30 --sigterm=10 --lost=5 --damaged=5 --full=3
+    python -m benchmarks.faults --sigkill=30 --sigterm=10 --lost=5 --damaged=5 --full=3
 
 A run is started, disturbed at a random time and started again, until it ends by itself. Then its
 parameters, bit for bit, and its rows but for timings must be those of a run left alone; whenever it

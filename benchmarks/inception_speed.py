@@ -3,7 +3,7 @@
 PyTorch's is torch-fidelity's class (the extra `parity`). Both have the same random weights and the
 same batch size and all cores, and take turns, so that a busy moment of the machine falls on both.
 
-    python benchmarks/inception_speed.py --out=benchmarks/results/inception_speed.json
+    python -m benchmarks.inception_speed --out=benchmarks/results/inception_speed.json
 """
 
 import argparse

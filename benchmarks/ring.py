@@ -1,6 +1,6 @@
 """Distribution matching on a ring of eight Gaussians in the plane: modes and energy distance.
 
-    python benchmarks/ring.py --out=benchmarks/results/ring.json
+    python -m benchmarks.ring --out=benchmarks/results/ring.json
 
 Radius 1, standard deviation 0.08. The teacher is an MLP of 6,000 updates; a generator is its copy,
 called once at the largest noise, after 1,500 updates of batch 256. A sample is "within" if it is

@@ -3,7 +3,7 @@
     for seed in 0 1 2; do
       python -m pdistill.main --config=configs/digits_gan.py --workdir=runs/gan_$seed --config.seed=$seed
     done
-    python benchmarks/seeds.py runs/gan_0 runs/gan_1 runs/gan_2 --out=benchmarks/results/digits_gan/seeds.json
+    python -m benchmarks.seeds runs/gan_0 runs/gan_1 runs/gan_2 --out=benchmarks/results/digits_gan/seeds.json
 
 The worst of a distance is the largest, of a share or a ratio the smallest.
 """  # noqa: E501

@@ -1,0 +1,97 @@
+"""Compile time and memory of a sampler and a training update, as one thing grows at a time.
+
+    python -m benchmarks.compilation
+
+A small U-Net on 32x32 images. Seconds are those of tracing and of compiling; bytes what the
+compiler sets aside for intermediate results. `slopes` are those of bytes and of compile time over
+what grows, both in logarithms: 0 is flat, 1 linear.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.common import parser, tell
+from pdistill.diffusion import CosineSchedule
+from pdistill.evaluation import Sampling
+from pdistill.methods import Progressive
+from pdistill.networks import Diffuser, UNet
+from pdistill.training import Optimizer
+
+IMAGE = (32, 32, 3)
+GROWTH = {"num_steps": (1, 4, 16, 64, 256), "batch_size": (4, 8, 16, 32), "channels": (16, 32, 64)}
+
+
+def cost(function: Callable, *shapes: Any) -> dict[str, float]:
+    """Of compiling a function of arguments of these shapes."""
+    clock = time.perf_counter()
+    traced = jax.jit(function).trace(*shapes)
+    traced_at = time.perf_counter()
+    compiled = traced.lower().compile()
+    memory = compiled.memory_analysis()
+    return {
+        "trace_seconds": traced_at - clock,
+        "compile_seconds": time.perf_counter() - traced_at,
+        "bytes": memory.temp_size_in_bytes,
+    }
+
+
+def diffuser_of(channels: int) -> Diffuser:
+    network = UNet(
+        channels=channels, multipliers=(1, 2), blocks=1, attention_sizes=(), out_channels=3
+    )
+    return Diffuser(network, "v", CosineSchedule())
+
+
+def sampler_cost(num_steps: int = 4, batch_size: int = 8, channels: int = 32) -> dict[str, float]:
+    diffuser = diffuser_of(channels)
+    sampling = Sampling(num_steps)
+    noise = jax.ShapeDtypeStruct((batch_size, *IMAGE), jnp.float32)
+
+    def sample(params, noise):
+        return sampling.run(diffuser, params, key=None, z_init=noise)
+
+    return cost(sample, diffuser.param_shapes(IMAGE), noise)
+
+
+def update_cost(num_steps: int = 4, batch_size: int = 8, channels: int = 32) -> dict[str, float]:
+    """Of progressive distillation; `num_steps` are the student's."""
+    method = Progressive(diffuser_of(channels), Optimizer(1e-3))
+    params = method.diffuser.param_shapes(IMAGE)
+    state = jax.eval_shape(lambda params: method.init(params, num_steps), params)
+    batch = {"image": jax.ShapeDtypeStruct((batch_size, *IMAGE), jnp.float32)}
+    return cost(method.step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def slope(rows: list[dict[str, float]], grown: str, figure: str) -> float:
+    """Between the first and the last."""
+    first, last = rows[0], rows[-1]
+    return math.log(last[figure] / first[figure]) / math.log(last[grown] / first[grown])
+
+
+def main() -> None:
+    options = parser("compilation", __doc__).parse_args()
+    jax.config.update("jax_enable_compilation_cache", False)
+    sampler_cost()  # whatever is slow the first time only
+    rows, slopes = {}, {}
+    for name, of in (("sampler", sampler_cost), ("update", update_cost)):
+        for grown, values in GROWTH.items():
+            found = rows[f"{name} / {grown}"] = [{grown: n, **of(**{grown: n})} for n in values]
+            for row in found:
+                print(
+                    f"{name:<8} {grown:<10} {row[grown]:>4}  trace {row['trace_seconds']:6.2f} s  "
+                    f"compile {row['compile_seconds']:6.2f} s  {row['bytes'] / 1e6:9.2f} MB",
+                    flush=True,
+                )
+            slopes[f"{name} / {grown}"] = {
+                figure: slope(found, grown, figure) for figure in ("bytes", "compile_seconds")
+            }
+    tell({"slopes": slopes, "rows": rows}, options.out)
+
+
+if __name__ == "__main__":
+    main()
