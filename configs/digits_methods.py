@@ -26,8 +26,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation = digits_dmd.get_config().evaluation
     teacher, progressive = config.stages
     teacher["num_steps"] = (64, 8, 4, 2, 1)
-    progressive["loop"]["num_updates"] = UPDATES // 8  # four rounds, and two of twice the length
-    progressive["loop"]["save_every"] = UPDATES // 8
+    of_round = UPDATES // 8  # there are four, and two of twice the length
+    progressive["loop"].update(num_updates=of_round, log_every=50, save_every=of_round)
     stages = [teacher, progressive]
     for source, names in METHODS.items():
         for stage in source.get_config().stages:

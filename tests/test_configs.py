@@ -24,7 +24,8 @@ SHAPES = {
     "lsun_church128": (128, 128, 3),
 }
 VARIANTS = [
-    *("digits_pd", "digits_ablation", "fashion_pd:cpu", "cifar10_pd:cpu", "cifar10_ablation"),
+    *("digits_pd", "digits_methods", "digits_ablation", "fashion_pd:cpu", "cifar10_pd:cpu"),
+    "cifar10_ablation",
     *("cifar10_pd", "cifar10_pd:x", "imagenet64_pd", "imagenet64_pd:both"),
     *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both", "lsun_church128_pd"),
     *("digits_guided", "cifar10_guided", "imagenet64_guided"),
