@@ -22,8 +22,7 @@ PACKAGES = ("jax", "flax", "torch", "diffusers")
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """For `python -m benchmarks.<name>`, with XLA's flags as in this package's programs."""
-    set_xla_flags()
+    """For `python -m benchmarks.<name>`."""
     found = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=doc,
@@ -31,7 +30,18 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     )
     out = ROOT / "benchmarks" / "results" / f"{name}.json"
     found.add_argument("--out", type=Path, default=out, help="file to write")
+    found.add_argument(
+        "--xla_defaults", action="store_true", help="not the flags of this package's programs"
+    )
     return found
+
+
+def options_of(arguments: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options; from here on XLA has its flags."""
+    options = arguments.parse_args()
+    if not options.xla_defaults:
+        set_xla_flags()
+    return options
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -80,6 +90,7 @@ def machine() -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "commit": commit or None,
     }
 

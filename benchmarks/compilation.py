@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import parser, tell
+from benchmarks.common import options_of, parser, tell
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import Sampling
 from pdistill.methods import Progressive
@@ -74,7 +74,7 @@ def slope(rows: list[dict[str, float]], grown: str, figure: str) -> float:
 
 
 def main() -> None:
-    options = parser("compilation", __doc__).parse_args()
+    options = options_of(parser("compilation", __doc__))
     jax.config.update("jax_enable_compilation_cache", False)
     sampler_cost()  # whatever is slow the first time only
     rows, slopes = {}, {}

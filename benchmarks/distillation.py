@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.common import medians, parser, peak_flops, take_turns, tell
+from benchmarks.common import medians, options_of, parser, peak_flops, take_turns, tell
 from benchmarks.rivals import IMAGE, SIZES, to_torch, twins
 from pdistill.costs import flops
 from pdistill.diffusion import CosineSchedule
@@ -131,7 +131,7 @@ def main() -> None:
     arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
     arguments.add_argument("--batch_size", type=int, default=16)
     arguments.add_argument("--rounds", type=int, default=7)
-    options = arguments.parse_args()
+    options = options_of(arguments)
     sizes = {}
     for size in options.sizes.split(","):
         sizes[size] = compare(size, options.batch_size, options.rounds)

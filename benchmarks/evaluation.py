@@ -11,7 +11,7 @@ features of FID beside PyTorch's.
 import numpy as np
 import scipy.linalg
 
-from benchmarks.common import medians, parser, take_turns, tell
+from benchmarks.common import medians, options_of, parser, take_turns, tell
 from pdistill.evaluation import Moments, Statistics, frechet_distance
 from pdistill.evaluation.precision_recall import precision_recall
 from pdistill.features import load_extractor
@@ -36,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--num", type=int, default=5000, help="images; default: %(default)s")
     arguments.add_argument("--features", type=int, default=2048, help="default: %(default)s")
     arguments.add_argument("--rounds", type=int, default=3)
-    options = arguments.parse_args()
+    options = options_of(arguments)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (options.num, 32, 32, 3), np.uint8)
     extractors = {name: load_extractor(name) for name in SPACES}

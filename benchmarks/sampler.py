@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks.common import medians, parser, peak_flops, take_turns, tell
+from benchmarks.common import medians, options_of, parser, peak_flops, take_turns, tell
 from benchmarks.rivals import IMAGE, SIZES, from_torch, to_torch, twins
 from pdistill.evaluation import Sampling
 
@@ -60,7 +60,7 @@ def main() -> None:
     arguments.add_argument("--batch_size", type=int, default=16)
     arguments.add_argument("--num_steps", type=int, default=4)
     arguments.add_argument("--rounds", type=int, default=7)
-    options = arguments.parse_args()
+    options = options_of(arguments)
     sizes = {}
     for size in options.sizes.split(","):
         sizes[size] = compare(size, options.batch_size, options.num_steps, options.rounds)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import parser, peak_flops, tell
+from benchmarks.common import options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
 from pdistill.config import ExperimentConfig, parse
 from pdistill.data import load_dataset
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser("train_step", __doc__)
     arguments.add_argument("--configs", default=CONFIGS, help="default: %(default)s")
     arguments.add_argument("--seconds", type=float, default=10.0, help="a method")
-    options = arguments.parse_args()
+    options = options_of(arguments)
     peak, rows = peak_flops(), []
     for name in options.configs.split(","):
         for row in measure(name, options.seconds, peak):

@@ -12,7 +12,7 @@ def set_xla_flags() -> None:
     """To be called before JAX first computes; XLA_FLAGS that has the flag stays as it is.
 
     On CPUs, XLA hands convolutions to YNNPACK, whose are slower than its own: without, a U-Net
-    trains 1.5 times as fast (`benchmarks/results/ynnpack.json`). Matrix products stay there.
+    trains 1.5 times as fast (benchmarks/README.md). Matrix products stay there.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if FLAG not in flags and KNOWN_TO[0] <= jax.__version_info__[:2] <= KNOWN_TO[1]:
