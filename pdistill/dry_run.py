@@ -140,12 +140,14 @@ def trace(
     if r.pairs:
         pairs = _placed(r.pairs.shapes(r.image_shape), replicated(mesh))
         state = state.replace(frozen=state.frozen | {"pairs": pairs})
+    if r.loop.offload:
+        state = state.replace(frozen=jax.tree.map(_in_host_memory, state.frozen))
     resident, raw = _inputs(r, experiment, mesh, data_shape)
     flags = {"due": due} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
 
     update = compile_update(
         r.method, mesh, experiment.data.flip, data_shape[1] // r.image_shape[0],
-        r.loop.max_grad_norm,
+        r.loop.max_grad_norm, r.loop.offload,
     )  # fmt: skip
     traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **flags)
     return traced, state, (resident, raw)
@@ -181,11 +183,17 @@ def _placed(shapes: Any, shardings: Any) -> Any:
     )
 
 
+def _in_host_memory(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = a.sharding.with_memory_kind("pinned_host")
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+
+
 def device_bytes(tree: Any) -> int:
     """Of the part of a tree of placed shapes that one device holds."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != "pinned_host"
     )
 
 

@@ -143,6 +143,7 @@ class Experiment:
             seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
         )
+        del parents  # the state has copies
         save = functools.partial(self._save_model, r)
         selection = None
         if r.select:

@@ -81,6 +81,19 @@ def test_communication(plans):
     assert fsdp.communicated > 1.5 * gradients
 
 
+def test_an_offloaded_teacher():
+    """Is not among what stays on the device."""
+    frozen = {}
+    for offload in (False, True):
+        plain = config(1)
+        plain.stages = tiny().stages[:2]
+        plain.stages[1]["loop"]["offload"] = offload
+        _, plan = dry_run(plain, (1,), SHAPE)[1]
+        frozen[offload] = plan.frozen
+    assert frozen[False] == pytest.approx(4 * plan.parameters, rel=1e-3)
+    assert frozen[True] == 0
+
+
 def test_flops_are_those_of_the_compiler():
     """Of a product, a convolution and their gradients, in a scan; XLA also counts additions, and
     leaves out what falls on padding: a few percent."""

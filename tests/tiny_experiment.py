@@ -135,7 +135,9 @@ def tiny_lowdiff() -> ConfigDict:
     """fashion_lowdiff on the digits: 4x4 -> 8x8, measured at two divisions of three steps."""
     config = shrink(fashion_lowdiff.get_config(), substeps=1)
     config.data.name = "digits"
-    config.model.network.arguments.update(patch=1, multipliers=(1, 1), head_channels=8)
+    config.model.network.arguments.update(
+        patch=1, multipliers=(1, 1), head_channels=8, attention_sizes=()
+    )
     teacher, lowdiff, distilled = config.stages
     teacher["num_steps"] = (2,)
     lowdiff.update(resolutions=(4, 8), split=(10, 6), num_steps=((2, 1), (1, 2)))

@@ -25,6 +25,7 @@ from pdistill.terminal import say
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.interruption import Interrupted, StopSignals
 from pdistill.training.logging import LogFile, MetricWriter, Progress
+from pdistill.training.offload import into_device_memory, into_host_memory
 from pdistill.training.state import TrainState
 
 AROUND = 3  # updates shown before and after one that is not finite
@@ -63,6 +64,8 @@ class LoopConfig:
         not finite, or the gradient too large; one more stops the run.
       max_grad_norm: of the student's gradient, before clipping, in an update that is not left out;
         0 for any.
+      offload: what is frozen, such as a teacher, stays in the host's memory and comes to the device
+        anew in each dispatch.
     """
 
     num_updates: int
@@ -72,6 +75,7 @@ class LoopConfig:
     save_every: int = 1000
     max_skipped: int = 20
     max_grad_norm: float = 0.0
+    offload: bool = False
 
     def __post_init__(self):
         for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):
@@ -105,7 +109,12 @@ def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> Train
 
 @functools.lru_cache(maxsize=8)
 def compile_update(
-    method: Steppable, mesh: Mesh, flip: bool, factor: int = 1, max_grad_norm: float = 0.0
+    method: Steppable,
+    mesh: Mesh,
+    flip: bool,
+    factor: int = 1,
+    max_grad_norm: float = 0.0,
+    offload: bool = False,
 ) -> Callable:
     """update(state without frozen, frozen, resident, raw, key, **due) -> (state, metrics).
 
@@ -130,6 +139,9 @@ def compile_update(
         return state, metrics | {"skipped": skipped, "kept": kept}
 
     def update(state, frozen, resident, raw, key, **due):
+        if offload:
+            frozen = into_device_memory(frozen)
+
         def body(state, raw):
             return substep(state, frozen, resident, raw, key, **due)
 
@@ -179,7 +191,12 @@ def train(
       Diverged: more than `config.max_skipped` updates were left out.
       Interrupted: `stop` was requested; the state so far is saved.
     """
-    frozen = state.frozen
+    frozen = into_host_memory(state.frozen) if config.offload else state.frozen
+
+    def whole(state: TrainState) -> TrainState:
+        return state.replace(frozen=into_device_memory(frozen) if config.offload else frozen)
+
+    state = state.replace(frozen=frozen)
     stop = stop or StopSignals()
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
         batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
@@ -189,11 +206,11 @@ def train(
             batches.set_state(iterator_state)
         start = int(state.step)
         if start >= config.num_updates:
-            return state
+            return whole(state)
         if start:
             say(f"{name:<16} resumes at step {start}")
 
-        update = compile_update(method, mesh, flip, factor, config.max_grad_norm)
+        update = compile_update(method, mesh, flip, factor, config.max_grad_norm, config.offload)
         resident = to_device(pipeline.resident_arrays(), replicated(mesh))
         progress = Progress(name, config.num_updates, start)
         state = state.replace(frozen={})
@@ -243,12 +260,12 @@ def train(
                     log(*late)
                     late = None
                 if planned:
-                    on_save(done, state.replace(frozen=frozen))
+                    on_save(done, whole(state))
                 checkpointer.save(done, state, batches.get_state())
             if stopping:
                 cause = stop.requested or "another process"
                 raise Interrupted(f"stopped by {cause}: {name} is saved at step {done}")
-    return state.replace(frozen=frozen)
+    return whole(state)
 
 
 def concatenate(interval: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

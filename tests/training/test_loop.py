@@ -16,7 +16,7 @@ from tiny_training import noise_dataset
 from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.files import read_jsonl
-from pdistill.methods import Teacher
+from pdistill.methods import Progressive, Teacher
 from pdistill.networks import Diffuser, DiT
 from pdistill.sharding import make_mesh
 from pdistill.terminal import format_seconds
@@ -40,12 +40,14 @@ METHOD = Teacher(Diffuser(NETWORK, "v", CosineSchedule()), Optimizer(1e-2, warmu
 
 def run(
     directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4, log_every=4,
-    stop=None, method=METHOD,
+    stop=None, method=METHOD, offload=False,
 ):  # fmt: skip
     mesh = make_mesh(*mesh)
     state = init_state(lambda key: method.init(key, (4, 4, 1)), mesh, jax.random.key(0))
     pipeline = Pipeline(DATA, batch_size=16, seed=1, resident=resident)
-    config = LoopConfig(num_updates, 16, substeps, log_every=log_every, save_every=save_every)
+    config = LoopConfig(
+        num_updates, 16, substeps, log_every=log_every, save_every=save_every, offload=offload
+    )
     with MetricWriter(directory) as writer:
         state = train(
             method, state, pipeline, config, jax.random.key(2),
@@ -97,6 +99,37 @@ def test_how_it_runs_does_not_change_what_it_learns(tmp_path, undisturbed, how):
     np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
     for ours, theirs in zip(leaves(state), leaves(undisturbed[0]), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+class Distilled(Progressive):
+    def init(self, key, image_shape):
+        return super().init(self.diffuser.init(key, image_shape), num_steps=2)
+
+
+def test_a_teacher_in_host_memory_teaches_the_same(tmp_path):
+    """To the bit, also where a run is resumed; what is returned is on the devices."""
+    method = Distilled(METHOD.diffuser, METHOD.optimizer)
+    expected, log = run(tmp_path / "device", 8, method=method, mesh=(2, 4))
+    kinds = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Distilled):
+        def step(self, state, batch, key):
+            kinds.append({jax.typeof(a).memory_space for a in jax.tree.leaves(state.frozen)})
+            return super().step(state, batch, key)
+
+    watched = Watched(METHOD.diffuser, METHOD.optimizer)
+    how = {"method": watched, "mesh": (2, 4), "offload": True}
+    run(tmp_path / "host", 4, **how)
+    state, log_of_host = run(tmp_path / "host", 8, **how)
+    again, _ = run(tmp_path / "host", 8, **how)
+    assert [row["loss"] for row in log_of_host] == [row["loss"] for row in log]
+    assert kinds
+    assert set.union(*kinds) == {jax.memory.Space.Device}  # where the update computes
+    for found in (state, again):
+        for ours, theirs in zip(leaves(found), leaves(expected), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert {a.sharding.memory_kind for a in jax.tree.leaves(found.frozen)} == {"device"}
 
 
 @dataclasses.dataclass(frozen=True)
