@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pdistill.xla_flags import set_xla_flags
+from pdistill.cpu import set_xla_flags, use_huge_pages
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jax", "flax", "torch", "diffusers")
@@ -31,15 +31,16 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     out = ROOT / "benchmarks" / "results" / f"{name}.json"
     found.add_argument("--out", type=Path, default=out, help="file to write")
     found.add_argument(
-        "--xla_defaults", action="store_true", help="not the flags of this package's programs"
+        "--xla_defaults", action="store_true", help="without what `pdistill.cpu` does"
     )
     return found
 
 
 def options_of(arguments: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options; from here on XLA has its flags."""
+    """The options; from here on XLA has its flags and huge pages, rivals the latter too."""
     options = arguments.parse_args()
     if not options.xla_defaults:
+        use_huge_pages()
         set_xla_flags()
     return options
 
@@ -90,7 +91,7 @@ def machine() -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": versions,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "environment": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "GLIBC_TUNABLES")},
         "commit": commit or None,
     }
 

@@ -12,12 +12,12 @@ from ml_collections import config_flags
 
 from pdistill import experiment, processes
 from pdistill.config import ConfigError
+from pdistill.cpu import set_xla_flags, use_huge_pages
 from pdistill.dry_run import dry_run
 from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
 from pdistill.terminal import plain_errors, say
 from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
-from pdistill.xla_flags import set_xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
@@ -73,6 +73,7 @@ def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, .
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     flags.mark_flag_as_required("config")
     flags.register_multi_flags_validator(
         ["workdir", "dry_run"],

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import jax
 from tqdm import tqdm
 
+from pdistill.cpu import set_xla_flags
 from pdistill.samplers import parse_steps
-from pdistill.xla_flags import set_xla_flags
 
 
 def say(message: str) -> None:

@@ -1,5 +1,6 @@
-"""The flag is there, in force, and leaves what the user has said alone."""
+"""What is set is in force, and leaves what the user has said alone."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -7,11 +8,11 @@ import sys
 import jax
 import pytest
 
-from pdistill.xla_flags import FLAG, set_xla_flags
+from pdistill.cpu import FLAG, set_xla_flags, use_huge_pages
 
 CONVOLUTION = """
 import jax, jax.numpy as jnp, pdistill
-from pdistill.xla_flags import set_xla_flags
+from pdistill.cpu import set_xla_flags
 if {quick}: set_xla_flags()
 def convolve(x, w):
     return jax.lax.conv_general_dilated(
@@ -54,3 +55,38 @@ def test_it_is_in_force_after_jax_is_imported():
     if not handed_over(False):
         pytest.skip("this XLA does not hand convolutions to YNNPACK here")
     assert not handed_over(True)
+
+
+PROGRAM = """
+import os, sys
+from pdistill.cpu import use_huge_pages
+print("started", flush=True)
+use_huge_pages()
+print(os.environ["GLIBC_TUNABLES"], sys.flags.dont_write_bytecode, *sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.parametrize(
+    ("before", "starts", "after"),
+    [
+        ("", 2, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=0", 2, "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", 1, "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_a_program_starts_once_more(tmp_path, before, starts, after):
+    """With its interpreter's options and its arguments, in the same process."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    program = [sys.executable, "-B", str(tmp_path / "program.py"), "--flag=a b", "--other"]
+    environment = os.environ | {"GLIBC_TUNABLES": before}
+    found = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    lines = found.stdout.splitlines()
+    assert lines == ["started"] * starts + [f"{after} 1 --flag=a b --other"]
+
+
+def test_no_new_start_beside_an_accelerator(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ["cuda"])
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it started again"))
+    use_huge_pages()
