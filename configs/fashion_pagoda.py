@@ -28,13 +28,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.network.arguments.update(patch=1, attention_sizes=(4, 8))
     config.evaluation.update(references=("train[:10000]",), num_samples=2000)
     teacher = config.stages[0]
-    teacher["loop"] |= {"num_updates": 1600, "batch_size": 32}
+    teacher["loop"] |= {"num_updates": 3000, "batch_size": 32}
     pagoda_stages(config, sizes=(8, 16, 32), pagoda=laptop(dict(teacher["loop"])))
-    for stage in config.stages:
-        if stage["name"] in ("pagoda/8", "pagoda/16"):
-            stage["loop"]["num_updates"] = 300
     alone = ConfigDict(teacher | {"name": "teacher_32", "network": large})
-    alone["loop"]["num_updates"] = 2400  # with as many operations as pagoda/32 and all before it
+    alone["loop"]["num_updates"] = 2500
     config.stages = (*config.stages, alone)
     return config
 
@@ -45,11 +42,11 @@ def laptop(loop: dict[str, Any]) -> dict[str, Any]:
     judge = {"features": "pixels", "width": 64, "mixing": 0}
     return {
         "judges": (judge, judge | {"batch_norm": False}),
-        "latents": {"num_steps": 8},
+        "latents": {"num_steps": 10},
         "layer": "conv_out/kernel",
         "loss": "non_saturating",
         "r1": 0.5,
-        "loop": loop | {"num_updates": 400, "batch_size": 16},
+        "loop": loop | {"num_updates": 1000, "batch_size": 16},
         "optimizer": adam | {"ema_decay": 0.998, "ema_ramp": 0.1},
         "discriminator_optimizer": adam,
     }
