@@ -4,7 +4,8 @@
 
 After the teacher of `digits_pd` each method has 128,000 images (2,000 updates of 64), all rounds of
 progressive distillation together, and starts from the teacher; its other settings are those of its
-own config, which takes as long as the method needs. The report has the table and the figures.
+own config, which takes as long as the method needs. The report has the table and the figures. It
+has not been run.
 """
 
 from ml_collections import ConfigDict
