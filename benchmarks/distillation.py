@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.common import medians, options_of, parser, peak_flops, take_turns, tell
-from benchmarks.rivals import IMAGE, SIZES, to_torch, twins
+from benchmarks.common import medians, parser, take_turns
+from benchmarks.rivals import IMAGE, run, to_torch, twins
 from pdistill.costs import flops
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.networks import Diffuser
 from pdistill.sharding import make_mesh
-from pdistill.training import Optimizer, compile_update, init_state
+from pdistill.training import Optimizer, compile_update, count, init_state
 
 STEPS = 4  # of the student
 RATE, DECAY, CLIP = 1e-4, 0.999, 1.0
@@ -117,32 +117,14 @@ def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
     losses = {name: call() for name, call in contenders.items()}
     seconds = medians(take_turns(contenders, rounds))
     return {
-        "parameters": sum(a.size for a in jax.tree.leaves(params)),
-        "gigaflops": ours.flops / 1e9,
+        "parameters": count(params),
         "first_loss": losses,
         "steps_per_second": {name: 1 / time for name, time in seconds.items()},
+        "gigaflops_per_second": {name: ours.flops / time / 1e9 for name, time in seconds.items()},
         "ratio": seconds["PyTorch"] / seconds["pdistill"],
         "ratio_compiled": seconds["PyTorch, compiled"] / seconds["pdistill"],
     }
 
 
-def main() -> None:
-    arguments = parser("distillation", __doc__)
-    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
-    arguments.add_argument("--batch_size", type=int, default=16)
-    arguments.add_argument("--rounds", type=int, default=7)
-    options = options_of(arguments)
-    sizes = {}
-    for size in options.sizes.split(","):
-        sizes[size] = compare(size, options.batch_size, options.rounds)
-        for name, speed in sizes[size]["steps_per_second"].items():
-            rate = speed * sizes[size]["gigaflops"]
-            print(f"{size:<10} {name:<20} {speed:8.3f} steps/s {rate:8.1f} GFLOP/s", flush=True)
-    about = {name: getattr(options, name) for name in ("batch_size", "rounds")}
-    peak = {"peak_gigaflops_per_second": peak_flops() / 1e9}
-    first = next(iter(sizes.values()))
-    tell({"ratio": first["ratio"], "sizes": sizes} | about | peak, options.out)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser("distillation", __doc__), compare, {"batch_size": 16, "rounds": 7}, "steps")

@@ -25,13 +25,14 @@ def mean_flops(
     def of(r: Round, due: bool = True) -> int:
         return flops(trace(r, rounds, experiment, mesh, data_shape, due)[0].jaxpr.jaxpr)
 
-    method, every = r.method, of(r)
+    method, whole = r.method, of(r)
+    every = whole
     if hasattr(method, "due"):
-        due = [method.due(step) for step in range(1000)]
-        every = of(r, False) + (every - of(r, False)) * sum(due) / len(due)
+        due, least = [method.due(step) for step in range(1000)], of(r, False)
+        every = least + (whole - least) * sum(due) / len(due)
     adversary = getattr(method, "adversary", None)
     if adversary and adversary.r1:
         without = dataclasses.replace(method, adversary=dataclasses.replace(adversary, r1=0.0))
-        r1 = of(r) - of(dataclasses.replace(r, method=without))
+        r1 = whole - of(dataclasses.replace(r, method=without))
         every -= r1 * (1 - 1 / adversary.r1_interval)
     return every

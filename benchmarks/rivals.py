@@ -1,16 +1,19 @@
 """The same U-Net twice: diffusers' UNet2DModel in PyTorch, and here, with its weights."""
 
+import argparse
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from benchmarks.common import options_of, peak_flops, tell
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.networks import Diffuser
 
-# channels, layers a level, head's width of attention at the second level; the largest is that of
-# google/ddpm-cifar10-32.
+# Channels of the levels, the second of which has attention, and layers a level; the largest is that
+# of google/ddpm-cifar10-32.
 SIZES = {
     "small": ((32, 64, 64), 1),
     "medium": ((64, 128, 128), 1),
@@ -48,3 +51,32 @@ def to_torch(images: Any) -> torch.Tensor:
 
 def from_torch(images: torch.Tensor) -> Any:
     return images.permute(0, 2, 3, 1).numpy()
+
+
+def run(
+    arguments: argparse.ArgumentParser,
+    compare: Callable[..., dict[str, Any]],
+    settings: dict[str, int],
+    unit: str,
+) -> None:
+    """A benchmark of two: compares for each size, prints and tells.
+
+    Args:
+      compare: (size, **settings) -> figures, with "<unit>_per_second" and "gigaflops_per_second" by
+        contender, and our "ratio".
+      settings: options and their defaults.
+    """
+    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    for name, default in settings.items():
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    options = options_of(arguments)
+    about = {name: getattr(options, name) for name in settings}
+    sizes = {}
+    for size in options.sizes.split(","):
+        sizes[size] = compare(size, **about)
+        for name, speed in sizes[size][f"{unit}_per_second"].items():
+            rate = sizes[size]["gigaflops_per_second"][name]
+            print(f"{size:<10} {name:<20} {speed:8.3f} {unit}/s {rate:8.1f} GFLOP/s", flush=True)
+    peak = {"peak_gigaflops_per_second": peak_flops() / 1e9}
+    first = next(iter(sizes.values()))
+    tell({"ratio": first["ratio"], "sizes": sizes} | about | peak, options.out)

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks.common import medians, options_of, parser, peak_flops, take_turns, tell
-from benchmarks.rivals import IMAGE, SIZES, from_torch, to_torch, twins
+from benchmarks.common import medians, parser, take_turns
+from benchmarks.rivals import IMAGE, from_torch, run, to_torch, twins
 from pdistill.evaluation import Sampling
+from pdistill.training import count
 
 
 @torch.inference_mode()
@@ -45,7 +46,7 @@ def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str
     seconds = medians(take_turns(contenders, rounds))
     flops = batch_size * num_steps * diffuser.flops(IMAGE)
     return {
-        "parameters": sum(a.size for a in jax.tree.leaves(params)),
+        "parameters": count(params),
         "images_per_second": {name: batch_size / time for name, time in seconds.items()},
         "gigaflops_per_second": {name: flops / time / 1e9 for name, time in seconds.items()},
         "ratio": seconds["diffusers"] / seconds["pdistill"],
@@ -54,24 +55,10 @@ def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str
     }
 
 
-def main() -> None:
-    arguments = parser("sampler", __doc__)
-    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
-    arguments.add_argument("--batch_size", type=int, default=16)
-    arguments.add_argument("--num_steps", type=int, default=4)
-    arguments.add_argument("--rounds", type=int, default=7)
-    options = options_of(arguments)
-    sizes = {}
-    for size in options.sizes.split(","):
-        sizes[size] = compare(size, options.batch_size, options.num_steps, options.rounds)
-        for name, speed in sizes[size]["images_per_second"].items():
-            rate = sizes[size]["gigaflops_per_second"][name]
-            print(f"{size:<10} {name:<20} {speed:8.2f} images/s {rate:8.1f} GFLOP/s", flush=True)
-    about = {name: getattr(options, name) for name in ("batch_size", "num_steps", "rounds")}
-    peak = {"peak_gigaflops_per_second": peak_flops() / 1e9}
-    first = next(iter(sizes.values()))
-    tell({"ratio": first["ratio"], "sizes": sizes} | about | peak, options.out)
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        parser("sampler", __doc__),
+        compare,
+        {"batch_size": 16, "num_steps": 4, "rounds": 7},
+        "images",
+    )

@@ -30,10 +30,10 @@ def use_huge_pages() -> None:
     of the time. glibc can ask Linux for huge pages, but only from a program's start. Nothing is
     done where JAX has an accelerator's plugin, on other systems, or where GLIBC_TUNABLES decides.
     """
-    accelerated = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec(
-        "libtpu"
-    )
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and not accelerated and TUNABLE not in tunables:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if sys.platform != "linux" or TUNABLE in tunables:
+        return
+    if importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"):
+        return
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

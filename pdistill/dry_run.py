@@ -22,6 +22,7 @@ from pdistill.methods import Round
 from pdistill.sharding import batch_sharding, make_mesh, param_sharding, replicated
 from pdistill.training import TrainState, compile_update, count
 
+HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
 MEMORIES = (16, 24, 32, 40, 80, 95, 141, 192)  # GB of devices there are, from TPU v5e up
 
 
@@ -141,7 +142,8 @@ def trace(
         pairs = _placed(r.pairs.shapes(r.image_shape), replicated(mesh))
         state = state.replace(frozen=state.frozen | {"pairs": pairs})
     if r.loop.offload:
-        state = state.replace(frozen=jax.tree.map(_in_host_memory, state.frozen))
+        host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), state.frozen)
+        state = state.replace(frozen=_placed(state.frozen, host))
     resident, raw = _inputs(r, experiment, mesh, data_shape)
     flags = {"due": due} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
 
@@ -183,17 +185,12 @@ def _placed(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def _in_host_memory(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = a.sharding.with_memory_kind("pinned_host")
-    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
-
-
 def device_bytes(tree: Any) -> int:
     """Of the part of a tree of placed shapes that one device holds."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
-        if leaf.sharding.memory_kind != "pinned_host"
+        if leaf.sharding.memory_kind != HOST
     )
 
 

@@ -6,13 +6,17 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 
 import sys
 
+from pdistill.cpu import set_xla_flags, use_huge_pages
+
+if __name__ == "__main__":
+    use_huge_pages()  # a new start, so before the imports that take seconds
+
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdistill import experiment, processes
 from pdistill.config import ConfigError
-from pdistill.cpu import set_xla_flags, use_huge_pages
 from pdistill.dry_run import dry_run
 from pdistill.evaluation import EvaluationError
 from pdistill.model import ModelError
@@ -73,7 +77,6 @@ def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, .
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     flags.mark_flag_as_required("config")
     flags.register_multi_flags_validator(
         ["workdir", "dry_run"],
