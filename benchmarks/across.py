@@ -8,6 +8,7 @@ Markdown; writes it as table.md and the figure as quality.png.
 """  # noqa: E501
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     values: dict[str, dict[int, float]] = {}
     images: dict[str, dict[str, int]] = {}
     for row in rows:
-        name = row["stage"].partition("/")[0]
+        name = re.sub(r"/\S+", "", row["stage"])  # "progressive/4 (digits_pd)": all its rounds
         if row.get("gamma"):
             name += f", gamma {row['gamma']:g}"
         values.setdefault(name, {})[row["nfe"]] = row["value"]

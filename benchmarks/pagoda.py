@@ -24,7 +24,6 @@ from pdistill.autoencoder import Autoencoder
 from pdistill.config import parse
 from pdistill.data import load_dataset, to_float
 from pdistill.files import read_jsonl
-from pdistill.methods.latents import LatentsConfig
 from pdistill.model import load
 from pdistill.resolution import average
 from pdistill.samplers import num_evaluations, parse_solver
@@ -53,8 +52,7 @@ def costs(config: dict, data_shape: tuple[int, ...]) -> dict[str, float]:
 def reconstruction(workdir: Path, config: dict, num: int) -> dict[str, float]:
     """Mean PSNR, in dB, of held-out images: by the last generator and by interpolation."""
     generators = [stage for stage in config["stages"] if stage["method"] == "pagoda"]
-    latents = LatentsConfig(**generators[-1]["latents"])
-    coder = Autoencoder(load(workdir / "teacher"), load(workdir / generators[-1]["name"]), latents)
+    coder = Autoencoder(load(workdir / "teacher"), load(workdir / generators[-1]["name"]))
     images = to_float(load_dataset(config["data"]["name"], "test").images[:num])
     small = average(images, coder.factor)
     parts = np.array_split(small, max(num // 250, 1))

@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
     full = gan()
     frozen = {  # fewer parameters take a higher rate, and more updates
         "frozen": "dit",
-        "loop": full["loop"] | {"num_updates": 3500},
+        "loop": full["loop"] | {"num_updates": 3000},
         "optimizer": full["optimizer"] | {"learning_rate": 1e-3},
     }
     config = gan_stages(config, full, frozen=frozen, comparisons=not variant)
@@ -71,7 +71,7 @@ def gan() -> dict[str, Any]:
     return {
         "judges": (judge, judge | {"batch_norm": False}),
         "r1": 0.5,
-        "loop": LOOP | {"num_updates": 2000, "batch_size": 64, "save_every": 200},
+        "loop": LOOP | {"num_updates": 1800, "batch_size": 64, "save_every": 300},
         "optimizer": adam | {"ema_decay": 0.999, "ema_ramp": 0.1},
         "discriminator_optimizer": adam,
         "select": "fd_pixels",

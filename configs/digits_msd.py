@@ -22,13 +22,14 @@ def get_config(variant: str = "") -> ConfigDict:
     teacher, _ = config.stages
     teacher["num_steps"] = (64, 4, 1)
     student = digits_dmd.dmd() | {"name": "dmd", "select": ""}
+    student["loop"] |= {"num_updates": 2500, "save_every": 500}
     small = {"features": 32, "heads": 2}
     score_matching = {
         "name": "tsm",
         "teacher": "teacher",
         "network": small,
         "stratified": True,
-        "loop": LOOP | {"num_updates": 2000, "batch_size": 64, "save_every": 1000},
+        "loop": LOOP | {"num_updates": 1000, "batch_size": 64, "save_every": 1000},
         "optimizer": dict(teacher["optimizer"]),
     }
     stage = {

@@ -6,8 +6,8 @@
 
 The teacher is that of `imagenet64_pd`, on the images averaged to 64x64 (theirs is EDM's, of images
 made small from the originals); batches, weights and rates are the released ones, with 90k updates
-of each size, which the release does not say. Published, one evaluation without guidance: FID 1.21
-at 64x64, 1.48 at 128, 1.56 at 256, 1.80 at 512.
+of each size, which the release does not say. `recipes.released_pagoda` says what differs. Published,
+one evaluation without guidance: FID 1.21 at 64x64, 1.48 at 128, 1.56 at 256, 1.80 at 512.
 """  # noqa: E501
 
 from ml_collections import ConfigDict
@@ -21,10 +21,13 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"imagenet64_to_512_pagoda has no variants; got {variant!r}")
     config = imagenet64_pd.get_config()
     config.data.name = "imagenet512"
-    return released_pagoda(
+    released_pagoda(
         config,
         sizes=(64, 128, 256, 512),
         batch_sizes=(96, 256, 360, 512),
         num_updates=90_000,
         grown=(192, 192, 96),
     )
+    for stage in config.stages[2:-1]:
+        stage.frozen = "pagoda_64"
+    return config

@@ -372,7 +372,10 @@ def released_pagoda(
 
     As in `released_ctm`, EfficientNet-Lite0 stands for their feature networks too, in the distance
     and in the judges, and an update is two of theirs. Beyond 256 pixels theirs is updated for each
-    loss in turn and has a second discriminator for reconstructions; that is left out.
+    loss in turn and has a second discriminator for reconstructions; that is left out. Generated
+    and real images are augmented apart (theirs: alike), and not in the distance; the embedding
+    scales and shifts in grown levels too (theirs: it is added); encoding takes the teacher's own
+    grid of noise levels and clamps nothing.
 
     Args:
       batch_sizes: of each of `sizes`. num_updates: of each, which the release does not say.

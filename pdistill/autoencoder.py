@@ -27,12 +27,12 @@ class Autoencoder:
 
     Attributes:
       teacher: whose probability-flow ODE encodes. generator: a "pagoda" model of that teacher.
-      latents: how it encodes; as in training.
+      latents: how it encodes; None for what the generator was trained with.
     """
 
     teacher: Model
     generator: Model
-    latents: LatentsConfig = LatentsConfig()  # noqa: RUF009
+    latents: LatentsConfig | None = None
 
     def __post_init__(self):
         if self.teacher.image_shape != self.generator.noise_shape:
@@ -40,6 +40,11 @@ class Autoencoder:
                 f"the teacher makes images of {self.teacher.image_shape}, the generator is made "
                 f"from noise of {self.generator.noise_shape}"
             )
+        if self.latents is None:
+            if "latents" not in self.generator.card:
+                raise ValueError("the generator's card does not say how to encode; give latents")
+            trained = LatentsConfig(**self.generator.card["latents"])
+            object.__setattr__(self, "latents", trained)
 
     @property
     def factor(self) -> int:

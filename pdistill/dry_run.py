@@ -78,7 +78,7 @@ def dry_run(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     rounds = experiment.rounds(tuple(data_shape[1:]))
-    firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not r.students}
+    firsts = {r.method_name: r for r in reversed(rounds) if r.loop}
     plans = {}
     for n, mesh in meshes.items():
         chosen = [r for r in rounds if r in firsts.values()]

@@ -203,7 +203,7 @@ class Experiment:
         students = [self._params(name) for name in r.students]
         params = {"networks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *students)}
         self.measurements.forget_pictures(r)
-        self._save_model(r, self.workdir / r.name / "model", params, r.loop.num_updates)
+        self._save_model(r, self.workdir / r.name / "model", params, r.card["train_steps"])
 
     def _enlarge(self, r: Round) -> None:
         """Makes the model whose samples are the parent's, enlarged."""
@@ -248,6 +248,8 @@ class Experiment:
 
 
 def _length(r: Round) -> dict[str, int]:
-    """How long a round's training is, for its model's card."""
+    """How long a round's training is, for its model's card; of several students it has that."""
+    if not r.loop:
+        return {}
     updates = r.loop.num_updates
     return {"train_steps": updates, "images_seen": updates * r.loop.batch_size}

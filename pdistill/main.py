@@ -4,11 +4,14 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 (it saves first and exits with 75), or by a crash. --config.seed=1 and the like change the config.
 """
 
+import os
+import signal
 import sys
 
 from pdistill.cpu import set_xla_flags, use_huge_pages
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.EX_TEMPFAIL))  # until a run takes over
     use_huge_pages()  # a new start, so before the imports that take seconds
 
 import jax

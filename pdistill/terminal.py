@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
@@ -54,7 +55,9 @@ def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        sys.exit(f"error: {error}")
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        hint = "; make room and start the same command again" if full else ""
+        sys.exit(f"error: {error}{hint}")
 
 
 def format_seconds(seconds: float) -> str:

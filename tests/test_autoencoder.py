@@ -1,5 +1,7 @@
 """Encoding by a teacher and decoding by its generator, where both are known exactly."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,14 @@ def test_known_pixels_are_kept(coder, small):
     np.testing.assert_array_equal(jnp.where(known, filled, 0), jnp.where(known, images, 0))
     mean = jnp.where(known, images, 0).sum((1, 2, 3)) / np.float32(60)
     np.testing.assert_allclose(filled[:, 2, 2, 0], mean, atol=2e-2)
+
+
+def test_latents_as_the_generator_was_trained(coder):
+    with pytest.raises(ValueError, match="does not say how to encode"):
+        Autoencoder(coder.teacher, coder.generator)
+    card = coder.generator.card | {"latents": {"num_steps": 80, "solver": "heun"}}
+    generator = dataclasses.replace(coder.generator, card=card)
+    assert Autoencoder(coder.teacher, generator).latents == coder.latents
 
 
 def test_models_that_do_not_belong_together(coder):

@@ -106,11 +106,8 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
     firsts = {r.method_name: r for r in reversed(rounds) if r.loop}
     if firsts.keys() & {"gan", "ctm", "dmd", "pagoda"}:
         del firsts["teacher"]  # that of cifar10_pd or imagenet64_pd
-    firsts.pop("multi_student", None)  # nothing trains it
-    if "pagoda" in firsts:
-        firsts["grown"] = [r for r in rounds if r.method_name == "pagoda"][-1]
-    if "ctm" in firsts:
-        firsts["ctm_gan"] = rounds[-1]
+    for method in firsts.keys() & {"pagoda", "ctm"}:  # the last is grown, has a discriminator
+        firsts[method] = [r for r in rounds if r.method_name == method][-1]
     for r in firsts.values():
         parents = [by_name.get(name, r) for name in r.parents]
         params = [parent.method.diffuser.param_shapes(parent.noise_shape) for parent in parents]

@@ -83,6 +83,22 @@ def test_half_an_export_does_not_load(tmp_path):
         pdistill.load(tmp_path / "teacher" / "model.tmp")
 
 
+def test_sigterm_before_anything_is_trained(tmp_path):
+    """While modules are imported, which takes seconds: the same exit code."""
+    command = [
+        sys.executable, "-X", "importtime", "-m", "pdistill.main",
+        "--config=configs/digits_pd.py", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == "ml_collections":
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stderr.read()
+    assert process.returncode == 75
+    assert not (tmp_path / "run").exists()
+
+
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     """The command line, stopped in training: exit code 75, and the same command goes on."""
     command = [

@@ -6,6 +6,7 @@ that of real images, and a fake score, learnt meanwhile from generated ones.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ class DmdSettings:
       told_level: the fake score is told at which of `levels` its images were made. In the paper it
         is not: then the images of all levels together match the data, and one level's may be too
         dark as another's are too bright.
-      noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`.
+      noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`. Images
+        are not scaled to unit deviation here, so that EDM's sigma is ours with data_std = 1.
     """
 
     fake_updates: int = 5
@@ -58,7 +60,7 @@ class DmdSettings:
     guidance: float = 0.0
     features: str = "fake_score"
     told_level: bool = False
-    noise: KarrasSchedule = KarrasSchedule(data_std=0.5)  # noqa: RUF009
+    noise: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
     matching_times: tuple[float, ...] = (0.02, 0.98)
 
     def __post_init__(self):
@@ -345,6 +347,12 @@ class DmdStage(DmdSettings, GeneratorStage):
             check_guidable(teacher)
         if self.told_level and teacher.method.diffuser.takes_target:
             raise ValueError(f"told_level: {teacher.name!r} takes a target of its own")
+        noisiest = float(diffuser.schedule(1.0))
+        if len(self.levels) == 1 and not math.isclose(self.levels[0], noisiest, abs_tol=1e-3):
+            raise ValueError(
+                f"levels: a one-step generator is sampled at the end of its schedule, logsnr "
+                f"{noisiest:g}; got {self.levels[0]:g}"
+            )
         if self.loop.max_grad_norm and self.fake_updates > 1:
             raise ValueError("loop.max_grad_norm is for a network that every update moves")
         if self.loop.log_every % self.fake_updates:

@@ -65,12 +65,21 @@ class MultiStudentStage(Stage):
                 method_name="multi_student",
                 method=Untrained(dataclasses.replace(last.method.diffuser, network=network)),
                 init=None,
-                loop=dataclasses.replace(
-                    last.loop, num_updates=sum(r.loop.num_updates for r in rounds)
-                ),
+                loop=None,
                 num_steps=last.num_steps,
                 solver=last.solver,
                 parent=self.student.teacher,
                 students=tuple(r.name for r in students),
+                card=seen(rounds, len(parts)),
             ),
         ]
+
+
+def seen(rounds: list[Round], num_students: int) -> dict[str, float]:
+    """For the card: updates and images of all rounds together, and the images a student."""
+    images = sum(r.loop.num_updates * r.loop.batch_size for r in rounds)
+    return {
+        "train_steps": sum(r.loop.num_updates for r in rounds),
+        "images_seen": images,
+        "images_seen_a_student": images / num_students,
+    }

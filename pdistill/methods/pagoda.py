@@ -134,11 +134,11 @@ class PagodaStage(AdversarialGeneratorStage):
         learning, _ = partition(shapes, method.frozen)
         if self.layer and self.layer not in traverse_util.flatten_dict(learning, sep="/"):
             raise ValueError(f"layer: no parameters that learn have the path {self.layer!r}")
-        card = {}
+        card = {"latents": dataclasses.asdict(self.latents)}
         if not self.scratch:
             of_start = start.method.diffuser.param_shapes(noise_shape)
             _, moved = transfer(shapes, of_start, reshaped=True)
-            card = {"transferred": moved._asdict()}
+            card["transferred"] = moved._asdict()
         return [
             self.round_of(
                 method,

@@ -18,8 +18,14 @@ PRESETS: dict[str, tuple[str, ...]] = {
         r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",
         r"attn_\d+/(q|k|v|proj_out)/",
     ),
-    # PaGoDA's of what grows: all but the finest of the base network's decoder, and what is behind.
+    # What grows in PaGoDA: all but the finest level of the base network's decoder, and what is
+    # behind; with 64 pixels theirs also trains the second finest level but for its first block.
     "pagoda": (r"^(conv_in|dense\d|class_emb)/", r"^(down_\d+|mid|up_[1-9]\d*)\."),
+    "pagoda_64": (
+        r"^(conv_in|dense\d|class_emb)/",
+        r"^(down_\d+|mid|up_[2-9]\d*)\.",
+        r"^up_1\.(block|attn)_0/",
+    ),
     "dit": (r"(mlp_in|mlp_out|attention_out|modulation)/kernel",),
     "dit_qkv": (r"(mlp_in|mlp_out|attention_out|modulation|qkv)/kernel",),
 }

@@ -12,10 +12,10 @@ from jax.flatten_util import ravel_pytree
 from stepping import compiled, run, same
 
 from pdistill import diffusion, samplers
-from pdistill.diffusion import CosineSchedule, KarrasSchedule
+from pdistill.diffusion import CosineSchedule
 from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
-from pdistill.methods.dmd import generator_solver
+from pdistill.methods.dmd import DmdSettings, generator_solver
 from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise, read_pairs
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
@@ -135,13 +135,14 @@ def test_the_normalisers(x64):
 
 def test_the_edm_levels():
     """The card's values; half a unit of their last place."""
-    noise = KarrasSchedule(data_std=0.5)
+    noise = DmdSettings().noise
     i = np.array([0, 20, 100, 250, 500, 750, 900, 980, 999])
-    sigma = 0.5 * np.exp(-np.asarray(noise(jnp.array(i / 999))) / 2)
+    alpha, noisy = diffusion.alpha_sigma(noise(jnp.array(i / 999)))
+    sigma = noisy / alpha  # of images that are not scaled to unit deviation, as EDM's are not
     expected = [0.002, 0.00323, 0.01675, 0.1703, 2.5265, 17.62, 45.56, 72.05, 80]
     np.testing.assert_allclose(sigma, expected, rtol=2e-3)
     ends = [float(noise(t)) for t in (0.0, 20 / 999, 980 / 999, 1.0)]
-    np.testing.assert_allclose(ends, [11.04, 10.08, -9.94, -10.15], atol=0.006)
+    np.testing.assert_allclose(ends, [12.43, 11.47, -8.56, -8.76], atol=0.006)
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -542,6 +543,7 @@ LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
         ({"matching": 0.0}, "all zero"),
         ({"adversarial": -1.0}, "must not be negative"),
         ({"levels": (0.0, -3.0)}, "must be rising"),
+        ({"levels": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
         ({"matching_times": (0.5, 0.2)}, "matching_times must be"),
         ({"regression": 0.25}, "go together"),
         ({"pairs": PairsConfig(10)}, "go together"),

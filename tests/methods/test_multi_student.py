@@ -19,7 +19,6 @@ from pdistill.methods import (
     Round,
     ScoreMatchingStage,
     Teacher,
-    TeacherStage,
 )
 from pdistill.networks import Diffuser, DiT
 from pdistill.training import LoopConfig, Optimizer
@@ -53,7 +52,7 @@ def test_rounds():
     assert dmd.method.teacher.network.features == 16
     assert model.students == ("msd/dmd_0", "msd/dmd_1")
     assert model.method.diffuser.network.routes == (0, 0, 1, 1)
-    assert (model.loop.num_updates, model.solver, model.measured) == (40, "one_step", True)
+    assert (model.card["train_steps"], model.solver, model.measured) == (40, "one_step", True)
 
 
 def test_one_student_is_the_method_alone():
@@ -112,7 +111,6 @@ def test_a_model_of_several_is_no_parent():
     known = TEACHER | {r.name: r for r in rounds()}
     with pytest.raises(ValueError, match="is of several students"):
         dataclasses.replace(STUDENT, teacher="msd").rounds(DIFFUSER, IMAGE, known)
-    assert TeacherStage  # a teacher has no parent
 
 
 # --- an experiment --------------------------------------------------------------------------------
@@ -132,6 +130,12 @@ def test_the_model_is_its_students(workdir):
         for name in ("tsm", "dmd")
         for k in (0, 1)
     )
+    assert model.card["images_seen"] == sum(
+        pdistill.load(workdir / f"msd/{name}_{k}").card["images_seen"]
+        for name in ("tsm", "dmd")
+        for k in (0, 1)
+    )
+    assert model.card["images_seen_a_student"] == model.card["images_seen"] / 2
     labels = np.random.RandomState(0).randint(0, 10, 40)
     key = jax.random.key(3)
     images = model.sample(key, 40, label=labels)

@@ -193,6 +193,19 @@ def test_the_rule_of_what_is_frozen(teacher):
     }  # fmt: skip
 
 
+def test_the_rule_of_the_network_of_64_pixels():
+    """Output blocks 9 to 15: of four levels of four blocks, the last seven."""
+    unet = UNet(1, channels=8, embedding_channels=8, multipliers=(1,) * 4, blocks=3,
+                attention_sizes=(4, 8), num_labels=2)  # fmt: skip
+    params = Diffuser(unet, "v", SCHEDULE).param_shapes((16, 16, 1))
+    learning, _ = partition(params, PRESETS["pagoda_64"])
+    blocks = {path.split("/")[0] for path in learning if path.startswith("up_")}
+    first = {f"up_1.block_{i}" for i in (1, 2, 3)} | {f"up_0.block_{i}" for i in range(4)}
+    assert first <= blocks
+    assert not {name for name in blocks if name.startswith(("up_2", "up_3", "up_1.block_0"))}
+    assert not {name for name in blocks if name.endswith("attn_0") and name.startswith("up_1")}
+
+
 def test_frozen_parameters_stay_to_the_bit(teacher):
     method = pagoda(frozen=PRESETS["pagoda"], layer="conv_out/kernel")
     states, rows = run(method, begin(method, teacher), batch(), 3)

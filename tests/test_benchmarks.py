@@ -1,0 +1,48 @@
+"""Tables that benchmarks make of results."""
+
+from benchmarks import across, seeds
+from pdistill.files import write_jsonl
+
+
+def row(stage, nfe, value, **changes):
+    return {
+        "stage": stage, "nfe": nfe, "num_steps": nfe, "solver": "ddim", "metric": "fd_pixels",
+        "reference": "digits:train", "seed": 0, "value": value, "images_seen": 6400,
+    } | changes  # fmt: skip
+
+
+def write(path, *rows):
+    path.mkdir()
+    write_jsonl(path / "results.jsonl", rows)
+    return path
+
+
+def test_one_table_of_several_runs(tmp_path):
+    """What is the same is there once; what is not has its run's name; a method's rounds are one."""
+    teacher = [row("teacher", 1, 17.0), row("teacher", 64, 0.4)]
+    pd = write(
+        tmp_path / "pd", *teacher, row("progressive/2", 2, 0.45), row("progressive/1", 1, 0.49)
+    )
+    ctm = write(tmp_path / "ctm", *teacher, row("progressive/1", 1, 0.6), row("ctm", 1, 0.3))
+    assert across.table(across.merge([pd, ctm])) == [
+        "| fd_pixels at | images | 1 | 2 | 4 | 8 | most |",
+        "|---|---|---|---|---|---|---|",
+        "| teacher | 6,400 | 17 |  |  |  | 0.4 at 64 |",
+        "| progressive | 12,800 | 0.49 | 0.45 |  |  |  |",
+        "| progressive (ctm) | 6,400 | 0.6 |  |  |  |  |",
+        "| ctm | 6,400 | 0.3 |  |  |  |  |",
+    ]
+
+
+def test_mean_and_worst_of_seeds(tmp_path):
+    runs = [
+        write(
+            tmp_path / str(seed),
+            row("gan", 1, value, seed=seed),
+            row("gan", 1, 1 - value, seed=seed, metric="recall"),
+            *([row("extra", 1, 1.0)] if seed else []),
+        )
+        for seed, value in enumerate((0.25, 0.75, 0.5))
+    ]
+    distance, recall = seeds.summarize(runs)  # what only some have is left out
+    assert (distance["mean"], distance["worst"], recall["worst"]) == (0.5, 0.75, 0.25)

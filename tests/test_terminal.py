@@ -1,0 +1,20 @@
+import errno
+
+import pytest
+
+from pdistill.terminal import plain_errors
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"),
+    [(errno.ENOSPC, "; make room and start the same command again"), (errno.EACCES, "")],
+)
+def test_a_full_disk_says_what_to_do(number, ending):
+    message = rf"^error: \[Errno {number}\] not here{ending}$"
+    with pytest.raises(SystemExit, match=message), plain_errors(OSError):
+        raise OSError(number, "not here")
+
+
+def test_other_errors_are_bugs():
+    with pytest.raises(KeyError), plain_errors(OSError):
+        raise KeyError("name")
