@@ -233,7 +233,7 @@ def test_each_loss_has_its_own_noise_and_factor(teacher):
     x_hat = method.diffuser.denoiser(params)(data["latent"], logsnr)
     desired = jnp.mean((x_hat - data["image"]) ** 2)
     assert row["reconstruction"] == pytest.approx(float(desired), rel=1e-4)
-    # Latents that belong to other images are further from them: here nothing else differs.
+    # Of latents that belong to other images nothing else differs.
     _, [shuffled] = run(method, state, data | {"image": data["image"][::-1]}, 1)
     assert shuffled["adversarial"] == row["adversarial"]
     assert shuffled["reconstruction"] != row["reconstruction"]
@@ -243,6 +243,44 @@ def test_reconstructions_are_learnt(teacher):
     method = pagoda(0, adversarial=1e-3)
     _, rows = run(method, begin(method, teacher, 0), batch(0), 60)
     assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
+
+
+class Linear(nn.Module):
+    """A latent of one number -> 2 x 2 pixels, each in proportion."""
+
+    num_labels: int = 0
+
+    @nn.compact
+    def __call__(self, z, logsnr, label=None, *, train=False):
+        w = self.param("w", nn.initializers.zeros, (4,))
+        return (z.reshape(-1, 1) * w[None]).reshape(-1, 2, 2, 1)
+
+
+def test_reconstructions_alone_lack_what_the_latent_does_not_say():
+    """B4 and B7: the regression of pixels on their average, whose missing variance is known.
+
+    Of four pixels of variance 1 and correlation r the average has (1 + 3 r) / 4, and so have
+    reconstructions; latents of other images leave the whole variance and add theirs.
+    """
+    r = 0.5
+    kept = (1 + 3 * r) / 4
+    x = np.random.default_rng(0).multivariate_normal(np.zeros(4), r + (1 - r) * np.eye(4), 20_000)
+    latent = x.mean(1) / np.sqrt(kept)
+    data = {
+        "image": jnp.asarray(x.reshape(-1, 2, 2, 1), jnp.float32),
+        "latent": jnp.asarray(latent.reshape(-1, 1, 1, 1), jnp.float32),
+    }
+    judge = Judge(features="pixels", halvings=(1,), width=4, mixing=0, batch_norm=False)
+    adversary = Adversary(Discriminator((judge,), BASE), ADAM, "non_saturating", r1=0.0)
+    fast = dataclasses.replace(ADAM, learning_rate=0.05)
+    method = Pagoda(Diffuser(Linear(), "x", SCHEDULE), fast, adversary, adversarial=1e-9)
+    start = {"w": jnp.zeros(4)}
+    state = method.init(jax.random.key(0), start, start, (2, 2, 1), (1, 1, 1))
+    states, rows = run(method, state, data, 150)
+    np.testing.assert_allclose(states[-1].learners["student"].params["w"], kept**0.5, atol=0.02)
+    assert rows[-1]["reconstruction"] == pytest.approx(1 - kept, abs=0.01)
+    _, [shuffled] = run(method, states[-1], data | {"latent": data["latent"][::-1]}, 1)
+    assert shuffled["reconstruction"] == pytest.approx(1 + kept, abs=0.05)
 
 
 def test_mistakes():
