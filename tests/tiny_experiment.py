@@ -120,7 +120,8 @@ def leaves(directory: Path) -> list[np.ndarray]:
 
 def tiny_pagoda() -> ConfigDict:
     """digits_pagoda, mirrored."""
-    config = shrink(digits_pagoda.get_config(), num_updates=4)
+    config = shrink(digits_pagoda.get_config(), num_updates=4, substeps=1)
+    config.model.network.arguments.multipliers = (1,)
     config.data.flip = True
     teacher, *generators, upsampled = config.stages
     teacher["num_steps"] = upsampled["num_steps"] = (2,)
@@ -128,6 +129,7 @@ def tiny_pagoda() -> ConfigDict:
         stage.update(latents={"num_steps": 3, "solver": "heun"}, r1=0.0)
         judge = stage["judges"][1]
         stage.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},))
+        stage.grown = (8,) * len(stage.grown)
     return config
 
 
