@@ -1,4 +1,4 @@
-"""Every method on handwritten digits, at equal images seen and equal evaluations, on a laptop.
+"""PD, GAN, DMD and CTM on handwritten digits, at equal images seen and evaluations, on a laptop.
 
     python -m pdistill.main --config=configs/digits_methods.py --workdir=runs/digits_methods
 
