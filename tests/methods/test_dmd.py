@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from stepping import compiled, run, same
 
 from pdistill import diffusion, samplers
-from pdistill.diffusion import CosineSchedule
+from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
 from pdistill.methods.dmd import DmdSettings, generator_solver
@@ -282,7 +282,7 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
     method = linear(
         fake_optimizer=settling, optimizer=dataclasses.replace(ADAM, learning_rate=1e-7),
         diffuser=OF_LEVEL, levels=(-1.0, 1.0), fake_updates=1, told_level=told, normaliser="none",
-        matching_times=(0.3, 0.5),
+        matching_times=(0.3, 0.5), noise=KarrasSchedule(data_std=0.5),  # the data's
     )  # fmt: skip
     generator = {"slope": jnp.array([0.5])}
     state = method.init(jax.random.key(0), generator, gaussian(0.0, 0.5), (1,))
