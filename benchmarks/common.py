@@ -66,9 +66,13 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def peak_flops(size: int = 2048, rounds: int = 5) -> float:
-    """FLOP/s of a float32 matrix product of this size, the best of some."""
-    a = jnp.ones((size, size))
+def peak_flops(dtype: str = "float32", rounds: int = 5) -> float:
+    """FLOP/s of a product of large matrices of random numbers, the best of some.
+
+    On a GPU those of float32 are rounded to TF32, as XLA's other products and convolutions are.
+    """
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(jnp.matmul)
     [times] = take_turns({"product": lambda: product(a, a)}, rounds).values()
     return 2 * size**3 / min(times)

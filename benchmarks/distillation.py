@@ -52,7 +52,7 @@ def torch_step(network: torch.nn.Module, compiled: bool) -> Callable[[torch.Tens
         return alpha * z - sigma * run_teacher(z, 999 * t).sample
 
     def step(x: torch.Tensor) -> float:
-        t = (1 + torch.randint(STEPS, x.shape[:1])) / STEPS
+        t = (1 + torch.randint(STEPS, x.shape[:1], device=x.device)) / STEPS
         middle, end = t - 0.5 / STEPS, t - 1 / STEPS
         alpha, sigma = scales(t)
         z = alpha * x + sigma * torch.randn_like(x)

@@ -20,6 +20,8 @@ SIZES = {
     "cifar10": ((128, 256, 256, 256), 2),
 }
 IMAGE = (32, 32, 3)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.set_float32_matmul_precision("high")  # on a GPU TF32, which is XLA's default there
 
 
 def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Diffuser, Any]:
@@ -41,16 +43,22 @@ def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Diffuser, Any]:
         network.save_pretrained(folder)
         scheduler.save_pretrained(folder)
         conversion = convert_diffusers(folder)
-    return network, scheduler, conversion.diffuser, conversion.params
+    return network.to(DEVICE), scheduler, conversion.diffuser, conversion.params
 
 
 def to_torch(images: Any) -> torch.Tensor:
     """[B, H, W, C] -> [B, C, H, W]."""
-    return torch.tensor(images).permute(0, 3, 1, 2).contiguous()
+    return torch.tensor(images, device=DEVICE).permute(0, 3, 1, 2).contiguous()
 
 
 def from_torch(images: torch.Tensor) -> Any:
-    return images.permute(0, 2, 3, 1).numpy()
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def wait() -> None:
+    """Until PyTorch has computed everything that it was asked for."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def run(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import medians, parser, take_turns
-from benchmarks.rivals import IMAGE, from_torch, run, to_torch, twins
+from benchmarks.rivals import IMAGE, from_torch, run, to_torch, twins, wait
 from pdistill.evaluation import Sampling
 from pdistill.training import count
 
@@ -27,6 +27,7 @@ def diffusers_sample(network: Any, scheduler: Any, noise: torch.Tensor, num_step
     z = noise
     for step in scheduler.timesteps:
         z = scheduler.step(network(z, step).sample, step, z).prev_sample
+    wait()
     return z
 
 

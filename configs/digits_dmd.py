@@ -31,15 +31,21 @@ def get_config(variant: str = "") -> ConfigDict:
     teacher, _ = config.stages
     teacher["num_steps"] = (64, 4, 1)
     stage = dmd() | {"select": "fd_pixels"}
-    loop = stage["loop"] | {"num_updates": 2000, "save_every": 500}
-    alone = {"matching": 0.0, "adversarial": 0.1, "discriminating": 0.1, "loop": loop}
-    both = {"start": "dm", "adversarial": 3e-3, "loop": loop}
+    loop = stage["loop"] | {"save_every": 500}
+    rate = {"optimizer": stage["optimizer"] | {"learning_rate": 5e-4}}
     slow = {name: stage[name] | {"learning_rate": 3e-4} for name in ("optimizer", "fake_optimizer")}
+    alone = {
+        "matching": 0.0,
+        "adversarial": 0.1,
+        "discriminating": 0.1,
+        "loop": loop | {"num_updates": 1000},
+    }
+    both = {"adversarial": 3e-2, "loop": loop | {"num_updates": 4000}}
     multistep = {
+        "start": "dm_gan",
         "levels": (-20.0, -2.75, -1.0, 0.8),  # of DMD2's four steps, 999, 749, 499 and 249
         "told_level": True,
-        "loop": loop | {"num_updates": 3000},
-        "optimizer": stage["optimizer"] | {"learning_rate": 5e-4, "warmup": 200},
+        "optimizer": rate["optimizer"] | {"warmup": 200},
     }
     regression = {
         "regression": 0.25,
@@ -48,8 +54,8 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     stages = (
         stage | {"name": "gan"} | alone,
-        stage | {"name": "dm"},
-        stage | {"name": "dm_gan"} | both | slow,
+        stage | {"name": "dm"} | rate,
+        stage | {"name": "dm_gan", "start": "dm"} | both | slow,
         stage | {"name": "dm_regression"} | regression,
         stage | {"name": "dm_gan_multistep"} | both | multistep,
     )

@@ -21,13 +21,10 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"imagenet64_to_512_pagoda has no variants; got {variant!r}")
     config = imagenet64_pd.get_config()
     config.data.name = "imagenet512"
-    released_pagoda(
+    return released_pagoda(
         config,
         sizes=(64, 128, 256, 512),
         batch_sizes=(96, 256, 360, 512),
         num_updates=90_000,
         grown=(192, 192, 96),
     )
-    for stage in config.stages[2:-1]:
-        stage.frozen = "pagoda_64"
-    return config

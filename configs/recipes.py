@@ -1,5 +1,6 @@
 """Settings that several experiments share."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -178,6 +179,7 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
     encoder beside it. Pixels are the space that the discriminator does not use.
     """
     adam = GAN_ADAM | {"learning_rate": 3e-4, "anneal": "linear"}
+    levels = len(config.model.network.arguments.multipliers)
     config.evaluation.update(
         metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
         references=("train[:5000]",),
@@ -191,7 +193,12 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
                 "width": 128,
                 "mixing": 32,
             },
-            {"features": "teacher", "halvings": (2, 1), "width": 128, "mixing": 32},
+            {
+                "features": "teacher",
+                "halvings": tuple(range(levels, 0, -1)),
+                "width": 128,
+                "mixing": 32,
+            },
         ),
         "r1": 1e-3,
         "loop": dict(config.stages[0]["loop"]) | {"num_updates": 1200, "save_every": 200},
@@ -200,6 +207,50 @@ def laptop_gan(config: ConfigDict) -> ConfigDict:
         "select": "fd_pixels",
     }
     return gan_stages(config, gan, frozen={"frozen": "unet"})
+
+
+def laptop_dmd(config: ConfigDict) -> ConfigDict:
+    """Generators from the teacher of `laptop`, by its scores alone and with DMD2's classifier."""
+    teacher = config.stages[0]
+    config.evaluation.references = ("train[:5000]",)
+    adam = GAN_ADAM | {"learning_rate": 2e-4, "anneal": "linear"}
+    stage = DMD | {
+        "name": "dm",
+        "fake_updates": 2,
+        "loop": dict(teacher["loop"]) | {"num_updates": 3000, "save_every": 500},
+        "optimizer": adam | {"ema_decay": 0.99, "ema_ramp": 0.1},
+        "fake_optimizer": adam,
+        "select": "fd_pixels",
+    }
+    stages = (stage, stage | {"name": "dm_gan", "adversarial": 3e-3})
+    config.stages = (teacher, *map(ConfigDict, stages))
+    return config
+
+
+def side_by_side(
+    config: ConfigDict, others: Iterable[tuple[ConfigDict, Sequence[str]]], updates: int
+) -> ConfigDict:
+    """Teacher and rounds of `config`, and other methods from that teacher, at equal images seen.
+
+    Args:
+      others: configs, and which of their stages; all but where they start and how long they train
+        is as it is there. updates: of each method, with the rounds' batch; the rounds have them
+        together.
+    """
+    teacher, progressive = config.stages
+    lengths = progressive["start_steps"].bit_length() - 1 + progressive["long_rounds"].bit_length()
+    loop = dict(progressive["loop"]) | {"log_every": 50}
+    progressive["loop"] = loop | {
+        "num_updates": updates // lengths,
+        "save_every": updates // lengths,
+    }
+    stages = [teacher, progressive]
+    for stage in (s for other, names in others for s in other.stages if s["name"] in names):
+        stage["start"] = ""
+        stage["loop"] = loop | {"num_updates": updates, "save_every": updates // 4}
+        stages.append(stage)
+    config.stages = tuple(map(ConfigDict, stages))
+    return config
 
 
 def d2o(config: ConfigDict, *, batch_size: int, num_updates: int) -> ConfigDict:
@@ -404,6 +455,8 @@ def released_pagoda(
         )
         if size <= 2 * sizes[0]:
             stage.layer = "up_0.block_3/conv2/kernel"
+        if size > sizes[0] == 64:
+            stage.frozen = "pagoda_64"
     return config
 
 

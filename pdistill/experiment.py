@@ -251,5 +251,4 @@ def _length(r: Round) -> dict[str, int]:
     """How long a round's training is, for its model's card; of several students it has that."""
     if not r.loop:
         return {}
-    updates = r.loop.num_updates
-    return {"train_steps": updates, "images_seen": updates * r.loop.batch_size}
+    return {"train_steps": r.loop.num_updates, "images_seen": r.loop.images_seen}

@@ -25,7 +25,7 @@ SHAPES = {
 }
 VARIANTS = [
     *("digits_pd", "digits_methods", "digits_ablation", "fashion_pd:cpu", "cifar10_pd:cpu"),
-    "cifar10_ablation",
+    *("cifar10_ablation", "cifar10_pd:gpu", "cifar10_methods", "cifar10_methods:cpu"),
     *("cifar10_pd", "cifar10_pd:x", "imagenet64_pd", "imagenet64_pd:both"),
     *("lsun_bedroom128_pd", "lsun_bedroom128_pd:both", "lsun_church128_pd"),
     *("digits_guided", "cifar10_guided", "imagenet64_guided"),

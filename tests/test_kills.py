@@ -83,38 +83,35 @@ def test_half_an_export_does_not_load(tmp_path):
         pdistill.load(tmp_path / "teacher" / "model.tmp")
 
 
-def test_sigterm_before_anything_is_trained(tmp_path):
-    """While modules are imported, which takes seconds: the same exit code."""
+def terminate(text, workdir, python=(), options=()):
+    """The command line, sent SIGTERM at the first line with `text`: exit code, what comes after."""
     command = [
-        sys.executable, "-X", "importtime", "-m", "pdistill.main",
-        "--config=configs/digits_pd.py", f"--workdir={tmp_path / 'run'}",
-    ]  # fmt: skip
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.split("|")[-1].strip() == "ml_collections":
-                process.send_signal(signal.SIGTERM)
-                break
-        process.stderr.read()
-    assert process.returncode == 75
-    assert not (tmp_path / "run").exists()
-
-
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
-    """The command line, stopped in training: exit code 75, and the same command goes on."""
-    command = [
-        sys.executable, "-m", "pdistill.main", "--config=configs/digits_pd.py",
-        f"--workdir={tmp_path}", "--config.stages[0].loop.log_every=10",
+        sys.executable, *python, "-m", "pdistill.main", "--config=configs/digits_pd.py",
+        f"--workdir={workdir}", *options,
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": ""}
     with subprocess.Popen(
         command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stderr:
-            if " step " in line:
+            if text in line:
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stderr.read()
-    assert process.returncode == 75, rest
+    return process.returncode, rest
+
+
+def test_sigterm_before_anything_is_trained(tmp_path):
+    """While modules are imported, which takes seconds: the same exit code."""
+    code, rest = terminate("| ml_collections\n", tmp_path / "run", python=("-X", "importtime"))
+    assert code == 75, rest
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    """In training: exit code 75, and the same command goes on."""
+    code, rest = terminate(" step ", tmp_path, options=["--config.stages[0].loop.log_every=10"])
+    assert code == 75, rest
     message = rest.splitlines()[-1]
     assert message.startswith("stopped by SIGTERM: teacher is saved at step ")
     assert message.endswith("; the same command goes on")

@@ -77,7 +77,7 @@ class MultiStudentStage(Stage):
 
 def seen(rounds: list[Round], num_students: int) -> dict[str, float]:
     """For the card: updates and images of all rounds together, and the images a student."""
-    images = sum(r.loop.num_updates * r.loop.batch_size for r in rounds)
+    images = sum(r.loop.images_seen for r in rounds)
     return {
         "train_steps": sum(r.loop.num_updates for r in rounds),
         "images_seen": images,

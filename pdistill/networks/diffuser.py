@@ -175,7 +175,7 @@ class Diffuser:
         label: Array | None = None,
         target: Array | None = None,
     ) -> tuple[Array, ...]:
-        """What the network's encoder makes of z: maps [B, h, w, C], finest first.
+        """What the network's encoder makes of z: maps [B, h, w, C] of z's dtype, finest first.
 
         Of a U-Net the last of each level on the way down, of a transformer each block's.
         """
@@ -184,7 +184,7 @@ class Diffuser:
         _, sown = self.network.apply(
             {"params": params}, z, logsnr, label, **inputs, mutable=["maps"]
         )
-        return sown["maps"]["maps"]
+        return tuple(h.astype(z.dtype) for h in sown["maps"]["maps"])
 
     def evaluations(self, guidance: float | None) -> int:
         """Network evaluations in one call of `denoiser`."""

@@ -97,6 +97,11 @@ class LoopConfig:
                 f"got {self.save_every}"
             )
 
+    @property
+    def images_seen(self) -> int:
+        """In all updates, an image as often as it is drawn."""
+        return self.num_updates * self.batch_size
+
 
 def init_state(init: Callable[..., TrainState], mesh: Mesh, *args: Any) -> TrainState:
     """Shapes, then shardings, then `jit(init)`: no array is ever in the wrong place.
