@@ -42,7 +42,10 @@ def progress(description: str | None, num: int) -> tqdm:
     None of no description.
     """
     silent = description is None or jax.process_index() > 0
-    return tqdm(desc=description, total=num, unit=" images", delay=3, disable=silent)
+    often = 0.1 if sys.stderr.isatty() else 10  # seconds: a log keeps every line
+    return tqdm(
+        desc=description, total=num, unit=" images", delay=3, mininterval=often, disable=silent
+    )
 
 
 @contextlib.contextmanager

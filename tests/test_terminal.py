@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from pdistill.terminal import plain_errors
+from pdistill.terminal import plain_errors, progress
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ def test_a_full_disk_says_what_to_do(number, ending):
 def test_other_errors_are_bugs():
     with pytest.raises(KeyError), plain_errors(OSError):
         raise KeyError("name")
+
+
+def test_a_bar_in_a_log_moves_rarely():
+    """Where it cannot overwrite itself, ten times a second would be a thousand lines of junk."""
+    assert progress("images", 3).mininterval == 10
