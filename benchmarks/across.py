@@ -21,10 +21,14 @@ NFES = (1, 2, 4, 8)  # columns
 
 
 def merge(workdirs: list[Path]) -> list[dict[str, Any]]:
-    """The rows of all runs, each measurement once; the same one with another value gets a name."""
+    """Rows of METRIC to training images, each once; the same one with another value gets a name."""
     found: dict[tuple, dict[str, Any]] = {}
     for workdir in workdirs:
-        rows = read_jsonl(workdir / "results.jsonl")
+        rows = [
+            row
+            for row in read_jsonl(workdir / "results.jsonl")
+            if row["metric"] == METRIC and ":train" in row["reference"]
+        ]
         other = {
             row["stage"] for row in rows if row["value"] != found.get(row_key(row), row)["value"]
         }
@@ -65,11 +69,7 @@ def main() -> None:
     arguments.add_argument("workdirs", type=Path, nargs="+")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
     options = arguments.parse_args()
-    rows = [
-        row
-        for row in merge(options.workdirs)
-        if row["metric"] == METRIC and row["reference"].endswith("train")
-    ]
+    rows = merge(options.workdirs)
     lines = table(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text("\n".join(lines) + "\n")

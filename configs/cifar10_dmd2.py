@@ -8,7 +8,8 @@ those of FastGen; the rest is as DMD2 has it for ImageNet, such as its warm-up, 
 and the classifier on the fake score's encoder (FastGen's: on the teacher's, at three sizes). The
 teacher is that of `cifar10_pd`.
 Published, with labels: FID 2.13 and, by FastGen, 1.99; without, by DMD, 3.77.
-`cifar10_dmd2.py:cpu` is the same on a laptop's scale.
+`cifar10_dmd2.py:cpu` is on a laptop's scale: by the scores alone ("dm") and with the classifier
+("dm_gan"), with two updates of the fake score for one of the generator.
 """
 
 from ml_collections import ConfigDict

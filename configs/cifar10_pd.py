@@ -65,7 +65,11 @@ def cpu() -> ConfigDict:
 
 
 def gpu() -> ConfigDict:
-    """As `cpu`, with 16 times the batch and a network of some size, in bfloat16."""
+    """As `cpu`, with larger batches and a network of 18 million parameters, in bfloat16.
+
+    An H100 makes 24 updates of the teacher a second; at 2,500 its loss was 0.114, that of `cpu` is
+    0.156. The rounds have not been run.
+    """
     config = cpu()
     config.model.network.arguments.update(
         patch=1, channels=64, embedding_channels=256, multipliers=(1, 2, 4), blocks=2,

@@ -68,7 +68,7 @@ def dmd() -> dict[str, Any]:
     adam = GAN_ADAM | {"anneal": "linear"}
     return DMD | {
         "fake_updates": 2,
-        "noise": {"data_std": 0.75},  # that of the digits' pixels
+        "noise": {"data_std": 0.75},  # EDM's levels for data of unit deviation, with more noise
         "loop": LOOP | {"num_updates": 5000, "batch_size": 64, "save_every": 1000},
         "optimizer": adam | {"learning_rate": 7e-4, "ema_decay": 0.99, "ema_ramp": 0.1},
         "fake_optimizer": adam | {"learning_rate": 1e-3},

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pdistill.config import DataConfig, EvaluationConfig, MeshConfig, defaults
-from pdistill.methods import STAGES
+from pdistill.methods import STAGES, halvings
 from pdistill.training import LoopConfig
 
 COSINE = {"name": "cosine", "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0}}
@@ -230,7 +230,7 @@ def laptop_dmd(config: ConfigDict) -> ConfigDict:
 def side_by_side(
     config: ConfigDict, others: Iterable[tuple[ConfigDict, Sequence[str]]], updates: int
 ) -> ConfigDict:
-    """Teacher and rounds of `config`, and other methods from that teacher, at equal images seen.
+    """Teacher and rounds of `config`, and other methods with that teacher, at equal images seen.
 
     Args:
       others: configs, and which of their stages; all but where they start and how long they train
@@ -238,17 +238,17 @@ def side_by_side(
         together.
     """
     teacher, progressive = config.stages
-    lengths = progressive["start_steps"].bit_length() - 1 + progressive["long_rounds"].bit_length()
+    counts = halvings(progressive["start_steps"], progressive.get("end_steps", 1))
+    length = updates // sum(2 if count <= progressive["long_rounds"] else 1 for count in counts)
     loop = dict(progressive["loop"]) | {"log_every": 50}
-    progressive["loop"] = loop | {
-        "num_updates": updates // lengths,
-        "save_every": updates // lengths,
-    }
+    progressive["loop"] = loop | {"num_updates": length, "save_every": length}
     stages = [teacher, progressive]
-    for stage in (s for other, names in others for s in other.stages if s["name"] in names):
-        stage["start"] = ""
-        stage["loop"] = loop | {"num_updates": updates, "save_every": updates // 4}
-        stages.append(stage)
+    for other, names in others:
+        for stage in other.stages:
+            if stage["name"] in names:
+                stage["start"] = ""
+                stage["loop"] = loop | {"num_updates": updates, "save_every": updates // 4}
+                stages.append(stage)
     config.stages = tuple(map(ConfigDict, stages))
     return config
 

@@ -1,18 +1,22 @@
 """Runs an experiment: python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
 
 The same command again goes on where it stopped, whether it ended by itself, by SIGTERM or Ctrl-C
-(it saves first and exits with 75), or by a crash. --config.seed=1 and the like change the config.
+(it saves first, if it has begun, and exits with 75), or by a crash. --config.seed=1 and the like
+change the config.
 """
 
 import os
 import signal
 import sys
 
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # until a run takes over; imports take seconds
+        signal.signal(number, lambda *_: sys.exit(os.EX_TEMPFAIL))
+
 from pdistill.cpu import set_xla_flags, use_huge_pages
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.EX_TEMPFAIL))  # until a run takes over
-    use_huge_pages()  # a new start, so before the imports that take seconds
+    use_huge_pages()  # a new start, so before the other imports
 
 import jax
 from absl import app, flags, logging

@@ -58,7 +58,7 @@ def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        full = errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__))
         hint = "; make room and start the same command again" if full else ""
         sys.exit(f"error: {error}{hint}")
 

@@ -23,7 +23,9 @@ def test_one_table_of_several_runs(tmp_path):
     pd = write(
         tmp_path / "pd", *teacher, row("progressive/2", 2, 0.45), row("progressive/1", 1, 0.49)
     )
-    ctm = write(tmp_path / "ctm", *teacher, row("progressive/1", 1, 0.6), row("ctm", 1, 0.3))
+    others = row("ctm", 1, 0.9, reference="digits:test"), row("ctm", 1, 8.0, metric="fd_classifier")
+    few = row("ctm", 1, 0.3, reference="digits:train[:1000]")
+    ctm = write(tmp_path / "ctm", *teacher, row("progressive/1", 1, 0.6), few, *others)
     assert across.table(across.merge([pd, ctm])) == [
         "| fd_pixels at | images | 1 | 2 | 4 | 8 | most |",
         "|---|---|---|---|---|---|---|",

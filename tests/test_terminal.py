@@ -1,4 +1,5 @@
 import errno
+import io
 
 import pytest
 
@@ -20,6 +21,7 @@ def test_other_errors_are_bugs():
         raise KeyError("name")
 
 
-def test_a_bar_in_a_log_moves_rarely():
+def test_a_bar_in_a_log_moves_rarely(monkeypatch):
     """Where it cannot overwrite itself, ten times a second would be a thousand lines of junk."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
     assert progress("images", 3).mininterval == 10

@@ -75,11 +75,11 @@ class MultiStudentStage(Stage):
         ]
 
 
-def seen(rounds: list[Round], num_students: int) -> dict[str, float]:
+def seen(rounds: list[Round], num_students: int) -> dict[str, int]:
     """For the card: updates and images of all rounds together, and the images a student."""
     images = sum(r.loop.images_seen for r in rounds)
     return {
         "train_steps": sum(r.loop.num_updates for r in rounds),
         "images_seen": images,
-        "images_seen_a_student": images / num_students,
+        "images_seen_a_student": images // num_students,
     }

@@ -18,8 +18,9 @@ PRESETS: dict[str, tuple[str, ...]] = {
         r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",
         r"attn_\d+/(q|k|v|proj_out)/",
     ),
-    # What grows in PaGoDA: all but the finest level of the base network's decoder, and what is
-    # behind; with 64 pixels theirs also trains the second finest level but for its first block.
+    # While PaGoDA grows, all but the finest level of the base network's decoder and what is
+    # behind it is frozen; with 64 pixels theirs also trains the second finest level but for its
+    # first block.
     "pagoda": (r"^(conv_in|dense\d|class_emb)/", r"^(down_\d+|mid|up_[1-9]\d*)\."),
     "pagoda_64": (
         r"^(conv_in|dense\d|class_emb)/",
