@@ -42,8 +42,8 @@ def main() -> None:
         name: {"images_per_second": options.num / seconds[name], about["metric"]: value}
         for name, value in zip(calls, values.values(), strict=True)
     }
-    for name, (speed, value) in ((name, figures.values()) for name, figures in found.items()):
-        print(f"{name:<24} {speed:8.1f} images/s {value:8.3g}")
+    for name, value in zip(calls, values.values(), strict=True):
+        print(f"{name:<24} {options.num / seconds[name]:8.1f} images/s {value:8.3g}")
     tell({"models": found, "num": options.num, "rounds": options.rounds} | about, options.out)
 
 

@@ -70,6 +70,7 @@ def measure(name: str, methods: Sequence[str], duration: float) -> Iterator[dict
     file, _, variant = name.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
     experiment = parse(json.loads(config.to_json()))
+    peak = peak_flops(config.model.network.arguments.get("dtype", "float32"))
     shape = load_dataset(experiment.data.name, experiment.data.train).images.shape
     rounds = experiment.rounds(shape[1:])
     firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not (r.pairs or r.latents)}
@@ -78,7 +79,6 @@ def measure(name: str, methods: Sequence[str], duration: float) -> Iterator[dict
             continue
         operations = mean_flops(r, rounds, experiment, shape)
         seconds = seconds_of(updates(r, rounds, experiment), duration) / r.loop.substeps
-        peak = peak_flops(config.model.network.arguments.get("dtype", "float32"))
         yield {
             "config": name,
             "stage": r.name,
