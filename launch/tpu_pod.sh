@@ -43,7 +43,7 @@ run)
     code=75
     while [ \$code -eq 75 ]; do
       code=0
-      python -m pdistill.main --distributed $arguments || code=\$?
+      python -m pdistill.main --distributed --join_timeout=300 $arguments || code=\$?
     done
     exit \$code"
   ;;

@@ -49,6 +49,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --coordinator, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", processes.JOIN_TIMEOUT, "Seconds to wait for processes that start later.", 1
+)
 
 
 def main(_) -> None:
@@ -64,7 +67,8 @@ def main(_) -> None:
         return
     if _DISTRIBUTED.value or _COORDINATOR.value:
         try:
-            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            place = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+            processes.join(*place, _JOIN_TIMEOUT.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
     errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, OSError

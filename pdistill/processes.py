@@ -14,18 +14,24 @@ from pdistill.sharding import batch_sharding, to_device
 # Seconds without a sign of life after which a process counts as lost, and that one which ends
 # waits for the others: together less than a minute.
 LOST_AFTER = 25
+# Seconds that a process waits for those that have not joined; with the imports, under a minute too.
+JOIN_TIMEOUT = 45
 # Dispatches after which all processes have read what one of them has said. It is more than one so
 # that the device has work while the host reads.
 LAG = 2
 
 
 def join(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: int = JOIN_TIMEOUT,
 ) -> None:
     """Makes this process one of several; what is None is what SLURM, GKE or a Cloud TPU says.
 
     Args:
       coordinator: host:port of process 0, which listens there.
+      timeout: seconds to wait for the others; JAX then aborts this process, which raises nothing.
 
     Raises:
       ValueError: nothing says it, or not all of it.
@@ -34,6 +40,7 @@ def join(
         coordinator,
         num_processes,
         process_id,
+        initialization_timeout=timeout,
         heartbeat_timeout_seconds=LOST_AFTER,
         shutdown_timeout_seconds=LOST_AFTER,
     )

@@ -19,11 +19,15 @@ ROOT = Path(__file__).parent.parent
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}  # losses differ by the order of sums only
 
 
-def start(workdir, num_processes, fsdp=1, updates=20):
-    """Processes of one device each; their output is in <workdir>/process_<i>."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(workdir, num_processes, fsdp=1, updates=20):
+    """Processes of one device each; their output is in <workdir>/process_<i>."""
+    port = free_port()
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "--xla_backend_optimization_level=1",
@@ -133,3 +137,15 @@ def test_the_others_stop_when_one_is_lost(tmp_path, lost):
     assert processes[0].wait(60) not in (0, EXIT_CODE)
     last = max(saved())
     assert len(one_process.run(tmp_path, last + 2, 1, "float32")) == last + 2
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_one_that_waits_for_another_to_start_stops(missing):
+    """With an error that says so, not after the minutes that JAX waits by default."""
+    place = (f"127.0.0.1:{free_port()}", 2, 1 - missing)
+    waiting = subprocess.run(
+        [sys.executable, "-c", f"from pdistill import processes; processes.join(*{place}, 2)"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert waiting.returncode not in (0, EXIT_CODE)
+    assert "DEADLINE_EXCEEDED" in waiting.stderr
