@@ -5,11 +5,12 @@
     python -m pdistill.main --config=configs/cifar10_methods.py --workdir=runs/cifar10_methods
     python -m benchmarks.across runs/cifar10_methods --out=runs/cifar10_methods
 
-After the teacher of `cifar10_pd.py:gpu` each method has 800 updates of 128 images, all rounds of
+After the teacher of `cifar10_pd.py:gpu` each method has 1,800 updates of 256 images, all rounds of
 progressive distillation together, and starts from the teacher, but for `gan_scratch`; its other
-settings are those of `cifar10_gan.py:cpu`, `cifar10_dmd2.py:cpu` and `cifar10_ctm.py:cpu`. That has
-not been run; `cifar10_methods.py:cpu` is the same with the teacher of `cifar10_pd.py:cpu` and 16
-images an update, an hour on two cores of an x86 server.
+settings are those of `cifar10_gan.py:cpu`, `cifar10_dmd2.py:cpu` and `cifar10_ctm.py:cpu`.
+`cifar10_gan.py:gpu` and `cifar10_dmd2.py:gpu` have its stages of these methods, to run beside it.
+`cifar10_methods.py:cpu` has the teacher of `cifar10_pd.py:cpu` and 800 updates of 16 images, an
+hour on two cores of an x86 server.
 """
 
 from ml_collections import ConfigDict
@@ -17,15 +18,16 @@ from ml_collections import ConfigDict
 from configs import cifar10_pd
 from configs.recipes import laptop_ctm, laptop_dmd, laptop_gan, side_by_side
 
-UPDATES = 800
+UPDATES = {"gpu": 1800, "cpu": 800}
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "cpu"):
         raise ValueError(f"variants: '' and 'cpu'; got {variant!r}")
+    scale = variant or "gpu"
 
     def base() -> ConfigDict:
-        return cifar10_pd.get_config(variant or "gpu")
+        return cifar10_pd.get_config(scale)
 
     gan = laptop_gan(base())
     others = (
@@ -35,4 +37,12 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config = base()
     config.evaluation = gan.evaluation
-    return side_by_side(config, others, UPDATES)
+    return side_by_side(config, others, UPDATES[scale])
+
+
+def only(method: str) -> ConfigDict:
+    """The teacher and the stages of one method, on a GPU's scale."""
+    config = get_config()
+    teacher, *others = config.stages
+    config.stages = (teacher, *(stage for stage in others if stage.method == method))
+    return config

@@ -75,10 +75,11 @@ def gpu() -> ConfigDict:
         patch=1, channels=64, embedding_channels=256, multipliers=(1, 2, 4), blocks=2,
         attention_sizes=(8, 16), head_channels=64, dtype="bfloat16",
     )  # fmt: skip
-    config.evaluation.update(num_samples=10_000, batch_size=1000)
+    config.evaluation.update(num_samples=5000, batch_size=1000)
     teacher, progressive = config.stages
     common = {"substeps": 10, "log_every": 100}
-    teacher["loop"].update(common, batch_size=512, num_updates=5000, save_every=1000)
+    teacher["loop"].update(common, batch_size=512, num_updates=4000, save_every=1000)
     teacher["optimizer"].update(learning_rate=1e-3, ema_decay=0.999)
-    progressive["loop"].update(common, batch_size=128, num_updates=400, save_every=400)
+    progressive["loop"].update(common, batch_size=256, num_updates=600, save_every=600)
+    progressive["long_rounds"] = 0  # one compiled update for all rounds
     return config

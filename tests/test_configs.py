@@ -33,6 +33,7 @@ VARIANTS = [
     *("cifar10_gan:cpu", "cifar10_gan_frozen", "cifar10_gan_frozen:cpu", "imagenet64_gan"),
     *("digits_ctm", "cifar10_ctm", "cifar10_ctm:cpu", "imagenet64_ctm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
+    *("cifar10_gan:gpu", "cifar10_dmd2:gpu"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
     *("imagenet64_to_512_pagoda", "fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"),
 ]
