@@ -27,7 +27,7 @@ from pdistill.methods import Round
 from pdistill.sharding import make_mesh
 from pdistill.training import compile_update, count, init_state
 
-CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd"
+CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd:cpu"
 WARM = 12  # dispatches that are not counted: whatever only some updates have is compiled in them
 
 

@@ -1,6 +1,8 @@
 """Tables that benchmarks make of results."""
 
-from benchmarks import across, seeds
+import importlib
+
+from benchmarks import across, seeds, train_step
 from pdistill.files import write_jsonl
 
 
@@ -48,3 +50,9 @@ def test_mean_and_worst_of_seeds(tmp_path):
     ]
     distance, recall = seeds.summarize(runs)  # what only some have is left out
     assert (distance["mean"], distance["worst"], recall["worst"]) == (0.5, 0.75, 0.25)
+
+
+def test_the_configs_of_the_updates_are_there():
+    for name in train_step.CONFIGS.split(","):
+        file, _, variant = name.partition(":")
+        assert importlib.import_module(f"configs.{file}").get_config(variant).stages
