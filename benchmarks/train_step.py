@@ -2,6 +2,8 @@
 
     python -m benchmarks.train_step --configs=digits_pd,digits_gan
 
+The default also has `fashion_pd:cpu`, whose data `python -m pdistill.data.prepare fashion_mnist`
+prepares.
 The updates are those that `pdistill.main` runs, with random weights and images: the first round of
 each method of each config. Operations are those of products and convolutions, of an update that has
 a part that not all have, such as R1, its share; the peak is that of a large matrix product of what
@@ -65,13 +67,23 @@ def seconds_of(dispatches: Iterator[None], duration: float) -> float:
             return spent / num
 
 
-def measure(name: str, methods: Sequence[str], duration: float) -> Iterator[dict[str, Any]]:
-    """A row for each method, or those of `methods`, of a config such as "cifar10_pd:cpu"."""
+def read(name: str) -> tuple[ExperimentConfig, tuple[int, ...]]:
+    """A config such as "cifar10_pd:cpu", and its data's shape [N, H, W, C]."""
     file, _, variant = name.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
     experiment = parse(json.loads(config.to_json()))
-    peak = peak_flops(config.model.network.arguments.get("dtype", "float32"))
-    shape = load_dataset(experiment.data.name, experiment.data.train).images.shape
+    return experiment, load_dataset(experiment.data.name, experiment.data.train).images.shape
+
+
+def measure(
+    name: str,
+    experiment: ExperimentConfig,
+    shape: tuple[int, ...],
+    methods: Sequence[str],
+    duration: float,
+) -> Iterator[dict[str, Any]]:
+    """A row for each method, or those of `methods`, of the config of this name."""
+    peak = peak_flops(experiment.model.network.arguments.get("dtype", "float32"))
     rounds = experiment.rounds(shape[1:])
     firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not (r.pairs or r.latents)}
     for r in [r for r in rounds if r in firsts.values()]:
@@ -99,10 +111,11 @@ def main() -> None:
     arguments.add_argument("--methods", default="", help="of the configs; all by default")
     arguments.add_argument("--seconds", type=float, default=10.0, help="a method")
     options = options_of(arguments)
+    methods = [method for method in options.methods.split(",") if method]
+    experiments = {name: read(name) for name in options.configs.split(",")}
     rows = []
-    for name in options.configs.split(","):
-        methods = [method for method in options.methods.split(",") if method]
-        for row in measure(name, methods, options.seconds):
+    for name, (experiment, shape) in experiments.items():
+        for row in measure(name, experiment, shape, methods, options.seconds):
             rows.append(row)
             print(
                 f"{name:<14} {row['stage']:<16} {row['updates_per_second']:9.2f} updates/s "
