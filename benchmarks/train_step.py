@@ -2,12 +2,13 @@
 
     python -m benchmarks.train_step --configs=digits_pd,digits_gan
 
-The default also has `fashion_pd:cpu`, whose data `python -m pdistill.data.prepare fashion_mnist`
-prepares.
 The updates are those that `pdistill.main` runs, with random weights and images: the first round of
 each method of each config. Operations are those of products and convolutions, of an update that has
 a part that not all have, such as R1, its share; the peak is that of a large matrix product of what
 the network computes in.
+
+The default also has `fashion_pd:cpu`, whose data `python -m pdistill.data.prepare fashion_mnist`
+prepares.
 """
 
 import importlib
@@ -67,12 +68,16 @@ def seconds_of(dispatches: Iterator[None], duration: float) -> float:
             return spent / num
 
 
-def read(name: str) -> tuple[ExperimentConfig, tuple[int, ...]]:
-    """A config such as "cifar10_pd:cpu", and its data's shape [N, H, W, C]."""
+def read(name: str) -> ExperimentConfig:
+    """A config such as "cifar10_pd:cpu"."""
     file, _, variant = name.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(variant)
-    experiment = parse(json.loads(config.to_json()))
-    return experiment, load_dataset(experiment.data.name, experiment.data.train).images.shape
+    return parse(json.loads(config.to_json()))
+
+
+def shape_of(experiment: ExperimentConfig) -> tuple[int, ...]:
+    """The training images' [N, H, W, C]."""
+    return load_dataset(experiment.data.name, experiment.data.train).images.shape
 
 
 def measure(
@@ -113,8 +118,9 @@ def main() -> None:
     options = options_of(arguments)
     methods = [method for method in options.methods.split(",") if method]
     experiments = {name: read(name) for name in options.configs.split(",")}
+    shapes = [shape_of(experiment) for experiment in experiments.values()]
     rows = []
-    for name, (experiment, shape) in experiments.items():
+    for (name, experiment), shape in zip(experiments.items(), shapes, strict=True):
         for row in measure(name, experiment, shape, methods, options.seconds):
             rows.append(row)
             print(
