@@ -2,10 +2,10 @@
 
     python -m benchmarks.train_step --configs=digits_pd,digits_gan
 
-The updates are those that `pdistill.main` runs, with random weights and images: the first round of
-each method of each config. Operations are those of products and convolutions, of an update that has
-a part that not all have, such as R1, its share; the peak is that of a large matrix product of what
-the network computes in.
+The updates are those that `pdistill.main` runs, so that one compilation cache serves both, with
+random weights: the first round of each method of each config. Operations are those of products and
+convolutions, of an update that has a part that not all have, such as R1, its share; the peak is
+that of a large matrix product of what the network computes in.
 
 The default also has `fashion_pd:cpu`, whose data `python -m pdistill.data.prepare fashion_mnist`
 prepares.
@@ -19,22 +19,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.common import options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
 from pdistill.config import ExperimentConfig, parse
-from pdistill.data import load_dataset
+from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.methods import Round
-from pdistill.sharding import make_mesh
+from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import compile_update, count, init_state
 
 CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd:cpu"
 WARM = 12  # dispatches that are not counted: whatever only some updates have is compiled in them
 
 
-def updates(r: Round, rounds: Sequence[Round], experiment: ExperimentConfig) -> Iterator[None]:
+def updates(
+    r: Round, rounds: Sequence[Round], experiment: ExperimentConfig, data: Dataset
+) -> Iterator[None]:
     """Dispatches one update, or one scan of them, of a round whenever it is asked."""
     by_name = {other.name: other for other in rounds}
     parents = [by_name[name] for name in r.parents if name]
@@ -42,12 +42,11 @@ def updates(r: Round, rounds: Sequence[Round], experiment: ExperimentConfig) -> 
     params = [p.method.diffuser.init(key, p.noise_shape) for p in parents] or [None]
     state = init_state(r.init, mesh, key, *params)
     frozen, state = state.frozen, state.replace(frozen={})
-    batch = r.loop.batch_size
-    images = np.random.default_rng(0).integers(0, 256, (batch, *r.image_shape), np.uint8)
-    labels = np.arange(batch, dtype=np.int32) % max(r.method.diffuser.num_labels, 1)
-    resident = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
-    raw = {"index": jnp.tile(jnp.arange(batch), (r.loop.substeps, 1))}
-    update = compile_update(r.method, mesh, experiment.data.flip)
+    pipeline = Pipeline(data, r.loop.batch_size, seed=0, resident=experiment.data.resident)
+    raw = to_device(next(pipeline.iterator(r.loop.substeps)), batch_sharding(mesh, leading=1))
+    resident = to_device(pipeline.resident_arrays(), replicated(mesh))
+    factor = data.image_shape[0] // r.image_shape[0]
+    update = compile_update(r.method, mesh, experiment.data.flip, factor, r.loop.max_grad_norm)
     due = getattr(r.method, "due", None) if r.loop.substeps == 1 else None
     for step in itertools.count():
         flags = {"due": due(step)} if due else {}
@@ -75,27 +74,27 @@ def read(name: str) -> ExperimentConfig:
     return parse(json.loads(config.to_json()))
 
 
-def shape_of(experiment: ExperimentConfig) -> tuple[int, ...]:
-    """The training images' [N, H, W, C]."""
-    return load_dataset(experiment.data.name, experiment.data.train).images.shape
+def data_of(experiment: ExperimentConfig) -> Dataset:
+    """What it trains on."""
+    return load_dataset(experiment.data.name, experiment.data.train)
 
 
 def measure(
     name: str,
     experiment: ExperimentConfig,
-    shape: tuple[int, ...],
+    data: Dataset,
     methods: Sequence[str],
     duration: float,
 ) -> Iterator[dict[str, Any]]:
     """A row for each method, or those of `methods`, of the config of this name."""
     peak = peak_flops(experiment.model.network.arguments.get("dtype", "float32"))
-    rounds = experiment.rounds(shape[1:])
+    rounds = experiment.rounds(data.image_shape)
     firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not (r.pairs or r.latents)}
     for r in [r for r in rounds if r in firsts.values()]:
         if methods and r.method_name not in methods:
             continue
-        operations = mean_flops(r, rounds, experiment, shape)
-        seconds = seconds_of(updates(r, rounds, experiment), duration) / r.loop.substeps
+        operations = mean_flops(r, rounds, experiment, data.images.shape)
+        seconds = seconds_of(updates(r, rounds, experiment, data), duration) / r.loop.substeps
         yield {
             "config": name,
             "stage": r.name,
@@ -118,10 +117,10 @@ def main() -> None:
     options = options_of(arguments)
     methods = [method for method in options.methods.split(",") if method]
     experiments = {name: read(name) for name in options.configs.split(",")}
-    shapes = [shape_of(experiment) for experiment in experiments.values()]
+    sets = [data_of(experiment) for experiment in experiments.values()]
     rows = []
-    for (name, experiment), shape in zip(experiments.items(), shapes, strict=True):
-        for row in measure(name, experiment, shape, methods, options.seconds):
+    for (name, experiment), data in zip(experiments.items(), sets, strict=True):
+        for row in measure(name, experiment, data, methods, options.seconds):
             rows.append(row)
             print(
                 f"{name:<14} {row['stage']:<16} {row['updates_per_second']:9.2f} updates/s "

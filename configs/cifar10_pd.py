@@ -67,8 +67,9 @@ def cpu() -> ConfigDict:
 def gpu() -> ConfigDict:
     """As `cpu`, with larger batches and a network of 18 million parameters, in bfloat16.
 
-    An H100 makes 24 updates of the teacher a second; at 2,500 its loss was 0.114, that of `cpu` is
-    0.156. The rounds have not been run.
+    Expected (as the first stages of `cifar10_methods`, seed 0, Frechet distance of pixels to 5,000
+    images, 5,000 samples): teacher 200 at 8 steps, 375 at 4, 550 at 2, 695 at 1; students 202 at 4,
+    204 at 2, 205 at 1. An H100 makes 24 updates of either a second: four minutes and compilation.
     """
     config = cpu()
     config.model.network.arguments.update(
@@ -78,8 +79,8 @@ def gpu() -> ConfigDict:
     config.evaluation.update(num_samples=5000, batch_size=1000)
     teacher, progressive = config.stages
     common = {"substeps": 10, "log_every": 100}
-    teacher["loop"].update(common, batch_size=512, num_updates=4000, save_every=1000)
+    teacher["loop"].update(common, batch_size=512, num_updates=3000, save_every=1000)
     teacher["optimizer"].update(learning_rate=1e-3, ema_decay=0.999)
-    progressive["loop"].update(common, batch_size=256, num_updates=600, save_every=600)
+    progressive["loop"].update(common, batch_size=256, num_updates=400, save_every=400)
     progressive["long_rounds"] = 0  # one compiled update for all rounds
     return config
