@@ -132,8 +132,9 @@ class Experiment:
     def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
         directory = self.workdir / r.name
         parents = [name and self._params(name) for name in r.parents]
+        extra = [models.load_extra(self.workdir / r.parent, self.mesh)] if r.resumes else []
         init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
-        state = init_state(r.init, self.mesh, init_key, *parents)
+        state = init_state(r.init, self.mesh, init_key, *parents, *extra)
         if r.pairs:
             pairs = to_device(self._pairs(r, parents[-1]), replicated(self.mesh))
             state = state.replace(frozen=state.frozen | {"pairs": pairs})
@@ -143,8 +144,10 @@ class Experiment:
             seed=stable_hash(f"{self.config.seed}/{r.name}"),
             resident=self.config.data.resident,
         )
-        del parents  # the state has copies
+        del parents, extra  # the state has copies
         save = functools.partial(self._save_model, r)
+        export = r.method.export
+        export_extra = getattr(r.method, "extra", lambda state: None)
         selection = None
         if r.select:
             measure = functools.partial(self.measurements.of_params, r)
@@ -152,7 +155,7 @@ class Experiment:
 
         def on_save(step: int, state: TrainState) -> None:
             if selection:
-                selection(step, r.method.export(state))
+                selection(step, export(state), export_extra(state))
 
         try:
             state = train(
@@ -168,7 +171,7 @@ class Experiment:
         if selection:
             selection.finish(**_length(r))
         else:
-            save(directory / "model", r.method.export(state), r.loop.num_updates)
+            save(directory / "model", export(state), r.loop.num_updates, export_extra(state))
 
     def _dataset(self, r: Round, teacher: Any) -> Dataset:
         """What a round is trained on; latents are made if they are not beside the teacher yet."""
@@ -230,11 +233,13 @@ class Experiment:
             return pairs
         return dict(np.load(path))
 
-    def _save_model(self, r: Round, directory: Path, params: Any, step: int) -> None:
+    def _save_model(
+        self, r: Round, directory: Path, params: Any, step: int, extra: Any = None
+    ) -> None:
         """Exports the parameters of update `step`."""
         solver = r.solver or "ddim"
         models.save(
-            directory, r.method.diffuser, params,
+            directory, r.method.diffuser, params, extra,
             kind="routed" if r.students else parse_solver(solver).model,
             solver=solver, num_steps=r.num_steps[0],
             clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,

@@ -26,7 +26,7 @@ from pdistill.evaluation import Sampling, generate
 from pdistill.files import one_line, write_atomically
 from pdistill.networks import Diffuser, build_network, describe_network
 from pdistill.sharding import one_device, param_sharding
-from pdistill.training import checksum, load_params, save_params
+from pdistill.training import checksum, load_params, params_shapes, save_params
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -219,20 +219,27 @@ def build_diffuser(card: dict[str, Any]) -> Diffuser:
     )
 
 
-def save(directory: str | Path, diffuser: Diffuser, params: Any, /, **card: Any) -> None:
+def save(
+    directory: str | Path, diffuser: Diffuser, params: Any, extra: Any = None, /, **card: Any
+) -> None:
     """Writes a model directory whole or not at all.
 
     Args:
+      extra: parameters that only training goes on with, for `load_extra`; None for none.
       card: kind, solver, num_steps, clip, num_labels, data={"shape", "scale"}, method, parent
         and whatever else a reader should know; all of it JSON.
     """
     directory = Path(directory)
     card = {"format": FORMAT, **describe(diffuser), **card, "versions": versions()}
     card["checksum"] = checksum(params)
+    if extra is not None:
+        card["extra_checksum"] = checksum(extra)
     temporary = directory.with_name(directory.name + ".tmp")
     if jax.process_index() == 0 and temporary.exists():
         shutil.rmtree(temporary)
     save_params(temporary / "params", params)
+    if extra is not None:
+        save_params(temporary / "extra", extra)
     if jax.process_index() == 0:
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         replace(temporary, directory)
@@ -327,6 +334,26 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
     return model
+
+
+def load_extra(directory: str | Path, mesh: Mesh) -> Any:
+    """The extra parameters that `save` wrote.
+
+    Raises:
+      ModelError: there are none, or they cannot be read.
+    """
+    directory = find(directory)
+    path, card = directory / "extra", read_card(directory)
+    try:
+        shapes = params_shapes(path)
+        extra = load_params(path, shapes, param_sharding(shapes, mesh))
+        if checksum(extra) != card["extra_checksum"]:
+            raise ValueError("its parameters are not those that were saved")
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            f"cannot load {path}: {one_line(error)}; train that stage again"
+        ) from error
+    return extra
 
 
 def versions() -> dict[str, str]:

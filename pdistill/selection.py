@@ -23,7 +23,7 @@ class Selection:
 
     Args:
       measure: parameters -> the row of the one metric that decides, and the samples measured,
-        uint8 [N, H, W, C]. save: (directory, parameters, step) -> None.
+        uint8 [N, H, W, C]. save: (directory, parameters, step, extra parameters) -> None.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Selection:
         directory: Path,
         name: str,
         measure: Callable[[Any], tuple[dict[str, Any], np.ndarray]],
-        save: Callable[[Path, Any, int], None],
+        save: Callable[[Path, Any, int, Any], None],
         writer: MetricWriter,
     ):
         self._directory = directory
@@ -44,8 +44,8 @@ class Selection:
             model.rename(best)  # of a run that is trained on
         sync_global_devices(f"selecting in {directory}")
 
-    def __call__(self, step: int, params: Any) -> None:
-        """Measures the model of update `step`."""
+    def __call__(self, step: int, params: Any, extra: Any) -> None:
+        """Measures the model of update `step`; `extra` is only kept."""
         rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
         measured, samples = self._measure(params)
         value, metric = measured["value"], measured["metric"]
@@ -57,7 +57,7 @@ class Selection:
         )
         self._writer.write_scalars(step, {f"{self._name}/{metric}": value})
         if better:
-            self._save(self._directory / "best", params, step)
+            self._save(self._directory / "best", params, step, extra)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
         rows.append({"step": step, "metric": metric, "value": value, "spectrum": spectrum})
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import pdistill
 from configs import (
     digits_ctm,
+    digits_dmd,
     digits_gan,
     digits_guided,
     digits_msd,
@@ -80,6 +81,16 @@ def tiny_gan() -> ConfigDict:
     teacher["num_steps"] = (2, 1)
     gan.update(frozen="dit", r1_interval=4, select="fd_pixels")
     config.evaluation.metrics += ("class_shares",)
+    return config
+
+
+def tiny_dmd() -> ConfigDict:
+    """digits_dmd: teacher, matching alone, and with four levels and a classifier after that."""
+    config = digits_dmd.get_config()
+    stages = {stage["name"]: stage for stage in config.stages}
+    config.stages = tuple(stages[name] for name in ("teacher", "dm", "dm_gan_multistep"))
+    shrink(config)
+    config.stages[0]["num_steps"] = (2,)
     return config
 
 

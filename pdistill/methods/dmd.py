@@ -43,6 +43,8 @@ class DmdSettings:
       normaliser: of the matching gradient, one of NORMALISERS, see `matching_gradient`.
       guidance: weight w of the teacher's score.
       features: whose encoder the classifier looks at, one of FEATURES.
+      bottleneck: which of that encoder's maps, as an index. A U-Net's is the last one; what comes
+        after an earlier one is not computed for the classifier.
       told_level: the fake score is told at which of `levels` its images were made. In the paper it
         is not: then the images of all levels together match the data, and one level's may be too
         dark as another's are too bright.
@@ -59,6 +61,7 @@ class DmdSettings:
     normaliser: str = "dmd2"
     guidance: float = 0.0
     features: str = "fake_score"
+    bottleneck: int = -1
     told_level: bool = False
     noise: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
     matching_times: tuple[float, ...] = (0.02, 0.98)
@@ -119,12 +122,15 @@ class Dmd(DmdSettings):
         teacher: Any,
         image_shape: tuple[int, ...],
         labels: Sequence[int] | None = None,
+        fake_score: Any = None,
     ) -> TrainState:
         """From the generator's first parameters; the fake score starts as the teacher.
 
         Args:
           labels: that images are generated of; None for all of the network's. They are traced, so
             that students of parts of equal size share one compiled step.
+          fake_score: `extra` of the training that the generator comes from: as in DMD2's code, that
+            fake score and its classifier go on instead.
         """
         fresh_key, head_key = jax.random.split(key)
         fake = {"network": teacher}
@@ -132,8 +138,10 @@ class Dmd(DmdSettings):
             fake["network"], _ = transfer(self.fake.init(fresh_key, image_shape), teacher)
         if self.adversarial:
             x, logsnr = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-            last = self.teacher.maps(teacher, x, logsnr)[-1]
-            fake["head"] = BottleneckHead().init(head_key, last)
+            maps = self.teacher.maps(teacher, x, logsnr)
+            fake["head"] = BottleneckHead().init(head_key, maps[self.bottleneck])
+        if fake_score is not None:
+            fake, _ = transfer(fake, fake_score, reshaped=True)
         learners = {
             "student": Learner.create(generator, self.optimizer),
             "fake_score": Learner.create(fake, self.fake_optimizer, averaged=False),
@@ -176,25 +184,28 @@ class Dmd(DmdSettings):
         return state.replace(learners={"student": student, "fake_score": fake}), metrics | more
 
     def _inputs(self, params, x, label, key):
-        """What the generator is called with, like x [B, ...], and its level, logsnr [B].
+        """What the generator is called with, like x [B, ...], and the levels of that, logsnr [B].
 
-        At a level drawn for the whole batch: what the generator itself makes of pure noise down to
-        there, noised anew (DMD2, section 4.5). At the first level that is pure noise.
+        The images have the levels in turn. Above the first one it is what the generator itself
+        makes of pure noise down to there, noised anew (DMD2, section 4.5; there all images of an
+        update have one level, which is drawn).
         """
-        level_key, noise_key = jax.random.split(key)
+        num = len(self.levels)
         levels = jnp.array(self.levels, x.dtype)
-        steps = jax.random.randint(level_key, (), 0, len(self.levels))
-        generate = self.diffuser.denoiser(params, label)
-        normal = lambda i: jax.random.normal(jax.random.fold_in(noise_key, i), x.shape, x.dtype)  # noqa: E731
-
-        def advance(i, z):
-            x_hat = generate(z, jnp.broadcast_to(levels[i], len(x)))
-            return diffusion.diffuse(x_hat, normal(i + 1), levels[i + 1])
-
-        z = normal(0)
-        if len(self.levels) > 1:
-            z = jax.lax.fori_loop(0, steps, advance, z)
-        return z, jnp.broadcast_to(levels[steps], len(x))
+        z = jax.random.normal(jax.random.fold_in(key, 0), x.shape, x.dtype)
+        in_turn = lambda a: a.reshape(-1, num, *a.shape[1:])  # noqa: E731
+        flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+        z = in_turn(z)
+        for i in range(1, num):
+            behind = z[:, i:]  # at the level before
+            generate = self.diffuser.denoiser(
+                params, None if label is None else flat(in_turn(label)[:, i:])
+            )
+            before = jnp.broadcast_to(levels[i - 1], behind.shape[:2])
+            x_hat = generate(flat(behind), flat(before)).reshape(behind.shape)
+            eps = jax.random.normal(jax.random.fold_in(key, i), behind.shape, x.dtype)
+            z = z.at[:, i:].set(diffusion.diffuse(x_hat, eps, levels[i]))
+        return flat(z), jnp.tile(levels, len(z))
 
     def _update_generator(self, state, z, level, label, key):
         """The new student, its images before the update, and what is logged."""
@@ -281,7 +292,7 @@ class Dmd(DmdSettings):
             maps = self.teacher.maps(state.frozen["teacher"], z, logsnr, label)
         else:
             maps = self.fake.maps(params["network"], z, logsnr, label, level)
-        return BottleneckHead().apply(params["head"], maps[-1])
+        return BottleneckHead().apply(params["head"], maps[self.bottleneck])
 
     def _noised(self, x, time_key, noise_key, times=(0.0, 1.0)):
         """z, its levels and its noise."""
@@ -297,6 +308,10 @@ class Dmd(DmdSettings):
     def export(self, state: TrainState) -> Any:
         """The generator's parameters: the moving average."""
         return state.learners["student"].ema
+
+    def extra(self, state: TrainState) -> Any:
+        """The parameters of the fake score and, if there is one, its classifier."""
+        return state.learners["fake_score"].params
 
 
 def matching_gradient(
@@ -353,6 +368,11 @@ class DmdStage(DmdSettings, GeneratorStage):
                 f"levels: a one-step generator is sampled at the end of its schedule, logsnr "
                 f"{noisiest:g}; got {self.levels[0]:g}"
             )
+        if self.loop.batch_size % len(self.levels):
+            raise ValueError(
+                f"loop.batch_size must be a multiple of the {len(self.levels)} levels; got "
+                f"{self.loop.batch_size}"
+            )
         if self.loop.max_grad_norm and self.fake_updates > 1:
             raise ValueError("loop.max_grad_norm is for a network that every update moves")
         if self.loop.log_every % self.fake_updates:
@@ -370,13 +390,18 @@ class DmdStage(DmdSettings, GeneratorStage):
             ),
             **settings_of(self, DmdSettings),
         )
+
+        def init(key: Array, first: Any, of_teacher: Any, fake_score: Any = None) -> TrainState:
+            return method.init(key, first, of_teacher, image_shape, self.labels, fake_score)
+
         return [
             self.round_of(
                 method,
-                functools.partial(method.init, image_shape=image_shape, labels=self.labels),
+                init,
                 image_shape,
                 start,
                 teacher,
+                resumes=isinstance(start.method, Dmd) and start.method.teacher == method.teacher,
                 method_name="dmd",
                 num_steps=(len(self.levels),),
                 solver=generator_solver(self.levels),

@@ -19,7 +19,11 @@ from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 
 
 class Method(Steppable, Protocol):
-    """What the loop needs of a method, and what its stage does: settings and pure functions."""
+    """What the loop needs of a method, and what its stage does: settings and pure functions.
+
+    One may also have `extra(state)`: parameters of other networks, which a round that `resumes`
+    this one goes on with.
+    """
 
     diffuser: Diffuser
 
@@ -42,7 +46,8 @@ class Round:
     Attributes:
       name: also its folder. method_name: what results.jsonl calls the method.
       init: (key, parent's parameters or None) -> initial state; after the parent's it gets those of
-        `teacher`, if there is one. None for a model that is not trained here.
+        `teacher`, if there is one, and what `resumes` says. None for a model that is not trained
+        here.
       loop: its length; None for a model that is not trained here.
       num_steps: step counts to measure at, of a cascade those of all levels each time; the model
         samples with the first.
@@ -50,6 +55,7 @@ class Round:
       guidance: (low, high) of the weights the model may be sampled with; None if it takes none.
       parent: name of the round whose exported parameters `init` gets, or None.
       teacher: of another round that it needs besides, or None.
+      resumes: `init` gets, last of all, what the parent's `Method.extra` was as well.
       trainable_fraction: of the model's parameters, those that learn.
       select: metric by which the exported model is chosen among those of all saves, at the first
         of num_steps; "" for the last one.
@@ -77,6 +83,7 @@ class Round:
     guidance: tuple[float, float] | None = None
     parent: str | None = None
     teacher: str | None = None
+    resumes: bool = False
     trainable_fraction: float = 1.0
     select: str = ""
     pairs: PairsConfig | None = None
@@ -211,17 +218,18 @@ class GeneratorStage(TrainingStage):
         """The stage's round.
 
         Args:
-          init: (key, the generator's first parameters, the teacher's) -> initial state.
+          init: (key, the generator's first parameters, the teacher's) -> initial state; also gets
+            whatever more `Round.init` does.
           noise_shape: of what the generator makes images from, [h, w, C].
           settings: more of `Round`.
         """
 
-        def begin(key: Array, first: Any, of_teacher: Any = None) -> TrainState:
+        def begin(key: Array, first: Any, of_teacher: Any = None, *more: Any) -> TrainState:
             generator_key, key = jax.random.split(key)
             of_teacher = first if of_teacher is None else of_teacher
             if self.scratch:
                 first = method.diffuser.init(generator_key, noise_shape)
-            return init(key, first, of_teacher)
+            return init(key, first, of_teacher, *more)
 
         return Round(
             name=self.name,

@@ -5,6 +5,7 @@ from pdistill.training.checkpoints import (
     CheckpointError,
     checksum,
     load_params,
+    params_shapes,
     save_params,
 )
 from pdistill.training.freezing import PRESETS, count, merge, partition
@@ -42,6 +43,7 @@ __all__ = [
     "init_state",
     "load_params",
     "merge",
+    "params_shapes",
     "partition",
     "save_params",
     "train",

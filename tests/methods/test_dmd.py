@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 from stepping import compiled, run, same
+from tiny_experiment import tiny_dmd
 
-from pdistill import diffusion, samplers
+from pdistill import diffusion, experiment, samplers
+from pdistill import model as models
 from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
@@ -59,6 +62,16 @@ class OfLevel(nn.Module):
     def __call__(self, z, logsnr, label=None, *, train=False):
         slope = self.param("slope", nn.initializers.zeros, z.shape[1:])[None]
         return slope * logsnr[:, None] + 0 * z
+
+
+class OfLabel(nn.Module):
+    """The label, the same for all noise."""
+
+    num_labels: int
+
+    @nn.compact
+    def __call__(self, z, logsnr, label=None, *, train=False):
+        return label[:, None].astype(z.dtype) + 0 * z
 
 
 POSTERIOR, AFFINE, OF_LEVEL = (
@@ -255,22 +268,27 @@ def variances(s=0.25):
 def test_backward_simulation():
     """The inputs of training have the variances that sampling gives them."""
     method = linear(diffuser=POSTERIOR, levels=LEVELS)
-    inputs = jax.jit(
-        lambda key: method._inputs(gaussian(0.0, 0.5), jnp.zeros((20_000, 1)), None, key)
-    )
-    expected, _ = variances()
-    seen = set()
-    for seed in range(24):
-        z, logsnr = inputs(jax.random.key(seed))
-        assert len(np.unique(logsnr)) == 1  # one level for the whole batch
-        level = LEVELS.index(float(logsnr[0]))
-        seen.add(level)
-        # 20,000 squares of normals: a standard deviation of 1 %.
-        assert float(jnp.var(z)) == pytest.approx(expected[level], rel=0.05)
-        if level == 0:
-            noise_key = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], 0)
-            np.testing.assert_array_equal(z, jax.random.normal(noise_key, z.shape))
-    assert seen == {0, 1, 2, 3}
+    z, logsnr = jax.jit(
+        lambda key: method._inputs(gaussian(0.0, 0.5), jnp.zeros((80_000, 1)), None, key)
+    )(jax.random.key(0))
+    np.testing.assert_array_equal(logsnr, np.tile(np.float32(LEVELS), 20_000))
+    # 20,000 squares of normals each: a standard deviation of 1 %.
+    found = [float(jnp.var(z[j::4])) for j in range(4)]
+    np.testing.assert_allclose(found, variances()[0], rtol=0.05)
+    pure = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), z.shape)
+    np.testing.assert_array_equal(z[::4], pure[::4])
+
+
+def test_backward_simulation_of_each_label():
+    """An image's inputs are of its own label: each image is its label, and noised as that."""
+    method = linear(diffuser=Diffuser(OfLabel(num_labels=9), "x", SCHEDULE), levels=LEVELS)
+    label = jax.random.randint(jax.random.key(1), (4000,), 0, 9)
+    z, logsnr = method._inputs({}, jnp.zeros((4000, 1)), label, jax.random.key(0))
+    alpha, sigma = diffusion.alpha_sigma(logsnr)
+    eps = (z[:, 0] - jnp.where(logsnr > LEVELS[0], alpha * label.astype(float), 0)) / sigma
+    for j in range(4):
+        assert np.mean(eps[j::4]) == pytest.approx(0.0, abs=0.1)
+        assert np.std(eps[j::4]) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -288,7 +306,7 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
     state = method.init(jax.random.key(0), generator, gaussian(0.0, 0.5), (1,))
     (*_, state), _ = run(method, state, {"image": jnp.zeros((64, 1))}, 600)
     found = state.learners["fake_score"].params["network"]
-    # Tolerances are what Adam leaves after few updates, each of images of one level.
+    # Tolerances are what Adam leaves after few updates.
     assert float(found["m"][0]) == pytest.approx(0.0, abs=0.1)
     assert abs(float(found["a"][0])) == pytest.approx(0.0 if told else 0.5, abs=0.1)
     level = jnp.tile(jnp.array([-1.0, 1.0]), 2000)
@@ -543,6 +561,7 @@ LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
         ({"matching": 0.0}, "all zero"),
         ({"adversarial": -1.0}, "must not be negative"),
         ({"levels": (0.0, -3.0)}, "must be rising"),
+        ({"levels": (-3.0, 0.0, 3.0)}, "batch_size must be a multiple of the 3 levels; got"),
         ({"levels": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
         ({"matching_times": (0.5, 0.2)}, "matching_times must be"),
         ({"regression": 0.25}, "go together"),
@@ -568,6 +587,38 @@ def test_mistakes(changes, message):
         DmdStage(**settings | changes).rounds(DIFFUSER, IMAGE, {"teacher": teacher})
 
 
+def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
+    """As in DMD2's code, from the parameters that were saved with the generator's."""
+    train, states = experiment.train, {}
+
+    def watched(method, state, *args, name, **kwargs):
+        states[name] = [jax.tree.map(np.array, method.extra(state))] if name != "teacher" else []
+        found = train(method, state, *args, name=name, **kwargs)
+        if name != "teacher":
+            states[name].append(jax.tree.map(np.array, method.extra(found)))
+        return found
+
+    monkeypatch.setattr(experiment, "train", watched)
+    config = tiny_dmd()
+    config.stages[1]["select"] = ""  # so that the last one is kept
+    experiment.run(config, tmp_path)
+    last, (fresh, _) = states["dm"][1]["network"], states["dm_gan_multistep"]
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, states["dm"]), strict=True))
+    kept = {name: fresh["network"][name] for name in last}
+    jax.tree.map(np.testing.assert_array_equal, kept, last)
+    assert "target_in" in fresh["network"]  # which `told_level` brings
+
+    mesh, directory = make_mesh(), tmp_path / "dm"
+    jax.tree.map(np.testing.assert_array_equal, models.load_extra(directory, mesh)["network"], last)
+    card = models.read_card(directory / "model")
+    models.change_card(directory / "model", extra_checksum=card["extra_checksum"] + 1)
+    with pytest.raises(models.ModelError, match="not those that were saved; train that stage"):
+        models.load_extra(directory, mesh)
+    shutil.rmtree(directory / "model/extra")
+    with pytest.raises(models.ModelError, match=r"model/extra: .*; train that stage again"):
+        models.load_extra(directory, mesh)
+
+
 def test_it_goes_on_from_a_generator_but_learns_from_no_generator():
     """A classifier comes in once matching has settled; scores are a denoiser's."""
     teacher = Round(
@@ -579,10 +630,16 @@ def test_it_goes_on_from_a_generator_but_learns_from_no_generator():
         stage = DmdStage(name=name, levels=levels, **settings)
         [earlier[name]] = stage.rounds(DIFFUSER, IMAGE, earlier)
         assert earlier[name].num_steps == (len(levels),)
+        assert not earlier[name].resumes
         [later] = DmdStage(name="later", start=name, **settings).rounds(DIFFUSER, IMAGE, earlier)
-        assert (later.parent, later.teacher) == (name, "teacher")
+        assert (later.parent, later.teacher, later.resumes) == (name, "teacher", True)
         with pytest.raises(ValueError, match="that it generates at only"):
             DmdStage(name="x", **settings | {"teacher": name}).rounds(DIFFUSER, IMAGE, earlier)
+    network = dataclasses.replace(DIFFUSER.network, depth=2)
+    method = Teacher(dataclasses.replace(DIFFUSER, network=network), ADAM)
+    earlier["other"] = dataclasses.replace(teacher, name="other", method=method)
+    stage = DmdStage(name="later", start="one", **settings | {"teacher": "other"})
+    assert not stage.rounds(DIFFUSER, IMAGE, earlier)[0].resumes  # of another network
 
 
 @pytest.mark.parametrize(
