@@ -31,9 +31,8 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     teacher, _ = config.stages
     teacher["num_steps"] = (64, 4, 1)
-    stage = dmd() | {"select": "fd_pixels"}
+    stage = dmd() | {"select": "fd_pixels", "bottleneck": 1}  # the middle of the transformer
     loop = stage["loop"] | {"save_every": 500}
-    rate = {"optimizer": stage["optimizer"] | {"learning_rate": 5e-4}}
     slow = {name: stage[name] | {"learning_rate": 3e-4} for name in ("optimizer", "fake_optimizer")}
     alone = {
         "matching": 0.0,
@@ -41,12 +40,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "discriminating": 0.1,
         "loop": loop | {"num_updates": 1000},
     }
-    both = {"adversarial": 3e-2, "loop": loop | {"num_updates": 4000}}
+    both = slow | {"adversarial": 3e-2}
     multistep = {
-        "adversarial": 3e-3,
         "levels": (-20.0, -1.0, 1.5, 4.0),  # DMD2's four steps are at -20, -2.75, -1 and 0.8
         "told_level": True,
-        "optimizer": rate["optimizer"] | {"warmup": 200},
+        "loop": loop | {"num_updates": 6000},
     }
     regression = {
         "regression": 0.25,
@@ -55,10 +53,10 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     stages = (
         stage | {"name": "gan"} | alone,
-        stage | {"name": "dm"} | rate,
-        stage | {"name": "dm_gan", "start": "dm"} | both | slow,
+        stage | {"name": "dm"},
+        stage | {"name": "dm_gan", "start": "dm"} | both | {"loop": loop | {"num_updates": 2500}},
         stage | {"name": "dm_regression"} | regression,
-        stage | {"name": "dm_gan_multistep", "start": "dm"} | both | multistep,
+        stage | {"name": "dm_gan_multistep", "start": "dm_gan"} | both | multistep,
     )
     config.stages = (teacher, *map(ConfigDict, stages))
     return config

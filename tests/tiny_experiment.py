@@ -90,7 +90,10 @@ def tiny_dmd() -> ConfigDict:
     stages = {stage["name"]: stage for stage in config.stages}
     config.stages = tuple(stages[name] for name in ("teacher", "dm", "dm_gan_multistep"))
     shrink(config)
-    config.stages[0]["num_steps"] = (2,)
+    teacher, dm, multistep = config.stages
+    teacher["num_steps"] = (2,)
+    dm["bottleneck"] = multistep["bottleneck"] = 0
+    multistep["start"] = "dm"
     return config
 
 

@@ -390,6 +390,8 @@ class DmdStage(DmdSettings, GeneratorStage):
             ),
             **settings_of(self, DmdSettings),
         )
+        if self.adversarial:
+            self._check_bottleneck(method.teacher, image_shape)
 
         def init(key: Array, first: Any, of_teacher: Any, fake_score: Any = None) -> TrainState:
             return method.init(key, first, of_teacher, image_shape, self.labels, fake_score)
@@ -408,6 +410,16 @@ class DmdStage(DmdSettings, GeneratorStage):
                 pairs=self.pairs,
             )
         ]
+
+    def _check_bottleneck(self, diffuser: Diffuser, image_shape: tuple[int, ...]) -> None:
+        x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        level = jax.ShapeDtypeStruct((1,), jnp.float32)
+        maps = jax.eval_shape(diffuser.maps, diffuser.param_shapes(image_shape), x, level)
+        if not -len(maps) <= self.bottleneck < len(maps):
+            raise ValueError(
+                f"bottleneck must be the index of one of the encoder's {len(maps)} maps; got "
+                f"{self.bottleneck}"
+            )
 
 
 def generator_solver(levels: tuple[float, ...]) -> str:

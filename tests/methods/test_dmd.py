@@ -424,6 +424,20 @@ def test_the_teachers_features_leave_the_fake_score_alone(start, batch):
     assert same(one.params["network"], two.params["network"])
 
 
+@pytest.mark.parametrize(("bottleneck", "blocks"), [(0, {"block_0"}), (1, {"block_0", "block_1"})])
+def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks):
+    diffuser = dataclasses.replace(DIFFUSER, network=dataclasses.replace(DIFFUSER.network, depth=2))
+    params = jax.tree.map(lambda a: a + 0.1, diffuser.init(jax.random.key(0), IMAGE))
+    method = images(diffuser=diffuser, teacher=diffuser, bottleneck=bottleneck)
+    state = method.init(jax.random.key(1), params, params, IMAGE)
+    x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
+    slopes = jax.grad(lambda p: method._logit(p, state, x, None, None, jax.random.key(3)).sum())(
+        state.learners["fake_score"].params
+    )["network"]
+    reached = {name for name in slopes if any(np.any(a) for a in jax.tree.leaves(slopes[name]))}
+    assert {name for name in reached if name.startswith("block")} == blocks
+
+
 def test_it_tells_images_apart(start):
     """Its loss falls: the real images are all bright. At most levels noise hides them."""
     method = images(discriminating=1.0)
@@ -563,6 +577,7 @@ LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
         ({"levels": (0.0, -3.0)}, "must be rising"),
         ({"levels": (-3.0, 0.0, 3.0)}, "batch_size must be a multiple of the 3 levels; got"),
         ({"levels": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
+        ({"adversarial": 1.0, "bottleneck": 1}, "one of the encoder's 1 maps; got 1"),
         ({"matching_times": (0.5, 0.2)}, "matching_times must be"),
         ({"regression": 0.25}, "go together"),
         ({"pairs": PairsConfig(10)}, "go together"),
