@@ -27,6 +27,7 @@ from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.methods import Round
 from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import compile_update, count, init_state
+from pdistill.training.offload import into_host_memory
 
 CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd:cpu"
 WARM = 12  # dispatches that are not counted: whatever only some updates have is compiled in them
@@ -42,11 +43,15 @@ def updates(
     params = [p.method.diffuser.init(key, p.noise_shape) for p in parents] or [None]
     state = init_state(r.init, mesh, key, *params)
     frozen, state = state.frozen, state.replace(frozen={})
+    frozen = into_host_memory(frozen) if r.loop.offload else frozen
+    data = data.of_labels(r.labels) if r.labels else data
     pipeline = Pipeline(data, r.loop.batch_size, seed=0, resident=experiment.data.resident)
     raw = to_device(next(pipeline.iterator(r.loop.substeps)), batch_sharding(mesh, leading=1))
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
     factor = data.image_shape[0] // r.image_shape[0]
-    update = compile_update(r.method, mesh, experiment.data.flip, factor, r.loop.max_grad_norm)
+    update = compile_update(
+        r.method, mesh, experiment.data.flip, factor, r.loop.max_grad_norm, r.loop.offload
+    )
     due = getattr(r.method, "due", None) if r.loop.substeps == 1 else None
     for step in itertools.count():
         flags = {"due": due(step)} if due else {}

@@ -67,9 +67,9 @@ def cpu() -> ConfigDict:
 def gpu() -> ConfigDict:
     """As `cpu`, with larger batches and a network of 18 million parameters, in bfloat16.
 
-    Expected (as the first stages of `cifar10_methods`, seed 0, Frechet distance of pixels to 5,000
-    images, 5,000 samples): teacher 200 at 8 steps, 375 at 4, 550 at 2, 695 at 1; students 202 at 4,
-    204 at 2, 205 at 1. An H100 makes 24 updates of either a second: four minutes and compilation.
+    Expected (seed 0, as `cifar10_methods` measures its first stages: Frechet distance of pixels of
+    5,000 samples to 5,000 images): teacher 200 at 8 steps, 375 at 4, 550 at 2, 695 at 1; students
+    202 at 4, 204 at 2, 205 at 1. An H100 makes up to 24 updates of either a second.
     """
     config = cpu()
     config.model.network.arguments.update(

@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "discriminating": 0.1,
         "loop": loop | {"num_updates": 1000},
     }
-    both = slow | {"adversarial": 3e-2}
+    judged = slow | {"adversarial": 3e-2}
     multistep = {
         "levels": (-20.0, -1.0, 1.5, 4.0),  # DMD2's four steps are at -20, -2.75, -1 and 0.8
         "told_level": True,
@@ -54,9 +54,9 @@ def get_config(variant: str = "") -> ConfigDict:
     stages = (
         stage | {"name": "gan"} | alone,
         stage | {"name": "dm"},
-        stage | {"name": "dm_gan", "start": "dm"} | both | {"loop": loop | {"num_updates": 2500}},
+        stage | {"name": "dm_gan", "start": "dm"} | judged | {"loop": loop | {"num_updates": 2500}},
         stage | {"name": "dm_regression"} | regression,
-        stage | {"name": "dm_gan_multistep", "start": "dm_gan"} | both | multistep,
+        stage | {"name": "dm_gan_multistep", "start": "dm_gan"} | judged | multistep,
     )
     config.stages = (teacher, *map(ConfigDict, stages))
     return config

@@ -147,7 +147,8 @@ class Experiment:
         del parents, extra  # the state has copies
         save = functools.partial(self._save_model, r)
         export = r.method.export
-        export_extra = getattr(r.method, "extra", lambda state: None)
+        resumed = any(later.resumes and later.parent == r.name for later in self.rounds)
+        export_extra = r.method.extra if resumed else lambda state: None
         selection = None
         if r.select:
             measure = functools.partial(self.measurements.of_params, r)

@@ -344,15 +344,16 @@ def load_extra(directory: str | Path, mesh: Mesh) -> Any:
     """
     directory = find(directory)
     path, card = directory / "extra", read_card(directory)
+    again = f"remove {directory.parent} to train that stage again"
+    if not path.is_dir():
+        raise ModelError(f"{directory} was saved without what training goes on with; {again}")
     try:
         shapes = params_shapes(path)
         extra = load_params(path, shapes, param_sharding(shapes, mesh))
         if checksum(extra) != card["extra_checksum"]:
             raise ValueError("its parameters are not those that were saved")
     except (ValueError, KeyError) as error:
-        raise ModelError(
-            f"cannot load {path}: {one_line(error)}; train that stage again"
-        ) from error
+        raise ModelError(f"cannot load {path}: {one_line(error)}; {again}") from error
     return extra
 
 

@@ -85,7 +85,7 @@ def tiny_gan() -> ConfigDict:
 
 
 def tiny_dmd() -> ConfigDict:
-    """digits_dmd: teacher, matching alone, and with four levels and a classifier after that."""
+    """digits_dmd: teacher, a generator of one step and, after that, one of four."""
     config = digits_dmd.get_config()
     stages = {stage["name"]: stage for stage in config.stages}
     config.stages = tuple(stages[name] for name in ("teacher", "dm", "dm_gan_multistep"))
@@ -93,6 +93,7 @@ def tiny_dmd() -> ConfigDict:
     teacher, dm, multistep = config.stages
     teacher["num_steps"] = (2,)
     dm["bottleneck"] = multistep["bottleneck"] = 0
+    dm["adversarial"] = 1e-2
     multistep["start"] = "dm"
     return config
 

@@ -37,7 +37,8 @@ class DmdSettings:
     Attributes:
       fake_updates: K, updates of the fake score for one of the generator.
       levels: logsnr at which the generator is called, rising; more than one make it a multistep
-        generator, trained on inputs that it would meet in sampling (backward simulation).
+        generator, trained on inputs that it would meet in sampling (backward simulation). They
+        must divide the batch, and best each device's part of it.
       matching, adversarial, regression: weights of the generator's losses; 0 leaves one out.
       discriminating: weight of the classifier's loss beside the fake score's.
       normaliser: of the matching gradient, one of NORMALISERS, see `matching_gradient`.
@@ -130,7 +131,7 @@ class Dmd(DmdSettings):
           labels: that images are generated of; None for all of the network's. They are traced, so
             that students of parts of equal size share one compiled step.
           fake_score: `extra` of the training that the generator comes from: as in DMD2's code, that
-            fake score and its classifier go on instead.
+            fake score and, if it has one, its classifier go on instead.
         """
         fresh_key, head_key = jax.random.split(key)
         fake = {"network": teacher}
@@ -141,7 +142,7 @@ class Dmd(DmdSettings):
             maps = self.teacher.maps(teacher, x, logsnr)
             fake["head"] = BottleneckHead().init(head_key, maps[self.bottleneck])
         if fake_score is not None:
-            fake, _ = transfer(fake, fake_score, reshaped=True)
+            fake, _ = transfer(fake, fake_score)
         learners = {
             "student": Learner.create(generator, self.optimizer),
             "fake_score": Learner.create(fake, self.fake_optimizer, averaged=False),
@@ -297,7 +298,10 @@ class Dmd(DmdSettings):
     def _noised(self, x, time_key, noise_key, times=(0.0, 1.0)):
         """z, its levels and its noise."""
         low, high = times
-        t = low + (high - low) * uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
+        t = uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
+        if len(self.levels) > 1:  # they come in turn, the times in order
+            t = jax.random.permutation(jax.random.fold_in(time_key, 1), t)
+        t = low + (high - low) * t
         logsnr = self.noise(t)
         z, eps = diffusion.noised(noise_key, x, logsnr)
         return z, logsnr, eps
@@ -393,7 +397,19 @@ class DmdStage(DmdSettings, GeneratorStage):
         if self.adversarial:
             self._check_bottleneck(method.teacher, image_shape)
 
+        resumes = (
+            not self.scratch
+            and isinstance(start.method, Dmd)
+            and start.method.teacher == method.teacher
+        )
+        looks_alike = resumes and all(
+            getattr(start.method, name) == getattr(self, name)
+            for name in ("features", "bottleneck")
+        )
+
         def init(key: Array, first: Any, of_teacher: Any, fake_score: Any = None) -> TrainState:
+            if fake_score and not looks_alike:  # a classifier of other maps is of no use
+                fake_score = {"network": fake_score["network"]}
             return method.init(key, first, of_teacher, image_shape, self.labels, fake_score)
 
         return [
@@ -403,7 +419,7 @@ class DmdStage(DmdSettings, GeneratorStage):
                 image_shape,
                 start,
                 teacher,
-                resumes=isinstance(start.method, Dmd) and start.method.teacher == method.teacher,
+                resumes=resumes,
                 method_name="dmd",
                 num_steps=(len(self.levels),),
                 solver=generator_solver(self.levels),

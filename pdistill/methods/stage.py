@@ -21,8 +21,7 @@ from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 class Method(Steppable, Protocol):
     """What the loop needs of a method, and what its stage does: settings and pure functions.
 
-    One may also have `extra(state)`: parameters of other networks, which a round that `resumes`
-    this one goes on with.
+    One that a round `resumes` has `extra(state)` too: parameters of other networks to go on with.
     """
 
     diffuser: Diffuser

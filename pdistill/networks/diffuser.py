@@ -178,12 +178,17 @@ class Diffuser:
         """What the network's encoder makes of z: maps [B, h, w, C] of z's dtype, finest first.
 
         Of a U-Net the last of each level on the way down, of a transformer each block's.
+
+        Raises:
+          ValueError: the network shows none.
         """
         label = label if self.num_labels else None
         inputs = {"target": target} if self.takes_target else {}
         _, sown = self.network.apply(
             {"params": params}, z, logsnr, label, **inputs, mutable=["maps"]
         )
+        if "maps" not in sown:
+            raise ValueError(f"{type(self.network).__name__} shows no maps of an encoder")
         return tuple(h.astype(z.dtype) for h in sown["maps"]["maps"])
 
     def evaluations(self, guidance: float | None) -> int:

@@ -97,7 +97,7 @@ class Head(nn.Module):
 
 
 class BottleneckHead(nn.Module):
-    """The last map of an encoder, [B, h, w, C] with h = w -> a logit for each image, [B].
+    """A map of an encoder, mostly its last, [B, h, w, C] with h = w -> a logit an image, [B].
 
     The classifier of DMD2 (Yin et al. 2024): convolutions down to 4 x 4 and then to one place,
     each with group norm, and a linear layer. Groups have at least 16 channels, theirs 24 and more.

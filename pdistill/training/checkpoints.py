@@ -168,7 +168,7 @@ def params_shapes(directory: str | Path) -> Any:
     """Of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: the files are not there, or damaged.
+      ValueError: the files are damaged.
     """
     try:
         with ocp.StandardCheckpointer() as checkpointer:

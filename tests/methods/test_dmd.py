@@ -603,34 +603,38 @@ def test_mistakes(changes, message):
 
 
 def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
-    """As in DMD2's code, from the parameters that were saved with the generator's."""
-    train, states = experiment.train, {}
+    """And its classifier, as in DMD2's code: those of the update whose generator was chosen."""
+    train, first, saved = experiment.train, {}, {}
 
-    def watched(method, state, *args, name, **kwargs):
-        states[name] = [jax.tree.map(np.array, method.extra(state))] if name != "teacher" else []
-        found = train(method, state, *args, name=name, **kwargs)
-        if name != "teacher":
-            states[name].append(jax.tree.map(np.array, method.extra(found)))
-        return found
+    def watched(method, state, *args, name, on_save, **kwargs):
+        of = getattr(method, "extra", lambda state: None)
+
+        def watch(step, state):
+            saved[name, step] = jax.tree.map(np.array, of(state))
+            on_save(step, state)
+
+        first[name] = jax.tree.map(np.array, of(state))
+        return train(method, state, *args, name=name, on_save=watch, **kwargs)
 
     monkeypatch.setattr(experiment, "train", watched)
-    config = tiny_dmd()
-    config.stages[1]["select"] = ""  # so that the last one is kept
-    experiment.run(config, tmp_path)
-    last, (fresh, _) = states["dm"][1]["network"], states["dm_gan_multistep"]
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, states["dm"]), strict=True))
-    kept = {name: fresh["network"][name] for name in last}
-    jax.tree.map(np.testing.assert_array_equal, kept, last)
-    assert "target_in" in fresh["network"]  # which `told_level` brings
+    experiment.run(tiny_dmd(), tmp_path)
+    directory = tmp_path / "dm"
+    step = models.read_card(directory / "model")["selected_step"]
+    chosen, begun = saved["dm", step], first["dm_gan_multistep"]
+    assert not same(chosen, first["dm"])
+    assert "target_in" in begun["network"]  # which `told_level` brings
+    kept = {part: {name: begun[part][name] for name in chosen[part]} for part in chosen}
+    jax.tree.map(np.testing.assert_array_equal, kept, chosen)
 
-    mesh, directory = make_mesh(), tmp_path / "dm"
-    jax.tree.map(np.testing.assert_array_equal, models.load_extra(directory, mesh)["network"], last)
+    mesh = make_mesh()
+    jax.tree.map(np.testing.assert_array_equal, models.load_extra(directory, mesh), chosen)
+    assert not (tmp_path / "dm_gan_multistep/model/extra").exists()  # nothing goes on from it
     card = models.read_card(directory / "model")
     models.change_card(directory / "model", extra_checksum=card["extra_checksum"] + 1)
-    with pytest.raises(models.ModelError, match="not those that were saved; train that stage"):
+    with pytest.raises(models.ModelError, match=r"not those that were saved; remove .*/dm to"):
         models.load_extra(directory, mesh)
     shutil.rmtree(directory / "model/extra")
-    with pytest.raises(models.ModelError, match=r"model/extra: .*; train that stage again"):
+    with pytest.raises(models.ModelError, match=r"without what training goes on with; remove "):
         models.load_extra(directory, mesh)
 
 
@@ -655,6 +659,45 @@ def test_it_goes_on_from_a_generator_but_learns_from_no_generator():
     earlier["other"] = dataclasses.replace(teacher, name="other", method=method)
     stage = DmdStage(name="later", start="one", **settings | {"teacher": "other"})
     assert not stage.rounds(DIFFUSER, IMAGE, earlier)[0].resumes  # of another network
+    stage = DmdStage(name="later", start="one", scratch=True, **settings)
+    assert not stage.rounds(DIFFUSER, IMAGE, earlier)[0].resumes  # with another generator
+
+
+@pytest.mark.parametrize("changes", [{}, {"features": "teacher"}, {"bottleneck": 0}])
+def test_a_classifier_goes_on_if_it_looks_at_the_same_map(changes):
+    network = dataclasses.replace(DIFFUSER.network, depth=2)
+    diffuser = dataclasses.replace(DIFFUSER, network=network)
+    teacher = Round(
+        "teacher", "teacher", Teacher(diffuser, ADAM), lambda key, parent: None, LOOP, (4,)
+    )
+    settings = {
+        "loop": LOOP, "optimizer": ADAM, "fake_optimizer": ADAM, "teacher": "teacher",
+        "adversarial": 1.0,
+    }  # fmt: skip
+    earlier = {"teacher": teacher}
+    [earlier["one"]] = DmdStage(name="one", **settings).rounds(diffuser, IMAGE, earlier)
+    stage = DmdStage(name="later", start="one", **settings | changes)
+    [later] = stage.rounds(diffuser, IMAGE, earlier)
+    params = diffuser.init(jax.random.key(0), IMAGE)
+    one = earlier["one"].init(jax.random.key(1), params)
+    extra = jax.tree.map(lambda a: a + 1, earlier["one"].method.extra(one))
+    state = later.init(jax.random.key(2), params, params, extra)
+    found = later.method.extra(state)
+    assert same(found["network"], extra["network"])
+    assert same(found["head"], extra["head"]) == (not changes)
+
+
+def test_levels_in_turn_meet_all_noise():
+    """Times are stratified over the batch, in rising order."""
+    method = linear(levels=LEVELS, noise=KarrasSchedule())
+    logsnr = [
+        method._noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
+        for seed in range(200)
+    ]
+    of_level = np.reshape(logsnr, (-1, len(LEVELS)))
+    highest, lowest = (float(method.noise(jnp.array(t))) for t in (0.1, 0.9))
+    assert np.all(of_level.max(axis=0) > highest)
+    assert np.all(of_level.min(axis=0) < lowest)
 
 
 @pytest.mark.parametrize(
