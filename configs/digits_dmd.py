@@ -8,8 +8,8 @@ one with the noise-image pairs of DMD ("dm_regression") and one with the classif
 
 Expected (seed 0, Frechet distance to the training images of pixels / of the classifier's features):
 teacher 0.39 / 12.4 at 64 DDIM steps, 17.1 / 505 at one; one evaluation of dm 0.46 / 10.4, of dm_gan
-0.36 / 8.0, of dm_regression 0.46 / 15.3, of gan 3.0 / 65; four of dm_gan_multistep 0.35 / 7.6. It
-takes 22 minutes on two cores of an x86 server.
+0.36 / 8.0, of dm_regression 0.46 / 15.3, of gan 3.0 / 65; four of dm_gan_multistep 0.33 / 7.4. It
+takes 23 minutes on two cores of an x86 server.
 """
 
 from typing import Any
