@@ -438,6 +438,11 @@ def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks)
     assert {name for name in reached if name.startswith("block")} == blocks
 
 
+def test_a_network_that_shows_no_maps():
+    with pytest.raises(ValueError, match="Posterior shows no maps"):
+        POSTERIOR.maps(gaussian(0.0, 1.0), jnp.zeros((1, 1)), jnp.zeros(1))
+
+
 def test_it_tells_images_apart(start):
     """Its loss falls: the real images are all bright. At most levels noise hides them."""
     method = images(discriminating=1.0)
