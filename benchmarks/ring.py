@@ -10,6 +10,7 @@ The energy distance is 2 E|x - y| - E|x - x'| - E|y - y'| over all pairs of 5,00
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -57,6 +58,24 @@ class Mlp(nn.Module):
 
 
 DIFFUSER = Diffuser(Mlp(), "v", LinearLogsnrSchedule(-9.0, 9.0))
+
+
+def method_of(variant: str) -> Dmd:
+    """That of one of VARIANTS."""
+    settings = VARIANTS[variant]
+    anneal = "linear" if variant.endswith("annealed") else "constant"
+    optimizer = dataclasses.replace(ADAM, anneal=anneal, num_updates=UPDATES)
+    return Dmd(
+        diffuser=DIFFUSER,
+        teacher=DIFFUSER,
+        levels=(-9.0,),
+        noise=KarrasSchedule(data_std=0.7),  # that of the ring, a coordinate
+        optimizer=optimizer,
+        fake_optimizer=dataclasses.replace(
+            optimizer, num_updates=settings["fake_updates"] * UPDATES, ema_decay=0.0
+        ),
+        **settings,
+    )
 
 
 def ring(key: jax.Array, num: int) -> jax.Array:
@@ -117,21 +136,15 @@ def main() -> None:
         DIFFUSER, params, PairsConfig(20_000), shape=(2,), seed=options.seed, batch_size=5000,
         mesh=make_mesh(),
     )  # fmt: skip
-    for name, settings in VARIANTS.items():
+    for name in VARIANTS:
         clock = time.monotonic()
-        k = settings["fake_updates"]
-        anneal = {"anneal": "linear"} if name.endswith("annealed") else {}
-        method = Dmd(
-            diffuser=DIFFUSER, teacher=DIFFUSER, levels=(-9.0,),
-            noise=KarrasSchedule(data_std=0.7),  # that of the ring, a coordinate
-            optimizer=Optimizer(**vars(ADAM) | anneal | {"num_updates": UPDATES}),
-            fake_optimizer=Optimizer(**vars(ADAM) | anneal | {"num_updates": k * UPDATES}),
-            **settings,
-        )  # fmt: skip
+        method = method_of(name)
         state = method.init(method_key, params, params, (2,))
         if method.regression:
             state = state.replace(frozen=state.frozen | {"pairs": pairs})
-        state = jax.block_until_ready(train(method, state, method_key, k * UPDATES))
+        state = jax.block_until_ready(
+            train(method, state, method_key, method.fake_updates * UPDATES)
+        )
         seconds = time.monotonic() - clock
         rows.append(
             {"variant": name} | measure(generate(method.export(state))) | {"seconds": seconds}

@@ -1,6 +1,6 @@
 """Tables that benchmarks make of results."""
 
-from benchmarks import across, seeds, train_step
+from benchmarks import across, ring, seeds, train_step
 from pdistill.files import write_jsonl
 
 
@@ -53,3 +53,8 @@ def test_mean_and_worst_of_seeds(tmp_path):
 def test_the_configs_of_the_updates_are_there():
     for name in train_step.CONFIGS.split(","):
         assert train_step.read(name).stages
+
+
+def test_the_methods_of_the_ring_are_possible():
+    for name, settings in ring.VARIANTS.items():
+        assert ring.method_of(name).fake_updates == settings["fake_updates"]
