@@ -1,6 +1,7 @@
 """What the benchmarks share: turns, what the machine can do and is, and how a result is told."""
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -14,11 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from pdistill.cpu import set_xla_flags, use_huge_pages
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jax", "flax", "torch", "diffusers")
+
+
+def config_named(name: str) -> ConfigDict:
+    """A config such as "cifar10_pd:cpu"."""
+    file, _, variant = name.partition(":")
+    return importlib.import_module(f"configs.{file}").get_config(*[variant] * bool(variant))
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ The default also has `fashion_pd:cpu`, whose data `python -m pdistill.data.prepa
 prepares.
 """
 
-import importlib
 import itertools
 import json
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.common import options_of, parser, peak_flops, tell
+from benchmarks.common import config_named, options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
 from pdistill.config import ExperimentConfig, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
@@ -73,15 +72,8 @@ def seconds_of(dispatches: Iterator[None], duration: float) -> float:
 
 
 def read(name: str) -> ExperimentConfig:
-    """A config such as "cifar10_pd:cpu"."""
-    file, _, variant = name.partition(":")
-    config = importlib.import_module(f"configs.{file}").get_config(variant)
-    return parse(json.loads(config.to_json()))
-
-
-def data_of(experiment: ExperimentConfig) -> Dataset:
-    """What it trains on."""
-    return load_dataset(experiment.data.name, experiment.data.train)
+    """What a config such as "cifar10_pd:cpu" describes."""
+    return parse(json.loads(config_named(name).to_json()))
 
 
 def measure(
@@ -122,7 +114,7 @@ def main() -> None:
     options = options_of(arguments)
     methods = [method for method in options.methods.split(",") if method]
     experiments = {name: read(name) for name in options.configs.split(",")}
-    sets = [data_of(experiment) for experiment in experiments.values()]
+    sets = [load_dataset(e.data.name, e.data.train) for e in experiments.values()]
     rows = []
     for (name, experiment), data in zip(experiments.items(), sets, strict=True):
         for row in measure(name, experiment, data, methods, options.seconds):

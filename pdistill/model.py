@@ -325,10 +325,9 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
         diffuser = build_diffuser(card)
         shapes = diffuser.param_shapes(noise_shape(card))
         shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
-        model = Model(diffuser, load_params(directory / "params", shapes, shardings), card)
+        params = _load_checked(directory / "params", shapes, shardings, card["checksum"])
+        model = Model(diffuser, params, card)
         _ = model.sampling
-        if checksum(model.params) != card["checksum"]:
-            raise ValueError("its parameters are not those that were saved")
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
     except Exception as error:  # a card may hold anything
@@ -349,12 +348,17 @@ def load_extra(directory: str | Path, mesh: Mesh) -> Any:
         raise ModelError(f"{directory} was saved without what training goes on with; {again}")
     try:
         shapes = params_shapes(path)
-        extra = load_params(path, shapes, param_sharding(shapes, mesh))
-        if checksum(extra) != card["extra_checksum"]:
-            raise ValueError("its parameters are not those that were saved")
+        return _load_checked(path, shapes, param_sharding(shapes, mesh), card["extra_checksum"])
     except (ValueError, KeyError) as error:
         raise ModelError(f"cannot load {path}: {one_line(error)}; {again}") from error
-    return extra
+
+
+def _load_checked(path: Path, shapes: Any, shardings: Any, expected: int) -> Any:
+    """`load_params`; ValueError also if their checksum is another than the card's."""
+    params = load_params(path, shapes, shardings)
+    if checksum(params) != expected:
+        raise ValueError("its parameters are not those that were saved")
+    return params
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Every config parses and unfolds; the papers' build their state and trace a step, abstractly."""
 
-import importlib
 import json
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections.config_flags import config_path
 
+from benchmarks.common import config_named
 from pdistill import config as configuration
 from pdistill.sharding import make_mesh, param_sharding
 from pdistill.training import compile_update
@@ -41,10 +41,7 @@ VARIANTS = [
 
 def read(name):
     """The experiment a config describes, and its rounds."""
-    module, _, variant = name.partition(":")
-    arguments = (variant,) if variant else ()
-    plain = importlib.import_module(f"configs.{module}").get_config(*arguments).to_json()
-    experiment = configuration.parse(json.loads(plain))
+    experiment = configuration.parse(json.loads(config_named(name).to_json()))
     return experiment, experiment.rounds(SHAPES[experiment.data.name])
 
 
@@ -158,8 +155,7 @@ def test_a_cascade_is_like_its_teacher(name):
 
 @pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])
 def test_the_readmes_overrides_are_keys_of_every_config(name):
-    module, _, variant = name.partition(":")
-    config = importlib.import_module(f"configs.{module}").get_config(*[variant] * bool(variant))
+    config = config_named(name)
     for path in (
         "seed", "mesh.data", "mesh.fsdp", "data.resident", "evaluation.num_samples",
         "stages[0].loop.num_updates", "stages[0].loop.log_every", "stages[1].loop.substeps",
@@ -168,5 +164,5 @@ def test_the_readmes_overrides_are_keys_of_every_config(name):
 
 
 def test_the_docstrings_override_is_a_key():
-    config = importlib.import_module("configs.imagenet64_gan").get_config()
+    config = config_named("imagenet64_gan")
     assert config_path.get_value("stages[1].frozen", config) == "none"

@@ -17,6 +17,7 @@ from jax import Array
 from pdistill import diffusion
 from pdistill.diffusion import KarrasSchedule
 from pdistill.methods.adversarial import LOSSES
+from pdistill.methods.generator import generator_solver, simulate_inputs
 from pdistill.methods.pairs import PairsConfig, draw_pairs
 from pdistill.methods.regression import uniform_times
 from pdistill.methods.stage import GeneratorStage, check_guidable, settings_of
@@ -166,7 +167,8 @@ class Dmd(DmdSettings):
         x = batch["image"]
         label = self._draw_labels(label_key, state.frozen["labels"], len(x))
         student = state.learners["student"]
-        z, level = self._inputs(student.params, x, label, input_key)
+        generator = functools.partial(self.diffuser.denoiser, student.params)
+        z, level = simulate_inputs(generator, self.levels, x, label, input_key)
 
         due = self.due(state.step) if due is None else due
         update = functools.partial(self._update_generator, state, z, level, label, generator_key)
@@ -183,30 +185,6 @@ class Dmd(DmdSettings):
         brightness = images.mean(axis=tuple(range(1, images.ndim)))
         more |= {"brightness": brightness.mean(), "brightness_std": brightness.std()}
         return state.replace(learners={"student": student, "fake_score": fake}), metrics | more
-
-    def _inputs(self, params, x, label, key):
-        """What the generator is called with, like x [B, ...], and the levels of that, logsnr [B].
-
-        The images have the levels in turn. Above the first one it is what the generator itself
-        makes of pure noise down to there, noised anew (DMD2, section 4.5; there all images of an
-        update have one level, which is drawn).
-        """
-        num = len(self.levels)
-        levels = jnp.array(self.levels, x.dtype)
-        z = jax.random.normal(jax.random.fold_in(key, 0), x.shape, x.dtype)
-        in_turn = lambda a: a.reshape(-1, num, *a.shape[1:])  # noqa: E731
-        flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-        z = in_turn(z)
-        for i in range(1, num):
-            behind = z[:, i:]  # at the level before
-            generate = self.diffuser.denoiser(
-                params, None if label is None else flat(in_turn(label)[:, i:])
-            )
-            before = jnp.broadcast_to(levels[i - 1], behind.shape[:2])
-            x_hat = generate(flat(behind), flat(before)).reshape(behind.shape)
-            eps = jax.random.normal(jax.random.fold_in(key, i), behind.shape, x.dtype)
-            z = z.at[:, i:].set(diffusion.diffuse(x_hat, eps, levels[i]))
-        return flat(z), jnp.tile(levels, len(z))
 
     def _update_generator(self, state, z, level, label, key):
         """The new student, its images before the update, and what is logged."""
@@ -436,10 +414,3 @@ class DmdStage(DmdSettings, GeneratorStage):
                 f"bottleneck must be the index of one of the encoder's {len(maps)} maps; got "
                 f"{self.bottleneck}"
             )
-
-
-def generator_solver(levels: tuple[float, ...]) -> str:
-    """How a generator of these levels is sampled, for `samplers.parse_solver`."""
-    if len(levels) == 1:
-        return "one_step"
-    return f"multistep:{','.join(f'{level:g}' for level in levels)}"

@@ -1,9 +1,12 @@
 """A generator of a few network evaluations, for methods that differentiate its images."""
 
+from collections.abc import Callable, Sequence
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, Schedule
+from pdistill.diffusion import Denoiser, Schedule, diffuse
 from pdistill.samplers import ddim_step
 
 
@@ -19,3 +22,46 @@ def generate_few(denoise: Denoiser, z: Array, schedule: Schedule, num_steps: int
         if i > 1:
             z = ddim_step(z, x_hat, logsnr_t, logsnr_s)
     return x_hat
+
+
+def simulate_inputs(
+    generator: Callable[[Array | None], Denoiser],
+    levels: Sequence[float],
+    x: Array,
+    label: Array | None,
+    key: Array,
+) -> tuple[Array, Array]:
+    """What a generator of these levels is called with in training (backward simulation).
+
+    The images have the levels in turn. Above the first one an input is what the generator itself
+    makes of pure noise down to there, noised anew (DMD2, section 4.5; there all images of an update
+    have one level, which is drawn), as `samplers.Multistep` does.
+
+    Args:
+      generator: labels [B] or None -> the denoiser. levels: logsnr, rising; they divide B.
+      x: images, whose shape [B, ...] and dtype the inputs have. label: of them, [B], or None.
+
+    Returns:
+      Inputs like x, and their levels [B].
+    """
+    num = len(levels)
+    levels = jnp.array(levels, x.dtype)
+    z = jax.random.normal(jax.random.fold_in(key, 0), x.shape, x.dtype)
+    in_turn = lambda a: a.reshape(-1, num, *a.shape[1:])  # noqa: E731
+    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    z = in_turn(z)
+    for i in range(1, num):
+        behind = z[:, i:]  # at the level before
+        denoise = generator(None if label is None else flat(in_turn(label)[:, i:]))
+        before = jnp.broadcast_to(levels[i - 1], behind.shape[:2])
+        x_hat = denoise(flat(behind), flat(before)).reshape(behind.shape)
+        eps = jax.random.normal(jax.random.fold_in(key, i), behind.shape, x.dtype)
+        z = z.at[:, i:].set(diffuse(x_hat, eps, levels[i]))
+    return flat(z), jnp.tile(levels, len(z))
+
+
+def generator_solver(levels: tuple[float, ...]) -> str:
+    """How a generator of these levels is sampled, for `samplers.parse_solver`."""
+    if len(levels) == 1:
+        return "one_step"
+    return f"multistep:{','.join(f'{level:g}' for level in levels)}"

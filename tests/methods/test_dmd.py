@@ -18,7 +18,8 @@ from pdistill import model as models
 from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
-from pdistill.methods.dmd import DmdSettings, generator_solver
+from pdistill.methods.dmd import DmdSettings
+from pdistill.methods.generator import generator_solver, simulate_inputs
 from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise, read_pairs
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
@@ -267,9 +268,9 @@ def variances(s=0.25):
 
 def test_backward_simulation():
     """The inputs of training have the variances that sampling gives them."""
-    method = linear(diffuser=POSTERIOR, levels=LEVELS)
+    generator = functools.partial(POSTERIOR.denoiser, gaussian(0.0, 0.5))
     z, logsnr = jax.jit(
-        lambda key: method._inputs(gaussian(0.0, 0.5), jnp.zeros((80_000, 1)), None, key)
+        lambda key: simulate_inputs(generator, LEVELS, jnp.zeros((80_000, 1)), None, key)
     )(jax.random.key(0))
     np.testing.assert_array_equal(logsnr, np.tile(np.float32(LEVELS), 20_000))
     # 20,000 squares of normals each: a standard deviation of 1 %.
@@ -281,9 +282,9 @@ def test_backward_simulation():
 
 def test_backward_simulation_of_each_label():
     """An image's inputs are of its own label: each image is its label, and noised as that."""
-    method = linear(diffuser=Diffuser(OfLabel(num_labels=9), "x", SCHEDULE), levels=LEVELS)
+    generator = functools.partial(Diffuser(OfLabel(num_labels=9), "x", SCHEDULE).denoiser, {})
     label = jax.random.randint(jax.random.key(1), (4000,), 0, 9)
-    z, logsnr = method._inputs({}, jnp.zeros((4000, 1)), label, jax.random.key(0))
+    z, logsnr = simulate_inputs(generator, LEVELS, jnp.zeros((4000, 1)), label, jax.random.key(0))
     alpha, sigma = diffusion.alpha_sigma(logsnr)
     eps = (z[:, 0] - jnp.where(logsnr > LEVELS[0], alpha * label.astype(float), 0)) / sigma
     for j in range(4):
