@@ -8,7 +8,7 @@
 After the teacher of `cifar10_pd.py:gpu` each method has 1,200 updates of 256 images, all rounds of
 progressive distillation together, and starts from the teacher, but for `gan_scratch`; its other
 settings are those of `cifar10_gan.py:cpu`, `cifar10_dmd2.py:cpu` and `cifar10_ctm.py:cpu`.
-`cifar10_gan.py:gpu` and `cifar10_dmd2.py:gpu` have its stages of these methods, to run beside it.
+`cifar10_dmd2.py:gpu` has its stages of that method, to run beside it.
 Expected (seed 0): see `cifar10_pd.py:gpu`; what follows the rounds has not been run to its end.
 `cifar10_methods.py:cpu` has the teacher of `cifar10_pd.py:cpu` and 800 updates of 16 images: an
 hour on two cores of an x86 server.
