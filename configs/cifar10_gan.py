@@ -30,7 +30,12 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def gpu() -> ConfigDict:
-    """From the teacher of `cifar10_pd.py:gpu`, otherwise as `cpu`: 3,000 updates of 256 images."""
+    """From the teacher of `cifar10_pd.py:gpu`, otherwise as `cpu`: 3,000 updates of 256 images.
+
+    Expected (seed 0, Frechet distance of pixels / EfficientNet-Lite0, 5,000 samples to 5,000
+    images): teacher 202 / 139 at 8 steps, one evaluation of the generator 30 / 47. 13 minutes on an
+    H100, about five of them compilation.
+    """
     config = laptop_gan(cifar10_pd.get_config("gpu"))
     teacher, gan, *_ = config.stages
     gan["loop"].update(batch_size=256, num_updates=3000, save_every=1000)
