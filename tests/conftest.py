@@ -11,7 +11,7 @@ from types import SimpleNamespace
 for flag in (
     "--xla_force_host_platform_device_count=8",  # sharding is tested without accelerators
     "--xla_backend_optimization_level=1",  # halves compile time; run time hardly changes
-    "--xla_cpu_experimental_ynn_fusion_type=individual_dot",  # as `set_xla_flags` in programs
+    "--xla_cpu_experimental_ynn_fusion_type=individual_dot,reduce",  # as in programs
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()

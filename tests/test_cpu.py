@@ -8,9 +8,9 @@ import sys
 import jax
 import pytest
 
-from pdistill.cpu import FLAG, set_xla_flags, use_huge_pages
+from pdistill.cpu import FLAG, OPERATIONS, set_xla_flags, use_huge_pages
 
-CONVOLUTION = """
+LIBRARY = """
 import jax, jax.numpy as jnp, pdistill
 from pdistill.cpu import set_xla_flags
 if {quick}: set_xla_flags()
@@ -18,7 +18,8 @@ def convolve(x, w):
     return jax.lax.conv_general_dilated(
         x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 x, w = jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
-print("ynn" in jax.jit(convolve).lower(x, w).compile().as_text())
+for f in (lambda x, w: x @ w[0, 0], lambda x, w: x.sum(-1), convolve):
+    print("ynn" in jax.jit(f).lower(x, w).compile().as_text())
 """
 
 
@@ -27,7 +28,7 @@ def test_it_is_added(monkeypatch, before):
     monkeypatch.setenv("XLA_FLAGS", before)
     set_xla_flags()
     set_xla_flags()
-    assert os.environ["XLA_FLAGS"].split() == [*before.split(), f"{FLAG}=individual_dot"]
+    assert os.environ["XLA_FLAGS"].split() == [*before.split(), f"{FLAG}={OPERATIONS}"]
 
 
 def test_what_the_user_says_stays(monkeypatch):
@@ -44,17 +45,18 @@ def test_versions_that_may_not_know_it(monkeypatch):
 
 
 def test_it_is_in_force_after_jax_is_imported():
-    """XLA's own convolutions, not the library's."""
+    """What XLA hands to the library: what it would, but for convolutions."""
 
     def handed_over(quick):
         environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": ""}
-        program = [sys.executable, "-c", CONVOLUTION.format(quick=quick)]
+        program = [sys.executable, "-c", LIBRARY.format(quick=quick)]
         found = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
-        return found.stdout.strip() == "True"
+        return [line == "True" for line in found.stdout.split()]
 
-    if not handed_over(False):
+    products, sums, convolutions = handed_over(False)
+    if not convolutions:
         pytest.skip("this XLA does not hand convolutions to YNNPACK here")
-    assert not handed_over(True)
+    assert handed_over(True) == [products, sums, False]
 
 
 PROGRAM = """
