@@ -6,7 +6,8 @@
 After the teacher of `digits_pd` each method has 128,000 images (2,000 updates of 64), all rounds of
 progressive distillation together, and starts from the teacher; its other settings are those of its
 own config, which takes as long as the method needs. The second command makes one table and one
-figure of it, as the report does for each metric.
+figure of it, as the report does for each metric. Expected: see README.md; 18 minutes on two cores
+of an x86 server.
 """
 
 from ml_collections import ConfigDict
