@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from benchmarks.operations import mean_flops
 from configs import fashion_pd
 from pdistill.autoencoder import Autoencoder
-from pdistill.config import parse
+from pdistill.config import as_plain, parse
 from pdistill.data import load_dataset, to_float
 from pdistill.files import read_jsonl
 from pdistill.model import load
@@ -71,7 +71,7 @@ def with_distillation(config: dict) -> dict:
     """`config` with the rounds of configs/fashion_pd.py for its teacher of full size."""
     config = copy.deepcopy(config)
     rounds = fashion_pd.get_config().stages[1]
-    rounds = json.loads(ConfigDict(rounds).to_json()) | {"teacher": config["stages"][-1]["name"]}
+    rounds = as_plain(ConfigDict(rounds)) | {"teacher": config["stages"][-1]["name"]}
     config["stages"] = [*config["stages"], rounds]
     return config
 

@@ -12,7 +12,6 @@ prepares.
 """
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ import jax
 
 from benchmarks.common import config_named, options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
-from pdistill.config import ExperimentConfig, parse
+from pdistill.config import ExperimentConfig, as_plain, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.methods import Round
 from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
@@ -73,7 +72,7 @@ def seconds_of(dispatches: Iterator[None], duration: float) -> float:
 
 def read(name: str) -> ExperimentConfig:
     """What a config such as "cifar10_pd:cpu" describes."""
-    return parse(json.loads(config_named(name).to_json()))
+    return parse(as_plain(config_named(name)))
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -189,6 +190,18 @@ def defaults(cls: type) -> dict[str, Any]:
             plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
             found[field.name] = plain
     return found
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """A ConfigDict as it is in a run directory, with lists for tuples: what `parse` reads.
+
+    Raises:
+      ConfigError: it holds other than plain values.
+    """
+    try:
+        return json.loads(config.to_json())
+    except TypeError as error:
+        raise ConfigError(f"a config holds plain values only: {error}") from error
 
 
 def parse(config: Mapping[str, Any]) -> ExperimentConfig:

@@ -6,7 +6,6 @@ another one fuses and orders otherwise, and on CPUs bfloat16 takes the memory of
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from pdistill.config import ConfigError, ExperimentConfig, parse
+from pdistill.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.costs import collective_bytes, flops
 from pdistill.data import load_dataset
 from pdistill.methods import Round
@@ -68,7 +67,7 @@ def dry_run(
     Raises:
       ConfigError: as `experiment.run`, or there are not enough (virtual) devices.
     """
-    experiment = parse(json.loads(config.to_json()))
+    experiment = parse(as_plain(config))
     try:
         data_shape = data_shape or load_dataset(experiment.data.name, "train").images.shape
     except (ValueError, FileNotFoundError) as error:

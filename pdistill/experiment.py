@@ -6,7 +6,6 @@ its row is not made again, and training goes on from the newest checkpoint.
 
 import dataclasses
 import functools
-import json
 import math
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from pdistill import model as models
 from pdistill import report
 from pdistill.claim import claim
-from pdistill.config import ConfigError, ExperimentConfig, parse
+from pdistill.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.files import write_arrays
 from pdistill.measurements import Measurements
@@ -52,10 +51,7 @@ def run(
       Diverged, CheckpointError, ModelError: it cannot go on. Interrupted: it was asked to stop.
     """
     began = time.monotonic()
-    try:
-        plain = json.loads(config.to_json())
-    except TypeError as error:
-        raise ConfigError(f"a config holds plain values only: {error}") from error
+    plain = as_plain(config)
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     experiment.claim(plain, new)
     with MetricWriter(workdir) as writer:

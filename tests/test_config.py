@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdistill.config import ConfigError, parse
+from pdistill.config import ConfigError, as_plain, parse
 from pdistill.diffusion import CosineSchedule
 from pdistill.networks import DiT
 
@@ -59,7 +59,7 @@ def changed(path, value):
 
 def test_digits_config():
     config = runpy.run_path(str(CONFIGS / "digits_pd.py"))["get_config"]()
-    rounds = parse(json.loads(config.to_json())).rounds(SHAPE)  # as experiment.run does
+    rounds = parse(as_plain(config)).rounds(SHAPE)  # as experiment.run does
     names = ["teacher", *(f"progressive/{n}" for n in (32, 16, 8, 4, 2, 1))]
     assert [r.name for r in rounds] == names
     assert [r.parent for r in rounds] == [None, *names[:-1]]

@@ -1,7 +1,5 @@
 """Every config parses and unfolds; the papers' build their state and trace a step, abstractly."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -41,7 +39,7 @@ VARIANTS = [
 
 def read(name):
     """The experiment a config describes, and its rounds."""
-    experiment = configuration.parse(json.loads(config_named(name).to_json()))
+    experiment = configuration.parse(configuration.as_plain(config_named(name)))
     return experiment, experiment.rounds(SHAPES[experiment.data.name])
 
 

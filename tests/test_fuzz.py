@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from tiny_experiment import tiny
 
 import pdistill
-from pdistill.config import ConfigError, parse
+from pdistill.config import ConfigError, as_plain, parse
+from pdistill.dry_run import dry_run
 from pdistill.experiment import Experiment
 from pdistill.model import ModelError
 from pdistill.training import StopSignals
@@ -56,7 +57,7 @@ def mutate(tree, rng):
 def test_mutated_configs(tmp_path):
     """200 of them, each with one or two mutations, as far as they go before a compile."""
     rng = random.Random(0)
-    plain = json.loads(tiny().to_json())
+    plain = as_plain(tiny())
     refused = 0
     for number in range(200):
         mutated = mutate(plain, rng)
@@ -86,7 +87,7 @@ def differences(old, new):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model directory of untrained parameters."""
-    config = parse(json.loads(tiny().to_json()))
+    config = parse(as_plain(tiny()))
     r = config.rounds((8, 8, 1))[0]
     params = r.method.diffuser.init(jax.random.key(0), (8, 8, 1))
     directory = tmp_path_factory.mktemp("models") / "model"
@@ -157,3 +158,5 @@ def test_values_that_are_not_plain(tmp_path):
         config.data = ConfigDict({"name": {1, 2}})
     with pytest.raises(ConfigError, match="plain values only"):
         pdistill.experiment.run(config, tmp_path)
+    with pytest.raises(ConfigError, match="plain values only"):
+        dry_run(config, (1,))

@@ -1,7 +1,6 @@
 """LowDiff: its levels against the plain methods and closed forms, its stage, and a whole run."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -14,7 +13,7 @@ from tiny_experiment import leaves, tiny_lowdiff
 
 import pdistill
 from pdistill import evaluate, experiment, sample
-from pdistill.config import ConfigError, parse
+from pdistill.config import ConfigError, as_plain, parse
 from pdistill.diffusion import (
     CosineSchedule,
     Gaussian,
@@ -352,7 +351,7 @@ def test_what_cannot_start_from_a_cascade():
     gan |= {"loop": progressive["loop"], "optimizer": progressive["optimizer"]}
     config.stages = (*config.stages[:2], type(config)(gan))
     with pytest.raises(ConfigError, match="'lowdiff' is a cascade, which this method cannot"):
-        parse(json.loads(config.to_json())).rounds((8, 8, 1))
+        parse(as_plain(config)).rounds((8, 8, 1))
 
 
 # --- an experiment --------------------------------------------------------------------------------

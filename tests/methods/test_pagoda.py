@@ -1,7 +1,6 @@
 """PaGoDA: latents against closed forms, growth, what is frozen, and the losses."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -17,7 +16,7 @@ from tiny_experiment import leaves, tiny_pagoda
 import pdistill
 from configs import digits_pd
 from pdistill import diffusion, experiment
-from pdistill.config import ConfigError, parse
+from pdistill.config import ConfigError, as_plain, parse
 from pdistill.data import Dataset, to_float
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.files import read_jsonl
@@ -393,9 +392,9 @@ def test_sizes_that_do_not_go_together():
     config = tiny_pagoda()
     config.stages[1]["resolution"] = 3
     with pytest.raises(ConfigError, match="cannot be averaged to resolution 3"):
-        parse(json.loads(config.to_json())).rounds((8, 8, 1))
+        parse(as_plain(config)).rounds((8, 8, 1))
     progressive = digits_pd.get_config().stages[1] | {"start_steps": 4}
     config = tiny_pagoda()
     config.stages = (config.stages[0], ConfigDict(progressive))
     with pytest.raises(ConfigError, match="set resolution to the same"):
-        parse(json.loads(config.to_json())).rounds((8, 8, 1))
+        parse(as_plain(config)).rounds((8, 8, 1))
