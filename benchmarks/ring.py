@@ -15,6 +15,7 @@ import functools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ VARIANTS = {
     "K = 10": {"fake_updates": 10},
     "K = 1, regression 0.25": {"fake_updates": 1, "regression": 0.25},
     "K = 5, no normaliser": {"fake_updates": 5, "normaliser": "none"},
-    "K = 5, annealed": {"fake_updates": 5},
+    "K = 5, annealed": {"fake_updates": 5, "anneal": "linear"},
 }
 
 
@@ -60,10 +61,8 @@ class Mlp(nn.Module):
 DIFFUSER = Diffuser(Mlp(), "v", LinearLogsnrSchedule(-9.0, 9.0))
 
 
-def method_of(variant: str) -> Dmd:
+def method_of(fake_updates: int, anneal: str = "constant", **settings: Any) -> Dmd:
     """That of one of VARIANTS."""
-    settings = VARIANTS[variant]
-    anneal = "linear" if variant.endswith("annealed") else "constant"
     optimizer = dataclasses.replace(ADAM, anneal=anneal, num_updates=UPDATES)
     return Dmd(
         diffuser=DIFFUSER,
@@ -72,8 +71,9 @@ def method_of(variant: str) -> Dmd:
         noise=KarrasSchedule(data_std=0.7),  # that of the ring, a coordinate
         optimizer=optimizer,
         fake_optimizer=dataclasses.replace(
-            optimizer, num_updates=settings["fake_updates"] * UPDATES, ema_decay=0.0
+            optimizer, num_updates=fake_updates * UPDATES, ema_decay=0.0
         ),
+        fake_updates=fake_updates,
         **settings,
     )
 
@@ -136,9 +136,9 @@ def main() -> None:
         DIFFUSER, params, PairsConfig(20_000), shape=(2,), seed=options.seed, batch_size=5000,
         mesh=make_mesh(),
     )  # fmt: skip
-    for name in VARIANTS:
+    for name, settings in VARIANTS.items():
         clock = time.monotonic()
-        method = method_of(name)
+        method = method_of(**settings)
         state = method.init(method_key, params, params, (2,))
         if method.regression:
             state = state.replace(frozen=state.frozen | {"pairs": pairs})

@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
         return laptop_dmd(cifar10_pd.get_config("cpu"))
     if variant == "gpu":
-        return cifar10_methods.only("dmd")
+        return gpu()
     if variant:
         raise ValueError(f"variants: '', 'cpu' and 'gpu'; got {variant!r}")
     return dmd2(
@@ -34,3 +34,11 @@ def get_config(variant: str = "") -> ConfigDict:
         num_updates=100_000,
         ema_decay=0.9999,
     )
+
+
+def gpu() -> ConfigDict:
+    """The teacher and the stages of this method of `cifar10_methods`."""
+    config = cifar10_methods.get_config()
+    teacher, *others = config.stages
+    config.stages = (teacher, *(stage for stage in others if stage.method == "dmd"))
+    return config

@@ -39,11 +39,3 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base()
     config.evaluation = gan.evaluation
     return side_by_side(config, others, UPDATES[scale])
-
-
-def only(method: str) -> ConfigDict:
-    """The teacher and the stages of one method, on a GPU's scale."""
-    config = get_config()
-    teacher, *others = config.stages
-    config.stages = (teacher, *(stage for stage in others if stage.method == method))
-    return config

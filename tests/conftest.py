@@ -11,7 +11,6 @@ from types import SimpleNamespace
 for flag in (
     "--xla_force_host_platform_device_count=8",  # sharding is tested without accelerators
     "--xla_backend_optimization_level=1",  # halves compile time; run time hardly changes
-    "--xla_cpu_experimental_ynn_fusion_type=individual_dot,reduce",  # as in programs
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -25,6 +24,10 @@ os.environ["PDISTILL_CACHE_DIR"] = tempfile.mkdtemp(prefix="pdistill-")  # no st
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from pdistill.cpu import set_xla_flags  # noqa: E402
+
+set_xla_flags()  # as programs do
 
 # An accidental [B] * [B, 1] or float32 * float64 is an error, not a slow or wrong answer.
 jax.config.update("jax_numpy_rank_promotion", "raise")

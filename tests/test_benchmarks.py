@@ -56,5 +56,5 @@ def test_the_configs_of_the_updates_are_there():
 
 
 def test_the_methods_of_the_ring_are_possible():
-    for name, settings in ring.VARIANTS.items():
-        assert ring.method_of(name).fake_updates == settings["fake_updates"]
+    for settings in ring.VARIANTS.values():
+        assert ring.method_of(**settings).fake_updates == settings["fake_updates"]
