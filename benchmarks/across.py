@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pdistill.files import read_jsonl
+from pdistill.experiment.rows import row_key
 from pdistill.report import figures
-from pdistill.results import row_key
+from pdistill.runtime.files import read_jsonl
 
 METRIC = "fd_pixels"
 NFES = (1, 2, 4, 8)  # columns

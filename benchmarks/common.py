@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pdistill.cpu import set_xla_flags, use_huge_pages
+from pdistill.runtime.cpu import set_xla_flags, use_huge_pages
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jax", "flax", "torch", "diffusers")
@@ -26,7 +26,9 @@ PACKAGES = ("jax", "flax", "torch", "diffusers")
 def config_named(name: str) -> ConfigDict:
     """A config such as "cifar10_pd:cpu"."""
     file, _, variant = name.partition(":")
-    return importlib.import_module(f"configs.{file}").get_config(*[variant] * bool(variant))
+    return importlib.import_module(f"pdistill.configs.{file}").get_config(
+        *[variant] * bool(variant)
+    )
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
@@ -39,7 +41,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     out = ROOT / "benchmarks" / "results" / f"{name}.json"
     found.add_argument("--out", type=Path, default=out, help="file to write")
     found.add_argument(
-        "--xla_defaults", action="store_true", help="without what `pdistill.cpu` does"
+        "--xla_defaults", action="store_true", help="without what `pdistill.runtime.cpu` does"
     )
     return found
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from benchmarks.common import options_of, parser, tell
 from pdistill.diffusion import CosineSchedule
-from pdistill.evaluation import Sampling
 from pdistill.methods import Progressive
+from pdistill.model.sampling import Sampling
 from pdistill.networks import Diffuser, UNet
 from pdistill.training import Optimizer
 

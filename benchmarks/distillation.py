@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.common import medians, parser, take_turns
 from benchmarks.rivals import IMAGE, run, to_torch, twins
-from pdistill.costs import flops
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.networks import Diffuser
-from pdistill.sharding import make_mesh
+from pdistill.runtime.costs import flops
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer, compile_update, count, init_state
 
 STEPS = 4  # of the student

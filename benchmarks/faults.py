@@ -36,8 +36,8 @@ import jax
 import numpy as np
 
 import pdistill
-from pdistill.files import read_jsonl, write_atomically
 from pdistill.model import ModelError
+from pdistill.runtime.files import read_jsonl, write_atomically
 from pdistill.training import EXIT_CODE
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +196,7 @@ def by_signal(run: Run, number: signal.Signals, seconds: float, rng: random.Rand
 def by_damage(run: Run, rng: random.Random) -> None:
     """Kills it before an export, and damages the newest of two checkpoints."""
     which = rng.randint(1, 3)
-    point = ("pdistill.model", "save_params", which, "before")
+    point = ("pdistill.model.store", "save_params", which, "before")
     command = [sys.executable, "tests/tiny_experiment.py", run.workdir, *point]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=1"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pdistill.features import inception
-from pdistill.torch_files import read_torch
+from pdistill.runtime.torch_files import read_torch
 
 make = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).parents[1] / "tests/fixtures/inception/make.py"))

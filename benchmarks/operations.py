@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import jax
 
-from pdistill.config import ExperimentConfig
-from pdistill.costs import flops
-from pdistill.dry_run import trace
+from pdistill.experiment.config import ExperimentConfig
+from pdistill.experiment.plan import trace
 from pdistill.methods import Round
-from pdistill.sharding import make_mesh
+from pdistill.runtime.costs import flops
+from pdistill.runtime.mesh import make_mesh
 
 
 def mean_flops(

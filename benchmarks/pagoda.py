@@ -19,13 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.operations import mean_flops
-from configs import fashion_pd
-from pdistill.autoencoder import Autoencoder
-from pdistill.config import as_plain, parse
+from pdistill.configs import fashion_pd
 from pdistill.data import load_dataset, to_float
-from pdistill.files import read_jsonl
+from pdistill.data.images import average
+from pdistill.experiment.config import as_plain, parse
 from pdistill.model import load
-from pdistill.resolution import average
+from pdistill.model.editing import Autoencoder
+from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import num_evaluations, parse_solver
 
 

@@ -28,7 +28,7 @@ from pdistill.diffusion import KarrasSchedule, LinearLogsnrSchedule
 from pdistill.methods import Dmd, Teacher
 from pdistill.methods.pairs import PairsConfig, make_pairs
 from pdistill.networks import Diffuser
-from pdistill.sharding import make_mesh
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
 
 STD, MODES, SAMPLES = 0.08, 8, 5000

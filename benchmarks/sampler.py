@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import medians, parser, take_turns
 from benchmarks.rivals import IMAGE, from_torch, run, to_torch, twins, wait
-from pdistill.evaluation import Sampling
+from pdistill.model.sampling import Sampling
 from pdistill.training import count
 
 

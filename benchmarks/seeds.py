@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean
 
 from pdistill.evaluation import DISTANCES
-from pdistill.files import read_jsonl
-from pdistill.results import KEY, row_key
+from pdistill.experiment.rows import KEY, row_key
+from pdistill.runtime.files import read_jsonl
 
 SMALL_IS_GOOD = (*DISTANCES, "class_share_max")
 

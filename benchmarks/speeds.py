@@ -13,7 +13,7 @@ import jax
 
 import pdistill
 from benchmarks.common import medians, options_of, parser, take_turns, tell
-from pdistill.files import read_jsonl
+from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import parse_steps
 
 

@@ -20,10 +20,10 @@ import jax
 
 from benchmarks.common import config_named, options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
-from pdistill.config import ExperimentConfig, as_plain, parse
 from pdistill.data import Dataset, Pipeline, load_dataset
+from pdistill.experiment.config import ExperimentConfig, as_plain, parse
 from pdistill.methods import Round
-from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
+from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import compile_update, count, init_state
 from pdistill.training.offload import into_host_memory
 

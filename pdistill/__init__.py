@@ -9,16 +9,17 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from pdistill import diffusion, samplers
-
 if TYPE_CHECKING:
+    from pdistill import diffusion, samplers
     from pdistill.model import Model, load
 
 __all__ = ["Model", "diffusion", "load", "samplers"]
 
 
 def __getattr__(name: str):
-    """Imports `load` and `Model` when first used, so that the samplers come without flax."""
+    """Imports when first used: the samplers come without flax, `pdistill --help` without jax."""
+    if name in ("diffusion", "samplers"):
+        return importlib.import_module(f"pdistill.{name}")
     if name in ("Model", "load"):
         return getattr(importlib.import_module("pdistill.model"), name)
     raise AttributeError(f"module 'pdistill' has no attribute {name!r}")

@@ -1,54 +1,8 @@
-"""Writes a model's sampler as a file that plain JAX runs, or the model as a folder for a hub.
+"""`python -m pdistill.export`: see `pdistill.cli.export`."""
 
-    python -m pdistill.export --model=runs/digits/progressive/4 --out=sampler.stablehlo
-    python -m pdistill.export --model=runs/digits/progressive/4 --to=safetensors --out=folder
+from pdistill.cli.export import main
 
-The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for any batch:
-
-    sampler = jax.export.deserialize(open("sampler.stablehlo", "rb").read())
-    images = sampler.call(jax.random.key(0), jax.numpy.arange(16))
-"""
-
-from pdistill.interop import write_folder, write_sampler
-from pdistill.interop.stablehlo import sampler_arguments
-from pdistill.model import load
-from pdistill.terminal import command_parser, plain_errors, steps_option
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = command_parser("export", __doc__)
-    parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--out", required=True, help="file, or folder, to write")
-    parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
-    steps_option(parser)
-    parser.add_argument(
-        "--start",
-        choices=("key", "noise"),
-        default="key",
-        help="what the sampler is given: a key and the samples' numbers, or noise",
-    )
-    parser.add_argument(
-        "--weights",
-        choices=("inside", "beside"),
-        default="inside",
-        help="of the file, or beside it as .npz, to be the sampler's first argument",
-    )
-    options = parser.parse_args(arguments)
-    with plain_errors(ValueError, OSError):
-        if options.to == "safetensors":
-            for name in ("num_steps", "start", "weights"):
-                if getattr(options, name) != parser.get_default(name):
-                    raise ValueError(f"--{name} is not for --to=safetensors")
-            write_folder(options.out, load(options.model))
-            print(f"{options.model} -> {options.out}")
-            return
-        model, inside = load(options.model), options.weights == "inside"
-        files = write_sampler(
-            options.out, model, num_steps=options.num_steps, start=options.start, inside=inside
-        )
-    call = ", ".join(sampler_arguments(model, start=options.start, inside=inside))
-    print(f"{options.model} -> {', '.join(map(str, files))}: call({call})")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

@@ -1,45 +1,8 @@
-"""Makes noise-image pairs of a teacher, for regression losses.
+"""`python -m pdistill.pairs`: see `pdistill.cli.pairs`."""
 
-    python -m pdistill.pairs --model=runs/digits/teacher --num=10000 --out=pairs.npz
+from pdistill.cli.pairs import main
 
-The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key", the noise's: that of pair i is
-`pdistill.methods.pairs.noise(key, [i], (H, W, C))`.
-"""
-
-from pathlib import Path
-
-from pdistill.files import write_arrays
-from pdistill.methods.pairs import PairsConfig, make_pairs
-from pdistill.model import load
-from pdistill.sharding import make_mesh
-from pdistill.terminal import command_parser, plain_errors
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = command_parser("pairs", __doc__)
-    parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--num", type=int, required=True, help="of pairs")
-    parser.add_argument("--out", type=Path, required=True, help=".npz to write")
-    parser.add_argument("--num_steps", type=int, default=18, help="default: %(default)s")
-    parser.add_argument("--solver", default="heun", help="default: %(default)s")
-    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch_size", type=int, default=500)
-    options = parser.parse_args(arguments)
-    with plain_errors(ValueError, OSError):
-        config = PairsConfig(options.num, options.num_steps, options.solver, options.guidance)
-        mesh = make_mesh()
-        model = load(options.model, mesh)
-        if options.guidance is not None:
-            model.check_guidance(options.guidance)
-        pairs = make_pairs(
-            model.diffuser, model.params, config, shape=model.noise_shape, seed=options.seed,
-            batch_size=options.batch_size, mesh=mesh,
-        )  # fmt: skip
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(options.out, pairs)
-    print(f"{config.num} pairs of {config.num_steps} steps -> {options.out}")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

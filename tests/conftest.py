@@ -25,7 +25,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from pdistill.cpu import set_xla_flags  # noqa: E402
+from pdistill.runtime.cpu import set_xla_flags  # noqa: E402
 
 set_xla_flags()  # as programs do
 

@@ -12,13 +12,13 @@ import jax
 from flax import linen as nn
 from tiny_training import Double, in_double, noise_dataset
 
-from pdistill import processes
 from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
-from pdistill.files import read_jsonl
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser
-from pdistill.sharding import make_mesh
+from pdistill.runtime import processes
+from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import (
     EXIT_CODE,
     Interrupted,

@@ -9,12 +9,12 @@ import pytest
 from flax import linen as nn
 
 from pdistill import diffusion
-from pdistill.autoencoder import Autoencoder, slerp
+from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.methods.latents import LatentsConfig
 from pdistill.model import Model
+from pdistill.model.editing import Autoencoder, slerp
 from pdistill.networks import Diffuser
-from pdistill.resolution import average, repeat
 
 SMALL, LARGE, STD = (4, 4, 1), (8, 8, 1), 0.5
 

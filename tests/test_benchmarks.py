@@ -1,7 +1,7 @@
 """Tables that benchmarks make of results."""
 
 from benchmarks import across, ring, seeds, train_step
-from pdistill.files import write_jsonl
+from pdistill.runtime.files import write_jsonl
 
 
 def row(stage, nfe, value, **changes):

@@ -6,8 +6,8 @@ import pytest
 from ml_collections.config_flags import config_path
 
 from benchmarks.common import config_named
-from pdistill import config as configuration
-from pdistill.sharding import make_mesh, param_sharding
+from pdistill.experiment import config as configuration
+from pdistill.runtime.mesh import make_mesh, param_sharding
 from pdistill.training import compile_update
 
 SHAPES = {

@@ -8,11 +8,11 @@ import sys
 import jax
 import pytest
 
-from pdistill.cpu import FLAG, OPERATIONS, set_xla_flags, use_huge_pages
+from pdistill.runtime.cpu import FLAG, OPERATIONS, set_xla_flags, use_huge_pages
 
 LIBRARY = """
 import jax, jax.numpy as jnp, pdistill
-from pdistill.cpu import set_xla_flags
+from pdistill.runtime.cpu import set_xla_flags
 if {quick}: set_xla_flags()
 def convolve(x, w):
     return jax.lax.conv_general_dilated(
@@ -61,7 +61,7 @@ def test_it_is_in_force_after_jax_is_imported():
 
 PROGRAM = """
 import os, sys
-from pdistill.cpu import use_huge_pages
+from pdistill.runtime.cpu import use_huge_pages
 print("started", flush=True)
 use_huge_pages()
 print(os.environ["GLIBC_TUNABLES"], sys.flags.dont_write_bytecode, *sys.argv[1:])

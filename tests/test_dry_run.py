@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from tiny_experiment import tiny
 
-from pdistill.config import ConfigError
-from pdistill.costs import collective_bytes, flops
-from pdistill.dry_run import dry_run
-from pdistill.sharding import batch_sharding, make_mesh
+from pdistill.experiment.config import ConfigError
+from pdistill.experiment.plan import dry_run
+from pdistill.runtime.costs import collective_bytes, flops
+from pdistill.runtime.mesh import batch_sharding, make_mesh
 
 SHAPE = (1437, 8, 8, 1)
 WIDTH = 64

@@ -7,7 +7,7 @@ import scipy.linalg
 from pdistill import evaluate
 from pdistill.data import load_dataset
 from pdistill.evaluation import frechet_distance, load_statistics
-from pdistill.files import read_jsonl
+from pdistill.runtime.files import read_jsonl
 
 
 def noise(num, seed, low=0):

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from tiny_experiment import leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
-from pdistill import evaluate, experiment, results, samplers
-from pdistill.config import ConfigError
-from pdistill.files import read_jsonl
+from pdistill import evaluate, experiment, samplers
+from pdistill.experiment import rows as results
+from pdistill.experiment.config import ConfigError
+from pdistill.runtime.files import read_jsonl
 
 TIMINGS = ("seconds_per_image",)
 

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from tiny_experiment import tiny
 
 import pdistill
-from pdistill.config import ConfigError, as_plain, parse
-from pdistill.dry_run import dry_run
-from pdistill.experiment import Experiment
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.plan import dry_run
+from pdistill.experiment.run import Experiment
 from pdistill.model import ModelError
 from pdistill.training import StopSignals
 
@@ -79,7 +79,7 @@ def test_mutated_configs(tmp_path):
 
 
 def differences(old, new):
-    from pdistill.claim import differences
+    from pdistill.experiment.directory import differences
 
     return differences(old, new)
 

@@ -10,11 +10,11 @@ from tiny_experiment import leaves, tiny
 
 import pdistill
 from pdistill import experiment
-from pdistill.config import ConfigError
 from pdistill.diffusion import DdpmSchedule
-from pdistill.files import read_jsonl
+from pdistill.experiment.config import ConfigError
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
 from pdistill.networks import Diffuser, DiT
+from pdistill.runtime.files import read_jsonl
 
 IMAGE = (8, 8, 1)
 

@@ -11,16 +11,16 @@ import pytest
 from tiny_experiment import leaves
 
 import pdistill
-from pdistill.files import read_jsonl
+from pdistill.runtime.files import read_jsonl
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("teacher", "progressive/2", "progressive/1")
 # Where the run is killed, in the order in which it gets there.
 POINTS = {
-    "starting": ("pdistill.claim", "write_atomically", 1, "before"),
+    "starting": ("pdistill.experiment.directory", "write_atomically", 1, "before"),
     "training": ("pdistill.data.pipeline", "BatchIterator.__next__", 3, "after"),
     "saving": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
-    "exporting": ("pdistill.model", "save_params", 1, "after"),
+    "exporting": ("pdistill.model.store", "save_params", 1, "after"),
     "measuring": ("pdistill.training.logging", "LogFile.append", 2, "after"),
     "keeping pictures": ("numpy", "savez", 2, "after"),
     "saving the second": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),

@@ -12,12 +12,11 @@ import pytest
 
 import pdistill
 from pdistill import diffusion, samplers
-from pdistill import model as models
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
-from pdistill.model import Model, ModelError, load, save
+from pdistill.model import Model, ModelError, load, save, store
 from pdistill.networks import Diffuser, DiT
+from pdistill.runtime.mesh import make_mesh
 from pdistill.samplers import noise
-from pdistill.sharding import make_mesh
 
 # What Orbax's threads have to say after an error that was raised and caught.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -127,7 +126,7 @@ def crash(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(models, "save_params"), (Path, "write_text"), (Path, "rename")]
+    ("owner", "name"), [(store, "save_params"), (Path, "write_text"), (Path, "rename")]
 )
 def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
     directory = tmp_path / "model"
@@ -141,7 +140,7 @@ def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
 @pytest.mark.parametrize(
     ("owner", "name", "seeds"),
     [
-        (models, "save_params", {0}),
+        (store, "save_params", {0}),
         (Path, "write_text", {0}),
         (Path, "rename", {0}),
         (shutil, "rmtree", {0, 1}),  # all that is left to do may be to remove the old one
@@ -364,7 +363,7 @@ def test_guided_samples_are_those_of_the_two_denoisers(guided):
 
 @pytest.mark.parametrize("name", ["guided", "student"])
 def test_weights_and_labels_of_each_sample_use_one_compiled_function(name, request):
-    from pdistill.evaluation import generate
+    from pdistill.model.sampling import generate
 
     model = request.getfixturevalue(name)
     batch = model.sample(KEY, 4, label=jnp.array([0, 1, 2, 0]), guidance=jnp.arange(4.0))

@@ -12,7 +12,7 @@ import numpy as np
 import one_process
 import pytest
 
-from pdistill.files import read_jsonl
+from pdistill.runtime.files import read_jsonl
 from pdistill.training import EXIT_CODE
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +144,7 @@ def test_one_that_waits_for_another_to_start_stops(missing):
     """With an error that says so, not after the minutes that JAX waits by default."""
     place = (f"127.0.0.1:{free_port()}", 2, 1 - missing)
     waiting = subprocess.run(
-        [sys.executable, "-c", f"from pdistill import processes; processes.join(*{place}, 2)"],
+        [sys.executable, "-c", f"from pdistill.runtime.processes import join; join(*{place}, 2)"],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert waiting.returncode not in (0, EXIT_CODE)

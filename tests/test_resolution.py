@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pdistill.data import Dataset, Pipeline, load_dataset, make_batch, to_float
-from pdistill.resolution import at_size, average, repeat
+from pdistill.data.images import at_size, average, repeat
 
 
 def test_averages_are_those_of_squares():

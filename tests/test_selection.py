@@ -1,5 +1,6 @@
 """The best model of a run is what is kept, also after a crash and after divergence."""
 
+import importlib
 import json
 import shutil
 
@@ -8,10 +9,13 @@ import pytest
 from tiny_experiment import leaves, tiny_gan
 
 import pdistill
-from pdistill import compare, experiment, results
-from pdistill.config import ConfigError
-from pdistill.files import read_jsonl
+from pdistill import compare, experiment
+from pdistill.experiment import rows as results
+from pdistill.experiment.config import ConfigError
+from pdistill.runtime.files import read_jsonl
 from pdistill.training import Diverged
+
+running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
 GAN = "gan"
 
@@ -60,7 +64,7 @@ def test_after_a_crash_the_same_is_kept(workdir, tmp_path):
 
 def diverging(monkeypatch, after):
     """The loop stops with Diverged once it has saved `after` times."""
-    train = experiment.train
+    train = running.train
 
     def shorter(*args, on_save, name, **kwargs):
         saves = iter(range(after))
@@ -72,7 +76,7 @@ def diverging(monkeypatch, after):
 
         return train(*args, on_save=count, name=name, **kwargs)
 
-    monkeypatch.setattr(experiment, "train", shorter)
+    monkeypatch.setattr(running, "train", shorter)
 
 
 def test_of_a_run_that_diverges_the_best_is_kept(tmp_path, monkeypatch, capsys):

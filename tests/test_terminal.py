@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from pdistill.terminal import plain_errors, progress
+from pdistill.runtime.terminal import plain_errors, progress
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pdistill.torch_files import StateDictUnpickler, WeightsError, read_torch, sha256
+from pdistill.runtime.torch_files import StateDictUnpickler, WeightsError, read_torch, sha256
 
 FIXTURES = Path(__file__).parent / "fixtures/torch_files"
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import pdistill
-from configs import (
+from pdistill.configs import (
     digits_ctm,
     digits_dmd,
     digits_gan,

@@ -11,14 +11,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pdistill.data.images import average, to_float
 from pdistill.data.sources import Dataset
-from pdistill.resolution import average
 
 
 class BatchIterator(Iterator):
@@ -65,6 +64,8 @@ class Pipeline:
     resident: bool = True
 
     def __post_init__(self):
+        import grain
+
         order = grain.MapDataset.range(len(self.dataset)).seed(self.seed).shuffle().repeat()
         object.__setattr__(self, "_batches", order.batch(self.batch_size))
 
@@ -75,7 +76,7 @@ class Pipeline:
     def iterator(
         self, substeps: int = 1, columns: np.ndarray | slice = slice(None)
     ) -> BatchIterator:
-        """Batches by `substeps`; of each, the examples that `sharding.local_columns` says."""
+        """Batches by `substeps`; of each, the examples that `mesh.local_columns` says."""
         return BatchIterator(self, substeps, columns)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
@@ -106,13 +107,3 @@ def make_batch(
         latent = jnp.where(mirrored, latents[:, 1], latents[:, 0]) if flip else latents[:, 0]
         batch["latent"] = latent.astype(jnp.float32)
     return batch
-
-
-def to_float(image: Array) -> Array:
-    """uint8 -> float32 in [-1, 1]: image / 127.5 - 1."""
-    return image.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(image: Array) -> Array:
-    """float in [-1, 1] -> uint8, clipped and rounded to the nearest level."""
-    return jnp.round(jnp.clip((image + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -7,11 +7,9 @@
 What is written is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
 """
 
-import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from pdistill.data.published import PUBLISHED, fetch
-from pdistill.data.resize import KERNELS, resize_square
-from pdistill.data.sources import data_dir
+from pdistill.data.resize import resize_square
 from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
-from pdistill.terminal import plain_errors
 
 SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -133,36 +129,7 @@ def _class_of(path: str) -> str:
     return os.path.dirname(path).split("/")[0]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdistill.data.prepare",
-        description="Prepares a published data set, or a folder of images, for load_dataset.",
-    )
-    add = parser.add_argument
-    add("published", nargs="?", choices=PUBLISHED, help="a data set to download")
-    add("--archive", type=Path, help="a copy of it, file or folder, to use instead")
-    add("--images", type=Path, help="a folder of images; sub-folders are classes")
-    add("--name", help="what to call them")
-    add("--resolution", type=int, help="pixels a side")
-    add("--resize", choices=KERNELS, default="area", help="default: %(default)s")
-    add("--no_labels", action="store_true", help="sub-folders are not classes")
-    add("--data_dir", type=Path, default=data_dir(), help="default: %(default)s")
-    args = parser.parse_args(argv)
-    if bool(args.published) == bool(args.images):
-        parser.error(f"give either one of {', '.join(PUBLISHED)} or --images=FOLDER")
-    if args.images and not (args.name and args.resolution and args.resolution > 0):
-        parser.error("--images needs --name=NAME and --resolution=N")
-    root = args.data_dir.expanduser()
-    with plain_errors(PrepareError, OSError):
-        if args.published:
-            folder = prepare(args.published, root, args.archive)
-        else:
-            folder = prepare_images(
-                args.images, root, args.name, args.resolution, args.resize, not args.no_labels
-            )
-    setting = "" if root == data_dir() else f"with TFDS_DATA_DIR={root}, "
-    print(f"{folder} is ready: {setting}load_dataset({folder.parent.name!r})")
-
-
 if __name__ == "__main__":
+    from pdistill.cli.prepare import main
+
     main()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pdistill.data.tfds_writer import PrepareError
-from pdistill.download import download
+from pdistill.runtime.download import download
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], labels uint8 [N]
 

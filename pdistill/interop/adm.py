@@ -14,8 +14,8 @@ import numpy as np
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks import Diffuser
-from pdistill.networks.conventions import Ddpm, describe_convention
-from pdistill.torch_files import read_torch
+from pdistill.networks.published.conventions import Ddpm, describe_convention
+from pdistill.runtime.torch_files import read_torch
 
 DEFAULTS: dict[str, Any] = {
     "image_size": 64,

@@ -10,9 +10,9 @@ from typing import Any
 
 from pdistill import model as models
 from pdistill.diffusion import Schedule
-from pdistill.files import one_line
 from pdistill.interop.weights import ConversionError
 from pdistill.networks import Diffuser, build_network
+from pdistill.runtime.files import one_line
 
 NUM_STEPS = 64  # of an imported teacher, unless the source or the user says
 

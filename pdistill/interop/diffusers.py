@@ -6,7 +6,7 @@ from typing import Any
 
 from pdistill.interop.conversion import Conversion, build, converter, read_json, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
-from pdistill.networks.conventions import Ddpm, describe_convention
+from pdistill.networks.published.conventions import Ddpm, describe_convention
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pdistill import torch_files
 from pdistill.diffusion import KarrasSchedule, LinearBetaSchedule, LinearLogsnrSchedule
-from pdistill.files import one_line
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch
-from pdistill.networks.conventions import Edm, Ve, Vp, describe_convention
+from pdistill.networks.published.conventions import Edm, Ve, Vp, describe_convention
+from pdistill.runtime import torch_files
+from pdistill.runtime.files import one_line
 
 # Arguments of the published networks and ours.
 SHARED = {

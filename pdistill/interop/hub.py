@@ -15,8 +15,8 @@ from flax import traverse_util
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
 from pdistill.model import Model, build_diffuser, check_card, noise_shape, replace
+from pdistill.runtime.arrays import checksum
 from pdistill.samplers import format_steps
-from pdistill.training import checksum
 
 README = """\
 ---

@@ -12,9 +12,9 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule, output_channels
-from pdistill.files import one_line
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_flat
+from pdistill.runtime.files import one_line
 
 
 @converter

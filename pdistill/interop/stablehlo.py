@@ -10,9 +10,9 @@ from flax import traverse_util
 from jax import Array
 from jax import export as jax_export
 
-from pdistill.evaluation import generate
-from pdistill.files import write_arrays
 from pdistill.model import Model
+from pdistill.model.sampling import generate
+from pdistill.runtime.files import write_arrays
 from pdistill.samplers import Steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.files import one_line
+from pdistill.runtime.files import one_line
 
 # What PyTorch calls our parameters.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.files import one_line
 from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
 from pdistill.methods.stage import TrainingStage
 from pdistill.networks import Diffuser
+from pdistill.runtime.files import one_line
 from pdistill.training import Learner, Optimizer, TrainState
 
 

@@ -12,11 +12,11 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill.data import Dataset, to_float
-from pdistill.evaluation import gather_batches
+from pdistill.data.images import average
 from pdistill.networks import Diffuser
-from pdistill.resolution import average
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import encode, parse_solver
-from pdistill.sharding import batch_sharding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pdistill.data.images import average
 from pdistill.methods.regression import Regression
 from pdistill.networks import Diffuser
-from pdistill.resolution import average
 from pdistill.samplers.cascade import FIRST_LEVEL, with_noise
 from pdistill.training import TrainState
 

@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from pdistill.evaluation import Sampling, gather_batches
+from pdistill.model.sampling import Sampling
 from pdistill.networks import Diffuser
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import parse_solver
-from pdistill.sharding import batch_sharding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jax import Array
 
+from pdistill.data.images import check_average
 from pdistill.evaluation import check_distance
 from pdistill.methods.latents import LatentsConfig
 from pdistill.methods.pairs import PairsConfig
 from pdistill.networks import Diffuser
-from pdistill.resolution import check_average
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training import LoopConfig, Optimizer, Steppable, TrainState
 

@@ -1,10 +1,10 @@
 """Flax linen networks, and the `Diffuser` that reads one as a denoiser."""
 
 from pdistill.networks.diffuser import Diffuser
-from pdistill.networks.diffusers_dit import DiffusersDiT
-from pdistill.networks.diffusers_unet import DiffusersUNet
 from pdistill.networks.dit import DiT
-from pdistill.networks.edm_unet import DhariwalUNet, SongUNet
+from pdistill.networks.published.diffusers_dit import DiffusersDiT
+from pdistill.networks.published.diffusers_unet import DiffusersUNet
+from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.registry import NETWORKS, build_network, change_network, describe_network
 from pdistill.networks.routed import Routed
 from pdistill.networks.unet import UNet

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill import costs, diffusion
+from pdistill import diffusion
+from pdistill.data.images import repeat
 from pdistill.diffusion import Denoiser, Jump, Schedule
 from pdistill.networks.registry import change_network
-from pdistill.resolution import repeat
+from pdistill.runtime import costs
 from pdistill.samplers import Condition, Level
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from pdistill.networks.diffusers_dit import DiffusersDiT
-from pdistill.networks.diffusers_unet import DiffusersUNet
 from pdistill.networks.dit import DiT
-from pdistill.networks.edm_unet import DhariwalUNet, SongUNet
+from pdistill.networks.published.diffusers_dit import DiffusersDiT
+from pdistill.networks.published.diffusers_unet import DiffusersUNet
+from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.routed import Routed
 from pdistill.networks.unet import UNet
 

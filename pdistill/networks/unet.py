@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.data.images import average, repeat
 from pdistill.networks.embeddings import (
     GuidanceEmbedding,
     TargetEmbedding,
@@ -21,7 +22,6 @@ from pdistill.networks.embeddings import (
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import attend
-from pdistill.resolution import average, repeat
 
 halve = functools.partial(average, factor=2)
 double = functools.partial(repeat, factor=2)

@@ -1,16 +1,8 @@
-"""Makes the report of a run again: python -m pdistill.report WORKDIR"""
+"""`python -m pdistill.report`: see `pdistill.cli.report`."""
 
-from pdistill.report.html import build
-from pdistill.terminal import command_parser, plain_errors
+from pdistill.cli.report import main
 
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = command_parser("report", __doc__)
-    parser.add_argument("workdir", help="a run directory, with results.jsonl")
-    options = parser.parse_args(arguments)
-    with plain_errors(FileNotFoundError):
-        print(build(options.workdir))
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

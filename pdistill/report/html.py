@@ -9,9 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pdistill.files import write_atomically
 from pdistill.report import figures, runs
 from pdistill.report.table import TEXT, pivot
+from pdistill.runtime.files import write_atomically
 
 STYLE = """
   body { max-width: 1160px; margin: 2.5rem auto; padding: 0 1.5rem; color: #222;

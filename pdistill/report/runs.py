@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pdistill.files import read_jsonl
+from pdistill.runtime.files import read_jsonl
 
 BY_SIZE = ("pagoda", "upsampled")  # methods
 

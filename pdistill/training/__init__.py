@@ -1,13 +1,13 @@
 """State, loop, checkpoints, sharding, optimizers: the machinery, which knows no method."""
 
-from pdistill.training.checkpoints import (
-    Checkpointer,
+from pdistill.runtime.arrays import (
     CheckpointError,
     checksum,
     load_params,
     params_shapes,
     save_params,
 )
+from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.freezing import PRESETS, count, merge, partition
 from pdistill.training.gradients import value_and_grad
 from pdistill.training.interruption import EXIT_CODE, Interrupted, StopSignals

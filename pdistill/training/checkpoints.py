@@ -1,24 +1,17 @@
-"""Everything that talks to Orbax: training checkpoints, and exported parameters."""
+"""Training checkpoints, by Orbax."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax import Array
 from jax.experimental.multihost_utils import sync_global_devices
 
-from pdistill.files import one_line
-from pdistill.processes import in_all
-from pdistill.terminal import say
+from pdistill.runtime.arrays import CheckpointError, checksum, writing
+from pdistill.runtime.files import one_line
+from pdistill.runtime.processes import in_all
+from pdistill.runtime.terminal import say
 from pdistill.training.state import TrainState
-
-
-class CheckpointError(RuntimeError):
-    """Checkpoints cannot be read or written; the message says what to do."""
 
 
 class Checkpointer:
@@ -38,7 +31,7 @@ class Checkpointer:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self._reader.close()
-        with _writing(self._manager.directory, quiet=kind is not None):
+        with writing(self._manager.directory, quiet=kind is not None):
             self._manager.close()
 
     def save(self, step: int, state: TrainState, iterator_state: dict[str, int]) -> None:
@@ -54,7 +47,7 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
         )
-        with _writing(self._manager.directory):
+        with writing(self._manager.directory):
             self._manager.save(step, args=items)
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
@@ -115,83 +108,9 @@ def _alone() -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes)
 
 
-@jax.jit
-def _checksum(tree: Any) -> Array:
-    def bits(leaf):
-        unsigned = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32
-        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-
-    return sum(jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in jax.tree.leaves(tree))
-
-
-def checksum(tree: Any) -> int:
-    """The sum of all arrays' bits as integers, modulo 2^32: the same on every mesh.
-
-    Storage notices a file that is cut short, but not every one that is altered.
-    """
-    return int(_checksum(tree))
-
-
-@contextlib.contextmanager
-def _writing(directory: Any, quiet: bool = False) -> Iterator[None]:
-    """What Orbax and its storage raise, as an error of ours; none if there is one already."""
-    try:
-        yield
-    except Exception as error:
-        if quiet:
-            return
-        raise CheckpointError(
-            f"cannot write {directory}: {one_line(error)}. What was saved before is whole; once "
-            "the cause is gone the same command goes on"
-        ) from error
-
-
 def _saved_part(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "skipped": state.skipped, "learners": state.learners}
 
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
-
-
-def save_params(directory: str | Path, params: Any) -> None:
-    """Writes a parameter tree to a new directory.
-
-    Raises:
-      CheckpointError: it cannot be written.
-    """
-    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(directory).absolute(), params)
-
-
-def params_shapes(directory: str | Path) -> Any:
-    """Of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
-
-    Raises:
-      ValueError: the files are damaged.
-    """
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            found = checkpointer.metadata(Path(directory).absolute()).item_metadata.tree
-    except Exception as error:  # whatever Orbax and its storage raise
-        raise ValueError(one_line(error)) from error
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), found)
-
-
-def load_params(directory: str | Path, shapes: Any, shardings: Any) -> Any:
-    """Reads what `save_params` wrote.
-
-    Args:
-      shapes: tree of `jax.ShapeDtypeStruct` to expect. shardings: tree of shardings to place by.
-
-    Raises:
-      ValueError: the files are damaged, or the tree or its shapes are not those expected.
-    """
-    target = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-    )
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(Path(directory).absolute(), target)
-    except Exception as error:  # whatever Orbax and its storage raise
-        raise ValueError(one_line(error)) from error

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pdistill.files import read_jsonl, write_atomically
-from pdistill.terminal import format_seconds, say
+from pdistill.runtime.files import read_jsonl, write_atomically
+from pdistill.runtime.terminal import format_seconds, say
 
 
 class MetricWriter:

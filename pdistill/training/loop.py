@@ -13,15 +13,15 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data import Pipeline, make_batch
-from pdistill.processes import Agreement
-from pdistill.sharding import (
+from pdistill.runtime.mesh import (
     batch_sharding,
     local_columns,
     param_sharding,
     replicated,
     to_device,
 )
-from pdistill.terminal import say
+from pdistill.runtime.processes import Agreement
+from pdistill.runtime.terminal import say
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.interruption import Interrupted, StopSignals
 from pdistill.training.logging import LogFile, MetricWriter, Progress

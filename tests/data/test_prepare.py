@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.hashing import Hasher
 
+from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
-from pdistill.data.prepare import main
 from pdistill.data.published import PUBLISHED
 from pdistill.data.resize import resize_square
 

@@ -9,9 +9,9 @@ from jax.sharding import AxisType
 from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
-from pdistill.evaluation import Sampling, generate, generate_batches
+from pdistill.model.sampling import Sampling, generate, generate_batches
 from pdistill.networks import Diffuser, DiT
-from pdistill.sharding import make_mesh
+from pdistill.runtime.mesh import make_mesh
 
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)

@@ -11,7 +11,7 @@ from pdistill.evaluation import (
     save_statistics,
 )
 from pdistill.features import load_extractor
-from pdistill.files import cache_dir
+from pdistill.runtime.files import cache_dir
 
 PIXELS = load_extractor("pixels")
 

@@ -18,7 +18,7 @@ from pdistill.features.efficientnet_lite0 import (
     load_params,
     preprocess,
 )
-from pdistill.torch_files import WeightsError
+from pdistill.runtime.torch_files import WeightsError
 
 RNG = np.random.default_rng(0)
 VARIABLES = load_params()

@@ -12,7 +12,7 @@ import pytest
 
 from pdistill.features import inception
 from pdistill.features.inception import from_state_dict, load, max_pool, mean_pool, resize
-from pdistill.torch_files import WeightsError
+from pdistill.runtime.torch_files import WeightsError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 make = SimpleNamespace(**runpy.run_path(str(FIXTURES / "inception/make.py")))

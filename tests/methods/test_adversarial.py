@@ -8,7 +8,7 @@ import pytest
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
 from pdistill.networks import Diffuser, DiT, UNet
-from pdistill.torch_files import WeightsError
+from pdistill.runtime.torch_files import WeightsError
 
 DIT = Diffuser(
     DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3), "v", CosineSchedule()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import shutil
 
 import jax
@@ -16,7 +17,6 @@ from tiny_experiment import tiny_dmd
 from pdistill import diffusion, experiment, samplers
 from pdistill import model as models
 from pdistill.diffusion import CosineSchedule, KarrasSchedule
-from pdistill.files import write_arrays
 from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
 from pdistill.methods.dmd import DmdSettings
 from pdistill.methods.generator import generator_solver, simulate_inputs
@@ -24,8 +24,11 @@ from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise, r
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
 from pdistill.networks.discriminators import BottleneckHead
-from pdistill.sharding import make_mesh
+from pdistill.runtime.files import write_arrays
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import LoopConfig, Optimizer
+
+running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0)
@@ -610,7 +613,7 @@ def test_mistakes(changes, message):
 
 def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
     """And its classifier, as in DMD2's code: those of the update whose generator was chosen."""
-    train, first, saved = experiment.train, {}, {}
+    train, first, saved = running.train, {}, {}
 
     def watched(method, state, *args, name, on_save, **kwargs):
         of = getattr(method, "extra", lambda state: None)
@@ -622,7 +625,7 @@ def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
         first[name] = jax.tree.map(np.array, of(state))
         return train(method, state, *args, name=name, on_save=watch, **kwargs)
 
-    monkeypatch.setattr(experiment, "train", watched)
+    monkeypatch.setattr(running, "train", watched)
     experiment.run(tiny_dmd(), tmp_path)
     directory = tmp_path / "dm"
     step = models.read_card(directory / "model")["selected_step"]

@@ -18,7 +18,7 @@ from pdistill.methods.adversary import Adversary
 from pdistill.methods.generator import generate_few
 from pdistill.methods.stage import Round
 from pdistill.networks import Diffuser, DiT
-from pdistill.sharding import batch_sharding, make_mesh, param_sharding
+from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding
 from pdistill.training import PRESETS, LoopConfig, Optimizer
 
 NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2)

@@ -125,7 +125,7 @@ def test_discounted_examples(x64, classes, discount, power):
 
 
 def test_guided_needs_a_teacher_that_can_be_guided():
-    from pdistill.config import ConfigError, parse
+    from pdistill.experiment.config import ConfigError, parse
 
     config = {
         "data": {"name": "digits"},

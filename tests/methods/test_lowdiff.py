@@ -13,7 +13,7 @@ from tiny_experiment import leaves, tiny_lowdiff
 
 import pdistill
 from pdistill import evaluate, experiment, sample
-from pdistill.config import ConfigError, as_plain, parse
+from pdistill.data.images import average, repeat
 from pdistill.diffusion import (
     CosineSchedule,
     Gaussian,
@@ -22,14 +22,14 @@ from pdistill.diffusion import (
     eps_from_x,
     v_from_x,
 )
-from pdistill.evaluation import Sampling, generate
-from pdistill.files import read_jsonl
+from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.interop import read_folder, write_folder
 from pdistill.interop.stablehlo import export_sampler
 from pdistill.methods import Levels, LowDiffStage, Progressive, ProgressiveStage, Teacher
 from pdistill.methods.levels import cut
+from pdistill.model.sampling import Sampling, generate
 from pdistill.networks import Diffuser, UNet
-from pdistill.resolution import average, repeat
+from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import Cascade, Ddim
 from pdistill.training import Learner, LoopConfig, Optimizer
 

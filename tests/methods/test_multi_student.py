@@ -12,7 +12,6 @@ import pdistill
 from pdistill import experiment, partition
 from pdistill.data import load_dataset
 from pdistill.diffusion import CosineSchedule
-from pdistill.files import read_jsonl
 from pdistill.methods import (
     DmdStage,
     MultiStudentStage,
@@ -21,6 +20,7 @@ from pdistill.methods import (
     Teacher,
 )
 from pdistill.networks import Diffuser, DiT
+from pdistill.runtime.files import read_jsonl
 from pdistill.training import LoopConfig, Optimizer
 
 IMAGE = (8, 8, 1)

@@ -14,20 +14,20 @@ from stepping import run, same
 from tiny_experiment import leaves, tiny_pagoda
 
 import pdistill
-from configs import digits_pd
 from pdistill import diffusion, experiment
-from pdistill.config import ConfigError, as_plain, parse
+from pdistill.configs import digits_pd
 from pdistill.data import Dataset, to_float
+from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian
-from pdistill.files import read_jsonl
+from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.interop.stablehlo import export_sampler
 from pdistill.methods import Pagoda, PagodaStage, Round, Teacher
 from pdistill.methods.adversarial import Discriminator, Judge
 from pdistill.methods.adversary import Adversary
 from pdistill.methods.latents import LatentsConfig, make_latents
 from pdistill.networks import Diffuser, UNet
-from pdistill.resolution import average, repeat
-from pdistill.sharding import make_mesh
+from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import PRESETS, LoopConfig, Optimizer, partition
 from pdistill.training.transfer import transfer
 

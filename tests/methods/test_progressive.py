@@ -8,7 +8,7 @@ import pytest
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
 from pdistill.methods import Progressive, ProgressiveStage, TeacherStage, halvings, two_step_target
-from pdistill.sharding import make_mesh
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Learner, LoopConfig, Optimizer, compile_update, init_state
 
 SCHEDULE = CosineSchedule()

@@ -6,7 +6,7 @@ import pytest
 
 from pdistill import diffusion
 from pdistill.diffusion import LinearBetaSchedule, alpha_sigma
-from pdistill.networks.conventions import (
+from pdistill.networks.published.conventions import (
     CONVENTIONS,
     Ddpm,
     Edm,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pdistill.features.efficientnet_lite0 import EfficientNetLite0, load_params
-from pdistill.torch_files import read_torch
+from pdistill.runtime.torch_files import read_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 package = pytest.importorskip(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdistill.features import inception
-from pdistill.torch_files import sha256
+from pdistill.runtime.torch_files import sha256
 
 make = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).parents[1] / "fixtures/inception/make.py"))

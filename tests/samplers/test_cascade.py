@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pdistill import samplers
+from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma
-from pdistill.resolution import average, repeat
 from pdistill.samplers import Cascade, Heun, Level, sample_cascade
 
 SCHEDULE = CosineSchedule()

@@ -15,11 +15,11 @@ from tiny_training import noise_dataset
 
 from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
-from pdistill.files import read_jsonl
 from pdistill.methods import Progressive, Teacher
 from pdistill.networks import Diffuser, DiT
-from pdistill.sharding import make_mesh
-from pdistill.terminal import format_seconds
+from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.terminal import format_seconds
 from pdistill.training import (
     CheckpointError,
     Diverged,

@@ -12,7 +12,7 @@ from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Teacher
 from pdistill.networks import Diffuser, DiT
-from pdistill.sharding import batch_sharding, make_mesh, replicated, to_device
+from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import Optimizer, compile_update, init_state
 
 SHAPE = (8, 8, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from pdistill.sharding import batch_sharding, make_mesh, param_sharding, replicated
+from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding, replicated
 from pdistill.training import Learner, Optimizer, value_and_grad
 
 

@@ -1,0 +1,131 @@
+"""How far are students from the teachers whose steps they do, on the same noise?
+
+    python -m pdistill.compare --teacher=runs/minima/teacher --reference=digits:train \
+        --students=runs/minima/direct_2@2,runs/minima/direct_8@8
+
+MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with. A line
+each: Frechet distances of the data to that teacher, of the data to the student, of the teacher to
+the student, and the root mean square difference of their pixels, image by image. This is the
+local-minima experiment of Zheng & Yang (2025, section 3): students may be as near to the data as
+their teachers, and still far from them.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from pdistill import model as models
+from pdistill.cli.options import command_parser
+from pdistill.evaluation import (
+    EvaluationError,
+    Evaluator,
+    Reference,
+    check_distance,
+    load_reference,
+)
+from pdistill.experiment.rows import draw_samples
+from pdistill.model import Model
+from pdistill.model.sampling import Sampling
+from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.terminal import plain_errors
+from pdistill.samplers import Cascade
+
+COLUMNS = ("data_teacher", "data_student", "teacher_student", "rms_difference")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    with plain_errors(ValueError, OSError):
+        rows = compare(options)
+        if options.out:
+            write_jsonl(options.out, rows)
+    width = max(len(row["student"]) for row in rows)
+    print(f"{'student':{width}}  steps  " + "  ".join(f"{name:>15}" for name in COLUMNS))
+    for row in rows:
+        values = "  ".join(f"{row[name]:15.4g}" for name in COLUMNS)
+        print(f"{row['student']:{width}}  {row['teacher_steps']:5}  {values}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("compare", __doc__)
+    parser.add_argument("--teacher", required=True, help="a stage's or a model's directory")
+    parser.add_argument("--students", required=True, help="MODEL@K, ...; commas")
+    parser.add_argument("--reference", required=True, help="data set, .npz or folder")
+    parser.add_argument("--metric", default="fd_pixels", help="a Frechet or kernel distance")
+    parser.add_argument("--num_samples", type=int, default=0, help="default: as the reference has")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=500)
+    parser.add_argument("--out", help="file for the lines, one JSON object each")
+    return parser
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each student: "student", "teacher_steps", COLUMNS, and what was measured.
+
+    Raises:
+      ValueError, OSError: bad options, files or models, with a message for the user.
+    """
+    check_distance(options.metric, "--metric")
+    reference = load_reference(options.reference)
+    num = options.num_samples or len(reference)
+    if num < 2 or options.batch_size < 1:
+        raise EvaluationError(
+            f"--num_samples must be at least 2 and --batch_size at least 1; they are {num} and "
+            f"{options.batch_size}"
+        )
+    mesh = make_mesh()
+    teacher = models.load(options.teacher, mesh)
+
+    def draw(model: Model, sampling: Sampling) -> np.ndarray:
+        batches, _ = draw_samples(
+            model.diffuser, model.params, sampling=sampling, shape=model.noise_shape, num=num,
+            labels=np.arange(model.diffuser.num_labels), seed=options.seed,
+            batch_size=options.batch_size, mesh=mesh,
+        )  # fmt: skip
+        return np.concatenate(list(batches))
+
+    def distance(samples: np.ndarray, to: Reference) -> float:
+        [row] = Evaluator([to], (options.metric,), num_samples=num).measure([samples])
+        return row["value"]
+
+    rows = []
+    for text in options.students.split(","):
+        path, _, steps = text.strip().rpartition("@")
+        if not path or not steps.isdigit() or int(steps) < 1:
+            raise EvaluationError(f"a student is MODEL@K, K the teacher's steps; got {text!r}")
+        student = models.load(path, mesh)
+        pair = student, teacher
+        if any(isinstance(m.sampling.solver, Cascade) for m in pair):
+            raise EvaluationError("a cascade draws noise at each level, so there is no same noise")
+        if len({(m.image_shape, m.diffuser.num_labels) for m in pair}) > 1:
+            raise EvaluationError(f"{path} has other images or labels than {options.teacher}")
+        # Students are distilled from samplers that do not clip.
+        sampling = dataclasses.replace(teacher.sampling, num_steps=int(steps), clip=None)
+        images, target = draw(student, student.sampling), draw(teacher, sampling)
+        difference = (images.astype(np.float32) - target) / 127.5
+        rows.append(
+            {
+                "student": path,
+                "teacher_steps": int(steps),
+                "data_teacher": distance(target, reference),
+                "data_student": distance(images, reference),
+                "teacher_student": distance(
+                    images, Reference("the teacher's samples", target, cached=False)
+                ),
+                "rms_difference": float(np.sqrt(np.mean(difference**2))),
+                "metric": options.metric,
+                "reference": reference.name,
+                "num_samples": num,
+                "seed": options.seed,
+                "device": jax.devices()[0].device_kind,
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Measures a model, or anyone's images.
+
+    python -m pdistill.evaluate --model=runs/digits/progressive/4 --reference=digits:train \
+        --metrics=fd_pixels,fd_classifier,precision_recall
+    python -m pdistill.evaluate --images=samples.npz --reference=cifar10-32x32.npz --metrics=fid
+
+Images are an .npz with one uint8 array [N, H, W, C], or a folder of pictures. A reference is a
+data set with its split, such images, or an .npz with mu and sigma.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import numpy as np
+
+from pdistill import model as models
+from pdistill.cli.options import command_parser, steps_option
+from pdistill.evaluation import (
+    NEIGHBOURS,
+    EvaluationError,
+    Evaluator,
+    load_images,
+    load_reference,
+    save_statistics,
+)
+from pdistill.experiment.rows import measure
+from pdistill.report import table
+from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.terminal import plain_errors, say
+from pdistill.samplers import parse_solver
+
+BATCH = 500
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    with plain_errors(ValueError, OSError):
+        rows = evaluate(options)
+        if options.out:
+            write_jsonl(options.out, rows, append=True)
+    if rows:
+        print(table(rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("evaluate", __doc__)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", help="a stage's or a model's directory")
+    what.add_argument("--images", help=".npz or folder of images")
+    parser.add_argument(
+        "--metrics", required=True, help="fid, is, kid, precision_recall, fd_pixels, ...; commas"
+    )
+    parser.add_argument("--reference", required=True, help="data set, .npz or folder")
+    parser.add_argument("--held_out", help=f"like --reference, for {NEIGHBOURS}")
+    parser.add_argument("--num_samples", type=int, default=0, help="default: as the reference has")
+    parser.add_argument("--features", default="", help="space of precision_recall")
+    parser.add_argument("--inception_weights", help="file of the FID network, if not downloaded")
+    steps_option(parser)
+    parser.add_argument("--solver", help="instead of the model's own, such as heun")
+    parser.add_argument("--label", type=int, help="one label for all (default: the reference's)")
+    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=BATCH)
+    parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
+    parser.add_argument("--save_statistics", help=".npz for the reference's mu and sigma")
+    return parser
+
+
+def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one call.
+
+    Raises:
+      ValueError, OSError: bad options, files or models, with a message for the user.
+    """
+    metrics = [name.strip() for name in options.metrics.split(",")]
+    reference = load_reference(options.reference)
+    held_out = load_reference(options.held_out) if options.held_out else None
+    images = load_images(options.images) if options.images else None
+    if not (options.model or options.images or options.save_statistics):
+        raise EvaluationError("give --model or --images to measure, or --save_statistics")
+    num = options.num_samples or (len(reference) if images is None else len(images))
+    if num < 2:
+        raise EvaluationError(
+            f"--num_samples must be at least 2; it is {num}" if options.num_samples else
+            f"{reference.name} does not say how many images it has; give --num_samples"
+        )  # fmt: skip
+    if options.batch_size < 1:
+        raise EvaluationError(f"--batch_size must be at least 1; got {options.batch_size}")
+    if images is not None and num > len(images):
+        raise EvaluationError(f"{options.images} has {len(images)} images, fewer than {num}")
+    evaluator = Evaluator(
+        [reference],
+        metrics,
+        num_samples=num,
+        features=options.features,
+        held_out=held_out,
+        options={"inception": {"weights": options.inception_weights}},
+    )
+    if options.save_statistics:
+        space = evaluator.metrics[0].features
+        statistics = evaluator.statistics(reference, space)
+        save_statistics(
+            options.save_statistics, statistics, reference=reference.name, features=space
+        )
+        say(f"mean and covariance of {space} of {reference.name} -> {options.save_statistics}")
+    if images is not None:
+        return _measure_images(options, evaluator, images[:num])
+    return _measure_model(options, evaluator, num) if options.model else []
+
+
+def _measure_images(
+    options: argparse.Namespace, evaluator: Evaluator, images: np.ndarray
+) -> list[dict[str, Any]]:
+    size = options.batch_size
+    batches = (images[start : start + size] for start in range(0, len(images), size))
+    nothing = dict.fromkeys(("nfe", "solver", "seed"))
+    about = {"rounding": None, "device": jax.devices()[0].device_kind}
+    return [
+        {"stage": options.images, "method": "images"} | nothing | row | about
+        for row in evaluator.measure(batches)
+    ]
+
+
+def _measure_model(
+    options: argparse.Namespace, evaluator: Evaluator, num: int
+) -> list[dict[str, Any]]:
+    mesh = make_mesh()
+    model = models.load(options.model, mesh)
+    sampling = model.sampling.changed(
+        options.num_steps, options.solver and parse_solver(options.solver)
+    )
+    if options.guidance is not None:
+        model.check_guidance(options.guidance)
+    num_labels = model.diffuser.num_labels
+    if options.label is None:
+        of_reference = evaluator.references[0].labels
+        labels = np.arange(num_labels) if of_reference is None else of_reference
+    elif 0 <= options.label < num_labels:
+        labels = [options.label]
+    else:
+        raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+    rows, _ = measure(
+        model,
+        evaluator,
+        stage=model.card["stage"],
+        sampling=sampling,
+        guidance=options.guidance,
+        num=num,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        mesh=mesh,
+        labels=labels,
+        keep=0,
+    )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

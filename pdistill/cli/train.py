@@ -1,0 +1,138 @@
+"""Runs an experiment: python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
+
+The same command again goes on where it stopped, whether it ended by itself, by SIGTERM or Ctrl-C
+(it saves first, if it has begun, and exits with 75), or by a crash. --config.seed=1 and the like
+change the config.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from pdistill import experiment
+from pdistill.evaluation import EvaluationError
+from pdistill.experiment.config import ConfigError
+from pdistill.experiment.plan import dry_run
+from pdistill.model import ModelError, SamplingError
+from pdistill.runtime import processes
+from pdistill.runtime.cpu import set_xla_flags
+from pdistill.runtime.terminal import plain_errors, say
+from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PLANNED = "8"  # devices, unless `plan` is told
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
+_NEW = flags.DEFINE_bool("new", False, "Start again; what the run directory holds is moved aside.")
+_DRY_RUN = flags.DEFINE_list(
+    "dry_run",
+    None,
+    "Only plan the run's memory, for these numbers of devices, such as 8,64,256.",
+)
+_DATA_SHAPE = flags.DEFINE_list(
+    "data_shape", None, "N,H,W,C of the data set, for a dry run where it is not."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, which SLURM, GKE or a Cloud TPU tells about."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "One of several processes: host:port of the first, which listens there."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, with --coordinator, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", processes.JOIN_TIMEOUT, "Seconds to wait for processes that start later.", 1
+)
+
+
+def main(_) -> None:
+    set_xla_flags()
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
+    if _DRY_RUN.value:
+        with plain_errors(ConfigError):
+            devices = _counts("dry_run", _DRY_RUN.value)
+            shape = _DATA_SHAPE.value and _counts("data_shape", _DATA_SHAPE.value, 4)
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", max(devices))
+            dry_run(_CONFIG.value, devices, shape)
+        return
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        try:
+            place = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+            processes.join(*place, _JOIN_TIMEOUT.value)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+    errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, SamplingError
+    try:
+        with plain_errors(*errors, OSError), StopSignals() as stop:
+            experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
+    except Interrupted as interruption:
+        say(f"{interruption}; the same command goes on")
+        sys.exit(EXIT_CODE)
+
+
+def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, ...]:
+    """The numbers of a flag, `num` of them."""
+    if not all(text.isdigit() and int(text) for text in texts) or (num and len(texts) != num):
+        raise ConfigError(f"--{flag} takes {num or 'some'} counts; got {','.join(texts)}")
+    return tuple(map(int, texts))
+
+
+def start(arguments: Sequence[str], plan: bool = False) -> None:
+    """The program, for arguments as on its command line.
+
+    Args:
+      plan: only plan, for the devices that --devices says.
+    """
+    arguments = _named_config(list(arguments))
+    if plan:
+        arguments = [re.sub("^--?devices(?==|$)", "--dry_run", a) for a in arguments]
+        if not any(re.match("--?dry_run(=|$)", a) for a in arguments):
+            arguments.append(f"--dry_run={PLANNED}")
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "dry_run"],
+        lambda values: bool(values["workdir"] or values["dry_run"]),
+        "--workdir says where the run goes",
+    )
+    for flag in flags.FLAGS.get_flags_for_module(__name__):  # which --help shows
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    sys.modules["__main__"].__doc__ = __doc__
+    sys.argv[1:] = arguments  # where config_flags looks too
+    app.run(main)
+
+
+def _named_config(arguments: list[str]) -> list[str]:
+    """With the file of a config that --config, or the first argument, names."""
+    if arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--config={arguments[0]}"
+    for i, argument in enumerate(arguments):
+        if match := re.fullmatch("(--?config=)(.*)", argument, re.DOTALL):
+            arguments[i] = match[1] + find_config(match[2])
+        elif argument in ("-config", "--config") and i + 1 < len(arguments):
+            arguments[i + 1] = find_config(arguments[i + 1])
+    return arguments
+
+
+def find_config(text: str) -> str:
+    """The file of a config FILE or FILE:VARIANT; the package's own also by their names."""
+    path, colon, variant = text.partition(":")
+    if Path(path).exists():
+        return text
+    name = re.sub(r"^configs/|\.py$", "", path)
+    names = [p.stem for p in sorted(CONFIGS.glob("[a-z]*_*.py"))]
+    if name not in names:
+        close = difflib.get_close_matches(name, names) or names
+        sys.exit(f"error: there is no config {path!r}; there are {', '.join(close)}")
+    return f"{CONFIGS / name}.py{colon}{variant}"
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

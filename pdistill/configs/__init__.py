@@ -1,0 +1,1 @@
+"""One file an experiment; `recipes` has what they share."""

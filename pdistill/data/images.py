@@ -1,0 +1,63 @@
+"""Images at other sizes, by exact averages or repeated or padded pixels, and as numbers."""
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Images = TypeVar("Images", Array, np.ndarray)
+
+
+def average(images: Images, factor: int) -> Images:
+    """Means over squares of factor x factor pixels: [B, H, W, C] -> [B, H / factor, ...]."""
+    if factor == 1:
+        return images
+    batch, height, width, channels = images.shape
+    cells = images.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return cells.mean((2, 4))
+
+
+def repeat(images: Array, factor: int) -> Array:
+    """Each pixel factor x factor times: [B, H, W, C] -> [B, H factor, ...]."""
+    if factor == 1:
+        return images
+    return jnp.repeat(jnp.repeat(images, factor, axis=1), factor, axis=2)
+
+
+def check_average(shape: tuple[int, ...], size: int) -> None:
+    """Raises ValueError unless images of `shape`, [H, W, ...], have averages of `size` a side."""
+    height, width = shape[:2]
+    if height != width or not 0 < size <= height or height % size:
+        raise ValueError(
+            f"images of {height}x{width} pixels cannot be averaged to resolution {size}"
+        )
+
+
+def at_size(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, C] at `size` pixels a side.
+
+    In the middle of black if they are smaller; else averages, rounded to the nearest level.
+
+    Raises:
+      ValueError: smaller images that are not square, or whose side is no multiple of `size`.
+    """
+    height, width = images.shape[1:3]
+    if max(height, width) <= size:
+        rows, columns = size - height, size - width
+        edges = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
+        return np.pad(images, (*edges, (0, 0)))
+    check_average(images.shape[1:], size)
+    blocks = np.array_split(images, max(len(images) // 4096, 1))  # not all in float at once
+    means = [np.rint(average(b.astype(np.float32), height // size)) for b in blocks]
+    return np.concatenate(means).astype(np.uint8)
+
+
+def to_float(image: Array) -> Array:
+    """uint8 -> float32 in [-1, 1]: image / 127.5 - 1."""
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(image: Array) -> Array:
+    """float in [-1, 1] -> uint8, clipped and rounded to the nearest level."""
+    return jnp.round(jnp.clip((image + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -1,0 +1,118 @@
+"""Taking a run directory: its config.json, and which changes of a config may go on in it."""
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.multihost_utils import sync_global_devices
+
+from pdistill import model as models
+from pdistill.experiment.config import ConfigError
+from pdistill.methods import Round, Stage, rounds_of
+from pdistill.runtime.files import write_atomically
+from pdistill.runtime.terminal import say
+
+# Keys of a config that may change between runs of one directory: they change no result.
+HARMLESS = (
+    r"stages\[\d+\]\.loop\.(log_every|max_skipped)|mesh\..*|data\.resident|"
+    r"evaluation\.inception_weights"
+)
+
+
+def claim(
+    workdir: Path,
+    config: dict[str, Any],
+    stages: Sequence[Stage],
+    rounds: Sequence[Round],
+    *,
+    new: bool = False,
+) -> None:
+    """Writes config.json, or checks the one that is there.
+
+    Args:
+      config: the whole config, plain; stages and rounds are what it makes.
+      new: what the directory holds is moved aside.
+
+    Raises:
+      ConfigError: the directory holds a run of another config. OSError: it cannot be used.
+    """
+    if new:
+        if workdir.exists() and jax.process_index() == 0:
+            say(f"{workdir} is moved to {_move_aside(workdir)}")
+        sync_global_devices(f"moved {workdir}")  # nobody reads what is there before it is moved
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
+        changed = differences(before, config)
+        harmful = [change for change in changed if not is_harmless(*change, stages, rounds)]
+        if harmful:
+            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
+            raise ConfigError(
+                f"{workdir} holds a run with another config; give another --workdir, or "
+                f"--new to start again there. They differ in: {lines}"
+            )
+        for key, old, new in changed:
+            if key.endswith("num_updates"):
+                say(
+                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                    "learning rate rises again, unlike in a run of that length from the start"
+                )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        resolved = {"config": config, "versions": models.versions(), "commit": git_commit()}
+        write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def is_harmless(
+    key: str, old: Any, new: Any, stages: Sequence[Stage], rounds: Sequence[Round]
+) -> bool:
+    """Whether a run may go on with this change of its config."""
+    if re.fullmatch(HARMLESS, key):
+        return True
+    match = re.fullmatch(r"stages\[(\d+)\]\.loop\.(save_every|num_updates)", key)
+    if not match:
+        return False
+    index = int(match[1])
+    of_stage = rounds_of(stages[index].name, rounds)
+    if match[2] == "save_every":
+        return not any(r.select for r in of_stage)  # saves are what the model is chosen among
+    return (  # trained on, with nothing that has started from it
+        index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new
+    )
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain configs differ, as (key, old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        prefix = f"{path}." if path else ""
+        pairs = [(f"{prefix}{key}", old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return [] if old == new else [(path, old, new)]
+    return [found for p, a, b in pairs for found in differences(a, b, p)]
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, or None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _move_aside(directory: Path) -> Path:
+    """Renames to the first of <directory>.1, .2, ... that is free."""
+    number = 1
+    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    return directory.rename(target)

@@ -1,0 +1,49 @@
+"""A model directory: parameters and model.json, and the sampler they make.
+
+model = load("runs/digits/progressive/4")
+images = model.sample(jax.random.key(0), num=64)
+"""
+
+from pdistill.model.card import (
+    CARD,
+    FORMAT,
+    SCHEDULES,
+    ModelError,
+    build_diffuser,
+    build_schedule,
+    check_card,
+    describe,
+    find,
+    noise_shape,
+    num_steps,
+    read_card,
+    versions,
+)
+from pdistill.model.model import Model
+from pdistill.model.sampling import Sampling, SamplingError
+from pdistill.model.store import change_card, copy, load, load_extra, replace, save
+
+__all__ = [
+    "CARD",
+    "FORMAT",
+    "SCHEDULES",
+    "Model",
+    "ModelError",
+    "Sampling",
+    "SamplingError",
+    "build_diffuser",
+    "build_schedule",
+    "change_card",
+    "check_card",
+    "copy",
+    "describe",
+    "find",
+    "load",
+    "load_extra",
+    "noise_shape",
+    "num_steps",
+    "read_card",
+    "replace",
+    "save",
+    "versions",
+]

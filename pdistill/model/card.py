@@ -1,0 +1,125 @@
+"""model.json: what a model is, where it comes from, and how to sample it."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from pdistill import diffusion, samplers
+from pdistill.networks import Diffuser, build_network, describe_network
+
+SCHEDULES = {
+    "cosine": diffusion.CosineSchedule,
+    "ddpm": diffusion.DdpmSchedule,
+    "karras": diffusion.KarrasSchedule,
+    "linear_beta": diffusion.LinearBetaSchedule,
+    "linear_logsnr": diffusion.LinearLogsnrSchedule,
+}
+FORMAT = 1
+# What a card must say besides the network: how to sample it, and what results.jsonl repeats.
+CARD = (
+    *("data", "num_steps", "solver", "clip", "guidance", "checksum"),
+    *("stage", "method", "train_steps", "images_seen"),
+)
+
+
+class ModelError(ValueError):
+    """A model directory that cannot be used; the message names it and says why."""
+
+
+def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
+    """Of the noise that a model's images are made from; cards that do not say have the images'."""
+    data = card["data"]
+    return tuple(data.get("noise_shape", data["shape"]))
+
+
+def num_steps(card: dict[str, Any]) -> samplers.Steps:
+    """That a model is sampled with."""
+    steps = card["num_steps"]
+    return tuple(steps) if isinstance(steps, list) else steps
+
+
+def describe(diffuser: Diffuser) -> dict[str, Any]:
+    """The part of model.json that rebuilds a Diffuser."""
+    schedule = diffuser.schedule
+    names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
+    if not names:
+        raise ValueError(f"{schedule} is not one of {', '.join(SCHEDULES)}")
+    return {
+        "network": describe_network(diffuser.network),
+        "head": diffuser.head,
+        "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
+        **({"shifts": diffuser.shifts} if diffuser.shifts else {}),
+    }
+
+
+def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
+    """A schedule from plain data, as in configs and model.json."""
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {name!r}")
+    known = [f.name for f in dataclasses.fields(SCHEDULES[name])]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
+    return SCHEDULES[name](**arguments)
+
+
+def build_diffuser(card: dict[str, Any]) -> Diffuser:
+    """The inverse of `describe`.
+
+    Raises:
+      KeyError, ValueError: something is missing, or unknown here.
+    """
+    return Diffuser(
+        build_network(card["network"]["name"], card["network"]["arguments"]),
+        card["head"],
+        build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
+        tuple(card.get("shifts", ())),
+    )
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """model.json of a model directory.
+
+    Raises:
+      ModelError: it is not there, or not of a format that this version reads.
+    """
+    path = directory / "model.json"
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no model in {directory}: give a folder with model.json, such as "
+            "runs/digits/progressive/4"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path} must hold an object; it holds {card!r}")
+    check_card(card, path)
+    return card
+
+
+def check_card(card: dict[str, Any], path: Path) -> None:
+    """Raises ModelError for a card of another format, or without what every one has."""
+    if card.get("format") != FORMAT:
+        raise ModelError(f"{path} has format {card.get('format')}; this reads {FORMAT}")
+    for key in CARD:
+        if key not in card:
+            raise ModelError(f"{path} lacks the key {key!r}")
+
+
+def find(directory: str | Path) -> Path:
+    """The model directory that this is, or that is in this stage's directory."""
+    directory = Path(directory)
+    return directory / "model" if (directory / "model").is_dir() else directory
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on."""
+    packages = ("pdistill", "jax", "flax", "optax", "orbax-checkpoint")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }

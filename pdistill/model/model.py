@@ -1,0 +1,136 @@
+"""A trained denoiser with its sampler."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pdistill import samplers
+from pdistill.diffusion import Denoiser, Jump
+from pdistill.model.card import noise_shape, num_steps
+from pdistill.model.sampling import Sampling, generate
+from pdistill.networks import Diffuser
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained denoiser with its sampler.
+
+    Attributes:
+      diffuser: network, head and schedule. params: the network's parameters.
+      card: model.json as a dictionary: what this is, where it comes from, how to sample it.
+    """
+
+    diffuser: Diffuser
+    params: Any
+    card: dict[str, Any]
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the noise that an image is made from: [h, w, C], mostly its own shape."""
+        return noise_shape(self.card)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return tuple(self.card["data"]["shape"])
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the model is meant to be sampled."""
+        return Sampling(
+            num_steps=num_steps(self.card),
+            solver=samplers.parse_solver(self.card["solver"]),
+            clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
+            upsampled=self.card.get("upsampled", 1),
+        )
+
+    @property
+    def guidance_range(self) -> tuple[float, float] | None:
+        """Lowest and highest guidance weight; None for a model that takes none."""
+        if self.card["guidance"] is None:
+            return None
+        low, high = self.card["guidance"]
+        return low, math.inf if high is None else high
+
+    def denoiser(self, label: Array | None = None, guidance: Array | None = None) -> Denoiser:
+        """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code.
+
+        `label` and `guidance` are [B]. Nothing is checked here.
+        """
+        return self.diffuser.denoiser(self.params, label, guidance)
+
+    def jump(self, label: Array | None = None, guidance: Array | None = None) -> Jump:
+        """jump(z [B, H, W, C], logsnr_t [B], logsnr_s [B]) -> z at s, see `Diffuser.jump`.
+
+        For `samplers.sample` with `samplers.Gamma`. Nothing is checked here.
+        """
+        return self.diffuser.jump(self.params, label, guidance)
+
+    def sample(
+        self,
+        key: Array,
+        num: int,
+        *,
+        label: Array | int | None = None,
+        num_steps: samplers.Steps | None = None,
+        solver: samplers.Solver | samplers.Cascade | None = None,
+        guidance: Array | float | None = None,
+    ) -> Array:
+        """Generates `num` images; compiled once for each `num`, step count and solver.
+
+        Args:
+          label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
+            without labels. A network with labels takes None as "no label", which only one that
+            was trained with some labels left out has learnt.
+          guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
+            Other weights do not recompile.
+          num_steps, solver: instead of those the model is made for. A cascade takes a tuple of
+            steps, those of each level.
+
+        Returns:
+          [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
+
+        Raises:
+          ValueError: bad counts, a label or weight out of range or for a model without.
+        """
+        if num < 1:
+            raise ValueError(f"num must be at least 1; got {num}")
+        sampling = self.sampling.changed(num_steps, solver)
+        return generate(
+            self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
+            self._weights(guidance, label, num), sampling=sampling, shape=self.noise_shape,
+        )  # fmt: skip
+
+    def _labels(self, label, num):
+        num_labels = self.diffuser.num_labels
+        if label is None:
+            return None
+        if not num_labels:
+            raise ValueError("this model has no labels; leave label out")
+        label = np.asarray(label)
+        if not np.issubdtype(label.dtype, np.integer) or label.shape not in ((), (num,)):
+            raise ValueError(f"label must be one integer, or {num} of them; got {label}")
+        if label.min() < 0 or label.max() >= num_labels:
+            raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
+        return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
+
+    def _weights(self, guidance, label, num):
+        if guidance is None:
+            return None
+        self.check_guidance(guidance)
+        if label is None:
+            raise ValueError("guidance is towards a label; give label too")
+        if np.shape(guidance) not in ((), (num,)):
+            raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
+        return jnp.broadcast_to(jnp.asarray(guidance, jnp.float32), (num,))
+
+    def check_guidance(self, guidance: Array | float) -> None:
+        """Raises ValueError for weights that the model does not take."""
+        if self.guidance_range is None:
+            raise ValueError("this model was not trained for guidance; leave guidance out")
+        low, high = self.guidance_range
+        if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
+            raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")

@@ -1,0 +1,197 @@
+"""Samples from parameters: one jitted function of fixed shape, the same for every model."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill import samplers
+from pdistill.data import to_uint8
+from pdistill.networks import Diffuser
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding
+from pdistill.samplers import Cascade, Solver
+
+
+class SamplingError(ValueError):
+    """A model whose samples cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to sample: a solver, its steps, and what x_hat is clipped to.
+
+    Attributes:
+      num_steps: of a cascade those of each level.
+      upsampled: factor by which samples are enlarged in the end, by bicubic interpolation.
+    """
+
+    num_steps: samplers.Steps
+    solver: Solver | Cascade = samplers.Ddim()  # noqa: RUF009
+    clip: tuple[float, float] | None = (-1.0, 1.0)
+    upsampled: int = 1
+
+    def __post_init__(self):
+        samplers.check_steps(self.solver, self.num_steps)
+        if self.clip is not None:
+            low, high = self.clip
+            if not float(low) < float(high):
+                raise ValueError(f"clip must be (low, high) or None; got {self.clip}")
+
+    def changed(
+        self,
+        num_steps: samplers.Steps | None = None,
+        solver: Solver | Cascade | None = None,
+    ) -> "Sampling":
+        """With other steps, or another solver, where they are given."""
+        return dataclasses.replace(
+            self,
+            num_steps=self.num_steps if num_steps is None else num_steps,
+            solver=self.solver if solver is None else solver,
+        )
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations for one sample."""
+        return samplers.num_evaluations(self.solver, self.num_steps)
+
+    def effective_nfe(self, diffuser: Diffuser, shape: tuple[int, ...]) -> float:
+        """How many evaluations at the full `shape` [H, W, C] have the FLOPs of a sample's.
+
+        That is `nfe`, but for a cascade, most of whose evaluations are of smaller images.
+        """
+        if not isinstance(self.solver, Cascade):
+            return self.nfe
+        flops = [diffuser.flops(size) for size in diffuser.sizes(shape)]
+        counts = (samplers.num_evaluations(self.solver.solver, n) for n in self.num_steps)
+        return sum(n * of_level for n, of_level in zip(counts, flops, strict=True)) / flops[-1]
+
+    def run(
+        self,
+        diffuser: Diffuser,
+        params: Any,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        **start: Any,
+    ) -> Array:
+        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`.
+
+        `label` and `guidance`, [B] each, are as for `Diffuser.denoiser`.
+        """
+        how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
+        if isinstance(self.solver, Cascade):
+            levels = diffuser.levels(params, label, guidance)
+            return samplers.sample_cascade(levels, **start, **how)
+        model = diffuser.jump if self.solver.jumps else diffuser.denoiser
+        x = samplers.sample(
+            model(params, label, guidance), **start, schedule=diffuser.schedule, **how
+        )
+        return x if self.upsampled == 1 else enlarge(x, self.upsampled)
+
+
+def enlarge(x: Array, factor: int) -> Array:
+    """Bicubic interpolation of [B, H, W, C] to factor times its size."""
+    batch, height, width, channels = x.shape
+    return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+
+
+@functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))
+def generate(
+    diffuser: Diffuser,
+    params: Any,
+    key: Array,
+    indices: Array,
+    label: Array | None = None,
+    guidance: Array | None = None,
+    *,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+) -> Array:
+    """Samples number `indices` [B] of the stream `key`: [B, *shape] float32.
+
+    `label` and `guidance`, [B] each, as for `Diffuser.denoiser`; other values do not recompile.
+
+    Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    shape = (*indices.shape, *shape)
+    return sampling.run(diffuser, params, label, guidance, key=keys, shape=shape)
+
+
+_to_uint8 = jax.jit(to_uint8)
+_is_finite = jax.jit(lambda images: jnp.isfinite(images).all())
+
+
+def generate_batches(
+    diffuser: Diffuser,
+    params: Any,
+    key: Array,
+    num: int,
+    *,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+    labels: np.ndarray | None = None,
+    guidance: float | None = None,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[np.ndarray]:
+    """`num` samples as uint8 [B, H, W, C], in batches of one compiled shape.
+
+    B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
+    cut; the last batch is filled up and cut back.
+    `labels` [num] are those of the samples, for a network that takes them; `guidance` is one
+    weight for all.
+
+    Raises:
+      SamplingError: a sample is not finite.
+    """
+
+    def draw(indices: np.ndarray) -> Array:
+        label = None if labels is None else labels[indices % num]
+        weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
+        inputs = jax.device_put((indices, label, weight), batch_sharding(mesh))
+        images = generate(diffuser, params, key, *inputs, sampling=sampling, shape=shape)
+        images, finite = _to_uint8(images), _is_finite(images)
+        if not finite:
+            raise SamplingError("the model's samples are not finite: it has diverged")
+        return images
+
+    yield from gather_batches(draw, num, batch_size, mesh)
+
+
+class Timed:
+    """Passes batches of images on, keeps the first `keep` of them and the time all took.
+
+    Attributes:
+      first: uint8 [up to keep, H, W, C], once they have come.
+    """
+
+    def __init__(self, batches: Iterator[np.ndarray], keep: int):
+        self._batches = batches
+        self._keep = keep
+        self._times: list[tuple[int, float]] = []  # images and seconds of each batch
+        self.first: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        clock = time.monotonic()
+        for images in self._batches:
+            self._times.append((len(images), time.monotonic() - clock))
+            if self.first is None:
+                self.first = images[: self._keep]
+            elif len(self.first) < self._keep:
+                self.first = np.concatenate([self.first, images])[: self._keep]
+            yield images
+            clock = time.monotonic()
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Without the first batch, which compiles, unless it is the only one."""
+        times = self._times[1:] or self._times
+        return sum(seconds for _, seconds in times) / sum(num for num, _ in times)

@@ -1,0 +1,91 @@
+"""Parameters on disk, by Orbax, and their checksum."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax import Array
+
+from pdistill.runtime.files import one_line
+
+
+class CheckpointError(RuntimeError):
+    """Checkpoints cannot be read or written; the message says what to do."""
+
+
+@jax.jit
+def _checksum(tree: Any) -> Array:
+    def bits(leaf):
+        unsigned = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32
+        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+    return sum(jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in jax.tree.leaves(tree))
+
+
+def checksum(tree: Any) -> int:
+    """The sum of all arrays' bits as integers, modulo 2^32: the same on every mesh.
+
+    Storage notices a file that is cut short, but not every one that is altered.
+    """
+    return int(_checksum(tree))
+
+
+@contextlib.contextmanager
+def writing(directory: Any, quiet: bool = False) -> Iterator[None]:
+    """What Orbax and its storage raise, as an error of ours; none if there is one already."""
+    try:
+        yield
+    except Exception as error:
+        if quiet:
+            return
+        raise CheckpointError(
+            f"cannot write {directory}: {one_line(error)}. What was saved before is whole; once "
+            "the cause is gone the same command goes on"
+        ) from error
+
+
+def save_params(directory: str | Path, params: Any) -> None:
+    """Writes a parameter tree to a new directory.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    with writing(directory), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(directory).absolute(), params)
+
+
+def params_shapes(directory: str | Path) -> Any:
+    """Of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: the files are damaged.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = checkpointer.metadata(Path(directory).absolute()).item_metadata.tree
+    except Exception as error:  # whatever Orbax and its storage raise
+        raise ValueError(one_line(error)) from error
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), found)
+
+
+def load_params(directory: str | Path, shapes: Any, shardings: Any) -> Any:
+    """Reads what `save_params` wrote.
+
+    Args:
+      shapes: tree of `jax.ShapeDtypeStruct` to expect. shardings: tree of shardings to place by.
+
+    Raises:
+      ValueError: the files are damaged, or the tree or its shapes are not those expected.
+    """
+    target = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(Path(directory).absolute(), target)
+    except Exception as error:  # whatever Orbax and its storage raise
+        raise ValueError(one_line(error)) from error

@@ -1,0 +1,40 @@
+"""What makes this package's programs faster where XLA computes on a CPU."""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+OPERATIONS = "individual_dot,reduce"  # XLA's default without convolutions
+KNOWN_TO = ((0, 10), (0, 12))  # XLA ends a program over a flag that it does not know
+TUNABLE = "glibc.malloc.hugetlb"
+
+
+def set_xla_flags() -> None:
+    """To be called before JAX first computes; XLA_FLAGS that has the flag stays as it is.
+
+    On CPUs, XLA hands convolutions to YNNPACK, whose are slower than its own. Matrix products and
+    sums stay there, whose are faster. Figures are in benchmarks/README.md.
+    """
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    if FLAG not in flags and KNOWN_TO[0] <= jax.__version_info__[:2] <= KNOWN_TO[1]:
+        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}={OPERATIONS}".strip()
+
+
+def use_huge_pages() -> None:
+    """Starts this program again, once, with huge pages for its large arrays.
+
+    XLA allocates what is between its kernels anew in every call, and page faults may then take half
+    of the time. glibc can ask Linux for huge pages, but only from a program's start. Nothing is
+    done where JAX has an accelerator's plugin, on other systems, or where GLIBC_TUNABLES decides.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or TUNABLE in tunables:
+        return
+    if importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"):
+        return
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
