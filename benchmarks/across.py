@@ -1,11 +1,12 @@
-"""One table and one figure of several runs: each method at equal evaluations, with its images seen.
+"""Makes a table and a figure of several runs, each method at equal evaluations and its images seen.
 
-    python -m benchmarks.across benchmarks/results/digits_{pd,gan,dmd,ctm} --out=benchmarks/results/digits
+    python -m benchmarks.across benchmarks/results/digits_{pd,gan,dmd,ctm} \
+        --out=benchmarks/results/digits
 
 A stage that several runs have, with the same values, such as their teacher, is there once; with
 other values its run is named too. Images seen are those of the stage alone. Prints the table in
 Markdown; writes it as table.md and the figure as quality.png.
-"""  # noqa: E501
+"""
 
 import argparse
 import re
@@ -21,7 +22,7 @@ NFES = (1, 2, 4, 8)  # columns
 
 
 def merge(workdirs: list[Path]) -> list[dict[str, Any]]:
-    """Rows of METRIC to training images, each once; the same one with another value gets a name."""
+    """Merges rows of METRIC to training images; the same stage with another value gets a name."""
     found: dict[tuple, dict[str, Any]] = {}
     for workdir in workdirs:
         rows = [
@@ -40,7 +41,7 @@ def merge(workdirs: list[Path]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of Markdown: a method, or one way to sample it, each; a column each of NFES."""
+    """Makes lines of Markdown, one a method or way to sample it, with a column for each of NFES."""
     values: dict[str, dict[int, float]] = {}
     images: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -57,7 +58,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         cells = [f"{found[nfe]:.3g}" if nfe in found else "" for nfe in NFES]
         most = max(found)
         last = "" if most in NFES else f"{found[most]:.3g} at {most}"
-        seen = sum(images[name].values())  # of all rounds
+        seen = sum(images[name].values())  # images of all rounds
         lines.append(f"| {name} | {seen:,} | {' | '.join(cells)} | {last} |")
     return lines
 

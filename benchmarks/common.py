@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, what the machine can do and is, and how a result is told."""
+"""Parts that the benchmarks share: taking turns, the machine and its peak, writing results."""
 
 import argparse
 import importlib
@@ -24,7 +24,7 @@ PACKAGES = ("jax", "flax", "torch", "diffusers")
 
 
 def config_named(name: str) -> ConfigDict:
-    """A config such as "cifar10_pd:cpu"."""
+    """Loads a config by its name, such as "cifar10_pd:cpu"."""
     file, _, variant = name.partition(":")
     return importlib.import_module(f"pdistill.configs.{file}").get_config(
         *[variant] * bool(variant)
@@ -32,7 +32,7 @@ def config_named(name: str) -> ConfigDict:
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """For `python -m benchmarks.<name>`."""
+    """Makes a parser for `python -m benchmarks.<name>`."""
     found = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=doc,
@@ -47,7 +47,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 
 def options_of(arguments: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options; from here on XLA has its flags and huge pages, rivals the latter too."""
+    """Parses the options, and sets XLA's flags and huge pages; rivals have the latter too."""
     options = arguments.parse_args()
     if not options.xla_defaults:
         use_huge_pages()
@@ -56,7 +56,7 @@ def options_of(arguments: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, `rounds` of each contender, after one that is not counted.
+    """Times `rounds` calls of each contender in seconds, after one that is not counted.
 
     They take turns, so that a busy moment of the machine falls on all. A call is over when what it
     returns has been computed.
@@ -73,13 +73,14 @@ def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Takes the median time of each contender."""
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def peak_flops(dtype: str = "float32", rounds: int = 5) -> float:
-    """FLOP/s of a product of large matrices of random numbers, the best of some.
+    """Measures FLOP/s of a product of large matrices of random numbers, the best of some calls.
 
-    On a GPU those of float32 are rounded to TF32, as XLA's other products and convolutions are.
+    On a GPU, float32 is rounded to TF32, as in XLA's other products and convolutions.
     """
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
@@ -89,7 +90,7 @@ def peak_flops(dtype: str = "float32", rounds: int = 5) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Where a result comes from."""
+    """Describes the machine, the versions and the commit that a result comes from."""
     versions = {}
     for name in PACKAGES:
         try:

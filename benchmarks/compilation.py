@@ -3,8 +3,8 @@
     python -m benchmarks.compilation
 
 A small U-Net on 32x32 images. Seconds are those of tracing and of compiling; bytes what the
-compiler sets aside for intermediate results. `slopes` are those of bytes and of compile time over
-what grows, both in logarithms: 0 is flat, 1 linear.
+compiler sets aside for intermediate results. `slopes` are the slopes of bytes and of compile time
+over the growing number, both in logarithms: 0 is flat, 1 linear.
 """
 
 import math
@@ -19,7 +19,7 @@ from benchmarks.common import options_of, parser, tell
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.model.sampling import Sampling
-from pdistill.networks import Diffuser, UNet
+from pdistill.networks import Network, UNet
 from pdistill.training import Optimizer
 
 IMAGE = (32, 32, 3)
@@ -27,7 +27,7 @@ GROWTH = {"num_steps": (1, 4, 16, 64, 256), "batch_size": (4, 8, 16, 32), "chann
 
 
 def cost(function: Callable, *shapes: Any) -> dict[str, float]:
-    """Of compiling a function of arguments of these shapes."""
+    """Measures seconds and bytes of compiling a function for arguments of these shapes."""
     clock = time.perf_counter()
     traced = jax.jit(function).trace(*shapes)
     traced_at = time.perf_counter()
@@ -40,35 +40,38 @@ def cost(function: Callable, *shapes: Any) -> dict[str, float]:
     }
 
 
-def diffuser_of(channels: int) -> Diffuser:
-    network = UNet(
+def shapes_of(channels: int) -> Network:
+    """A network with the shapes of its parameters."""
+    module = UNet(
         channels=channels, multipliers=(1, 2), blocks=1, attention_sizes=(), out_channels=3
     )
-    return Diffuser(network, "v", CosineSchedule())
+    return Network(None, module=module, head="v", schedule=CosineSchedule(), shape=IMAGE).shapes
 
 
 def sampler_cost(num_steps: int = 4, batch_size: int = 8, channels: int = 32) -> dict[str, float]:
-    diffuser = diffuser_of(channels)
     sampling = Sampling(num_steps)
     noise = jax.ShapeDtypeStruct((batch_size, *IMAGE), jnp.float32)
 
-    def sample(params, noise):
-        return sampling.run(diffuser, params, key=None, z_init=noise)
+    def sample(network, noise):
+        return sampling.run(network, key=None, z_init=noise)
 
-    return cost(sample, diffuser.param_shapes(IMAGE), noise)
+    return cost(sample, shapes_of(channels), noise)
 
 
 def update_cost(num_steps: int = 4, batch_size: int = 8, channels: int = 32) -> dict[str, float]:
-    """Of progressive distillation; `num_steps` are the student's."""
-    method = Progressive(diffuser_of(channels), Optimizer(1e-3))
-    params = method.diffuser.param_shapes(IMAGE)
-    state = jax.eval_shape(lambda params: method.init(params, num_steps), params)
+    """Measures an update of progressive distillation; `num_steps` are the student's steps."""
+    method = Progressive(optimizer=Optimizer(1e-3), start_steps=2 * num_steps, end_steps=num_steps)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(
+        lambda key, teacher: method.init(key, teacher=teacher, num_steps=num_steps),
+        key, shapes_of(channels),
+    )  # fmt: skip
     batch = {"image": jax.ShapeDtypeStruct((batch_size, *IMAGE), jnp.float32)}
-    return cost(method.step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return cost(method.step, state, batch, key)
 
 
 def slope(rows: list[dict[str, float]], grown: str, figure: str) -> float:
-    """Between the first and the last."""
+    """Computes the slope between the first and the last row, in logarithms."""
     first, last = rows[0], rows[-1]
     return math.log(last[figure] / first[figure]) / math.log(last[grown] / first[grown])
 

@@ -1,4 +1,4 @@
-"""Do the distances rise with damage? CIFAR-10 against noisy, blurred, compressed, poorer copies.
+"""Checks that distances rise with damage: CIFAR-10 against noisy, blurred, compressed copies.
 
     python -m benchmarks.distances --out=benchmarks/results/distances.json
 
@@ -24,7 +24,7 @@ from pdistill.evaluation import Moments, Statistics, frechet_distance
 from pdistill.features import load_extractor
 
 NUM = 5000
-NOISE = (4, 8, 16)  # standard deviation, in levels of 255
+NOISE = (4, 8, 16)  # standard deviation, in grey values
 BLUR = (0.5, 0.75, 1.0)  # standard deviation, in pixels
 JPEG = (90, 60, 30)  # quality
 CLASSES = (1, 2, 4)  # dropped
@@ -50,7 +50,7 @@ def compressed(images: np.ndarray, quality: int) -> np.ndarray:
 
 
 def distances(features: str) -> Iterator[tuple[str, float, float]]:
-    """(damage, strength, Frechet distance), strengths of a damage in rising order."""
+    """Measures (damage, strength, Frechet distance), strengths of a damage in rising order."""
     extractor = load_extractor(features)
 
     def statistics(rows: np.ndarray) -> Statistics:

@@ -24,17 +24,28 @@ from benchmarks.common import medians, parser, take_turns
 from benchmarks.rivals import IMAGE, run, to_torch, twins
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
-from pdistill.networks import Diffuser
+from pdistill.networks import Network
 from pdistill.runtime.costs import flops
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import Optimizer, compile_update, count, init_state
+from pdistill.training import (
+    Optimizer,
+    compile_update,
+    count,
+    init_state,
+    kinds_of,
+    start_of,
+    take_frozen,
+)
 
 STEPS = 4  # of the student
 RATE, DECAY, CLIP = 1e-4, 0.999, 1.0
 
 
 def torch_step(network: torch.nn.Module, compiled: bool) -> Callable[[torch.Tensor], float]:
-    """images [B, C, H, W] -> the loss of one update of a student that starts as `network`."""
+    """Makes a function from images [B, C, H, W] to the loss of one update of a student.
+
+    The student starts as `network`.
+    """
     teacher = copy.deepcopy(network).requires_grad_(False)
     student = copy.deepcopy(network).train()
     average = copy.deepcopy(network).requires_grad_(False)
@@ -80,34 +91,43 @@ def torch_step(network: torch.nn.Module, compiled: bool) -> Callable[[torch.Tens
 
 
 class Ours:
-    """Updates as training dispatches them, on a data set on the device."""
+    """Our updates as training dispatches them, on a data set on the device."""
 
-    def __init__(self, diffuser: Diffuser, params: Any, images: np.ndarray):
-        diffuser = Diffuser(diffuser.network, diffuser.head, CosineSchedule())
-        method = Progressive(diffuser, Optimizer(RATE, ema_decay=DECAY, clip_norm=CLIP))
+    def __init__(self, network: Network, images: np.ndarray):
+        teacher = network.replace(schedule=CosineSchedule())
+        method = Progressive(
+            optimizer=Optimizer(RATE, ema_decay=DECAY, clip_norm=CLIP),
+            start_steps=2 * STEPS,
+            end_steps=STEPS,
+        )
         mesh = make_mesh(1, 1, jax.devices()[:1])
-        state = init_state(lambda params: method.init(params, STEPS), mesh, params)
-        self._frozen, self._state = state.frozen, state.replace(frozen={})
+
+        def init(teacher):
+            return method.init(jax.random.key(0), teacher=teacher, num_steps=STEPS)
+
+        state, self._frozen = take_frozen(init_state(init, mesh, teacher))
+        self._state = start_of(state, mesh)
+        self._kinds = kinds_of(method, range(1), 1)(0)
         self._update = compile_update(method, mesh, False)
         self._resident = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}
         self._raw = {"index": jnp.arange(len(images))[None]}
         self._key = jax.random.key(0)
         inputs = (self._state, self._frozen, self._resident, self._raw, self._key)
-        self.flops = flops(self._update.trace(*inputs).jaxpr.jaxpr)
+        self.flops = flops(self._update.trace(*inputs, **self._kinds).jaxpr.jaxpr)
 
     def __call__(self) -> float:
         self._state, metrics = self._update(
-            self._state, self._frozen, self._resident, self._raw, self._key
+            self._state, self._frozen, self._resident, self._raw, self._key, **self._kinds
         )
-        return float(metrics["loss"][0])
+        return float(metrics["values"]["loss"][0])
 
 
 def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
     """Steps a second of each, of one size of network."""
-    network, _, diffuser, params = twins(size)
+    network, _, own = twins(size)
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *IMAGE), np.uint8)
     theirs = to_torch(images.astype(np.float32) / 127.5 - 1)
-    ours = Ours(diffuser, params, images)
+    ours = Ours(own, images)
     plain, compiled = (torch_step(network, compiled) for compiled in (False, True))
     contenders = {
         "pdistill": ours,
@@ -117,7 +137,7 @@ def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
     losses = {name: call() for name, call in contenders.items()}
     seconds = medians(take_turns(contenders, rounds))
     return {
-        "parameters": count(params),
+        "parameters": count(own.params),
         "first_loss": losses,
         "steps_per_second": {name: 1 / time for name, time in seconds.items()},
         "gigaflops_per_second": {name: ours.flops / time / 1e9 for name, time in seconds.items()},

@@ -1,4 +1,4 @@
-"""How fast samples are measured: images a second in each feature space, and the distances.
+"""Speed of measuring samples, in images a second in each feature space, and of the distances.
 
     python -m benchmarks.evaluation
 

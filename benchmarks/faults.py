@@ -1,4 +1,4 @@
-"""A small run with every fault there is, again and again: does it end as an undisturbed one?
+"""Disturbs a small run by faults, again and again, and checks that it ends as an undisturbed one.
 
     python -m benchmarks.faults --sigkill=30 --sigterm=10 --lost=5 --damaged=5 --full=3
 
@@ -50,11 +50,11 @@ SIZES = (900, 1500, 2200)  # KiB of the full disks: in training, exporting and r
 
 
 class Wrong(Exception):
-    """A fault has changed what a run leaves."""
+    """An error: a fault has changed what a run leaves."""
 
 
 def start(workdir: Path, processes: int = 1) -> list[subprocess.Popen]:
-    """The run's processes; what they say is added to <workdir>.log."""
+    """Starts the run's processes; their output is added to <workdir>.log."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def start(workdir: Path, processes: int = 1) -> list[subprocess.Popen]:
 
 
 def finish(started: list[subprocess.Popen], limit: float) -> list[int]:
-    """Exit codes; raises Wrong if a process is still there after `limit` seconds."""
+    """Waits for exit codes; raises Wrong if a process is still there after `limit` seconds."""
     end = time.monotonic() + limit
     try:
         return [process.wait(max(end - time.monotonic(), 0.1)) for process in started]
@@ -103,7 +103,7 @@ class Run:
     faults: list[dict] = dataclasses.field(default_factory=list)
 
     def go_on(self) -> None:
-        """To the end."""
+        """Runs to the end."""
         expected = self.newest()
         before = self.said()
         codes = finish(start(self.workdir, self.processes), HANGS)
@@ -116,7 +116,7 @@ class Run:
         return log.read_text() if log.exists() else ""
 
     def newest(self) -> int | None:
-        """Of the whole checkpoints of the stage in training, if one is; None at its start."""
+        """Finds the newest whole checkpoint of the stage in training; None at its start."""
         for stage in STAGES:
             if not (self.workdir / stage / "model").exists():
                 saved = (self.workdir / stage / "checkpoints").glob("*")
@@ -129,7 +129,7 @@ class Run:
             raise Wrong(f"saved at step {expected}, resumed at {steps}")
 
     def check_models(self) -> None:
-        """What loads is whole."""
+        """Checks that each model that loads is whole."""
         for stage, leaves in zip(STAGES, self.desired.params, strict=True):
             try:
                 found = params(self.workdir / stage)
@@ -148,7 +148,7 @@ class Run:
 
 @dataclasses.dataclass
 class Outcome:
-    """All a run's rows but for timings, and its parameters by stage."""
+    """The outcome of a run, its rows but for timings and its parameters by stage."""
 
     rows: list[dict]
     params: list[list[np.ndarray]]
@@ -161,7 +161,7 @@ class Outcome:
 
 
 def params(directory: Path) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).network.params)]
 
 
 def same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
@@ -220,7 +220,7 @@ def by_damage(run: Run, rng: random.Random) -> None:
 
 
 def by_full_disk(run: Run, size: int) -> None:
-    """The run directory is a tmpfs of `size` KiB until the run has failed on it."""
+    """Runs in a tmpfs of `size` KiB until the run has failed on it, then lets it grow."""
     run.workdir.mkdir()
     options = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(run.workdir)]
     subprocess.run(options, check=True)
@@ -236,7 +236,7 @@ def by_full_disk(run: Run, size: int) -> None:
 
 
 def campaign(options: argparse.Namespace, folder: Path, done: list[dict]) -> Iterator[dict]:
-    """A row for each run that is not in `done` yet."""
+    """Yields a row for each run that is not in `done` yet."""
     undisturbed: dict[int, tuple[Outcome, float]] = {}
     for kind in KINDS:
         processes = 2 if kind == "lost" else 1
@@ -277,7 +277,7 @@ def campaign(options: argparse.Namespace, folder: Path, done: list[dict]) -> Ite
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each kind."""
+    """Makes a table, with a line for each kind of fault."""
     lines = ["kind      faults  runs  wrong  slowest stop (s)"]
     for kind in KINDS:
         found = [row for row in rows if row["kind"] == kind]

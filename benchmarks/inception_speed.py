@@ -29,7 +29,7 @@ make = SimpleNamespace(
 
 
 def contenders(batch_size: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """By name: images uint8 [N, H, W, 3] -> features [N, 2048]."""
+    """Makes the contenders by name, functions of uint8 [N, H, W, 3] to features [N, 2048]."""
     with tempfile.TemporaryDirectory() as folder, np.load(make.PATH) as archive:
         path = Path(folder) / "weights.pth"
         make.save(make.random_weights(json.loads(str(archive["shapes"]))), path)
@@ -48,7 +48,7 @@ def contenders(batch_size: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]
 
 
 def measure(num_images: int, rounds: int, batch_size: int) -> dict:
-    """Seconds of each round, and how far the features are apart."""
+    """Measures seconds of each round, and how far the features are apart."""
     networks = contenders(batch_size)
     images = np.random.default_rng(0).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
     features, seconds = {}, {name: [] for name in networks}

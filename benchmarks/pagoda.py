@@ -1,4 +1,4 @@
-"""What PaGoDA costs and how well it reconstructs, of a run of configs/fashion_pagoda.py.
+"""Costs and reconstructions of PaGoDA, in a run of configs/fashion_pagoda.py.
 
     python -m benchmarks.pagoda runs/fashion_pagoda --out=benchmarks/results/fashion_pagoda
 
@@ -23,6 +23,8 @@ from pdistill.configs import fashion_pd
 from pdistill.data import load_dataset, to_float
 from pdistill.data.images import average
 from pdistill.experiment.config import as_plain, parse
+from pdistill.experiment.plan import plan
+from pdistill.methods.columns import Latents
 from pdistill.model import load
 from pdistill.model.editing import Autoencoder
 from pdistill.runtime.files import read_jsonl
@@ -30,27 +32,28 @@ from pdistill.samplers import num_evaluations, parse_solver
 
 
 def costs(config: dict, data_shape: tuple[int, ...]) -> dict[str, float]:
-    """TFLOP of the updates of each round, and of its latents."""
+    """Counts TFLOP of the updates of each run, and of its latents."""
     experiment = parse(config)
-    rounds = experiment.rounds(data_shape[1:])
+    runs = plan(experiment, data_shape[1:])
     found = {}
-    for r in rounds:
-        if r.loop:
-            update = mean_flops(r, rounds, experiment, data_shape)
-            found[r.name] = r.loop.num_updates * update / 1e12
-        if r.latents and f"latents of {r.teacher or r.parent}" not in found:
-            [teacher] = [other for other in rounds if other.name == (r.teacher or r.parent)]
-            evaluations = num_evaluations(
-                parse_solver(r.latents.solver), r.latents.num_steps, last_step_is_x_hat=False
-            )
-            images = data_shape[0] * (1 + experiment.data.flip)
-            of_image = evaluations * teacher.method.diffuser.flops(r.noise_shape)
-            found[f"latents of {teacher.name}"] = images * of_image / 1e12
+    for planned in runs.values():
+        if planned.trains:
+            update = mean_flops(planned, runs, experiment, data_shape)
+            found[planned.name] = planned.run.loop.num_updates * update / 1e12
+        for column in planned.run.method.columns:
+            name = planned.given["teacher"]
+            if isinstance(column, Latents) and f"latents of {name}" not in found:
+                evaluations = num_evaluations(
+                    parse_solver(column.solver), column.num_steps, last_step_is_x_hat=False
+                )
+                images = data_shape[0] * (1 + experiment.data.flip)
+                of_image = evaluations * runs[name].network.flops()
+                found[f"latents of {name}"] = images * of_image / 1e12
     return found
 
 
 def reconstruction(workdir: Path, config: dict, num: int) -> dict[str, float]:
-    """Mean PSNR, in dB, of held-out images: by the last generator and by interpolation."""
+    """Measures the mean PSNR of held-out images in dB, by the last generator and interpolation."""
     generators = [stage for stage in config["stages"] if stage["method"] == "pagoda"]
     coder = Autoencoder(load(workdir / "teacher"), load(workdir / generators[-1]["name"]))
     images = to_float(load_dataset(config["data"]["name"], "test").images[:num])
@@ -62,13 +65,13 @@ def reconstruction(workdir: Path, config: dict, num: int) -> dict[str, float]:
 
 
 def psnr(found: np.ndarray, desired: np.ndarray) -> float:
-    """Mean over images in [-1, 1]."""
+    """Mean PSNR in dB over images in [-1, 1]."""
     errors = np.mean((np.asarray(found) - desired) ** 2, axis=(1, 2, 3))
     return float(np.mean(10 * np.log10(4 / errors)))
 
 
 def with_distillation(config: dict) -> dict:
-    """`config` with the rounds of configs/fashion_pd.py for its teacher of full size."""
+    """Adds the rounds of configs/fashion_pd.py to `config`, for its teacher of full size."""
     config = copy.deepcopy(config)
     rounds = fashion_pd.get_config().stages[1]
     rounds = as_plain(ConfigDict(rounds)) | {"teacher": config["stages"][-1]["name"]}

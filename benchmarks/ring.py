@@ -25,10 +25,10 @@ from scipy.spatial.distance import cdist
 
 from pdistill import samplers
 from pdistill.diffusion import KarrasSchedule, LinearLogsnrSchedule
-from pdistill.methods import Dmd, Teacher
-from pdistill.methods.pairs import PairsConfig, make_pairs
-from pdistill.networks import Diffuser
-from pdistill.runtime.mesh import make_mesh
+from pdistill.methods.columns import Pairs
+from pdistill.methods.dmd import Dmd
+from pdistill.methods.teacher import Teacher
+from pdistill.networks import Network
 from pdistill.training import Optimizer
 
 STD, MODES, SAMPLES = 0.08, 8, 5000
@@ -47,10 +47,10 @@ VARIANTS = {
 
 
 class Mlp(nn.Module):
-    """v of points z [B, 2]."""
+    """A network that predicts v of points z [B, 2]."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=None, *, train=False):
         waves = logsnr[:, None] / 9 * 2.0 ** jnp.arange(4)
         h = jnp.concatenate([z, jnp.sin(waves), jnp.cos(waves)], axis=1)
         for _ in range(3):
@@ -58,22 +58,22 @@ class Mlp(nn.Module):
         return nn.Dense(2)(h)
 
 
-DIFFUSER = Diffuser(Mlp(), "v", LinearLogsnrSchedule(-9.0, 9.0))
+BLANK = Network(None, module=Mlp(), head="v", schedule=LinearLogsnrSchedule(-9.0, 9.0), shape=(2,))
+PAIRS = 20_000
 
 
 def method_of(fake_updates: int, anneal: str = "constant", **settings: Any) -> Dmd:
-    """That of one of VARIANTS."""
+    """The method of one of VARIANTS."""
     optimizer = dataclasses.replace(ADAM, anneal=anneal, num_updates=UPDATES)
     return Dmd(
-        diffuser=DIFFUSER,
-        teacher=DIFFUSER,
-        levels=(-9.0,),
+        generated_at=(-9.0,),
         noise=KarrasSchedule(data_std=0.7),  # that of the ring, a coordinate
         optimizer=optimizer,
         fake_optimizer=dataclasses.replace(
             optimizer, num_updates=fake_updates * UPDATES, ema_decay=0.0
         ),
         fake_updates=fake_updates,
+        pairs=Pairs(PAIRS) if settings.get("regression") else None,
         **settings,
     )
 
@@ -85,13 +85,37 @@ def ring(key: jax.Array, num: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def train(method, state, key, updates):
-    def update(state, _):
-        data_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
-        state, metrics = method.step(state, {"image": ring(data_key, 256)}, step_key)
-        return state.replace(step=state.step + 1), metrics["loss"]
+def train(method, state, key, updates, pairs=None):
+    """The state after so many updates; each draws its own of all pairs."""
+    period = getattr(method, "fake_updates", 1)
 
-    return jax.lax.scan(update, state, length=updates)[0]
+    def update(state, step):
+        data_key, pair_key, step_key = jax.random.split(jax.random.fold_in(key, step), 3)
+        batch = {"image": ring(data_key, 256)}
+        if pairs:
+            rows = jax.random.randint(pair_key, (256,), 0, PAIRS)
+            batch["pairs"] = {name: a[rows] for name, a in pairs.items()} | {"label": None}
+
+        def with_parts(parts):
+            more = {"parts": parts} if parts else {}
+            return lambda state: method.step(state, batch, step_key, **more)[0]
+
+        first, other = method.parts(0), method.parts(1)
+        if first == other or period == 1:
+            return with_parts(first)(state), None
+        return jax.lax.cond(step % period == 0, with_parts(first), with_parts(other), state), None
+
+    return jax.lax.scan(update, state, jnp.arange(updates))[0]
+
+
+def pairs_of(teacher: Network, key: jax.Array) -> dict[str, jax.Array]:
+    """Noise, and what 18 of Heun's steps make of it."""
+    noise = jax.random.normal(key, (PAIRS, 2))
+    images = samplers.sample(
+        teacher.denoiser(), None, z_init=noise, schedule=teacher.schedule, num_steps=18,
+        solver=samplers.Heun(),
+    )  # fmt: skip
+    return {"noise": noise, "image": images}
 
 
 def measure(samples: np.ndarray) -> dict[str, float]:
@@ -118,37 +142,36 @@ def main() -> None:
         jax.random.key(options.seed), 4
     )
     annealed = Optimizer(1e-3, anneal="cosine", num_updates=6000, ema_decay=0.99)
-    teacher = Teacher(DIFFUSER, annealed, stratified=True)
-    state = train(teacher, teacher.init(teacher_key, (2,)), train_key, 6000)
-    params = teacher.export(state)
+    method = Teacher(optimizer=annealed, stratified=True)
+    state = train(method, method.init(teacher_key, model=BLANK), train_key, 6000)
+    teacher = method.product(state)
 
-    def generate(params, num_steps=1):
-        sample = functools.partial(samplers.sample, schedule=DIFFUSER.schedule, num_steps=num_steps)
-        return np.asarray(sample(DIFFUSER.denoiser(params), sample_key, (SAMPLES, 2)))
+    def generate(network, num_steps=1):
+        sample = functools.partial(samplers.sample, schedule=BLANK.schedule, num_steps=num_steps)
+        return np.asarray(sample(network.denoiser(), sample_key, (SAMPLES, 2)))
 
     sets = {
         "data": np.asarray(ring(jax.random.key(98), SAMPLES)),
-        "teacher, 32 steps": generate(params, 32),
-        "teacher, 1 step": generate(params),
+        "teacher, 32 steps": generate(teacher, 32),
+        "teacher, 1 step": generate(teacher),
     }
     rows = [{"variant": name} | measure(samples) for name, samples in sets.items()]
-    pairs = make_pairs(
-        DIFFUSER, params, PairsConfig(20_000), shape=(2,), seed=options.seed, batch_size=5000,
-        mesh=make_mesh(),
-    )  # fmt: skip
+    pairs = pairs_of(teacher, jax.random.key(options.seed + 1))
     for name, settings in VARIANTS.items():
         clock = time.monotonic()
         method = method_of(**settings)
-        state = method.init(method_key, params, params, (2,))
-        if method.regression:
-            state = state.replace(frozen=state.frozen | {"pairs": pairs})
         state = jax.block_until_ready(
-            train(method, state, method_key, method.fake_updates * UPDATES)
+            train(
+                method,
+                method.init(method_key, teacher=teacher),
+                method_key,
+                method.fake_updates * UPDATES,
+                pairs if method.regression else None,
+            )
         )
         seconds = time.monotonic() - clock
-        rows.append(
-            {"variant": name} | measure(generate(method.export(state))) | {"seconds": seconds}
-        )
+        found = measure(generate(method.product(state)))
+        rows.append({"variant": name} | found | {"seconds": seconds})
     for row in rows:
         print(
             f"{row['variant']:<24} within {row['within']:.3f}  modes {row['modes']}  "

@@ -1,4 +1,4 @@
-"""The same U-Net twice: diffusers' UNet2DModel in PyTorch, and here, with its weights."""
+"""The same U-Net twice, diffusers' UNet2DModel in PyTorch and ours with its weights."""
 
 import argparse
 import tempfile
@@ -10,10 +10,10 @@ from diffusers import DDIMScheduler, UNet2DModel
 
 from benchmarks.common import options_of, peak_flops, tell
 from pdistill.interop.diffusers import convert_diffusers
-from pdistill.networks import Diffuser
+from pdistill.networks import Network
 
-# Channels of the levels, the second of which has attention, and layers a level; the largest is that
-# of google/ddpm-cifar10-32.
+# Channels of the scales, the second of which has attention, and layers at each; the largest network
+# is google/ddpm-cifar10-32.
 SIZES = {
     "small": ((32, 64, 64), 1),
     "medium": ((64, 128, 128), 1),
@@ -24,8 +24,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_float32_matmul_precision("high")  # on a GPU TF32, which is XLA's default there
 
 
-def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Diffuser, Any]:
-    """diffusers' network and scheduler, and the diffuser and parameters made of them."""
+def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Network]:
+    """Makes diffusers' network and scheduler, and our network of them."""
     channels, layers = SIZES[size]
     plain = ["DownBlock2D"] * len(channels)
     torch.manual_seed(0)
@@ -43,11 +43,11 @@ def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Diffuser, Any]:
         network.save_pretrained(folder)
         scheduler.save_pretrained(folder)
         conversion = convert_diffusers(folder)
-    return network.to(DEVICE), scheduler, conversion.diffuser, conversion.params
+    return network.to(DEVICE), scheduler, conversion.network
 
 
 def to_torch(images: Any) -> torch.Tensor:
-    """[B, H, W, C] -> [B, C, H, W]."""
+    """Converts [B, H, W, C] to PyTorch's [B, C, H, W]."""
     return torch.tensor(images, device=DEVICE).permute(0, 3, 1, 2).contiguous()
 
 
@@ -56,7 +56,7 @@ def from_torch(images: torch.Tensor) -> Any:
 
 
 def wait() -> None:
-    """Until PyTorch has computed everything that it was asked for."""
+    """Waits until PyTorch has computed everything that it was asked for."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
@@ -67,7 +67,7 @@ def run(
     settings: dict[str, int],
     unit: str,
 ) -> None:
-    """A benchmark of two: compares for each size, prints and tells.
+    """Runs a benchmark of two: compares for each size, prints and writes.
 
     Args:
       compare: (size, **settings) -> figures, with "<unit>_per_second" and "gigaflops_per_second" by

@@ -1,4 +1,4 @@
-"""Images a second: one jitted sampler against diffusers' loop, with the same weights and steps.
+"""Images a second of one jitted sampler and of diffusers' loop, with the same weights and steps.
 
     pip install -e '.[bench]'
     python -m benchmarks.sampler
@@ -22,7 +22,7 @@ from pdistill.training import count
 
 @torch.inference_mode()
 def diffusers_sample(network: Any, scheduler: Any, noise: torch.Tensor, num_steps: int) -> Any:
-    """As diffusers' pipelines do it."""
+    """Samples as diffusers' pipelines do."""
     scheduler.set_timesteps(num_steps)
     z = noise
     for step in scheduler.timesteps:
@@ -33,21 +33,21 @@ def diffusers_sample(network: Any, scheduler: Any, noise: torch.Tensor, num_step
 
 def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str, Any]:
     """Images a second of each, of one size of network."""
-    network, scheduler, diffuser, params = twins(size)
+    network, scheduler, own = twins(size)
     noise = np.random.default_rng(0).normal(size=(batch_size, *IMAGE)).astype(np.float32)
     theirs, sampling = to_torch(noise), Sampling(num_steps, clip=None)
-    sample = jax.jit(lambda params, z: sampling.run(diffuser, params, key=None, z_init=z))
+    sample = jax.jit(lambda own, z: sampling.run(own, key=None, z_init=z))
     compiled = torch.compile(network)
     contenders = {
-        "pdistill": lambda: sample(params, noise),
+        "pdistill": lambda: sample(own, noise),
         "diffusers": lambda: diffusers_sample(network, scheduler, theirs, num_steps),
         "diffusers, compiled": lambda: diffusers_sample(compiled, scheduler, theirs, num_steps),
     }
-    ours, other = np.asarray(sample(params, noise)), from_torch(contenders["diffusers"]())
+    ours, other = np.asarray(sample(own, noise)), from_torch(contenders["diffusers"]())
     seconds = medians(take_turns(contenders, rounds))
-    flops = batch_size * num_steps * diffuser.flops(IMAGE)
+    flops = batch_size * num_steps * own.flops(IMAGE)
     return {
-        "parameters": count(params),
+        "parameters": count(own.params),
         "images_per_second": {name: batch_size / time for name, time in seconds.items()},
         "gigaflops_per_second": {name: flops / time / 1e9 for name, time in seconds.items()},
         "ratio": seconds["diffusers"] / seconds["pdistill"],

@@ -1,12 +1,14 @@
 """Mean and worst of the same measurements in runs of several seeds.
 
     for seed in 0 1 2; do
-      python -m pdistill.main --config=configs/digits_gan.py --workdir=runs/gan_$seed --config.seed=$seed
+      python -m pdistill.main --config=configs/digits_gan.py --workdir=runs/gan_$seed \
+          --config.seed=$seed
     done
-    python -m benchmarks.seeds runs/gan_0 runs/gan_1 runs/gan_2 --out=benchmarks/results/digits_gan/seeds.json
+    python -m benchmarks.seeds runs/gan_0 runs/gan_1 runs/gan_2 \
+        --out=benchmarks/results/digits_gan/seeds.json
 
 The worst of a distance is the largest, of a share or a ratio the smallest.
-"""  # noqa: E501
+"""
 
 import argparse
 import json
@@ -21,7 +23,7 @@ SMALL_IS_GOOD = (*DISTANCES, "class_share_max")
 
 
 def summarize(workdirs: list[Path]) -> list[dict]:
-    """A row for each measurement that all the runs have."""
+    """Summarises each measurement that all the runs have in a row."""
     found: dict[tuple, list[dict]] = {}
     for workdir in workdirs:
         for row in read_jsonl(workdir / "results.jsonl"):
@@ -30,7 +32,7 @@ def summarize(workdirs: list[Path]) -> list[dict]:
 
 
 def summary(rows: list[dict]) -> dict:
-    """One measurement of several seeds."""
+    """Summarises one measurement of several seeds."""
     about = {name: rows[0][name] for name in KEY if name != "seed" and name in rows[0]}
     values = [row["value"] for row in rows]
     worst = max if about["metric"].startswith(SMALL_IS_GOOD) else min

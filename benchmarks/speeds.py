@@ -2,7 +2,7 @@
 
     python -m benchmarks.speeds runs/fashion_lowdiff
 
-A run's own `seconds_per_image` are those of one moment each; here a busy one falls on all. Beside
+A run measures each of its `seconds_per_image` at one moment; here a busy one falls on all. Beside
 each speed is its value of the run's first metric.
 """
 

@@ -1,9 +1,9 @@
-"""How far a training update of each method is from the machine's peak.
+"""Speed of a training update of each method, as a share of the machine's peak.
 
     python -m benchmarks.train_step --configs=digits_pd,digits_gan
 
 The updates are those that `pdistill.main` runs, so that one compilation cache serves both, with
-random weights: the first round of each method of each config. Operations are those of products and
+random weights: the first run of each method of each config. Operations are those of products and
 convolutions, of an update that has a part that not all have, such as R1, its share; the peak is
 that of a large matrix product of what the network computes in.
 
@@ -13,7 +13,7 @@ prepares.
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,9 @@ from benchmarks.common import config_named, options_of, parser, peak_flops, tell
 from benchmarks.operations import mean_flops
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.experiment.config import ExperimentConfig, as_plain, parse
-from pdistill.methods import Round
+from pdistill.experiment.plan import Planned, first_of_each_method, plan
 from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated, to_device
-from pdistill.training import compile_update, count, init_state
+from pdistill.training import compile_update, count, init_state, kinds_of, start_of, take_frozen
 from pdistill.training.offload import into_host_memory
 
 CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd:cpu"
@@ -32,34 +32,51 @@ WARM = 12  # dispatches that are not counted: whatever only some updates have is
 
 
 def updates(
-    r: Round, rounds: Sequence[Round], experiment: ExperimentConfig, data: Dataset
+    planned: Planned, runs: Mapping[str, Planned], experiment: ExperimentConfig, data: Dataset
 ) -> Iterator[None]:
-    """Dispatches one update, or one scan of them, of a round whenever it is asked."""
-    by_name = {other.name: other for other in rounds}
-    parents = [by_name[name] for name in r.parents if name]
+    """Dispatches one update, or one scan of them, of a run whenever it is asked."""
+    run, loop = planned.run, planned.run.loop
     key, mesh = jax.random.key(0), make_mesh(1, 1, jax.devices()[:1])
-    params = [p.method.diffuser.init(key, p.noise_shape) for p in parents] or [None]
-    state = init_state(r.init, mesh, key, *params)
-    frozen, state = state.frozen, state.replace(frozen={})
-    frozen = into_host_memory(frozen) if r.loop.offload else frozen
-    data = data.of_labels(r.labels) if r.labels else data
-    pipeline = Pipeline(data, r.loop.batch_size, seed=0, resident=experiment.data.resident)
-    raw = to_device(next(pipeline.iterator(r.loop.substeps)), batch_sharding(mesh, leading=1))
+    state = init_state(planned.init, mesh, key, random_networks(planned, runs, key))
+    state, frozen = take_frozen(state)
+    state = start_of(state, mesh)
+    frozen = into_host_memory(frozen) if loop.offload else frozen
+    data = data.of_labels(run.labels) if run.labels else data
+    pipeline = Pipeline(data, loop.batch_size, seed=0, resident=experiment.data.resident)
+    raw = to_device(next(pipeline.iterator(loop.substeps)), batch_sharding(mesh, leading=1))
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
-    factor = data.image_shape[0] // r.image_shape[0]
     update = compile_update(
-        r.method, mesh, experiment.data.flip, factor, r.loop.max_grad_norm, r.loop.offload
-    )
-    due = getattr(r.method, "due", None) if r.loop.substeps == 1 else None
-    for step in itertools.count():
-        flags = {"due": due(step)} if due else {}
-        state, metrics = update(state, frozen, resident, raw, key, **flags)
+        run.method, mesh, experiment.data.flip,
+        data.image_shape[0] // planned.network.image_shape[0], loop.max_grad_norm, loop.offload,
+    )  # fmt: skip
+    kinds = kinds_of(run.method, range(loop.num_updates), loop.substeps)
+    for step in itertools.count(0, loop.substeps):
+        state, metrics = update(state, frozen, resident, raw, key, **kinds(step))
         jax.block_until_ready(metrics)
         yield
 
 
+def random_networks(
+    planned: Planned, runs: Mapping[str, Planned], key: jax.Array
+) -> dict[str, Any]:
+    """The networks that a run is given, with small random weights."""
+    shapes = {}
+    for role, name in planned.given.items():
+        part = role.removeprefix("start.")
+        shapes[role] = (
+            runs[name].network if part == role else getattr(runs[name].state, part).network
+        )
+    leaves, form = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, len(leaves))
+    random = [
+        0.02 * jax.random.normal(k, leaf.shape, leaf.dtype)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return form.unflatten(random)
+
+
 def seconds_of(dispatches: Iterator[None], duration: float) -> float:
-    """Of one dispatch, the mean of as many as go into about `duration` seconds."""
+    """Times one dispatch, as the mean of as many as go into about `duration` seconds."""
     for _ in range(WARM):
         next(dispatches)
     clock = time.perf_counter()
@@ -71,7 +88,7 @@ def seconds_of(dispatches: Iterator[None], duration: float) -> float:
 
 
 def read(name: str) -> ExperimentConfig:
-    """What a config such as "cifar10_pd:cpu" describes."""
+    """Parses a config by its name, such as "cifar10_pd:cpu"."""
     return parse(as_plain(config_named(name)))
 
 
@@ -82,21 +99,22 @@ def measure(
     methods: Sequence[str],
     duration: float,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each method, or those of `methods`, of the config of this name."""
+    """Measures a row for each method of a config, or for the given `methods`."""
     peak = peak_flops(experiment.model.network.arguments.get("dtype", "float32"))
-    rounds = experiment.rounds(data.image_shape)
-    firsts = {r.method_name: r for r in reversed(rounds) if r.loop and not (r.pairs or r.latents)}
-    for r in [r for r in rounds if r in firsts.values()]:
-        if methods and r.method_name not in methods:
+    runs = plan(experiment, data.image_shape)
+    of_data = [p for p in runs.values() if not p.run.method.columns]
+    for planned in first_of_each_method({p.name: p for p in of_data}):
+        method, loop = planned.run.method, planned.run.loop
+        if methods and method.name not in methods:
             continue
-        operations = mean_flops(r, rounds, experiment, data.images.shape)
-        seconds = seconds_of(updates(r, rounds, experiment, data), duration) / r.loop.substeps
+        operations = mean_flops(planned, runs, experiment, data.images.shape)
+        seconds = seconds_of(updates(planned, runs, experiment, data), duration) / loop.substeps
         yield {
             "config": name,
-            "stage": r.name,
-            "method": r.method_name,
-            "parameters": count(r.method.diffuser.param_shapes(r.noise_shape)),
-            "batch_size": r.loop.batch_size,
+            "stage": planned.name,
+            "method": method.name,
+            "parameters": count(planned.network.params),
+            "batch_size": loop.batch_size,
             "gigaflops": operations / 1e9,
             "updates_per_second": 1 / seconds,
             "gigaflops_per_second": operations / seconds / 1e9,

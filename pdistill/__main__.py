@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "runs an experiment, or goes on with it: pdistill train digits_pd --workdir=DIR",
     "plan": "what a run would take: pdistill plan --config=digits_pd --devices=8,64",
+    "show": "what a config says, with all defaults: pdistill show digits_pd",
     "sample": "draws a grid of a model's images",
     "evaluate": "measures a model, or anyone's images",
     "compare": "how far students are from their teachers, on the same noise",

@@ -15,7 +15,7 @@ from tiny_training import Double, in_double, noise_dataset
 from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Teacher
-from pdistill.networks import Diffuser
+from pdistill.networks import NOTHING, Network
 from pdistill.runtime import processes
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
@@ -35,14 +35,14 @@ DATA = noise_dataset(64, SHAPE)
 DTYPES = ("float32", "float64")
 
 
-class Network(nn.Module):
+class TwoLayers(nn.Module):
     """Two layers: what several processes make of it does not depend on more, and it compiles
     quickly. Its first layer is large enough to be cut over the fsdp axis."""
 
     dtype: str
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         dense = functools.partial(nn.Dense, dtype=self.dtype)
         h = dense(128)(z.reshape(len(z), -1)) + dense(128)(logsnr[:, None] / 10)
         return dense(math.prod(SHAPE))(nn.tanh(h)).reshape(z.shape)
@@ -53,12 +53,12 @@ def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
     double = dtype == "float64"
     jax.config.update("jax_enable_x64", double)
     method = (Double if double else Teacher)(
-        Diffuser(Network(dtype), "v", CosineSchedule()),
-        Optimizer(1e-3, warmup=2, ema_decay=0.9, clip_norm=0.0),
+        optimizer=Optimizer(1e-3, warmup=2, ema_decay=0.9, clip_norm=0.0)
     )
+    model = Network(None, module=TwoLayers(dtype), head="v", schedule=CosineSchedule(), shape=SHAPE)
 
     def init(key):
-        state = method.init(key, SHAPE)
+        state = method.init(key, model=model)
         return in_double(state) if double else state
 
     mesh = make_mesh(-1, fsdp)

@@ -11,10 +11,10 @@ from flax import linen as nn
 from pdistill import diffusion
 from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian
-from pdistill.methods.latents import LatentsConfig
+from pdistill.methods.columns import Latents
 from pdistill.model import Model
 from pdistill.model.editing import Autoencoder, slerp
-from pdistill.networks import Diffuser
+from pdistill.networks import NOTHING, Network
 
 SMALL, LARGE, STD = (4, 4, 1), (8, 8, 1), 0.5
 
@@ -30,9 +30,9 @@ class Teacher(nn.Module):
     num_labels: int = 2
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         self.param("none", nn.initializers.zeros, ())
-        return diffusion.v_from_x(z, Gaussian(mean_of(label), STD).denoise(z, logsnr), logsnr)
+        return diffusion.v_from_x(z, Gaussian(mean_of(told.label), STD).denoise(z, logsnr), logsnr)
 
 
 class Decoder(nn.Module):
@@ -41,24 +41,27 @@ class Decoder(nn.Module):
     num_labels: int = 2
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         self.param("none", nn.initializers.zeros, ())
-        return repeat(mean_of(label) + STD * z, 2)
+        return repeat(mean_of(told.label) + STD * z, 2)
 
 
-def model(network, head, noise, shape, solver, steps):
+def model(module, head, noise, shape, solver, steps):
     card = {
         "num_steps": steps, "solver": solver, "clip": None, "guidance": None,
         "data": {"shape": shape, "noise_shape": noise},
     }  # fmt: skip
-    return Model(Diffuser(network, head, CosineSchedule()), {"none": jnp.zeros(())}, card)
+    params = {"none": jnp.zeros(())}
+    return Model(
+        Network(params, module=module, head=head, schedule=CosineSchedule(), shape=noise), card
+    )
 
 
 @pytest.fixture(scope="module")
 def coder():
     teacher = model(Teacher(), "v", SMALL, SMALL, "ddim", 8)
     generator = model(Decoder(), "x", SMALL, LARGE, "one_step", 1)
-    return Autoencoder(teacher, generator, LatentsConfig(80))
+    return Autoencoder(teacher, generator, Latents(80))
 
 
 @pytest.fixture(scope="module")

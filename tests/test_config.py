@@ -6,12 +6,20 @@ import runpy
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
+from pdistill import configs
+from pdistill.__main__ import main
+from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.defaults import fill_defaults, filled
+from pdistill.experiment.directory import claim
+from pdistill.experiment.plan import plan
 from pdistill.networks import DiT
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(configs.__file__).parent
 SHAPE = (8, 8, 1)
 LOOP = {"num_updates": 40, "batch_size": 8, "log_every": 20, "save_every": 20}
 CONFIG = {
@@ -24,7 +32,7 @@ CONFIG = {
         {
             "name": "teacher",
             "method": "teacher",
-            "num_steps": [8, 4],
+            "measured_at": [8, 4],
             "loop": LOOP,
             "optimizer": {"learning_rate": 1e-3},
         },
@@ -59,19 +67,20 @@ def changed(path, value):
 
 def test_digits_config():
     config = runpy.run_path(str(CONFIGS / "digits_pd.py"))["get_config"]()
-    rounds = parse(as_plain(config)).rounds(SHAPE)  # as experiment.run does
+    runs = list(plan(parse(as_plain(config)), SHAPE).values())  # as experiment.run does
     names = ["teacher", *(f"progressive/{n}" for n in (32, 16, 8, 4, 2, 1))]
-    assert [r.name for r in rounds] == names
-    assert [r.parent for r in rounds] == [None, *names[:-1]]
-    assert [r.num_steps for r in rounds[1:]] == [(32,), (16,), (8,), (4,), (2,), (1,)]
+    assert [r.name for r in runs] == names
+    assert [r.given for r in runs] == [{}, *({"teacher": name} for name in names[:-1])]
+    assert [r.measured_at for r in runs[1:]] == [(32,), (16,), (8,), (4,), (2,), (1,)]
     # As in the paper, the last two rounds are twice as long.
-    assert [r.loop.num_updates for r in rounds] == [3000, 400, 400, 400, 400, 800, 800]
-    assert [r.method.optimizer.num_updates for r in rounds] == [r.loop.num_updates for r in rounds]
-    diffuser = rounds[0].method.diffuser
-    assert diffuser.network == DiT(out_channels=1, patch=2, features=64, depth=4, heads=4)
-    assert diffuser.schedule == CosineSchedule()
-    assert diffuser.head == "v"
-    assert all(r.method.diffuser == diffuser for r in rounds)
+    lengths = [r.run.loop.num_updates for r in runs]
+    assert lengths == [3000, 400, 400, 400, 400, 800, 800]
+    assert [r.run.method.optimizer.num_updates for r in runs] == lengths
+    network = runs[0].network.blank
+    assert network.module == DiT(out_channels=1, patch=2, features=64, depth=4, heads=4)
+    assert network.schedule == CosineSchedule()
+    assert network.head == "v"
+    assert all(r.network.blank == network for r in runs)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*_*.py")), ids=lambda path: path.stem)
@@ -82,9 +91,9 @@ def test_configs_refuse_unknown_variants(path):
 
 def test_defaults_and_conversions():
     parsed = parse(changed("stages[0].optimizer.learning_rate", 1))  # an int for a float
-    assert parsed.stages[0].optimizer.learning_rate == 1.0
-    assert isinstance(parsed.stages[0].optimizer.learning_rate, float)
-    assert parsed.stages[0].num_steps == (8, 4)
+    assert parsed.stages[0].method.optimizer.learning_rate == 1.0
+    assert isinstance(parsed.stages[0].method.optimizer.learning_rate, float)
+    assert parsed.stages[0].measured_at == (8, 4)
     assert parsed.model.head == "v"
     assert parsed.evaluation.references == ("train", "test")
     assert parsed.seed == 0
@@ -92,18 +101,131 @@ def test_defaults_and_conversions():
 
 @pytest.mark.parametrize(("head", "channels"), [("v", 3), ("x", 3), ("eps", 3), ("both", 6)])
 def test_output_channels_follow_from_the_head_and_the_data(head, channels):
-    rounds = parse(changed("model.head", head)).rounds((8, 8, 3))
-    assert {r.method.diffuser.network.out_channels for r in rounds} == {channels}
-    assert {r.method.diffuser.head for r in rounds} == {head}
+    runs = plan(parse(changed("model.head", head)), (8, 8, 3)).values()
+    assert {r.network.module.out_channels for r in runs} == {channels}
+    assert {r.network.head for r in runs} == {head}
 
 
-def test_an_earlier_round_can_be_the_parent():
+def test_an_earlier_run_can_be_the_teacher():
     again = {**CONFIG["stages"][1], "name": "again", "teacher": "pd/4", "start_steps": 4}
     config = {**CONFIG, "stages": [*CONFIG["stages"], again]}
-    rounds = parse(config).rounds(SHAPE)
-    assert [(r.name, r.parent) for r in rounds] == [
+    runs = plan(parse(config), SHAPE).values()
+    assert [(r.name, r.given.get("teacher")) for r in runs] == [
         ("teacher", None), ("pd/4", "teacher"), ("pd/2", "pd/4"), ("again/2", "pd/4"),
     ]  # fmt: skip
+
+
+# --- Defaults -----------------------------------------------------------------------------------
+
+
+def from_command_line(config, *overrides):
+    """The config that a program has after flags have changed it."""
+    values = flags.FlagValues()
+    path = f"{config_file.__file__}:{config_file.find_config(config)}"
+    arguments = ["program", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    values(arguments)
+    return values.config
+
+
+def test_flags_change_what_a_config_does_not_give():
+    config = from_command_line(
+        "digits_gan",
+        "--config.mesh.fsdp=8",
+        "--config.stages[0].loop.num_updates=50",
+        "--config.stages[1].fixed=dit",
+        "--config.stages[1].adversary.r1_interval=4",
+        "--config.stages[1].adversary.judges[0].resolution=16",
+        "--config.stages[1].optimizer.weight_decay=0.1",
+        "--config.stages[1].measured_at=(1,)",
+        "--config.stages[1].start=teacher",
+    )
+    experiment = parse(as_plain(config))
+    teacher, gan, *_ = experiment.stages
+    assert experiment.mesh.fsdp == 8
+    assert teacher.loop.num_updates == 50
+    assert (gan.method.fixed, gan.method.optimizer.weight_decay) == ("dit", 0.1)
+    assert [judge.resolution for judge in gan.method.adversary.judges] == [16, 0]
+    assert gan.method.adversary.r1_interval == 4
+    assert (gan.measured_at, gan.given["start"]) == ((1,), "teacher")
+    with pytest.raises(AttributeError, match='mean "fsdp" instead of "fsd"'):
+        from_command_line("digits_gan", "--config.mesh.fsd=8")
+
+
+def test_defaults_keep_references_and_share_nothing():
+    shared = {"num_updates": 8}
+    stages = ({"name": "a", "method": "teacher", "loop": shared},) * 2
+    config = ConfigDict({"seed": 3, "stages": stages})
+    config.twice = config.get_ref("seed") * 2
+    whole = fill_defaults(config)
+    whole.seed = 5
+    whole.stages[0]["loop"]["batch_size"] = 7
+    assert whole.twice == 10
+    assert whole.stages[1]["loop"]["batch_size"] == 128
+    assert "batch_size" not in shared
+
+
+@pytest.mark.parametrize(
+    "damage", ["stages", "stages[0]", "stages[1].method", "data", "stages[0].loop"]
+)
+@pytest.mark.parametrize("value", [None, 3, "text", [], {}])
+def test_defaults_leave_errors_to_parse(damage, value):
+    config = changed(damage, value)
+    if (damage, value) == ("stages", []):
+        assert parse(filled(config)) == parse(config)
+        return
+    with pytest.raises(ConfigError) as before:
+        parse(config)
+    with pytest.raises(ConfigError) as after:
+        parse(filled(config))
+    if damage != "stages[0].loop":  # whose missing keys are fewer
+        assert str(after.value) == str(before.value)
+
+
+def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
+    """config.json has them all; one that has not is compared as if it had."""
+    file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
+    runs = plan(experiment, SHAPE)
+    claim(tmp_path, CONFIG, experiment.stages, runs)
+    assert json.loads(file.read_text())["config"] == json.loads(json.dumps(whole))
+    file.write_text(json.dumps({"config": CONFIG}))
+    claim(tmp_path, whole, experiment.stages, runs)
+    changed = json.loads(json.dumps(whole))
+    changed["stages"][0]["optimizer"]["b1"] = 0.5
+    with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
+        claim(tmp_path, changed, experiment.stages, runs)
+
+
+def test_show_prints_values_and_marks_defaults(capsys, tmp_path):
+    main(["show", "digits_pd"])
+    shown = capsys.readouterr().out
+    assert "progressive: progressive, given teacher = teacher" in shown
+    assert re.search(r"^  start_steps +64$", shown, re.MULTILINE)
+    assert re.search(r"^  end_steps +1\*$", shown, re.MULTILINE)
+    assert "num_updates 400, batch_size 64, save_every 200, substeps 10*" in shown
+    assert re.search(r"^mesh +data -1\*, fsdp 1\*$", shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 100
+    main(["show", "configs/cifar10_pd.py:x"])
+    assert "weighting    snr_trunc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar10_pd:nonesuch", "got 'nonesuch'"),
+        ("cifr10_pd", "there is no config 'cifr10_pd'; there are cifar10_pd"),
+        ("{tmp}/empty.py", "has no function get_config"),
+        ("{tmp}/plain.py", "get_config must return a ConfigDict; got dict"),
+    ],
+)
+@pytest.mark.parametrize("command", ["show", "train"])
+def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "plain.py").write_text("def get_config():\n    return {}\n")
+    name = name.format(tmp=tmp_path)
+    load = from_command_line if command == "train" else lambda name: main(["show", name])
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        load(name)
 
 
 # --- Configs that cannot ------------------------------------------------------------------------
@@ -126,7 +248,6 @@ def test_an_earlier_round_can_be_the_parent():
         ("data", REMOVED, "missing key 'data'"),
         ("model.network.name", REMOVED, "missing key 'model.network.name'"),
         ("stages[0].loop.num_updates", REMOVED, "missing key 'stages[0].loop.num_updates'"),
-        ("stages[1].teacher", REMOVED, "missing key 'stages[1].teacher'"),
         ("stages[1].method", REMOVED, "stages[1] must be a dictionary with name and method"),
         # Wrong types.
         ("data", "digits", "data must be a dictionary; got 'digits'"),
@@ -136,8 +257,8 @@ def test_an_earlier_round_can_be_the_parent():
         ("seed", 0.5, "seed must be int; got 0.5"),
         ("stages", "teacher", "stages must be a tuple; got 'teacher'"),
         ("stages[1]", 3, "stages[1] must be a dictionary"),
-        ("stages[0].num_steps", 8, "stages[0].num_steps must be a tuple; got 8"),
-        ("stages[0].num_steps[1]", "4", "stages[0].num_steps[1] must be int; got '4'"),
+        ("stages[0].measured_at", 8, "stages[0].measured_at must be a tuple; got 8"),
+        ("stages[0].measured_at[1]", "4", "stages[0].measured_at[1] must be int; got '4'"),
         (
             "stages[0].optimizer.learning_rate",
             "1e-3",
@@ -149,8 +270,8 @@ def test_an_earlier_round_can_be_the_parent():
             "stages[1].method",
             "progresive",
             "stages[1].method must be one of teacher, progressive, guided, gan, direct, dmd, "
-            "score_matching, multi_student, ctm, pagoda, upsampled, lowdiff, imported; got "
-            "'progresive'",
+            "score_matching, multi_student, ctm, pagoda, upsampled, lowdiff, imported, or a class "
+            "of your own as module:Class; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),
@@ -170,12 +291,13 @@ def test_config_that_does_not_parse(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("stages[1].start_steps", 12, r"stages\[1\] \(pd\): .*power of two.*start_steps=12"),
-        ("stages[1].end_steps", 8, r"stages\[1\] \(pd\): .*start_steps=8 and end_steps=8"),
-        ("stages[1].end_steps", 0, r"stages\[1\] \(pd\): .*start_steps=8 and end_steps=0"),
+        ("stages[1].start_steps", 12, r"stages\[1\]: .*power of two.*start_steps=12"),
+        ("stages[1].end_steps", 8, r"stages\[1\]: .*start_steps=8 and end_steps=8"),
+        ("stages[1].end_steps", 0, r"stages\[1\]: .*start_steps=8 and end_steps=0"),
         ("stages[1].optimizer.warmup", 40, r"stages\[1\] \(pd\): .*num_updates above warmup"),
         ("stages[1].teacher", "techer", r"starts from 'techer', .*there are: teacher"),
-        ("stages[1].teacher", "pd/2", r"\(pd\): it starts from 'pd/2', which no earlier"),
+        ("stages[1].teacher", "pd/2", r"\(pd/4\): it starts from 'pd/2', which no earlier"),
+        ("stages[1].teacher", REMOVED, r"stages\[1\] \(pd/4\): it needs 'teacher'"),
         ("stages[0]", CONFIG["stages"][1], "starts from 'teacher', .*there are: none"),
         ("stages[1]", CONFIG["stages"][0], r"stages\[1\]\.name: 'teacher' is used twice"),
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),
@@ -188,14 +310,26 @@ def test_config_that_does_not_parse(path, value, message):
         ("model.schedule.arguments.slope", 2.0, "model.*'cosine' has no 'slope'"),
         ("model.head", "w", "model.*head must be one of v, x, eps, both; got 'w'"),
         ("stages[0].weighting", "snrr", r"stages\[0\].*weighting must be one of .*; got 'snrr'"),
-        ("stages[0].num_steps", [], r"stages\[0\].*num_steps"),
-        ("stages[0].num_steps", [8, 0], r"stages\[0\].*num_steps.*at least 1"),
+        ("stages[0].measured_at", [], r"stages\[0\].*measured_at"),
+        ("stages[0].measured_at", [8, 0], r"stages\[0\].*measured_at.*at least 1"),
         ("evaluation", {"batch_size": 0}, "evaluation.*batch_size must be at least 1; got 0"),
         ("evaluation", {"num_samples": -1}, "evaluation.*num_samples"),
     ],
 )
 def test_config_without_a_run(path, value, message):
-    """Found before anything is compiled, by `parse` or when the rounds are listed."""
+    """Found before anything is compiled, by `parse` or by the plan."""
 
     with pytest.raises(ConfigError, match=message):
-        parse(changed(path, value)).rounds(SHAPE)
+        plan(parse(changed(path, value)), SHAPE)
+
+
+def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
+    """Its config has keys that this version does not know: in 0.1.0 a teacher had num_steps."""
+    experiment = parse(CONFIG)
+    runs = plan(experiment, SHAPE)
+    teacher, *others = CONFIG["stages"]
+    earlier = {key: value for key, value in teacher.items() if key != "measured_at"}
+    before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
+    (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
+        claim(tmp_path, CONFIG, experiment.stages, runs)

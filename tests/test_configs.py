@@ -1,14 +1,16 @@
 """Every config parses and unfolds; the papers' build their state and trace a step, abstractly."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import pytest
 from ml_collections.config_flags import config_path
 
 from benchmarks.common import config_named
 from pdistill.experiment import config as configuration
-from pdistill.runtime.mesh import make_mesh, param_sharding
-from pdistill.training import compile_update
+from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.plan import plan, trace_update
+from pdistill.runtime.mesh import make_mesh
 
 SHAPES = {
     "digits": (8, 8, 1),
@@ -37,10 +39,11 @@ VARIANTS = [
 ]
 
 
+@functools.cache
 def read(name):
-    """The experiment a config describes, and its rounds."""
+    """The experiment a config describes, and its planned runs."""
     experiment = configuration.parse(configuration.as_plain(config_named(name)))
-    return experiment, experiment.rounds(SHAPES[experiment.data.name])
+    return experiment, plan(experiment, SHAPES[experiment.data.name])
 
 
 def count(tree):
@@ -49,15 +52,24 @@ def count(tree):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_config_unfolds(name):
-    _, rounds = read(name)
-    assert [r.name for r in rounds if r.parent is None] == [
-        r.name for r in rounds if r.method_name in ("teacher", "lowdiff")
+    _, runs = read(name)
+    assert [r.name for r in runs.values() if not r.given] == [
+        r.name for r in runs.values() if r.run.method.name in ("teacher", "lowdiff")
     ]
     if name.endswith("ablation"):
-        assert len(rounds) == 12
+        assert len(runs) == 12
     elif not name.endswith("pagoda"):
         few = (1, 1, 1) if name.endswith("lowdiff") else 4 if name == "digits_dmd" else 1
-        assert rounds[-1].num_steps[0] == few  # digits_dmd's last is its multistep one
+        *_, last = runs.values()
+        assert last.measured_at[0] == few  # digits_dmd's last is its multistep one
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_defaults_change_no_experiment(name):
+    config = config_named(name)
+    plain, whole = (configuration.as_plain(c) for c in (config, fill_defaults(config)))
+    assert configuration.parse(whole) == configuration.parse(plain)
+    assert configuration.as_plain(fill_defaults(fill_defaults(config))) == whole
 
 
 @pytest.mark.parametrize(
@@ -72,12 +84,14 @@ def test_a_config_unfolds(name):
     ],
 )
 def test_the_papers_sizes(name, parameters, num_rounds, updates):
-    experiment, rounds = read(name)
-    shape = SHAPES[experiment.data.name]
-    assert count(rounds[0].method.diffuser.param_shapes(shape)) == parameters
-    assert len(rounds) == 1 + num_rounds
-    assert sum(r.loop.num_updates for r in rounds) == updates
-    assert [getattr(r.method.diffuser.network, "dropout", 0) > 0 for r in rounds] == [
+    _, runs = read(name)
+    planned = list(runs.values())
+    assert count(planned[0].network.params) == parameters
+    assert len(planned) == 1 + num_rounds
+    assert sum(r.run.loop.num_updates for r in planned) == updates
+    trained = [r.state.model.network for r in planned[:1]]
+    trained += [r.state.student.network for r in planned[1:]]
+    assert [getattr(network.module, "dropout", 0) > 0 for network in trained] == [
         True,
         *[False] * num_rounds,
     ]
@@ -94,73 +108,70 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):
     """The first model of each method: shapes, shardings over 8 devices, and a whole update."""
-    experiment, rounds = read(name)
+    experiment, runs = read(name)
     shape = SHAPES[experiment.data.name]
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    by_name = {r.name: r for r in rounds}
-    firsts = {r.method_name: r for r in reversed(rounds) if r.loop}
+    firsts = {r.run.method.name: r for r in reversed(runs.values()) if r.trains}
     if firsts.keys() & {"gan", "ctm", "dmd", "pagoda"}:
         del firsts["teacher"]  # that of cifar10_pd or imagenet64_pd
     for method in firsts.keys() & {"pagoda", "ctm"}:  # the last is grown, has a discriminator
-        firsts[method] = [r for r in rounds if r.method_name == method][-1]
-    for r in firsts.values():
-        parents = [by_name.get(name, r) for name in r.parents]
-        params = [parent.method.diffuser.param_shapes(parent.noise_shape) for parent in parents]
-        state = jax.eval_shape(r.init, key, *params)
+        firsts[method] = [r for r in runs.values() if r.run.method.name == method][-1]
+    for planned in firsts.values():
+        update = trace_update(planned, runs, experiment, mesh, (50_000, *shape))
+        state = (update.state, update.frozen)
         shards = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                sharding.shard_shape(leaf.shape), leaf.dtype
-            ),
-            state, param_sharding(state, mesh),
-        )  # fmt: skip
+            lambda a: jax.ShapeDtypeStruct(a.sharding.shard_shape(a.shape), a.dtype), state
+        )
         # Large leaves are cut over the fsdp axis; what is too small to cut is a few percent.
         assert count(shards) * mesh.shape["fsdp"] < 1.05 * count(state)
-
-        batch = (r.loop.substeps, r.loop.batch_size)
-        spec = jax.ShapeDtypeStruct
-        if experiment.data.resident:
-            resident = {"image": spec((50_000, *shape), jnp.uint8), "label": spec((50_000,), int)}
-            raw = {"index": spec(batch, jnp.int32)}
-            if r.latents:
-                resident["latent"] = spec((50_000, 2, *r.noise_shape), jnp.float16)
-        else:
-            resident = {}
-            raw = {"image": spec((*batch, *shape), jnp.uint8), "label": spec(batch, jnp.int32)}
-        factor = shape[0] // r.image_shape[0]
-        update = compile_update(r.method, mesh, experiment.data.flip, factor)
-        after, metrics = jax.eval_shape(
-            update, state.replace(frozen={}), state.frozen, resident, raw, key
-        )
-        assert metrics["loss"].shape == (r.loop.substeps,)
-        assert jax.tree.structure(after.learners) == jax.tree.structure(state.learners)
+        after, metrics = update.traced.out_info
+        assert metrics["values"]["loss"].shape == (1,)
+        assert jax.tree.structure(after) == jax.tree.structure(update.state)
 
 
 @pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])
 def test_a_cascade_is_like_its_teacher(name):
     """Parameters within 3 percent, and the FLOPs of an update within as many: layers of three sizes
     instead of one, and splits of round numbers."""
-    experiment, (teacher, lowdiff, *_) = read(name)
-    shape = SHAPES[experiment.data.name]
-    of_teacher, of_cascade = (r.method.diffuser for r in (teacher, lowdiff))
-    sizes = [count(diffuser.param_shapes(shape)) for diffuser in (of_teacher, of_cascade)]
+    _, runs = read(name)
+    teacher, lowdiff, *_ = runs.values()
+    sizes = [count(planned.network.params) for planned in (teacher, lowdiff)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
-    costs = map(of_cascade.flops, of_cascade.sizes(shape))
-    update = sum(n * cost for n, cost in zip(lowdiff.method.split, costs, strict=True))
-    assert update == pytest.approx(teacher.loop.batch_size * of_teacher.flops(shape), rel=0.03)
-    assert lowdiff.loop.num_updates == teacher.loop.num_updates
+    costs = map(lowdiff.network.flops, lowdiff.network.sizes)
+    update = sum(n * cost for n, cost in zip(lowdiff.run.method.split, costs, strict=True))
+    batch = teacher.run.loop.batch_size * teacher.network.flops()
+    assert update == pytest.approx(batch, rel=0.03)
+    assert lowdiff.run.loop.num_updates == teacher.run.loop.num_updates
 
 
-@pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])
+OVERRIDES = (
+    *("seed", "mesh.data", "mesh.fsdp", "data.resident", "evaluation.num_samples", "model.head"),
+    *("stages[0].loop.num_updates", "stages[0].loop.log_every", "stages[0].optimizer.clip_norm"),
+)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_readmes_overrides_are_keys_of_every_config(name):
-    config = config_named(name)
-    for path in (
-        "seed", "mesh.data", "mesh.fsdp", "data.resident", "evaluation.num_samples",
-        "stages[0].loop.num_updates", "stages[0].loop.log_every", "stages[1].loop.substeps",
-    ):  # fmt: skip
+    config = fill_defaults(config_named(name))
+    for path in OVERRIDES:
         config_path.get_value(path, config)  # KeyError if it cannot be overridden
 
 
+@pytest.mark.parametrize("name", ["digits_pd", "cifar10_pd", "cifar10_pd:cpu", "fashion_pd:cpu"])
+def test_the_readmes_overrides_of_rounds_are_keys(name):
+    config = fill_defaults(config_named(name))
+    config_path.get_value("stages[1].loop.substeps", config)
+
+
 def test_the_docstrings_override_is_a_key():
-    config = config_named("imagenet64_gan")
-    assert config_path.get_value("stages[1].frozen", config) == "none"
+    config = fill_defaults(config_named("imagenet64_gan"))
+    assert config_path.get_value("stages[1].fixed", config) == "none"
+
+
+def test_stages_share_nothing():
+    """An override of one is none of another."""
+    config = fill_defaults(config_named("cifar10_methods:cpu"))
+    config_path.set_value("stages[2].adversary.r1", config, 7.0)
+    config_path.set_value("stages[2].loop.num_updates", config, 7)
+    for stage in config.stages[3:5]:
+        assert (stage["adversary"]["r1"], stage["loop"]["num_updates"]) == (1e-3, 800)

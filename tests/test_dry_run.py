@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 from tiny_experiment import tiny
 
 from pdistill.experiment.config import ConfigError
-from pdistill.experiment.plan import dry_run
+from pdistill.experiment.dry_run import dry_run
 from pdistill.runtime.costs import collective_bytes, flops
 from pdistill.runtime.mesh import batch_sharding, make_mesh
 
@@ -19,7 +20,7 @@ def config(fsdp):
     config = tiny()
     config.stages = config.stages[:1]
     config.model.network.arguments.update(features=WIDTH, depth=2, heads=4)
-    config.mesh.update(data=-1, fsdp=fsdp)
+    config.mesh = ConfigDict({"data": -1, "fsdp": fsdp})
     return config
 
 

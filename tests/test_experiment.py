@@ -177,7 +177,7 @@ def test_run_directories_that_cannot_be(tmp_path):
         ),
         (
             lambda c: c.stages[0]["optimizer"].update(microbatches=3),
-            "microbatches 3 must divide loop.batch_size 16",
+            r"stages\[0\] \(teacher\): optimizer.microbatches 3 must divide the 16 images",
         ),
     ],
 )

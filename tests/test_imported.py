@@ -13,21 +13,25 @@ from pdistill import experiment
 from pdistill.diffusion import DdpmSchedule
 from pdistill.experiment.config import ConfigError
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import DiT, Network
 from pdistill.runtime.files import read_jsonl
 
 IMAGE = (8, 8, 1)
 
 
+def write(directory, shape=IMAGE):
+    """A converted teacher with another network, head and schedule than the config's model."""
+    module = DiT(1, features=24, depth=1, heads=2)
+    blank = Network(None, module=module, head="eps", schedule=DdpmSchedule(), shape=shape)
+    network = jax.jit(blank.init)(jax.random.key(0))
+    card = teacher_card(network, method="elsewhere", source="a_file", num_steps=2)
+    write_model(directory, Conversion(network, card))
+    return directory
+
+
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """A converted teacher with another network, head and schedule than the config's model."""
-    diffuser = Diffuser(DiT(1, features=24, depth=1, heads=2), "eps", DdpmSchedule())
-    params = jax.jit(lambda: diffuser.init(jax.random.key(0), IMAGE))()
-    directory = tmp_path_factory.mktemp("models") / "foreign"
-    card = teacher_card(diffuser, IMAGE, method="elsewhere", source="a_file", num_steps=2)
-    write_model(directory, Conversion(diffuser, params, card))
-    return directory
+    return write(tmp_path_factory.mktemp("models") / "foreign")
 
 
 def importing(path, **changes):
@@ -50,7 +54,7 @@ def test_students_of_it(workdir, foreign):
     card = pdistill.load(workdir / "teacher").card
     assert (card["stage"], card["method"], card["source"]) == ("teacher", "elsewhere", str(foreign))
     student = pdistill.load(workdir / "progressive/1")
-    assert student.diffuser == pdistill.load(foreign).diffuser
+    assert student.network.blank == pdistill.load(foreign).network.blank
     rows = read_jsonl(workdir / "results.jsonl")
     found = {(row["stage"], row["nfe"], row["method"], row["train_steps"]) for row in rows}
     assert found == {("teacher", 2, "elsewhere", None), ("progressive/1", 1, "progressive", 8)}
@@ -67,12 +71,18 @@ def test_paths_that_are_no_models(tmp_path, foreign):
     with pytest.raises(ConfigError, match=r"stages\[0\] \(teacher\): no model in"):
         experiment.run(importing(tmp_path / "nothing"), tmp_path / "run")
     card = json.loads((foreign / "model.json").read_text())
-    for name, data, message in (
-        ("large", {"shape": [16, 16, 1]}, r"makes images of \(16, 16, 1\), the data's are"),
-        ("damaged", {}, "damaged model.json"),
+    for change, message in (
+        ({"data": {}}, r"damaged/model\.json lacks the key 'shape'"),
+        ({"num_steps": None}, r"stages\[0\] \(teacher\): "),
     ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.json").write_text(json.dumps(card | {"data": data}))
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        (tmp_path / "damaged/model.json").write_text(json.dumps(card | change))
         with pytest.raises(ConfigError, match=message):
-            experiment.run(importing(tmp_path / name), tmp_path / "run")
+            experiment.run(importing(tmp_path / "damaged"), tmp_path / "run")
+    large = write(tmp_path / "large", (16, 16, 1))
+    message = (
+        r"\(teacher\): it makes images of 16x16 pixels, .* of 8x8 pixels; set resolution to 16"
+    )
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(importing(large), tmp_path / "run")
     assert not (tmp_path / "run").exists()

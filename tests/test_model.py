@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import pdistill
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save, store
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.samplers import noise
 
@@ -23,26 +24,33 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(7)
-LABELLED = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=3), "v", CosineSchedule())
-PLAIN = Diffuser(DiT(1, features=8, depth=1, heads=2), "x", LinearLogsnrSchedule(-5.0, 5.0))
+MODULE = DiT(1, features=8, depth=1, heads=2)
+
+
+def blank(module, head="v", schedule=CosineSchedule(), **more):  # noqa: B008
+    return Network(None, module=module, head=head, schedule=schedule, shape=SHAPE, **more)
+
+
+LABELLED = blank(MODULE.clone(num_labels=3))
+STUDENT = blank(MODULE.clone(num_labels=3, guidance=True), guidance=(0.0, 4.0))
+PLAIN = blank(MODULE, "x", LinearLogsnrSchedule(-5.0, 5.0))
 
 
 @functools.cache
-def random_params(diffuser, seed=0):
+def random(network, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype),
-        diffuser.param_shapes(SHAPE),
+        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype), network.shapes
     )
 
 
-def save_random(directory, diffuser=LABELLED, seed=0, **card):
+def save_random(directory, network=LABELLED, seed=0, **card):
     defaults = {
         "kind": "denoiser",
         "solver": "ddim",
         "num_steps": 2,
         "clip": (-1.0, 1.0),
-        "num_labels": diffuser.num_labels,
+        "num_labels": network.num_labels,
         "data": {"shape": SHAPE, "scale": "image / 127.5 - 1"},
         "guidance": None,
         "parent": None,
@@ -51,12 +59,8 @@ def save_random(directory, diffuser=LABELLED, seed=0, **card):
         "train_steps": 1,
         "images_seen": 1,
     }
-    save(directory, diffuser, random_params(diffuser, seed), **(defaults | card))
+    save(directory, random(network, seed), **(defaults | card))
     return directory
-
-
-def assert_equal_trees(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.fixture(scope="module")
@@ -72,38 +76,36 @@ def plain(tmp_path_factory):
 # --- Saving and loading -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("diffuser", [LABELLED, PLAIN], ids=["labelled", "plain"])
-def test_round_trip(tmp_path, diffuser):
-    model = load(save_random(tmp_path / "model", diffuser, method="teacher"))
-    assert model.diffuser == diffuser
-    assert_equal_trees(model.params, random_params(diffuser))
+@pytest.mark.parametrize("network", [LABELLED, PLAIN], ids=["labelled", "plain"])
+def test_round_trip(tmp_path, network):
+    model = load(save_random(tmp_path / "model", network, method="teacher"))
+    chex.assert_trees_all_equal(model.network, random(network))
     assert model.image_shape == SHAPE
     assert model.card["method"] == "teacher"
     assert model.card["versions"]["jax"] == jax.__version__
-    before = Model(diffuser, random_params(diffuser), model.card)
+    before = Model(random(network), model.card)
     np.testing.assert_array_equal(model.sample(KEY, 5), before.sample(KEY, 5))
 
 
 def test_folder_of_a_stage_holds_its_model(tmp_path):
     save_random(tmp_path / "teacher/model")
-    assert_equal_trees(load(tmp_path / "teacher").params, random_params(LABELLED))
-    assert_equal_trees(load(str(tmp_path / "teacher/model")).params, random_params(LABELLED))
+    for path in (tmp_path / "teacher", str(tmp_path / "teacher/model")):
+        chex.assert_trees_all_equal(load(path).network, random(LABELLED))
 
 
 def test_saving_replaces(tmp_path):
     directory = save_random(tmp_path / "model", seed=0)
     save_random(directory, PLAIN, seed=1)
-    model = load(directory)
-    assert model.diffuser == PLAIN
-    assert_equal_trees(model.params, random_params(PLAIN, 1))
+    chex.assert_trees_all_equal(load(directory).network, random(PLAIN, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_parameters_are_spread_over_a_mesh(tmp_path):
-    wide = Diffuser(DiT(1, features=32, depth=1, heads=2), "v", CosineSchedule())
+    wide = blank(MODULE.clone(features=32))
     mesh = make_mesh(data=2, fsdp=4)
-    params = load(save_random(tmp_path / "model", wide), mesh).params
-    assert_equal_trees(params, random_params(wide))
+    network = load(save_random(tmp_path / "model", wide), mesh).network
+    chex.assert_trees_all_equal(network, random(wide))
+    params = network.params
     assert params["block_0"]["mlp_in"]["kernel"].addressable_shards[0].data.shape == (32, 128 // 4)
     assert params["position"].sharding.is_fully_replicated
     assert params["position"].sharding.mesh == mesh
@@ -133,7 +135,7 @@ def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
     crash(directory, owner, name)
     with pytest.raises(ModelError, match="no model in"):
         load(directory)
-    assert_equal_trees(load(save_random(directory, seed=2)).params, random_params(LABELLED, 2))
+    chex.assert_trees_all_equal(load(save_random(directory, seed=2)).network, random(LABELLED, 2))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -149,9 +151,9 @@ def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
 def test_a_crash_while_replacing_leaves_a_whole_model(tmp_path, crash, owner, name, seeds):
     directory = save_random(tmp_path / "model", seed=0)
     crash(directory, owner, name)
-    position = load(directory).params["position"]
-    assert any(np.all(position == random_params(LABELLED, seed)["position"]) for seed in seeds)
-    assert_equal_trees(load(save_random(directory, seed=2)).params, random_params(LABELLED, 2))
+    position = load(directory).network.params["position"]
+    assert any(np.all(position == random(LABELLED, seed).params["position"]) for seed in seeds)
+    chex.assert_trees_all_equal(load(save_random(directory, seed=2)).network, random(LABELLED, 2))
 
 
 def test_public_names():
@@ -167,6 +169,18 @@ def test_samplers_come_without_flax():
         "heavy = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets'}; "
         "assert pdistill.samplers.sample and pdistill.diffusion.Gaussian; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_comes_without_what_trains_and_measures():
+    """A program that samples loads none of it, nor of the data pipeline."""
+    code = (
+        "import sys, pdistill.model; rooms = 'evaluation', 'features', 'training', 'methods'; "
+        "heavy = {'grain', *(f'pdistill.{room}' for room in rooms)}; "
+        "found = {name for name in sys.modules if heavy & {name, '.'.join(name.split('.')[:2])}}; "
+        "sys.exit(str(found) if found else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -340,7 +354,7 @@ def guided(tmp_path_factory):
 def student(tmp_path_factory):
     """One that takes weights from 0 to 4 as an input."""
     directory = tmp_path_factory.mktemp("models") / "student"
-    return load(save_random(directory, LABELLED.with_guidance(), guidance=[0.0, 4.0]))
+    return load(save_random(directory, STUDENT, guidance=[0.0, 4.0]))
 
 
 def test_guided_samples_are_those_of_the_two_denoisers(guided):
@@ -349,7 +363,7 @@ def test_guided_samples_are_those_of_the_two_denoisers(guided):
     apart = diffusion.guide(diffusion.pair_of(guided.denoiser(label), guided.denoiser()), 1.5)
     keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(jnp.arange(3))
     desired = samplers.sample(
-        apart, keys, (3, *SHAPE), schedule=guided.diffuser.schedule, num_steps=2, clip=(-1.0, 1.0)
+        apart, keys, (3, *SHAPE), schedule=guided.network.schedule, num_steps=2, clip=(-1.0, 1.0)
     )
     found = guided.sample(KEY, 3, label=label, guidance=1.5)
     np.testing.assert_allclose(found, desired, atol=1e-5)
@@ -361,24 +375,34 @@ def test_guided_samples_are_those_of_the_two_denoisers(guided):
     )
 
 
-@pytest.mark.parametrize("name", ["guided", "student"])
-def test_weights_and_labels_of_each_sample_use_one_compiled_function(name, request):
-    from pdistill.model.sampling import generate
+def counted(method, calls):
+    """A method that also puts itself into `calls`: once for each trace, inside jit."""
 
-    model = request.getfixturevalue(name)
+    def counting(*args, **kwargs):
+        calls.append(method)
+        return method(*args, **kwargs)
+
+    return counting
+
+
+@pytest.mark.parametrize("name", ["guided", "student"])
+def test_weights_and_labels_of_each_sample_use_one_compiled_function(name, request, monkeypatch):
+    model, traced = request.getfixturevalue(name), []
+    monkeypatch.setattr(Network, "denoise", counted(Network.denoise, traced))
     batch = model.sample(KEY, 4, label=jnp.array([0, 1, 2, 0]), guidance=jnp.arange(4.0))
-    before = generate._cache_size()
+    before = len(traced)
+    assert before
     one = model.sample(KEY, 4, label=1, guidance=1.0)
     again = model.sample(KEY, 4, label=jnp.array([2, 1, 1, 1]), guidance=jnp.array([1, 1, 0, 3.0]))
-    assert generate._cache_size() == before
+    assert len(traced) == before
     np.testing.assert_allclose(batch[1], one[1], atol=1e-5)
     np.testing.assert_allclose(again[1], one[1], atol=1e-5)
     assert np.abs(again[3] - one[3]).max() > 1e-3
 
 
 def test_the_students_weight_is_an_input(student):
-    diffuser = student.diffuser
-    assert diffuser.evaluations(2.0) == 1
+    assert student.network.blank == STUDENT
+    assert STUDENT.evaluations(2.0) == 1
     assert LABELLED.evaluations(2.0) == 2
     assert LABELLED.evaluations(None) == 1
 

@@ -8,7 +8,7 @@ from pdistill import model as models
 from pdistill import sample
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import DiT, Network
 
 SHAPE = (4, 4, 1)
 
@@ -16,15 +16,14 @@ SHAPE = (4, 4, 1)
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     rng = np.random.default_rng(0)
-    network = DiT(1, features=8, depth=1, heads=2, num_labels=3)
-    diffuser = Diffuser(network, "v", CosineSchedule())
-    params = jax.tree.map(
-        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype),
-        diffuser.param_shapes(SHAPE),
+    module = DiT(1, features=8, depth=1, heads=2, num_labels=3)
+    blank = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=SHAPE)
+    network = jax.tree.map(
+        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype), blank.shapes
     )
     directory = tmp_path_factory.mktemp("models") / "model"
     models.save(
-        directory, diffuser, params, kind="denoiser", solver="ddim", num_steps=2,
+        directory, network, kind="denoiser", solver="ddim", num_steps=2,
         clip=(-1.0, 1.0), data={"shape": SHAPE}, guidance=None, stage="teacher",
         method="teacher", train_steps=1, images_seen=1,
     )  # fmt: skip

@@ -52,7 +52,7 @@ def tiny() -> ConfigDict:
     """digits_pd, 4 -> 1 steps."""
     config = shrink(digits_pd.get_config())
     teacher, progressive = config.stages
-    teacher["num_steps"] = (4, 1)
+    teacher["measured_at"] = (4, 1)
     progressive.update(start_steps=4, long_rounds=0)
     config.evaluation = ConfigDict({"num_samples": 64, "batch_size": 48})
     return config
@@ -65,7 +65,7 @@ def tiny_guided() -> ConfigDict:
     """digits_guided, 4 -> 2 steps, measured at two weights."""
     config = shrink(digits_guided.get_config())
     teacher, guided, progressive = config.stages
-    teacher["num_steps"] = guided["num_steps"] = (4,)
+    teacher["measured_at"] = guided["measured_at"] = (4,)
     progressive.update(start_steps=4, end_steps=2, long_rounds=0)
     config.evaluation.update(metrics=("fd_pixels", "label_accuracy"))
     config.evaluation.guidance = (0.0, 2.0)
@@ -78,8 +78,9 @@ def tiny_gan() -> ConfigDict:
     config.stages = config.stages[:2]
     shrink(config, num_updates=12)
     teacher, gan = config.stages
-    teacher["num_steps"] = (2, 1)
-    gan.update(frozen="dit", r1_interval=4, select="fd_pixels")
+    teacher["measured_at"] = (2, 1)
+    gan.update(fixed="dit", select="fd_pixels")
+    gan["adversary"]["r1_interval"] = 4
     config.evaluation.metrics += ("class_shares",)
     return config
 
@@ -91,7 +92,7 @@ def tiny_dmd() -> ConfigDict:
     config.stages = tuple(stages[name] for name in ("teacher", "dm", "dm_gan_multistep"))
     shrink(config)
     teacher, dm, multistep = config.stages
-    teacher["num_steps"] = (2,)
+    teacher["measured_at"] = (2,)
     dm["bottleneck"] = multistep["bottleneck"] = 0
     dm["adversarial"] = 1e-2
     multistep["start"] = "dm"
@@ -104,7 +105,7 @@ def tiny_msd() -> ConfigDict:
     teacher, msd, *_ = config.stages
     config.stages = (teacher,)
     shrink(config)
-    teacher["num_steps"] = (2,)
+    teacher["measured_at"] = (2,)
     msd["score_matching"]["loop"] = msd["student"]["loop"] = LOOP
     msd["score_matching"]["optimizer"]["warmup"] = 2
     msd["score_matching"]["network"] = {"features": 8}
@@ -119,18 +120,18 @@ def tiny_ctm() -> ConfigDict:
     config.stages = config.stages[:3]
     shrink(config, num_updates=4)
     teacher, ctm, gan = config.stages
-    teacher["num_steps"] = (2,)
+    teacher["measured_at"] = (2,)
     for stage in (ctm, gan):
-        stage.update(levels=4, solver_steps=2, num_steps=(1, 2))
-    judge = gan["judges"][1]  # compiles quickly, without R1 above all
-    gan.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},), r1=0.0)
+        stage.update(grid_points=4, solver_steps=2, measured_at=(1, 2))
+    judge = gan["adversary"]["judges"][1]  # compiles quickly, without R1 above all
+    gan["adversary"].update(judges=(dict(judge) | {"halvings": (1,), "width": 8},), r1=0.0)
     config.evaluation.gammas = (0.0, 1.0)
     return config
 
 
 def leaves(directory: Path) -> list[np.ndarray]:
     """The parameters of a model or a stage."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).params)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).network)]
 
 
 def tiny_pagoda() -> ConfigDict:
@@ -139,12 +140,12 @@ def tiny_pagoda() -> ConfigDict:
     config.model.network.arguments.multipliers = (1,)
     config.data.flip = True
     teacher, *generators, upsampled = config.stages
-    teacher["num_steps"] = upsampled["num_steps"] = (2,)
+    teacher["measured_at"] = upsampled["measured_at"] = (2,)
     for stage in generators:
-        stage.update(latents={"num_steps": 3, "solver": "heun"}, r1=0.0)
-        judge = stage["judges"][1]
-        stage.update(judges=(dict(judge) | {"halvings": (1,), "width": 8},))
-        stage.grown = (8,) * len(stage.grown)
+        stage["latents"] = {"num_steps": 3, "solver": "heun"}
+        judge = stage["adversary"]["judges"][1]
+        stage["adversary"].update(judges=(dict(judge) | {"halvings": (1,), "width": 8},), r1=0.0)
+        stage["grown"] = (8,) * len(stage.get("grown", ()))
     return config
 
 
@@ -156,9 +157,9 @@ def tiny_lowdiff() -> ConfigDict:
         patch=1, multipliers=(1, 1), head_channels=8, attention_sizes=()
     )
     teacher, lowdiff, distilled = config.stages
-    teacher["num_steps"] = (2,)
-    lowdiff.update(resolutions=(4, 8), split=(10, 6), num_steps=((2, 1), (1, 2)))
-    distilled.update(start_steps=2)
+    teacher["measured_at"] = (2,)
+    lowdiff.update(resolutions=(4, 8), split=(10, 6), measured_at=((2, 1), (1, 2)))
+    distilled.update(start_steps=2, split=(10, 6))
     distilled["loop"]["batch_size"] = 8
     return config
 

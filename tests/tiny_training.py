@@ -15,7 +15,7 @@ def noise_dataset(num, shape):
     return Dataset("noise:train", images, np.zeros(num, np.int32), num_labels=1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Double(Teacher):
     """Of images in double precision, so that all of its step is in it."""
 

@@ -1,13 +1,13 @@
-"""How far are students from the teachers whose steps they do, on the same noise?
+"""Compares students with the teachers whose steps they do, on the same noise.
 
     python -m pdistill.compare --teacher=runs/minima/teacher --reference=digits:train \
         --students=runs/minima/direct_2@2,runs/minima/direct_8@8
 
-MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with. A line
-each: Frechet distances of the data to that teacher, of the data to the student, of the teacher to
-the student, and the root mean square difference of their pixels, image by image. This is the
-local-minima experiment of Zheng & Yang (2025, section 3): students may be as near to the data as
-their teachers, and still far from them.
+MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with. It prints
+a line for each student: Frechet distances from the data to that teacher, from the data to the
+student, from the teacher to the student, and the root mean square difference of their pixels, image
+by image. This is the local-minima experiment of Zheng & Yang (2025, section 3): students may be as
+near to the data as their teachers, and still far from them.
 """
 
 import argparse
@@ -53,10 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("compare", __doc__)
     parser.add_argument("--teacher", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--students", required=True, help="MODEL@K, ...; commas")
+    parser.add_argument("--students", required=True, help="MODEL@K, with commas between them")
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--metric", default="fd_pixels", help="a Frechet or kernel distance")
-    parser.add_argument("--num_samples", type=int, default=0, help="default: as the reference has")
+    parser.add_argument(
+        "--num_samples", type=int, default=0, help="default: as many as the reference has"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=500)
     parser.add_argument("--out", help="file for the lines, one JSON object each")
@@ -64,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each student: "student", "teacher_steps", COLUMNS, and what was measured.
+    """Measures a row for each student: "student", "teacher_steps", COLUMNS, and the settings.
 
     Raises:
-      ValueError, OSError: bad options, files or models, with a message for the user.
+      ValueError, OSError: options, files or models are bad; the message is for the user.
     """
     check_distance(options.metric, "--metric")
     reference = load_reference(options.reference)
@@ -82,8 +84,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
-            model.diffuser, model.params, sampling=sampling, shape=model.noise_shape, num=num,
-            labels=np.arange(model.diffuser.num_labels), seed=options.seed,
+            model.network, sampling=sampling, num=num,
+            labels=np.arange(model.network.num_labels), seed=options.seed,
             batch_size=options.batch_size, mesh=mesh,
         )  # fmt: skip
         return np.concatenate(list(batches))
@@ -94,27 +96,21 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     rows = []
     for text in options.students.split(","):
-        path, _, steps = text.strip().rpartition("@")
-        if not path or not steps.isdigit() or int(steps) < 1:
-            raise EvaluationError(f"a student is MODEL@K, K the teacher's steps; got {text!r}")
+        path, steps = _parse_student(text)
         student = models.load(path, mesh)
-        pair = student, teacher
-        if any(isinstance(m.sampling.solver, Cascade) for m in pair):
-            raise EvaluationError("a cascade draws noise at each level, so there is no same noise")
-        if len({(m.image_shape, m.diffuser.num_labels) for m in pair}) > 1:
-            raise EvaluationError(f"{path} has other images or labels than {options.teacher}")
+        _check_comparable(student, teacher, path, options.teacher)
         # Students are distilled from samplers that do not clip.
-        sampling = dataclasses.replace(teacher.sampling, num_steps=int(steps), clip=None)
-        images, target = draw(student, student.sampling), draw(teacher, sampling)
-        difference = (images.astype(np.float32) - target) / 127.5
+        sampling = dataclasses.replace(teacher.sampling, num_steps=steps, clip=None)
+        images, theirs = draw(student, student.sampling), draw(teacher, sampling)
+        difference = (images.astype(np.float32) - theirs) / 127.5
         rows.append(
             {
                 "student": path,
-                "teacher_steps": int(steps),
-                "data_teacher": distance(target, reference),
+                "teacher_steps": steps,
+                "data_teacher": distance(theirs, reference),
                 "data_student": distance(images, reference),
                 "teacher_student": distance(
-                    images, Reference("the teacher's samples", target, cached=False)
+                    images, Reference("the teacher's samples", theirs, cached=False)
                 ),
                 "rms_difference": float(np.sqrt(np.mean(difference**2))),
                 "metric": options.metric,
@@ -125,6 +121,28 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _parse_student(text: str) -> tuple[str, int]:
+    """Splits MODEL@K into the model's directory and the teacher's steps."""
+    path, _, steps = text.strip().rpartition("@")
+    if not path or not steps.isdigit() or int(steps) < 1:
+        raise EvaluationError(f"a student is MODEL@K, K the teacher's steps; got {text!r}")
+    return path, int(steps)
+
+
+def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: str) -> None:
+    """Raises EvaluationError unless both make images of one form from the same noise."""
+    models = student, teacher
+    if any(isinstance(model.sampling.solver, Cascade) for model in models):
+        raise EvaluationError(
+            "a cascade draws noise at each resolution, so it cannot start from another model's "
+            "noise; give models of one resolution"
+        )
+    if len({(model.image_shape, model.network.num_labels) for model in models}) > 1:
+        raise EvaluationError(
+            f"{path} has other images or labels than {teacher_path}; give a student of that teacher"
+        )
 
 
 if __name__ == "__main__":

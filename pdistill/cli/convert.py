@@ -1,4 +1,4 @@
-"""Makes a model directory of somebody else's weights.
+"""Makes a model directory from somebody else's weights.
 
     python -m pdistill.convert --from=diffusers --source=ddpm-cifar10-32 --out=models/ddpm
     python -m pdistill.convert --from=edm --source=edm-cifar10-32x32-cond-vp.pkl --out=models/edm
@@ -27,35 +27,35 @@ from pdistill.training import CheckpointError
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("convert", __doc__)
-    parser.add_argument("--from", required=True, dest="kind", choices=sorted(CONVERTERS))
+    parser.add_argument("--from", required=True, dest="format", choices=sorted(CONVERTERS))
     parser.add_argument("--source", required=True, help="file or folder to convert")
     parser.add_argument("--out", required=True, help="model directory to write; must be new")
-    parser.add_argument("--num_steps", type=int, help="to sample with, if the source says none")
+    parser.add_argument("--num_steps", type=int, help="sampling steps, if the source does not say")
     parser.add_argument("--image_size", type=int, help="official_pd: height of its images")
-    parser.add_argument("--head", help="official_pd: what its network predicts, if not as released")
+    parser.add_argument("--head", help="official_pd: its network's prediction, if not as released")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
     options = vars(parser.parse_args(arguments))
-    kind, source, out = options.pop("kind"), options.pop("source"), Path(options.pop("out"))
+    format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}
     with plain_errors(ValueError, OSError, CheckpointError):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
-        _check(kind, given)
-        conversion = CONVERTERS[kind](source, **given)
+        _check(format, given)
+        conversion = CONVERTERS[format](source, **given)
         write_model(out, conversion)
-    network = type(conversion.diffuser.network).__name__
+    network = type(conversion.network.module).__name__
     print(f"{source} -> {out}: {network}, {conversion.card['num_steps']} steps")
 
 
-def _check(kind: str, given: dict[str, object]) -> None:
-    """Raises ConversionError for options that this kind does not take, or lacks."""
-    known = inspect.signature(CONVERTERS[kind]).parameters
+def _check(format: str, given: dict[str, object]) -> None:
+    """Raises ConversionError for options that this format does not take, or lacks."""
+    known = inspect.signature(CONVERTERS[format]).parameters
     for name in given:
         if name not in known:
-            raise ConversionError(f"--{name} is not for --from={kind}")
+            raise ConversionError(f"--{name} is not for --from={format}; leave it out")
     for name, parameter in known.items():
         if name != "source" and parameter.default is parameter.empty and name not in given:
-            raise ConversionError(f"--from={kind} needs --{name}")
+            raise ConversionError(f"--from={format} needs --{name}; give it too")
     if given.get("num_steps", 1) < 1 or given.get("image_size", 1) < 1:
         raise ConversionError("--num_steps and --image_size must be at least 1")
 

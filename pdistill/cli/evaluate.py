@@ -50,17 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", help="a stage's or a model's directory")
     what.add_argument("--images", help=".npz or folder of images")
     parser.add_argument(
-        "--metrics", required=True, help="fid, is, kid, precision_recall, fd_pixels, ...; commas"
+        "--metrics",
+        required=True,
+        help="fid, is, kid, precision_recall, fd_pixels, ..., with commas between them",
     )
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--held_out", help=f"like --reference, for {NEIGHBOURS}")
-    parser.add_argument("--num_samples", type=int, default=0, help="default: as the reference has")
-    parser.add_argument("--features", default="", help="space of precision_recall")
+    parser.add_argument(
+        "--num_samples", type=int, default=0, help="default: as many as the reference has"
+    )
+    parser.add_argument("--features", default="", help="feature space of precision_recall")
     parser.add_argument("--inception_weights", help="file of the FID network, if not downloaded")
     steps_option(parser)
-    parser.add_argument("--solver", help="instead of the model's own, such as heun")
+    parser.add_argument("--solver", help="solver instead of the model's own, such as heun")
     parser.add_argument("--label", type=int, help="one label for all (default: the reference's)")
-    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance weight, for a model that takes one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=BATCH)
     parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
@@ -69,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one call.
+    """Measures the rows of one call.
 
     Raises:
-      ValueError, OSError: bad options, files or models, with a message for the user.
+      ValueError, OSError: options, files or models are bad; the message is for the user.
     """
     metrics = [name.strip() for name in options.metrics.split(",")]
     reference = load_reference(options.reference)
@@ -89,7 +95,9 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.batch_size < 1:
         raise EvaluationError(f"--batch_size must be at least 1; got {options.batch_size}")
     if images is not None and num > len(images):
-        raise EvaluationError(f"{options.images} has {len(images)} images, fewer than {num}")
+        raise EvaluationError(
+            f"{options.images} has {len(images)} images, fewer than {num}; lower --num_samples"
+        )
     evaluator = Evaluator(
         [reference],
         metrics,
@@ -113,6 +121,7 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _measure_images(
     options: argparse.Namespace, evaluator: Evaluator, images: np.ndarray
 ) -> list[dict[str, Any]]:
+    """Measures images from a file or folder."""
     size = options.batch_size
     batches = (images[start : start + size] for start in range(0, len(images), size))
     nothing = dict.fromkeys(("nfe", "solver", "seed"))
@@ -126,6 +135,7 @@ def _measure_images(
 def _measure_model(
     options: argparse.Namespace, evaluator: Evaluator, num: int
 ) -> list[dict[str, Any]]:
+    """Measures samples of a model."""
     mesh = make_mesh()
     model = models.load(options.model, mesh)
     sampling = model.sampling.changed(
@@ -133,10 +143,10 @@ def _measure_model(
     )
     if options.guidance is not None:
         model.check_guidance(options.guidance)
-    num_labels = model.diffuser.num_labels
+    num_labels = model.network.num_labels
     if options.label is None:
-        of_reference = evaluator.references[0].labels
-        labels = np.arange(num_labels) if of_reference is None else of_reference
+        known = evaluator.references[0].labels
+        labels = np.arange(num_labels) if known is None else known
     elif 0 <= options.label < num_labels:
         labels = [options.label]
     else:

@@ -26,20 +26,20 @@ def main(arguments: list[str] | None = None) -> None:
         "--start",
         choices=("key", "noise"),
         default="key",
-        help="what the sampler is given: a key and the samples' numbers, or noise",
+        help="argument of the sampler: a key and the samples' numbers, or noise",
     )
     parser.add_argument(
         "--weights",
         choices=("inside", "beside"),
         default="inside",
-        help="of the file, or beside it as .npz, to be the sampler's first argument",
+        help="inside the file, or beside it as .npz, to be the sampler's first argument",
     )
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
         if options.to == "safetensors":
             for name in ("num_steps", "start", "weights"):
                 if getattr(options, name) != parser.get_default(name):
-                    raise ValueError(f"--{name} is not for --to=safetensors")
+                    raise ValueError(f"--{name} is not for --to=safetensors; leave it out")
             write_folder(options.out, load(options.model))
             print(f"{options.model} -> {options.out}")
             return

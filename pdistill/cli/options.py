@@ -1,4 +1,4 @@
-"""What the command lines share."""
+"""Options that the command lines share."""
 
 import argparse
 
@@ -7,7 +7,10 @@ from pdistill.samplers import parse_steps
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """For `python -m pdistill.<name>`; its description is shown as it is. Sets XLA's flags too."""
+    """Makes a parser for `python -m pdistill.<name>`, and sets XLA's flags.
+
+    The description is shown as it is.
+    """
     set_xla_flags()
     return argparse.ArgumentParser(
         prog=f"python -m pdistill.{name}",
@@ -17,6 +20,6 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def steps_option(parser: argparse.ArgumentParser) -> None:
-    """--num_steps, of a command that samples with a model."""
-    help = "instead of the model's own; a cascade's: 8+4+2"
+    """Adds --num_steps, for a command that samples with a model."""
+    help = "sampling steps instead of the model's own; for a cascade, 8+4+2"
     parser.add_argument("--num_steps", type=parse_steps, help=help)

@@ -1,17 +1,16 @@
-"""Makes noise-image pairs of a teacher, for regression losses.
+"""Makes noise-image pairs with a teacher, for regression losses.
 
     python -m pdistill.pairs --model=runs/digits/teacher --num=10000 --out=pairs.npz
 
-The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key", the noise's: that of pair i is
-`pdistill.methods.pairs.noise(key, [i], (H, W, C))`.
+The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of pair i is
+`jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`.
 """
 
 from pathlib import Path
 
 from pdistill.cli.options import command_parser
-from pdistill.methods.pairs import PairsConfig, make_pairs
+from pdistill.methods.columns import Pairs
 from pdistill.model import load
-from pdistill.runtime.files import write_arrays
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -19,26 +18,26 @@ from pdistill.runtime.terminal import plain_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("pairs", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--num", type=int, required=True, help="of pairs")
+    parser.add_argument("--num", type=int, required=True, help="number of pairs")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")
     parser.add_argument("--num_steps", type=int, default=18, help="default: %(default)s")
     parser.add_argument("--solver", default="heun", help="default: %(default)s")
-    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance weight, for a model that takes one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=500)
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
-        config = PairsConfig(options.num, options.num_steps, options.solver, options.guidance)
+        config = Pairs(options.num, options.num_steps, options.solver, options.guidance)
         mesh = make_mesh()
         model = load(options.model, mesh)
         if options.guidance is not None:
             model.check_guidance(options.guidance)
-        pairs = make_pairs(
-            model.diffuser, model.params, config, shape=model.noise_shape, seed=options.seed,
-            batch_size=options.batch_size, mesh=mesh,
-        )  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(options.out, pairs)
+        config.make(
+            options.out, model.network, seed=options.seed, batch_size=options.batch_size, mesh=mesh
+        )
     print(f"{config.num} pairs of {config.num_steps} steps -> {options.out}")
 
 

@@ -1,4 +1,4 @@
-"""Parts of the labels whose embeddings in a model are near each other, equally many in each.
+"""Splits the labels into parts of equal size, with near embeddings in a model.
 
     python -m pdistill.partition --model=runs/digits_msd/teacher --parts=2
 
@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from pdistill.cli.options import command_parser
-from pdistill.methods.partition import by_balanced_kmeans
+from pdistill.methods.parts.partition import by_balanced_kmeans
 from pdistill.model import Model, ModelError, load
 from pdistill.runtime.terminal import plain_errors
 
@@ -17,8 +17,8 @@ from pdistill.runtime.terminal import plain_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("partition", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--parts", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the first centres")
+    parser.add_argument("--parts", type=int, required=True, help="number of parts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first centres")
     options = parser.parse_args(arguments)
     with plain_errors(ValueError):
         model = load(options.model)
@@ -27,16 +27,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def label_embeddings(model: Model) -> np.ndarray:
-    """What the network adds for each label, [num_labels, D], before any layer.
+    """Finds the embedding of each label in the network, [num_labels, D].
 
     Raises:
-      ModelError: a network without labels, or of another form than `DiT` and `UNet`.
+      ModelError: the network has no labels, or is neither a `DiT` nor a `UNet`.
     """
     for path in (("label", "Embed_0", "embedding"), ("class_emb", "kernel")):
-        table = traverse_util.flatten_dict(model.params).get(path)
+        table = traverse_util.flatten_dict(model.network.params).get(path)
         if table is not None:
-            return np.asarray(table, np.float64)[: model.diffuser.num_labels]
-    raise ModelError("the model has no labels, or a network whose embedding of them is not known")
+            return np.asarray(table, np.float64)[: model.network.num_labels]
+    raise ModelError(
+        "the model has no labels, or a network whose embedding of them is not known; give a DiT or "
+        "a UNet with labels"
+    )
 
 
 if __name__ == "__main__":

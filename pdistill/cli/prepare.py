@@ -1,4 +1,4 @@
-"""Puts a published data set, or a folder of images, on disk: see `pdistill.data.prepare`."""
+"""Puts a published data set, or a folder of images, on disk; see `pdistill.data.prepare`."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("published", nargs="?", choices=PUBLISHED, help="a data set to download")
     add("--archive", type=Path, help="a copy of it, file or folder, to use instead")
     add("--images", type=Path, help="a folder of images; sub-folders are classes")
-    add("--name", help="what to call them")
+    add("--name", help="name of the new data set")
     add("--resolution", type=int, help="pixels a side")
     add("--resize", choices=KERNELS, default="area", help="default: %(default)s")
     add("--no_labels", action="store_true", help="sub-folders are not classes")

@@ -17,14 +17,20 @@ from pdistill.samplers import format_steps, parse_solver
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--num", type=int, default=64, help="images (default 64)")
+    parser.add_argument("--num", type=int, default=64, help="number of images (default 64)")
     parser.add_argument("--out", default="grid.png", help="picture to write (default grid.png)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--label", type=int, help="for a model with labels")
-    parser.add_argument("--guidance", type=float, help="weight, for a model that takes one")
+    parser.add_argument("--label", type=int, help="label of all images, for a model with labels")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance weight, for a model that takes one"
+    )
     steps_option(parser)
-    parser.add_argument("--solver", help="instead of the model's own, such as gamma:0.5")
-    parser.add_argument("--scale", type=int, help="pixels a pixel (default: about 32 an image)")
+    parser.add_argument("--solver", help="solver instead of the model's own, such as gamma:0.5")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        help="side of the square that shows a pixel (default: about 32 an image)",
+    )
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
         model = load(options.model)

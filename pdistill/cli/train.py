@@ -5,27 +5,25 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 change the config.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdistill import experiment
+from pdistill.cli import config_file
 from pdistill.evaluation import EvaluationError
 from pdistill.experiment.config import ConfigError
-from pdistill.experiment.plan import dry_run
+from pdistill.experiment.dry_run import dry_run
 from pdistill.model import ModelError, SamplingError
 from pdistill.runtime import processes
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.terminal import plain_errors, say
 from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 PLANNED = "8"  # devices, unless `plan` is told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
@@ -110,28 +108,20 @@ def start(arguments: Sequence[str], plan: bool = False) -> None:
 
 
 def _named_config(arguments: list[str]) -> list[str]:
-    """With the file of a config that --config, or the first argument, names."""
+    """With `config_file` for the config that --config, or the first argument, names."""
     if arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--config={arguments[0]}"
     for i, argument in enumerate(arguments):
         if match := re.fullmatch("(--?config=)(.*)", argument, re.DOTALL):
-            arguments[i] = match[1] + find_config(match[2])
+            arguments[i] = match[1] + _with_defaults(match[2])
         elif argument in ("-config", "--config") and i + 1 < len(arguments):
-            arguments[i + 1] = find_config(arguments[i + 1])
+            arguments[i + 1] = _with_defaults(arguments[i + 1])
     return arguments
 
 
-def find_config(text: str) -> str:
-    """The file of a config FILE or FILE:VARIANT; the package's own also by their names."""
-    path, colon, variant = text.partition(":")
-    if Path(path).exists():
-        return text
-    name = re.sub(r"^configs/|\.py$", "", path)
-    names = [p.stem for p in sorted(CONFIGS.glob("[a-z]*_*.py"))]
-    if name not in names:
-        close = difflib.get_close_matches(name, names) or names
-        sys.exit(f"error: there is no config {path!r}; there are {', '.join(close)}")
-    return f"{CONFIGS / name}.py{colon}{variant}"
+def _with_defaults(text: str) -> str:
+    """The name that makes absl read a config with its defaults."""
+    return f"{config_file.__file__}:{config_file.find_config(text)}"
 
 
 if __name__ == "__main__":

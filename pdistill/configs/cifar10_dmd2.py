@@ -11,34 +11,103 @@ Published, with labels: FID 2.13 and, by FastGen, 1.99; without, by DMD, 3.77.
 `cifar10_dmd2.py:cpu` is on a laptop's scale: by the scores alone ("dm") and with the classifier
 ("dm_gan"), with two updates of the fake score for one of the generator; `cifar10_dmd2.py:gpu` is
 that for minutes on one accelerator, as in `cifar10_methods`.
+
+Sources: "released", of the teacher, are the configs of google-research/diffusion_distillation;
+"FastGen" is NVlabs/FastGen, and "DMD2" the paper and tianweiy/DMD2.
 """
 
 from ml_collections import ConfigDict
 
-from pdistill.configs import cifar10_methods, cifar10_pd
-from pdistill.configs.recipes import dmd2, laptop_dmd
+from pdistill.configs import scale
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
-        return laptop_dmd(cifar10_pd.get_config("cpu"))
+        return scale.dmd(scale.laptop("cifar10", flip=True))
     if variant == "gpu":
         return gpu()
     if variant:
         raise ValueError(f"variants: '', 'cpu' and 'gpu'; got {variant!r}")
-    return dmd2(
-        cifar10_pd.get_config(),
-        learning_rate=1e-4,
-        adversarial=1e-3,
-        batch_size=2048,
-        num_updates=100_000,
-        ema_decay=0.9999,
+    return ConfigDict(
+        {
+            "data": {"name": "cifar10", "flip": True},  # released
+            "model": {
+                "network": {  # released
+                    "name": "unet",
+                    "arguments": {
+                        "channels": 256,
+                        "embedding_channels": 1024,
+                        "multipliers": (1, 1, 1),
+                        "attention_sizes": (8, 16),
+                        "dropout": 0.2,  # students: none
+                    },
+                },
+                "schedule": {  # released
+                    "name": "cosine",
+                    "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0},
+                },
+            },
+            "evaluation": {  # ours
+                "metrics": ("fid", "is", "precision_recall", "nearest_neighbour_ratio"),
+                "references": ("train",),
+                "num_samples": 50_000,
+                "batch_size": 1000,
+            },
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "measured_at": (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1),  # ours
+                    "loop": {
+                        "num_updates": 800_000,  # paper, appendix
+                        "batch_size": 128,  # released
+                        "save_every": 5000,
+                    },
+                    "optimizer": {  # released
+                        "learning_rate": 2e-4,
+                        "warmup": 1000,
+                        "weight_decay": 1e-3,
+                        "ema_decay": 0.9999,
+                    },
+                },
+                {
+                    "name": "dmd",
+                    "method": "dmd",
+                    "teacher": "teacher",
+                    "adversarial": 1e-3,  # FastGen
+                    "loop": {
+                        "num_updates": 100_000,  # of the fake score; FastGen's most
+                        "batch_size": 2048,  # FastGen
+                        "substeps": 5,
+                        "save_every": 2000,
+                    },
+                    "optimizer": {
+                        "learning_rate": 1e-4,  # FastGen
+                        "warmup": 500,  # DMD2
+                        "weight_decay": 0.01,  # DMD2
+                        "clip_norm": 10.0,  # DMD2
+                        "ema_decay": 0.9999,  # FastGen; DMD2 averages nothing
+                    },
+                    "fake_optimizer": {
+                        "learning_rate": 1e-4,  # FastGen
+                        "warmup": 500,
+                        "weight_decay": 0.01,
+                        "clip_norm": 10.0,
+                    },
+                    "select": "fid",
+                },
+            ),
+        }
     )
 
 
 def gpu() -> ConfigDict:
-    """The teacher and the stages of this method of `cifar10_methods`."""
-    config = cifar10_methods.get_config()
-    teacher, *others = config.stages
-    config.stages = (teacher, *(stage for stage in others if stage.method == "dmd"))
+    """Both of `cpu`, from the teacher of `cifar10_pd.py:gpu`: 1,200 updates of 256 images."""
+    config = scale.dmd(scale.accelerator(scale.laptop("cifar10", flip=True)))
+    config.evaluation.update(
+        metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"), features="pixels"
+    )
+    _, *generators = config.stages
+    for stage in generators:
+        stage.loop.update(num_updates=1200, batch_size=256, log_every=50, save_every=300)
     return config

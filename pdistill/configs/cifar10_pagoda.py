@@ -6,20 +6,143 @@
 
 The paper has no CIFAR-10: the network of `cifar10_pd` on images averaged to 16x16, and generators
 with the settings that were released for ImageNet, 50k updates of each size.
+
+EfficientNet-Lite0 stands for their feature networks, in the distance and in the judges, and an
+update is two of theirs. Beyond 256 pixels theirs is updated for each loss in turn and has a second
+discriminator for reconstructions; that is left out. Generated and real images are augmented apart
+(theirs: alike), and not in the distance; the embedding scales and shifts in grown levels too
+(theirs: it is added); encoding takes the teacher's own grid of noise levels and clamps nothing.
+"Released" are the settings of sony/pagoda; of the teacher, Salimans & Ho's of
+google-research/diffusion_distillation.
 """
 
 from ml_collections import ConfigDict
-
-from pdistill.configs import cifar10_pd
-from pdistill.configs.recipes import released_pagoda
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"cifar10_pagoda has no variants; got {variant!r}")
-    config = cifar10_pd.get_config()
-    config.evaluation.metrics = ("fd_pixels", "precision_recall")
-    config.evaluation.features = "pixels"
-    return released_pagoda(
-        config, sizes=(16, 32), batch_sizes=(128, 256), num_updates=50_000, grown=(256,)
+    return ConfigDict(
+        {
+            "data": {"name": "cifar10", "flip": True},  # released
+            "model": {
+                "network": {  # released
+                    "name": "unet",
+                    "arguments": {
+                        "channels": 256,
+                        "embedding_channels": 1024,
+                        "multipliers": (1, 1, 1),
+                        "attention_sizes": (8, 16),
+                        "dropout": 0.2,  # students: none
+                    },
+                },
+                "schedule": {  # released
+                    "name": "cosine",
+                    "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0},
+                },
+            },
+            "evaluation": {  # ours
+                "metrics": ("fd_pixels", "precision_recall"),
+                "references": ("train",),
+                "num_samples": 50_000,
+                "batch_size": 1000,
+                "features": "pixels",
+            },
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "measured_at": (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1),  # ours
+                    "resolution": 16,
+                    "loop": {
+                        "num_updates": 800_000,  # paper, appendix
+                        "batch_size": 128,  # released
+                        "save_every": 5000,
+                    },
+                    "optimizer": {  # released
+                        "learning_rate": 2e-4,
+                        "warmup": 1000,
+                        "weight_decay": 1e-3,
+                        "ema_decay": 0.9999,
+                    },
+                },
+                {
+                    "name": "pagoda/16",
+                    "method": "pagoda",
+                    "teacher": "teacher",
+                    "resolution": 16,
+                    "distance": "efficientnet_lite0",  # DeiT too in the release
+                    "adversarial": 0.2,  # released
+                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "adversary": {
+                        "judges": (
+                            {
+                                "features": "efficientnet_lite0",
+                                "halvings": (4, 3, 2, 1),
+                                "resolution": 224,
+                            },
+                        ),
+                        "augmentations": ("color", "translation", "cutout"),  # released
+                        "loss": "hinge",  # released
+                        "r1": 0.0,  # released
+                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                    },
+                    "loop": {
+                        "num_updates": 50_000,  # ours
+                        "batch_size": 128,  # ours
+                        "substeps": 1,
+                        "save_every": 5000,
+                    },
+                    "optimizer": {
+                        "learning_rate": 8e-6,
+                        "clip_norm": 0.0,
+                        "ema_decay": 0.999,
+                    },  # released
+                },
+                {
+                    "name": "pagoda/32",
+                    "method": "pagoda",
+                    "teacher": "teacher",
+                    "start": "pagoda/16",
+                    "resolution": 32,
+                    "grown": (256,),
+                    "fixed": "pagoda",  # as the release
+                    "distance": "efficientnet_lite0",  # DeiT too in the release
+                    "adversarial": 1.0,  # released
+                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "adversary": {
+                        "judges": (
+                            {
+                                "features": "efficientnet_lite0",
+                                "halvings": (4, 3, 2, 1),
+                                "resolution": 224,
+                            },
+                        ),
+                        "augmentations": ("color", "translation", "cutout"),  # released
+                        "loss": "hinge",  # released
+                        "r1": 0.0,  # released
+                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                    },
+                    "loop": {
+                        "num_updates": 50_000,  # ours
+                        "batch_size": 256,  # ours
+                        "substeps": 1,
+                        "save_every": 5000,
+                    },
+                    "optimizer": {
+                        "learning_rate": 8e-6,
+                        "clip_norm": 0.0,
+                        "ema_decay": 0.999,
+                    },  # released
+                },
+                {
+                    "name": "upsampled/32",
+                    "method": "upsampled",
+                    "teacher": "teacher",
+                    "resolution": 32,
+                    "factor": 2,
+                    "measured_at": (1024,),
+                },
+            ),
+        }
     )

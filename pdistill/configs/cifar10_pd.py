@@ -9,48 +9,84 @@ SNR weight instead of v; `cifar10_pd.py:cpu` is the same on a laptop's scale and
 for minutes on one accelerator (see `cpu` and `gpu` below).
 
 FID of the paper, 50k samples, DDIM: 2.51 for the undistilled x model at many steps; distilled
-8 steps 2.57, 4 steps 3.00, 2 steps 4.51, 1 step 9.12. The gap between teacher and student in the
-first rounds (1e-4) is below bfloat16's: on TPU and GPU set JAX_DEFAULT_MATMUL_PRECISION=float32.
+8 steps 2.57, 4 steps 3.00, 2 steps 4.51, 1 step 9.12 (Tables 1 and 2). The gap between teacher and
+student in the first rounds (1e-4) is below bfloat16's: on TPU and GPU set
+JAX_DEFAULT_MATMUL_PRECISION=float32.
+
+Sources: "released" are the configs of google-research/diffusion_distillation.
 """
 
 from ml_collections import ConfigDict
 
-from pdistill.configs.recipes import laptop, salimans_ho
+from pdistill.configs import scale
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant in ("cpu", "gpu"):
         return {"cpu": cpu, "gpu": gpu}[variant]()
-    loop = {"batch_size": 128, "save_every": 5000}
-    return salimans_ho(
-        variant=variant,
-        paper_head="x",
-        data={"name": "cifar10", "flip": True},
-        network={
-            "name": "unet",
-            "arguments": {
-                "channels": 256,
-                "embedding_channels": 1024,
-                "multipliers": (1, 1, 1),
-                "attention_sizes": (8, 16),
-                "dropout": 0.2,
+    if variant not in ("", "x"):
+        raise ValueError(f"variants: '' (v head), 'x' (the paper's), 'cpu', 'gpu'; got {variant!r}")
+    head, weighting = ("x", "snr_trunc") if variant else ("v", "v_mse")  # released: the former
+    return ConfigDict(
+        {
+            "data": {"name": "cifar10", "flip": True},  # released
+            "model": {
+                "network": {  # released
+                    "name": "unet",
+                    "arguments": {
+                        "channels": 256,
+                        "embedding_channels": 1024,
+                        "multipliers": (1, 1, 1),
+                        "attention_sizes": (8, 16),
+                        "dropout": 0.2,  # students: none
+                    },
+                },
+                "head": head,
+                "schedule": {  # released
+                    "name": "cosine",
+                    "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0},
+                },
             },
-        },
-        teacher={
-            "loop": loop | {"num_updates": 800_000},
-            "optimizer": {"learning_rate": 2e-4, "weight_decay": 1e-3},
-        },
-        progressive={
-            "start_steps": 8192,
-            "loop": loop,
-            "optimizer": {"learning_rate": 5e-5},
-        },
-        evaluation={
-            "metrics": ("fid", "is", "precision_recall", "nearest_neighbour_ratio"),
-            "references": ("train",),
-            "num_samples": 50_000,
-            "batch_size": 1000,
-        },
+            "evaluation": {  # ours
+                "metrics": ("fid", "is", "precision_recall", "nearest_neighbour_ratio"),
+                "references": ("train",),
+                "num_samples": 50_000,
+                "batch_size": 1000,
+            },
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "measured_at": (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1),  # ours
+                    "weighting": weighting,
+                    "loop": {
+                        "num_updates": 800_000,  # paper, appendix
+                        "batch_size": 128,  # released
+                        "save_every": 5000,
+                    },
+                    "optimizer": {  # released
+                        "learning_rate": 2e-4,
+                        "warmup": 1000,
+                        "weight_decay": 1e-3,
+                        "ema_decay": 0.9999,
+                    },
+                },
+                {
+                    "name": "progressive",
+                    "method": "progressive",
+                    "teacher": "teacher",
+                    "start_steps": 8192,  # paper and released
+                    "long_rounds": 2,  # paper: 100k updates for the rounds to 2 steps and to 1
+                    "weighting": weighting,
+                    "loop": {
+                        "num_updates": 50_000,  # paper and released
+                        "batch_size": 128,  # released
+                        "save_every": 5000,
+                    },
+                    "optimizer": {"learning_rate": 5e-5, "anneal": "linear"},  # released
+                },
+            ),
+        }
     )
 
 
@@ -61,7 +97,7 @@ def cpu() -> ConfigDict:
     422 at 2, 599 at 1; students 199 at 4, 203 at 2, 208 at 1. 14 minutes on two cores of an x86
     server.
     """
-    return laptop({"name": "cifar10", "flip": True})
+    return scale.laptop("cifar10", flip=True)
 
 
 def gpu() -> ConfigDict:
@@ -71,16 +107,4 @@ def gpu() -> ConfigDict:
     5,000 samples to 5,000 images): teacher 200 at 8 steps, 375 at 4, 550 at 2, 695 at 1; students
     202 at 4, 204 at 2, 205 at 1. An H100 makes up to 24 updates of either a second.
     """
-    config = cpu()
-    config.model.network.arguments.update(
-        patch=1, channels=64, embedding_channels=256, multipliers=(1, 2, 4), blocks=2,
-        attention_sizes=(8, 16), head_channels=64, dtype="bfloat16",
-    )  # fmt: skip
-    config.evaluation.update(num_samples=5000, batch_size=1000)
-    teacher, progressive = config.stages
-    common = {"substeps": 10, "log_every": 100}
-    teacher["loop"].update(common, batch_size=512, num_updates=3000, save_every=1000)
-    teacher["optimizer"].update(learning_rate=1e-3, ema_decay=0.999)
-    progressive["loop"].update(common, batch_size=256, num_updates=400, save_every=400)
-    progressive["long_rounds"] = 0  # one compiled update for all rounds
-    return config
+    return scale.accelerator(cpu())

@@ -5,7 +5,8 @@
 The teacher of `digits_pd` becomes a one-step generator by a GAN objective alone: with all weights
 ("gan"), with a fifth of them ("gan_frozen"), and from scratch ("gan_scratch", the control). Two
 judges look at pixels, one with batch norm, which keeps samples diverse, and one without, which
-makes them exact. Of each run the model with the least Frechet distance of pixels is kept.
+makes them exact. The model of each run with the least Frechet distance of pixels is kept. All
+numbers are ours.
 
 Expected (seed 0, Frechet distance to the training images of pixels / of the classifier's features):
 teacher 0.40 / 12.9 at 64 DDIM steps, 17.1 / 506 at one; one step of gan 0.36 / 6.0, of gan_frozen
@@ -15,64 +16,224 @@ teacher 0.40 / 12.9 at 64 DDIM steps, 17.1 / 506 at one; one step of gan 0.36 / 
 students of 4, 2 and 1 steps are polished in the same way.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
-
-from pdistill.configs import digits_pd
-from pdistill.configs.recipes import GAN, GAN_ADAM, LOOP, gan_stages
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "polish"):
         raise ValueError(f"variants: '' and 'polish'; got {variant!r}")
-    config = digits_pd.get_config()
-    config.evaluation.update(
-        metrics=(
-            "fd_pixels",
-            "fd_classifier",
-            "precision_recall",
-            "class_shares",
-            "nearest_neighbour_ratio",
-        ),
-        references=("train",),
-        features="classifier",
+    return ConfigDict(
+        {
+            "data": {"name": "digits"},
+            "model": {
+                "network": {
+                    "name": "dit",
+                    "arguments": {"patch": 2, "features": 64, "depth": 4, "heads": 4},
+                },
+                "schedule": {
+                    "name": "cosine",
+                    "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0},
+                },
+            },
+            "evaluation": {
+                "metrics": (
+                    "fd_pixels",
+                    "fd_classifier",
+                    "precision_recall",
+                    "class_shares",
+                    "nearest_neighbour_ratio",
+                ),
+                "references": ("train",),
+                "features": "classifier",
+            },
+            "stages": (
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "measured_at": (64, 4, 1),
+                    "stratified": True,
+                    "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
+                    "optimizer": {
+                        "learning_rate": 3e-3,
+                        "warmup": 100,
+                        "anneal": "cosine",
+                        "b2": 0.99,
+                        "ema_decay": 0.998,
+                    },
+                },
+                {
+                    "name": "gan",
+                    "method": "gan",
+                    "teacher": "teacher",
+                    "adversary": {
+                        "judges": (
+                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
+                            {
+                                "features": "pixels",
+                                "halvings": (2,),
+                                "width": 128,
+                                "mixing": 0,
+                                "batch_norm": False,
+                            },
+                        ),
+                        "r1": 0.5,
+                        "optimizer": {
+                            "learning_rate": 5e-4,
+                            "anneal": "linear",
+                            "b1": 0.0,
+                            "b2": 0.99,
+                            "clip_norm": 0.0,
+                        },
+                    },
+                    "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
+                    "optimizer": {
+                        "learning_rate": 5e-4,
+                        "anneal": "linear",
+                        "b1": 0.0,
+                        "b2": 0.99,
+                        "clip_norm": 0.0,
+                        "ema_decay": 0.999,
+                        "ema_ramp": 0.1,
+                    },
+                    "select": "fd_pixels",
+                },
+                *(polish() if variant else comparisons()),
+            ),
+        }
     )
-    teacher, progressive = config.stages
-    teacher["num_steps"] = (64, 4, 1)
-    full = gan()
-    frozen = {  # fewer parameters take a higher rate, and more updates
-        "frozen": "dit",
-        "loop": full["loop"] | {"num_updates": 3000},
-        "optimizer": full["optimizer"] | {"learning_rate": 1e-3},
-    }
-    config = gan_stages(config, full, frozen=frozen, comparisons=not variant)
-    if variant:
-        polished = (
-            ConfigDict(
-                GAN
-                | gan()
-                | {
-                    "name": f"polish/{steps}",
-                    "teacher": f"progressive/{steps}",
-                    "num_steps": steps,
-                }
-            )
+
+
+def comparisons() -> tuple:
+    """A fifth of the weights, and the control from scratch."""
+    return (
+        {
+            "name": "gan_frozen",
+            "method": "gan",
+            "teacher": "teacher",
+            "fixed": "dit",  # fewer parameters take a higher rate, and more updates
+            "adversary": {
+                "judges": (
+                    {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
+                    {
+                        "features": "pixels",
+                        "halvings": (2,),
+                        "width": 128,
+                        "mixing": 0,
+                        "batch_norm": False,
+                    },
+                ),
+                "r1": 0.5,
+                "optimizer": {
+                    "learning_rate": 5e-4,
+                    "anneal": "linear",
+                    "b1": 0.0,
+                    "b2": 0.99,
+                    "clip_norm": 0.0,
+                },
+            },
+            "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 300},
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "anneal": "linear",
+                "b1": 0.0,
+                "b2": 0.99,
+                "clip_norm": 0.0,
+                "ema_decay": 0.999,
+                "ema_ramp": 0.1,
+            },
+            "select": "fd_pixels",
+        },
+        {
+            "name": "gan_scratch",
+            "method": "gan",
+            "teacher": "teacher",
+            "scratch": True,
+            "adversary": {
+                "judges": (
+                    {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
+                    {
+                        "features": "pixels",
+                        "halvings": (2,),
+                        "width": 128,
+                        "mixing": 0,
+                        "batch_norm": False,
+                    },
+                ),
+                "r1": 0.5,
+                "optimizer": {
+                    "learning_rate": 5e-4,
+                    "anneal": "linear",
+                    "b1": 0.0,
+                    "b2": 0.99,
+                    "clip_norm": 0.0,
+                },
+            },
+            "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
+            "optimizer": {
+                "learning_rate": 5e-4,
+                "anneal": "linear",
+                "b1": 0.0,
+                "b2": 0.99,
+                "clip_norm": 0.0,
+                "ema_decay": 0.999,
+                "ema_ramp": 0.1,
+            },
+            "select": "fd_pixels",
+        },
+    )
+
+
+def polish() -> tuple:
+    """The rounds of `digits_pd`, and three of their students polished."""
+    return (
+        {
+            "name": "progressive",
+            "method": "progressive",
+            "teacher": "teacher",
+            "start_steps": 64,
+            "long_rounds": 2,
+            "stratified": True,
+            "loop": {"num_updates": 400, "batch_size": 64, "save_every": 200},
+            "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
+        },
+        *(
+            {
+                "name": f"polish/{steps}",
+                "method": "gan",
+                "teacher": f"progressive/{steps}",
+                "num_steps": steps,
+                "adversary": {
+                    "judges": (
+                        {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
+                        {
+                            "features": "pixels",
+                            "halvings": (2,),
+                            "width": 128,
+                            "mixing": 0,
+                            "batch_norm": False,
+                        },
+                    ),
+                    "r1": 0.5,
+                    "optimizer": {
+                        "learning_rate": 5e-4,
+                        "anneal": "linear",
+                        "b1": 0.0,
+                        "b2": 0.99,
+                        "clip_norm": 0.0,
+                    },
+                },
+                "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
+                "optimizer": {
+                    "learning_rate": 5e-4,
+                    "anneal": "linear",
+                    "b1": 0.0,
+                    "b2": 0.99,
+                    "clip_norm": 0.0,
+                    "ema_decay": 0.999,
+                    "ema_ramp": 0.1,
+                },
+                "select": "fd_pixels",
+            }
             for steps in (4, 2, 1)
-        )
-        config.stages = (*config.stages, progressive, *polished)
-    return config
-
-
-def gan() -> dict[str, Any]:
-    """The settings of every generator here."""
-    judge = {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0}
-    adam = GAN_ADAM | {"learning_rate": 5e-4, "anneal": "linear"}
-    return {
-        "judges": (judge, judge | {"batch_norm": False}),
-        "r1": 0.5,
-        "loop": LOOP | {"num_updates": 1800, "batch_size": 64, "save_every": 300},
-        "optimizer": adam | {"ema_decay": 0.999, "ema_ramp": 0.1},
-        "discriminator_optimizer": adam,
-        "select": "fd_pixels",
-    }
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Differentiable augmentation (Zhao et al. 2020): the same for real and generated images."""
+"""Differentiable augmentation (Zhao et al. 2020), for real and generated images alike."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-SHIFT = 0.125  # of the side
-HOLE = 0.2  # of the side
+SHIFT = 0.125  # largest shift, as a fraction of the side
+HOLE = 0.2  # side of the hole, as a fraction of the image's
 
 
 def color(key: Array, x: Array, strength: float) -> Array:
-    """Brightness, then saturation, then contrast."""
+    """Changes brightness, then saturation, then contrast, at random."""
     keys = jax.random.split(key, 3)
     brightness, saturation, contrast = (
         strength * jax.random.uniform(k, (len(x), 1, 1, 1), x.dtype, -1, 1) for k in keys
@@ -24,7 +24,7 @@ def color(key: Array, x: Array, strength: float) -> Array:
 
 
 def translation(key: Array, x: Array, strength: float) -> Array:
-    """By up to SHIFT of the side each way, in whole pixels; what comes in is zero."""
+    """Shifts images by up to SHIFT of their sides, in whole pixels; new pixels are zero."""
     height, width, channels = x.shape[1:]
     limits = [round(SHIFT * strength * side) for side in (height, width)]
     draws = jnp.stack(
@@ -43,7 +43,7 @@ def translation(key: Array, x: Array, strength: float) -> Array:
 
 
 def cutout(key: Array, x: Array, strength: float) -> Array:
-    """A square hole of HOLE of the side, anywhere; beyond the border it is cut."""
+    """Cuts out a square, HOLE of the side wide, anywhere; the border may clip it."""
     inside = jnp.ones((len(x), 1, 1, 1), bool)
     for axis, k in zip((1, 2), jax.random.split(key), strict=True):
         side = x.shape[axis]
@@ -62,7 +62,8 @@ def augment(key: Array, x: Array, names: Sequence[str], strength: float = 1.0) -
     """Augments each image by itself, differentiably in x.
 
     Args:
-      x: [B, H, W, C] in [-1, 1]. names: of AUGMENTATIONS, in order. strength: 0 is the identity.
+      x: images [B, H, W, C] in [-1, 1]. names: keys of AUGMENTATIONS, in order.
+      strength: strength of all changes, not negative; 0 is the identity.
     """
     for name, k in zip(names, jax.random.split(key, max(len(names), 1)), strict=False):
         x = AUGMENTATIONS[name](k, x, strength)

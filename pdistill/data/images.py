@@ -10,7 +10,7 @@ Images = TypeVar("Images", Array, np.ndarray)
 
 
 def average(images: Images, factor: int) -> Images:
-    """Means over squares of factor x factor pixels: [B, H, W, C] -> [B, H / factor, ...]."""
+    """Averages squares of factor x factor pixels: [B, H, W, C] -> [B, H / factor, ...]."""
     if factor == 1:
         return images
     batch, height, width, channels = images.shape
@@ -19,7 +19,7 @@ def average(images: Images, factor: int) -> Images:
 
 
 def repeat(images: Array, factor: int) -> Array:
-    """Each pixel factor x factor times: [B, H, W, C] -> [B, H factor, ...]."""
+    """Repeats each pixel factor x factor times: [B, H, W, C] -> [B, H factor, ...]."""
     if factor == 1:
         return images
     return jnp.repeat(jnp.repeat(images, factor, axis=1), factor, axis=2)
@@ -30,17 +30,19 @@ def check_average(shape: tuple[int, ...], size: int) -> None:
     height, width = shape[:2]
     if height != width or not 0 < size <= height or height % size:
         raise ValueError(
-            f"images of {height}x{width} pixels cannot be averaged to resolution {size}"
+            f"images of {height}x{width} pixels cannot be averaged to resolution {size}: they must "
+            "be square, and their side a multiple of it"
         )
 
 
 def at_size(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, H, W, C] at `size` pixels a side.
+    """Resizes uint8 [N, H, W, C] to `size` pixels a side.
 
-    In the middle of black if they are smaller; else averages, rounded to the nearest level.
+    Smaller images are put in the middle of black; larger ones are averaged, and rounded to the
+    nearest grey value.
 
     Raises:
-      ValueError: smaller images that are not square, or whose side is no multiple of `size`.
+      ValueError: larger images are not square, or their side is no multiple of `size`.
     """
     height, width = images.shape[1:3]
     if max(height, width) <= size:
@@ -54,10 +56,10 @@ def at_size(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_float(image: Array) -> Array:
-    """uint8 -> float32 in [-1, 1]: image / 127.5 - 1."""
+    """Converts uint8 to float32 in [-1, 1]: image / 127.5 - 1."""
     return image.astype(jnp.float32) / 127.5 - 1
 
 
 def to_uint8(image: Array) -> Array:
-    """float in [-1, 1] -> uint8, clipped and rounded to the nearest level."""
+    """Converts floats in [-1, 1] to uint8, clipped and rounded to the nearest grey value."""
     return jnp.round(jnp.clip((image + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -8,7 +8,7 @@ of the same global batch, those that its devices hold.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pdistill.data.columns import Column
 from pdistill.data.images import average, to_float
 from pdistill.data.sources import Dataset
 
@@ -23,9 +24,9 @@ from pdistill.data.sources import Dataset
 class BatchIterator(Iterator):
     """Iterates over {leaf: [substeps, local batch, ...]}; `get_state`/`set_state` move it.
 
-    `columns` are those of the global batch that this process reads.
-    Without `resident` the leaves are "image" uint8, "label" int32 and, of a data set that has them,
-    "latent"; with it just "index".
+    `columns` are the places of the global batch that this process reads.
+    Without `resident` the leaves are those of `Dataset.arrays`; with it just "index" and, of
+    columns that have an order of their own, "<column>/index".
     """
 
     def __init__(self, pipeline: "Pipeline", substeps: int, columns: np.ndarray | slice):
@@ -37,10 +38,14 @@ class BatchIterator(Iterator):
     def __next__(self) -> dict[str, np.ndarray]:
         steps = range(self._next_index, self._next_index + self._substeps)
         self._next_index += self._substeps
-        rows = np.stack([self._pipeline.rows(step)[self._columns] for step in steps])
+        rows = {
+            name: np.stack([self._pipeline.rows(step, name)[self._columns] for step in steps])
+            for name in self._pipeline.orders
+        }
         if self._pipeline.resident:
-            return {"index": rows}
-        return {name: array[rows] for name, array in self._pipeline.dataset.arrays().items()}
+            return rows
+        arrays = self._pipeline.dataset.arrays()
+        return {name: array[rows[_order_of(name, rows)]] for name, array in arrays.items()}
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self._next_index}
@@ -49,13 +54,21 @@ class BatchIterator(Iterator):
         self._next_index = state["next_index"]
 
 
+def _order_of(name: str, orders: Mapping[str, Any]) -> str:
+    """Name of the order in which rows of the array `name` are read: its column's own, if any."""
+    own = f"{name.partition('/')[0]}/index"
+    return own if own in orders else "index"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
     """Batches of a data set.
 
     Attributes:
-      dataset: what to read. batch_size: the global batch. seed: of the order.
+      dataset: data to read. batch_size: the global batch. seed: decides the order.
       resident: keep the data on the device.
+      orders: names of the orders of rows: "index", and "<column>/index" of a column that has
+        another number of rows.
     """
 
     dataset: Dataset
@@ -66,12 +79,18 @@ class Pipeline:
     def __post_init__(self):
         import grain
 
-        order = grain.MapDataset.range(len(self.dataset)).seed(self.seed).shuffle().repeat()
-        object.__setattr__(self, "_batches", order.batch(self.batch_size))
+        lengths = {"index": len(self.dataset)} | {
+            f"{name}/index": num for name, num in self.dataset.unaligned().items()
+        }
+        orders = {}
+        for i, (name, num) in enumerate(lengths.items()):
+            order = grain.MapDataset.range(num).seed(self.seed + i).shuffle().repeat()
+            orders[name] = order.batch(self.batch_size)
+        object.__setattr__(self, "orders", orders)
 
-    def rows(self, step: int) -> np.ndarray:
+    def rows(self, step: int, order: str = "index") -> np.ndarray:
         """The row numbers of batch `step`, int32 [batch_size]."""
-        return self._batches[step].astype(np.int32)
+        return self.orders[order][step].astype(np.int32)
 
     def iterator(
         self, substeps: int = 1, columns: np.ndarray | slice = slice(None)
@@ -80,30 +99,40 @@ class Pipeline:
         return BatchIterator(self, substeps, columns)
 
     def resident_arrays(self) -> dict[str, np.ndarray]:
-        """What `batch` needs on the device; empty unless `resident`."""
+        """Arrays that `make_batch` reads on the device; {} if they are streamed."""
         return self.dataset.arrays() if self.resident else {}
 
 
 def make_batch(
-    resident: Any, raw: Any, key: Array, *, flip: bool, factor: int = 1
-) -> dict[str, Array]:
+    resident: Any,
+    raw: Any,
+    key: Array,
+    *,
+    flip: bool,
+    factor: int = 1,
+    columns: Sequence[Column] = (),
+) -> dict[str, Any]:
     """One raw batch, inside jit, to {"image": float32 [B, H, W, C] in [-1, 1], "label": [B]}.
-
-    If there are latents, "latent" float32 [B, h, w, C] is that of the image, mirrored or not.
 
     Args:
       resident: `Pipeline.resident_arrays()` on the device. raw: one of an iterator's substeps.
       flip: mirror each image left to right with probability one half.
       factor: side of the squares of pixels that are averaged.
+      columns: the data set's, which a batch has by their names, see `Column.batch`.
     """
     if resident:
-        raw = {name: array[raw["index"]] for name, array in resident.items()}
-    image, latents = raw["image"], raw.get("latent")
+        raw = {name: array[raw[_order_of(name, raw)]] for name, array in resident.items()}
+    image, mirrored = raw["image"], None
     if flip:
         mirrored = jax.random.bernoulli(key, shape=(image.shape[0], 1, 1, 1))
         image = jnp.where(mirrored, image[:, :, ::-1], image)
     batch = {"image": average(to_float(image), factor), "label": raw["label"]}
-    if latents is not None:
-        latent = jnp.where(mirrored, latents[:, 1], latents[:, 0]) if flip else latents[:, 0]
-        batch["latent"] = latent.astype(jnp.float32)
+    for column in columns:
+        prefix = f"{column.name}/"
+        rows = {
+            name.removeprefix(prefix): value
+            for name, value in raw.items()
+            if name.startswith(prefix) and name != f"{prefix}index"
+        }
+        batch[column.name] = column.batch(rows, mirrored)
     return batch

@@ -4,7 +4,7 @@
     python -m pdistill.data.prepare fashion_mnist
     python -m pdistill.data.prepare --images=FOLDER --name=NAME --resolution=64 [--resize=bilinear]
 
-What is written is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
+The result is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
 """
 
 import os
@@ -26,13 +26,14 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 def prepare(name: str, root: Path, archive: Path | None = None) -> Path:
-    """Prepares `name`, one of PUBLISHED, in the folder `root`; returns where.
+    """Prepares `name`, one of PUBLISHED, in the folder `root`; returns the new folder.
 
     Args:
       archive: the archive, or a folder that holds the archives, instead of downloading.
 
     Raises:
-      PrepareError: it is there already, or an archive is out of reach or not the published one.
+      PrepareError: the data set is there already, or an archive is out of reach or not the
+        published one.
     """
     source = PUBLISHED[name]
 
@@ -59,7 +60,7 @@ def prepare_images(
     resize: str = "area",
     labelled: bool = True,
 ) -> Path:
-    """Prepares the images in `folder` as the data set `name` in the folder `root`; returns where.
+    """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
 
     The splits are the sub-folders train, test and val ("validation" in TFDS), or else there is
     just "train". An image's label is the place of its first folder in there among all of them,
@@ -69,14 +70,19 @@ def prepare_images(
       resolution, resize: as in `resize_square`. labelled: whether folders are classes.
 
     Raises:
-      PrepareError: a bad name, one that is there already, no images, or some outside classes.
+      PrepareError: the name is bad or there already, or images are missing or outside classes.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("digits", *PUBLISHED):
-        raise PrepareError(f"the name {name!r} is taken or not made of a-z, 0-9 and _")
+        raise PrepareError(
+            f"the name {name!r} is taken or not made of a-z, 0-9 and _; give another --name"
+        )
     tops, files = _find_images(folder)
     classes = {_class_of(path) for paths in files.values() for path in paths} if labelled else {""}
     if "" in classes and len(classes) > 1:
-        raise PrepareError(f"{folder} has images both in and beside class folders; --no_labels?")
+        raise PrepareError(
+            f"{folder} has images both in and beside class folders; move them into folders, or "
+            "give --no_labels"
+        )
     numbers = {name: number for number, name in enumerate(sorted(classes - {""}))}
     features = {"image": tfds.features.Image(shape=(resolution, resolution, 3))}
     if numbers:
@@ -85,7 +91,7 @@ def prepare_images(
     def make(split: str, path: str) -> dict[str, Any] | None:
         try:
             image = Image.open(tops[split] / path).convert("RGB")
-        except Exception as error:  # PIL has no common one for damaged files
+        except Exception as error:  # PIL has no common error for damaged files
             tqdm.write(f"left out {tops[split] / path}: {error}", file=sys.stderr)
             return None
         example = {"image": png(resize_square(image, resolution, resize))}
@@ -105,7 +111,7 @@ def prepare_images(
 
 
 def _find_images(folder: Path) -> tuple[dict[str, Path], dict[str, list[str]]]:
-    """{split: its folder}, and {split: relative paths of the images in there}."""
+    """Finds {split: its folder}, and {split: relative paths of the images in there}."""
     subfolders = {path.name for path in folder.glob("*/")}
     if "train" in subfolders and subfolders <= set(SPLITS):
         tops = {SPLITS[name]: folder / name for name in sorted(subfolders)}
@@ -120,12 +126,14 @@ def _find_images(folder: Path) -> tuple[dict[str, Path], dict[str, list[str]]]:
             if file.lower().endswith(SUFFIXES)
         ]
         if not files[split]:
-            raise PrepareError(f"there are no images in {top}, no {', '.join(SUFFIXES)}")
+            raise PrepareError(
+                f"there are no images in {top}; give a folder of {', '.join(SUFFIXES)}"
+            )
     return tops, files
 
 
 def _class_of(path: str) -> str:
-    """The first folder of a relative path; "" if there is none."""
+    """Returns the first folder of a relative path; "" if there is none."""
     return os.path.dirname(path).split("/")[0]
 
 

@@ -1,4 +1,4 @@
-"""Data sets published as archives: where they are, what is in them, and fetching them."""
+"""Data sets published as archives: their addresses and formats, and fetching them."""
 
 import dataclasses
 import gzip
@@ -20,8 +20,10 @@ class Published:
     """A data set that its authors publish as archives, and TFDS describes.
 
     Attributes:
-      address: of the folder with the archives. md5: of each archive, by its file name.
-      read: from their paths, in that order, to the splits. label_names: where TFDS has none.
+      address: URL of the folder with the archives.
+      md5: MD5 of each archive, by its file name.
+      read: (path of each archive, in that order) -> {split: arrays}.
+      label_names: names of the labels, if TFDS has none.
     """
 
     address: str
@@ -31,7 +33,7 @@ class Published:
 
 
 def _read_cifar(archive: Path) -> dict[str, Arrays]:
-    """A record of the binary version is a label and 32x32 red, green, blue: 3,073 bytes."""
+    """Reads the binary version, whose records are a label and 32x32 red, green, blue."""
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     splits = {}
     with tarfile.open(archive) as tar:
@@ -45,7 +47,7 @@ def _read_cifar(archive: Path) -> dict[str, Arrays]:
 
 
 def _read_idx(*archives: Path) -> dict[str, Arrays]:
-    """Images and labels of train, then of test: bytes after a header with big-endian sizes."""
+    """Reads images and labels of train, then of test, after headers with big-endian sizes."""
     x, y, x_test, y_test = (gzip.decompress(path.read_bytes()) for path in archives)
 
     def arrays(images: bytes, labels: bytes) -> Arrays:
@@ -80,7 +82,7 @@ PUBLISHED = {
 
 
 def fetch(source: Published, scratch: Path, archive: Path | None = None) -> list[Path]:
-    """The archives of `source`, verified: downloaded into `scratch`, or those at `archive`.
+    """Gets and verifies the archives of `source`, from `archive` or downloaded into `scratch`.
 
     Raises:
       PrepareError: an archive is out of reach or not the published one.
@@ -95,7 +97,7 @@ def fetch(source: Published, scratch: Path, archive: Path | None = None) -> list
 
 
 def _local(file: str, source: Published, archive: Path) -> Path:
-    """The published `file` in the folder `archive`; a lone file may be `archive` itself."""
+    """Finds the published `file` in the folder `archive`; a lone file may be `archive` itself."""
     path = archive if len(source.md5) == 1 and not archive.is_dir() else archive / file
     if not path.is_file():
         raise PrepareError(f"there is no file {path}; --archive must lead to {list(source.md5)}")
@@ -121,5 +123,5 @@ def _verify(path: Path, md5: str) -> None:
     if found != md5:
         raise PrepareError(
             f"{path.name} is truncated or not the published file: its {path.stat().st_size:,} "
-            f"bytes have the MD5 {found}, not {md5}"
+            f"bytes have the MD5 {found}, not {md5}; get it again"
         )

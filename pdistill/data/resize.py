@@ -13,11 +13,11 @@ KERNELS = {  # the weight of a pixel at `distance` from the centre of a cell `sc
 
 
 def resize_square(image: Image.Image, resolution: int, resize: str) -> np.ndarray:
-    """The central square of an RGB image, uint8 [resolution, resolution, 3].
+    """Cuts an RGB image's central square, and resizes it to uint8 [resolution, resolution, 3].
 
     Args:
       resize: "area", exact averages over cells (ImageNet in Salimans & Ho 2022), or "bilinear",
-        antialiased (LSUN there). Both round once, at the end, to the nearest level.
+        antialiased (LSUN there). Both round once, at the end, to the nearest grey value.
     """
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -30,9 +30,9 @@ def resize_square(image: Image.Image, resolution: int, resize: str) -> np.ndarra
 
 @functools.lru_cache(maxsize=1024)
 def _resize_weights(size: int, resolution: int, resize: str) -> sparse.csr_array:
-    """What each pixel of a line counts in each cell, float32 [resolution, size]; rows sum to 1.
+    """Weights of a line's pixels in each cell, float32 [resolution, size]; rows sum to 1.
 
-    PIL's BOX gives a pixel wholly to one cell: up to 20 levels off where cells cut pixels.
+    PIL's BOX gives a pixel wholly to one cell: up to 20 grey values off where cells cut pixels.
     """
     scale = size / resolution
     centers = (np.arange(resolution)[:, None] + 0.5) * scale

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,13 @@ PREPARE = "python -m pdistill.data.prepare"
 PREPARE_IMAGES = f"{PREPARE} --images=FOLDER --name=NAME --resolution=64"
 
 
+class ColumnRows(NamedTuple):
+    """Rows of a column: arrays [N, ...] by name, and whether row i belongs to image i."""
+
+    rows: Mapping[str, np.ndarray]
+    aligned: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A split of a data set in host memory.
@@ -27,14 +34,14 @@ class Dataset:
     Attributes:
       name: "digits:train" and the like; what `reference` is in results.jsonl.
       images: uint8 [N, H, W, C]. labels: int32 [N]. num_labels: labels are 0 .. num_labels - 1.
-      latents: of the images and, if there are two of each, of the mirrored ones: [N, 1 or 2, ...].
+      columns: rows that networks have made of it, by name; see `data.columns`.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
     num_labels: int
-    latents: np.ndarray | None = None
+    columns: Mapping[str, "ColumnRows"] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,21 +50,46 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
 
+    def with_column(self, name: str, rows: Mapping[str, np.ndarray], aligned: bool) -> "Dataset":
+        """The data set with one more column; `aligned` if its row i belongs to image i."""
+        columns = {**self.columns, name: ColumnRows(rows, aligned)}
+        return dataclasses.replace(self, columns=columns)
+
     def of_labels(self, labels: Collection[int]) -> "Dataset":
-        """Its images of these labels."""
-        rows = np.isin(self.labels, labels)
-        latents = None if self.latents is None else self.latents[rows]
+        """The data set's images of these labels, with their rows of the columns.
+
+        A column whose rows have an order of their own keeps those whose "label" is among them.
+        """
+        chosen = np.isin(self.labels, labels)
+        columns = {}
+        for name, column in self.columns.items():
+            rows = chosen if column.aligned else np.isin(column.rows["label"], labels)
+            kept = {leaf: array[rows] for leaf, array in column.rows.items()}
+            columns[name] = ColumnRows(kept, column.aligned)
         return dataclasses.replace(
-            self, images=self.images[rows], labels=self.labels[rows], latents=latents
+            self, images=self.images[chosen], labels=self.labels[chosen], columns=columns
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is for each image, by what a batch calls it."""
-        arrays = {"image": self.images, "label": self.labels, "latent": self.latents}
-        return {name: array for name, array in arrays.items() if array is not None}
+        """All arrays, by names: "image", "label" and, of the columns, "<column>/<leaf>"."""
+        of_columns = {
+            f"{name}/{leaf}": array
+            for name, column in self.columns.items()
+            for leaf, array in column.rows.items()
+        }
+        return {"image": self.images, "label": self.labels, **of_columns}
+
+    def unaligned(self) -> dict[str, int]:
+        """Names of the columns whose rows have an order of their own, and how many these are."""
+        return {
+            name: len(next(iter(column.rows.values())))
+            for name, column in self.columns.items()
+            if not column.aligned
+        }
 
     def at(self, size: int) -> "Dataset":
-        """Its images at `size` pixels a side, as `at_size`; "cifar10:train" is "cifar10@8:train".
+        """The data set's images at `size` pixels a side, as `at_size`; "cifar10:train" is
+        "cifar10@8:train".
 
         Raises:
           ValueError: they cannot be.
@@ -93,7 +125,7 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
 
 
 def data_dir() -> Path:
-    """Where prepared data sets are: TFDS_DATA_DIR as it is now, else ~/tensorflow_datasets."""
+    """Folder of prepared data sets: TFDS_DATA_DIR as it is now, else ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
@@ -154,7 +186,7 @@ def _builder(name: str) -> "DatasetBuilder":
 
 
 def _how_to_prepare(name: str) -> str:
-    """What puts an array_record copy of `name` on disk, for the end of an error message."""
+    """Advice that puts an array_record copy of `name` on disk, for the end of an error message."""
     from pdistill.data.published import PUBLISHED
 
     if name in PUBLISHED:

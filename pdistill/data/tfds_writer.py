@@ -1,4 +1,4 @@
-"""Writes data sets in TFDS's array_record format, without TensorFlow, and all or nothing."""
+"""Writes data sets in TFDS's array_record format, whole or not at all, without TensorFlow."""
 
 import contextlib
 import functools
@@ -18,19 +18,19 @@ from PIL import Image
 from tqdm import tqdm
 
 BLOCK = 256  # examples in memory at a time
-SHARD_BYTES = 2**25  # of pixels; as PNG they take less
-MAX_SHARDS = 512  # of a split; readers keep all of them open
+SHARD_BYTES = 2**25  # bytes of pixels in a shard; as PNG they take less
+MAX_SHARDS = 512  # most shards in a split, as readers keep all of them open
 
 
 class PrepareError(RuntimeError):
-    """A message for the person at the command line: which file or address, and what is wrong."""
+    """An error of preparing; its message names the file or address and says what is wrong."""
 
 
 @contextlib.contextmanager
 def new_folder(root: Path, name: str, version: str) -> Iterator[Path]:
-    """A temporary folder; its name/version moves into `root` at the end, unless there is an error.
+    """Makes a temporary folder, whose name/version moves into `root` if there is no error.
 
-    Either way the rest of it is deleted.
+    The rest of it is deleted either way.
     """
     final = root / name / version
     if final.exists():
@@ -43,7 +43,7 @@ def new_folder(root: Path, name: str, version: str) -> Iterator[Path]:
 
 
 def png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 1 or 3]; for arrays TFDS would call TensorFlow."""
+    """Encodes uint8 [H, W, 1 or 3] as PNG, for which TFDS would call TensorFlow."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
     return buffer.getvalue()
@@ -56,12 +56,13 @@ def write(
 ) -> None:
     """Writes a data set, records and description, into `info.data_dir`.
 
-    The records stand in TFDS's own order, that of the MD5 of split and key. So "train[:1000]" is
-    of all classes, and the same as in a stock copy.
+    The records stand in TFDS's own order, by the MD5 of split and key. So "train[:1000]" has images
+    of all classes, and the same ones as in a stock copy.
 
     Args:
-      splits: {split: keys}. make: (split, key) to the example, or to None to leave it out; called
-        from threads.
+      info: description of the data set.
+      splits: {split: keys}.
+      make: (split, key) -> the example, or None to leave it out; called from threads.
     """
     Path(info.data_dir).mkdir(parents=True)
     most = max(len(keys) for keys in splits.values())

@@ -1,4 +1,4 @@
-"""Denoisers, and two whose answers are known in closed form.
+"""Denoisers, two of them known in closed form.
 
 A denoiser is any function denoise(z, logsnr) -> x_hat with z [B, ...] and logsnr [B]; samplers,
 distillation targets and metrics know nothing else of a model. For Gaussian data and mixtures the
@@ -16,13 +16,13 @@ from jax import Array
 from pdistill.diffusion.predictions import alpha_sigma, angle, expand, v_from_x
 
 Denoiser = Callable[[Array, Array], Array]
-# (z [B, ...], logsnr_t [B], logsnr_s [B]) -> where the probability flow takes z, from t to s.
+# (z [B, ...], logsnr_t [B], logsnr_s [B]) -> z, moved along the probability flow from t to s.
 Jump = Callable[[Array, Array, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """x ~ N(mean, std^2), independently in every element of any shape."""
+    """Gaussian data x ~ N(mean, std^2), independent in every element of any shape."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -32,7 +32,7 @@ class Gaussian:
             raise ValueError(f"std must not be negative; got {self.std}")
 
     def denoise(self, z: Array, logsnr: Array) -> Array:
-        """E[x | z] = mean + alpha std^2 (z - alpha mean) / (alpha^2 std^2 + sigma^2)."""
+        """Optimal denoiser: mean + alpha std^2 (z - alpha mean) / (alpha^2 std^2 + sigma^2)."""
         alpha, _ = alpha_sigma(expand(logsnr, z))
         gain = alpha * self.std**2 / self._scale(logsnr, z) ** 2
         return self.mean + gain * (z - alpha * self.mean)
@@ -45,6 +45,7 @@ class Gaussian:
         return alpha_s * self.mean + ratio * (z - alpha_t * self.mean)
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Draws x of `shape`."""
         return self.mean + self.std * jax.random.normal(key, shape)
 
     def _scale(self, logsnr: Array, z: Array) -> Array:
@@ -54,7 +55,7 @@ class Gaussian:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """x ~ sum_k weights[k] N(means[k], stds[k]^2 I) in D dimensions.
+    """Mixture of Gaussians in D dimensions: x ~ sum_k weights[k] N(means[k], stds[k]^2 I).
 
     Attributes:
       weights: [K], positive, summing to one. means: [K, D]. stds: [K], not negative.
@@ -70,12 +71,12 @@ class GaussianMixture:
         k = self.weights.size
         if self.weights.ndim != 1 or self.stds.shape != (k,) or self.means.shape[:-1] != (k,):
             raise ValueError(
-                f"need weights [K], means [K, D], stds [K]; got {self.weights.shape}, "
-                f"{self.means.shape}, {self.stds.shape}"
+                "a mixture's arguments need weights [K], means [K, D] and stds [K]; got shapes "
+                f"{self.weights.shape}, {self.means.shape} and {self.stds.shape}"
             )
 
     def denoise(self, z: Array, logsnr: Array) -> Array:
-        """E[x | z] for z [B, D]: the components' answers, averaged by responsibility."""
+        """Optimal denoiser of z [B, D]: the components' E[x | z], averaged by responsibility."""
         alpha, sigma = alpha_sigma(jnp.broadcast_to(logsnr, z.shape[:1])[:, None])  # [B, 1]
         variance = (alpha * self.stds[None]) ** 2 + sigma**2  # [B, K]
         offset = z[:, None] - alpha[..., None] * self.means[None]  # [B, K, D]
@@ -118,14 +119,14 @@ class GaussianMixture:
         return jax.lax.scan(step, z, jnp.arange(num_steps, dtype=z.dtype))[0]
 
     def sample(self, key: Array, num: int) -> Array:
-        """[num, D]."""
+        """Draws x [num, D]."""
         component_key, noise_key = jax.random.split(key)
         k = jax.random.choice(component_key, self.weights.shape[0], (num,), p=self.weights)
         noise = jax.random.normal(noise_key, (num, self.means.shape[1]), self.means.dtype)
         return self.means[k] + self.stds[k, None] * noise
 
     def _log_odds(self, z: Array, logsnr: Array) -> Array:
-        """log F - log(1 - F) of the marginal at z [B, 1]: keeps its digits in both tails."""
+        """Log-odds log F - log(1 - F) of the marginal at z [B, 1], accurate in both tails."""
         alpha, sigma = alpha_sigma(logsnr)
         score = (z - alpha * self.means[:, 0][None]) / jnp.hypot(alpha * self.stds, sigma)[None]
         log_weights = jnp.log(self.weights)[None]

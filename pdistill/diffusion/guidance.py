@@ -19,17 +19,19 @@ def guide(
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoiser:
-    """(1 + w) conditional - w unconditional (Ho & Salimans 2022, eq. 6); w = 0 is no guidance.
+    """Guides predictions: (1 + w) conditional - w unconditional (Ho & Salimans 2022, eq. 6).
 
-    Being linear, this is the same rule for x, eps and v: the result predicts what the pair does.
+    w = 0 is no guidance. The rule is linear, so it is the same for x, eps and v: the result
+    predicts whichever of them the pair predicts.
 
     Args:
-      pair: see `Pair`; `pair_of` makes one of two denoisers, and a network gives both in one call.
-      weight: w, one for all or [B].
+      pair: both predictions, see `Pair`; `pair_of` joins two denoisers, and a network gives both
+        in one call.
+      weight: w, a number or [B].
       interval: log-SNRs (low, high) between which to guide; elsewhere w = 0 (Kynkaanniemi et al.
         2024).
-      rescale: phi in [0, 1]: how far each guided prediction is scaled back to the conditional
-        one's standard deviation (Lin et al. 2024, eq. 15 and 16).
+      rescale: phi in [0, 1], the share of the way by which each guided prediction is scaled back
+        to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16).
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
@@ -52,5 +54,5 @@ def guide(
 
 
 def pair_of(conditional: Denoiser, unconditional: Denoiser) -> Pair:
-    """Two predictions side by side."""
+    """Joins two denoisers into a pair of predictions."""
     return lambda z, logsnr: (conditional(z, logsnr), unconditional(z, logsnr))

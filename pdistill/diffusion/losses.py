@@ -8,10 +8,10 @@ the squared error of v, which is the well-conditioned way to compute it.
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion.predictions import alpha_sigma
+from pdistill.diffusion.predictions import alpha_sigma, check_shape, expand
 
-# Named by the weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1): that on
-# the squared error of v, which is sigma^2 times it, for alpha and sigma.
+# Each is named by its weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1),
+# and computes the weight on the squared error of v from alpha and sigma: sigma^2 times the other.
 WEIGHTINGS = {
     "constant": lambda alpha, sigma: sigma**2,  # 1
     "snr": lambda alpha, sigma: alpha**2,  # SNR
@@ -40,10 +40,16 @@ def denoising_loss(v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_ms
     """Weighted squared error of each example, averaged over its pixels.
 
     Args:
-      v_hat, v: prediction and target [B, ...]. logsnr: [B]. weighting: a key of WEIGHTINGS.
+      v_hat, v: predicted and true velocity [B, ...].
+      logsnr: noise levels [B], or one for all.
+      weighting: a key of WEIGHTINGS.
 
     Returns:
-      [B]. Take the batch mean for the loss of Salimans & Ho 2022, section 4.
+      Losses [B]. Their mean is the loss of Salimans & Ho 2022, section 4.
+
+    Raises:
+      ValueError: v_hat and v differ in shape, or logsnr has another one than these.
     """
+    check_shape(v_hat, v)
     error = jnp.mean(jnp.square(v_hat - v), axis=tuple(range(1, v.ndim)))
-    return v_weight(weighting, logsnr) * error
+    return v_weight(weighting, expand(logsnr, error)) * error

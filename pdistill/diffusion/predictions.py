@@ -1,10 +1,12 @@
-"""What a network predicts, and what that says about the image and the noise.
+"""Predictions of a network, and the image, noise and velocity that each implies.
 
 Everything is variance preserving: z = alpha x + sigma eps, alpha^2 = sigmoid(logsnr),
 sigma^2 = sigmoid(-logsnr). v = alpha eps - sigma x (Salimans & Ho 2022, section 4), so that
 alpha = cos(phi), sigma = sin(phi) and dz/dphi = v.
 
-Shapes: z, x, eps, v are [B, ...]; logsnr is [B] or a scalar. float64 in gives float64 out.
+Shapes: z, x, eps, v are [B, ...], all of one shape; logsnr is [B] or a scalar. Other shapes are a
+ValueError at trace time, for [B] against [B, 1] would broadcast to [B, B] without a word.
+float64 in gives float64 out.
 """
 
 import jax
@@ -15,9 +17,27 @@ HEADS = ("v", "x", "eps", "both")
 
 
 def expand(a: Array, like: Array) -> Array:
-    """Appends axes of size one to `a` [B] (or []) until it broadcasts with `like` [B, ...]."""
+    """Appends axes of size one to `a` [B] (or []) until it broadcasts with `like` [B, ...].
+
+    Raises:
+      ValueError: `a` does not have the first axes of `like`, such as [B, 1] for [B].
+    """
     a = jnp.asarray(a)
+    if a.shape != like.shape[: a.ndim]:
+        raise ValueError(
+            f"shape {a.shape} does not go with arrays of shape {like.shape}: give one number for "
+            "each example, or one for all"
+        )
     return a.reshape(a.shape + (1,) * (like.ndim - a.ndim))
+
+
+def check_shape(a: Array, like: Array) -> None:
+    """Raises ValueError, with both shapes, unless they are equal: nothing broadcasts silently."""
+    if jnp.shape(a) != jnp.shape(like):
+        raise ValueError(
+            f"arrays of one shape are needed; got {jnp.shape(a)} and {jnp.shape(like)}: reshape "
+            "one of them, so that they do not broadcast against each other"
+        )
 
 
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
@@ -26,65 +46,67 @@ def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
 
 
 def angle(logsnr: Array) -> Array:
-    """phi = arctan(sigma / alpha) in (0, pi/2), of logsnr's shape."""
+    """Angle phi = arctan(sigma / alpha) in (0, pi/2), of logsnr's shape."""
     return jnp.arctan(jnp.exp(-logsnr / 2))
 
 
-def _alpha_sigma_like(logsnr: Array, z: Array) -> tuple[Array, Array]:
+def _alpha_sigma_like(logsnr: Array, z: Array, other: Array) -> tuple[Array, Array]:
+    """Amplitudes that broadcast with z and `other`, once their shapes are known to be equal."""
+    check_shape(other, z)
     return alpha_sigma(expand(logsnr, z))
 
 
 def diffuse(x: Array, eps: Array, logsnr: Array) -> Array:
-    """z = alpha x + sigma eps."""
-    alpha, sigma = _alpha_sigma_like(logsnr, x)
+    """Noisy image z = alpha x + sigma eps."""
+    alpha, sigma = _alpha_sigma_like(logsnr, x, eps)
     return alpha * x + sigma * eps
 
 
 def noised(key: Array, x: Array, logsnr: Array) -> tuple[Array, Array]:
-    """z at the levels logsnr [B] of x [B, ...], and the noise eps in it, which is drawn."""
+    """Draws noise eps for x [B, ...]: (z, eps), with z at the noise levels logsnr [B]."""
     eps = jax.random.normal(key, x.shape, x.dtype)
     return diffuse(x, eps, logsnr), eps
 
 
 def v_target(x: Array, eps: Array, logsnr: Array) -> Array:
-    """v = alpha eps - sigma x."""
-    alpha, sigma = _alpha_sigma_like(logsnr, x)
+    """Velocity v = alpha eps - sigma x."""
+    alpha, sigma = _alpha_sigma_like(logsnr, x, eps)
     return alpha * eps - sigma * x
 
 
 def x_from_v(z: Array, v: Array, logsnr: Array) -> Array:
-    """x = alpha z - sigma v."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Image x = alpha z - sigma v."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, v)
     return alpha * z - sigma * v
 
 
 def x_from_eps(z: Array, eps: Array, logsnr: Array) -> Array:
-    """x = (z - sigma eps) / alpha; ill-conditioned as alpha -> 0."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Image x = (z - sigma eps) / alpha; ill-conditioned as alpha -> 0."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, eps)
     return (z - sigma * eps) / alpha
 
 
 def eps_from_x(z: Array, x: Array, logsnr: Array) -> Array:
-    """eps = (z - alpha x) / sigma; ill-conditioned as sigma -> 0."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Noise eps = (z - alpha x) / sigma; ill-conditioned as sigma -> 0."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, x)
     return (z - alpha * x) / sigma
 
 
 def eps_from_v(z: Array, v: Array, logsnr: Array) -> Array:
-    """eps = sigma z + alpha v."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Noise eps = sigma z + alpha v."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, v)
     return sigma * z + alpha * v
 
 
 def v_from_x(z: Array, x: Array, logsnr: Array) -> Array:
-    """v = (alpha z - x) / sigma; ill-conditioned as sigma -> 0."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Velocity v = (alpha z - x) / sigma; ill-conditioned as sigma -> 0."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, x)
     return (alpha * z - x) / sigma
 
 
 def v_from_eps(z: Array, eps: Array, logsnr: Array) -> Array:
-    """v = (eps - sigma z) / alpha; ill-conditioned as alpha -> 0."""
-    alpha, sigma = _alpha_sigma_like(logsnr, z)
+    """Velocity v = (eps - sigma z) / alpha; ill-conditioned as alpha -> 0."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, eps)
     return (eps - sigma * z) / alpha
 
 
@@ -95,7 +117,7 @@ def output_channels(head: str, channels: int) -> int:
 
 
 def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
-    """v_hat implied by a network's output.
+    """Velocity v_hat implied by a network's output.
 
     Args:
       head: "v", "x", "eps", or "both": x in the first half of the last axis, eps in the second.
@@ -105,19 +127,22 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     """
     _check_head(head)
     if head == "v":
+        check_shape(output, z)
         return output
     if head == "x":
         return v_from_x(z, output, logsnr)
     if head == "eps":
         return v_from_eps(z, output, logsnr)
     x, eps = jnp.split(output, 2, axis=-1)
+    check_shape(x, z)
     return v_target(x, eps, logsnr)
 
 
 def x_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
-    """x_hat implied by a network's output; arguments as `v_from_output`."""
+    """Image x_hat implied by a network's output; arguments as `v_from_output`."""
     _check_head(head)
     if head == "x":
+        check_shape(output, z)
         return output
     if head == "eps":
         return x_from_eps(z, output, logsnr)

@@ -1,4 +1,4 @@
-"""Noise schedules: t in [0, 1] -> logsnr, decreasing; t = 0 is data, t = 1 is noise.
+"""Noise schedules, decreasing functions of t in [0, 1] to logsnr; t = 0 is data, t = 1 noise.
 
 A schedule is any callable of that form. These are frozen dataclasses, so they hash, compare and
 can be static arguments of jit. t may have any shape; float64 in gives float64 out.
@@ -23,7 +23,7 @@ def _check_range(logsnr_min: float, logsnr_max: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule:
-    """alpha = cos(a t + b): the cosine schedule with trimmed ends (Salimans & Ho 2022).
+    """Cosine schedule with trimmed ends, alpha = cos(a t + b) (Salimans & Ho 2022).
 
     With b = arctan(exp(-logsnr_max / 2)) and a + b = arctan(exp(-logsnr_min / 2)),
     logsnr(t) = -2 log tan(a t + b) + shift. `shift` is 2 log(base / resolution) for images
@@ -51,7 +51,7 @@ class CosineSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class LinearBetaSchedule:
-    """The continuous limit of DDPM's linear betas (Ho et al. 2020; Song et al. 2021, VP SDE).
+    """Continuous limit of DDPM's linear betas (Ho et al. 2020; Song et al. 2021, VP SDE).
 
     alpha^2 = exp(-(beta_min s + (beta_max - beta_min) s^2 / 2)) with s = t_min + (1 - t_min) t,
     so logsnr = -log(expm1(...)). 1,000 DDPM betas from 1e-4 to 0.02 are beta_min = 0.1 and
@@ -64,9 +64,11 @@ class LinearBetaSchedule:
 
     def __post_init__(self):
         if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"need 0 < beta_min <= beta_max; got {self}")
+            raise ValueError(
+                f"beta_min and beta_max must satisfy 0 < beta_min <= beta_max; got {self}"
+            )
         if not 0 < self.t_min < 1:
-            raise ValueError(f"need 0 < t_min < 1; got {self}")
+            raise ValueError(f"t_min must be between 0 and 1; got {self}")
 
     def __call__(self, t: Array) -> Array:
         s = self.t_min + (1 - self.t_min) * jnp.asarray(t)
@@ -78,8 +80,8 @@ class KarrasSchedule:
     """EDM's grid of noise levels (Karras et al. 2022, eq. 5), as a schedule.
 
     sigma^(1 / rho) grows linearly in t from sigma_min to sigma_max, and logsnr is
-    -2 log(sigma / data_std): that of x + sigma eps, for data of that deviation scaled to one. With
-    data_std = 1, 80 to 0.002 is logsnr -8.8 to 12.4.
+    -2 log(sigma / data_std): the log-SNR of x + sigma eps for data of standard deviation data_std,
+    which is scaled to one. With data_std = 1, sigma from 80 to 0.002 is logsnr from -8.8 to 12.4.
     """
 
     sigma_min: float = 0.002
@@ -89,7 +91,10 @@ class KarrasSchedule:
 
     def __post_init__(self):
         if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0 or self.data_std <= 0:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, rho > 0, data_std > 0; got {self}")
+            raise ValueError(
+                "the schedule must have 0 < sigma_min < sigma_max, rho > 0 and data_std > 0; got "
+                f"{self}"
+            )
 
     def __call__(self, t: Array) -> Array:
         low, high = (sigma ** (1 / self.rho) for sigma in (self.sigma_min, self.sigma_max))
@@ -99,7 +104,7 @@ class KarrasSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class LinearLogsnrSchedule:
-    """logsnr falls linearly from logsnr_max to logsnr_min: the grid DPM-Solver likes."""
+    """Linear schedule, logsnr from logsnr_max to logsnr_min: the grid that suits DPM-Solver++."""
 
     logsnr_min: float = -6.0
     logsnr_max: float = 6.0
@@ -113,7 +118,7 @@ class LinearLogsnrSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class DdpmSchedule:
-    """The discrete noise levels of DDPM: time step i = 0 .. num - 1 is at t = (i + 1) / num.
+    """Discrete noise levels of DDPM: time step i = 0 .. num - 1 is at t = (i + 1) / num.
 
     alpha^2 of step i is the product of 1 - beta up to i. Between the steps logsnr is linear in t,
     and so it goes on below the first one.
@@ -121,7 +126,7 @@ class DdpmSchedule:
     Attributes:
       betas: "linear" from beta_start to beta_end (Ho et al. 2020), "scaled_linear", whose square
         roots are linear, or "cosine" (Nichol & Dhariwal 2021, eq. 17), which has no ends.
-      num: how many.
+      num: number of time steps, at least 2.
     """
 
     betas: str = "linear"
@@ -133,7 +138,7 @@ class DdpmSchedule:
         if self.betas not in ("linear", "scaled_linear", "cosine"):
             raise ValueError(f"betas must be linear, scaled_linear or cosine; got {self.betas!r}")
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(f"need 0 < beta_start <= beta_end < 1; got {self}")
+            raise ValueError(f"betas must satisfy 0 < beta_start <= beta_end < 1; got {self}")
         if self.num < 2:
             raise ValueError(f"num must be at least 2; got {self.num}")
 
@@ -143,14 +148,14 @@ class DdpmSchedule:
         return jnp.interp(self.num * t, jnp.arange(self.num + 1, dtype=t.dtype), table)
 
     def step(self, logsnr: Array) -> Array:
-        """The time step at a noise level, a real number in [0, num - 1], of logsnr's shape."""
+        """Time step at a noise level, a real number in [0, num - 1], of logsnr's shape."""
         table = jnp.asarray(_ddpm_table(self)[:0:-1], logsnr.dtype)
         return jnp.interp(logsnr, table, jnp.arange(self.num - 1, -1, -1, dtype=logsnr.dtype))
 
 
 @functools.lru_cache(maxsize=16)
 def _ddpm_table(schedule: DdpmSchedule) -> tuple[float, ...]:
-    """logsnr at t = 0, 1 / num, ..., 1, in Python's double precision."""
+    """Table of logsnr at t = 0, 1 / num, ..., 1, in Python's double precision."""
     num, start, end = schedule.num, schedule.beta_start, schedule.beta_end
     if schedule.betas == "cosine":
         curve = [math.cos((i / num + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num + 1)]

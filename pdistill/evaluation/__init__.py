@@ -1,4 +1,4 @@
-"""Measuring samples."""
+"""Measures samples: distances, scores, precision and recall, spectra, nearest neighbours."""
 
 from pdistill.evaluation.evaluator import Evaluator
 from pdistill.evaluation.frechet import Moments, Statistics, frechet_bias, frechet_distance

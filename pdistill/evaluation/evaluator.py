@@ -1,4 +1,4 @@
-"""From batches of samples to the numbers of results.jsonl, in one pass."""
+"""Turns batches of samples into the numbers of results.jsonl, in one pass."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,9 +8,9 @@ import numpy as np
 
 from pdistill.evaluation.frechet import Moments, Statistics
 from pdistill.evaluation.images import (
+    DuplicateCounter,
     EvaluationError,
     EvaluationWarning,
-    Repeats,
     labels_follow,
 )
 from pdistill.evaluation.metrics import NEIGHBOURS, Collected, Metric, parse_metrics
@@ -27,16 +27,18 @@ class Evaluator:
     """Measures sets of samples against fixed references, whose statistics are computed once.
 
     Args:
-      references: to compare with. metrics: names, as in `evaluation.metrics`.
-      num_samples: samples each reference is compared with, the first ones; 0 for as many as it
-        has images.
-      features: space of precision_recall. held_out: images for the nearest-neighbour ratio, of
-        which the first reference holds the training images.
-      options: of extractors' loaders, such as {"inception": {"weights": PATH}}.
+      references: images or statistics to compare samples with.
+      metrics: names, as in `evaluation.metrics`.
+      num_samples: number of samples, the first ones, that each reference is compared with; 0 for as
+        many as it has images.
+      features: feature space of precision_recall.
+      held_out: images for the nearest-neighbour ratio; the first reference holds the training
+        images then.
+      options: keyword arguments of extractors' loaders, such as {"inception": {"weights": PATH}}.
 
     Raises:
-      ValueError: an unknown metric or feature space. WeightsError: weights are out of reach.
-      EvaluationError: metrics that these references do not allow.
+      ValueError: a metric or feature space is unknown. WeightsError: weights are out of reach.
+      EvaluationError: these references do not allow one of the metrics.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Evaluator:
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         if NEIGHBOURS in metrics and held_out is None:
-            raise EvaluationError(f"{NEIGHBOURS} needs held-out images, besides training images")
+            raise EvaluationError(
+                f"{NEIGHBOURS} needs held-out images besides training images; give some"
+            )
         self.references = references
         self.metrics = parse_metrics(metrics, features, held_out)
         self._num_samples = num_samples
@@ -71,15 +75,15 @@ class Evaluator:
 
     @property
     def num_samples(self) -> int:
-        """Samples to draw: as many as the references are compared with."""
+        """Number of samples to draw, the largest that a reference is compared with."""
         counts = [self._limit(reference) for reference in self.references]
         return max(counts, default=self._num_samples)
 
     def expected(self) -> set[tuple[str, str | None]]:
-        """(metric, reference) of each row that measuring `num_samples` samples gives."""
+        """Names the rows that measuring `num_samples` samples gives, as (metric, reference)."""
         return {
             (name, reference and reference.name)
-            for metric, reference in self._pairs()
+            for metric, reference in self._comparisons()
             for name in metric.names(self._limit(reference))
         }
 
@@ -89,32 +93,32 @@ class Evaluator:
         """Measures samples, uint8 [B, H, W, C] a batch, made for `labels` [N] if there are any.
 
         Returns:
-          For each metric and reference {"metric", "value", "reference", "num_samples",
-          "features", "preprocessing", "labels", and what the metric adds}. "labels" is "data"
-          for labels distributed as the reference's, "other", or None. "duplicates" counts
-          samples that are copies of earlier ones, where there are any.
+          A row for each metric and reference: {"metric", "value", "reference", "num_samples",
+          "features", "preprocessing", "labels"} and the metric's own keys. "labels" is "data" for
+          labels distributed as the reference's, "other", or None. "duplicates" counts samples that
+          are copies of earlier ones, where there are any.
 
         Raises:
-          EvaluationError: images that cannot be measured, or not against these references.
+          EvaluationError: the images cannot be measured, or not against these references.
         """
         spaces = {name: self._collector(name) for name in self._extractors}
-        repeats, num = Repeats(), 0
+        duplicates, num = DuplicateCounter(), 0
         for images in batches:
             if not num:
                 self._check_shape(images.shape[1:], "the sample set")
-            repeats.add(images)
+            duplicates.add(images)
             num += len(images)
             for name, collector in spaces.items():
                 collector.add(self._extractors[name](images))
-        if repeats.count > 0.01 * num:
+        if duplicates.count > 0.01 * num:
             warnings.warn(
-                f"{repeats.count} of {num} samples are exact copies of others: was the same noise "
-                "used again, or has the model collapsed?",
+                f"{duplicates.count} of {num} samples are exact copies of others: check whether "
+                "noise is used twice, or the model has collapsed",
                 EvaluationWarning,
                 stacklevel=2,
             )
         rows = []
-        for metric, reference in self._pairs():
+        for metric, reference in self._comparisons():
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
             samples = spaces[metric.features].first(limit, labels)
@@ -129,24 +133,24 @@ class Evaluator:
                     "features": extractor.name,
                     "preprocessing": extractor.preprocessing,
                     "labels": self._label_law(labels, reference or self.references[0]),
-                    **({"duplicates": repeats.count} if repeats.count else {}),
+                    **({"duplicates": duplicates.count} if duplicates.count else {}),
                 }
                 for name, part in zip(metric.names(limit), parts, strict=True)
             ]
         return rows
 
     def statistics(self, reference: Reference | StatisticsReference, features: str) -> Statistics:
-        """Of a reference in one of the metrics' feature spaces."""
+        """Computes or loads a reference's statistics in one of the metrics' feature spaces."""
         return reference.statistics(self._extractors[features])
 
     def pictures(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """What people look at beside the numbers, from uint8 samples [N, H, W, C].
+        """Makes pictures and curves to look at beside the numbers, of uint8 samples [N, H, W, C].
 
         Returns:
           "neighbours": uint8 [n, 1 + k, H, W, C], the first samples and the images of the first
           reference nearest to each, in the space of a metric that compares images one by one, or
-          of pixels; "spectrum" and "data_spectrum": [R], as `Spectrum.values`, of the samples and
-          of as many of these images.
+          else of pixels; "spectrum" and "data_spectrum": `Spectrum.values` [R] of the samples and
+          of as many of the reference's images.
         """
         reference = self.references[0]
         one_by_one = (
@@ -167,6 +171,7 @@ class Evaluator:
         }
 
     def _label_law(self, labels: np.ndarray | None, reference: Reference) -> str | None:
+        """Says how the labels are distributed: "data", as the reference's, "other", or None."""
         if labels is None:
             return None
         if reference.labels is not None and labels_follow(labels, reference.labels):
@@ -178,7 +183,8 @@ class Evaluator:
         )
         return "other"
 
-    def _pairs(self) -> Iterator[tuple[Metric, Reference | StatisticsReference | None]]:
+    def _comparisons(self) -> Iterator[tuple[Metric, Reference | StatisticsReference | None]]:
+        """Yields each metric with each reference that it compares with, or with None."""
         for metric in self.metrics:
             match metric.compares:
                 case "none":
@@ -192,7 +198,7 @@ class Evaluator:
         return self._num_samples or (0 if reference is None else len(reference))
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
-        """That every extractor takes such images, and that they are like the references'."""
+        """Raises EvaluationError for images that an extractor or a reference cannot go with."""
         height, width, channels = shape
         for extractor in self._extractors.values():
             if extractor.channels and channels not in extractor.channels:
@@ -214,13 +220,13 @@ class Evaluator:
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
 
     def _collector(self, space: str) -> "_Collector":
-        pairs = [(m, r) for m, r in self._pairs() if m.features == space]
-        limits = {self._limit(r) for m, r in pairs if m.needs == "statistics"}
-        return _Collector({metric.needs for metric, _ in pairs}, limits)
+        found = [(m, r) for m, r in self._comparisons() if m.features == space]
+        limits = {self._limit(r) for m, r in found if m.needs == "statistics"}
+        return _Collector({metric.needs for metric, _ in found}, limits)
 
 
 class _Collector:
-    """Gathers one space's `Collected` from batches: moments up to each limit, whole arrays."""
+    """Gathers one space's `Collected` from batches, moments up to each limit and whole arrays."""
 
     def __init__(self, needs: set[str], limits: set[int]):
         self._num = 0
@@ -236,7 +242,7 @@ class _Collector:
         self._num += len(features)
 
     def first(self, limit: int, labels: np.ndarray | None) -> Collected:
-        """Of the first `limit` samples, or of all if it is 0, made for `labels`."""
+        """Returns the first `limit` samples, or all if it is 0, with their `labels`."""
         statistics = self._moments[limit].statistics() if limit in self._moments else None
         arrays = {
             name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()

@@ -12,7 +12,8 @@ class Statistics:
     """Mean [D] and unbiased covariance [D, D] of features, float64.
 
     Attributes:
-      count: rows they were computed from, or None where nobody said.
+      mean: means of the features. covariance: their unbiased covariance.
+      count: number of rows that they were computed from, or None if it is unknown.
     """
 
     mean: np.ndarray
@@ -21,9 +22,9 @@ class Statistics:
 
     @functools.cached_property
     def factor(self) -> np.ndarray:
-        """L [D, rank] with L L^T = covariance: pivoted Cholesky, which ends where rounding begins.
+        """Factor L [D, rank] with L L^T = covariance, by pivoted Cholesky up to rounding.
 
-        The fewer rows there were than features, the less it costs.
+        It costs less, the fewer rows there were than features.
         """
         lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(self.covariance, lower=1)
         factor = np.zeros((len(self.mean), rank))
@@ -33,7 +34,7 @@ class Statistics:
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over the rows seen so far; memory does not grow with their number.
+    """Running sums over rows of features; memory does not grow with their number.
 
     Sums are taken around the first batch's mean, which keeps them accurate when the mean is
     large. Batches may have any size.
@@ -45,7 +46,11 @@ class Moments:
     _products: np.ndarray | float = 0.0
 
     def add(self, features: np.ndarray) -> "Moments":
-        """Counts features [B, D] in; returns self."""
+        """Adds features [B, D] to the sums; returns self.
+
+        Raises:
+          ValueError: they have another shape, or are not finite.
+        """
         features = np.asarray(features, np.float64)
         if features.ndim != 2:
             raise ValueError(f"features must be [B, D]; got shape {features.shape}")
@@ -62,7 +67,11 @@ class Moments:
         return self
 
     def statistics(self) -> Statistics:
-        """Of the rows so far; at least two."""
+        """Computes mean and covariance of the rows so far.
+
+        Raises:
+          ValueError: there are fewer than two rows.
+        """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two rows; got {self.count}")
         offset = self._sum / self.count
@@ -71,10 +80,10 @@ class Moments:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A, B (Heusel et al. 2017).
+    """Frechet distance |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017).
 
-    The trace of the root is the sum of the singular values of L_a^T L_b, with A = L_a L_a^T; this
-    stays exact when the covariances are singular.
+    A and B are the covariances. The trace of the root is the sum of the singular values of L_a^T
+    L_b, with A = L_a L_a^T; this stays exact when the covariances are singular.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"feature sizes differ: {a.mean.shape[0]} and {b.mean.shape[0]}")
@@ -85,10 +94,10 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 def frechet_bias(reference: Statistics, num: int, seed: int = 0) -> float:
-    """The distance that `num` perfect samples would have: of the reference's own Gaussian.
+    """Distance that `num` perfect samples would have, drawn from the reference's own Gaussian.
 
-    It is what too few samples alone add to a Frechet distance (Chong & Forsyth 2020), from one
-    draw; its spread is small beside it when `num` is of the order of D or less.
+    Too few samples alone add this much to a Frechet distance (Chong & Forsyth 2020). It is measured
+    by one draw; its spread is small beside it when `num` is of the order of D or less.
     """
     normal = np.random.RandomState(seed).standard_normal((num, reference.factor.shape[1]))
     centred = (normal - normal.mean(0)) @ reference.factor.T / np.sqrt(num - 1)

@@ -13,15 +13,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class EvaluationError(ValueError):
-    """What cannot be measured; the message names the file or the set, and the cause."""
+    """An error of images or statistics; its message names the file or the set, and the cause."""
 
 
 class EvaluationWarning(UserWarning):
-    """A number that will be made, but that a careful reader would doubt."""
+    """A warning of a number that a careful reader would doubt."""
 
 
 def load_images(path: str | Path) -> np.ndarray:
-    """uint8 [N, H, W, C] from an .npz with one such array, or from a folder of pictures.
+    """Loads uint8 [N, H, W, C] from an .npz with one such array, or from a folder of pictures.
 
     Raises:
       EvaluationError: there is no such file, it cannot be read, or it holds something else.
@@ -31,18 +31,18 @@ def load_images(path: str | Path) -> np.ndarray:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; EvaluationError if there are none to be read."""
+    """Reads all arrays of an .npz; raises EvaluationError if it cannot be read."""
     try:
         with np.load(path) as archive:
             return dict(archive)
     except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: there is no such file") from error
+        raise EvaluationError(f"{path}: there is no such file; check the path") from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise EvaluationError(f"{path} is not a readable .npz file: {error}") from error
 
 
 def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The one array of images, checked."""
+    """Picks the one array of images, and checks it."""
     found = [array for array in arrays.values() if array.ndim == 4]
     if len(found) != 1:
         shapes = ", ".join(f"{key} {list(array.shape)}" for key, array in arrays.items())
@@ -86,7 +86,9 @@ def check_images(images: np.ndarray, name: str) -> None:
 def _read_folder(path: Path) -> np.ndarray:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise EvaluationError(f"{path}: there are no pictures ({', '.join(SUFFIXES)}) in it")
+        raise EvaluationError(
+            f"{path}: there are no pictures in it; give a folder of {', '.join(SUFFIXES)}"
+        )
     images = []
     for file in files:
         try:
@@ -98,14 +100,14 @@ def _read_folder(path: Path) -> np.ndarray:
         if images and image.shape != images[0].shape:
             raise EvaluationError(
                 f"{file} has the shape {image.shape} and {files[0]} {images[0].shape}; all "
-                "pictures must have one size and kind"
+                "pictures must have one size and number of channels"
             )
         images.append(image)
     check_images(np.stack(images), str(path))
     return np.stack(images)
 
 
-class Repeats:
+class DuplicateCounter:
     """Counts images that are exact copies of earlier ones, as repeated noise makes them."""
 
     def __init__(self) -> None:
@@ -113,6 +115,7 @@ class Repeats:
         self.count = 0
 
     def add(self, images: np.ndarray) -> None:
+        """Counts the copies in a batch of images."""
         for image in images:
             code = hash(image.tobytes())
             self.count += code in self._seen
@@ -120,7 +123,7 @@ class Repeats:
 
 
 def labels_follow(labels: np.ndarray, reference: Sequence[int]) -> bool:
-    """Whether `labels` may be a random draw of `reference`: a chi-squared test at 1e-6."""
+    """Tells whether `labels` may be a random draw of `reference`, by a chi-squared test at 1e-6."""
     classes, frequencies = np.unique(reference, return_counts=True)
     if not np.isin(labels, classes).all():
         return False

@@ -1,4 +1,4 @@
-"""Inception score: are samples recognisable, and of all classes?"""
+"""Inception score, high if samples are recognisable and of all classes."""
 
 import numpy as np
 from scipy.special import rel_entr, softmax
@@ -7,16 +7,20 @@ from scipy.special import rel_entr, softmax
 def inception_score(
     logits: np.ndarray, *, splits: int = 10, seed: int = 2020
 ) -> tuple[float, float]:
-    """exp E KL(p(y | x) || p(y)) (Salimans et al. 2016): (mean, std) over splits of the samples.
+    """Inception score exp E KL(p(y | x) || p(y)) (Salimans et al. 2016): (mean, std) over splits.
 
-    From 1, when all samples look alike to the classifier, to K, when each is surely of one class
-    and the classes are equally many. Samples are shuffled and split as torch-fidelity does, and
-    p(y) is the mean over a split, so values of other `splits` or numbers of samples do not compare.
+    It goes from 1, when all samples look alike to the classifier, to K, when each is surely of one
+    class and the classes are equally many. Samples are shuffled and split as torch-fidelity does,
+    and p(y) is the mean over a split, so values of other `splits` or numbers of samples do not
+    compare.
 
     Args:
-      logits: [N, K].
-      splits: at most N.
-      seed: of the shuffle.
+      logits: the classifier's logits [N, K].
+      splits: number of splits, 1 to N.
+      seed: seed of the shuffle.
+
+    Raises:
+      ValueError: splits is out of range.
     """
     num = len(logits)
     if not 1 <= splits <= num:

@@ -1,4 +1,4 @@
-"""Kernel distance between feature distributions: KID, when the features are Inception's."""
+"""Kernel distance between feature distributions, called KID for Inception's features."""
 
 import numpy as np
 
@@ -18,15 +18,20 @@ def kernel_distance(
     would give another value, and is zero when each subset is all rows.
 
     Args:
-      samples: [N, D].
-      reference: [M, D].
-      subsets: how many; at least two.
+      samples: features [N, D].
+      reference: features [M, D].
+      subsets: number of subsets, at least two.
       subset_size: rows in a subset of either; min(N, M) if that is smaller.
-      seed: of the subsets.
+      seed: seed of the subsets.
+
+    Raises:
+      ValueError: there are fewer than two subsets, or two rows in them.
     """
     size = min(subset_size, len(samples), len(reference))
     if size < 2 or subsets < 2:
-        raise ValueError(f"needs two subsets of two rows; got {subsets} of {size}")
+        raise ValueError(
+            f"a kernel distance needs at least two subsets of two rows; got {subsets} of {size}"
+        )
     rng = np.random.RandomState(seed)
 
     def draw(features: np.ndarray) -> np.ndarray:
@@ -38,7 +43,7 @@ def kernel_distance(
 
 
 def _discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased MMD^2 of rows [n, D] and [n, D]; negative about half the time when they agree."""
+    """Unbiased MMD^2 of rows [n, D] and [n, D], negative about half the time when they agree."""
     n = len(x)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
     others = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)  # no row with itself
@@ -46,6 +51,6 @@ def _discrepancy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x.y / D + 1)^3 of all pairs."""
+    """Kernel (x.y / D + 1)^3 of each row of x with each row of y."""
     base = x @ y.T / x.shape[1] + 1
     return base * base * base  # ten times as fast as ** 3

@@ -1,4 +1,4 @@
-"""The metrics by name: the feature space each one needs, and how its rows come of it.
+"""Metrics by name, each with the feature space it needs and the rows it makes.
 
 fid                      Frechet distance of Inception features; for other than 50,000 samples the
                          row is called `fid_10k` or the like
@@ -9,7 +9,7 @@ precision_recall         two rows, `precision` and `recall`
 class_shares             two rows, `class_share_min` and `class_share_max`: the fractions of samples
                          that the digits classifier takes for the rarest and commonest digit
 label_accuracy           fraction of samples that the digits classifier takes for their label
-nearest_neighbour_ratio  are samples nearer to training images than held-out images are?
+nearest_neighbour_ratio  distance of samples to training images, over that of held-out images
 """
 
 import abc
@@ -32,14 +32,14 @@ from pdistill.features import EXTRACTORS, Extractor
 
 NEIGHBOURS = "nearest_neighbour_ratio"
 INCEPTION = "inception"
-DISTANCES = ("fid", "fd_", "kid")  # how metrics begin of which smaller values are better
+DISTANCES = ("fid", "fd_", "kid")  # beginnings of metrics whose smaller values are better
 
 
 def check_distance(name: str, key: str) -> None:
-    """That a metric's smaller values are better.
+    """Checks that a metric is a distance, whose smaller values are better.
 
     Raises:
-      EvaluationError: they are not; the message calls the setting `key`.
+      EvaluationError: it is not; the message calls the setting `key`.
     """
     if not name.startswith(DISTANCES):
         raise EvaluationError(f"{key} must be a distance, fid, fd_* or kid*; got {name!r}")
@@ -47,10 +47,13 @@ def check_distance(name: str, key: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Collected:
-    """What is kept of samples in one feature space; what no metric needs is None.
+    """Samples in one feature space; whatever no metric needs is None.
 
     Attributes:
-      features: [N, D]. logits: [N, K]. labels: [N], of a model that takes them.
+      statistics: mean and covariance of the features.
+      features: features [N, D].
+      logits: a classifier's logits [N, K].
+      labels: labels [N] that the samples were made for.
     """
 
     statistics: Statistics | None = None
@@ -61,11 +64,12 @@ class Collected:
 
 @dataclasses.dataclass(frozen=True)
 class Metric(abc.ABC):
-    """One metric.
+    """One metric, which makes rows of results.jsonl.
 
     Attributes:
-      features: name of its feature space. needs: the field of `Collected` it reads.
-      compares: with each reference ("all"), the first one ("first"), or none ("none").
+      features: name of its feature space.
+      needs: field of `Collected` that it reads.
+      compares: references that samples are compared with: "all", the "first" one, or "none".
     """
 
     features: str
@@ -74,16 +78,18 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def names(self, num: int) -> tuple[str, ...]:
-        """What its rows are called, for `num` samples."""
+        """Names its rows, for `num` samples."""
 
     @abc.abstractmethod
     def measure(
         self, samples: Collected, reference: Reference | StatisticsReference, extractor: Extractor
     ) -> list[dict[str, Any]]:
-        """{"value": ..., and what else the row should say} for each of `names`."""
+        """Measures {"value": ...}, and further keys of a row, for each of `names`."""
 
 
 class FrechetDistance(Metric):
+    """Frechet distance to each reference."""
+
     needs = "statistics"
 
     def names(self, num: int) -> tuple[str, ...]:
@@ -115,6 +121,8 @@ _bias = functools.lru_cache(maxsize=64)(frechet_bias)  # the same for every mode
 
 
 class KernelDistance(Metric):
+    """Kernel distance to each reference."""
+
     def names(self, num: int) -> tuple[str, ...]:
         return ("kid" if self.features == INCEPTION else f"kid_{self.features}",)
 
@@ -124,6 +132,8 @@ class KernelDistance(Metric):
 
 
 class InceptionScore(Metric):
+    """Inception Score, without a reference."""
+
     needs = "logits"
     compares = "none"
 
@@ -136,6 +146,8 @@ class InceptionScore(Metric):
 
 
 class LabelAccuracy(Metric):
+    """Fraction of samples that a classifier takes for their label."""
+
     needs = "logits"
     compares = "none"
 
@@ -144,12 +156,16 @@ class LabelAccuracy(Metric):
 
     def measure(self, samples, reference, extractor):
         if samples.labels is None:
-            raise EvaluationError("label_accuracy needs samples of a model that takes labels")
+            raise EvaluationError(
+                "label_accuracy needs samples of a model that takes labels; leave this metric out"
+            )
         found = samples.logits.argmax(axis=1)
         return [{"value": float(np.mean(found == samples.labels))}]
 
 
 class ClassShares(Metric):
+    """Smallest and largest fraction of samples that a classifier takes for one class."""
+
     needs = "logits"
     compares = "none"
 
@@ -164,6 +180,8 @@ class ClassShares(Metric):
 
 
 class PrecisionRecall(Metric):
+    """Improved precision and recall against each reference."""
+
     def names(self, num: int) -> tuple[str, ...]:
         return ("precision", "recall")
 
@@ -181,7 +199,11 @@ def _manifold(reference: Reference, extractor: Extractor) -> Manifold:
 
 @dataclasses.dataclass(frozen=True)
 class NearestNeighbourRatio(Metric):
-    """Of the first reference, with its `held_out` images."""
+    """Nearest-neighbour ratio to the first reference.
+
+    Attributes:
+      held_out: images like the reference's, that no model was trained on.
+    """
 
     held_out: Reference | None = None
     compares = "first"
@@ -202,14 +224,15 @@ def _neighbour_ratio(train: Reference, held_out: Reference, extractor: Extractor
 def parse_metrics(
     names: Sequence[str], features: str = "", held_out: Reference | None = None
 ) -> list[Metric]:
-    """Metrics by name, as in this module's docstring.
+    """Makes metrics from their names, as in this module's docstring.
 
     Args:
-      features: space of precision_recall; by default that of the first metric which has one in
-        its name, and Inception's if none has. held_out: for the nearest-neighbour ratio.
+      features: feature space of precision_recall; by default the space of the first metric with one
+        in its name, and Inception's if none has.
+      held_out: images for the nearest-neighbour ratio.
 
     Raises:
-      ValueError: an unknown metric or feature space.
+      ValueError: a metric or feature space is unknown.
     """
     features = features or feature_space(names)
     if features not in EXTRACTORS:
@@ -218,12 +241,12 @@ def parse_metrics(
 
 
 def feature_space(names: Sequence[str]) -> str:
-    """The space in the first metric's name that has one; Inception's if none has."""
+    """Finds the feature space in the first metric's name that has one; Inception's if none has."""
     for name in names:
-        kind, _, space = name.partition("_")
+        distance, _, space = name.partition("_")
         if name in ("fid", "kid", "is"):
             return INCEPTION
-        if kind in ("fd", "kid") and space in EXTRACTORS:
+        if distance in ("fd", "kid") and space in EXTRACTORS:
             return space
     return INCEPTION
 
@@ -239,7 +262,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         NEIGHBOURS: lambda: NearestNeighbourRatio("pixels", held_out),
     }
     for space in EXTRACTORS:
-        if space != INCEPTION:  # whose distances have names of their own
+        if space != INCEPTION:  # its distances have names of their own
             known[f"fd_{space}"] = functools.partial(FrechetDistance, space)
             known[f"kid_{space}"] = functools.partial(KernelDistance, space)
     if name not in known:

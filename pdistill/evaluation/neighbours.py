@@ -1,4 +1,4 @@
-"""Is the model copying its training set? Distances to the nearest training image."""
+"""Distances to the nearest training images, which tell whether a model copies them."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 1024) -> np.ndarray:
-    """Euclidean distance from each row [N, D] to its nearest row of `reference` [M, D]: [N]."""
+    """Computes the distance from each row [N, D] to its nearest row of `reference` [M, D]: [N]."""
     reference = np.asarray(reference, np.float64)
     square = np.sum(reference**2, axis=1)
     nearest = []
@@ -18,9 +18,9 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 
 
 
 def nearest_rows(features: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
-    """Which k of the rows in `blocks` [B, D] are nearest to each row [N, D], nearest first: [N, k].
+    """Finds the k rows in `blocks` [B, D] nearest to each row [N, D]: their numbers [N, k].
 
-    Rows are counted through all blocks; only one is in memory at a time.
+    The nearest comes first. Rows are counted through all blocks; one block is in memory at a time.
     """
     rows = np.asarray(features, np.float64)
     nearest = np.empty((len(rows), 0), int)
@@ -41,7 +41,7 @@ def nearest_rows(features: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> 
 class NeighbourRatio:
     """Median distance of samples to their nearest training rows over that of held-out rows.
 
-    Near one for new images like the data's; near zero for copies. All arguments [N, D].
+    It is near one for new images like the data's, near zero for copies. All arguments are [N, D].
     """
 
     def __init__(self, train: np.ndarray, held_out: np.ndarray):

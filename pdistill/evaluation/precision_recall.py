@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 
 BLOCK = 1024  # rows; the distances between two blocks are in memory at a time
-# Bounds the float32 error of a squared distance, relative to a squared norm: 5e-6 is the most that
-# was seen, for D up to 12,288. So distances below 0.5 % of the norm count as zero.
+# Bounds the float32 error of a squared distance, relative to a squared norm; the largest seen was
+# 5e-6, for D up to 12,288. So distances below 0.5 % of the norm count as zero.
 ROUNDING = 3e-5
 
 
@@ -21,7 +21,8 @@ class Manifold:
     """A union of balls, one around each row, out to its k-th nearest other row (their eq. 1).
 
     Attributes:
-      features: [N, D], N > k.
+      features: the rows [N, D], N > k.
+      k: number of the neighbour that a ball reaches to, at least 1.
     """
 
     features: np.ndarray
@@ -29,13 +30,16 @@ class Manifold:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k < len(self.features):
-            raise ValueError(f"needs more than k rows; got {len(self.features)} and k = {self.k}")
+            raise ValueError(
+                "precision and recall need k >= 1 and more than k rows; got "
+                f"{len(self.features)} and k = {self.k}"
+            )
 
     @functools.cached_property
     def radii(self) -> np.ndarray:
-        """[N] float32, at least what rounding makes of a distance of zero.
+        """Radii of the balls, float32 [N], at least the rounding error of a distance of zero.
 
-        So copies of a row are in its ball also where more than k rows coincide.
+        So copies of a row are in its ball even where more than k rows coincide.
         """
         blocks = list(_blocks(self.features, _centre(self.features)))
         squared = []
@@ -47,7 +51,7 @@ class Manifold:
         return np.sqrt(np.concatenate(squared)[: len(self.features)])
 
     def contains(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points [P, D] are in a ball, the surface included: bool [P]."""
+        """Tells which of the points [P, D] are in a ball or on its surface: bool [P]."""
         if points.shape[1:] != self.features.shape[1:]:
             raise ValueError(
                 f"points must be [P, {self.features.shape[1]}]; got shape {points.shape}"
@@ -65,11 +69,12 @@ class Manifold:
 def precision_recall(
     samples: np.ndarray, reference: np.ndarray, *, k: int = 3
 ) -> tuple[float, float]:
-    """The fraction of samples [N, D] in the manifold of the reference [M, D], and the reverse.
+    """Measures (precision, recall) of samples [N, D] against a reference [M, D].
 
-    Precision falls when samples are unlike the reference, recall when they miss a part of it. Both
-    depend on N and M, so only values of the same N and M compare. A `Manifold` kept by the caller
-    saves its radii.
+    Precision is the fraction of samples in the reference's manifold, recall the reverse. Precision
+    falls when samples are unlike the reference, recall when they miss a part of it. Both depend on
+    N and M, so only values of the same N and M compare. Callers who keep a `Manifold` save its
+    radii.
     """
     precision = Manifold(reference, k).contains(samples).mean()
     recall = Manifold(samples, k).contains(reference).mean()
@@ -77,14 +82,14 @@ def precision_recall(
 
 
 class _Block(NamedTuple):
-    """Rows [BLOCK, D] and their squared norms [BLOCK], infinite in the padding: it is far away."""
+    """Rows [BLOCK, D] and their squared norms [BLOCK], infinite for the padding."""
 
     rows: Array
     squares: Array
 
 
 def _centre(features: np.ndarray) -> np.ndarray:
-    """What is subtracted before distances: |x|^2 - 2 x.y + |y|^2 is accurate near the origin."""
+    """Computes the mean, around which |x|^2 - 2 x.y + |y|^2 is accurate."""
     return features.mean(axis=0, dtype=np.float64)
 
 
@@ -108,7 +113,7 @@ def _squared_distances(x: _Block, y: _Block) -> Array:
 
 @jax.jit
 def _merge(nearest: Array, x: _Block, y: _Block, same: Array) -> Array:
-    """The k smallest of `nearest` [BLOCK, k] and the squared distances from x to other rows y."""
+    """Keeps the k smallest of `nearest` [BLOCK, k] and squared distances from x to other rows y."""
     squared = _squared_distances(x, y)
     squared = jnp.where(same & jnp.eye(BLOCK, dtype=bool), jnp.inf, squared)  # not x itself
     return -jax.lax.top_k(-jnp.concatenate([nearest, squared], axis=1), nearest.shape[1])[0]
@@ -116,5 +121,5 @@ def _merge(nearest: Array, x: _Block, y: _Block, same: Array) -> Array:
 
 @jax.jit
 def _inside(x: _Block, y: _Block, radii: Array) -> Array:
-    """Which rows of x are within `radii` [BLOCK] of a row of y: [BLOCK]."""
+    """Tells which rows of x are within `radii` [BLOCK] of a row of y: [BLOCK]."""
     return jnp.any(_squared_distances(x, y) <= radii[None] ** 2, axis=1)

@@ -1,4 +1,4 @@
-"""What samples are compared with: a data set, images from a file, or published statistics."""
+"""References to compare samples with: data sets, images from files, or published statistics."""
 
 import functools
 import hashlib
@@ -33,9 +33,10 @@ class Reference:
     """Images to compare with, and their features in any space.
 
     Attributes:
-      name: what `reference` is in results.jsonl. images: uint8 [N, H, W, C].
+      name: the name in results.jsonl.
+      images: uint8 [N, H, W, C].
       labels: int [N], or None.
-      cached: whether statistics are kept on disk.
+      cached: statistics are kept on disk.
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class Reference:
         return len(self.images)
 
     def features(self, extractor: Extractor) -> np.ndarray:
-        """[N, D], kept in memory."""
+        """Computes the features [N, D], and keeps them in memory."""
         if extractor.name not in self._features:
             self._features[extractor.name] = np.concatenate(list(self.blocks(extractor)))
         return self._features[extractor.name]
 
     def statistics(self, extractor: Extractor) -> Statistics:
-        """Kept in memory and on disk, under a key of images, extractor and pdistill's version."""
+        """Computes mean and covariance, and keeps them in memory and on disk.
+
+        On disk, the key is of images, extractor and pdistill's version.
+        """
         if extractor.name not in self._statistics:
             find = self._cached_statistics if self._cached else self._compute_statistics
             self._statistics[extractor.name] = find(extractor)
@@ -88,7 +92,7 @@ class Reference:
         return moments.statistics()
 
     def blocks(self, extractor: Extractor) -> Iterator[np.ndarray]:
-        """The features in blocks [B, D], from memory if they are there."""
+        """Yields the features in blocks [B, D], from memory if they are there."""
         if extractor.name in self._features:
             yield self._features[extractor.name]
             return
@@ -116,7 +120,7 @@ class Reference:
 
 
 class StatisticsReference:
-    """A reference of which only mean and covariance are known, in one feature space."""
+    """A reference with mean and covariance only, in one feature space."""
 
     images = None
     labels = None
@@ -130,8 +134,8 @@ class StatisticsReference:
 
     def features(self, extractor: Extractor) -> np.ndarray:
         raise EvaluationError(
-            f"{self.name} holds only mu and sigma: it can be compared by Frechet distances, and "
-            "the other metrics need images"
+            f"{self.name} holds only mu and sigma: it can be compared by Frechet distances only; "
+            "give images for other metrics"
         )
 
     def statistics(self, extractor: Extractor) -> Statistics:
@@ -139,10 +143,10 @@ class StatisticsReference:
 
 
 def load_reference(text: str) -> Reference | StatisticsReference:
-    """A reference by name: "cifar10:train", or a path of images or statistics.
+    """Loads a reference from a name, such as "cifar10:train", or a path of images or statistics.
 
     Raises:
-      EvaluationError: a file that is neither. ValueError, FileNotFoundError: as `load_dataset`.
+      EvaluationError: the file is neither. ValueError, FileNotFoundError: as `load_dataset`.
     """
     path = Path(text)
     if path.is_dir():
@@ -167,14 +171,14 @@ def load_statistics(path: str | Path) -> Statistics:
     """Reads `mu` and `sigma` of an .npz, the common format of published reference statistics.
 
     Raises:
-      EvaluationError: it is missing, unreadable, or these are not a mean and a covariance.
+      EvaluationError: the file is missing, unreadable, or holds no mean and covariance.
     """
     path = Path(path)
     return statistics_among(read_npz(path), path)
 
 
 def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
-    """`mu` and `sigma`, checked."""
+    """Takes `mu` and `sigma` out of a file's arrays, and checks them."""
     for key in ("mu", "sigma"):
         if key not in arrays:
             raise EvaluationError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
@@ -185,14 +189,16 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
             f"{path}: mu must be [D] and sigma [D, D]; got {mean.shape} and {covariance.shape}"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise EvaluationError(f"{path}: mu or sigma is not finite")
+        raise EvaluationError(f"{path}: mu or sigma is not finite; compute them again")
     if not np.allclose(covariance, covariance.T, atol=1e-6 * np.abs(covariance).max()):
-        raise EvaluationError(f"{path}: sigma is not symmetric, so it is no covariance")
+        raise EvaluationError(
+            f"{path}: sigma is not symmetric, so it is no covariance; compute it again"
+        )
     return Statistics(mean, covariance, count)
 
 
 def save_statistics(path: str | Path, statistics: Statistics, **about: Any) -> None:
-    """Writes `mu`, `sigma`, their `count` and what else is said, whole or not at all."""
+    """Writes `mu`, `sigma`, their `count` and the arrays `about` them, whole or not at all."""
     if jax.process_index() > 0:
         return
     path = Path(path)

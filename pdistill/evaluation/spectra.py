@@ -1,4 +1,4 @@
-"""Radial power spectrum of images: how much of each spatial frequency they have."""
+"""Radial power spectrum of images, the power at each spatial frequency."""
 
 import dataclasses
 
@@ -11,15 +11,19 @@ BLOCK = 256  # images whose transforms are in memory at a time
 class Spectrum:
     """Mean power |FFT|^2 / (H W) of pixels in [-1, 1], from streamed images of one size.
 
-    So normalised, white noise of variance s^2 has power s^2 at every frequency, and the mean over
-    frequencies is the mean square of the pixels (Parseval).
+    In this normalisation, white noise of variance s^2 has power s^2 at every frequency, and the
+    mean over frequencies is the mean square of the pixels (Parseval).
     """
 
     count: int = 0
     _power: np.ndarray | None = None
 
     def add(self, images: np.ndarray) -> "Spectrum":
-        """Counts uint8 images [B, H, W, C] in; returns self."""
+        """Adds uint8 images [B, H, W, C] to the mean; returns self.
+
+        Raises:
+          ValueError: they have another type, rank or size.
+        """
         if images.ndim != 4 or images.dtype != np.uint8:
             got = f"{images.dtype} {images.shape}"
             raise ValueError(f"images must be uint8 [B, H, W, C]; got {got}")
@@ -35,19 +39,19 @@ class Spectrum:
 
     @property
     def power(self) -> np.ndarray:
-        """[H, W], at the frequencies of `np.fft.fft2`: the mean over images and channels."""
+        """Mean power [H, W] over images and channels, at the frequencies of `np.fft.fft2`."""
         if not self.count:
-            raise ValueError("no images have been added")
+            raise ValueError("there are no images; add some first")
         return self._power / self.count
 
     @property
     def values(self) -> np.ndarray:
-        """[R], R = min(H, W) // 2 + 1: log10 of the mean power on the rings of radius 0 ... R - 1.
+        """Logarithm [R], of base 10, of the mean power on rings of radius 0 ... R - 1.
 
-        The radius is in cycles per min(H, W) pixels, rounded. Ring 0 of square images is the mean
-        pixel alone, so subtracting each image's mean would change nothing else; the last ring is
-        the highest frequency along an axis, and the corners beyond it are left out. A ring without
-        power is -inf.
+        R is min(H, W) // 2 + 1; a radius is in cycles per min(H, W) pixels, rounded. Ring 0 of
+        square images is the mean pixel alone, so subtracting each image's mean would change nothing
+        else; the last ring is the highest frequency along an axis, and the corners beyond it are
+        left out. A ring without power is -inf.
         """
         power = self.power
         frequencies = np.meshgrid(*map(np.fft.fftfreq, power.shape), indexing="ij")
@@ -58,7 +62,7 @@ class Spectrum:
 
 
 def radial_spectrum(images: np.ndarray) -> np.ndarray:
-    """`Spectrum.values` of uint8 images [N, H, W, C]."""
+    """Computes `Spectrum.values` of uint8 images [N, H, W, C]."""
     spectrum = Spectrum()
     for start in range(0, len(images), BLOCK):
         spectrum.add(images[start : start + BLOCK])

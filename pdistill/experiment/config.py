@@ -1,22 +1,28 @@
-"""From a ConfigDict, which people write, to frozen dataclasses, which code below reads."""
+"""Configs: ConfigDicts, which people write, as frozen dataclasses, which the code below reads."""
 
 import dataclasses
 import difflib
+import importlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax.core import FrozenDict
+
 from pdistill.diffusion import output_channels
-from pdistill.experiment.imported import ImportedStage
-from pdistill.methods import STAGES, Round, Stage
-from pdistill.model import build_schedule
-from pdistill.networks import Diffuser, build_network
+from pdistill.experiment.imported import Imported
+from pdistill.methods import METHODS, Method, Run
+from pdistill.methods.method import roles
+from pdistill.model.card import build_schedule
+from pdistill.networks import Network, build_network
 from pdistill.runtime.files import one_line
 from pdistill.samplers import Gamma, parse_solver
 
-KINDS = STAGES | {"imported": ImportedStage}  # of stages, by what their `method` says
+KINDS = METHODS | {Imported.name: Imported}  # of stages, by what their `method` says
+# Keys of a stage that every method has; the others are its own hyperparameters.
+COMMON = ("name", "loop", "measured_at", "select", "labels", "resolution")
 
 
 class ConfigError(ValueError):
@@ -56,31 +62,33 @@ class ModelConfig:
     schedule: Named
     head: str = "v"
 
-    def build(self, image_shape: tuple[int, ...]) -> Diffuser:
-        """The diffuser for such images.
+    def build(self, image_shape: tuple[int, ...]) -> Network:
+        """The blank network for images of this shape, [H, W, C].
 
         Raises:
           ValueError: the network cannot be built, or not for this image shape.
         """
         if "out_channels" in self.network.arguments:
             raise ValueError("out_channels follows from the head and the data; leave it out")
-        channels = image_shape[-1]
-        arguments = {**self.network.arguments, "out_channels": output_channels(self.head, channels)}
+        channels = output_channels(self.head, image_shape[-1])
+        arguments = {**self.network.arguments, "out_channels": channels}
         try:
-            diffuser = Diffuser(
-                build_network(self.network.name, arguments),
-                self.head,
-                build_schedule(self.schedule.name, self.schedule.arguments),
+            network = Network(
+                None,
+                module=build_network(self.network.name, arguments),
+                head=self.head,
+                schedule=build_schedule(self.schedule.name, self.schedule.arguments),
+                shape=tuple(image_shape),
             )
-            diffuser.param_shapes(image_shape)
-        except Exception as error:  # whatever Flax raises for arguments that do not fit
+            network.shapes  # noqa: B018  # raises for arguments that do not fit
+        except Exception as error:  # whatever Flax raises
             raise ValueError(one_line(error)) from error
-        return diffuser
+        return network
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What every model is measured by.
+    """Settings that every model is measured by.
 
     Attributes:
       metrics, features: as in `evaluation.Evaluator`. references: splits to compare with.
@@ -132,64 +140,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """Everything `experiment.run` needs."""
+    """Everything that `experiment.run` needs; `wandb` also logs to Weights & Biases."""
 
     data: DataConfig
     model: ModelConfig
-    stages: tuple[Stage, ...]
+    stages: tuple[Run, ...]
     evaluation: EvaluationConfig = EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
-
-    def rounds(self, image_shape: tuple[int, ...]) -> list[Round]:
-        """All training runs in order.
-
-        Raises:
-          ConfigError: a parent that no earlier stage makes, or a name used twice.
-        """
-        try:
-            diffuser = self.model.build(image_shape)
-        except ValueError as error:
-            raise ConfigError(f"model: {error}") from error
-        rounds: dict[str, Round] = {}
-        for i, stage in enumerate(self.stages):
-            try:
-                shape = stage.shape(image_shape)
-                new = [_shaped(r, shape) for r in stage.rounds(diffuser, shape, rounds)]
-            except ValueError as error:
-                raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
-            for r in new:
-                if r.name in rounds:
-                    raise ConfigError(f"stages[{i}].name: {r.name!r} is used twice")
-                for parent in filter(None, r.parents):
-                    if rounds[parent].noise_shape != r.noise_shape:
-                        raise ConfigError(
-                            f"stages[{i}] ({stage.name}): {parent!r} is of "
-                            f"{rounds[parent].noise_shape} and {r.name!r} of {r.noise_shape}; set "
-                            "resolution to the same"
-                        )
-                rounds[r.name] = r
-        return list(rounds.values())
-
-
-def _shaped(r: Round, shape: tuple[int, ...]) -> Round:
-    """The round with the shapes that its stage left out."""
-    image_shape = tuple(r.image_shape or shape)
-    noise_shape = tuple(r.noise_shape or image_shape)
-    return dataclasses.replace(r, image_shape=image_shape, noise_shape=noise_shape)
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """The defaults of a dataclass that `parse` reads, as plain data for a config."""
-    found = {}
-    for field in dataclasses.fields(cls):
-        value = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        if value is not dataclasses.MISSING:
-            plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-            found[field.name] = plain
-    return found
+    wandb: bool = False
 
 
 def as_plain(config: Any) -> dict[str, Any]:
@@ -213,15 +172,20 @@ def parse(config: Mapping[str, Any]) -> ExperimentConfig:
     return _build(ExperimentConfig, config, "")
 
 
-def _build(cls: type, values: Any, path: str) -> Any:
-    """A dataclass from a mapping, field by field, by the fields' types."""
+def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any:
+    """A dataclass from a mapping, field by field, by the fields' types.
+
+    Args:
+      common: keys that were taken out before, for the message about an unknown one.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path or 'the config'} must be a dictionary; got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    known = (*common, *fields)
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {_join(path, key)!r}; {hint}")
     for name, field in fields.items():
         required = (
@@ -239,7 +203,7 @@ def _build(cls: type, values: Any, path: str) -> Any:
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Stage:
+    if kind is Run:
         return _stage(value, path)
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, path)
@@ -248,9 +212,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} must be a tuple; got {value!r}")
         return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, path)
+        return _convert_union(arguments, value, path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type):
@@ -259,17 +221,72 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} must be a dictionary; got {value!r}")
-    return dict(value)  # arguments, checked by what they build
+    return _frozen(value)  # arguments, checked by what they build
 
 
-def _stage(value: Any, path: str) -> Stage:
+def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    listed = isinstance(value, list | tuple)
+    fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == listed]
+    return _convert((fitting or kinds)[0], value, path)
+
+
+def _frozen(value: Any) -> Any:
+    """Plain data that can be hashed."""
+    if isinstance(value, Mapping):
+        return FrozenDict({key: _frozen(item) for key, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _stage(value: Any, path: str) -> Run:
+    """A stage: what runs have in common, the names of what it is given, and its method."""
     if not isinstance(value, Mapping) or "method" not in value:
         raise ConfigError(f"{path} must be a dictionary with name and method; got {value!r}")
-    method = value["method"]
-    if not isinstance(method, str) or method not in KINDS:
-        raise ConfigError(f"{path}.method must be one of {', '.join(KINDS)}; got {method!r}")
-    rest = {key: item for key, item in value.items() if key != "method"}
-    return _build(KINDS[method], rest, path)
+    cls = method_named(value["method"], f"{path}.method")
+    hints = typing.get_type_hints(Run)
+    if "name" not in value:
+        raise ConfigError(f"missing key {_join(path, 'name')!r}")
+    if trains(cls) and value.get("loop") is None:
+        raise ConfigError(f"missing key {_join(path, 'loop')!r}")
+    common = [key for key in COMMON if key != "loop" or trains(cls)]
+    names = roles(cls)
+    shared = {
+        key: _convert(hints[key], value[key], _join(path, key)) for key in common if key in value
+    }
+    given = {key: _convert(str, value[key], _join(path, key)) for key in names if key in value}
+    own = {k: v for k, v in value.items() if k not in (*common, *names, "method")}
+    method = _build(cls, own, path, (*common, *names))
+    try:
+        return Run(method=method, given={k: v for k, v in given.items() if v}, **shared)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def method_named(name: Any, path: str) -> type[Method]:
+    """The method of a name in KINDS, or the class of the user's own that "module:Class" says."""
+    if isinstance(name, str) and name in KINDS:
+        return KINDS[name]
+    module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon:
+        known = ", ".join(KINDS)
+        raise ConfigError(
+            f"{path} must be one of {known}, or a class of your own as module:Class; got {name!r}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}: {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(f"{path}: {name!r} is not a subclass of pdistill.methods.Method")
+    return found
+
+
+def trains(method: Method | type[Method]) -> bool:
+    """Whether a method has updates."""
+    cls = method if isinstance(method, type) else type(method)
+    return cls.step is not Method.step
 
 
 def _join(path: str, key: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import jax
 from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
-from pdistill.experiment.config import ConfigError
-from pdistill.methods import Round, Stage, rounds_of
+from pdistill.experiment.config import ConfigError, parse
+from pdistill.experiment.defaults import filled
+from pdistill.experiment.plan import Planned
+from pdistill.methods import Run
 from pdistill.runtime.files import write_atomically
 from pdistill.runtime.terminal import say
 
 # Keys of a config that may change between runs of one directory: they change no result.
 HARMLESS = (
-    r"stages\[\d+\]\.loop\.(log_every|max_skipped)|mesh\..*|data\.resident|"
+    r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at)|wandb|mesh\..*|data\.resident|"
     r"evaluation\.inception_weights"
 )
 
@@ -26,16 +28,17 @@ HARMLESS = (
 def claim(
     workdir: Path,
     config: dict[str, Any],
-    stages: Sequence[Stage],
-    rounds: Sequence[Round],
+    stages: Sequence[Run],
+    runs: Mapping[str, Planned],
     *,
     new: bool = False,
 ) -> None:
     """Writes config.json, or checks the one that is there.
 
     Args:
-      config: the whole config, plain; stages and rounds are what it makes.
-      new: what the directory holds is moved aside.
+      config: the whole config, plain; stages and runs are what it makes. It is written, and
+        compared, with all defaults.
+      new: whether to move aside what the directory holds.
 
     Raises:
       ConfigError: the directory holds a run of another config. OSError: it cannot be used.
@@ -44,15 +47,16 @@ def claim(
         if workdir.exists() and jax.process_index() == 0:
             say(f"{workdir} is moved to {_move_aside(workdir)}")
         sync_global_devices(f"moved {workdir}")  # nobody reads what is there before it is moved
-    path = workdir / "config.json"
+    path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     if path.exists():
         try:
-            before = json.loads(path.read_text())["config"]
+            before = json.loads(json.dumps(filled(json.loads(path.read_text())["config"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         changed = differences(before, config)
-        harmful = [change for change in changed if not is_harmless(*change, stages, rounds)]
+        harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
         if harmful:
+            _check_version(workdir, before)
             lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
             raise ConfigError(
                 f"{workdir} holds a run with another config; give another --workdir, or "
@@ -70,8 +74,20 @@ def claim(
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
 
 
+def _check_version(workdir: Path, before: dict[str, Any]) -> None:
+    """Raises ConfigError for the config of a run that another version of pdistill began."""
+    try:
+        parse(before)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{workdir} holds a run of another version of pdistill, whose config this one does not "
+            f"read ({error}). Its models load as they are; to train, give another --workdir, or "
+            "--new to start again there"
+        ) from error
+
+
 def is_harmless(
-    key: str, old: Any, new: Any, stages: Sequence[Stage], rounds: Sequence[Round]
+    key: str, old: Any, new: Any, stages: Sequence[Run], runs: Mapping[str, Planned]
 ) -> bool:
     """Whether a run may go on with this change of its config."""
     if re.fullmatch(HARMLESS, key):
@@ -80,7 +96,8 @@ def is_harmless(
     if not match:
         return False
     index = int(match[1])
-    of_stage = rounds_of(stages[index].name, rounds)
+    name = stages[index].name
+    of_stage = [r.run for r in runs.values() if name in (r.name, r.name.rpartition("/")[0])]
     if match[2] == "save_every":
         return not any(r.select for r in of_stage)  # saves are what the model is chosen among
     return (  # trained on, with nothing that has started from it
@@ -89,7 +106,7 @@ def is_harmless(
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two plain configs differ, as (key, old, new)."""
+    """Differences of two plain configs, as (key, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         prefix = f"{path}." if path else ""

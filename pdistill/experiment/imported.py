@@ -1,48 +1,43 @@
-"""A stage that is a model from elsewhere: what `pdistill.convert` made, or another run."""
+"""A model from elsewhere as a run: what `pdistill.convert` made, or another experiment."""
 
 import dataclasses
-import math
+from typing import Any, ClassVar
 
-from pdistill.methods import Round, Stage, Untrained
-from pdistill.model import ModelError, build_diffuser, find, noise_shape, num_steps, read_card
-from pdistill.samplers import Stochastic, parse_solver
+import jax
+from jax import Array
+
+from pdistill.methods.method import Method, Run
+from pdistill.model.card import find, num_steps, read_card
+from pdistill.model.store import load
+from pdistill.networks import Network
+
+OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportedStage(Stage):
-    """Config of the stage: a model is copied and measured; later stages start from it.
+class Imported(Method):
+    """A model that is copied and measured, in zero updates; later stages start from it.
 
     Attributes:
-      path: of a model directory, or of a stage's that holds one.
-      num_steps: step counts it is measured at; those it is made for by default.
+      path: a model directory, or a run's that holds one.
     """
 
     path: str
-    num_steps: tuple[int, ...] = ()
+    name: ClassVar[str] = "imported"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        try:
-            card = read_card(find(self.path))
-            shape, imported = tuple(card["data"]["shape"]), build_diffuser(card)
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{self.path} has a damaged model.json: {error!r}") from error
-        if shape != tuple(image_shape):
-            raise ValueError(f"{self.path} makes images of {shape}, the data's are {image_shape}")
-        solver = parse_solver(card["solver"])
-        own = solver.model != "denoiser" or isinstance(solver, Stochastic)  # of no other solver
-        guidance = card["guidance"]
-        return [
-            Round(
-                name=self.name,
-                method_name=card["method"],
-                method=Untrained(imported),
-                init=None,
-                loop=None,
-                num_steps=self.num_steps or (num_steps(card),),
-                solver=card["solver"] if own else None,
-                guidance=guidance and tuple(math.inf if w is None else w for w in guidance),
-                imported=self.path,
-                upsampled=card.get("upsampled", 1),
-                noise_shape=noise_shape(card),
-            )
-        ]
+    def unfold(self, stage: Run, model: Network) -> list[Run]:
+        steps = stage.measured_at or (num_steps(read_card(find(self.path))),)
+        return [dataclasses.replace(stage, measured_at=steps)]
+
+    def init(self, key: Array) -> Network:
+        """The model as it is on disk, also where only shapes are asked for."""
+        del key
+        with jax.ensure_compile_time_eval():
+            return load(self.path).network
+
+    def product(self, state: Network) -> Network:
+        return state
+
+    def card(self, state: Network) -> dict[str, Any]:
+        card = read_card(find(self.path))
+        return {key: value for key, value in card.items() if key not in OWN} | {"source": self.path}

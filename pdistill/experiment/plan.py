@@ -1,178 +1,289 @@
-"""What a run would take, of memory above all, on a mesh that need not be there.
+"""The plan of an experiment: every run's state and product as shapes, before anything compiles.
 
-The update of the first round of each method is compiled for virtual CPU devices, with the shardings
-of the run; nothing is computed and no data are read. The compiler's figures are those of a CPU:
-another one fuses and orders otherwise, and on CPUs bfloat16 takes the memory of float32.
+The check before a run, the dry run, the tests of configs and the benchmarks all read this plan; the
+runner performs the same one with arrays.
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from pdistill.data import load_dataset
-from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.methods import Round
-from pdistill.runtime.costs import collective_bytes, flops
-from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding, replicated
-from pdistill.training import TrainState, compile_update, count
+from pdistill.data.columns import Column
+from pdistill.data.images import check_average
+from pdistill.evaluation import check_distance
+from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
+from pdistill.methods import Run
+from pdistill.networks import Network
+from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
+from pdistill.samplers import Steps, parse_solver
+from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
 
 HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
-MEMORIES = (16, 24, 32, 40, 80, 95, 141, 192)  # GB of devices there are, from TPU v5e up
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """One round's update on a mesh; bytes are of one device.
+class Planned:
+    """A run with the shapes of what it makes.
 
     Attributes:
-      parameters: of the model. state: parameters, averages and moments. frozen: what does not
-        learn. data: the data set, if it is kept there, and the batch. activations: the most that
-        is alive besides, as the compiler lays it out.
-      flops: of all devices. communicated: bytes, see `collective_bytes`.
+      given: names of the runs whose networks it gets, by the method's names for them.
+      arguments: values that `Method.init` gets besides.
+      state: before the first update. network: its product.
+      measured_at: step counts, of a cascade those of all resolutions each time.
     """
 
-    name: str
-    parameters: int
-    state: int
-    frozen: int
-    data: int
-    activations: int
-    flops: int
-    communicated: int
+    run: Run
+    given: Mapping[str, str]
+    arguments: Mapping[str, Any]
+    state: Any
+    network: Network
+    measured_at: tuple[Steps, ...]
 
     @property
-    def total(self) -> int:
-        return self.state + self.frozen + self.data + self.activations
+    def name(self) -> str:
+        return self.run.name
 
     @property
-    def fits(self) -> int | None:
-        """The smallest of MEMORIES that holds it."""
-        return next((size for size in MEMORIES if self.total <= size * 10**9), None)
+    def trains(self) -> bool:
+        """Whether it has updates."""
+        return trains(self.run.method)
+
+    @property
+    def carried_on(self) -> tuple[str, ...]:
+        """Names of the learners of its start's last state that `Method.init` gets."""
+        return tuple(name for name in self.given if name.startswith("start."))
+
+    def init(self, key: Any, given: Mapping[str, Any]) -> Any:
+        """The state, from the networks and parts of states that it is given, by `self.given`."""
+        named = {name.removeprefix("start."): value for name, value in given.items()}
+        return self.run.method.init(key, **named, **self.arguments)
 
 
-def dry_run(
-    config: Any, devices: Sequence[int], data_shape: tuple[int, ...] | None = None
-) -> dict[int, list[Plan]]:
-    """Plans and prints a run, for each number of devices.
+def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str, Planned]:
+    """All runs of an experiment in order, by name.
 
     Args:
-      config: a ConfigDict, as in configs/; its mesh must fit all of `devices`.
-      data_shape: [N, H, W, C] of the data set; None to look at it.
+      image_shape: shape of the data's images, [H, W, C].
 
     Raises:
-      ConfigError: as `experiment.run`, or there are not enough (virtual) devices.
+      ConfigError: a run that cannot be; the message names its stage.
     """
-    experiment = parse(as_plain(config))
     try:
-        data_shape = data_shape or load_dataset(experiment.data.name, "train").images.shape
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(f"{error}; --data_shape=N,H,W,C does without the data") from error
-    try:
-        meshes = {n: _mesh(experiment, n) for n in devices}
+        model = experiment.model.build(image_shape)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-    rounds = experiment.rounds(tuple(data_shape[1:]))
-    firsts = {r.method_name: r for r in reversed(rounds) if r.loop}
-    plans = {}
-    for n, mesh in meshes.items():
-        chosen = [r for r in rounds if r in firsts.values()]
-        plans[n] = [plan(r, rounds, experiment, mesh, data_shape) for r in chosen]
-        print(table(mesh, plans[n]), flush=True)
-    return plans
+        raise ConfigError(f"model: {error}") from error
+    planned: dict[str, Planned] = {}
+    for i, stage in enumerate(experiment.stages):
+        name = stage.name
+        try:
+            shape = stage_shape(stage, image_shape)
+            for run in stage.unfold(model.replace(shape=shape)):
+                name = run.name
+                if name in planned:
+                    raise ConfigError(f"stages[{i}].name: {name!r} is used twice")
+                planned[name] = _plan_run(run, model.replace(shape=shape), planned)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"stages[{i}] ({name}): {error}") from error
+    return planned
 
 
-def _mesh(experiment: ExperimentConfig, n: int) -> Mesh:
-    if n > len(jax.devices()):
-        raise ValueError(f"{n} devices, of which JAX has made {len(jax.devices())}")
-    return make_mesh(experiment.mesh.data, experiment.mesh.fsdp, jax.devices()[:n])
+def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a stage's images, [H, W, C], from the data's; ValueError if there is none."""
+    if not stage.resolution:
+        return tuple(image_shape)
+    check_average(image_shape, stage.resolution)
+    return (stage.resolution, stage.resolution, image_shape[-1])
 
 
-def plan(
-    r: Round,
-    rounds: Sequence[Round],
-    experiment: ExperimentConfig,
-    mesh: Mesh,
-    data_shape: tuple[int, ...],
-) -> Plan:
-    """Compiles one update of a round of the experiment."""
-    traced, state, inputs = trace(r, rounds, experiment, mesh, data_shape)
-    # Quick machine code: it is never run.
-    compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
-    memory = compiled.memory_analysis()
-    return Plan(
-        name=r.name,
-        parameters=count(r.method.diffuser.param_shapes(r.noise_shape)),
-        state=device_bytes(state.learners),
-        frozen=device_bytes(state.frozen),
-        data=device_bytes(inputs),
-        activations=memory.temp_size_in_bytes
-        + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
-        flops=flops(traced.jaxpr.jaxpr),
-        communicated=collective_bytes(compiled.as_text()),
-    )
-
-
-def trace(
-    r: Round,
-    rounds: Sequence[Round],
-    experiment: ExperimentConfig,
-    mesh: Mesh,
-    data_shape: tuple[int, ...],
-    due: bool = True,
-) -> tuple[jax.stages.Traced, TrainState, Any]:
-    """One update of a round, traced, and the shapes of its state and of what the data give.
-
-    With `due`, one that has what not all updates have, see `training.Steppable`.
-    """
-    if r.loop.batch_size % mesh.size:
-        raise ConfigError(f"{r.name}: batch_size {r.loop.batch_size} for {mesh.size} devices")
+def _plan_run(run: Run, model: Network, earlier: Mapping[str, Planned]) -> Planned:
+    given, values = _bind(run, earlier)
+    parameters = inspect.signature(run.method.init).parameters
+    arguments = dict(run.arguments)
+    if "model" in parameters:
+        arguments["model"] = model
+    if "labels" in parameters:
+        arguments["labels"] = run.labels
+    draft = Planned(run, given, arguments, None, model, ())
     key = jax.eval_shape(lambda: jax.random.key(0))
-    by_name = {other.name: other for other in rounds}
-    parents = [name and by_name[name] for name in r.parents]
-    params = [p and p.method.diffuser.param_shapes(p.noise_shape) for p in parents]
-    shapes = jax.eval_shape(r.init, key, *params)
-    state = _placed(shapes, param_sharding(shapes, mesh))
-    if r.pairs:
-        pairs = _placed(r.pairs.shapes(r.image_shape), replicated(mesh))
-        state = state.replace(frozen=state.frozen | {"pairs": pairs})
-    if r.loop.offload:
-        host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), state.frozen)
-        state = state.replace(frozen=_placed(state.frozen, host))
-    resident, raw = _inputs(r, experiment, mesh, data_shape)
-    flags = {"due": due} if r.loop.substeps == 1 and hasattr(r.method, "due") else {}
+    state = jax.eval_shape(draft.init, key, values)
+    network = jax.eval_shape(run.method.product, state)
+    if network.image_shape != model.shape:
+        pixels = network.image_shape[0]
+        raise ValueError(
+            f"it makes images of {_pixels(network.image_shape)}, where its stage is to make images "
+            f"of {_pixels(model.shape)}; set resolution to {pixels}, or start from another stage"
+        )
+    steps = run.measured_at or run.method.measured_at
+    _check_run(run, steps)
+    steps = tuple(_of_all_resolutions(n, network) for n in steps)
+    return dataclasses.replace(draft, state=state, network=network, measured_at=steps)
 
+
+def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Names of the runs that a run is given, and the shapes of their networks.
+
+    A parameter of `Method.init` that is called like a learner of its start's state, such as the
+    fake score, is given that learner's network of the start's last state, as "start.<name>".
+    """
+    parameters = inspect.signature(run.method.init).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given, values = {}, {}
+    for role, name in run.given.items():
+        if role not in parameters and not any_name:
+            raise ValueError(f"method {run.method.name} takes no {role!r}")
+        found = find_run(name, earlier)
+        given[role], values[role] = found.name, found.network
+    for name, parameter in parameters.items():
+        if parameter.annotation is Network and name not in (*given, "model") and not any_name:
+            raise ValueError(f"it needs {name!r}, the name of an earlier stage")
+    start = earlier[given["start"]] if "start" in given else None
+    for name in [name for name in parameters if start and name not in given]:
+        learner = getattr(start.state, name, None)
+        if learner is not None and hasattr(learner, "network"):
+            given[f"start.{name}"] = start.name
+            values[f"start.{name}"] = learner.network
+    return given, values
+
+
+def find_run(name: str, earlier: Mapping[str, Planned]) -> Planned:
+    """The run of this name, or the last one of the stage of this name; ValueError if none is."""
+    found = [p for p in earlier.values() if name in (p.name, p.name.rpartition("/")[0])]
+    if not found:
+        known = ", ".join(earlier) or "none"
+        raise ValueError(
+            f"it starts from {name!r}, which no earlier stage makes; there are: {known}"
+        )
+    return earlier.get(name) or found[-1]
+
+
+def _check_run(run: Run, steps: tuple[Steps, ...]) -> None:
+    """Raises ValueError for settings of a run that cannot be."""
+    if not steps:
+        raise ValueError("measured_at must give at least one count of sampling steps")
+    counts = [count for n in steps for count in (n if isinstance(n, tuple) else (n,))]
+    if min(counts) < 1:
+        raise ValueError(f"measured_at must be counts of at least 1; got {steps}")
+    if run.select:
+        check_distance(run.select, "select")
+    if run.loop:
+        run.method.check_batch(run.loop.batch_size)
+
+
+def _of_all_resolutions(steps: Steps, network: Network) -> Steps:
+    """Step counts of each resolution of a cascade from one for all."""
+    cascade = bool(network.sampler) and parse_solver(network.sampler).model == "cascade"
+    if not cascade:
+        return steps
+    if isinstance(steps, int):
+        return (steps,) * len(network.resolutions)
+    if len(steps) != len(network.resolutions):
+        raise ValueError(
+            f"measured_at: each must be of the resolutions {network.resolutions}; got {steps}"
+        )
+    return steps
+
+
+def _pixels(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape[:2])) + " pixels"
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedUpdate:
+    """One update of a run, traced, and the shapes of its inputs, each with its sharding.
+
+    Attributes:
+      data: the resident data set and a raw batch.
+    """
+
+    traced: jax.stages.Traced
+    state: TrainState
+    frozen: dict[str, Any]
+    data: tuple[dict[str, Any], dict[str, Any]]
+
+
+def trace_update(
+    planned: Planned,
+    runs: Mapping[str, Planned],
+    experiment: ExperimentConfig,
+    mesh: Mesh,
+    data_shape: tuple[int, ...],
+    step: int = 0,
+) -> TracedUpdate:
+    """Traces update number `step` of a run, as training would do it on `mesh`.
+
+    Args:
+      data_shape: [N, H, W, C] of the data set.
+
+    Raises:
+      ConfigError: a batch that the devices do not divide.
+    """
+    run = planned.run
+    if run.loop.batch_size % mesh.size:
+        raise ConfigError(
+            f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the {mesh.size} "
+            "devices"
+        )
+    state, frozen = shapes_in_training(planned.state, mesh)
+    if run.loop.offload:
+        host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), frozen)
+        frozen = _placed(frozen, host)
+    resident, raw = _inputs(planned, runs, experiment, mesh, data_shape)
     update = compile_update(
-        r.method, mesh, experiment.data.flip, data_shape[1] // r.image_shape[0],
-        r.loop.max_grad_norm, r.loop.offload,
+        run.method, mesh, experiment.data.flip, data_shape[1] // planned.network.image_shape[0],
+        run.loop.max_grad_norm, run.loop.offload,
     )  # fmt: skip
-    traced = update.trace(state.replace(frozen={}), state.frozen, resident, raw, key, **flags)
-    return traced, state, (resident, raw)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    kinds = kinds_of(run.method, range(run.loop.num_updates), 1)(step)
+    traced = update.trace(state, frozen, resident, raw, key, **kinds)
+    return TracedUpdate(traced, state, frozen, (resident, raw))
 
 
-def _inputs(r: Round, experiment: ExperimentConfig, mesh: Mesh, data_shape: tuple[int, ...]):
-    """Shapes of what the data pipeline gives: the resident data set, and one raw batch."""
-    arrays = {"image": (data_shape[1:], jnp.uint8), "label": ((), jnp.int32)}
-    if r.latents:
-        pair = (1 + experiment.data.flip, *r.noise_shape)
-        arrays["latent"] = (pair, jnp.float16)
+def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
+    """The loop's state and the frozen fields of a method's state, as shapes with shardings."""
+    learning, frozen = take_frozen(_placed(state, param_sharding(state, mesh)))
+    scalar = jax.ShapeDtypeStruct((), "int32", sharding=replicated(mesh))
+    return TrainState(scalar, scalar, learning), frozen
 
-    def of(leading: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            name: jax.ShapeDtypeStruct((*leading, *shape), dtype)
-            for name, (shape, dtype) in arrays.items()
-        }
 
-    batch = (1, r.loop.batch_size)
+def _inputs(planned, runs, experiment, mesh, data_shape):
+    """Shapes that the data pipeline gives: the resident data set, and one raw batch."""
+    loop = planned.run.loop
+    arrays = {
+        "image": jax.ShapeDtypeStruct(data_shape, "uint8"),
+        "label": jax.ShapeDtypeStruct(data_shape[:1], "int32"),
+    }
+    orders = ["index"]
+    for column in planned.run.method.columns:
+        arrays |= column_shapes(column, planned, runs, data_shape[0], experiment.data.flip)
+        orders += [] if column.aligned else [f"{column.name}/index"]
+    leading = (1, loop.batch_size)
     if experiment.data.resident:
-        resident, raw = of((data_shape[0],)), {"index": jax.ShapeDtypeStruct(batch, jnp.int32)}
+        raw = dict.fromkeys(orders, jax.ShapeDtypeStruct(leading, "int32"))
+        resident = arrays
     else:
-        resident, raw = {}, of(batch)
+        resident, raw = (
+            {},
+            {
+                name: jax.ShapeDtypeStruct((*leading, *a.shape[1:]), a.dtype)
+                for name, a in arrays.items()
+            },
+        )
     return _placed(resident, replicated(mesh)), _placed(raw, batch_sharding(mesh, leading=1))
+
+
+def column_shapes(
+    column: Column, planned: Planned, runs: Mapping[str, Planned], num_images: int, flip: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a column's rows, by the names that `Dataset.arrays` has for them."""
+    teacher = runs[planned.given["teacher"]].network
+    shapes = column.shapes(teacher, num_images, flip)
+    return {f"{column.name}/{leaf}": shape for leaf, shape in shapes.items()}
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
@@ -184,27 +295,10 @@ def _placed(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def device_bytes(tree: Any) -> int:
-    """Of the part of a tree of placed shapes that one device holds."""
-    return sum(
-        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(tree)
-        if leaf.sharding.memory_kind != HOST
-    )
-
-
-def table(mesh: Mesh, plans: Sequence[Plan]) -> str:
-    """Plans as lines of text."""
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    lines = [f"\n{mesh.size} devices ({axes}); GB a device, and an update of all devices"]
-    heads = ("state", "frozen", "data", "activations", "total", "fits", "TFLOP", "communicated")
-    lines.append(f"{'':<16} {'parameters':>13} " + " ".join(f"{head:>12}" for head in heads))
-    for p in plans:
-        sizes = (p.state, p.frozen, p.data, p.activations, p.total)
-        cells = [f"{size / 1e9:.3f}" for size in sizes]
-        cells += [f"in {p.fits} GB" if p.fits else "nowhere"]
-        cells += [f"{p.flops / 1e12:.3f}", f"{p.communicated / 1e9:.3f} GB"]
-        lines.append(
-            f"{p.name:<16} {p.parameters:>13,} " + " ".join(f"{cell:>12}" for cell in cells)
-        )
-    return "\n".join(lines)
+def first_of_each_method(runs: Mapping[str, Planned]) -> list[Planned]:
+    """The first run of each method that trains, in order."""
+    found: dict[str, Planned] = {}
+    for planned in runs.values():
+        if planned.trains:
+            found.setdefault(planned.run.method.name, planned)
+    return list(found.values())

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from pdistill.evaluation import Evaluator
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
-from pdistill.networks import Diffuser
+from pdistill.networks import Network
 from pdistill.samplers import Cascade, format_steps
 
 KEY = (
@@ -22,18 +22,18 @@ KEY = (
 
 
 def row_key(row: dict[str, Any]) -> tuple:
-    """What makes a row unique."""
+    """The values that make a row unique."""
     return tuple(row.get(name) for name in KEY)
 
 
 def identity(
-    stage: str, diffuser: Diffuser, sampling: Sampling, guidance: float | None, seed: int
+    stage: str, network: Network, sampling: Sampling, guidance: float | None, seed: int
 ) -> dict[str, Any]:
     """The part of a row that says what was sampled."""
     fields = {
         "stage": stage,
         "num_steps": format_steps(sampling.num_steps),
-        "nfe": sampling.nfe * diffuser.evaluations(diffuser.effective_guidance(guidance)),
+        "nfe": sampling.nfe * network.evaluations(network.effective_guidance(guidance)),
         "solver": sampling.solver.name,
         "seed": seed,
     }
@@ -46,11 +46,9 @@ def identity(
 
 
 def draw_samples(
-    diffuser: Diffuser,
-    params: Any,
+    network: Network,
     *,
     sampling: Sampling,
-    shape: tuple[int, ...],
     num: int,
     labels: Sequence[int] | None,
     seed: int,
@@ -61,17 +59,16 @@ def draw_samples(
     """`num` samples of the same noise and the same labels for every model, and the labels.
 
     Args:
-      shape: of an image's noise.
-      labels: those of a data set, after which the samples' are distributed.
+      labels: a data set's labels, after which the samples' are distributed.
       guidance: weight; None for a model that takes none.
 
     Returns:
       Batches, uint8 [B, H, W, C], and [num], or None for a network that takes no labels.
     """
-    labels = draw_labels(diffuser, labels, num, seed)
+    labels = draw_labels(network, labels, num, seed)
     batches = generate_batches(
-        diffuser, params, evaluation_key(seed), num, sampling=sampling, shape=shape, labels=labels,
-        guidance=diffuser.effective_guidance(guidance), batch_size=batch_size, mesh=mesh,
+        network, evaluation_key(seed), num, sampling=sampling, labels=labels,
+        guidance=network.effective_guidance(guidance), batch_size=batch_size, mesh=mesh,
     )  # fmt: skip
     return batches, labels
 
@@ -93,14 +90,14 @@ def measure(
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
-      keep: how many samples to return.
+      keep: number of samples to return.
 
     Returns:
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
     batches, labels = draw_samples(
-        model.diffuser, model.params, sampling=sampling, shape=model.noise_shape, num=num,
-        labels=labels, seed=seed, batch_size=batch_size, mesh=mesh, guidance=guidance,
+        model.network, sampling=sampling, num=num, labels=labels, seed=seed,
+        batch_size=batch_size, mesh=mesh, guidance=guidance,
     )  # fmt: skip
     samples = Timed(batches, keep)
     measured = evaluator.measure(samples, labels)
@@ -112,28 +109,28 @@ def measure(
         "rounding": "nearest",
         "device": jax.devices()[0].device_kind,
     }
-    what = identity(stage, model.diffuser, sampling, guidance, seed)
+    what = identity(stage, model.network, sampling, guidance, seed)
     if isinstance(sampling.solver, Cascade):
         pairs = what["nfe"] / sampling.nfe  # two evaluations for one, where it is guided
-        cost = pairs * sampling.effective_nfe(model.diffuser, model.image_shape)
+        cost = pairs * sampling.effective_nfe(model.network)
         about["effective_nfe"] = round(cost, 3)
     return [what | row | about for row in measured], samples.first
 
 
 def evaluation_key(seed: int) -> Array:
-    """Of the noise that every model of a run is measured with."""
+    """Key of the noise that every model of a run is measured with."""
     return jax.random.fold_in(jax.random.key(seed), stable_hash("evaluation"))
 
 
 def draw_labels(
-    diffuser: Diffuser, labels: Sequence[int] | None, num: int, seed: int
+    network: Network, labels: Sequence[int] | None, num: int, seed: int
 ) -> np.ndarray | None:
     """Labels [num] distributed as `labels`, the same for every model; None if it takes none."""
-    if not diffuser.num_labels:
+    if not network.num_labels:
         return None
     return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(labels, num)
 
 
 def stable_hash(text: str) -> int:
-    """31 bits of text, the same in every process."""
+    """A hash of text, 31 bits, the same in every process."""
     return zlib.crc32(text.encode()) & 0x7FFFFFFF

@@ -1,43 +1,55 @@
-"""A config's stages, run in order: each round is trained, exported, measured and reported.
+"""A config's stages, performed in order: each run is trained, exported, measured and reported.
 
-Everything is resumable: a round that has its model is not trained again, a measurement that has
-its row is not made again, and training goes on from the newest checkpoint.
+Everything is resumable: a run that has its model is not trained again, a measurement that has its
+row is not made again, and training goes on from the newest checkpoint.
 """
 
-import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
+from pdistill.data.columns import Column
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim
 from pdistill.experiment.measure import Measurements
+from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
-from pdistill.methods import Round
-from pdistill.methods.latents import make_latents
-from pdistill.methods.pairs import make_pairs, read_pairs
-from pdistill.runtime.files import write_arrays
-from pdistill.runtime.mesh import make_mesh, replicated, to_device
+from pdistill.methods.columns import check_rows
+from pdistill.networks import Network
+from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import format_seconds, say
 from pdistill.samplers import parse_solver
-from pdistill.training import Diverged, StopSignals, TrainState, init_state, train
-from pdistill.training.logging import MetricWriter
+from pdistill.training import (
+    Checkpointer,
+    CheckpointError,
+    Diverged,
+    StopSignals,
+    init_state,
+    train,
+)
+from pdistill.training.logging import Writer
+from pdistill.training.overview import write_parameters
+from pdistill.training.writers import default_writer
 
 
 def run(
-    config: Any, workdir: str | Path, *, new: bool = False, stop: StopSignals | None = None
+    config: Any,
+    workdir: str | Path,
+    *,
+    new: bool = False,
+    stop: StopSignals | None = None,
+    writers: Sequence[Any] = (),
 ) -> None:
     """Runs an experiment to its end, from wherever it stopped, and builds its report.
 
@@ -45,6 +57,7 @@ def run(
       config: a ConfigDict, as in configs/. workdir: the run directory.
       new: start again; what the run directory holds is moved aside.
       stop: may ask the run to save and stop.
+      writers: more places for metrics, with the methods of clu's `metric_writers.MetricWriter`.
 
     Raises:
       ConfigError: before anything is compiled, if the config cannot run.
@@ -54,9 +67,9 @@ def run(
     plain = as_plain(config)
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     experiment.claim(plain, new)
-    with MetricWriter(workdir) as writer:
-        for r in experiment.rounds:
-            experiment.run_round(r, writer)
+    with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
+        for planned in experiment.runs.values():
+            experiment.perform(planned, writer)
     if jax.process_index() == 0:
         path = report.build(workdir)
         print(f"\n{report.table(experiment.measurements.rows)}")
@@ -76,181 +89,194 @@ class Experiment:
             self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
-        self.rounds = config.rounds(self.train_data.image_shape)
-        for r in self.rounds:
-            if r.pairs and r.pairs.path:
-                try:
-                    read_pairs(r.pairs, r.image_shape)
-                except ValueError as error:
-                    raise ConfigError(f"{r.name}: pairs.path: {error}") from error
-            if r.loop and r.loop.batch_size % self.mesh.size:
-                raise ConfigError(
-                    f"{r.name}: batch_size {r.loop.batch_size} must be a multiple of the "
-                    f"{self.mesh.size} devices"
-                )
-        self.measurements = Measurements(workdir, config, self.train_data, self.rounds, self.mesh)
+        self.runs = plan(config, self.train_data.image_shape)
+        for planned in self.runs.values():
+            self._check(planned)
+        self.measurements = Measurements(workdir, config, self.train_data, self.runs, self.mesh)
         self._key = jax.random.key(config.seed)
+
+    def _check(self, planned: Planned) -> None:
+        """Raises ConfigError for what a run's plan does not show: files, and devices."""
+        run = planned.run
+        for column in run.method.columns:
+            if column.path:
+                try:
+                    self._read(column, planned, Path(column.path))
+                except ValueError as error:
+                    raise ConfigError(f"{run.name}: {column.name}.path: {error}") from error
+        if run.loop and run.loop.batch_size % self.mesh.size:
+            raise ConfigError(
+                f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the "
+                f"{self.mesh.size} devices"
+            )
 
     def claim(self, config: dict[str, Any], new: bool) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
         try:
-            claim(self.workdir, config, self.config.stages, self.rounds, new=new)
+            claim(self.workdir, config, self.config.stages, self.runs, new=new)
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
 
-    def run_round(self, r: Round, writer: MetricWriter) -> None:
-        """Trains, exports and measures one round, whatever of that is not done yet."""
-        if not in_all(self._is_trained(r)):  # nobody makes it before all have looked
-            if r.imported:
-                models.load(r.imported)  # raises before it is copied
-                source, target = models.find(r.imported), self.workdir / r.name / "model"
-                models.copy(source, target, stage=r.name, source=r.imported)
-            elif r.students:
-                self._join(r)
-            elif r.upsampled > 1:
-                self._enlarge(r)
+    def perform(self, planned: Planned, writer: Writer) -> None:
+        """Trains, exports and measures one run, whatever of that is not done yet."""
+        if not in_all(self._is_trained(planned)):  # nobody makes it before all have looked
+            if planned.trains:
+                self._train_and_export(planned, writer)
             else:
-                self._train_and_export(r, writer)
-        if not r.measured:
+                state = planned.init(self._key, self._given(planned))
+                self.measurements.forget_pictures(planned)
+                network = planned.run.method.product(state)
+                self._save_model(planned, self._directory(planned) / "model", network, 0)
+        if not planned.run.measured:
             return
-        if missing := self.measurements.missing(r):
-            model = models.load(self.workdir / r.name / "model", self.mesh)
-            for drawing in missing:
-                self.measurements.measure(r, model, drawing, writer)
+        if missing := self.measurements.missing(planned):
+            model = models.load(self._directory(planned) / "model", self.mesh)
+            for measurement in missing:
+                self.measurements.measure(planned, model, measurement, writer)
 
-    def _is_trained(self, r: Round) -> bool:
-        directory = self.workdir / r.name / "model"
-        if not (directory.exists() and r.loop):
+    def _directory(self, planned: Planned) -> Path:
+        return self.workdir / planned.name
+
+    def _is_trained(self, planned: Planned) -> bool:
+        directory = self._directory(planned) / "model"
+        if not (directory.exists() and planned.trains):
             return directory.exists()
-        return models.read_card(directory)["train_steps"] == r.loop.num_updates
+        return models.read_card(directory)["train_steps"] == planned.run.loop.num_updates
 
-    def _train_and_export(self, r: Round, writer: MetricWriter) -> None:
-        directory = self.workdir / r.name
-        parents = [name and self._params(name) for name in r.parents]
-        extra = [models.load_extra(self.workdir / r.parent, self.mesh)] if r.resumes else []
-        init_key, train_key = jax.random.split(jax.random.fold_in(self._key, stable_hash(r.name)))
-        state = init_state(r.init, self.mesh, init_key, *parents, *extra)
-        if r.pairs:
-            pairs = to_device(self._pairs(r, parents[-1]), replicated(self.mesh))
-            state = state.replace(frozen=state.frozen | {"pairs": pairs})
+    def _train_and_export(self, planned: Planned, writer: Writer) -> None:
+        run, directory = planned.run, self._directory(planned)
+        key = jax.random.fold_in(self._key, stable_hash(run.name))
+        init_key, train_key = jax.random.split(key)
+        given = self._given(planned)
+        dataset = self._dataset(planned, given)
+        state = init_state(planned.init, self.mesh, init_key, given)
+        del given  # the state has copies
+        write_parameters(directory, planned.state)
         pipeline = Pipeline(
-            self._dataset(r, parents[-1]),
-            r.loop.batch_size,
-            seed=stable_hash(f"{self.config.seed}/{r.name}"),
+            dataset,
+            run.loop.batch_size,
+            seed=stable_hash(f"{self.config.seed}/{run.name}"),
             resident=self.config.data.resident,
         )
-        del parents, extra  # the state has copies
-        save = functools.partial(self._save_model, r)
-        export = r.method.export
-        resumed = any(later.resumes and later.parent == r.name for later in self.rounds)
-        export_extra = r.method.extra if resumed else lambda state: None
+        save = functools.partial(self._save_model, planned)
         selection = None
-        if r.select:
-            measure = functools.partial(self.measurements.of_params, r)
-            selection = Selection(directory, r.name, measure, save, writer)
+        if run.select:
+            measure = functools.partial(self.measurements.of_network, planned)
+            selection = Selection(directory, run.name, measure, save, writer)
 
-        def on_save(step: int, state: TrainState) -> None:
+        def on_save(step: int, state: Any) -> None:
             if selection:
-                selection(step, export(state), export_extra(state))
+                selection(step, run.method.product(state))
 
         try:
             state = train(
-                r.method, state, pipeline, r.loop, train_key,
-                name=r.name, directory=directory, writer=writer, mesh=self.mesh,
-                flip=self.config.data.flip, factor=self._factor(r), stop=self.stop, on_save=on_save,
+                run.method, state, pipeline, run.loop, train_key,
+                name=run.name, directory=directory, writer=writer, mesh=self.mesh,
+                flip=self.config.data.flip, factor=self._factor(planned), stop=self.stop,
+                on_save=on_save,
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        self.measurements.forget_pictures(r)
+        self.measurements.forget_pictures(planned)
         if selection:
-            selection.finish(**_length(r))
+            selection.finish(**_length(planned))
         else:
-            save(directory / "model", export(state), r.loop.num_updates, export_extra(state))
+            save(directory / "model", run.method.product(state), run.loop.num_updates)
 
-    def _dataset(self, r: Round, teacher: Any) -> Dataset:
-        """What a round is trained on; latents are made if they are not beside the teacher yet."""
+    def _given(self, planned: Planned) -> dict[str, Any]:
+        """The networks, and parts of its start's last state, that a run begins with."""
+        given: dict[str, Any] = {}
+        for role, name in planned.given.items():
+            if role.startswith("start."):
+                learner = getattr(self._last_state(name), role.removeprefix("start."))
+                given[role] = learner.network
+            else:
+                given[role] = models.load(self.workdir / name / "model", self.mesh).network
+        return given
+
+    def _last_state(self, name: str) -> Any:
+        """An earlier run's state after its last update, without its frozen fields."""
+        shapes, _ = shapes_in_training(self.runs[name].state, self.mesh)
+        with Checkpointer(self.workdir / name / "checkpoints") as checkpointer:
+            restored = checkpointer.restore(shapes)
+        if restored is None:
+            raise CheckpointError(
+                f"a later stage goes on with what {name} has learnt, whose checkpoints are not in "
+                f"{self.workdir / name}; remove that folder to train {name} again"
+            )
+        return restored[0].method
+
+    def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
+        """The data set that a run is trained on, with its columns, made if they are not there."""
         data = self.train_data
-        if r.latents:
-            maker = self._teacher_of(r)
-            path = self.workdir / maker.name / r.latents.name
-            if not in_all(path.exists()):
-                make_latents(
-                    path, maker.method.diffuser, teacher, r.latents, data,
-                    shape=r.noise_shape, flip=self.config.data.flip,
-                    batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
-                )  # fmt: skip
-            data = dataclasses.replace(data, latents=np.load(path, mmap_mode="r"))
-        return data.of_labels(r.labels) if r.labels else data
+        for column in planned.run.method.columns:
+            path = Path(column.path)
+            if not column.path:
+                maker = planned.given["teacher"]
+                path = self.workdir / maker / column.file
+                if not in_all(path.exists()):
+                    column.make(
+                        path, given["teacher"], data, flip=self.config.data.flip,
+                        seed=stable_hash(f"{self.config.seed}/{maker}/{column.name}"),
+                        batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+                    )  # fmt: skip
+            rows = self._read(column, planned, path)
+            data = data.with_column(column.name, rows, column.aligned)
+        return data.of_labels(planned.run.labels) if planned.run.labels else data
 
-    def _teacher_of(self, r: Round) -> Round:
-        """The round that a round learns from."""
-        [found] = [other for other in self.rounds if other.name == (r.teacher or r.parent)]
-        return found
+    def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
+        """The rows of a column's file; ValueError for other rows than the run's plan has."""
+        rows = column.read(path)
+        teacher = self.runs[planned.given["teacher"]].network
+        num, flip = len(self.train_data), self.config.data.flip
+        check_rows(column, rows, column.shapes(teacher, num, flip))
+        return rows
 
-    def _factor(self, r: Round) -> int:
-        """By which the data's images are reduced for a round."""
-        return self.train_data.image_shape[0] // r.image_shape[0]
+    def _factor(self, planned: Planned) -> int:
+        """Factor by which the data's images are reduced for a run."""
+        return self.train_data.image_shape[0] // planned.network.image_shape[0]
 
-    def _params(self, name: str) -> Any:
-        """Of an earlier round's model."""
-        return models.load(self.workdir / name / "model", self.mesh).params
-
-    def _join(self, r: Round) -> None:
-        """Makes the model of several students."""
-        students = [self._params(name) for name in r.students]
-        params = {"networks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *students)}
-        self.measurements.forget_pictures(r)
-        self._save_model(r, self.workdir / r.name / "model", params, r.card["train_steps"])
-
-    def _enlarge(self, r: Round) -> None:
-        """Makes the model whose samples are the parent's, enlarged."""
-        source, target = (self.workdir / name / "model" for name in (r.parent, r.name))
-        models.copy(
-            source, target, stage=r.name, method=r.method_name, num_steps=r.num_steps[0],
-            upsampled=r.upsampled, data=models.read_card(source)["data"] | {"shape": r.image_shape},
-        )  # fmt: skip
-
-    def _pairs(self, r: Round, teacher: Any) -> dict[str, np.ndarray]:
-        """The teacher's pairs, made if they are not beside it yet."""
-        if r.pairs.path:
-            return read_pairs(r.pairs, r.image_shape)
-        maker = self._teacher_of(r)
-        path = self.workdir / maker.name / r.pairs.name
-        if not in_all(path.exists()):
-            pairs = make_pairs(
-                maker.method.diffuser, teacher, r.pairs, shape=r.image_shape,
-                seed=stable_hash(f"{self.config.seed}/{maker.name}/pairs"),
-                batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
-            )  # fmt: skip
-            if jax.process_index() == 0:
-                write_arrays(path, pairs)
-            return pairs
-        return dict(np.load(path))
-
-    def _save_model(
-        self, r: Round, directory: Path, params: Any, step: int, extra: Any = None
-    ) -> None:
-        """Exports the parameters of update `step`."""
-        solver = r.solver or "ddim"
-        models.save(
-            directory, r.method.diffuser, params, extra,
-            kind="routed" if r.students else parse_solver(solver).model,
-            solver=solver, num_steps=r.num_steps[0],
-            clip=self.measurements.clip, num_labels=r.method.diffuser.num_labels,
-            guidance=r.guidance and [w if math.isfinite(w) else None for w in r.guidance], data={
-                "name": self.train_data.name, "shape": r.image_shape,
-                "noise_shape": r.noise_shape, "scale": "image / 127.5 - 1",
+    def _save_model(self, planned: Planned, directory: Path, network: Network, step: int) -> None:
+        """Exports the network of update `step`."""
+        run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
+        routed = hasattr(network.module, "routes")
+        card = {
+            "kind": "routed" if routed else parse_solver(solver).model,
+            "solver": solver,
+            "num_steps": planned.measured_at[0],
+            "clip": self.measurements.clip,
+            "num_labels": network.num_labels,
+            "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
+            "data": {
+                "name": self.train_data.name,
+                "shape": network.image_shape,
+                "noise_shape": network.shape,
+                "scale": "image / 127.5 - 1",
             },
-            stage=r.name, method=r.method_name, parent=r.parent,
-            trainable_fraction=r.trainable_fraction, selected_step=step, **r.card, **_length(r),
-        )  # fmt: skip
+            "method": run.method.name,
+            "parent": planned.given.get("start") or planned.given.get("teacher"),
+            "trainable_fraction": 1.0,
+            "selected_step": step,
+            **self._inherited(planned),
+            **run.method.card(planned.state),
+            **_length(planned),
+        }
+        models.save(directory, network, **card, stage=run.name)
+
+    def _inherited(self, planned: Planned) -> dict[str, Any]:
+        """Card entries that a model that is not trained itself has from its teacher."""
+        if planned.trains or "teacher" not in planned.given:
+            return {}
+        card = models.read_card(self.workdir / planned.given["teacher"] / "model")
+        return {name: card[name] for name in ("train_steps", "images_seen", "selected_step")}
 
 
-def _length(r: Round) -> dict[str, int]:
-    """How long a round's training is, for its model's card; of several students it has that."""
-    if not r.loop:
+def _length(planned: Planned) -> dict[str, int]:
+    """Updates and images of a run, for its card; {} for one that does not train."""
+    if not planned.trains:
         return {}
-    return {"train_steps": r.loop.num_updates, "images_seen": r.loop.images_seen}
+    loop = planned.run.loop
+    return {"train_steps": loop.num_updates, "images_seen": loop.images_seen}

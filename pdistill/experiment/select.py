@@ -10,8 +10,9 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_d
 
 from pdistill import model as models
 from pdistill.evaluation import radial_spectrum
+from pdistill.networks import Network
 from pdistill.runtime.terminal import say
-from pdistill.training.logging import LogFile, MetricWriter
+from pdistill.training.logging import LogFile, Writer
 
 IMAGES = 1000  # that a spectrum is averaged over
 
@@ -22,17 +23,17 @@ class Selection:
     A row of selection.jsonl is {"step", "metric", "value", "spectrum"}; smaller values are better.
 
     Args:
-      measure: parameters -> the row of the one metric that decides, and the samples measured,
-        uint8 [N, H, W, C]. save: (directory, parameters, step, extra parameters) -> None.
+      measure: network -> the row of the one metric that decides, and the samples measured,
+        uint8 [N, H, W, C]. save: (directory, network, step) -> None.
     """
 
     def __init__(
         self,
         directory: Path,
         name: str,
-        measure: Callable[[Any], tuple[dict[str, Any], np.ndarray]],
-        save: Callable[[Path, Any, int, Any], None],
-        writer: MetricWriter,
+        measure: Callable[[Network], tuple[dict[str, Any], np.ndarray]],
+        save: Callable[[Path, Network, int], None],
+        writer: Writer,
     ):
         self._directory = directory
         self._name = name
@@ -44,10 +45,10 @@ class Selection:
             model.rename(best)  # of a run that is trained on
         sync_global_devices(f"selecting in {directory}")
 
-    def __call__(self, step: int, params: Any, extra: Any) -> None:
-        """Measures the model of update `step`; `extra` is only kept."""
+    def __call__(self, step: int, network: Network) -> None:
+        """Measures the model of update `step`, and keeps it if it is the best."""
         rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
-        measured, samples = self._measure(params)
+        measured, samples = self._measure(network)
         value, metric = measured["value"], measured["metric"]
         before = min((row["value"] for row in rows.rows), default=np.inf)
         better = bool(broadcast_one_to_all(np.int32(value < before)))
@@ -57,7 +58,7 @@ class Selection:
         )
         self._writer.write_scalars(step, {f"{self._name}/{metric}": value})
         if better:
-            self._save(self._directory / "best", params, step, extra)
+            self._save(self._directory / "best", network, step)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
         rows.append({"step": step, "metric": metric, "value": value, "spectrum": spectrum})
 

@@ -1,6 +1,6 @@
-"""Frozen feature extractors: uint8 images [N, H, W, C] -> features [N, D].
+"""Frozen feature extractors, from uint8 images [N, H, W, C] to features [N, D].
 
-A new one is a small file and a line in EXTRACTORS.
+A new extractor is a small file and a line in EXTRACTORS.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ EXTRACTORS: dict[str, Callable[..., Extractor]] = {
 
 
 def load_extractor(name: str, **options: Any) -> Extractor:
-    """The extractor `name`.
+    """Loads the extractor `name`, a key of EXTRACTORS.
 
     Args:
-      options: of its loader, such as `weights=PATH`.
+      options: keyword arguments for its loader, such as `weights=PATH`.
 
     Raises:
-      ValueError: an unknown name. WeightsError: its weights cannot be had.
+      ValueError: the name is unknown. WeightsError: its weights cannot be had.
     """
     if name not in EXTRACTORS:
         raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}; got {name!r}")

@@ -1,4 +1,4 @@
-"""What a feature extractor is, and how a frozen network becomes one."""
+"""The interface of feature extractors, and the extractor made of a frozen network."""
 
 import dataclasses
 import functools
@@ -19,9 +19,11 @@ class Extractor(Protocol):
     """Frozen features of images.
 
     Attributes:
-      name: as in `EXTRACTORS`. preprocessing: what an image goes through first, in words.
+      name: key in `EXTRACTORS`.
+      preprocessing: a description, in words, of the steps before the network.
       fingerprint: changes with the weights; part of the key of cached statistics.
-      channels: of the images it takes; None for any. size: their height and width; None for any.
+      channels: channels that its images may have; None for any.
+      size: height and width that its images must have; None for any.
     """
 
     name: str
@@ -31,17 +33,18 @@ class Extractor(Protocol):
     size: int | None
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 [N, H, W, C] -> {"features": [N, D]}, and {"logits": [N, K]} of a classifier."""
+        """Maps uint8 [N, H, W, C] to {"features": [N, D]}; a classifier adds {"logits": [N, K]}."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkExtractor:
-    """An `Extractor` from a pure function: jitted, in batches of one shape, over all devices.
+    """An `Extractor` made of a pure function, jitted, in batches of one shape, over all devices.
 
     Attributes:
       apply: (params, images uint8 [B, H, W, C]) -> {"features": [B, D], ...}.
-      batch_size: images at a time.
+      params: the network's parameters, any tree.
+      batch_size: images in a batch, rounded up to a multiple of the devices.
     """
 
     name: str
@@ -81,7 +84,7 @@ class NetworkExtractor:
 
 
 def fingerprint(params: Any) -> str:
-    """The first 16 digits of the SHA-256 of a parameter tree's arrays, in the tree's order."""
+    """Computes the first 16 digits of the SHA-256 of a tree's arrays, in the tree's order."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -1,4 +1,4 @@
-"""A small classifier of the digits data set: features no method trains on, and a judge of labels.
+"""A small classifier of the digits: features that no method trains on, and a judge of labels.
 
 Its weights come with the package; `train_digits_classifier` made them.
 """
@@ -21,7 +21,7 @@ class DigitsClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
-        """x [B, 8, 8, 1] in [-1, 1] -> {"features": [B, 64], "logits": [B, 10]}."""
+        """Maps x [B, 8, 8, 1] in [-1, 1] to {"features": [B, 64], "logits": [B, 10]}."""
         if x.shape[1:] != (8, 8, 1):
             raise ValueError(f"the digits classifier takes images [8, 8, 1]; got {x.shape[1:]}")
         h = nn.relu(nn.Conv(16, (3, 3))(x))
@@ -31,7 +31,7 @@ class DigitsClassifier(nn.Module):
 
 
 def load() -> NetworkExtractor:
-    """The classifier as shipped."""
+    """Loads the classifier with the weights in the package."""
     with np.load(WEIGHTS) as archive:
         params = traverse_util.unflatten_dict(dict(archive), sep="/")
     return NetworkExtractor(

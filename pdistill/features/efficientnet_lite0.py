@@ -26,7 +26,7 @@ pointwise = functools.partial(nn.Dense, use_bias=False, precision=PRECISION)
 
 
 class Stage(NamedTuple):
-    """Blocks of one width; the stride is of the first. `tapped`: its output is one of the maps."""
+    """Blocks of one width; the first has the stride, and a `tapped` stage's output is a map."""
 
     blocks: int
     kernel: int
@@ -48,13 +48,13 @@ STAGES = (
 
 
 class Activations(NamedTuple):
-    """What the network computes; under jit, what is not used costs nothing.
+    """The network's outputs; under jit, an output that is not used costs nothing.
 
     Attributes:
-      maps: at 1/4, 1/8, 1/16 and 1/32 of the resolution, with 24, 40, 112 and 320 channels; the
-        last before each halving, and linear: no activation function follows a block.
-      features: [B, 1280], means over the pixels.
-      logits: [B, 1000], of the ImageNet classes.
+      maps: feature maps at 1/4, 1/8, 1/16 and 1/32 of the resolution, with 24, 40, 112 and 320
+        channels; the last before each halving, and linear: no activation function follows a block.
+      features: means over the pixels, [B, 1280].
+      logits: logits of the ImageNet classes, [B, 1000].
     """
 
     maps: tuple[Array, Array, Array, Array]
@@ -63,7 +63,10 @@ class Activations(NamedTuple):
 
 
 class EfficientNetLite0(nn.Module):
-    """x [B, H, W, 3] in [-1, 1] -> `Activations`; trained at 224x224. Inference only."""
+    """EfficientNet-Lite0, x [B, H, W, 3] in [-1, 1] -> `Activations`; inference only.
+
+    It was trained at 224x224.
+    """
 
     @nn.compact
     def __call__(self, x: Array) -> Activations:
@@ -83,7 +86,10 @@ class EfficientNetLite0(nn.Module):
 
 
 class Block(nn.Module):
-    """h [B, H, W, C] -> [B, H', W', features]: widen, mix pixels, narrow; residual if it fits."""
+    """A block, h [B, H, W, C] -> [B, H', W', features]: it widens, mixes pixels and narrows.
+
+    It is residual where the shapes agree.
+    """
 
     kernel: int
     stride: int
@@ -102,9 +108,9 @@ class Block(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution of each channel by itself, "SAME".
+    """A convolution of each channel by itself, padded as "SAME".
 
-    As a sum of shifted images: on a CPU XLA takes six times as long for its grouped convolution.
+    It is a sum of shifted images: on a CPU, XLA's grouped convolution takes six times as long.
     """
 
     kernel: int
@@ -115,7 +121,7 @@ class DepthwiseConv(nn.Module):
         k, s, (height, width, channels) = self.kernel, self.stride, h.shape[1:]
         kernel = self.param("kernel", nn.initializers.zeros, (k, k, channels))
         pads = jax.lax.padtype_to_pads((height, width), (k, k), (s, s), "SAME")
-        # The barrier keeps what makes h from being computed again for every shift.
+        # Without the barrier, h would be computed again for every shift.
         h = jax.lax.optimization_barrier(jnp.pad(h, [(0, 0), *pads, (0, 0)]))
         rows, columns = -(-height // s), -(-width // s)
         return sum(
@@ -125,7 +131,7 @@ class DepthwiseConv(nn.Module):
 
 
 def norm(h: Array, name: str) -> Array:
-    """BatchNorm with the statistics of training."""
+    """Normalises by BatchNorm with the statistics of training."""
     return nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=name)(h)
 
 
@@ -149,10 +155,10 @@ BLOCK_LAYERS = {
 
 
 def load_params() -> dict[str, Any]:
-    """The network's variables, {"params": ..., "batch_stats": ...}, float32.
+    """Loads the network's variables, {"params": ..., "batch_stats": ...}, float32.
 
     Raises:
-      WeightsError: the package with the weights is not installed, or has others.
+      WeightsError: the package with the weights is not installed, or has other weights.
     """
     package = importlib.util.find_spec(PACKAGE)
     if package is None:
@@ -169,7 +175,7 @@ def load_params() -> dict[str, Any]:
 
 
 def _path(layer: str, kind: str) -> tuple[str, ...]:
-    """("_blocks.3._bn0", "running_mean") -> ("batch_stats", "Block_3", "expand_norm", "mean")."""
+    """Translates a path: _blocks.3._bn0.running_mean -> batch_stats/Block_3/expand_norm/mean."""
     if layer.startswith("_blocks."):
         _, index, layer = layer.split(".")
         modules = f"Block_{index}", BLOCK_LAYERS[layer]
@@ -182,7 +188,7 @@ def _path(layer: str, kind: str) -> tuple[str, ...]:
 
 
 def _array(array: np.ndarray) -> np.ndarray:
-    """[out, in, H, W] -> [H, W, in, out], without axes of length one; vectors as they are."""
+    """Transposes [out, in, H, W] to [H, W, in, out], without axes of length one; keeps vectors."""
     return array if array.ndim == 1 else np.squeeze(np.moveaxis(array, (1, 0), (-2, -1)))
 
 
@@ -190,7 +196,7 @@ def _array(array: np.ndarray) -> np.ndarray:
 
 
 def load() -> NetworkExtractor:
-    """Features and logits of the network; raises like `load_params`."""
+    """Loads the network as an extractor of features and logits; raises like `load_params`."""
     variables = load_params()
     return NetworkExtractor(
         name="efficientnet_lite0",
@@ -203,7 +209,7 @@ def load() -> NetworkExtractor:
 
 
 def preprocess(images: Array) -> Array:
-    """uint8 [B, H, W, 1 or 3] -> [B, 224, 224, 3] in [-1, 1], as in training."""
+    """Resizes uint8 [B, H, W, 1 or 3] to [B, 224, 224, 3] in [-1, 1], as in training."""
     batch, _, _, channels = images.shape
     x = jax.image.resize(to_float(images), (batch, 224, 224, channels), "bilinear")
     return jnp.broadcast_to(x, (batch, 224, 224, 3))

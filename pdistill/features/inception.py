@@ -1,10 +1,10 @@
-"""The Inception network of 2015-12-05: its pool3 features, and logits for the inception score.
+"""The Inception network of 2015-12-05, with pool3 features and logits for the inception score.
 
 This is the frozen graph that Salimans et al. 2016 and Heusel et al. 2017 (FID) use, with the
 weights that pytorch-fid converted. It is not quite the network of Szegedy et al. 2015: means over
 3x3 pixels leave out what is outside the image, Mixed_7c has a maximum in place of that mean, and
-there are 1008 logits. Images enter as in the graph too, resized as TensorFlow 1 does it;
-pytorch-fid resizes as PyTorch does, so that its scores are a little different.
+there are 1008 logits. Images are resized as in the graph too, as TensorFlow 1 does it;
+pytorch-fid resizes as PyTorch does, so its scores are a little different.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ halve = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 
 
 def mixed_5(block: str, pooled: int) -> Layer:
-    """35x35 pixels; `pooled`: channels of the last branch."""
+    """Block at 35x35 pixels; `pooled` counts the channels of the last branch."""
     return [
         Conv(f"{block}.branch1x1", 64),
         (Conv(f"{block}.branch5x5_1", 48), Conv(f"{block}.branch5x5_2", 64, (5, 5))),
@@ -74,7 +74,7 @@ def mixed_5(block: str, pooled: int) -> Layer:
 
 
 def mixed_6(block: str, inner: int) -> Layer:
-    """17x17 pixels; `inner`: channels between the 7x1 and 1x7 convolutions."""
+    """Block at 17x17 pixels; `inner` counts channels between the 7x1 and 1x7 convolutions."""
     return [
         Conv(f"{block}.branch1x1", 192),
         (
@@ -94,7 +94,7 @@ def mixed_6(block: str, inner: int) -> Layer:
 
 
 def mixed_7(block: str, pool: Callable[[Array], Array]) -> Layer:
-    """8x8 pixels."""
+    """Block at 8x8 pixels; `pool` is the pooling of its last branch."""
     return [
         Conv(f"{block}.branch1x1", 320),
         (
@@ -159,7 +159,7 @@ LAYERS: Layer = (
 
 
 class Inception(nn.Module):
-    """x [B, 299, 299, 3] in [-1, 1] -> {"features": [B, 2048], "logits": [B, 1008]}.
+    """The network, x [B, 299, 299, 3] in [-1, 1] -> features [B, 2048] and logits [B, 1008].
 
     A parameter has the name of its layer in the weight file, dots included; batch normalisation is
     part of the kernels and biases. The logits are without bias, as the inception score has them.
@@ -182,6 +182,7 @@ class Inception(nn.Module):
         return {"features": features, "logits": fc(features)}
 
     def convolve(self, layer: Conv, h: Array) -> Array:
+        """Applies a convolution and its ReLU."""
         # One column of zeros, cut off after: XLA on CPUs is up to 3 times as slow without any.
         padding = "SAME" if layer.padded else ((0, 0), (0, 1))
         conv = nn.Conv(
@@ -197,10 +198,10 @@ class Inception(nn.Module):
 
 
 def resize(images: Array, size: int) -> Array:
-    """Bilinear as in TensorFlow 1: [B, H, W, C] -> [B, size, size, C]; no antialiasing.
+    """Resizes [B, H, W, C] to [B, size, size, C], bilinearly as in TensorFlow 1.
 
     Pixel i of the output is at i H / size of the input: the first corners coincide, where newer
-    conventions let the centres of the images do so.
+    conventions let the centres of the images coincide. Nothing is antialiased.
     """
 
     def weights(length: int) -> np.ndarray:
@@ -215,7 +216,7 @@ def resize(images: Array, size: int) -> Array:
 
 
 def extract(params: Any, images: Array) -> dict[str, Array]:
-    """uint8 [B, H, W, 1 or 3] -> {"features": [B, 2048], "logits": [B, 1008]}."""
+    """Maps uint8 [B, H, W, 1 or 3] to {"features": [B, 2048], "logits": [B, 1008]}."""
     x = (resize(images.astype(jnp.float32), SIZE) - 128) / 128
     return Inception().apply({"params": params}, jnp.broadcast_to(x, (*x.shape[:3], 3)))
 
@@ -224,10 +225,10 @@ def extract(params: Any, images: Array) -> dict[str, Array]:
 
 
 def load(weights: str | Path | None = None) -> NetworkExtractor:
-    """The network with the published weights: the file `weights`, else the cached or fetched one.
+    """Loads the network with the published weights, from `weights`, the cache or the internet.
 
     Raises:
-      WeightsError: they cannot be had, or the file is not the published one.
+      WeightsError: the weights cannot be had, or the file is not the published one.
     """
     path, expected = (Path(weights), SHA256_START) if weights is not None else _cached()
     digest = _verified(path, expected)
@@ -237,13 +238,14 @@ def load(weights: str | Path | None = None) -> NetworkExtractor:
 def from_state_dict(
     state: Mapping[str, np.ndarray], fingerprint: str, source: str | Path = "the state dict"
 ) -> NetworkExtractor:
-    """The network with the weights `state`, named as in the published file.
+    """Makes the network of the weights `state`, named as in the published file.
 
     Args:
-      fingerprint: of the weights. source: where they are from, for error messages.
+      fingerprint: hash of the weights, for `Extractor`.
+      source: origin of the weights, for error messages.
 
     Raises:
-      WeightsError: a tensor that is missing, misshapen or unknown.
+      WeightsError: a tensor is missing, misshapen or unknown.
     """
     return NetworkExtractor(
         name="inception",
@@ -260,10 +262,10 @@ def from_state_dict(
 
 
 def _folded(state: Mapping[str, np.ndarray], source: str | Path) -> Any:
-    """The parameters of `Inception`, with batch normalisation folded into its convolutions."""
+    """Makes `Inception`'s parameters, with batch normalisation folded into its convolutions."""
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     shapes = jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
-    counters = ".num_batches_tracked"  # of training; some copies have them
+    counters = ".num_batches_tracked"  # training counts batches, and some copies keep the counts
     rest = {name: tensor for name, tensor in state.items() if not name.endswith(counters)}
 
     def error(cause: str) -> WeightsError:
@@ -297,7 +299,7 @@ def _folded(state: Mapping[str, np.ndarray], source: str | Path) -> Any:
 
 
 def _cached() -> tuple[Path, str]:
-    """The published file in the cache, fetched if it is not there; its SHA-256, or the start."""
+    """Finds or fetches the published file: its path in the cache, and the SHA-256 or its start."""
     path = cache_dir() / "inception" / ADDRESS.rpartition("/")[2]
     record = path.with_name(path.name + ".sha256")
     if not path.exists():
@@ -317,7 +319,7 @@ def _cached() -> tuple[Path, str]:
 
 
 def _verified(path: Path, expected: str) -> str:
-    """The SHA-256 of the file; it begins as expected."""
+    """Returns the SHA-256 of the file, or raises WeightsError unless it begins as expected."""
     if not path.is_file():
         raise WeightsError(f"there is no file {path}; it should be a copy of {ADDRESS}")
     found = sha256(path)

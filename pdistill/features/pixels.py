@@ -1,4 +1,4 @@
-"""The plainest features: pixels in [-1, 1]."""
+"""The plainest features, pixels in [-1, 1]."""
 
 import dataclasses
 
@@ -7,7 +7,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """uint8 [N, H, W, C] -> float64 [N, H W C] in [-1, 1]; exact, so it needs no device."""
+    """Pixels as features, uint8 [N, H, W, C] -> float64 [N, H W C] in [-1, 1]; exact.
+
+    It computes on the host and needs no device.
+    """
 
     name: str = "pixels"
     preprocessing: str = "none"

@@ -13,7 +13,7 @@ from pdistill.features.digits_classifier import WEIGHTS, DigitsClassifier
 
 
 def train(seed: int = 0, num_updates: int = 1500, batch_size: int = 64) -> Any:
-    """Parameters from the digits' training split, with shifts by up to one pixel."""
+    """Trains the parameters on the digits' training split, with shifts by up to one pixel."""
     dataset = load_dataset("digits", "train")
     images = np.pad(dataset.images, [(0, 0), (1, 1), (1, 1), (0, 0)])
     network = DigitsClassifier()

@@ -1,7 +1,7 @@
-"""Other people's models in, our samplers out; nothing that is read can execute.
+"""Imports other people's models and exports our samplers; nothing that is read can execute.
 
-Noise levels, heads and layouts of others are translated here and in `networks.conventions`, and
-are not known to anything else.
+Noise levels, heads and layouts of others are translated here and in
+`networks.published.conventions`; nothing else knows them.
 """
 
 from pdistill.interop.adm import convert_adm

@@ -1,7 +1,7 @@
 """State dicts of guided-diffusion (Dhariwal & Nichol 2021); their learned variance is dropped.
 
-A state dict does not say how its network is built: its own command line does, "MODEL_FLAGS" in its
-README. Names become those of `networks.diffusers_unet`.
+A state dict does not say how its network is built: its command line does, "MODEL_FLAGS" in the
+README. Names of layers become the names in `networks.published.diffusers_unet`.
 """
 
 import shlex
@@ -13,7 +13,7 @@ import numpy as np
 
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch
-from pdistill.networks import Diffuser
+from pdistill.networks import Network
 from pdistill.networks.published.conventions import Ddpm, describe_convention
 from pdistill.runtime.torch_files import read_torch
 
@@ -63,28 +63,29 @@ def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None)
     """Reads a state dict (.pt).
 
     Args:
-      flags: guided-diffusion's, such as "--image_size 64 --class_cond True"; others have its
-        defaults.
+      source: path of the file.
+      flags: guided-diffusion's flags, such as "--image_size 64 --class_cond True"; flags that are
+        left out have its defaults.
+      num_steps: sampling steps for the card.
 
     Raises:
-      ConversionError: unknown flags, or weights that are damaged or not what the flags say.
+      ConversionError: flags are unknown, or weights damaged or not what the flags say.
     """
     options = parse_flags(flags)
     state = read_torch(source)
     labels = state.get("label_emb.weight")
-    diffuser = describe(options) if labels is None else describe(options, len(labels))
-    tensors = _tensors(state, diffuser.network, options, source)
-    shape = (options["image_size"], options["image_size"], 3)
-    params = from_torch(diffuser.param_shapes(shape), tensors, source)
-    card = teacher_card(diffuser, shape, method="adm", source=source, num_steps=num_steps)
-    return Conversion(diffuser, params, card)
+    blank = describe(options) if labels is None else describe(options, len(labels))
+    tensors = _tensors(state, blank.module, options, source)
+    params = from_torch(blank.shapes.params, tensors, source)
+    card = teacher_card(blank, method="adm", source=source, num_steps=num_steps)
+    return Conversion(blank.replace(params=params), card)
 
 
 def parse_flags(flags: str) -> dict[str, Any]:
-    """guided-diffusion's options, by name, from its command line; left out ones by default.
+    """Parses guided-diffusion's command line into its options by name, with its defaults.
 
     Raises:
-      ConversionError: an unknown flag, or a value of another type.
+      ConversionError: a flag is unknown, or a value has another type.
     """
     words = shlex.split(flags.replace("=", " "))
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
@@ -93,29 +94,29 @@ def parse_flags(flags: str) -> dict[str, Any]:
     for name, word in zip((w[2:] for w in words[::2]), words[1::2], strict=True):
         if name not in DEFAULTS:
             raise ConversionError(f"--flags: {name!r} is not one of {', '.join(DEFAULTS)}")
-        kind = type(DEFAULTS[name])
+        wanted = type(DEFAULTS[name])
         try:
-            if kind is bool:
+            if wanted is bool:
                 options[name] = {"true": True, "1": True, "false": False, "0": False}[word.lower()]
             else:
-                options[name] = kind(word)
+                options[name] = wanted(word)
         except (KeyError, ValueError) as error:
             raise ConversionError(
-                f"--flags: {name} must be {kind.__name__}; it is {word!r}"
+                f"--flags: {name} must be {wanted.__name__}; it is {word!r}"
             ) from error
     if options["num_heads_upsample"] not in (-1, options["num_heads"]):
         raise ConversionError("--flags: num_heads_upsample must be num_heads")
     return options
 
 
-def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
-    """The network of `parse_flags`' options, on their noise levels.
+def describe(options: dict[str, Any], num_labels: int = 1000) -> Network:
+    """Builds the network of `parse_flags`' options, on their noise levels.
 
     Args:
-      num_labels: if it takes labels.
+      num_labels: number of labels, for a network that takes them.
 
     Raises:
-      ConversionError: options that cannot work together.
+      ConversionError: options cannot work together.
     """
     size, width = options["image_size"], options["num_channels"]
     try:
@@ -127,7 +128,7 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
             f"--flags: image_size={size} needs channel_mult, and that and attention_resolutions "
             "must be numbers with commas"
         ) from error
-    levels = len(channels)
+    scales = len(channels)
     if options["rescale_timesteps"] and options["diffusion_steps"] != 1000:
         raise ConversionError("--flags: rescale_timesteps is supported for 1000 steps only")
     scale = 1000 / options["diffusion_steps"]
@@ -139,13 +140,13 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
         options["diffusion_steps"],
     )
     head_channels = options["num_head_channels"]
-    ways = ("resnet" if options["resblock_updown"] else "conv",) * (levels - 1)
+    ways = ("resnet" if options["resblock_updown"] else "conv",) * (scales - 1)
     arguments = {
         "out_channels": 3,
         "convention": describe_convention(convention),
         "channels": channels,
         "blocks": options["num_res_blocks"],
-        "attention": tuple(i for i in range(levels) if 2**i in attended),
+        "attention": tuple(i for i in range(scales) if 2**i in attended),
         "heads": options["num_heads"] if head_channels == -1 else 0,
         "head_channels": max(head_channels, 0),
         "resample_down": ways,
@@ -156,21 +157,21 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Diffuser:
         "num_labels": num_labels if options["class_cond"] else 0,
         "dropout": options["dropout"],
     }
-    return build("diffusers_unet", arguments, convention.head, convention.schedule)
+    return build("diffusers_unet", arguments, convention.head, convention.schedule, (size, size, 3))
 
 
 def _places(network: Any) -> Iterator[tuple[str, str]]:
-    """Where guided-diffusion has each module, and what it is called here; in order."""
-    levels, ways = len(network.channels), (network.resample_down, network.resample_up)
+    """Yields each module's place in guided-diffusion and its name here, in order."""
+    scales, ways = len(network.channels), (network.resample_down, network.resample_up)
     yield "input_blocks.0.0", "conv_in"
     index = 0
-    for i in range(levels):
+    for i in range(scales):
         for j in range(network.blocks):
             index += 1
             yield f"input_blocks.{index}.0", f"down_blocks.{i}.resnets.{j}"
             if i in network.attention:
                 yield f"input_blocks.{index}.1", f"down_blocks.{i}.attentions.{j}"
-        if i < levels - 1:
+        if i < scales - 1:
             index += 1
             inner = ".op" if ways[0][i] == "conv" else ""
             name = f"down_blocks.{i}.downsamplers.0" + (".conv" if inner else "")
@@ -178,13 +179,13 @@ def _places(network: Any) -> Iterator[tuple[str, str]]:
     for j, name in enumerate(("resnets.0", "attentions.0", "resnets.1")):
         yield f"middle_block.{j}", f"mid_block.{name}"
     index = 0
-    for i in range(levels):
-        attended = levels - 1 - i in network.attention
+    for i in range(scales):
+        attended = scales - 1 - i in network.attention
         for j in range(network.blocks + 1):
             yield f"output_blocks.{index}.0", f"up_blocks.{i}.resnets.{j}"
             if attended:
                 yield f"output_blocks.{index}.1", f"up_blocks.{i}.attentions.{j}"
-            if j == network.blocks and i < levels - 1:
+            if j == network.blocks and i < scales - 1:
                 inner = ".conv" if ways[1][i] == "conv" else ""
                 place = f"output_blocks.{index}.{1 + attended}{inner}"
                 yield place, f"up_blocks.{i}.upsamplers.0{inner}"
@@ -194,7 +195,7 @@ def _places(network: Any) -> Iterator[tuple[str, str]]:
 def _tensors(
     state: dict[str, np.ndarray], network: Any, options: dict[str, Any], source: str | Path
 ) -> dict[str, np.ndarray]:
-    """The state dict with diffusers' names; what has no place keeps its name."""
+    """Gives the state dict diffusers' names; a tensor without a place keeps its name."""
     places = dict(_places(network)) | OUTSIDE
     tensors = {}
     for name, array in state.items():
@@ -223,7 +224,7 @@ def _tensors(
 
 
 def _split(array: np.ndarray, heads: int, one_after_another: bool) -> dict[str, np.ndarray]:
-    """q, k and v [C, ...] of qkv [3 C, ...]; else they are so within each head."""
+    """Splits qkv [3 C, ...] into q, k and v [C, ...], one after another in all or in each head."""
     if one_after_another:
         return dict(zip("qkv", np.split(array, 3), strict=True))
     split = array.reshape(heads, 3, -1, *array.shape[1:])

@@ -1,4 +1,4 @@
-"""What every kind of source becomes: a diffuser, its parameters and a card."""
+"""A conversion: the network and the card that every kind of source becomes."""
 
 import dataclasses
 import functools
@@ -11,24 +11,22 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
-from pdistill.networks import Diffuser, build_network
+from pdistill.networks import Network, build_network
 from pdistill.runtime.files import one_line
 
-NUM_STEPS = 64  # of an imported teacher, unless the source or the user says
+NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
-    """A model to be: what `model.save` takes."""
+    """A converted model, the arguments of `model.save`."""
 
-    diffuser: Diffuser
-    params: Any
+    network: Network
     card: dict[str, Any]
 
 
 def teacher_card(
-    diffuser: Diffuser,
-    shape: tuple[int, ...],
+    network: Network,
     *,
     method: str,
     source: str | Path,
@@ -36,19 +34,22 @@ def teacher_card(
     guided: bool = False,
     pixels: bool = True,
 ) -> dict[str, Any]:
-    """The card of an imported teacher that makes [*shape]; DDIM samples it.
+    """The card of an imported teacher, which DDIM samples.
 
     Args:
-      method: the kind of its source. guided: it was trained with labels left out.
-      pixels: it makes images in [-1, 1], which x_hat is clipped to; else latents.
+      method: the source, a key of `interop.CONVERTERS`.
+      source: path of the source, whose last part names the model.
+      num_steps: sampling steps; NUM_STEPS by default.
+      guided: it was trained with labels left out, so that it takes guidance weights.
+      pixels: it makes images in [-1, 1], a range that x_hat is clipped to; else latents.
     """
     return {
         "kind": "denoiser",
         "solver": "ddim",
         "num_steps": num_steps or NUM_STEPS,
         "clip": (-1.0, 1.0) if pixels else None,
-        "num_labels": diffuser.num_labels,
-        "data": {"shape": shape, "scale": "image / 127.5 - 1" if pixels else "latents"},
+        "num_labels": network.num_labels,
+        "data": {"shape": network.shape, "scale": "image / 127.5 - 1" if pixels else "latents"},
         "guidance": (0.0, None) if guided else None,
         "parent": None,
         "stage": Path(source).absolute().name,
@@ -62,14 +63,14 @@ def write_model(directory: str | Path, conversion: Conversion) -> None:
     """Writes a model directory, whole or not at all."""
     directory = Path(directory)
     try:
-        models.save(directory, conversion.diffuser, conversion.params, **conversion.card)
+        models.save(directory, conversion.network, **conversion.card)
     except BaseException:
         shutil.rmtree(directory.with_name(directory.name + ".tmp"), ignore_errors=True)
         raise
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
-    """Makes one clear error of whatever a file leads to: configs and pickles may hold anything."""
+    """Wraps a converter, so that whatever error a damaged file leads to is a ConversionError."""
 
     @functools.wraps(convert)
     def guarded(source: str | Path, **options: Any) -> Conversion:
@@ -84,16 +85,19 @@ def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
     return guarded
 
 
-def build(name: str, arguments: dict[str, Any], head: str, schedule: Schedule) -> Diffuser:
-    """A diffuser from plain data."""
-    return Diffuser(build_network(name, arguments), head, schedule)
+def build(
+    name: str, arguments: dict[str, Any], head: str, schedule: Schedule, shape: tuple[int, ...]
+) -> Network:
+    """A blank network from plain data, for images of `shape` [H, W, C]."""
+    module = build_network(name, arguments)
+    return Network(None, module=module, head=head, schedule=schedule, shape=tuple(shape))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object.
+    """Reads a file that holds a JSON object.
 
     Raises:
-      ConversionError: there is none.
+      ConversionError: the file is missing, damaged, or holds something else.
     """
     try:
         config = json.loads(path.read_text())

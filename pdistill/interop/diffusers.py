@@ -1,4 +1,4 @@
-"""Folders of diffusers: UNet2DModel and DiTTransformer2DModel, with the scheduler's config."""
+"""Folders of diffusers, with UNet2DModel or DiTTransformer2DModel and a scheduler's config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from pdistill.networks.published.conventions import Ddpm, describe_convention
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 HEADS = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
-# Attention's layers in older files.
+# Names of attention's layers in older files.
 OLD_NAMES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-# What these networks are here, as in their configs' defaults; another value is refused.
+# These networks have fixed values here, their configs' defaults; other values are refused.
 UNET_IS = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
@@ -38,12 +38,12 @@ SCHEDULER_IS = {"trained_betas": None, "rescale_betas_zero_snr": False}
 
 @converter
 def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Conversion:
-    """Reads a pipeline's folder, or that of its unet or transformer.
+    """Reads the folder of a pipeline, or of its unet or transformer.
 
     A model whose channels are not one or three is taken to make latents.
 
     Raises:
-      ConversionError: something is missing, damaged, unknown, or not what is supported.
+      ConversionError: something is missing, damaged, unknown or not supported.
     """
     source = Path(source)
     folder = _first([source, source / "unet", source / "transformer"], "config.json", source)
@@ -63,24 +63,24 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     height, width = size if isinstance(size, list) else (size, size)
     shape = (int(height), int(width), int(config.get("in_channels", 3 if is_unet else 4)))
     arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
-    diffuser = build(network, arguments, convention.head, convention.schedule)
+    blank = build(network, arguments, convention.head, convention.schedule, shape)
     tensors = {_renamed(k): a for k, a in read_safetensors(folder / WEIGHTS).items()}
     if not is_unet:
         tensors = _without_variance(tensors, config, arguments["patch"], shape[-1])
     card = teacher_card(
-        diffuser,
-        shape,
+        blank,
         method="diffusers",
         source=source,
         num_steps=num_steps,
         guided=not is_unet,
         pixels=shape[-1] in (1, 3),
     )
-    params = from_torch(diffuser.param_shapes(shape), tensors, folder / WEIGHTS)
-    return Conversion(diffuser, params, card)
+    params = from_torch(blank.shapes.params, tensors, folder / WEIGHTS)
+    return Conversion(blank.replace(params=params), card)
 
 
 def _first(folders: list[Path], file: str, source: Path) -> Path:
+    """Finds the first folder that has the file."""
     for folder in folders:
         if (folder / file).is_file():
             return folder
@@ -88,12 +88,14 @@ def _first(folders: list[Path], file: str, source: Path) -> Path:
 
 
 def _check(config: Mapping[str, Any], supported: Mapping[str, Any], path: Path) -> None:
+    """Raises ConversionError unless all values are the supported ones."""
     for key, value in supported.items():
         if config.get(key, value) != value:
             raise ConversionError(f"{path}: {key}={config[key]!r} is not supported, {value!r} is")
 
 
 def _convention(path: Path) -> Ddpm:
+    """Reads the convention of a scheduler's config."""
     config = read_json(path)
     _check(config, SCHEDULER_IS, path)
     betas = config.get("beta_schedule", "linear")
@@ -113,7 +115,7 @@ def _convention(path: Path) -> Ddpm:
 
 
 def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Arguments of `DiffusersUNet`; what is left out of a config has diffusers' default."""
+    """Makes the arguments of `DiffusersUNet`; a config's missing values are diffusers' defaults."""
     config = {k: "silu" if v == "swish" else v for k, v in config.items()}
     _check(config, UNET_IS, path)
     if config.get("out_channels", 3) != config.get("in_channels", 3):
@@ -121,17 +123,22 @@ def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
     channels, down, up = (
         config[key] for key in ("block_out_channels", "down_block_types", "up_block_types")
     )
-    kinds = {"DownBlock2D": "", "AttnDownBlock2D": "", "ResnetDownsampleBlock2D": "resnet"}
-    kinds |= {"UpBlock2D": "", "AttnUpBlock2D": "", "ResnetUpsampleBlock2D": "resnet"}
-    for kind in (*down, *up):
-        if kind not in kinds:
-            raise ConversionError(f"{path}: blocks of type {kind} are not supported")
-    attention = [kind.startswith("Attn") for kind in down]
-    if attention != [kind.startswith("Attn") for kind in reversed(up)]:
-        raise ConversionError(f"{path}: attention must be at the same levels, down and up")
+    known = {"DownBlock2D": "", "AttnDownBlock2D": "", "ResnetDownsampleBlock2D": "resnet"}
+    known |= {"UpBlock2D": "", "AttnUpBlock2D": "", "ResnetUpsampleBlock2D": "resnet"}
+    for block in (*down, *up):
+        if block not in known:
+            raise ConversionError(
+                f"{path}: blocks of type {block} are not supported; {', '.join(known)} are"
+            )
+    attention = [block.startswith("Attn") for block in down]
+    if attention != [block.startswith("Attn") for block in reversed(up)]:
+        raise ConversionError(f"{path}: attention must be at the same scales, down and up")
     # Only blocks with attention heed downsample_type and upsample_type.
     ways = [
-        [kinds[kind] or (config.get(key) or "conv" if "Attn" in kind else "conv") for kind in types]
+        [
+            known[block] or (config.get(key) or "conv" if "Attn" in block else "conv")
+            for block in types
+        ]
         for key, types in (("downsample_type", down), ("upsample_type", up))
     ]
     groups = config.get("norm_num_groups", 32)
@@ -159,6 +166,7 @@ def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _dit(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Makes the arguments of `DiffusersDiT`; missing values are diffusers' defaults."""
     _check(config, DIT_IS, path)
     return {
         "patch": config.get("patch_size", 2),
@@ -172,6 +180,7 @@ def _dit(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _renamed(name: str) -> str:
+    """Gives a tensor of an older file its newer name."""
     for old, new in OLD_NAMES.items():
         name = name.replace(old, new)
     return name
@@ -180,7 +189,7 @@ def _renamed(name: str) -> str:
 def _without_variance(
     tensors: dict[str, Any], config: dict[str, Any], patch: int, channels: int
 ) -> dict[str, Any]:
-    """The last layer makes the mean's channels, then the variance's, for each pixel of a patch."""
+    """Drops the variance's channels, which come after the mean's for each pixel of a patch."""
     total = config.get("out_channels") or channels
     last = {name: a for name, a in tensors.items() if name.startswith("proj_out_2.")}
     if all(len(a) == patch**2 * total for a in last.values()):

@@ -1,8 +1,8 @@
-"""Pickles of Karras et al. 2022 (EDM): SongUNet and DhariwalUNet with their preconditioning.
+"""Pickles of Karras et al. 2022 (EDM), with SongUNet or DhariwalUNet and their preconditioning.
 
-A file is an ordinary pickle of modules that carry their own source code. Here it is read without
-any of that: a module becomes a `Module`, a record of its class's name, its attributes, tensors and
-parts, and the source code stays a string that nobody looks at.
+A file is an ordinary pickle of modules that carry their own source code. None of it is executed
+here: a module becomes a `Module`, a record of its class's name, its attributes, tensors and parts,
+and the source code stays a string that nobody looks at.
 """
 
 import collections
@@ -20,7 +20,7 @@ from pdistill.networks.published.conventions import Edm, Ve, Vp, describe_conven
 from pdistill.runtime import torch_files
 from pdistill.runtime.files import one_line
 
-# Arguments of the published networks and ours.
+# Names of arguments: the published networks' and ours.
 SHARED = {
     "model_channels": "channels",
     "channel_mult": "multipliers",
@@ -51,7 +51,7 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
 
     Raises:
       ConversionError: the file is damaged, has something in it that is not inert data, or another
-        network or preconditioning than those of `NETWORKS` and EDM's, VP's and VE's.
+        network than `NETWORKS` or preconditioning than EDM's, VP's and VE's.
     """
     precond = read_module(source)
     convention, schedule = _conventions(precond)
@@ -61,26 +61,25 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
     size, channels = (int(precond.state[key]) for key in ("img_resolution", "img_channels"))
     name, arguments = NETWORKS[network.name][0], _arguments(network)
     arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
-    diffuser = build(name, arguments, convention.head, schedule)
+    blank = build(name, arguments, convention.head, schedule, (size, size, channels))
     tensors = {
         key: array
         for key, array in network.tensors().items()
         if not key.endswith(".resample_filter") and not key.startswith("map_augment.")
     }
-    shape = (size, size, channels)
     card = teacher_card(
-        diffuser,
-        shape,
+        blank,
         method="edm",
         source=source,
         num_steps=num_steps,
-        guided=bool(diffuser.num_labels and network.arguments.get("label_dropout")),
+        guided=bool(blank.num_labels and network.arguments.get("label_dropout")),
     )
-    return Conversion(diffuser, from_torch(diffuser.param_shapes(shape), tensors, source), card)
+    params = from_torch(blank.shapes.params, tensors, source)
+    return Conversion(blank.replace(params=params), card)
 
 
 def _conventions(precond: "Module") -> tuple[Any, Any]:
-    """How the network is asked, and the schedule that it was made for."""
+    """Finds the network's convention, and the schedule that it was made for."""
     a = precond.state
     match precond.name:
         case "EDMPrecond":
@@ -96,6 +95,7 @@ def _conventions(precond: "Module") -> tuple[Any, Any]:
 
 
 def _arguments(network: "Module") -> dict[str, Any]:
+    """Translates the network's arguments into ours."""
     _, known = NETWORKS[network.name]
     arguments: dict[str, Any] = {"dropout": 0.1}  # EDM's default
     for key, value in network.arguments.items():
@@ -112,7 +112,7 @@ def _arguments(network: "Module") -> dict[str, Any]:
 
 
 class Module:
-    """A module of PyTorch as data: the name of its class, and what it was pickled with."""
+    """A module of PyTorch as data: the name of its class, and its pickled state."""
 
     def __init__(self, name: str, state: Mapping[str, Any]):
         self.name, self.state = name, state
@@ -122,15 +122,16 @@ class Module:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """What it was built with, by name."""
+        """Arguments that it was built with, by name."""
         return self.state["_init_kwargs"]
 
     @property
     def parts(self) -> Mapping[str, Any]:
+        """Modules in it, by name."""
         return self.state["_modules"]
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Its parameters and buffers, and those of its parts, by name."""
+        """Collects its parameters and buffers and its parts', by name."""
         own = {**self.state["_parameters"], **self.state["_buffers"]}
         found = {name: array for name, array in own.items() if isinstance(array, np.ndarray)}
         for name, part in self.parts.items():
@@ -140,7 +141,7 @@ class Module:
 
 
 def read_module(source: str | Path) -> Module:
-    """The module in a pickle, or the one that a dictionary in it has as `ema`.
+    """Reads the module in a pickle, or the one that a dictionary in it has as `ema`.
 
     Raises:
       ConversionError: the file is missing or damaged, or has anything else in it.
@@ -157,9 +158,9 @@ def read_module(source: str | Path) -> Module:
 
 
 class ModuleUnpickler(pickle.Unpickler):
-    """Loads modules as `Module`, tensors as arrays, plain values, and nothing else.
+    """An unpickler of modules as `Module`, tensors as arrays, plain values, and nothing else.
 
-    What it hands to a pickle is made for it alone, and builds data only.
+    Whatever it hands to a pickle is made for this pickle alone, and builds data only.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -181,20 +182,20 @@ class ModuleUnpickler(pickle.Unpickler):
             case "torch.storage", "_load_from_bytes":
                 return lambda data: torch_files.read_storage(data)
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "scalar"):
-                return lambda kind, data: np.frombuffer(data, SCALARS[kind.code])[0].item()
+                return lambda dtype, data: np.frombuffer(data, SCALARS[dtype.code])[0].item()
             case "numpy", "dtype":
                 return type(name, (Dtype,), {})
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a network")
 
 
 class Dtype:
-    """What NumPy calls a kind of number."""
+    """A NumPy dtype as data, its type code."""
 
     def __init__(self, code: str, *_):
         self.code = code
 
     def __setstate__(self, state: Any):
-        """Byte order and the like: all are little-endian."""
+        """Ignores byte order and the like, as all are little-endian."""
 
 
 SCALARS = {"f8": "<f8", "f4": "<f4", "i8": "<i8", "i4": "<i4", "b1": "?"}

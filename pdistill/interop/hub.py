@@ -1,7 +1,7 @@
-"""A model as a folder for model hubs: model.safetensors, config.json and a model card; and back.
+"""Folders for model hubs, with model.safetensors, config.json and a model card.
 
-config.json is model.json. A parameter's name in model.safetensors is its path, joined by "/":
-names of layers have dots in them.
+They are written from models and read back. config.json is model.json. A parameter's name in
+model.safetensors is its path, joined by "/": names of layers have dots in them.
 """
 
 import json
@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
-from pdistill.model import Model, build_diffuser, check_card, noise_shape, replace
+from pdistill.model import Model, build_blank, check_card, replace
 from pdistill.runtime.arrays import checksum
 from pdistill.samplers import format_steps
 
@@ -50,12 +50,12 @@ images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
 
 
 def write_folder(directory: str | Path, model: Model) -> None:
-    """Writes the folder whole, in the place of another one if there is one."""
+    """Writes a model's folder whole or not at all, in the place of another one if there is one."""
     directory = Path(directory)
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    flat = traverse_util.flatten_dict(model.params, sep="/")
+    flat = traverse_util.flatten_dict(model.network.params, sep="/")
     tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     safetensors.numpy.save_file(
         tensors, temporary / "model.safetensors", metadata={"format": "flax"}
@@ -66,6 +66,7 @@ def write_folder(directory: str | Path, model: Model) -> None:
 
 
 def _readme(model: Model) -> str:
+    """Fills in the model card."""
     card, steps = model.card, format_steps(model.sampling.num_steps)
     keys = ("solver", "num_steps", "head", "schedule", "data", "guidance", "parent", "versions")
     rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in keys]
@@ -75,26 +76,28 @@ def _readme(model: Model) -> str:
         steps=f"{steps} step{'' if steps == 1 else 's'}",
         network=card["network"]["name"],
         method=card["method"],
-        label=", label=0" if model.diffuser.num_labels else "",
+        label=", label=0" if model.network.num_labels else "",
         rows="\n".join(rows),
     )
 
 
 @converter
 def read_folder(source: str | Path) -> Conversion:
-    """What `write_folder` wrote.
+    """Reads a folder that `write_folder` wrote.
 
     Raises:
-      ConversionError: a file that is missing, damaged or not of the card's network.
+      ConversionError: a file is missing, damaged or not of the card's network.
     """
     source = Path(source)
     card = read_json(source / "config.json")
     check_card(card, source / "config.json")
-    diffuser = build_diffuser(card)
-    shapes = diffuser.param_shapes(noise_shape(card))
+    blank = build_blank(card)
     path = source / "model.safetensors"
-    params = from_flat(shapes, read_safetensors(path), path)
+    params = from_flat(blank.shapes.params, read_safetensors(path), path)
     if checksum(params) != card["checksum"]:
-        raise ConversionError(f"{path} does not hold the parameters that config.json tells of")
-    _ = Model(diffuser, params, card).sampling  # raises if it cannot be sampled
-    return Conversion(diffuser, params, card)
+        raise ConversionError(
+            f"{path} does not hold the parameters that config.json tells of; get both files again"
+        )
+    network = blank.replace(params=params)
+    _ = Model(network, card).sampling  # raises if it cannot be sampled
+    return Conversion(network, card)

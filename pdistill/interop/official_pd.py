@@ -1,7 +1,7 @@
 """Checkpoints of the official progressive distillation release (Salimans & Ho 2022).
 
 A file is a train state in Flax's msgpack; `ema_params` has the names of `networks.UNet`, whose
-arguments follow from them, but for the size of the image and what three channels mean.
+arguments follow from them, but for the size of the image and the meaning of three channels.
 """
 
 import re
@@ -24,12 +24,14 @@ def convert_official_pd(
     """Reads a checkpoint.
 
     Args:
-      image_size: height of its images, which says where attention is.
-      head: of `diffusion.HEADS`; default "both" for six channels and "x" for three, as released.
-      num_steps: to sample with, instead of the checkpoint's own (a student has one).
+      source: path of the checkpoint.
+      image_size: height of its images, from which it follows where attention is.
+      head: its prediction, one of `diffusion.HEADS`; by default "both" for six channels and "x" for
+        three, as released.
+      num_steps: sampling steps, instead of the checkpoint's own (a student has them).
 
     Raises:
-      ConversionError: the file is damaged, of something else, or does not fit the arguments.
+      ConversionError: the file is damaged or another one, or does not fit the arguments.
     """
     try:
         state = serialization.msgpack_restore(Path(source).read_bytes())
@@ -44,30 +46,30 @@ def convert_official_pd(
     arguments = _arguments(tensors, image_size, source)
     channels = tensors["conv_in/kernel"].shape[2]
     head = head or ("both" if arguments["out_channels"] == 2 * channels else "x")
-    diffuser = build("unet", arguments, head, CosineSchedule())
+    shape = (image_size, image_size, channels)
+    blank = build("unet", arguments, head, CosineSchedule(), shape)
     if arguments["out_channels"] != output_channels(head, channels):
         raise ConversionError(
-            f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}"
+            f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}; "
+            "give another head"
         )
-    shape = (image_size, image_size, channels)
-    shapes = diffuser.param_shapes(shape)
+    shapes = blank.shapes.params
     for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
         # An older Flax kept the heads of attention flat.
         if ".attn_" in name and name in tensors and tensors[name].size == leaf.size:
             tensors[name] = tensors[name].reshape(leaf.shape)
     own = state.get("num_sample_steps")
     card = teacher_card(
-        diffuser,
-        shape,
+        blank,
         method="official_pd",
         source=source,
         num_steps=num_steps or (None if own is None else int(own)),
     )
-    return Conversion(diffuser, from_flat(shapes, tensors, source), card)
+    return Conversion(blank.replace(params=from_flat(shapes, tensors, source)), card)
 
 
 def _arguments(tensors: dict[str, Any], image_size: int, source: str | Path) -> dict[str, Any]:
-    """Of `networks.UNet`, from the names and shapes of its parameters."""
+    """Finds the arguments of `networks.UNet` by the names and shapes of its parameters."""
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -78,9 +80,9 @@ def _arguments(tensors: dict[str, Any], image_size: int, source: str | Path) -> 
         return found
 
     channels = shape("conv_in/kernel", 4)[-1]
-    levels = 1 + max((int(m[1]) for m in _matches(r"down_(\d+)\.", tensors)), default=0)
+    scales = 1 + max((int(m[1]) for m in _matches(r"down_(\d+)\.", tensors)), default=0)
     blocks = 1 + max((int(m[1]) for m in _matches(r"down_0\.block_(\d+)/", tensors)), default=0)
-    widths = [shape(f"down_{i}.block_0/conv1/kernel", 4)[-1] for i in range(levels)]
+    widths = [shape(f"down_{i}.block_0/conv1/kernel", 4)[-1] for i in range(scales)]
     attended = sorted({int(m[1]) for m in _matches(r"down_(\d+)\.attn_0/", tensors)})
     return {
         "out_channels": shape("conv_out/kernel", 4)[-1],
@@ -95,7 +97,10 @@ def _arguments(tensors: dict[str, Any], image_size: int, source: str | Path) -> 
 
 
 def _head_channels(tensors: dict[str, Any], image_size: int) -> int | None:
-    """From a parameter that is not stored flat; else as released: one head on 32x32 images."""
+    """Finds the channels of a head, from a parameter that is not stored flat.
+
+    If all are flat, they are as released: one head on 32x32 images, 64 channels on larger ones.
+    """
     for name, axes in (("q/kernel", (1, 2)), ("q/bias", (0, 1)), ("proj_out/kernel", (0, 1))):
         found = np.shape(tensors.get(f"mid.attn_1/{name}"))
         if len(found) == axes[1] + 1 + (name == "proj_out/kernel"):
@@ -105,4 +110,5 @@ def _head_channels(tensors: dict[str, Any], image_size: int) -> int | None:
 
 
 def _matches(pattern: str, tensors: dict[str, Any]) -> list[re.Match]:
+    """Matches a pattern with the beginnings of names."""
     return [m for name in tensors if (m := re.match(pattern, name))]

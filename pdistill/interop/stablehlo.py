@@ -1,4 +1,4 @@
-"""A model's sampler as StableHLO: a file that plain JAX runs, on any device and for any batch."""
+"""Samplers as StableHLO files, which plain JAX runs on any device and for any batch."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from jax import export as jax_export
 
 from pdistill.model import Model
 from pdistill.model.sampling import generate
+from pdistill.networks import Conditioning
 from pdistill.runtime.files import write_arrays
 from pdistill.samplers import Steps
 
@@ -19,24 +20,26 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, Any]:
-    """What the exported sampler is called with, in order: name -> tree of shapes, batch "b".
+    """Lists the exported sampler's arguments in order, {name: tree of shapes}, with the batch "b".
 
-    weights: {"block_0/qkv/kernel": array, ...}, unless they are inside. key: a typed key, and
-    index [b] int32, the numbers of the samples in its stream; or noise [b, H, W, C], standard
-    normal. label [b] int32, for a model with labels: `num_labels` is "no label". guidance [b]
-    float32, for a model that takes weights: 0 is none.
+    weights: {"block_0/qkv/kernel": array, ...}, unless they are inside.
+    key: a typed key, if `start` is "key".
+    index: int32 [b], numbers of the samples in the key's stream.
+    noise: standard normal [b, H, W, C], if `start` is "noise".
+    label: int32 [b], for a model with labels; `num_labels` means "no label".
+    guidance: float32 [b], for a model that takes weights; 0 is no guidance.
     """
     (b,) = jax_export.symbolic_shape("b")
     arguments = {}
     if not inside:
-        flat = traverse_util.flatten_dict(model.params, sep="/")
+        flat = traverse_util.flatten_dict(model.network.params, sep="/")
         arguments["weights"] = {k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in flat.items()}
     if start == "key":
         arguments["key"] = jax.eval_shape(lambda: jax.random.key(0))
         arguments["index"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     else:
         arguments["noise"] = jax.ShapeDtypeStruct((b, *model.noise_shape), jnp.float32)
-    if model.diffuser.num_labels:
+    if model.network.num_labels:
         arguments["label"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     if model.guidance_range is not None:
         arguments["guidance"] = jax.ShapeDtypeStruct((b,), jnp.float32)
@@ -46,20 +49,20 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
 def export_sampler(
     model: Model, *, num_steps: Steps | None = None, start: str = "key", inside: bool = True
 ) -> jax_export.Exported:
-    """The sampler of `model`, for PLATFORMS and a symbolic batch.
+    """Exports the sampler of `model`, for PLATFORMS and a symbolic batch.
 
     Args:
-      num_steps: instead of the model's own.
-      start: "key" draws the first noise, as `Model.sample` does: sample number i of a key is the
-        same in both, to the bit on one version and device. "noise" is given it, which needs a
-        deterministic solver.
+      num_steps: sampling steps instead of the model's own.
+      start: "key" draws the first noise as `Model.sample` does: sample number i of a key is the
+        same in both, to the bit on one version and device. "noise" takes it as an argument, which
+        needs a deterministic solver.
       inside: the weights are constants of the program, not its first argument.
 
     Returns:
       An `Exported`: see `sampler_arguments` for its `call`; it returns [b, H, W, C] float32.
 
     Raises:
-      ValueError: impossible steps, or noise for a solver that draws more.
+      ValueError: the steps are impossible, or `start` is "noise" for a solver that draws more.
     """
     sampling = model.sampling.changed(num_steps)
     if start == "noise" and sampling.solver.stochastic:
@@ -68,17 +71,16 @@ def export_sampler(
 
     def sample(*values: Any) -> Array:
         named = dict(zip(arguments, values, strict=True))
-        params = model.params
+        params = model.network.params
         if not inside:
             params = traverse_util.unflatten_dict(named["weights"], sep="/")
         # Nothing is folded into constants, so that the numbers are those of Model.sample.
         params = jax.lax.optimization_barrier(params)
-        inputs = model.diffuser, params
-        conditions = named.get("label"), named.get("guidance")
+        network = model.network.replace(params=params)
+        told = Conditioning(label=named.get("label"), guidance=named.get("guidance"))
         if start == "noise":
-            return sampling.run(*inputs, *conditions, key=None, z_init=named["noise"])
-        numbered = *inputs, named["key"], named["index"], *conditions
-        return generate(*numbered, sampling=sampling, shape=model.noise_shape)
+            return sampling.run(network, told, key=None, z_init=named["noise"])
+        return generate(network, named["key"], named["index"], told, sampling=sampling)
 
     return jax_export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments.values())
 
@@ -86,14 +88,18 @@ def export_sampler(
 def write_sampler(
     path: str | Path, model: Model, *, num_steps: Steps | None, start: str, inside: bool
 ) -> list[Path]:
-    """Writes `export_sampler`'s result to `path`, weights beside it as .npz. The files written."""
+    """Writes `export_sampler`'s result to `path`, with weights beside it as .npz if not inside.
+
+    Returns:
+      The paths of the files.
+    """
     path = Path(path)
     exported = export_sampler(model, num_steps=num_steps, start=start, inside=inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path]
     if not inside:
         files.append(path.with_suffix(".npz"))
-        write_arrays(files[-1], traverse_util.flatten_dict(model.params, sep="/"))
+        write_arrays(files[-1], traverse_util.flatten_dict(model.network.params, sep="/"))
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(exported.serialize())
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Tensors by name, from files that execute nothing, into the parameters of our networks."""
+"""Translates tensors by name, from files that execute nothing, into our networks' parameters."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +12,16 @@ from flax import traverse_util
 
 from pdistill.runtime.files import one_line
 
-# What PyTorch calls our parameters.
+# PyTorch's names of our parameters.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
 class ConversionError(ValueError):
-    """Files that cannot be converted; the message names the file and the first mismatch."""
+    """An error of files that cannot be converted; its message names file and first mismatch."""
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name.
+    """Reads the tensors of a file by name.
 
     Raises:
       ConversionError: the file is missing or damaged.
@@ -35,10 +35,10 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
 def match(
     wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str | Path
 ) -> dict[str, np.ndarray]:
-    """The tensors, in the order of `wanted`, once their names and shapes are exactly those.
+    """Sorts tensors in the order of `wanted`, whose names and shapes they must have exactly.
 
     Raises:
-      ConversionError: the first name that is missing, or is of another shape, or is unknown.
+      ConversionError: a name is missing, has another shape or is unknown; it names the first one.
     """
     unknown = next((name for name in tensors if name not in wanted), None)
     for name, shape in wanted.items():
@@ -54,7 +54,7 @@ def match(
 
 
 def from_flat(shapes: Any, tensors: Mapping[str, np.ndarray], source: str | Path) -> Any:
-    """A tree like `shapes` of arrays named by their paths, joined with "/".
+    """Makes a tree like `shapes`, of arrays named by their paths, joined with "/".
 
     Raises:
       ConversionError: see `match`.
@@ -66,10 +66,10 @@ def from_flat(shapes: Any, tensors: Mapping[str, np.ndarray], source: str | Path
 
 
 def from_torch(shapes: Any, tensors: Mapping[str, np.ndarray], source: str | Path) -> Any:
-    """A tree like `shapes` of arrays whose layers are named as in PyTorch.
+    """Makes a tree like `shapes`, of arrays whose layers are named as in PyTorch.
 
-    A layer's name is its path joined with "."; its kernel is "weight" there, outputs first. What
-    is a 1x1 convolution in PyTorch may be a dense layer here.
+    A layer's name is its path joined with "."; its kernel is "weight" there, outputs first. A 1x1
+    convolution in PyTorch may be a dense layer here.
 
     Raises:
       ConversionError: see `match`; names and shapes are PyTorch's.
@@ -88,10 +88,12 @@ def from_torch(shapes: Any, tensors: Mapping[str, np.ndarray], source: str | Pat
 
 
 def _torch_shape(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The shape that PyTorch gives our parameter."""
     return leaf.shape if path[-1] != "kernel" else (*leaf.shape[:-3:-1], *leaf.shape[:-2])
 
 
 def _ours(path: tuple[str, ...], array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Transposes PyTorch's array into our parameter."""
     if path[-1] == "kernel":  # [out, in, height, width] -> [height, width, in, out]
         array = np.moveaxis(array, (0, 1), (-1, -2))
     return jnp.asarray(array.astype(leaf.dtype))

@@ -5,81 +5,110 @@ compares with real ones.
 """
 
 import dataclasses
-import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
+from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 
-from pdistill.methods.adversarial_generator import (
-    AdversarialGenerator,
-    AdversarialGeneratorStage,
-)
-from pdistill.training import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Gan(AdversarialGenerator):
-    """In turn, an update of the generator, one of the discriminator, and at times one for R1.
-
-    Attributes:
-      num_steps: evaluations of the generator's network.
-    """
-
-    num_steps: int = 1
-
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        generator_key, discriminator_key, r1_key = jax.random.split(key, 3)
-        x, label = batch["image"], batch.get("label")
-        state, metrics = self._update_generator(state, x, label, generator_key)
-
-        noise_key, fake_key, real_key = jax.random.split(discriminator_key, 3)
-        fakes = self._generate(state.learners["student"].params, state, x, label, noise_key)
-        keys = fake_key, real_key, r1_key
-        state, more = self.adversary.update(state, fakes, x, label, keys)
-        return state, metrics | more
-
-    def _update_generator(self, state, x, label, key):
-        noise_key, judge_key = jax.random.split(key)
-        student = state.learners["student"]
-
-        def loss(params):
-            images = self._generate(params, state, x, label, noise_key)
-            return self.adversary.generator_loss(state, images, label, judge_key)
-
-        (value, carried), grads = jax.value_and_grad(loss, has_aux=True)(student.params)
-        student, norms = student.update(grads, self.optimizer, state.step)
-        return self.advance(state, student, carried), {"loss": value, **norms}
-
-    def _generate(self, params, state, x, label, key):
-        """As many images as there are in x."""
-        noise = jax.random.normal(key, x.shape, x.dtype)
-        return self.generate(params, state, noise, label, self.num_steps)
+from pdistill.methods.method import Method
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.generate import begin_generator, generate_few
+from pdistill.methods.parts.given import check_given
+from pdistill.networks import Conditioning, Network
+from pdistill.training import Learner, Optimizer, frozen, preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GanStage(AdversarialGeneratorStage):
-    """Config of the stage, one round.
+class Gan(Method):
+    """In turn, an update of the generator, one of the discriminator, and at times one for R1.
+
+    The "teacher" is what judges of that name see with; the generator starts from "start", or from
+    the teacher.
 
     Attributes:
-      num_steps: of `Gan`.
+      adversary: the discriminator and its losses.
+      num_steps: evaluations of the generator's network.
+      fixed: the generator's parameters that stay as they are, a key of `training.PRESETS`.
+      scratch: it starts from fresh parameters, with `network`'s changes of the module's arguments.
     """
 
+    optimizer: Optimizer
+    adversary: Adversary
     num_steps: int = 1
+    fixed: str = "none"
+    scratch: bool = False
+    network: Mapping[str, Any] = FrozenDict()
+    name: ClassVar[str] = "gan"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        diffuser, start, teacher = self.origins(earlier, one_step=True)
-        method = Gan(**self.common(diffuser, teacher), num_steps=self.num_steps)
-        return [
-            self.round_of(
-                method,
-                functools.partial(method.init, image_shape=image_shape),
-                image_shape,
-                start,
-                teacher,
-                method_name="gan",
-                num_steps=(self.num_steps,),
-                solver="one_step" if self.num_steps == 1 else None,
-            )
-        ]
+    @struct.dataclass
+    class State:
+        generator: Learner
+        critic: Learner
+        eyes: dict[str, Any] = frozen()
+
+    def __post_init__(self):
+        preset(self.fixed)  # raises
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1; got {self.num_steps}")
+
+    @property
+    def measured_at(self):
+        return (self.num_steps,)
+
+    def parts(self, step: int) -> tuple[str, ...]:
+        return ("generator", *self.adversary.parts(step))
+
+    def init(self, key: Array, *, teacher: Network, start: Network | None = None) -> State:
+        check_given(teacher, "teacher", one_step=True)
+        start_key, critic_key = jax.random.split(key)
+        generator = begin_generator(
+            start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
+        ).replace(sampler="one_step" if self.num_steps == 1 else "")
+        critic, eyes = self.adversary.init(
+            critic_key, generator.image_shape, teacher.without_dropout()
+        )
+        learner = Learner.of(
+            generator, self.optimizer, whole_batches=True, fixed=preset(self.fixed)
+        )
+        return self.State(learner, critic, eyes)
+
+    def step(self, state: State, batch, key, parts=("generator", "discriminator", "r1")):
+        generator_key, discriminator_key, r1_key = jax.random.split(key, 3)
+        x, label = batch["image"], batch.get("label")
+
+        noise_key, judge_key = jax.random.split(generator_key)
+        shape = (len(x), *state.generator.network.shape)
+        z = jax.random.normal(noise_key, shape, x.dtype)
+
+        def deceiving(generator):
+            images = self.generate(generator, z, label)
+            return self.adversary.deceive(state.critic, state.eyes, images, label, judge_key)
+
+        slope = jax.value_and_grad(deceiving, has_aux=True)
+        (value, carried), grads = slope(state.generator.network)
+        generator, norms = state.generator.update(grads)
+        critic = state.critic.replace(carried=carried)
+
+        noise_key, fake_key, real_key = jax.random.split(discriminator_key, 3)
+        z = jax.random.normal(noise_key, shape, x.dtype)
+        fakes = self.generate(generator.network, z, label)
+        keys = fake_key, real_key, r1_key
+        critic, more = self.adversary.update(critic, state.eyes, fakes, x, label, keys, parts)
+        return state.replace(generator=generator, critic=critic), {"loss": value, **norms, **more}
+
+    def generate(self, generator: Network, z: Array, label: Array | None) -> Array:
+        """Images of noise z [B, h, w, C]."""
+        denoise = generator.denoiser(Conditioning(label=label))
+        return generate_few(denoise, z, generator.schedule, self.num_steps)
+
+    def product(self, state: State) -> Network:
+        return state.generator.averaged
+
+    def card(self, state: State) -> dict[str, Any]:
+        return {"trainable_fraction": state.generator.trainable_fraction}
+
+    def advice(self, means: dict[str, float]) -> str | None:
+        return self.adversary.advice(means)

@@ -4,76 +4,72 @@ Stage two is `progressive`, starting from the model that this stage makes.
 """
 
 import dataclasses
-import functools
-from typing import Any
+import math
+from typing import ClassVar
 
+import jax
 from jax import Array
+from jax.lax import stop_gradient
 
-from pdistill.methods.regression import RegressionStage, guided_examples
-from pdistill.methods.score_matching import ScoreMatching
-from pdistill.methods.stage import Round, check_guidable, find_parent
-from pdistill.training import TrainState, transfer
+from pdistill import diffusion
+from pdistill.diffusion import check_weighting
+from pdistill.methods.method import Method
+from pdistill.methods.parts.given import check_given, check_guidable
+from pdistill.methods.parts.regression import Examples, Taught, regress
+from pdistill.methods.parts.times import (
+    check_interval,
+    guidance_weights,
+    importance,
+    uniform_times,
+)
+from pdistill.networks import Conditioning, Network
+from pdistill.training import Learner, Optimizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Guided(ScoreMatching):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guided(Method):
     """The student, told w, predicts what its teacher's guided pair of evaluations does.
 
     The paper leaves the loss's weight open; the default, SNR + 1, is the mean square of v.
 
     Attributes:
-      teacher: needs labels. guidance: range of w, drawn uniformly for each example.
-      discount: of `guided_examples`; the paper has 0.
+      guidance: range of w, drawn uniformly for each example.
+      discount: as in `importance`; the paper has 0.
+      weighting, stratified: as in `Teacher`.
     """
 
-    guidance: tuple[float, float] = (0.0, 4.0)
-    discount: float = 0.0
-
-    def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
-        """The student starts as the teacher's conditional network, whatever w is."""
-        params, _ = transfer(self.diffuser.init(key, image_shape), teacher)
-        return self._from(params, teacher)
-
-    def _guided(self, key, x):
-        return guided_examples(key, len(x), self.guidance, self.discount, self.stratified, x.dtype)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GuidedStage(RegressionStage):
-    """Config of the stage, one round.
-
-    Attributes:
-      teacher: name of a stage trained with label dropout. guidance, discount: of `Guided`.
-      num_steps: step counts it is measured at; the exported model samples with the first.
-    """
-
-    teacher: str
-    num_steps: tuple[int, ...]
+    optimizer: Optimizer
     guidance: tuple[float, ...] = (0.0, 4.0)
     discount: float = 0.0
+    weighting: str = "v_mse"
+    stratified: bool = False
+    name: ClassVar[str] = "guided"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher)
-        teacher = parent.method.diffuser.without_dropout()
-        check_guidable(parent)
-        if len(self.guidance) != 2 or not 0 <= self.guidance[0] < self.guidance[1]:
-            raise ValueError(f"guidance must be (low, high) with 0 <= low; got {self.guidance}")
-        method = Guided(
-            teacher.with_guidance(),
-            **self.settings(self.loop),
-            discount=self.discount,
-            teacher=teacher,
-            guidance=self.guidance,
-        )
-        return [
-            Round(
-                self.name,
-                "guided",
-                method,
-                functools.partial(method.init, image_shape=image_shape),
-                self.loop,
-                self.num_steps,
-                guidance=self.guidance,
-                parent=parent.name,
-            )
-        ]
+    def __post_init__(self):
+        check_weighting(self.weighting)
+        check_interval("guidance", self.guidance, 0.0, math.inf)
+
+    def init(self, key: Array, *, teacher: Network) -> Taught:
+        """The student starts as the teacher's conditional network, whatever w is."""
+        check_given(teacher, "teacher")
+        check_guidable(teacher, "teacher")
+        teacher = teacher.without_dropout()
+        student = teacher.with_module({"guidance": True}).replace(guidance=self.guidance)
+        student, _ = student.init(key).taking(teacher)
+        return Taught(Learner.of(student, self.optimizer), teacher)
+
+    def step(self, state: Taught, batch, key):
+        time_key, noise_key, _, weight_key = jax.random.split(key, 4)
+        x, label = batch["image"], batch["label"]
+        t = uniform_times(time_key, len(x), self.stratified, x.dtype)
+        w = guidance_weights(weight_key, len(x), self.guidance, self.stratified, x.dtype)
+        logsnr = state.student.network.schedule(t)
+        z, _ = diffusion.noised(noise_key, x, logsnr)
+        told = Conditioning(label=label, guidance=w)
+        v = stop_gradient(state.teacher.v(z, logsnr, told))  # (1 + w) v_cond - w v_uncond
+        examples = Examples(z, logsnr, v, told, importance(w, self.discount))
+        student, metrics = regress(state.student, examples, self.weighting)
+        return state.replace(student=student), metrics
+
+    def product(self, state: Taught) -> Network:
+        return state.student.averaged

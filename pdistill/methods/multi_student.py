@@ -1,85 +1,108 @@
 """Multi-student distillation (MSD, Song et al. 2024): one generator for each part of the labels."""
 
 import dataclasses
+import functools
+from typing import Any, ClassVar
 
-from pdistill.methods.partition import by_blocks, by_lists, routes
-from pdistill.methods.score_matching import ScoreMatchingStage
-from pdistill.methods.stage import GeneratorStage, Round, Stage, Untrained
-from pdistill.networks import Routed
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.methods.method import Method, Run, roles
+from pdistill.methods.parts.partition import by_blocks, by_lists, routes
+from pdistill.networks import Network, Routed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiStudentStage(Stage):
-    """Config of the stage: for each part of the labels a student, and the model that they make.
+class MultiStudent(Method):
+    """A student for each part of the labels, and the model that they make.
 
-    Its rounds are <name>/<student.name>_0 and so on, each after <name>/<score_matching.name>_0 if
+    Its runs are <name>/<student.name>_0 and so on, each after <name>/<score_matching.name>_0 if
     there is one, and <name>, the model of all students.
 
     Attributes:
-      parts: of consecutive labels, or 0 for those in `lists`.
+      student: a stage that makes a generator, such as dmd or gan; its name and labels are changed.
+      score_matching: a stage that makes what each student starts from, if its network is not the
+        teacher's.
+      parts: number of parts of consecutive labels, or 0 for those in `lists`.
       lists: labels of each part, such as `python -m pdistill.partition` finds.
-      student: a stage that makes a generator; its name and labels are changed.
-      score_matching: what each student starts from, if its network is not the teacher's.
     """
 
-    student: Stage
-    score_matching: ScoreMatchingStage | None = None
+    student: Run
+    score_matching: Run | None = None
     parts: int = 0
     lists: tuple[tuple[int, ...], ...] = ()
+    name: ClassVar[str] = "multi_student"
 
     def __post_init__(self):
-        if not isinstance(self.student, GeneratorStage):
+        if "start" not in roles(self.student.method):
             raise ValueError("student must be a stage that makes a generator, such as dmd or gan")
         if self.student.select:
             raise ValueError("student: leave select out; a part is not measured by itself")
         if bool(self.parts) == bool(self.lists):
             raise ValueError("give parts or lists")
 
-    def rounds(self, diffuser, image_shape, earlier):
-        count = diffuser.num_labels
+    def unfold(self, stage: Run, model: Network) -> list[Run]:
+        count = model.num_labels
         if not count:
             raise ValueError("students need a model with labels; set the network's num_labels")
         parts = by_lists(self.lists, count) if self.lists else by_blocks(count, self.parts)
-        rounds, students = [], []
+        runs, students = [], {}
         for k, part in enumerate(parts):
-            student = dataclasses.replace(
-                self.student, name=f"{self.name}/{self.student.name}_{k}", labels=part
+            part_of = functools.partial(
+                dataclasses.replace, labels=part, resolution=stage.resolution, measured=False
             )
+            student = part_of(self.student, name=f"{stage.name}/{self.student.name}_{k}")
             if self.score_matching:
-                start = dataclasses.replace(
-                    self.score_matching,
-                    name=f"{self.name}/{self.score_matching.name}_{k}",
-                    labels=part,
+                first = part_of(
+                    self.score_matching, name=f"{stage.name}/{self.score_matching.name}_{k}"
                 )
-                rounds += start.rounds(diffuser, image_shape, earlier)
-                student = dataclasses.replace(student, start=start.name)
-            known = {**earlier, **{r.name: r for r in rounds}}
-            [last] = student.rounds(diffuser, image_shape, known)
-            students.append(last)
-            rounds.append(last)
-        network = Routed(last.method.diffuser.network, routes(parts))
-        return [
-            *(dataclasses.replace(r, measured=False) for r in rounds),
-            Round(
-                name=self.name,
-                method_name="multi_student",
-                method=Untrained(dataclasses.replace(last.method.diffuser, network=network)),
-                init=None,
-                loop=None,
-                num_steps=last.num_steps,
-                solver=last.solver,
-                parent=self.student.teacher,
-                students=tuple(r.name for r in students),
-                card=seen(rounds, len(parts)),
-            ),
-        ]
+                runs.append(first)
+                student = dataclasses.replace(student, given={**student.given, "start": first.name})
+            runs.append(student)
+            students[f"student_{k}"] = student.name
+        images = sum(run.loop.images_seen for run in runs)
+        joined = Joined(
+            routes=routes(parts),
+            train_steps=sum(run.loop.num_updates for run in runs),
+            images_seen=images,
+            images_seen_a_student=images // len(parts),
+        )
+        steps = stage.measured_at or self.student.measured_at or self.student.method.measured_at
+        return [*runs, dataclasses.replace(stage, method=joined, given=students, measured_at=steps)]
 
 
-def seen(rounds: list[Round], num_students: int) -> dict[str, int]:
-    """For the card: updates and images of all rounds together, and the images a student."""
-    images = sum(r.loop.images_seen for r in rounds)
-    return {
-        "train_steps": sum(r.loop.num_updates for r in rounds),
-        "images_seen": images,
-        "images_seen_a_student": images // num_students,
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Joined(Method):
+    """The model of several students, in zero updates: each label has its student.
+
+    Attributes:
+      routes: the student of each label.
+      train_steps, images_seen, images_seen_a_student: sums over all its runs, for the card.
+    """
+
+    routes: tuple[int, ...]
+    train_steps: int
+    images_seen: int
+    images_seen_a_student: int
+    name: ClassVar[str] = "multi_student"
+
+    def init(self, key: Array, **students: Network) -> Network:
+        """Students of one form, in the order in which `routes` counts them."""
+        del key
+        first = next(iter(students.values()))
+        if first.takes_target:
+            raise ValueError("student must be a stage that makes a generator, not one that jumps")
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
+        module = Routed(first.module, self.routes)
+        return first.replace(params={"networks": stacked.params}, module=module)
+
+    def product(self, state: Network) -> Network:
+        return state
+
+    def card(self, state: Network) -> dict[str, Any]:
+        return {
+            "train_steps": self.train_steps,
+            "images_seen": self.images_seen,
+            "images_seen_a_student": self.images_seen_a_student,
+        }

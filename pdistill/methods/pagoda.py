@@ -6,150 +6,149 @@ its last one, at a higher one, and to deceive a discriminator with what it makes
 """
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 
-from pdistill.methods.adversarial_generator import (
-    AdversarialGenerator,
-    AdversarialGeneratorStage,
-)
-from pdistill.methods.balance import balanced_update
-from pdistill.methods.distances import Distance
-from pdistill.methods.latents import LatentsConfig
-from pdistill.training import TrainState, partition
-from pdistill.training.transfer import transfer
+from pdistill.methods.columns import Latents
+from pdistill.methods.method import Method
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.balance import balanced_update, check_layer
+from pdistill.methods.parts.distance import Distance, check_distance_name
+from pdistill.methods.parts.generate import begin_generator, generate_few
+from pdistill.methods.parts.given import check_given
+from pdistill.networks import Conditioning, Network, Transfer
+from pdistill.training import Learner, Optimizer, frozen, preset
 
 LIMITS = {"adversarial": (0.01, 10.0)}  # of the adaptive weight, from the released code
 
 
-@dataclasses.dataclass(frozen=True)
-class Pagoda(AdversarialGenerator):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pagoda(Method):
     """One update of the generator and one of the discriminator.
 
     The released code takes them in turn, each on batches of its own, and has the network's raw
     output for the image, which is twice the teacher's denoised one at first; here they share a
-    batch, and the image is the denoised one. The generator's network may have `grown`.
-
-    Attributes:
-      distance: of an image and what is made of its latent.
-      adversarial: factor on the weight of that loss. layer: path of the parameters whose gradients'
-        norms make the weight; "" for a weight of one.
-    """
-
-    distance: Distance = Distance("pixels")  # noqa: RUF009
-    adversarial: float = 0.2
-    layer: str = ""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.adversarial > 0:
-            raise ValueError(f"adversarial must be positive; got {self.adversarial}")
-
-    def init(
-        self,
-        key: Array,
-        start: Any,
-        teacher: Any,
-        image_shape: tuple[int, ...],
-        noise_shape: tuple[int, ...],
-    ) -> TrainState:
-        """As the base does, with a generator that begins as `start`, as far as that goes."""
-        generator_key, key = jax.random.split(key)
-        params, _ = transfer(self.diffuser.init(generator_key, noise_shape), start, reshaped=True)
-        return super().init(key, params, teacher, image_shape, distance=self.distance.init())
-
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        """`batch["latent"]` [B, h, w, C] are the latents of its images."""
-        student_key, noise_key, *judge_keys = jax.random.split(key, 5)
-        x, label = batch["image"], batch.get("label")
-        state, metrics = self._update_generator(state, x, batch["latent"], label, student_key)
-        eps = jax.random.normal(noise_key, batch["latent"].shape, x.dtype)
-        fakes = self.generate(state.learners["student"].params, state, eps, label)
-        state, more = self.adversary.update(state, fakes, x, label, tuple(judge_keys))
-        return state, metrics | more
-
-    def _update_generator(self, state, x, latent, label, key):
-        noise_key, judge_key = jax.random.split(key)
-        eps = jax.random.normal(noise_key, latent.shape, x.dtype)
-
-        def losses(params):
-            x_hat = self.generate(params, state, latent, label)
-            fakes = self.generate(params, state, eps, label)
-            apart = self.distance(state.frozen["distance"], x_hat, x)
-            deceiving, carried = self.adversary.generator_loss(state, fakes, label, judge_key)
-            return {"reconstruction": jnp.mean(apart), "adversarial": deceiving}, carried
-
-        student, metrics, carried = balanced_update(
-            losses, state.learners["student"], self.optimizer, state.step, layer=self.layer,
-            first="reconstruction", limits=LIMITS, factors={"adversarial": self.adversarial},
-        )  # fmt: skip
-        return self.advance(state, student, carried), metrics
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PagodaStage(AdversarialGeneratorStage):
-    """Config of the stage: a generator of images of `resolution`, one round.
-
-    The `teacher`'s trajectories encode; `start` may be a stage with a smaller generator.
+    batch, and the image is the denoised one. The "teacher"'s trajectories encode; the generator
+    starts from "start", which may be smaller, or from the teacher.
 
     Attributes:
       grown: channels of the levels that the generator has beyond the teacher.
-      latents: how images are encoded.
-      distance: a name, as in `Distance`. adversarial, layer: of `Pagoda`.
+      latents: the encoding of images.
+      distance: name of the `Distance` of an image and the one made of its latent.
+      adversarial: factor on the weight of that loss. layer: path of the parameters whose gradients'
+        norms make the weight; "" for a weight of one.
+      adversary, fixed, scratch, network: as in `Gan`.
     """
 
+    optimizer: Optimizer
+    adversary: Adversary
     grown: tuple[int, ...] = ()
-    latents: LatentsConfig = LatentsConfig()  # noqa: RUF009
+    latents: Latents = Latents()  # noqa: RUF009
     distance: str = "pixels"
     adversarial: float = 0.2
     layer: str = ""
-    loss: str = "hinge"
-    r1: float = 0.0
+    fixed: str = "none"
+    scratch: bool = False
+    network: Mapping[str, Any] = FrozenDict()
+    name: ClassVar[str] = "pagoda"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        diffuser, start, teacher = self.origins(earlier)
-        if not hasattr(diffuser.network, "grown"):
-            raise ValueError(f"{type(diffuser.network).__name__} cannot grow; UNet can")
-        noise_shape, factor = teacher.image_shape, 2 ** len(self.grown)
-        if image_shape[0] != factor * noise_shape[0]:
-            raise ValueError(
-                f"with {len(self.grown)} levels of `grown`, {teacher.name!r} of {noise_shape[0]} "
-                f"pixels grows to {factor * noise_shape[0]}, not to {image_shape[0]}"
-            )
-        diffuser = diffuser.with_network({"grown": self.grown})
-        method = Pagoda(
-            **self.common(diffuser, teacher),
-            distance=Distance(self.distance),
-            adversarial=self.adversarial,
-            layer=self.layer,
+    @struct.dataclass
+    class State:
+        generator: Learner
+        critic: Learner
+        eyes: dict[str, Any] = frozen()
+        distance: Distance = frozen()
+        transferred: Transfer | None = struct.field(pytree_node=False, default=None)
+
+    def __post_init__(self):
+        preset(self.fixed)  # raises
+        check_distance_name(self.distance)
+        if not self.adversarial > 0:
+            raise ValueError(f"adversarial must be positive; got {self.adversarial}")
+
+    @property
+    def measured_at(self):
+        return (1,)
+
+    @property
+    def columns(self):
+        return (self.latents,)
+
+    def parts(self, step: int) -> tuple[str, ...]:
+        return ("generator", *self.adversary.parts(step))
+
+    def init(self, key: Array, *, teacher: Network, start: Network | None = None) -> State:
+        """The generator begins as `start`, as far as that goes."""
+        check_given(teacher, "teacher")
+        start_key, key = jax.random.split(key)
+        start = begin_generator(
+            start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
         )
-        shapes = diffuser.param_shapes(noise_shape)
-        learning, _ = partition(shapes, method.frozen)
-        if self.layer and self.layer not in traverse_util.flatten_dict(learning, sep="/"):
-            raise ValueError(f"layer: no parameters that learn have the path {self.layer!r}")
-        card = {"latents": dataclasses.asdict(self.latents)}
-        if not self.scratch:
-            of_start = start.method.diffuser.param_shapes(noise_shape)
-            _, moved = transfer(shapes, of_start, reshaped=True)
-            card["transferred"] = moved._asdict()
-        return [
-            self.round_of(
-                method,
-                functools.partial(method.init, image_shape=image_shape, noise_shape=noise_shape),
-                noise_shape,
-                start,
-                teacher,
-                method_name="pagoda",
-                num_steps=(1,),
-                solver="one_step",
-                latents=self.latents,
-                card=card,
+        if not hasattr(start.module, "grown"):
+            raise ValueError(f"{type(start.module).__name__} cannot grow; UNet can")
+        fresh_key, critic_key = jax.random.split(key)
+        grown = start.with_module({"grown": self.grown}).replace(sampler="one_step")
+        generator, moved = grown.init(fresh_key).taking(start, reshaped=True)
+        if self.layer:
+            check_layer(self.layer, generator, preset(self.fixed))
+        critic, eyes = self.adversary.init(
+            critic_key, generator.image_shape, teacher.without_dropout()
+        )
+        learner = Learner.of(
+            generator, self.optimizer, whole_batches=True, fixed=preset(self.fixed)
+        )
+        distance, moved = Distance.load(self.distance), None if self.scratch else moved
+        return self.State(learner, critic, eyes, distance, moved)
+
+    def step(self, state: State, batch, key, parts=("generator", "discriminator", "r1")):
+        generator_key, fresh_key, *critic_keys = jax.random.split(key, 5)
+        x, latent, label = batch["image"], batch["latent"], batch.get("label")
+        noise_key, judge_key = jax.random.split(generator_key)
+        eps, fresh = (jax.random.normal(k, latent.shape, x.dtype) for k in (noise_key, fresh_key))
+
+        def losses(generator):
+            x_hat = self.generate(generator, latent, label)
+            fakes = self.generate(generator, eps, label)
+            deceiving, carried = self.adversary.deceive(
+                state.critic, state.eyes, fakes, label, judge_key
             )
-        ]
+            apart = jnp.mean(state.distance(x_hat, x))
+            return {"reconstruction": apart, "adversarial": deceiving}, carried
+
+        generator, metrics, carried = balanced_update(
+            losses,
+            state.generator,
+            layer=self.layer,
+            first="reconstruction",
+            limits=LIMITS,
+            factors={"adversarial": self.adversarial},
+        )
+        fakes = self.generate(generator.network, fresh, label)
+        critic, more = self.adversary.update(
+            state.critic.replace(carried=carried),
+            state.eyes, fakes, x, label, tuple(critic_keys), parts,
+        )  # fmt: skip
+        return state.replace(generator=generator, critic=critic), metrics | more
+
+    def generate(self, generator: Network, z: Array, label: Array | None) -> Array:
+        """Images [B, H, W, C] of noise or latents z [B, h, w, C]."""
+        return generate_few(generator.denoiser(Conditioning(label=label)), z, generator.schedule)
+
+    def product(self, state: State) -> Network:
+        return state.generator.averaged
+
+    def card(self, state: State) -> dict[str, Any]:
+        card = {
+            "trainable_fraction": state.generator.trainable_fraction,
+            "latents": dataclasses.asdict(self.latents),
+        }
+        return card | ({"transferred": state.transferred._asdict()} if state.transferred else {})
+
+    def advice(self, means: dict[str, float]) -> str | None:
+        return self.adversary.advice(means)

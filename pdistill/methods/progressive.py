@@ -1,94 +1,151 @@
 """Progressive distillation (Salimans & Ho 2022, algorithm 2): halve the steps, round by round."""
 
 import dataclasses
-import functools
-from typing import Any
+from typing import ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jax.lax import stop_gradient
 
 from pdistill import diffusion
-from pdistill.diffusion import Denoiser, Schedule
-from pdistill.methods.levels import Levels
-from pdistill.methods.regression import (
-    Regression,
-    RegressionStage,
-    guided_examples,
-    uniform_times,
-)
-from pdistill.methods.stage import Round, find_parent
+from pdistill.diffusion import Denoiser, Schedule, check_weighting
+from pdistill.methods.method import Method, Run, check_microbatches
+from pdistill.methods.parts.cascade import check_split, check_split_batch, per_resolution
+from pdistill.methods.parts.given import check_given
+from pdistill.methods.parts.regression import Examples, regress
+from pdistill.methods.parts.times import guidance_weights, importance, uniform_times
+from pdistill.networks import Conditioning, Network
 from pdistill.samplers import ddim_step, parse_solver
-from pdistill.training import Learner, TrainState
+from pdistill.training import Learner, Optimizer, frozen
 
 
-@dataclasses.dataclass(frozen=True)
-class Progressive(Regression):
-    """One round: the student does in one DDIM step what its teacher does in two.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progressive(Method):
+    """The student does in one DDIM step what its teacher does in two.
 
-    The teacher's parameters and the student's step count are traced (`state.frozen`), so all
-    rounds of equal length share one compiled step.
+    One stage of a config is a run for each halving from `start_steps` to `end_steps`. The student's
+    step count is traced, so all runs of equal length share one compiled step. Dropout is for the
+    teacher's training; students are trained without, as in the paper. A student of a network that
+    takes guidance weights keeps the input and its range (Meng et al. 2023, stage two). A cascade
+    stays one: a run's student has so many steps at each resolution, and all are taught in each
+    update, as the cascade was.
 
     Attributes:
-      guidance: range of the guidance weights, drawn uniformly for each example, of a network that
-        takes them (Meng et al. 2023, stage two); else None.
-      discount: of `guided_examples`.
+      start_steps: steps of the teacher's sampler.
+      weighting, stratified: as in `Teacher`.
       stochastic: for `samplers.Stochastic`, whose steps are twice as long as the grid's: the
         student does in one step of 2 / N what its teacher does in two of 1 / N (the same).
+      discount: as in `importance`, for a network that takes guidance weights.
+      long_rounds: runs with at most this many steps take twice `loop.num_updates`, as the paper's
+        to two steps and to one do.
+      split, max_noise: as in `per_resolution`, for a cascade.
     """
 
-    guidance: tuple[float, float] | None = None
-    discount: float = 0.0
+    optimizer: Optimizer
+    start_steps: int
+    end_steps: int = 1
+    weighting: str = "v_mse"
+    stratified: bool = False
     stochastic: bool = False
+    discount: float = 0.0
+    long_rounds: int = 0
+    split: tuple[int, ...] = ()
+    max_noise: float = 0.2
+    name: ClassVar[str] = "progressive"
 
-    def init(self, teacher: Any, num_steps: int | Array) -> TrainState:
-        """The student starts as the teacher, with fresh optimizer moments.
+    @struct.dataclass
+    class State:
+        student: Learner
+        teacher: Network = frozen()
+        num_steps: Array = frozen()
 
-        Args:
-          teacher: parameters of the round before. num_steps: the student's.
-        """
-        frozen = {"teacher": teacher, "num_steps": jnp.asarray(num_steps, jnp.int32)}
-        return TrainState.create({self.learner: Learner.create(teacher, self.optimizer)}, frozen)
+    def __post_init__(self):
+        check_weighting(self.weighting)
+        halvings(self.start_steps, self.end_steps)  # raises
 
-    def examples(self, state, batch, key):
-        time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
-        x, label, condition = batch["image"], batch.get("label"), batch.get("condition")
-        num_steps = state.frozen["num_steps"].astype(x.dtype)
-
-        u = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        i = 1 + jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)  # uniform on 1 .. N
-        logsnr_t, logsnr_m, logsnr_s, last = round_levels(
-            self.diffuser.schedule, i, num_steps, length=2 if self.stochastic else 1
-        )
-        z, _ = diffusion.noised(noise_key, x, logsnr_t)
-        guided = {}
-        if self.guidance:
-            guided = guided_examples(
-                guidance_key, len(x), self.guidance, self.discount, self.stratified, x.dtype
+    def unfold(self, stage: Run, model: Network) -> list[Run]:
+        """A run for each halving, which starts from the one before."""
+        runs, given = [], dict(stage.given)
+        for num_steps in halvings(self.start_steps, self.end_steps):
+            factor = 2 if num_steps <= self.long_rounds else 1
+            run = dataclasses.replace(
+                stage,
+                name=f"{stage.name}/{num_steps}",
+                given=given,
+                arguments={"num_steps": num_steps},
+                loop=dataclasses.replace(stage.loop, num_updates=factor * stage.loop.num_updates),
+                measured_at=(num_steps,),
             )
+            runs.append(run)
+            given = given | {"teacher": run.name}
+        return runs
 
-        teacher = self.diffuser.denoiser(
-            state.frozen["teacher"], label, guided.get("guidance"), condition=condition
-        )
-        x_target = two_step_target(teacher, z, logsnr_t, logsnr_m, logsnr_s, last)
-        examples = {
-            "z": z,
-            "logsnr": logsnr_t,
-            "v": diffusion.v_from_x(z, jax.lax.stop_gradient(x_target), logsnr_t),
-            "label": label,
-            "condition": condition,
-            **guided,
-        }
-        return examples, dropout_key
+    def check_batch(self, batch_size: int) -> None:
+        sizes = (batch_size,)
+        if self.split:
+            check_split_batch(self.split, batch_size)
+            sizes = tuple(n * batch_size // sum(self.split) for n in self.split)
+        check_microbatches(self, sizes)
+
+    def init(self, key: Array, *, teacher: Network, num_steps: int) -> State:
+        """The student starts as the teacher, with fresh moments; nothing is random."""
+        del key
+        check_given(teacher, "teacher", guided=True, cascade=True)
+        check_split(self.split, self.max_noise, teacher)
+        teacher, sampler = teacher.without_dropout(), "stochastic" if self.stochastic else ""
+        if teacher.resolutions:
+            if self.stochastic:
+                raise ValueError("teacher is a cascade, whose rounds cannot be stochastic")
+            sampler = f"cascade:ddim:{parse_solver(teacher.sampler).noise}"
+        guidance = teacher.guidance if teacher.takes_guidance else None
+        student = teacher.replace(sampler=sampler, guidance=guidance)
+        num_steps = jnp.asarray(num_steps, jnp.int32)
+        return self.State(Learner.of(student, self.optimizer), student, num_steps)
+
+    def step(self, state: State, batch, key):
+        examples = [
+            self.examples(teacher, state.num_steps, rows, below, own_key)
+            for teacher, rows, below, own_key in per_resolution(
+                state.teacher, batch, key, self.split, self.max_noise
+            )
+        ]
+        student, metrics = regress(state.student, examples, self.weighting)
+        return state.replace(student=student), metrics
+
+    def examples(self, teacher: Network, num_steps: Array, batch, below, key: Array) -> Examples:
+        """Examples for the student, from the images of one resolution."""
+        time_key, noise_key, _, weight_key = jax.random.split(key, 4)
+        x, schedule = batch["image"], teacher.schedule
+        told, weight = Conditioning(label=batch.get("label"), image=below), None
+        if teacher.takes_guidance and teacher.guidance:
+            w = guidance_weights(weight_key, len(x), teacher.guidance, self.stratified, x.dtype)
+            told, weight = told.replace(guidance=w), importance(w, self.discount)
+
+        num_steps = num_steps.astype(x.dtype)
+        u = uniform_times(time_key, len(x), self.stratified, x.dtype)
+        i = 1 + jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)  # uniform on 1 .. N
+        length = 2 if self.stochastic else 1
+        logsnr_t, logsnr_m, logsnr_s, last = round_levels(schedule, i, num_steps, length)
+        z, _ = diffusion.noised(noise_key, x, logsnr_t)
+        x_target = two_step_target(teacher.denoiser(told), z, logsnr_t, logsnr_m, logsnr_s, last)
+        v = diffusion.v_from_x(z, stop_gradient(x_target), logsnr_t)
+        return Examples(z, logsnr_t, v, told, weight)
+
+    def product(self, state: State) -> Network:
+        return state.student.averaged
 
 
 def round_levels(
     schedule: Schedule, i: Array, num_steps: int | Array, length: int = 1
 ) -> tuple[Array, Array, Array, Array]:
-    """Where the student's step from t = i / N leads, and its middle.
+    """Levels of the student's step from t = i / N, and of its middle.
 
     Args:
-      i: [B], 1 .. N. length: of the step, in units of 1 / N. A step of 2 from i = 1 would leave the
+      i: [B], 1 .. N. length: length of the step, in units of 1 / N. A step of 2 from i = 1 would
+        leave the
         grid: it is one teacher step to 0, so that m = s.
 
     Returns:
@@ -111,11 +168,12 @@ def two_step_target(
     Args:
       z: [B, ...]. logsnr_t < logsnr_m < logsnr_s: [B].
       last: [B] bool, s is the data end of the grid, reached from m; there a sampler returns x_hat,
-        so c = 1. Where m = s there is only one teacher step, and c = 0.
+        so c = 1. With m = s there is only one teacher step, and c = 0.
 
     Returns:
       [B, ...].
     """
+    chex.assert_shape([logsnr_t, logsnr_m, logsnr_s, last], z.shape[:1])
     level = lambda logsnr: diffusion.expand(logsnr, z)  # noqa: E731
     x_1 = teacher(z, logsnr_t)
     z_m = ddim_step(z, x_1, level(logsnr_t), level(logsnr_m))
@@ -123,76 +181,6 @@ def two_step_target(
     c = jnp.expm1((logsnr_m - logsnr_s) / 2) / jnp.expm1((logsnr_t - logsnr_s) / 2)
     c = level(jnp.where(last, 1.0, c))
     return c * x_2 + (1 - c) * x_1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProgressiveStage(RegressionStage):
-    """Config of the stage: one round for each halving from start_steps to end_steps.
-
-    Dropout is for the teacher's training; students are trained without, as in the paper. Students
-    of a model with a guidance input keep it, and its range.
-
-    A cascade stays one: a round's student has so many steps at each level. They are all taught in
-    each update, as the cascade was.
-
-    Attributes:
-      teacher: name of the stage or round to start from. start_steps: of its sampler.
-      stochastic, discount: of `Progressive`.
-      long_rounds: rounds with at most this many steps take twice `loop.num_updates`, as the
-        paper's to two steps and to one do.
-    """
-
-    teacher: str
-    start_steps: int
-    end_steps: int = 1
-    stochastic: bool = False
-    discount: float = 0.0
-    long_rounds: int = 0
-
-    def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher, guided=True, cascade=True)
-        levels = parent.method if isinstance(parent.method, Levels) else None
-        if parent.method.diffuser.resolutions and (self.stochastic or not levels):
-            raise ValueError(
-                f"{parent.name!r} is a cascade: its rounds are not stochastic, and need the split "
-                "of a stage that trained it in this run"
-            )
-        diffuser = parent.method.diffuser.without_dropout()
-        guidance = parent.guidance if diffuser.takes_guidance else None
-        rounds, name = [], parent.name
-        for num_steps in halvings(self.start_steps, self.end_steps):
-            factor = 2 if num_steps <= self.long_rounds else 1
-            loop = dataclasses.replace(self.loop, num_updates=factor * self.loop.num_updates)
-            method = Progressive(
-                diffuser,
-                **self.settings(loop),
-                discount=self.discount,
-                guidance=guidance,
-                stochastic=self.stochastic,
-            )
-            steps, solver = num_steps, "stochastic" if self.stochastic else None
-            if levels:
-                method, steps = levels.of(method, loop.batch_size), (num_steps,) * len(levels.split)
-                solver = f"cascade:ddim:{parse_solver(parent.solver).noise}"
-            student = Round(
-                f"{self.name}/{num_steps}",
-                "progressive",
-                method,
-                functools.partial(_init_student, method, num_steps),
-                loop,
-                (steps,),
-                solver=solver,
-                guidance=guidance,
-                parent=name,
-            )
-            rounds.append(student)
-            name = student.name
-        return rounds
-
-
-def _init_student(method: Progressive, num_steps: int, key: Array, teacher: Any) -> TrainState:
-    del key  # nothing is random: the student is a copy
-    return method.init(teacher, num_steps)
 
 
 def halvings(start_steps: int, end_steps: int) -> list[int]:

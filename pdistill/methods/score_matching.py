@@ -1,91 +1,62 @@
 """Score matching on a teacher: another network learns what it predicts at every noise level."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+from flax.core import FrozenDict
 from jax import Array
+from jax.lax import stop_gradient
 
 from pdistill import diffusion
-from pdistill.methods.regression import Regression, RegressionStage, uniform_times
-from pdistill.methods.stage import Round, find_parent
-from pdistill.networks import Diffuser
-from pdistill.training import Learner, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreMatching(Regression):
-    """The student's v is regressed on its teacher's, of real images (TSM, Song et al. 2024).
-
-    Attributes:
-      teacher: whose parameters are `state.frozen["teacher"]`.
-    """
-
-    teacher: Diffuser | None = None
-
-    def init(self, key: Array, teacher: Any, image_shape: tuple[int, ...]) -> TrainState:
-        """The student starts from scratch."""
-        return self._from(self.diffuser.init(key, image_shape), teacher)
-
-    def _from(self, student: Any, teacher: Any) -> TrainState:
-        learner = Learner.create(student, self.optimizer)
-        return TrainState.create({self.learner: learner}, {"teacher": teacher})
-
-    def examples(self, state, batch, key):
-        time_key, noise_key, dropout_key, guidance_key = jax.random.split(key, 4)
-        x, label = batch["image"], batch.get("label")
-        t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        logsnr = self.diffuser.schedule(t)
-        z, _ = diffusion.noised(noise_key, x, logsnr)
-        guided = self._guided(guidance_key, x)
-        v = self.teacher.v(state.frozen["teacher"], z, logsnr, label, guided.get("guidance"))
-        examples = {
-            "z": z,
-            "logsnr": logsnr,
-            "v": jax.lax.stop_gradient(v),
-            "label": label,
-            **guided,
-        }
-        return examples, dropout_key
-
-    def _guided(self, key: Array, x: Array) -> dict[str, Array]:
-        """Of a teacher that is guided, as `guided_examples`."""
-        del key, x
-        return {}
+from pdistill.diffusion import check_weighting
+from pdistill.methods.method import Method
+from pdistill.methods.parts.given import check_given
+from pdistill.methods.parts.regression import Examples, Taught, regress
+from pdistill.methods.parts.times import uniform_times
+from pdistill.networks import Conditioning, Network
+from pdistill.training import Learner, Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreMatchingStage(RegressionStage):
-    """Config of the stage, one round.
+class ScoreMatching(Method):
+    """The student's v is regressed on its teacher's, of real images (TSM, Song et al. 2024).
 
     Attributes:
-      teacher: name of the stage or round to learn from.
-      network: the arguments in which the student's network differs from the teacher's.
-      num_steps: step counts it is measured at. labels: of the images; None for all.
+      network: arguments in which the student's network differs from the teacher's.
+      weighting, stratified: as in `Teacher`.
     """
 
-    teacher: str
-    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    num_steps: tuple[int, ...] = (1,)
-    labels: tuple[int, ...] | None = None
+    optimizer: Optimizer
+    network: Mapping[str, Any] = FrozenDict()
+    weighting: str = "v_mse"
+    stratified: bool = False
+    name: ClassVar[str] = "score_matching"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher)
-        teacher = parent.method.diffuser.without_dropout()
-        method = ScoreMatching(
-            teacher.with_network(self.network), **self.settings(self.loop), teacher=teacher
-        )
-        return [
-            Round(
-                self.name,
-                "score_matching",
-                method,
-                functools.partial(method.init, image_shape=image_shape),
-                self.loop,
-                self.num_steps,
-                parent=parent.name,
-                labels=self.labels,
-            )
-        ]
+    def __post_init__(self):
+        check_weighting(self.weighting)
+
+    @property
+    def measured_at(self):
+        return (1,)
+
+    def init(self, key: Array, *, teacher: Network) -> Taught:
+        check_given(teacher, "teacher")
+        teacher = teacher.without_dropout()
+        student = teacher.with_module(self.network).replace(guidance=None).init(key)
+        return Taught(Learner.of(student, self.optimizer), teacher)
+
+    def step(self, state: Taught, batch, key):
+        time_key, noise_key = jax.random.split(key)
+        x, told = batch["image"], Conditioning(label=batch.get("label"))
+        t = uniform_times(time_key, len(x), self.stratified, x.dtype)
+        logsnr = state.student.network.schedule(t)
+        z, _ = diffusion.noised(noise_key, x, logsnr)
+        v = stop_gradient(state.teacher.v(z, logsnr, told))
+        examples = Examples(z, logsnr, v, told)
+        student, metrics = regress(state.student, examples, self.weighting)
+        return state.replace(student=student), metrics
+
+    def product(self, state: Taught) -> Network:
+        return state.student.averaged

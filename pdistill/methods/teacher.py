@@ -7,103 +7,87 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 
 from pdistill import diffusion
-from pdistill.methods.regression import Regression, RegressionStage, uniform_times
-from pdistill.methods.stage import Method, Round
-from pdistill.networks import Diffuser
-from pdistill.samplers import Steps
-from pdistill.training import Learner, TrainState
+from pdistill.diffusion import check_weighting
+from pdistill.methods.method import Method
+from pdistill.methods.parts.regression import Examples, regress
+from pdistill.methods.parts.times import uniform_times
+from pdistill.networks import Conditioning, Network
+from pdistill.training import Learner, Optimizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher(Regression):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher(Method):
     """Denoise real images at random noise levels.
 
     Attributes:
+      weighting: weight of the loss, a key of `diffusion.WEIGHTINGS`.
+      stratified: spread the batch's times evenly, see `uniform_times`; the paper does not.
       label_dropout: fraction of examples whose label is hidden, so that the network also learns
         the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
+      head: instead of the model's; "" for that.
+      network: arguments in which the network differs from the model's.
     """
 
-    learner: ClassVar[str] = "model"
+    optimizer: Optimizer
+    weighting: str = "v_mse"
+    stratified: bool = False
     label_dropout: float = 0.0
+    head: str = ""
+    network: Mapping[str, Any] = FrozenDict()
+    name: ClassVar[str] = "teacher"
+
+    @struct.dataclass
+    class State:
+        model: Learner
 
     def __post_init__(self):
-        super().__post_init__()
+        check_weighting(self.weighting)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1]; got {self.label_dropout}")
-        if self.label_dropout and not self.diffuser.num_labels:
-            raise ValueError("label_dropout needs a network with labels; set its num_labels")
 
-    def init(self, key: Array, image_shape: tuple[int, ...]) -> TrainState:
-        params = self.diffuser.init(key, image_shape)
-        return TrainState.create({self.learner: Learner.create(params, self.optimizer)}, frozen={})
-
-    def examples(self, state, batch, key):
-        time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-        x, label = batch["image"], batch.get("label")
-        if self.label_dropout:
-            hidden = jax.random.bernoulli(label_key, self.label_dropout, label.shape)
-            label = jnp.where(hidden, self.diffuser.num_labels, label)
-        t = uniform_times(time_key, x.shape[0], self.stratified, x.dtype)
-        logsnr = self.diffuser.schedule(t)
-        z, eps = diffusion.noised(noise_key, x, logsnr)
-        examples = {
-            "z": z,
-            "logsnr": logsnr,
-            "v": diffusion.v_target(x, eps, logsnr),
-            "label": label,
-            "condition": batch.get("condition"),
-        }
-        return examples, dropout_key
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FromScratchStage(RegressionStage):
-    """Config of a stage that trains a diffusion model from scratch, in one round.
-
-    Attributes:
-      num_steps: step counts it is measured at; the exported model samples with the first.
-      label_dropout: of `Teacher`; with it the model can be guided.
-      network: the arguments in which the network differs from the model's.
-    """
-
-    num_steps: tuple[Steps, ...]
-    label_dropout: float = 0.0
-    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def teacher_of(self, diffuser: Diffuser) -> Teacher:
-        return Teacher(diffuser, **self.settings(self.loop), label_dropout=self.label_dropout)
-
-    def round_of(
-        self, method: Method, method_name: str, image_shape: tuple[int, ...], **settings: Any
-    ) -> Round:
-        """The stage's round; `settings` are more of `Round`."""
-        return Round(
-            self.name,
-            method_name,
-            method,
-            lambda key, parent: method.init(key, image_shape),
-            self.loop,
-            self.num_steps,
-            guidance=(0.0, math.inf) if self.label_dropout else None,
-            **settings,
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherStage(FromScratchStage):
-    """Config of the stage.
-
-    Attributes:
-      head: instead of the model's.
-    """
-
-    head: str | None = None
-
-    def rounds(self, diffuser, image_shape, earlier):
-        diffuser = diffuser.with_network(self.network)
+    def init(self, key: Array, *, model: Network) -> State:
+        model = model.with_module(self.network)
         if self.head:
-            diffuser = diffuser.with_head(self.head, image_shape[-1])
-        return [self.round_of(self.teacher_of(diffuser), "teacher", image_shape)]
+            model = model.with_head(self.head)
+        return self.State(Learner.of(guidable(model, self.label_dropout).init(key), self.optimizer))
+
+    def step(self, state: State, batch, key):
+        time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
+        x, network = batch["image"], state.model.network
+        label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
+        t = uniform_times(time_key, len(x), self.stratified, x.dtype)
+        logsnr = network.schedule(t)
+        z, eps = diffusion.noised(noise_key, x, logsnr)
+        v = diffusion.v_target(x, eps, logsnr)
+        examples = Examples(z, logsnr, v, Conditioning(label=label))
+        model, metrics = regress(state.model, examples, self.weighting, dropout_key)
+        return state.replace(model=model), metrics
+
+    def product(self, state: State) -> Network:
+        return state.model.averaged
+
+
+def guidable(model: Network, label_dropout: float) -> Network:
+    """A model that can be guided by any weight if it is trained with label dropout.
+
+    Raises:
+      ValueError: it has no labels to leave out.
+    """
+    if not label_dropout:
+        return model
+    if not model.num_labels:
+        raise ValueError("label_dropout needs a network with labels; set its num_labels")
+    return model.replace(guidance=(0.0, math.inf))
+
+
+def hide_labels(key: Array, label: Array | None, fraction: float, network: Network) -> Array | None:
+    """Labels [B], of which a random fraction is "no label"."""
+    if not fraction:
+        return label
+    hidden = jax.random.bernoulli(key, fraction, label.shape)
+    return jnp.where(hidden, network.num_labels, label)

@@ -1,41 +1,37 @@
 """A baseline of higher resolution: the samples of a model, enlarged."""
 
 import dataclasses
+from typing import Any, ClassVar
 
-from pdistill.methods.stage import Round, Stage, Untrained, find_parent
+from jax import Array
+
+from pdistill.methods.method import Method
+from pdistill.methods.parts.given import check_given
+from pdistill.networks import Network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UpsampledStage(Stage):
-    """Config of the stage: bicubic interpolation of an earlier model's samples to `resolution`.
+class Upsampled(Method):
+    """Bicubic interpolation of an earlier model's samples, in zero updates.
 
     Attributes:
-      teacher: name of the stage or round. num_steps: step counts it is measured at.
+      factor: by which they are enlarged.
     """
 
-    teacher: str
-    num_steps: tuple[int, ...]
+    factor: int
+    name: ClassVar[str] = "upsampled"
 
-    def rounds(self, diffuser, image_shape, earlier):
-        parent = find_parent(earlier, self.teacher, guided=True, one_step=True)
-        factor, rest = divmod(image_shape[0], parent.image_shape[0])
-        if rest or factor < 2:
-            raise ValueError(
-                f"{parent.name!r} makes images of {parent.image_shape[0]} pixels, which cannot be "
-                f"enlarged to {image_shape[0]} by a whole number"
-            )
-        return [
-            Round(
-                name=self.name,
-                method_name="upsampled",
-                method=Untrained(parent.method.diffuser),
-                init=None,
-                loop=None,
-                num_steps=self.num_steps,
-                solver=parent.solver,
-                guidance=parent.guidance,
-                parent=parent.name,
-                upsampled=factor,
-                noise_shape=parent.noise_shape,
-            )
-        ]
+    def __post_init__(self):
+        if self.factor < 2:
+            raise ValueError(f"factor must be at least 2; got {self.factor}")
+
+    def init(self, key: Array, *, teacher: Network) -> Network:
+        del key
+        check_given(teacher, "teacher", guided=True, one_step=True)
+        return teacher.replace(enlarged=self.factor)
+
+    def product(self, state: Network) -> Network:
+        return state
+
+    def card(self, state: Network) -> dict[str, Any]:
+        return {"upsampled": self.factor}

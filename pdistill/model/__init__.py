@@ -9,7 +9,7 @@ from pdistill.model.card import (
     FORMAT,
     SCHEDULES,
     ModelError,
-    build_diffuser,
+    build_blank,
     build_schedule,
     check_card,
     describe,
@@ -21,7 +21,7 @@ from pdistill.model.card import (
 )
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
-from pdistill.model.store import change_card, copy, load, load_extra, replace, save
+from pdistill.model.store import change_card, copy, load, replace, save
 
 __all__ = [
     "CARD",
@@ -31,7 +31,7 @@ __all__ = [
     "ModelError",
     "Sampling",
     "SamplingError",
-    "build_diffuser",
+    "build_blank",
     "build_schedule",
     "change_card",
     "check_card",
@@ -39,7 +39,6 @@ __all__ = [
     "describe",
     "find",
     "load",
-    "load_extra",
     "noise_shape",
     "num_steps",
     "read_card",

@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
 from pathlib import Path
 from typing import Any
 
 from pdistill import diffusion, samplers
-from pdistill.networks import Diffuser, build_network, describe_network
+from pdistill.networks import Network, build_network, describe_network
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -30,28 +31,36 @@ class ModelError(ValueError):
 
 
 def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
-    """Of the noise that a model's images are made from; cards that do not say have the images'."""
+    """Shape of the noise that an image is made from; cards that do not say it have the image's."""
     data = card["data"]
     return tuple(data.get("noise_shape", data["shape"]))
 
 
 def num_steps(card: dict[str, Any]) -> samplers.Steps:
-    """That a model is sampled with."""
+    """Sampling steps in the card, a tuple for a cascade."""
     steps = card["num_steps"]
     return tuple(steps) if isinstance(steps, list) else steps
 
 
-def describe(diffuser: Diffuser) -> dict[str, Any]:
-    """The part of model.json that rebuilds a Diffuser."""
-    schedule = diffuser.schedule
+def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
+    """Lowest and highest guidance weight in the card; None for a model that takes none."""
+    if card["guidance"] is None:
+        return None
+    low, high = card["guidance"]
+    return low, math.inf if high is None else high
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """The part of model.json that rebuilds a blank network."""
+    schedule = network.schedule
     names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
     if not names:
         raise ValueError(f"{schedule} is not one of {', '.join(SCHEDULES)}")
     return {
-        "network": describe_network(diffuser.network),
-        "head": diffuser.head,
+        "network": describe_network(network.module),
+        "head": network.head,
         "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
-        **({"shifts": diffuser.shifts} if diffuser.shifts else {}),
+        **({"shifts": network.shifts} if network.shifts else {}),
     }
 
 
@@ -66,17 +75,24 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     return SCHEDULES[name](**arguments)
 
 
-def build_diffuser(card: dict[str, Any]) -> Diffuser:
-    """The inverse of `describe`.
+def build_blank(card: dict[str, Any]) -> Network:
+    """The network of a card, without parameters: the inverse of `describe`.
 
     Raises:
       KeyError, ValueError: something is missing, or unknown here.
     """
-    return Diffuser(
-        build_network(card["network"]["name"], card["network"]["arguments"]),
-        card["head"],
-        build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
-        tuple(card.get("shifts", ())),
+    solver = samplers.parse_solver(card["solver"])
+    only = solver.model != "denoiser" or isinstance(solver, samplers.Stochastic)
+    return Network(
+        None,
+        module=build_network(card["network"]["name"], card["network"]["arguments"]),
+        head=card["head"],
+        schedule=build_schedule(card["schedule"]["name"], card["schedule"]["arguments"]),
+        shape=noise_shape(card),
+        shifts=tuple(card.get("shifts", ())),
+        guidance=guidance_range(card),
+        sampler=card["solver"] if only else "",
+        enlarged=card.get("upsampled", 1),
     )
 
 
@@ -118,7 +134,7 @@ def find(directory: str | Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on."""
+    """Versions of what a result depends on."""
     packages = ("pdistill", "jax", "flax", "optax", "orbax-checkpoint")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages

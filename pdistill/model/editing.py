@@ -3,7 +3,8 @@
     coder = Autoencoder(load("runs/fashion/teacher"), load("runs/fashion/pagoda/32"))
     large = coder.super_resolve(small)
 
-What the paper shows without saying how is done here in the plainest way that its parts allow.
+Edits that the paper shows without saying how are done here in the plainest way that its parts
+allow.
 """
 
 import dataclasses
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.data.images import average
-from pdistill.methods.latents import LatentsConfig
-from pdistill.model import Model
+from pdistill.methods.columns import Latents
+from pdistill.model.model import Model
+from pdistill.networks import Conditioning, Network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,12 +29,12 @@ class Autoencoder:
 
     Attributes:
       teacher: whose probability-flow ODE encodes. generator: a "pagoda" model of that teacher.
-      latents: how it encodes; None for what the generator was trained with.
+      latents: the encoding; None for the one that the generator was trained with.
     """
 
     teacher: Model
     generator: Model
-    latents: LatentsConfig | None = None
+    latents: Latents | None = None
 
     def __post_init__(self):
         if self.teacher.image_shape != self.generator.noise_shape:
@@ -43,7 +45,7 @@ class Autoencoder:
         if self.latents is None:
             if "latents" not in self.generator.card:
                 raise ValueError("the generator's card does not say how to encode; give latents")
-            trained = LatentsConfig(**self.generator.card["latents"])
+            trained = Latents(**self.generator.card["latents"])
             object.__setattr__(self, "latents", trained)
 
     @property
@@ -53,14 +55,14 @@ class Autoencoder:
 
     def encode(self, small: Array, label: Array | None = None) -> Array:
         """Latents of small images."""
-        return self._encode(self.teacher.params, small, label)
+        return self._encode(self.teacher.network, small, label)
 
     def decode(self, z: Array, label: Array | None = None) -> Array:
         """Images of latents."""
-        return self._decode(self.generator.params, z, label)
+        return self._decode(self.generator.network, z, label)
 
     def reconstruct(self, images: Array, label: Array | None = None) -> Array:
-        """What is left of images once they were made small and encoded."""
+        """Images made again from their encoded reductions."""
         return self.super_resolve(average(images, self.factor), label)
 
     def super_resolve(self, small: Array, label: Array | None = None) -> Array:
@@ -97,15 +99,15 @@ class Autoencoder:
 
     @functools.cached_property
     def _encode(self):
-        diffuser = self.teacher.diffuser
-        return jax.jit(lambda params, x, label: self.latents.encode(diffuser, params, x, label))
+        return jax.jit(self.latents.encode)
 
     @functools.cached_property
     def _decode(self):
-        sampling, diffuser = self.generator.sampling, self.generator.diffuser
-        return jax.jit(
-            lambda params, z, label: sampling.run(diffuser, params, label, key=None, z_init=z)
-        )
+        def decode(network: Network, z: Array, label: Array | None) -> Array:
+            told = Conditioning(label=label)
+            return self.generator.sampling.run(network, told, key=None, z_init=z)
+
+        return jax.jit(decode)
 
 
 def slerp(first: Array, last: Array, fractions: Array) -> Array:

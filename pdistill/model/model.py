@@ -1,7 +1,6 @@
 """A trained denoiser with its sampler."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,9 +9,9 @@ from jax import Array
 
 from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
-from pdistill.model.card import noise_shape, num_steps
+from pdistill.model.card import num_steps
 from pdistill.model.sampling import Sampling, generate
-from pdistill.networks import Diffuser
+from pdistill.networks import Conditioning, Network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,54 +19,51 @@ class Model:
     """A trained denoiser with its sampler.
 
     Attributes:
-      diffuser: network, head and schedule. params: the network's parameters.
+      network: the network with its parameters.
       card: model.json as a dictionary: what this is, where it comes from, how to sample it.
     """
 
-    diffuser: Diffuser
-    params: Any
+    network: Network
     card: dict[str, Any]
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Of the noise that an image is made from: [h, w, C], mostly its own shape."""
-        return noise_shape(self.card)
+        """Shape of the noise that an image is made from, [h, w, C]: mostly the image's own."""
+        return self.network.shape
 
     @property
     def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image, [H, W, C]."""
         return tuple(self.card["data"]["shape"])
 
     @property
     def sampling(self) -> Sampling:
-        """How the model is meant to be sampled."""
+        """The sampling that the model is made for."""
         return Sampling(
             num_steps=num_steps(self.card),
             solver=samplers.parse_solver(self.card["solver"]),
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
-            upsampled=self.card.get("upsampled", 1),
         )
 
     @property
     def guidance_range(self) -> tuple[float, float] | None:
         """Lowest and highest guidance weight; None for a model that takes none."""
-        if self.card["guidance"] is None:
-            return None
-        low, high = self.card["guidance"]
-        return low, math.inf if high is None else high
+        return self.network.guidance
 
     def denoiser(self, label: Array | None = None, guidance: Array | None = None) -> Denoiser:
         """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code.
 
         `label` and `guidance` are [B]. Nothing is checked here.
         """
-        return self.diffuser.denoiser(self.params, label, guidance)
+        return self.network.denoiser(Conditioning(label=label, guidance=guidance))
 
     def jump(self, label: Array | None = None, guidance: Array | None = None) -> Jump:
-        """jump(z [B, H, W, C], logsnr_t [B], logsnr_s [B]) -> z at s, see `Diffuser.jump`.
+        """jump(z [B, H, W, C], logsnr_t [B], logsnr_s [B]) -> z at s, see `Network.jump`.
 
         For `samplers.sample` with `samplers.Gamma`. Nothing is checked here.
         """
-        return self.diffuser.jump(self.params, label, guidance)
+        told = Conditioning(label=label, guidance=guidance)
+        return lambda z, logsnr_t, logsnr_s: self.network.jump(z, logsnr_t, logsnr_s, told)
 
     def sample(
         self,
@@ -88,7 +84,7 @@ class Model:
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
           num_steps, solver: instead of those the model is made for. A cascade takes a tuple of
-            steps, those of each level.
+            steps, those of each resolution.
 
         Returns:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
@@ -99,13 +95,13 @@ class Model:
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
         sampling = self.sampling.changed(num_steps, solver)
-        return generate(
-            self.diffuser, self.params, key, jnp.arange(num), self._labels(label, num),
-            self._weights(guidance, label, num), sampling=sampling, shape=self.noise_shape,
-        )  # fmt: skip
+        told = Conditioning(
+            label=self._labels(label, num), guidance=self._weights(guidance, label, num)
+        )
+        return generate(self.network, key, jnp.arange(num), told, sampling=sampling)
 
     def _labels(self, label, num):
-        num_labels = self.diffuser.num_labels
+        num_labels = self.network.num_labels
         if label is None:
             return None
         if not num_labels:

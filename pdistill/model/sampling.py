@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pdistill import samplers
 from pdistill.data import to_uint8
-from pdistill.networks import Diffuser
+from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Cascade, Solver
@@ -26,17 +26,16 @@ class SamplingError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to sample: a solver, its steps, and what x_hat is clipped to.
+    """A way to sample: a solver, its steps, and the range that x_hat is clipped to.
 
     Attributes:
-      num_steps: of a cascade those of each level.
-      upsampled: factor by which samples are enlarged in the end, by bicubic interpolation.
+      num_steps: steps; of a cascade those of each resolution.
+      clip: range that x_hat is clipped to, or None.
     """
 
     num_steps: samplers.Steps
     solver: Solver | Cascade = samplers.Ddim()  # noqa: RUF009
     clip: tuple[float, float] | None = (-1.0, 1.0)
-    upsampled: int = 1
 
     def __post_init__(self):
         samplers.check_steps(self.solver, self.num_steps)
@@ -50,7 +49,7 @@ class Sampling:
         num_steps: samplers.Steps | None = None,
         solver: Solver | Cascade | None = None,
     ) -> "Sampling":
-        """With other steps, or another solver, where they are given."""
+        """The same with other steps, or another solver, where they are given."""
         return dataclasses.replace(
             self,
             num_steps=self.num_steps if num_steps is None else num_steps,
@@ -62,38 +61,27 @@ class Sampling:
         """Network evaluations for one sample."""
         return samplers.num_evaluations(self.solver, self.num_steps)
 
-    def effective_nfe(self, diffuser: Diffuser, shape: tuple[int, ...]) -> float:
-        """How many evaluations at the full `shape` [H, W, C] have the FLOPs of a sample's.
+    def effective_nfe(self, network: Network) -> float:
+        """Number of evaluations at the full resolution that have the FLOPs of a sample's.
 
-        That is `nfe`, but for a cascade, most of whose evaluations are of smaller images.
+        It is `nfe`, but for a cascade, most of whose evaluations are of smaller images.
         """
         if not isinstance(self.solver, Cascade):
             return self.nfe
-        flops = [diffuser.flops(size) for size in diffuser.sizes(shape)]
+        flops = [network.flops(size) for size in network.sizes]
         counts = (samplers.num_evaluations(self.solver.solver, n) for n in self.num_steps)
         return sum(n * of_level for n, of_level in zip(counts, flops, strict=True)) / flops[-1]
 
-    def run(
-        self,
-        diffuser: Diffuser,
-        params: Any,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        **start: Any,
-    ) -> Array:
-        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`.
-
-        `label` and `guidance`, [B] each, are as for `Diffuser.denoiser`.
-        """
+    def run(self, network: Network, told: Conditioning = NOTHING, **start: Any) -> Array:
+        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`."""
         how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
         if isinstance(self.solver, Cascade):
-            levels = diffuser.levels(params, label, guidance)
-            return samplers.sample_cascade(levels, **start, **how)
-        model = diffuser.jump if self.solver.jumps else diffuser.denoiser
+            return samplers.sample_cascade(network.levels(told), **start, **how)
+        method = network.jump if self.solver.jumps else network.denoise
         x = samplers.sample(
-            model(params, label, guidance), **start, schedule=diffuser.schedule, **how
+            functools.partial(method, told=told), **start, schedule=network.schedule, **how
         )
-        return x if self.upsampled == 1 else enlarge(x, self.upsampled)
+        return x if network.enlarged == 1 else enlarge(x, network.enlarged)
 
 
 def enlarge(x: Array, factor: int) -> Array:
@@ -102,27 +90,23 @@ def enlarge(x: Array, factor: int) -> Array:
     return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
 
 
-@functools.partial(jax.jit, static_argnames=("diffuser", "sampling", "shape"))
+@functools.partial(jax.jit, static_argnames="sampling")
 def generate(
-    diffuser: Diffuser,
-    params: Any,
+    network: Network,
     key: Array,
     indices: Array,
-    label: Array | None = None,
-    guidance: Array | None = None,
+    told: Conditioning = NOTHING,
     *,
     sampling: Sampling,
-    shape: tuple[int, ...],
 ) -> Array:
-    """Samples number `indices` [B] of the stream `key`: [B, *shape] float32.
+    """Samples number `indices` [B] of the stream `key`: [B, H, W, C] float32.
 
-    `label` and `guidance`, [B] each, as for `Diffuser.denoiser`; other values do not recompile.
-
-    Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's other samples.
+    Other labels or guidance weights in `told` do not recompile. Sample i depends on `key` and i
+    alone: not on the batch, the mesh, or the model's other samples.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    shape = (*indices.shape, *shape)
-    return sampling.run(diffuser, params, label, guidance, key=keys, shape=shape)
+    shape = (*indices.shape, *network.shape)
+    return sampling.run(network, told, key=keys, shape=shape)
 
 
 _to_uint8 = jax.jit(to_uint8)
@@ -130,13 +114,11 @@ _is_finite = jax.jit(lambda images: jnp.isfinite(images).all())
 
 
 def generate_batches(
-    diffuser: Diffuser,
-    params: Any,
+    network: Network,
     key: Array,
     num: int,
     *,
     sampling: Sampling,
-    shape: tuple[int, ...],
     labels: np.ndarray | None = None,
     guidance: float | None = None,
     batch_size: int,
@@ -156,8 +138,9 @@ def generate_batches(
     def draw(indices: np.ndarray) -> Array:
         label = None if labels is None else labels[indices % num]
         weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
-        inputs = jax.device_put((indices, label, weight), batch_sharding(mesh))
-        images = generate(diffuser, params, key, *inputs, sampling=sampling, shape=shape)
+        told = Conditioning(label=label, guidance=weight)
+        indices, told = jax.device_put((indices, told), batch_sharding(mesh))
+        images = generate(network, key, indices, told, sampling=sampling)
         images, finite = _to_uint8(images), _is_finite(images)
         if not finite:
             raise SamplingError("the model's samples are not finite: it has diverged")
@@ -192,6 +175,6 @@ class Timed:
 
     @property
     def seconds_per_image(self) -> float:
-        """Without the first batch, which compiles, unless it is the only one."""
+        """Seconds without the first batch, which compiles, unless it is the only one."""
         times = self._times[1:] or self._times
         return sum(seconds for _, seconds in times) / sum(num for num, _ in times)

@@ -12,41 +12,33 @@ from jax.sharding import Mesh
 from pdistill.model.card import (
     FORMAT,
     ModelError,
-    build_diffuser,
+    build_blank,
     describe,
     find,
-    noise_shape,
     read_card,
     versions,
 )
 from pdistill.model.model import Model
-from pdistill.networks import Diffuser
-from pdistill.runtime.arrays import checksum, load_params, params_shapes, save_params
+from pdistill.networks import Network
+from pdistill.runtime.arrays import checksum, load_params, save_params
 from pdistill.runtime.files import one_line, write_atomically
 from pdistill.runtime.mesh import one_device, param_sharding
 
 
-def save(
-    directory: str | Path, diffuser: Diffuser, params: Any, extra: Any = None, /, **card: Any
-) -> None:
+def save(directory: str | Path, network: Network, /, **card: Any) -> None:
     """Writes a model directory whole or not at all.
 
     Args:
-      extra: parameters that only training goes on with, for `load_extra`; None for none.
       card: kind, solver, num_steps, clip, num_labels, data={"shape", "scale"}, method, parent
         and whatever else a reader should know; all of it JSON.
     """
     directory = Path(directory)
-    card = {"format": FORMAT, **describe(diffuser), **card, "versions": versions()}
-    card["checksum"] = checksum(params)
-    if extra is not None:
-        card["extra_checksum"] = checksum(extra)
+    card = {"format": FORMAT, **describe(network), **card, "versions": versions()}
+    card["checksum"] = checksum(network.params)
     temporary = directory.with_name(directory.name + ".tmp")
     if jax.process_index() == 0 and temporary.exists():
         shutil.rmtree(temporary)
-    save_params(temporary / "params", params)
-    if extra is not None:
-        save_params(temporary / "extra", extra)
+    save_params(temporary / "params", network.params)
     if jax.process_index() == 0:
         (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         replace(temporary, directory)
@@ -92,40 +84,15 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     directory = find(directory)
     card = read_card(directory)
     try:
-        diffuser = build_diffuser(card)
-        shapes = diffuser.param_shapes(noise_shape(card))
-        shardings = param_sharding(shapes, mesh) if mesh else one_device(shapes)
-        params = _load_checked(directory / "params", shapes, shardings, card["checksum"])
-        model = Model(diffuser, params, card)
+        shapes = build_blank(card).shapes
+        shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
+        params = load_params(directory / "params", shapes.params, shardings)
+        if checksum(params) != card["checksum"]:
+            raise ValueError("its parameters are not those that were saved")
+        model = Model(shapes.replace(params=params), card)
         _ = model.sampling
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
     return model
-
-
-def load_extra(directory: str | Path, mesh: Mesh) -> Any:
-    """The extra parameters that `save` wrote.
-
-    Raises:
-      ModelError: there are none, or they cannot be read.
-    """
-    directory = find(directory)
-    path, card = directory / "extra", read_card(directory)
-    again = f"remove {directory.parent} to train that stage again"
-    if not path.is_dir():
-        raise ModelError(f"{directory} was saved without what training goes on with; {again}")
-    try:
-        shapes = params_shapes(path)
-        return _load_checked(path, shapes, param_sharding(shapes, mesh), card["extra_checksum"])
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"cannot load {path}: {one_line(error)}; {again}") from error
-
-
-def _load_checked(path: Path, shapes: Any, shardings: Any, expected: int) -> Any:
-    """`load_params`; ValueError also if their checksum is another than the card's."""
-    params = load_params(path, shapes, shardings)
-    if checksum(params) != expected:
-        raise ValueError("its parameters are not those that were saved")
-    return params

@@ -1,25 +1,31 @@
-"""Flax linen networks, and the `Diffuser` that reads one as a denoiser."""
+"""Flax linen networks, and `Network`, which is one with its parameters."""
 
-from pdistill.networks.diffuser import Diffuser
+from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.dit import DiT
+from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.registry import NETWORKS, build_network, change_network, describe_network
 from pdistill.networks.routed import Routed
+from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
 
 __all__ = [
     "NETWORKS",
+    "NOTHING",
+    "Conditioning",
     "DhariwalUNet",
     "DiT",
-    "Diffuser",
     "DiffusersDiT",
     "DiffusersUNet",
+    "Network",
     "Routed",
     "SongUNet",
+    "Transfer",
     "UNet",
     "build_network",
     "change_network",
     "describe_network",
+    "transfer",
 ]

@@ -161,7 +161,7 @@ class SpectralConv(nn.Module):
 
 
 def best_conv(h: Array) -> type[nn.Conv]:
-    """What convolves a map [B, h, w, C] best."""
+    """The convolution that is fastest for a map [B, h, w, C]."""
     return PatchConv if h.shape[1] == h.shape[2] <= SMALL else nn.Conv
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     GuidanceEmbedding,
     LabelEmbedding,
@@ -54,7 +55,7 @@ class DiT(nn.Module):
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate on the input of each block when training.
-      dtype: what the blocks compute in; parameters and the output stay float32.
+      dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations: True, or
         "products" to store those of matrix products.
     """
@@ -76,9 +77,7 @@ class DiT(nn.Module):
         self,
         z: Array,
         logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
+        told: Conditioning = NOTHING,
         *,
         train: bool = False,
     ) -> Array:
@@ -88,25 +87,10 @@ class DiT(nn.Module):
             raise ValueError(f"patch {p} must divide the image size {height}x{width}")
         if self.features % self.heads:
             raise ValueError(f"heads {self.heads} must divide features {self.features}")
-        if label is not None and not self.num_labels:
+        if told.label is not None and not self.num_labels:
             raise ValueError("a label was given to a network without labels (num_labels=0)")
 
-        waves = logsnr_waves(logsnr, self.features)
-        if self.guidance:
-            waves += GuidanceEmbedding(self.features, name="guidance_in")(guidance, batch)
-        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
-        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
-            nn.swish(embedding)
-        )
-        if self.target:
-            embedding += TargetEmbedding(
-                self.features, self.features, self.dtype, name="target_in"
-            )(target, logsnr)
-        if self.num_labels:
-            embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
-                label, batch
-            )
-
+        embedding = self._embedding(logsnr, told, batch)
         tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
@@ -128,3 +112,22 @@ class DiT(nn.Module):
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
         )(tokens.astype(jnp.float32))
         return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
+
+    def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:
+        """The embedding [B, features] of everything that is told."""
+        waves = logsnr_waves(logsnr, self.features)
+        if self.guidance:
+            waves += GuidanceEmbedding(self.features, name="guidance_in")(told.guidance, batch)
+        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
+        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
+            nn.swish(embedding)
+        )
+        if self.target:
+            embedding += TargetEmbedding(
+                self.features, self.features, self.dtype, name="target_in"
+            )(told.target, logsnr)
+        if self.num_labels:
+            embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
+                told.label, batch
+            )
+        return embedding

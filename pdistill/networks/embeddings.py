@@ -1,4 +1,4 @@
-"""How the noise level and the label enter a network."""
+"""Embeddings: the way of noise level, label and guidance weight into a network."""
 
 import math
 

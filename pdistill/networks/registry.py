@@ -35,7 +35,11 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
-    cls = NETWORKS[name]
+    return NETWORKS[name](**_fields(NETWORKS[name], name, arguments))
+
+
+def _fields(cls: type[nn.Module], name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a network from plain data; raises as `build_network`."""
     known = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
@@ -48,7 +52,7 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     if isinstance(fields.get("network"), Mapping):
         fields["network"] = build_network(**fields["network"])
-    return cls(**fields)
+    return fields
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
 
 
 def change_network(network: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
-    """The same network with other arguments; raises as `build_network`."""
-    described = describe_network(network)
-    return build_network(described["name"], described["arguments"] | dict(arguments))
+    """The same network, of any class, with other arguments; raises as `build_network`."""
+    cls = type(network)
+    names = {known: name for name, known in NETWORKS.items()}
+    return network.clone(**_fields(cls, names.get(cls, cls.__name__), arguments))

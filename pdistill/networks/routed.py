@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import NOTHING, Conditioning
+
 
 class Routed(nn.Module):
     """Calls, for each example, the network of its label, and no other.
@@ -28,23 +30,23 @@ class Routed(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Array, logsnr: Array, label: Array | None = None, *, train: bool = False
+        self, z: Array, logsnr: Array, told: Conditioning = NOTHING, *, train: bool = False
     ) -> Array:
+        label = told.label
         if label is None:
             raise ValueError("a routed network needs labels")
         network, num = self.network.clone(parent=None), max(self.routes) + 1
 
         def init(key):
-            first = (a[:1] for a in (z, logsnr, label))
-            return network.init(key, *first)["params"]
+            return network.init(key, z[:1], logsnr[:1], Conditioning(label=label[:1]))["params"]
 
         params = self.param("networks", lambda key: jax.vmap(init)(jax.random.split(key, num)))
         places, networks = block_places(jnp.array(self.routes)[label], num, self.block)
 
         def call(block):
-            k, *inputs = block
+            k, z, logsnr, label = block
             own = jax.tree.map(lambda a: a[k], params)
-            return network.apply({"params": own}, *inputs, train=train)
+            return network.apply({"params": own}, z, logsnr, Conditioning(label=label), train=train)
 
         inputs = (into_blocks(a, places, networks.shape[0], self.block) for a in (z, logsnr, label))
         outputs = jax.lax.map(call, (networks, *inputs))
@@ -52,7 +54,7 @@ class Routed(nn.Module):
 
 
 def block_places(routes: Array, num: int, block: int) -> tuple[Array, Array]:
-    """Where each example goes, if examples of one network fill blocks of their own.
+    """Places of examples, if examples of one network fill blocks of their own.
 
     Args:
       routes: [B], in 0 .. num - 1.

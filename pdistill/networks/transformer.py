@@ -1,4 +1,4 @@
-"""What transformers are made of, and the attention of U-Nets."""
+"""Parts of transformers, and the attention of U-Nets."""
 
 import functools
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.data.images import average, repeat
+from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     GuidanceEmbedding,
     TargetEmbedding,
@@ -22,6 +23,7 @@ from pdistill.networks.embeddings import (
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import attend
+from pdistill.samplers import LowRes
 
 halve = functools.partial(average, factor=2)
 double = functools.partial(repeat, factor=2)
@@ -34,7 +36,7 @@ class ResBlock(nn.Module):
       features: channels of the output; if they are not C, the skip path is a 1x1 convolution.
       resample: `halve` or `double`, applied on both paths before the first convolution.
       dropout: rate before the second convolution; needs the "dropout" key unless 0.
-      dtype: what to compute in.
+      dtype: number format inside.
     """
 
     features: int
@@ -68,7 +70,7 @@ class Attention(nn.Module):
 
     Attributes:
       head_channels: channels of a head; None for a single head.
-      dtype: what to compute in; the softmax is always float32.
+      dtype: number format inside; the softmax is always float32.
     """
 
     head_channels: int | None = None
@@ -95,9 +97,9 @@ class UNet(nn.Module):
 
     With several `resolutions` it is the one network of a cascade (LowDiff, Xu et al. 2025): an
     image enters and leaves at the level of its size, so that small ones skip the outer levels,
-    which cost most. How is our own design: each size has its own first and last layer and a learnt
-    vector, added to the embedding; the other layers are shared. Beyond the smallest size there is
-    the `condition`, an image of the size before and the log-SNR of its noise: its pixels, repeated,
+    which cost most. The way is our own design: each size has its own first and last layer and a
+    learnt vector, added to the embedding; the other layers are shared. Beyond the smallest size
+    there is the image of the size before and the log-SNR of its noise: its pixels, repeated,
     beside z in the first layer, and an embedding of the log-SNR. The smallest has no channels for
     one, which is the same as zeros there.
 
@@ -126,7 +128,7 @@ class UNet(nn.Module):
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       dropout: rate within each residual block when training.
-      dtype: what the blocks compute in; parameters and the output stay float32.
+      dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations: True, or
         "products" to store those of matrix products and convolutions.
       grown: channels of levels behind the last one (Kim et al. 2024, PaGoDA), each of which doubles
@@ -160,52 +162,20 @@ class UNet(nn.Module):
         self,
         z: Array,
         logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
-        condition: tuple[Array, Array] | None = None,
+        told: Conditioning = NOTHING,
         *,
         train: bool = False,
     ) -> Array:
-        batch, height, width, _ = z.shape
-        last, first = len(self.multipliers) - 1, self._level(height, condition)
-        multiple = self.patch * 2 ** (last - first)
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"with {last - first + 1} levels and patch {self.patch} the image size must be a "
-                f"multiple of {multiple}; got {height}x{width}"
-            )
-        if label is not None and not self.num_labels:
-            raise ValueError("a label was given to a network without labels (num_labels=0)")
-
-        dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
-        waves = logsnr_waves(logsnr, self.channels)
-        if self.guidance:
-            waves += GuidanceEmbedding(self.channels, name="guidance_in")(guidance, batch)
-        embedding = dense(name="dense0")(waves)
-        embedding = dense(name="dense1")(nn.swish(embedding))
-        if self.target:
-            embedding += TargetEmbedding(
-                self.channels, self.embedding_channels, self.dtype, name="target_in"
-            )(target, logsnr)
-        if self.num_labels:
-            labels = one_hot(label, self.num_labels, batch)
-            embedding += dense(name="class_emb")(labels)
-        if (num_sizes := len(self.resolutions)) > 1:
-            embed = nn.Embed(
-                num_sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
-            )
-            embedding += embed(jnp.full(1, self.resolutions.index(height)))
-        if condition is not None:
-            before, noise = condition
+        height = z.shape[1]
+        first = self._level(height, told.image)
+        self._check(z, told, first)
+        embedding = self._embedding(logsnr, told, len(z), height)
+        if told.image is not None:
+            before, _ = told.image
             z = jnp.concatenate([z, repeat(before, height // before.shape[1])], axis=-1)
-            embedding += TargetEmbedding(
-                self.channels, self.embedding_channels, self.dtype, name="condition_in"
-            )(noise, logsnr)
 
         block, attention = (rematerialised(m, self.remat) for m in (ResBlock, Attention))
-        dropout = self.dropout if train else 0.0
-        block = functools.partial(block, dropout=dropout, dtype=self.dtype)
+        block = functools.partial(block, dropout=self.dropout if train else 0.0, dtype=self.dtype)
         attention = functools.partial(attention, self.head_channels, dtype=self.dtype)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         levels = list(enumerate(widths))[first:]
@@ -215,30 +185,11 @@ class UNet(nn.Module):
         h = nn.Conv(entering, (3, 3), dtype=self.dtype, name=f"conv_in{size}")(
             pixels_to_channels(z, self.patch)
         )
-        skips = [h]
-        for i, features in levels:
-            for j in range(self.blocks):
-                h = block(features, name=f"down_{i}.block_{j}")(h, embedding)
-                if h.shape[1] in self.attention_sizes:
-                    h = attention(name=f"down_{i}.attn_{j}")(h)
-                skips.append(h)
-            self.sow("maps", "maps", h)
-            if i < last:
-                h = block(features, halve, name=f"down_{i}.downsample")(h, embedding)
-                skips.append(h)
-
-        h = block(widths[-1], name="mid.block_1")(h, embedding)
+        skips = self._down(h, embedding, levels, block, attention)
+        h = block(widths[-1], name="mid.block_1")(skips[-1], embedding)
         h = attention(name="mid.attn_1")(h)
         h = block(widths[-1], name="mid.block_2")(h, embedding)
-
-        for i, features in reversed(levels):
-            for j in range(self.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(features, name=f"up_{i}.block_{j}")(h, embedding)
-                if h.shape[1] in self.attention_sizes:
-                    h = attention(name=f"up_{i}.attn_{j}")(h)
-            if i > first:
-                h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
+        h = self._up(h, skips, embedding, levels, block, attention)
         for i, features in enumerate(self.grown):
             h = block(features, double, name=f"grown_{i}.upsample")(h, embedding)
             for j in range(self.grown_blocks):
@@ -253,7 +204,73 @@ class UNet(nn.Module):
         )(h)
         return channels_to_pixels(h, self.patch)
 
-    def _level(self, height: int, condition: tuple[Array, Array] | None) -> int:
+    def _embedding(self, logsnr: Array, told: Conditioning, batch: int, height: int) -> Array:
+        """The embedding [B, E] of everything that is told, and of the images' height."""
+        dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
+        second = functools.partial(
+            TargetEmbedding, self.channels, self.embedding_channels, self.dtype
+        )
+        waves = logsnr_waves(logsnr, self.channels)
+        if self.guidance:
+            waves += GuidanceEmbedding(self.channels, name="guidance_in")(told.guidance, batch)
+        embedding = dense(name="dense0")(waves)
+        embedding = dense(name="dense1")(nn.swish(embedding))
+        if self.target:
+            embedding += second(name="target_in")(told.target, logsnr)
+        if self.num_labels:
+            labels = one_hot(told.label, self.num_labels, batch)
+            embedding += dense(name="class_emb")(labels)
+        if (num_sizes := len(self.resolutions)) > 1:
+            embed = nn.Embed(
+                num_sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
+            )
+            embedding += embed(jnp.full(1, self.resolutions.index(height)))
+        if told.image is not None:
+            embedding += second(name="condition_in")(told.image.logsnr, logsnr)
+        return embedding
+
+    def _down(self, h: Array, embedding: Array, levels, block, attention) -> list[Array]:
+        """Activations on the way down from h, the first layer's, for the skip connections."""
+        skips = [h]
+        for i, features in levels:
+            for j in range(self.blocks):
+                h = block(features, name=f"down_{i}.block_{j}")(h, embedding)
+                if h.shape[1] in self.attention_sizes:
+                    h = attention(name=f"down_{i}.attn_{j}")(h)
+                skips.append(h)
+            self.sow("maps", "maps", h)
+            if i < len(self.multipliers) - 1:
+                h = block(features, halve, name=f"down_{i}.downsample")(h, embedding)
+                skips.append(h)
+        return skips
+
+    def _up(self, h: Array, skips, embedding: Array, levels, block, attention) -> Array:
+        """The last activations, from h in the middle and `skips`, which are taken from the end."""
+        skips = list(skips)
+        for i, features in reversed(levels):
+            for j in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(features, name=f"up_{i}.block_{j}")(h, embedding)
+                if h.shape[1] in self.attention_sizes:
+                    h = attention(name=f"up_{i}.attn_{j}")(h)
+            if i > levels[0][0]:
+                h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
+        return h
+
+    def _check(self, z: Array, told: Conditioning, first: int) -> None:
+        """Raises ValueError for a size that the levels from `first` cannot halve, or a label."""
+        _, height, width, _ = z.shape
+        num = len(self.multipliers) - first
+        multiple = self.patch * 2 ** (num - 1)
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"with {num} levels and patch {self.patch} the image size must be a "
+                f"multiple of {multiple}; got {height}x{width}"
+            )
+        if told.label is not None and not self.num_labels:
+            raise ValueError("a label was given to a network without labels (num_labels=0)")
+
+    def _level(self, height: int, image: LowRes | None) -> int:
         """The level at which images of this height enter and leave; 0 is the outermost.
 
         Raises:
@@ -262,10 +279,10 @@ class UNet(nn.Module):
         sizes = self.resolutions or (height,)
         if height not in sizes:
             raise ValueError(f"this network takes images of {sizes} pixels; got {height}")
-        if (condition is None) != (height == sizes[0]):
+        if (image is None) != (height == sizes[0]):
             raise ValueError(
                 f"of the sizes {sizes} all but the first are made on the condition of an image of "
-                f"the size before; got {height} pixels {'without' if condition is None else 'with'}"
+                f"the size before; got {height} pixels {'without' if image is None else 'with'}"
             )
         levels = [(sizes[-1] // size).bit_length() - 1 for size in sizes]
         doubling = all(

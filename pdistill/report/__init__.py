@@ -1,4 +1,4 @@
-"""What a run measured, for people: pictures, tables and report.html."""
+"""Reports of a run for people: pictures, tables and report.html."""
 
 from pdistill.report.grids import tile
 from pdistill.report.html import build

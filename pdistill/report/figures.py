@@ -1,4 +1,4 @@
-"""The report's figures, from what `runs.read` returns.
+"""The report's figures, from the `RunDirectory` that `runs.read` returns.
 
 They are drawn at twice the resolution of the page, which shows a pixel as half a CSS pixel.
 """
@@ -46,11 +46,11 @@ COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 @matplotlib.rc_context(STYLE)
 def samples(groups: Mapping[str, Mapping[int | str, np.ndarray]]) -> Figure:
-    """The first 16 images of every cell: a row a group, a column a step count, most steps first.
+    """Draws the first 16 images of every cell, a row a group and a column a step count.
 
     Args:
-      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank. A cascade's
-        counts are text, "8+4+2", placed by their sum.
+      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank. The most steps
+        come first. A cascade's counts are text, "8+4+2", placed by their sum.
     """
     counts = {count for cells in groups.values() for count in cells}
     counts = sorted(counts, key=lambda count: (all_steps(count), str(count)), reverse=True)
@@ -59,7 +59,7 @@ def samples(groups: Mapping[str, Mapping[int | str, np.ndarray]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def guided(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """As `samples`, with a column a guidance weight.
+    """Draws images as `samples` does, with a column a guidance weight.
 
     Args:
       groups: {run: {weight: uint8 [N, H, W, C]}}.
@@ -85,7 +85,7 @@ def _grids(groups: Mapping[str, Mapping[Any, np.ndarray]], counts: Sequence, lab
 
 @matplotlib.rc_context(STYLE)
 def neighbours(runs: Mapping[str, np.ndarray]) -> Figure:
-    """Samples in the first row of each block, and the training images nearest to each below.
+    """Draws samples in the first row of each block, and the nearest training images below.
 
     Args:
       runs: {run: uint8 [n, 1 + k, H, W, C]}.
@@ -105,9 +105,10 @@ def neighbours(runs: Mapping[str, np.ndarray]) -> Figure:
 def _pictures(
     cells: Sequence[Sequence[np.ndarray | None]], left: int, top: int
 ) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
-    """Cells as `arrange` takes them, with room for labels: figure, axes, columns, rows.
+    """Draws cells as `arrange` takes them, with room for labels.
 
-    A whole number of the figure's pixels shows one of a cell, so that nothing is resampled.
+    Returns the figure, its axes, and the middles of its columns and rows. A whole number of the
+    figure's pixels shows one of a cell, so that nothing is resampled.
     """
     picture, columns, rows = arrange(cells, gap=12)
     height, width, _ = picture.shape
@@ -127,16 +128,15 @@ def _pictures(
 
 @matplotlib.rc_context(STYLE)
 def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -> Figure:
-    """A metric against network evaluations, a line each (group, solver, *SETTINGS).
+    """Draws a metric against network evaluations, a line for each (group, solver, *SETTINGS).
 
-    A cascade's are its effective ones.
-
-    The axes are logarithmic but for the values of the metrics in LINEAR. A line goes through
-    the mean over seeds, which are dots; where stages of a group share an nfe, the last counts.
+    A cascade's evaluations are its effective ones, of full size at equal cost. The axes are
+    logarithmic but for the values of the metrics in LINEAR. A line goes through the mean over
+    seeds, which are dots; where stages of a group share an nfe, the last counts.
 
     Args:
-      rows: all of results.jsonl, so that a line looks the same in every figure; one of the metric
-        and reference must be `drawable`, and others of them are left out.
+      rows: all rows of results.jsonl, so that a line looks the same in every figure; those that are
+        not `drawable` are left out, and one must remain.
     """
     chosen = [
         row
@@ -177,11 +177,12 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
 
 @matplotlib.rc_context(STYLE)
 def against_guidance(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Figure:
-    """Metrics against the guidance weight, a panel each, a line each (stage, step count).
+    """Draws metrics against the guidance weight, a panel each, with a line a stage and step count.
 
     Args:
-      rows: of results.jsonl; those without guidance, or of other than a metric's first reference,
-        are left out.
+      rows: rows of results.jsonl; rows without guidance, or with another than a metric's first
+        reference, are left out.
+      metrics: names of the metrics to draw.
     """
     rows = [row for row in rows if row.get("guidance") is not None]
     lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
@@ -213,12 +214,12 @@ def against_guidance(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
 
 
 def drawable(row: dict[str, Any]) -> bool:
-    """Whether the row's value is finite and, for a logarithmic axis, positive."""
+    """Tells whether the row's value is finite and, for a logarithmic axis, positive."""
     return math.isfinite(row["value"]) and (row["metric"] in LINEAR or row["value"] > 0)
 
 
 def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
-    """{(group, solver, *SETTINGS): label}; a label names the group and what differs."""
+    """Labels each line (group, solver, *SETTINGS) by its group and the settings that differ."""
     settings = varying(rows, ("solver", *SETTINGS))
     labels = {}
     for row in rows:
@@ -232,18 +233,19 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
 
 
 def _cost(row: dict[str, Any]) -> float:
-    """Network evaluations; of a cascade those of full size that cost as much."""
+    """Network evaluations; for a cascade, as many of full size as cost the same."""
     return row.get("effective_nfe", row["nfe"])
 
 
 def _line(row: dict[str, Any]) -> tuple:
+    """The line that a row belongs to, (group, solver, *SETTINGS)."""
     name = group(row["stage"], row.get("method"))
     return name, row["solver"], *(row.get(name) for name in SETTINGS)
 
 
 @matplotlib.rc_context(STYLE)
 def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
-    """Radial power spectra [R] of each run's samples and of the data, as `evaluation.Spectrum`."""
+    """Draws radial power spectra [R], of each run's samples and of `data`, as `Spectrum.values`."""
     figure = Figure((11.4, 3.6), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(data, color="0.25", linewidth=3, label="data")
@@ -260,7 +262,7 @@ def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def selections(runs: Mapping[str, Sequence[dict[str, Any]]], data: np.ndarray | None) -> Figure:
-    """What was measured at the saves of each run: its metric, and how its spectrum changes.
+    """Draws the metric and the spectrum measured at each save of each run.
 
     Args:
       runs: {run: rows of selection.jsonl}. data: spectrum of the data [R].
@@ -294,7 +296,7 @@ def selections(runs: Mapping[str, Sequence[dict[str, Any]]], data: np.ndarray | 
 
 @matplotlib.rc_context(STYLE)
 def losses(groups: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Loss against updates: a panel a group, its runs one after another.
+    """Draws the loss against updates, a panel a group, its runs one after another.
 
     Args:
       groups: {group: {run: (steps [N], losses [N])}}. A panel is logarithmic if its losses
@@ -336,10 +338,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
-    """Logarithmic, with a tick at every nfe and a label where there is room."""
+    """Makes an axis logarithmic, with a tick at every nfe and a label where there is room."""
     axis.axes.set_xscale("log")
     axis.set_ticks([], minor=True)
-    labels, right = [], -math.inf  # where the last label ends, as a fraction of the axis
+    labels, right = [], -math.inf  # right end of the last label, as a fraction of the axis
     for nfe in nfes:
         middle = math.log(nfe / nfes[0]) / max(math.log(nfes[-1] / nfes[0]), 1e-9)
         half = 0.009 * len(_number(nfe))
@@ -350,12 +352,12 @@ def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
 
 
 def _number(nfe: float) -> str:
-    """A count as it is, three digits of a fraction."""
+    """Formats a count as it is, a fraction with three digits."""
     return str(nfe) if isinstance(nfe, int) else f"{nfe:.3g}"
 
 
 def _log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """Logarithmic, from tick to tick around positive `values`; few ticks, whatever the range."""
+    """Makes an axis logarithmic, with a few ticks around positive `values` of any range."""
     axis.axes.set_yscale("log")
     low, high = 0.97 * min(values), 1.03 * max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

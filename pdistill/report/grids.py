@@ -9,18 +9,18 @@ PADDING = 232  # light grey
 
 
 def tile(images: np.ndarray, scale: int | None = None, columns: int | None = None) -> np.ndarray:
-    """Images as a grid, row by row, one light pixel around each.
+    """Tiles images as a grid, row by row, one light pixel around each.
 
     Args:
       images: uint8 [N, H, W, C], C = 1 (grey) or 3.
-      scale: pixels a pixel, nearest neighbour; the default makes an image about 32 wide.
+      scale: side of the square that shows a pixel; the default makes an image about 32 wide.
       columns: images in a row; the default makes a near-square grid.
 
     Returns:
       uint8 [H', W', 3], with H' = scale * (rows * (H + 1) + 1) and W' likewise.
 
     Raises:
-      ValueError: another type or shape, no images, or a scale below 1.
+      ValueError: images have another type or shape, there are none, or scale is below 1.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -30,7 +30,7 @@ def tile(images: np.ndarray, scale: int | None = None, columns: int | None = Non
         )
     number, height, width, _ = images.shape
     if number == 0:
-        raise ValueError("there are no images to tile")
+        raise ValueError("there are no images to tile; give at least one")
     if scale is None:
         scale = max(1, round(32 / width))
     elif scale < 1:
@@ -47,13 +47,13 @@ def tile(images: np.ndarray, scale: int | None = None, columns: int | None = Non
 def arrange(
     cells: Sequence[Sequence[np.ndarray | None]], gap: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures in rows and columns of equal cells, each in its cell's middle, on white.
+    """Arranges pictures in rows and columns of equal cells, in each one's middle, on white.
 
     Args:
       cells: rows of uint8 [h, w, 3], or None for a blank. gap: pixels between cells.
 
     Returns:
-      uint8 [H, W, 3], the columns' middles in x and the rows' in y, in pixels.
+      The picture uint8 [H, W, 3], and the middles of columns in x and of rows in y, in pixels.
     """
     height, width, _ = np.max([cell.shape for row in cells for cell in row if cell is not None], 0)
     tops = np.arange(len(cells)) * (height + gap)

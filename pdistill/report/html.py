@@ -1,8 +1,9 @@
-"""report.html: pictures first, then numbers, then how they came about."""
+"""The page report.html, with pictures first, then numbers, then how they came about."""
 
 import collections
 import json
 import re
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from pdistill.report import figures, runs
 from pdistill.report.table import TEXT, pivot
 from pdistill.runtime.files import write_atomically
+
+Picture = Callable[[str, str, Figure], str]  # (file name, alternative text, figure) -> its tag
 
 STYLE = """
   body { max-width: 1160px; margin: 2.5rem auto; padding: 0 1.5rem; color: #222;
@@ -51,13 +54,37 @@ def build(workdir: str | Path) -> Path:
         width = round(figure.get_figwidth() * figures.DPI / 2)
         return f'<img src="figures/{name}" alt="{escape(alt)}" width="{width}">'
 
+    sections = [
+        *_samples(run, picture),
+        *_guidance(run, picture),
+        *_results(run, picture),
+        *_nearest_and_spectra(run, picture),
+        *_training(run, picture),
+    ]
+    path = Path(workdir) / "report.html"
+    page = _page(run, "\n".join(sections))
+    # Characters beyond ASCII as &#...;, so that no locale or browser can mistake them.
+    write_atomically(path, page.encode("ascii", "xmlcharrefreplace").decode())
+    return path
+
+
+# Each of the following writes a section of the page, or nothing where there is nothing to show.
+
+
+def _samples(run: runs.RunDirectory, picture: Picture) -> list[str]:
+    """The section of samples."""
+    if not run.samples:
+        return []
+    return [
+        "<h2>Samples</h2>",
+        f"<p>Every cell starts from the same noise. {_images_seen(run.rows)}</p>",
+        picture("samples.png", "Samples", figures.samples(run.samples)),
+    ]
+
+
+def _guidance(run: runs.RunDirectory, picture: Picture) -> list[str]:
+    """The section of samples and metrics at several guidance weights."""
     sections = []
-    if run.samples:
-        sections += [
-            "<h2>Samples</h2>",
-            f"<p>Every cell starts from the same noise. {_images_seen(run.rows)}</p>",
-            picture("samples.png", "Samples", figures.samples(run.samples)),
-        ]
     if run.guided:
         sections += [
             "<h2>Guidance</h2>",
@@ -68,30 +95,46 @@ def build(workdir: str | Path) -> Path:
         metrics = list(dict.fromkeys(row["metric"] for row in run.rows if "guidance" in row))
         figure = figures.against_guidance(run.rows, metrics)
         sections.append(picture("guidance.png", "Metrics against the guidance weight", figure))
-    if run.rows:
-        sections += ["<h2>Results</h2>", _table(run.rows), '<div class="pairs">']
-        for metric, reference in dict.fromkeys(
-            (row["metric"], row["reference"]) for row in run.rows if figures.drawable(row)
-        ):
-            title = f"{metric} against {reference}" if reference else metric
-            name = re.sub(r"\W+", "_", f"metric_{metric}_{reference or ''}").rstrip("_") + ".png"
-            figure = figures.metric(run.rows, metric, reference)
-            sections.append(picture(name, title, figure))
-        sections.append("</div>")
-    if run.pictures:
-        group_of = runs.grouping(run.rows)
-        last = {group_of(name): name for name in run.pictures}
-        nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
-        spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
-        data = next(iter(run.pictures.values()))["data_spectrum"]
-        sections += [
-            "<h2>Are they copies?</h2>",
-            "<p>First row of a block: samples; below each, the nearest training images.</p>",
-            picture("neighbours.png", "Nearest training images", figures.neighbours(nearest)),
-            "<h2>Spectra</h2>",
-            "<p>Radially averaged power: too little at the right is blur, too much is noise.</p>",
-            picture("spectra.png", "Radial power spectra", figures.spectra(spectra, data)),
-        ]
+    return sections
+
+
+def _results(run: runs.RunDirectory, picture: Picture) -> list[str]:
+    """The section of results: the table, and a figure for each metric and reference."""
+    if not run.rows:
+        return []
+    sections = ["<h2>Results</h2>", _table(run.rows), '<div class="pairs">']
+    for metric, reference in dict.fromkeys(
+        (row["metric"], row["reference"]) for row in run.rows if figures.drawable(row)
+    ):
+        title = f"{metric} against {reference}" if reference else metric
+        name = re.sub(r"\W+", "_", f"metric_{metric}_{reference or ''}").rstrip("_") + ".png"
+        figure = figures.metric(run.rows, metric, reference)
+        sections.append(picture(name, title, figure))
+    return [*sections, "</div>"]
+
+
+def _nearest_and_spectra(run: runs.RunDirectory, picture: Picture) -> list[str]:
+    """The sections of nearest neighbours and spectra."""
+    if not run.pictures:
+        return []
+    group_of = runs.grouping(run.rows)
+    last = {group_of(name): name for name in run.pictures}
+    nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
+    spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
+    data = next(iter(run.pictures.values()))["data_spectrum"]
+    return [
+        "<h2>Are they copies?</h2>",
+        "<p>First row of a block: samples; below each, the nearest training images.</p>",
+        picture("neighbours.png", "Nearest training images", figures.neighbours(nearest)),
+        "<h2>Spectra</h2>",
+        "<p>Radially averaged power: too little at the right is blur, too much is noise.</p>",
+        picture("spectra.png", "Radial power spectra", figures.spectra(spectra, data)),
+    ]
+
+
+def _training(run: runs.RunDirectory, picture: Picture) -> list[str]:
+    """The sections of the saves that were measured, the losses and the config."""
+    sections = []
     if run.selections:
         data = next((arrays["data_spectrum"] for arrays in run.pictures.values()), None)
         figure = figures.selections(run.selections, data)
@@ -106,15 +149,11 @@ def build(workdir: str | Path) -> Path:
     if run.config:
         text = escape(json.dumps(run.config, indent=2))
         sections.append(f"<details><summary>config.json</summary><pre>{text}</pre></details>")
-
-    path = Path(workdir) / "report.html"
-    page = _page(run, "\n".join(sections))
-    # Characters beyond ASCII as &#...;, so that no locale or browser can mistake them.
-    write_atomically(path, page.encode("ascii", "xmlcharrefreplace").decode())
-    return path
+    return sections
 
 
 def _page(run: runs.RunDirectory, content: str) -> str:
+    """The page around the sections."""
     title = escape(run.name)
     return f"""<!doctype html>
 <html lang="en">
@@ -134,7 +173,7 @@ def _page(run: runs.RunDirectory, content: str) -> str:
 
 
 def _summary(run: runs.RunDirectory) -> str:
-    """The config's seed and the names in it, the commit and the devices, in a line."""
+    """Summarises the config's seed and names, the commit and the devices in a line."""
     config = run.config or {}
     parts = []
     for key, value in config.get("config", {}).items():
@@ -148,7 +187,7 @@ def _summary(run: runs.RunDirectory) -> str:
 
 
 def _names(value: Any) -> list[str]:
-    """Names found in nested plain data: [{"name": "teacher", ...}, ...] -> ["teacher", ...]."""
+    """Finds names in nested plain data: [{"name": "teacher", ...}, ...] -> ["teacher", ...]."""
     if isinstance(value, dict):
         return [value["name"]] if "name" in value else _names(list(value.values()))
     if isinstance(value, list):
@@ -157,7 +196,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _images_seen(rows: list[dict[str, Any]]) -> str:
-    """How many images each group's runs were trained on."""
+    """Says on how many images each group's runs were trained."""
     stages = {row["stage"]: row["images_seen"] for row in rows if row.get("images_seen")}
     totals, group_of = collections.Counter(), runs.grouping(rows)
     for stage, images in stages.items():
@@ -167,6 +206,7 @@ def _images_seen(rows: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    """The table of `pivot` in HTML."""
     header, body = pivot(rows)
 
     def line(tag: str, cells: list[str]) -> str:

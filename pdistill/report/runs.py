@@ -1,4 +1,4 @@
-"""What a run directory holds, read once for the whole report."""
+"""Contents of a run directory, read once for the whole report."""
 
 import dataclasses
 import json
@@ -22,9 +22,11 @@ class RunDirectory:
     does not name come last.
 
     Attributes:
-      name: of the directory. rows: of results.jsonl. config: config.json, or None.
+      name: name of the directory.
+      rows: rows of results.jsonl.
+      config: config.json, or None.
       samples: {group: {step count: uint8 [N, H, W, C]}}, from samples.npz; a cascade's counts are
-        text, "8+4+2". Where runs of a group share one, the last counts: it is distilled for it.
+        text, "8+4+2". If runs of a group share one, the last counts: it is distilled for it.
       guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of runs with several weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
       losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
@@ -42,7 +44,7 @@ class RunDirectory:
 
 
 def group(run: str, method: str | None = None) -> str:
-    """What comes before the first "/": "progressive/4" -> "progressive".
+    """Names a run's group, the part before the first "/": "progressive/4" -> "progressive".
 
     Runs of methods whose images have several sizes are groups of their own.
     """
@@ -50,18 +52,18 @@ def group(run: str, method: str | None = None) -> str:
 
 
 def all_steps(count: int | str) -> int:
-    """The steps of all levels together: 8 of 8, 14 of "8+4+2"."""
+    """Sums the steps of all resolutions: 8 for 8, 14 for "8+4+2"."""
     return sum(map(int, str(count).split("+")))
 
 
 def grouping(rows: Sequence[dict[str, Any]]) -> Callable[[str], str]:
-    """run -> its group, of runs measured in these rows and others."""
+    """Returns a function from a run to its group, for runs measured in these rows and others."""
     methods = {row["stage"]: row.get("method") for row in rows}
     return lambda run: group(run, methods.get(run))
 
 
 def read(workdir: str | Path) -> RunDirectory:
-    """Reads a run directory; whatever but results.jsonl is missing is empty.
+    """Reads a run directory; files that are missing, but for results.jsonl, count as empty.
 
     Raises:
       FileNotFoundError: there is no results.jsonl.
@@ -107,7 +109,7 @@ def read(workdir: str | Path) -> RunDirectory:
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:
-    """{run: path} of the files called `name`, in order."""
+    """Finds the files called `name`: {run: path}, in the order of groups and stages."""
     groups = list(dict.fromkeys(map(group, stages)))
 
     def place(run: str) -> tuple:

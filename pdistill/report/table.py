@@ -1,18 +1,18 @@
-"""Rows of results.jsonl as a table: a line a model and way to sample, a column a metric."""
+"""Tables of results.jsonl, with a line a model and way to sample and a column a metric."""
 
 from collections.abc import Sequence
 from typing import Any
 
-SETTINGS = ("variance", "guidance", "gamma")  # of a solver or a model, where they apply
-LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # what rows of one line share
+SETTINGS = ("variance", "guidance", "gamma")  # a solver's or a model's, if they apply
+LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # equal in the rows of a line
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """A header and lines of cells, in the order in which `rows` first name them.
+    """Makes a header and lines of cells, in the order in which `rows` first name them.
 
     A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
-    only if they differ. What was not measured is blank.
+    only if they differ. A cell that was not measured is blank.
     """
     lines = {}
     for row in rows:
@@ -47,12 +47,12 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def setting(value: str | float | None) -> str:
-    """A setting for people; blank where it does not apply."""
+    """Formats a setting; blank if it does not apply."""
     return "" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """`pivot(rows)` for the terminal: words to the left, numbers to the right."""
+    """Formats `pivot(rows)` for the terminal, words to the left and numbers to the right."""
     header, body = pivot(rows)
     above = [cell.rpartition("\n")[0] for cell in header]
     below = [cell.rpartition("\n")[2] for cell in header]
@@ -70,12 +70,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def varying(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Those of `names` in which rows differ; one without the name has None."""
+    """Picks the `names` in which rows differ; a row without the name has None."""
     return [name for name in names if len({row.get(name) for row in rows}) > 1]
 
 
 def _three_digits(value: float | None) -> str:
-    """0.01234 -> "0.0123", 1.5 -> "1.50", 1234.5 -> "1,230"; None -> ""."""
+    """Formats three digits: 0.01234 -> "0.0123", 1234.5 -> "1,230"; None -> ""."""
     if value is None:
         return ""
     value = float(f"{value:.3g}")

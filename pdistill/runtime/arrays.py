@@ -14,7 +14,7 @@ from pdistill.runtime.files import one_line
 
 
 class CheckpointError(RuntimeError):
-    """Checkpoints cannot be read or written; the message says what to do."""
+    """An error of checkpoints that cannot be read or written; its message says what to do."""
 
 
 @jax.jit
@@ -27,16 +27,16 @@ def _checksum(tree: Any) -> Array:
 
 
 def checksum(tree: Any) -> int:
-    """The sum of all arrays' bits as integers, modulo 2^32: the same on every mesh.
+    """Sums all arrays' bits as integers, modulo 2^32; the sum is the same on every mesh.
 
-    Storage notices a file that is cut short, but not every one that is altered.
+    Storage notices a file that is cut short, but not every file that is altered.
     """
     return int(_checksum(tree))
 
 
 @contextlib.contextmanager
 def writing(directory: Any, quiet: bool = False) -> Iterator[None]:
-    """What Orbax and its storage raise, as an error of ours; none if there is one already."""
+    """Turns errors of Orbax and its storage into `CheckpointError`; drops them if `quiet`."""
     try:
         yield
     except Exception as error:
@@ -59,7 +59,7 @@ def save_params(directory: str | Path, params: Any) -> None:
 
 
 def params_shapes(directory: str | Path) -> Any:
-    """Of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
+    """Reads the shapes of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
 
     Raises:
       ValueError: the files are damaged.

@@ -1,4 +1,4 @@
-"""What a compiled step costs: arithmetic, counted in its jaxpr; communication, in its HLO."""
+"""Costs of a compiled step, its arithmetic in the jaxpr and its communication in the HLO."""
 
 import math
 import re
@@ -16,16 +16,17 @@ _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 
 
 def flops(jaxpr: Any) -> int:
-    """Floating-point operations of all matrix products and convolutions: two a multiplication.
+    """Counts the floating-point operations of products and convolutions, two a multiplication.
 
-    Of the whole jaxpr, on all devices together: loops count as often as they run (a `while` whose
-    length is unknown once), of branches the one that is known to be taken, or the dearest. What is
-    between the products is left out.
+    They are counted in the whole jaxpr, on all devices together. A loop counts as often as it runs
+    (a `while` of unknown length once); of branches, the one that is known to be
+    taken counts, or else the dearest. Operations between the products are left out.
     """
     return sum(_flops_of(equation) for equation in jaxpr.eqns)
 
 
 def _flops_of(equation: Any) -> int:
+    """Counts the operations of one equation, those of the jaxprs in it included."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -37,12 +38,13 @@ def _flops_of(equation: Any) -> int:
         return 2 * equation.outvars[0].aval.size * kernel.size // features
     inner = [flops(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "cond":
-        taken = getattr(equation.invars[0], "val", None)  # of a literal
+        taken = getattr(equation.invars[0], "val", None)  # a literal has it
         return max(inner) if taken is None else inner[int(taken)]
     return sum(inner) * params.get("length", 1)
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """Yields the jaxprs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             item = getattr(item, "jaxpr", item)
@@ -51,10 +53,10 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def collective_bytes(hlo: str) -> int:
-    """Bytes of the results of all collectives, on one device, in the text of a compiled module.
+    """Counts the bytes that all collectives of a compiled module's text result in, on one device.
 
-    Loops count as often as they run, of branches the dearest. A ring moves up to twice as many
-    bytes for an all-reduce.
+    A loop counts as often as it runs; of branches, the dearest counts. A ring moves up to twice as
+    many bytes for an all-reduce.
     """
     bodies, entry, lines = {}, "", []
     for line in hlo.splitlines():
@@ -75,12 +77,13 @@ def collective_bytes(hlo: str) -> int:
 
 
 def _collective_bytes_of(line: str, count: Any) -> int:
+    """Counts the bytes of one instruction; `count` gives those of a computation by its name."""
     found = _INSTRUCTION.search(line)
     if not found:
         return 0
     shapes, operation = found.groups()
     if operation.removesuffix("-start") in COLLECTIVES:
-        return sum(_bytes(kind, dims) for kind, dims in _SHAPE.findall(shapes))
+        return sum(_bytes(dtype, dims) for dtype, dims in _SHAPE.findall(shapes))
     if operation not in ("while", "call", "conditional"):
         return 0
     called = _CALLED.findall(line)
@@ -90,6 +93,7 @@ def _collective_bytes_of(line: str, count: Any) -> int:
     return max(map(count, called)) * (int(trips[1]) if trips else 1)
 
 
-def _bytes(kind: str, dims: str) -> int:
-    bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
+def _bytes(dtype: str, dims: str) -> int:
+    """Bytes of an array by its type and dimensions in HLO, such as "bf16" and "4,8"."""
+    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
     return int(np.prod([int(d) for d in dims.split(",") if d])) * bits // 8

@@ -1,4 +1,4 @@
-"""What makes this package's programs faster where XLA computes on a CPU."""
+"""Settings that make this package's programs faster on CPUs."""
 
 import importlib.metadata
 import importlib.util
@@ -12,10 +12,11 @@ TUNABLE = "glibc.malloc.hugetlb"
 
 
 def set_xla_flags() -> None:
-    """To be called before JAX first computes; XLA_FLAGS that has the flag stays as it is.
+    """Makes XLA compute convolutions on CPUs itself; call it before JAX first computes.
 
-    On CPUs, XLA hands convolutions to YNNPACK, whose are slower than its own. Matrix products and
-    sums stay there, whose are faster. Figures are in benchmarks/README.md.
+    XLA hands them to YNNPACK, which is slower at them than XLA. Matrix products and sums stay with
+    YNNPACK, which is faster at those. If XLA_FLAGS has the flag already, it stays as it is. Figures
+    are in benchmarks/README.md.
     """
     import jax
 
@@ -27,8 +28,8 @@ def set_xla_flags() -> None:
 def use_huge_pages() -> None:
     """Starts this program again, once, with huge pages for its large arrays.
 
-    XLA allocates what is between its kernels anew in every call, and page faults may then take half
-    of the time. glibc can ask Linux for huge pages, but only from a program's start. Nothing is
+    XLA allocates intermediate arrays anew in every call, and page faults may then take half of the
+    time. glibc can ask Linux for huge pages, but only from a program's start. Nothing is
     done where JAX has an accelerator's plugin, on other systems, or where GLIBC_TUNABLES decides.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")

@@ -1,4 +1,4 @@
-"""Fetching files."""
+"""Downloads of files."""
 
 import http.client
 import shutil
@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 
 def download(url: str, path: Path) -> None:
-    """Copies what is at `url` to `path`, with a progress bar.
+    """Downloads `url` to `path`, with a progress bar.
 
     Raises:
-      OSError: it is out of reach.
+      OSError: the address is out of reach.
     """
     try:
         with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as output:

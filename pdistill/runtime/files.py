@@ -1,4 +1,4 @@
-"""Small files: rows of JSON, and writing that is never seen half done."""
+"""Small files: rows of JSON, and writing that no reader sees half done."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The rows of a file of JSON lines; a last line cut short by a crash is left out."""
+    """Reads the rows of a file of JSON lines; a last line cut short by a crash is left out."""
     path = Path(path)
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -21,7 +21,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def write_jsonl(path: str | Path, rows: Sequence[dict], *, append: bool = False) -> None:
-    """Writes rows, or adds them; the folder is made if it is not there."""
+    """Writes rows as JSON lines, or appends them; makes the folder if it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a" if append else "w") as file:
@@ -36,7 +36,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of some library says, short enough for a message of ours."""
+    """Shortens another library's error to one line, for a message of ours."""
     return " ".join(str(error).split())[:500] or repr(error)
 
 
@@ -48,5 +48,5 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def cache_dir() -> Path:
-    """Where downloads and statistics are kept: PDISTILL_CACHE_DIR, else ~/.cache/pdistill."""
+    """Returns the folder of downloads and statistics: PDISTILL_CACHE_DIR, or ~/.cache/pdistill."""
     return Path(os.environ.get("PDISTILL_CACHE_DIR", "~/.cache/pdistill")).expanduser()

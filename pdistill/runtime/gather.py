@@ -1,4 +1,4 @@
-"""Numbers 0, 1, ... in batches over a mesh, and what is computed of them from all processes."""
+"""Batches of the numbers 0, 1, ... over a mesh, and results of them from all processes."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ from pdistill.runtime.terminal import progress
 
 
 def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
-    """0, 1, ..., at least up to num - 1, in batches of one size that the mesh's devices divide.
+    """Yields 0, 1, ..., num - 1 or more, in batches of one size that the mesh's devices divide.
 
     Raises:
       ValueError: batch_size is less than 1.
@@ -30,11 +30,13 @@ def gather_batches(
     mesh: Mesh,
     description: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """What `compute` makes of 0 .. num - 1, from all processes, batch by batch.
+    """Gathers what `compute` makes of 0 .. num - 1 from all processes, batch by batch.
 
     Args:
       compute: (indices of a batch, as `index_batches`) -> [B, ...] on the mesh.
-      description: of the progress that is shown; None for none.
+      num: number of results.
+      batch_size: numbers in a batch, rounded up to a multiple of the devices.
+      description: text beside the progress bar; None shows no bar.
     """
     with progress(description, num) as bar:
         for indices in index_batches(num, batch_size, mesh):

@@ -1,4 +1,4 @@
-"""Sharding as data: a mesh, and a rule from a parameter's shape to its PartitionSpec.
+"""Sharding as data, a mesh and a rule from a parameter's shape to its PartitionSpec.
 
 `jax.jit` reads the shardings and inserts the communication. Batches are cut over all devices;
 parameters and optimizer state over the fsdp axis.
@@ -16,10 +16,10 @@ MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of data x fsdp devices, by default all; one of the two may be -1, "the rest".
+    """Makes a mesh of data x fsdp devices, by default all; one of the two may be -1, "the rest".
 
     Raises:
-      ValueError: the product is not the number of devices.
+      ValueError: data x fsdp is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -28,22 +28,26 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     elif fsdp == -1 and data > 0:
         fsdp = count // data
     if data < 1 or fsdp < 1 or data * fsdp != count:
-        raise ValueError(f"a mesh of data={data} x fsdp={fsdp} does not fit {count} devices")
+        raise ValueError(
+            f"a mesh of data={data} x fsdp={fsdp} does not fit {count} devices: their product must "
+            "be that number"
+        )
     axes = (data, fsdp), ("data", "fsdp")
     return jax.make_mesh(*axes, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """The batch axis, after `leading` others, over all devices."""
+    """Sharding of the batch axis, after `leading` other axes, over all devices."""
     return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
 
 
 def local_columns(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which of a batch's examples this process's devices hold, in order: int [local batch].
+    """Numbers the examples of a batch that this process's devices hold: int [local batch], rising.
 
     A mesh may have a process's devices anywhere, so these need not follow each other.
     """
@@ -52,7 +56,7 @@ def local_columns(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def param_sharding(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for each leaf (array or ShapeDtypeStruct) of `tree`.
+    """Chooses a NamedSharding for each leaf (array or ShapeDtypeStruct) of `tree`.
 
     The largest axis that the fsdp axis divides is cut; leaves below MIN_SHARDED_SIZE and leaves
     with no such axis are replicated.
@@ -70,12 +74,12 @@ def param_sharding(tree: Any, mesh: Mesh) -> Any:
 
 
 def to_device(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays, each process holding its part, as global arrays of `sharding`."""
+    """Places host arrays, of which each process holds its part, as global arrays of `sharding`."""
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree
     )
 
 
 def one_device(tree: Any) -> Any:
-    """The first device, for every leaf of `tree`."""
+    """Returns a sharding to the first device for every leaf of `tree`."""
     return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), tree)

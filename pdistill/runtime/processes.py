@@ -1,4 +1,4 @@
-"""Several processes of one run: how they find each other, and how they agree to stop."""
+"""Several processes of one run, which find each other and agree to stop."""
 
 import collections
 
@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 
 from pdistill.runtime.mesh import batch_sharding, to_device
 
-# Seconds without a sign of life after which a process counts as lost, and that one which ends
-# waits for the others: together less than a minute.
+# Seconds without a sign of life after which a process counts as lost, and seconds that a process
+# which ends waits for the others: together less than a minute.
 LOST_AFTER = 25
 # Seconds that a process waits for those that have not joined; with the imports, under a minute too.
 JOIN_TIMEOUT = 45
-# Dispatches after which all processes have read what one of them has said. It is more than one so
-# that the device has work while the host reads.
+# Dispatches after which all processes have read one process's word. With more than one, the device
+# has work while the host reads.
 LAG = 2
 
 
@@ -27,14 +27,16 @@ def join(
     process_id: int | None = None,
     timeout: int = JOIN_TIMEOUT,
 ) -> None:
-    """Makes this process one of several; what is None is what SLURM, GKE or a Cloud TPU says.
+    """Makes this process one of several; SLURM, GKE or a Cloud TPU tell whatever is None.
 
     Args:
       coordinator: host:port of process 0, which listens there.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
       timeout: seconds to wait for the others; JAX then aborts this process, which raises nothing.
 
     Raises:
-      ValueError: nothing says it, or not all of it.
+      ValueError: a value is None that nothing else tells.
     """
     jax.distributed.initialize(
         coordinator,
@@ -47,7 +49,7 @@ def join(
 
 
 def in_all(here: bool) -> bool:
-    """Whether something holds in every process; all must ask."""
+    """Tells whether something holds in every process; all must ask."""
     return bool(process_allgather(np.array(here)).all())
 
 
@@ -57,11 +59,11 @@ def _any(flags: Array) -> Array:
 
 
 class Agreement:
-    """Whether any process wants to stop, known to all of them at the same dispatch.
+    """An agreement to stop if any process wants to, reached by all at the same dispatch.
 
-    Each signal reaches each process at another moment. All ask once a dispatch; the answer is that
-    of `LAG` dispatches before, so that nobody waits for the device to be idle. One process knows at
-    once.
+    A signal reaches each process at another moment. All ask once a dispatch; the answer is the one
+    of `LAG` dispatches before, so that nobody waits for the device to be idle. A single process
+    knows at once.
     """
 
     def __init__(self, mesh: Mesh):
@@ -69,10 +71,11 @@ class Agreement:
         self._asked: collections.deque[Array] = collections.deque()
 
     def __call__(self, wanted: bool, *, wait: bool) -> bool:
-        """Whether to stop now, in all processes.
+        """Tells whether to stop now, in all processes.
 
         Args:
-          wanted: what this process says. wait: for what the others say now.
+          wanted: this process wants to stop.
+          wait: wait until it is known whether the others want to stop now.
         """
         if jax.process_count() == 1:
             return wanted

@@ -1,7 +1,8 @@
-"""What the person at the terminal sees."""
+"""Output for the person at the terminal."""
 
 import contextlib
 import errno
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -9,18 +10,46 @@ from collections.abc import Iterator
 import jax
 from tqdm import tqdm
 
+CLEAR_TO_END = "\x1b[K"
+
+_line_is_open = False  # the last thing on the terminal is a line of `update`
+
 
 def say(message: str) -> None:
-    """A line on standard error, from the first process only."""
+    """Prints a line on standard error, from the first process only."""
     if jax.process_index() == 0:
+        end_line()
         print(message, file=sys.stderr, flush=True)
 
 
-def progress(description: str | None, num: int) -> tqdm:
-    """A bar of `num` images, of the first process, once it has taken some seconds.
+def update(message: str) -> None:
+    """Shows where something is: in place of the `update` before on a terminal, else as `say`."""
+    global _line_is_open
+    if jax.process_index() > 0:
+        return
+    if not sys.stderr.isatty():
+        say(message)
+        return
+    # A line that is wrapped could not be written over.
+    message = message[: shutil.get_terminal_size().columns - 1]
+    print(f"\r{message}{CLEAR_TO_END}", end="", file=sys.stderr, flush=True)
+    _line_is_open = True
 
-    None of no description.
+
+def end_line() -> None:
+    """Leaves the line of `update` as it is; whatever is printed next begins below it."""
+    global _line_is_open
+    if _line_is_open:
+        print(file=sys.stderr, flush=True)
+    _line_is_open = False
+
+
+def progress(description: str | None, num: int) -> tqdm:
+    """Makes a progress bar of `num` images, shown by the first process after some seconds.
+
+    Without a description it is never shown.
     """
+    end_line()
     silent = description is None or jax.process_index() > 0
     often = 0.1 if sys.stderr.isatty() else 10  # seconds: a log keeps every line
     return tqdm(
@@ -29,22 +58,23 @@ def progress(description: str | None, num: int) -> tqdm:
 
 
 @contextlib.contextmanager
-def plain_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """For a command line: these errors end the program with their message, without a traceback.
+def plain_errors(*errors: type[Exception]) -> Iterator[None]:
+    """Ends a command line's program with the message of such an error, without a traceback.
 
     Warnings become a line each, without the source line that raised them.
     """
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         yield
-    except kinds as error:
+    except errors as error:
+        end_line()
         full = errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__))
         hint = "; make room and start the same command again" if full else ""
         sys.exit(f"error: {error}{hint}")
 
 
 def format_seconds(seconds: float) -> str:
-    """75 -> "1:15", 3675 -> "1:01:15"."""
+    """Formats a duration: 75 -> "1:15", 3675 -> "1:01:15"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""Weight files of PyTorch, read without PyTorch; nothing in a file can execute.
+"""Weight files of PyTorch, read without PyTorch and without executing anything in them.
 
 `torch.save` has two formats. Legacy: pickles of a magic number, a version, the machine, the state
 dict and the keys of its storages; then, for each key, an int64 count of elements and the elements.
@@ -32,11 +32,11 @@ DTYPES = {
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had or read; the message names the file, the cause and a way out."""
+    """An error of weights that cannot be had or read; its message names file, cause and remedy."""
 
 
 class Storage(NamedTuple):
-    """`count` elements in a row, found in the file by `key`."""
+    """A storage, `count` elements in a row, found in the file by `key`."""
 
     key: str
     dtype: np.dtype
@@ -60,7 +60,7 @@ class LoadedStorage(NamedTuple):
 
 
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a flat state dict by name: read-only arrays, strided as they were saved.
+    """Reads the tensors of a flat state dict by name, as read-only arrays, strided as saved.
 
     Raises:
       WeightsError: the file is missing, damaged, or holds anything but tensors by name.
@@ -82,10 +82,10 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_storage(data: bytes) -> LoadedStorage:
-    """One storage in the legacy format, as ordinary pickles have it in them.
+    """Reads one storage in the legacy format, as ordinary pickles have it in them.
 
     Raises:
-      Exception: of any kind, if it is damaged or anything else.
+      Exception: any error, if the data are damaged or something else.
     """
     storage, buffers = _read_legacy(data)
     if not isinstance(storage, Storage):
@@ -94,7 +94,7 @@ def read_storage(data: bytes) -> LoadedStorage:
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file, in 64 hexadecimal digits."""
+    """Computes the SHA-256 of a file, in 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -139,10 +139,10 @@ def _whole(storage: Storage, buffer: bytes) -> bytes:
 
 
 def array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
-    """The view that `tensor` is, read-only; `name` is for messages.
+    """Makes the read-only array that `tensor` describes; `name` is for messages.
 
     Raises:
-      ValueError: it is not a tensor, or reaches beyond its storage.
+      ValueError: `tensor` is no tensor, or reaches beyond its storage.
     """
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise ValueError(f"{name!r} is not a tensor by name")
@@ -160,10 +160,13 @@ def array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
 
 
 class StateDictUnpickler(pickle.Unpickler):
-    """Loads state dicts of `Tensor` and nothing else; `storages` are those it met, by key.
+    """An unpickler of state dicts of `Tensor` and nothing else.
 
-    What it hands to a pickle is made for it alone, so that not even its attributes can be used to
-    change the reader.
+    Whatever it hands to a pickle is made for this pickle alone, so that not even its attributes can
+    be used to change the reader.
+
+    Attributes:
+      storages: the storages that it met, by key.
     """
 
     def __init__(self, stream: io.BytesIO):
@@ -185,9 +188,9 @@ class StateDictUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count, *view = pid  # the legacy format adds a view, always None now
+        what, dtype, key, _, count, *view = pid  # the legacy format adds a view, always None now
         storage = Storage(key, np.dtype(DTYPES[dtype]), count)
-        if kind != "storage" or view not in ([], [None]):
+        if what != "storage" or view not in ([], [None]):
             raise pickle.UnpicklingError(f"{pid} is not a storage")
         if self.storages.setdefault(key, storage) != storage:
             raise pickle.UnpicklingError(f"storage {key!r} is described in two ways")

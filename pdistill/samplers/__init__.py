@@ -1,6 +1,6 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
-from pdistill.samplers.cascade import Condition, Level, sample_cascade, with_noise
+from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
 from pdistill.samplers.solvers import (
@@ -36,13 +36,13 @@ SETTINGS = {
 
 
 def parse_solver(text: str) -> Solver | Cascade:
-    """A solver by its name in SOLVERS, such as "ddim", with its setting if it takes one.
+    """Builds a solver from its name in SOLVERS, such as "ddim", and its setting if it takes one.
 
-    "ancestral:medium:0.5" has a variance, "gamma:0.5" a gamma, "multistep:-20,-3,0" log-SNRs,
-    "cascade:heun:0.1" the solver of each level and the noise on its condition.
+    "ancestral:medium:0.5" sets the variance, "gamma:0.5" gamma, "multistep:-20,-3,0" the log-SNRs,
+    "cascade:heun:0.1" the solver of each resolution and the noise on its condition.
 
     Raises:
-      ValueError: an unknown name or setting.
+      ValueError: the name or the setting is unknown.
     """
     name, _, setting = text.partition(":")
     if name not in SOLVERS or (setting and name not in SETTINGS):
@@ -60,17 +60,17 @@ def _parse_cascade(solver: str, _: str, noise: str) -> Cascade:
 
 
 def parse_steps(text: str) -> Steps:
-    """8 steps from "8", or those of each level of a cascade from "8+4+2".
+    """Reads a count of steps, 8 from "8", or a cascade's, (8, 4, 2) from "8+4+2".
 
     Raises:
-      ValueError: it is neither.
+      ValueError: the text is neither.
     """
     counts = tuple(map(int, text.split("+")))
     return counts if len(counts) > 1 else counts[0]
 
 
 def format_steps(num_steps: Steps) -> int | str:
-    """The inverse: a count as it is, "8+4+2" of several."""
+    """Writes steps as `parse_steps` reads them: a count as it is, (8, 4, 2) as "8+4+2"."""
     return num_steps if isinstance(num_steps, int) else "+".join(map(str, num_steps))
 
 
@@ -78,12 +78,12 @@ __all__ = [
     "SOLVERS",
     "Ancestral",
     "Cascade",
-    "Condition",
     "Ddim",
     "DpmSolverPP2M",
     "Gamma",
     "Heun",
     "Level",
+    "LowRes",
     "Multistep",
     "OneStep",
     "Solver",

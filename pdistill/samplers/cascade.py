@@ -1,4 +1,4 @@
-"""A cascade: images of rising resolution, each made on the condition of the one before."""
+"""Cascades: images of rising resolution, each made on the condition of the smaller one before."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,24 +11,33 @@ from pdistill.samplers import noise
 from pdistill.samplers.sampling import sample
 from pdistill.samplers.solvers import Cascade
 
-# Number of the first level's key: out of the way of those that a key is split into.
+# The first resolution's key has this number, away from the numbers that a key is split into.
 FIRST_LEVEL = 1000
 
-# Images of the level before [B, h, w, C], with noise, and the log-SNR of that noise [B].
-Condition = tuple[Array, Array]
+
+class LowRes(NamedTuple):
+    """Images of the resolution below, on which those of the next one are made.
+
+    Attributes:
+      image: [B, h, w, C], with noise. logsnr: log-SNR of that noise, [B].
+    """
+
+    image: Array
+    logsnr: Array
 
 
 class Level(NamedTuple):
     """One resolution of a cascade.
 
     Attributes:
-      size: pixels a side. schedule: of its noise.
-      denoiser: a condition, or None at the first level -> the denoiser of such images.
+      size: pixels a side.
+      schedule: noise schedule of its images.
+      denoiser: condition, or None at the first resolution -> denoiser of images that go with it.
     """
 
     size: int
     schedule: Schedule
-    denoiser: Callable[[Condition | None], Denoiser]
+    denoiser: Callable[[LowRes | None], Denoiser]
 
 
 def sample_cascade(
@@ -41,29 +50,37 @@ def sample_cascade(
     clip: tuple[float, float] | None = None,
     return_levels: bool = False,
 ) -> Array | list[Array]:
-    """Generates at the first level, then at each of the others what goes with the level before.
+    """Generates small images, then at each larger resolution images that go with those before.
 
-    Each level starts from noise of its own. One level alone is `sample`, to the bit.
+    Each resolution starts from noise of its own. With one resolution this is `sample`, to the bit.
 
     Args:
-      levels: smallest first. key: as for `sample`. shape: [B, H, W, C] of the last level's images.
-      num_steps: of each level; its network evaluations are those of `solver.solver`.
-      clip: as for `sample`. return_levels: return the images of all levels.
+      levels: the resolutions, smallest first.
+      key: as for `sample`.
+      shape: [B, H, W, C], the shape of the largest images.
+      num_steps: steps of `solver.solver` at each resolution.
+      solver: the cascade's solver and the noise on its conditions.
+      clip: as for `sample`.
+      return_levels: return the images of all resolutions.
 
     Returns:
       Images [B, H, W, C], or a list of [B, h, w, C].
 
     Raises:
-      ValueError: there are not as many step counts as levels, or images are of another size.
+      ValueError: there are not as many step counts as resolutions, or `shape` has another size than
+        the largest.
     """
     if len(num_steps) != len(levels):
+        sizes = [level.size for level in levels]
         raise ValueError(
-            f"the cascade has {len(levels)} levels, of {[level.size for level in levels]} pixels; "
+            f"the cascade has {len(levels)} resolutions, {sizes} pixels: "
             f"give as many step counts, not {tuple(num_steps)}"
         )
     batch, *sides, channels = shape
     if tuple(sides) != (levels[-1].size,) * 2:
-        raise ValueError(f"the last level makes images of {levels[-1].size} pixels; got {shape}")
+        raise ValueError(
+            f"the cascade makes images of {levels[-1].size} pixels a side; got the shape {shape}"
+        )
     key = noise.as_typed(key)
     made, condition = [], None
     for i, (level, steps) in enumerate(zip(levels, num_steps, strict=True)):
@@ -84,11 +101,17 @@ def sample_cascade(
     return made if return_levels else made[-1]
 
 
-def with_noise(key: Array, x: Array, std: Array) -> Condition:
-    """The condition x + std eps for images x [B, h, w, C]; std [B] is known by logsnr -2 log std.
+def with_noise(key: Array, x: Array, std: Array) -> LowRes:
+    """Adds noise of standard deviation std [B] to images x [B, h, w, C], for a condition.
 
-    The conditioning augmentation of cascaded diffusion models (Ho et al. 2021), so that a level
-    that was trained on real images takes generated ones. Without noise the log-SNR is infinite.
+    The condition is x + std eps with the log-SNR -2 log std, infinite without noise. This is the
+    conditioning augmentation of cascaded diffusion models (Ho et al. 2021), by which a resolution
+    that was trained on real images takes generated ones.
+
+    Raises:
+      ValueError: std is not [B].
     """
+    if std.shape != x.shape[:1]:
+        raise ValueError(f"std must be [B] for images [B, h, w, C]; got {std.shape} and {x.shape}")
     eps = noise.normal(key, x.shape, x.dtype)
-    return x + std.astype(x.dtype)[:, None, None, None] * eps, -2 * jnp.log(std)
+    return LowRes(x + std.astype(x.dtype)[:, None, None, None] * eps, -2 * jnp.log(std))

@@ -20,22 +20,23 @@ def log_likelihood(
     num_steps: int = 64,
     key: Array | None = None,
 ) -> Array:
-    """log p(x) in nats, by the change of density along the flow to noise (Song et al. 2021, D.2).
+    """Log-density log p(x) in nats, from the flow to noise (Song et al. 2021, D.2).
 
     dz/dphi = v and d log p / dphi = -div v are integrated from schedule(0) to schedule(1), where z
     is taken for N(0, 1), by Runge-Kutta steps of fourth order in the angle phi between the
-    schedule's equal times. p is the density of x with noise of the deviation sigma / alpha at
+    schedule's equal times. p is the density of x with noise of standard deviation sigma / alpha at
     schedule(0).
 
     Args:
-      denoise: of a model that jumps, the denoiser that it also is.
-      x: [B, ...], continuous: of 8 bits, with uniform noise of a level's width added.
-      num_steps: of four evaluations of the denoiser and its derivatives.
-      key: for Hutchinson's estimate of each example's divergence, by one probe of random signs;
-        None for the exact one, by as many derivatives as an example has elements.
+      denoise: (z, logsnr) -> x_hat; for a model that jumps, its denoiser.
+      x: continuous data [B, ...]; add uniform noise one grey value wide to 8-bit images.
+      schedule: t in [0, 1] -> logsnr.
+      num_steps: steps, at least 1, each four evaluations of the denoiser and its derivatives.
+      key: PRNG key for Hutchinson's estimate of each example's divergence, by one probe of random
+        signs; None for the exact one, by as many derivatives as an example has elements.
 
     Returns:
-      [B], in the wider of x's type and float32.
+      Log-densities [B], in the wider of x's type and float32.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
@@ -47,7 +48,7 @@ def log_likelihood(
         divergence = exact_divergence
     else:
         probe = jax.random.rademacher(noise.as_typed(key), x.shape, x.dtype)
-        divergence = lambda push, z: along(push, probe)  # noqa: E731
+        divergence = lambda push, z: differentiate_along(push, probe)  # noqa: E731
 
     def slopes(z: Array, phi: Array) -> tuple[Array, Array]:
         logsnr = jnp.broadcast_to(-2 * jnp.log(jnp.tan(phi)), z.shape[:1])
@@ -73,21 +74,21 @@ def log_likelihood(
 
 
 def bits_per_dim(log_likelihood: Array, size: int) -> Array:
-    """Bits an element, of 8-bit images with `size` elements that image / 127.5 - 1 has scaled."""
+    """Bits an element for 8-bit images of `size` elements, scaled by image / 127.5 - 1."""
     return -log_likelihood / (size * math.log(2)) + math.log2(127.5)
 
 
 def exact_divergence(push: Callable[[Array], Array], z: Array) -> Array:
-    """Trace of the derivative of each example by itself, [B], from its products with vectors."""
+    """Trace [B] of each example's derivative by itself, from its products `push` with vectors."""
     size = math.prod(z.shape[1:])
 
     def add(i, total):
         unit = jax.nn.one_hot(i, size, dtype=z.dtype).reshape(1, *z.shape[1:])
-        return total + along(push, jnp.broadcast_to(unit, z.shape))
+        return total + differentiate_along(push, jnp.broadcast_to(unit, z.shape))
 
     return jax.lax.fori_loop(0, size, add, jnp.zeros(len(z), z.dtype))
 
 
-def along(push: Callable[[Array], Array], probe: Array) -> Array:
-    """probe . (derivative probe) of each example: [B]."""
+def differentiate_along(push: Callable[[Array], Array], probe: Array) -> Array:
+    """Computes probe . (derivative probe) for each example: [B]."""
     return jnp.sum((probe * push(probe)).reshape(len(probe), -1), axis=1)

@@ -1,4 +1,4 @@
-"""The one driver of all solvers: a `lax.scan` over a grid of noise levels."""
+"""The driver of all solvers, a `lax.scan` over a grid of noise levels."""
 
 import itertools
 import numbers
@@ -28,7 +28,7 @@ def sample(
     last_step_is_x_hat: bool = True,
     return_trajectory: bool = False,
 ) -> Any:
-    """Generates from noise: a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
+    """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
     Compile time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on
     sharded `z_init`.
@@ -39,11 +39,12 @@ def sample(
       key: PRNG key for the first noise and for stochastic solvers, or a key for each sample, [B]:
         then a sample depends on its own key only. May be None when `z_init` is given and the
         solver is deterministic.
-      shape: [B, ...] of the samples; not needed with `z_init`.
-      schedule: t in [0, 1] -> logsnr.
+      shape: [B, ...], not needed with `z_init`. schedule: t in [0, 1] -> logsnr.
       num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
       times: N + 1 falling times in [0, 1] instead of num_steps' equal ones; z_init is at the first.
-      clip: (low, high) applied to x_hat at every evaluation, or None; of jumps, to the last alone.
+      solver: the rule for one step, see `samplers.SOLVERS`.
+      clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
+        the last image is clipped.
       z_init: standard normal noise [B, ...] to start from instead of drawing it.
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, instead of
         stepping to logsnr(0). On a schedule that ends at almost clean data (logsnr 20) this keeps
@@ -52,16 +53,45 @@ def sample(
 
     Returns:
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
+
+    Raises:
+      ValueError: arguments contradict each other or are out of range.
     """
+    if isinstance(solver, Cascade):
+        raise ValueError(
+            "use sample_cascade for a cascade; sample takes the solver of one resolution"
+        )
+    num_steps = _count_steps(solver, num_steps, times)
+    key, z = _start(key, shape, z_init, solver)
+    if times is None:
+        logsnrs = solver.grid(schedule, num_steps, z.dtype)
+    else:
+        logsnrs = schedule(jnp.asarray(times, z.dtype))
+    if not solver.jumps:
+        denoise = _clipped(denoise, clip)
+    ends = last_step_is_x_hat, return_trajectory
+    x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
+    if solver.jumps and clip is not None:
+        x = jnp.clip(x, *clip)
+    return (x, trajectory) if return_trajectory else x
+
+
+def _count_steps(solver: Solver, num_steps: int | None, times: Sequence[float] | None) -> int:
+    """Checks `sample`'s num_steps or times, and returns the number of steps."""
     if (num_steps is None) == (times is None):
         raise ValueError("give either num_steps or times")
     if times is not None:
         if any(earlier <= later for earlier, later in itertools.pairwise(times)):
             raise ValueError(f"times must fall; got {times}")
         num_steps = len(times) - 1
-    if isinstance(solver, Cascade):
-        raise ValueError("sample_cascade is what samples a cascade")
     check_steps(solver, num_steps)
+    return num_steps
+
+
+def _start(
+    key: Array | None, shape: Sequence[int] | None, z_init: Array | None, solver: Solver
+) -> tuple[Array | None, Array]:
+    """Returns the key of `sample`'s steps and the noise that they start from, drawn or z_init."""
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
     key = None if key is None else noise.as_typed(key)
@@ -70,19 +100,7 @@ def sample(
             raise ValueError("give either shape or z_init")
         key, init_key = noise.split(key)
         z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
-    z = at_least_float32(z_init)
-    if times is None:
-        logsnrs = solver.grid(schedule, num_steps, z.dtype)
-    else:
-        logsnrs = schedule(jnp.asarray(times, z.dtype))
-    if not solver.jumps:
-        denoise = _clipped(denoise, clip)
-    x, trajectory = _integrate(
-        denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory
-    )
-    if solver.jumps and clip is not None:
-        x = jnp.clip(x, *clip)
-    return (x, trajectory) if return_trajectory else x
+    return key, at_least_float32(z_init)
 
 
 def encode(
@@ -94,21 +112,26 @@ def encode(
     solver: Solver = Heun(),  # noqa: B008
     return_trajectory: bool = False,
 ) -> Any:
-    """Data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1.
+    """Maps data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1.
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
     with the default last step `sample` differs from that by one more Euler step's local error.
     Starts from z_0 = alpha(0) x, the mean of z_0 given x. Nothing is clipped.
 
     Args:
-      x: [B, ...]. solver: must be deterministic. Others as for `sample`.
+      x: data [B, ...]. solver: a deterministic one. Others as for `sample`.
 
     Returns:
       Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
+
+    Raises:
+      ValueError: the solver draws noise or jumps, or num_steps is impossible.
     """
     check_steps(solver, num_steps)
     if solver.stochastic or solver.jumps:
-        raise ValueError(f"encode needs a deterministic solver of denoisers; got {solver}")
+        raise ValueError(
+            f"encode needs a deterministic solver of denoisers, such as heun; got {solver}"
+        )
     x = at_least_float32(x)
     logsnr = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
     alpha, _ = alpha_sigma(logsnr[0])
@@ -117,11 +140,16 @@ def encode(
 
 
 def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
-    """That a solver can take so many steps, or a cascade so many at each level; else ValueError."""
+    """Checks that a solver can take `num_steps` steps: one count, or a tuple for a cascade.
+
+    Raises:
+      ValueError: it cannot.
+    """
     if isinstance(solver, Cascade):
         if not isinstance(num_steps, tuple) or not num_steps:
             raise ValueError(
-                f"a cascade takes a tuple of steps, one for each level; got {num_steps!r}"
+                "a cascade takes a tuple of steps, one count a resolution, such as 8+4+2; got "
+                f"{num_steps!r}"
             )
         for steps in num_steps:
             check_steps(solver.solver, steps)
@@ -137,9 +165,9 @@ def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
 def num_evaluations(
     solver: Solver | Cascade, num_steps: Steps, last_step_is_x_hat: bool = True
 ) -> int:
-    """Calls of the denoiser for one sample; the last step needs only x_hat by default.
+    """Number of calls of the denoiser for one sample; the last step needs only x_hat by default.
 
-    Of a cascade those of all levels, whatever their images' size.
+    A cascade's calls are counted at all resolutions, whatever the size of their images.
     """
     if isinstance(solver, Cascade):
         return sum(num_evaluations(solver.solver, steps) for steps in num_steps)
@@ -148,7 +176,7 @@ def num_evaluations(
 
 
 def at_least_float32(a: Array) -> Array:
-    """Noise levels and the state of a solver do not fit half precision."""
+    """Casts half precision to float32, as the noise levels and the state of a solver need it."""
     a = jnp.asarray(a)
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
@@ -160,10 +188,10 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 
 
 def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
-    """Scans the solver over the grid `logsnrs` [N + 1]: the end, and the trajectory or None."""
+    """Scans the solver over the grid `logsnrs` [N + 1]; returns the end, and trajectory or None."""
     num_steps = logsnrs.shape[0] - 1
     if num_steps == 1 and last_step_is_x_hat and not return_trajectory:
-        # Without the loop's condition that its end is like its beginning: it may be larger.
+        # Outside a loop, the end may be larger than the beginning.
         return solver.evaluate(denoise, z, *logsnrs, solver.init(z, logsnrs)), None
 
     def step(carry, inputs):

@@ -1,4 +1,4 @@
-"""One-step solvers: from z at logsnr_t to z at logsnr_s, given x_hat = denoise(z, logsnr_t).
+"""One-step solvers, from z at logsnr_t to z at logsnr_s, given x_hat = denoise(z, logsnr_t).
 
 Deterministic solvers integrate the probability-flow ODE dz/dphi = v in either direction.
 Solvers are frozen dataclasses: hashable, so they can be static arguments of jit. A solver that
@@ -26,17 +26,20 @@ from pdistill.diffusion import (
 )
 from pdistill.samplers.noise import normal
 
-Steps = int | tuple[int, ...]  # of a sampler; of a cascade's those at each level
+Steps = int | tuple[int, ...]  # a sampler's count, or a cascade's counts, one a resolution
 
 
 class Solver(abc.ABC):
-    """What `samplers.sample` needs of a solver.
+    """A rule for one step, as `samplers.sample` calls it.
 
-    `name` is what `results.jsonl` calls it, `stochastic` says whether it draws noise,
-    `evaluations_per_step` counts network calls, `looks_ahead` asks for the level after next, and
-    `max_steps` bounds the number of steps. `model` is the kind of model that it samples: a
-    "denoiser" at any level, one at pure noise ("one_step") or at some levels only ("multistep"), or
-    a "jump".
+    Attributes:
+      name: its name in `SOLVERS` and `results.jsonl`.
+      stochastic: it draws noise.
+      looks_ahead: its step needs the noise level after the next one, too.
+      evaluations_per_step: network evaluations in a step.
+      max_steps: largest number of steps.
+      model: the model that it samples: "denoiser", at every noise level; "one_step", at pure noise
+        only; "multistep", at some noise levels only; or "jump".
     """
 
     name: str
@@ -48,22 +51,22 @@ class Solver(abc.ABC):
 
     @property
     def jumps(self) -> bool:
-        """Whether the model is a `Jump`."""
+        """Whether it samples a `Jump` instead of a denoiser."""
         return self.model == "jump"
 
     def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
-        """The noise levels of N steps, logsnr [N + 1]: t = 1, (N-1)/N, ..., 0 of the schedule."""
+        """Noise levels of N steps, logsnr [N + 1]: the schedule at t = 1, (N-1)/N, ..., 0."""
         return schedule(jnp.arange(num_steps, -1, -1, dtype=dtype) / num_steps)
 
     def init(self, z: Array, logsnrs: Array) -> Any:
-        """Memory before the first step, on the grid `logsnrs` [N + 1]."""
+        """Returns the memory before the first step, on the grid `logsnrs` [N + 1]."""
         del z, logsnrs
         return ()
 
     def evaluate(
         self, denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, memory: Any
     ) -> Array:
-        """What a step from t to s starts with, and the last one ends with: x_hat at t."""
+        """Evaluates the model for a step from t to s: x_hat at t, which the last step returns."""
         del logsnr_s, memory
         return denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
 
@@ -78,15 +81,15 @@ class Solver(abc.ABC):
         key: Array | None,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """One step for z, x_hat [B, ...]; logsnr_t and logsnr_s are scalars.
+        """Steps z and x_hat [B, ...] from logsnr_t to logsnr_s, which are scalars.
 
-        A solver that `looks_ahead` is also given `logsnr_k`, the level after logsnr_s. `key` is
-        None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
+        A solver that `looks_ahead` is also given `logsnr_k`, the noise level after logsnr_s. `key`
+        is None in deterministic use, [], or [B]. Returns z at logsnr_s, and the new memory.
         """
 
 
 def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
-    """z_s = alpha_s x_hat + sigma_s eps_hat, arranged so that nothing cancels.
+    """DDIM's step z_s = alpha_s x_hat + sigma_s eps_hat, arranged so that nothing cancels.
 
     z_s = (sigma_s / sigma_t) z + alpha_s (1 - exp((logsnr_t - logsnr_s) / 2)) x_hat
     (Song et al. 2020; Salimans & Ho 2022, eq. 8). All arguments broadcast.
@@ -97,10 +100,11 @@ def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array
 
 
 def heun_step(denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
-    """Heun's step of Karras et al. (2022, algorithm 1), for levels [B]: two evaluations.
+    """Heun's step of Karras et al. (2022, algorithm 1), two evaluations; noise levels are [B].
 
-    The trapezoid in the variance exploding coordinates z / alpha and sigma / alpha, in which the
-    slope is eps and Euler's step is DDIM's: half of that step with eps at t, half with eps at s.
+    It is the trapezoid rule in the variance exploding coordinates z / alpha and sigma / alpha,
+    where the slope is eps and Euler's step is DDIM's: half of that step with eps at t, half with
+    eps at s.
     """
     level_t, level_s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, sigma_t = alpha_sigma(level_t)
@@ -123,7 +127,7 @@ class Ddim(Solver):
 
 @dataclasses.dataclass(frozen=True)
 class OneStep(Ddim):
-    """x_hat of pure noise, for models that are made for nothing else; a single step."""
+    """A single step, x_hat of pure noise, for models that are made for nothing else."""
 
     name = "one_step"
     model = "one_step"
@@ -135,8 +139,8 @@ class Ancestral(Solver):
     """DDPM's ancestral sampler in log-SNR form (Ho et al. 2020; Salimans & Ho 2022, eq. 6).
 
     Attributes:
-      variance: "small" (the posterior's given x), "large" (that of z_t given z_s), or "medium:F",
-        their geometric interpolation with 0 <= F <= 1; F = 0 is small and F = 1 large.
+      variance: "small", the posterior's given x; "large", the variance of z_t given z_s; or
+        "medium:F", their geometric interpolation, from small at F = 0 to large at F = 1.
     """
 
     variance: str = "large"
@@ -148,7 +152,7 @@ class Ancestral(Solver):
 
     @property
     def _fraction(self) -> float:
-        """Weight of log(large)."""
+        """Weight of the logarithm of the large variance."""
         match = re.fullmatch(r"(small)|(large)|medium:(\d*\.?\d+)", self.variance)
         fraction = match and (0.0 if match[1] else 1.0 if match[2] else float(match[3]))
         if fraction is None or fraction > 1:
@@ -190,12 +194,12 @@ class Stochastic(Solver):
 
 @dataclasses.dataclass(frozen=True)
 class Multistep(Solver):
-    """Denoise, then add fresh noise of the next level (consistency models, Song et al. 2023).
+    """Denoises, then adds fresh noise of the next level (consistency models, Song et al. 2023).
 
-    For generators that know a list of noise levels only, as `methods.Dmd` makes them.
+    For generators that know a few noise levels only, as `methods.Dmd` makes them.
 
     Attributes:
-      levels: logsnr, rising; N steps use the first N.
+      levels: rising log-SNRs; N steps use the first N.
     """
 
     levels: tuple[float, ...] = (-20.0,)
@@ -222,7 +226,7 @@ class Multistep(Solver):
 
 @dataclasses.dataclass(frozen=True)
 class Heun(Solver):
-    """Heun's trapezoid on v in the angle phi: second order, two evaluations a step.
+    """Heun's trapezoid rule on v in the angle phi: second order, two evaluations a step.
 
     z' = z + h v(z, phi_t), z_s = z + h (v(z, phi_t) + v(z', phi_s)) / 2 with h = phi_s - phi_t.
     """
@@ -242,8 +246,8 @@ class Heun(Solver):
 class DpmSolverPP2M(Solver):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
 
-    A DDIM step with x_hat extrapolated from the last two evaluations. It likes a grid that is
-    uniform in logsnr; the first step is plain DDIM.
+    A DDIM step with x_hat extrapolated from the last two evaluations. A grid that is uniform in
+    logsnr suits it best; the first step is plain DDIM.
     """
 
     name = "dpmpp_2m"
@@ -262,11 +266,12 @@ class DpmSolverPP2M(Solver):
 class Gamma(Solver):
     """Jumps below the next level, and back up to it with fresh noise (Kim et al. 2023, sec. 3.3).
 
-    For a `Jump` in the place of the denoiser. With tau = sigma / alpha, and tau_0 that of the last
+    For a `Jump` in the place of the denoiser. With tau = sigma / alpha, and tau_0 at the last noise
     level, a jump towards s lands at sqrt(1 - gamma^2) (tau_s - tau_0) + tau_0; the last one stays.
 
     Attributes:
-      gamma: from 0, deterministic jumps, to 1, jumps to the end: multistep consistency sampling.
+      gamma: amount of fresh noise in [0, 1]: 0 jumps deterministically, 1 jumps to the end at each
+        step, which is multistep consistency sampling.
     """
 
     gamma: float = 0.0
@@ -298,29 +303,32 @@ class Gamma(Solver):
         return alpha_s / alpha * z_landed + sigma * normal(key, z.shape, z.dtype), logsnr_end
 
     def _landing(self, logsnr_s: Array, logsnr_end: Array) -> Array:
-        """Level that a jump towards s lands at."""
+        """Noise level at which a jump towards s lands."""
         keep = math.sqrt(1 - self.gamma**2)
-        ratio = keep + (1 - keep) * jnp.exp((logsnr_s - logsnr_end) / 2)  # of tau to tau_s
+        ratio = keep + (1 - keep) * jnp.exp((logsnr_s - logsnr_end) / 2)  # tau / tau_s
         return logsnr_s - 2 * jnp.log(ratio)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """How `samplers.sample_cascade` samples: `solver` at every level, with steps for each.
+    """A cascade's way of sampling, for `samplers.sample_cascade`; each resolution has its steps.
 
     Attributes:
-      solver: of each level. noise: std of what is added to the condition of each but the first.
+      solver: rule for one step, the same at every resolution.
+      noise: standard deviation of the noise on each condition, not negative.
     """
 
     solver: Solver = Ddim()
     noise: float = 0.0
     name = "cascade"
     model = "cascade"
-    stochastic = True  # there is fresh noise at each level
+    stochastic = True  # there is fresh noise at each resolution
     jumps = False
 
     def __post_init__(self):
         if self.solver.model != "denoiser":
-            raise ValueError(f"a cascade is of denoisers, which {self.solver.name} is not for")
+            raise ValueError(
+                f"a cascade's solver must sample denoisers, such as ddim; got {self.solver.name}"
+            )
         if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must not be negative; got {self.noise}")
+            raise ValueError(f"noise must not be negative, and finite; got {self.noise}")

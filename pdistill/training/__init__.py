@@ -1,27 +1,15 @@
-"""State, loop, checkpoints, sharding, optimizers: the machinery, which knows no method."""
+"""Learners, the loop, checkpoints, optimizers: the machinery, which knows no method."""
 
-from pdistill.runtime.arrays import (
-    CheckpointError,
-    checksum,
-    load_params,
-    params_shapes,
-    save_params,
-)
+from pdistill.runtime.arrays import CheckpointError
 from pdistill.training.checkpoints import Checkpointer
-from pdistill.training.freezing import PRESETS, count, merge, partition
-from pdistill.training.gradients import value_and_grad
+from pdistill.training.freezing import PRESETS, count, merge, partition, preset
+from pdistill.training.gradients import value_and_grad, vjp
 from pdistill.training.interruption import EXIT_CODE, Interrupted, StopSignals
-from pdistill.training.loop import (
-    Diverged,
-    LoopConfig,
-    Steppable,
-    compile_update,
-    init_state,
-    train,
-)
+from pdistill.training.learner import Learner, Metrics
+from pdistill.training.loop import Diverged, LoopConfig, train
 from pdistill.training.optimizers import Optimizer
-from pdistill.training.state import Learner, TrainState
-from pdistill.training.transfer import Transfer, transfer
+from pdistill.training.state import TrainState, frozen, take_frozen
+from pdistill.training.update import compile_update, init_state, kinds_of, start_of
 
 __all__ = [
     "EXIT_CODE",
@@ -32,21 +20,21 @@ __all__ = [
     "Interrupted",
     "Learner",
     "LoopConfig",
+    "Metrics",
     "Optimizer",
-    "Steppable",
     "StopSignals",
     "TrainState",
-    "Transfer",
-    "checksum",
     "compile_update",
     "count",
+    "frozen",
     "init_state",
-    "load_params",
+    "kinds_of",
     "merge",
-    "params_shapes",
     "partition",
-    "save_params",
+    "preset",
+    "start_of",
+    "take_frozen",
     "train",
-    "transfer",
     "value_and_grad",
+    "vjp",
 ]

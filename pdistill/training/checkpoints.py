@@ -13,6 +13,8 @@ from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
 from pdistill.training.state import TrainState
 
+FORMAT = 2  # of a checkpoint; 0.1.0 wrote none
+
 
 class Checkpointer:
     """Asynchronous checkpoints of one training run, newest `keep` kept. Use with `with`."""
@@ -38,14 +40,13 @@ class Checkpointer:
         """Returns once the arrays are copied; writing goes on in the background.
 
         Raises:
-          CheckpointError: this one, or the one before, could not be written. Those before stay.
+          CheckpointError: this one, or the one before, could not be written. The ones before stay.
         """
         if step in self._manager.all_steps():
             return
-        saved = _saved_part(state)
-        about = {"iterator": iterator_state, "checksum": checksum(saved)}
+        about = {"format": FORMAT, "iterator": iterator_state, "checksum": checksum(state)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(saved), about=ocp.args.JsonSave(about)
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
         )
         with writing(self._manager.directory):
             self._manager.save(step, args=items)
@@ -53,22 +54,26 @@ class Checkpointer:
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
 
-        Newer ones that cannot are reported and put aside, as <step>.damaged. `target.frozen` is
-        kept: frozen parameters are not in a checkpoint. The other arrays of `target` are freed
-        first, so that the state is never in memory twice.
+        Newer ones that cannot are reported and put aside, as <step>.damaged.
+
+        Args:
+          target: arrays, which are freed first, so that the state is never in memory twice, or
+            their shapes with shardings.
 
         Raises:
-          CheckpointError: there are checkpoints, but none can be read. They stay as they are.
+          CheckpointError: there are checkpoints, but none can be read, or they are of another
+            version. They stay as they are.
         """
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(_saved_part(target))),
-            about=ocp.args.JsonRestore(),
+            state=ocp.args.StandardRestore(_abstract(target)), about=ocp.args.JsonRestore()
         )
         errors: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            self._check_format(step)
             if not errors:
-                for leaf in jax.tree.leaves(_saved_part(target)):
-                    leaf.delete()
+                for leaf in jax.tree.leaves(target):
+                    if isinstance(leaf, jax.Array):
+                        leaf.delete()
             restored, error = self._read(step, items)
             if not in_all(error is None):
                 errors[step] = error or ValueError("another process cannot read its part")
@@ -78,13 +83,23 @@ class Checkpointer:
                 continue
             for damaged in errors:
                 self._put_aside(damaged, used=step)
-            return target.replace(**restored.state), restored.about["iterator"]
+            return restored.state, restored.about["iterator"]
         if errors:
             raise CheckpointError(
                 f"no checkpoint in {self._manager.directory} can be read; move it away to train "
                 f"this round from its start. The newest: {one_line(errors[max(errors)])}"
             )
         return None
+
+    def _check_format(self, step: int) -> None:
+        """Raises CheckpointError for a checkpoint of another version, if it can be read at all."""
+        about, _ = self._read(step, ocp.args.Composite(about=ocp.args.JsonRestore()))
+        if about is not None and about.about.get("format") != FORMAT:
+            raise CheckpointError(
+                f"the checkpoints in {self._manager.directory} are of another version of pdistill, "
+                "whose training this one cannot go on with; finish the run with that version, or "
+                "move them away to train this run from its start"
+            )
 
     def _read(self, step: int, items: Any) -> tuple[Any, Exception | None]:
         try:
@@ -106,10 +121,6 @@ def _alone() -> ocp.CheckpointManagerOptions:
     index = jax.process_index()
     processes = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
     return ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes)
-
-
-def _saved_part(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "skipped": state.skipped, "learners": state.learners}
 
 
 def _abstract(tree: Any) -> Any:

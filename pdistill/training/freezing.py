@@ -1,4 +1,4 @@
-"""Which parameters learn: a table of rules for their paths."""
+"""Freezing: rules for the paths of parameters that stay as they are."""
 
 import re
 from collections.abc import Sequence
@@ -30,6 +30,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "dit": (r"(mlp_in|mlp_out|attention_out|modulation)/kernel",),
     "dit_qkv": (r"(mlp_in|mlp_out|attention_out|modulation|qkv)/kernel",),
 }
+
+
+def preset(name: str) -> tuple[str, ...]:
+    """Patterns of the preset of this name; ValueError for one that is not in PRESETS."""
+    if name not in PRESETS:
+        raise ValueError(f"fixed must be one of {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]
 
 
 def partition(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ class Optimizer:
       num_updates: length of the run that `anneal` covers; a stage fills it in.
       clip_norm: global norm that gradients are clipped to; 0 leaves them.
       weight_decay: decoupled (AdamW), times the learning rate.
-      ema_decay: of the parameters' moving average; 0 makes it a copy of the parameters.
+      ema_decay: decay of the parameters' moving average; 0 makes it a copy of the parameters.
       ema_ramp: the average's half-life is at most this fraction of the updates so far (Karras et
         al. 2022 have 0.05); 0 for no such bound.
       microbatches: parts a batch is cut into to accumulate its gradient.
@@ -55,17 +55,6 @@ class Optimizer:
                 f"{self.num_updates} and {self.warmup}"
             )
 
-    def check_whole_batches(self, name: str, *, averaged: bool = True) -> None:
-        """Raises ValueError for settings that a method without microbatches would ignore.
-
-        Args:
-          name: of the setting. averaged: whether there is a moving average.
-        """
-        if self.microbatches > 1:
-            raise ValueError(f"{name}: this method takes whole batches; leave microbatches at 1")
-        if not averaged and (self.ema_decay or self.ema_ramp):
-            raise ValueError(f"{name} has no moving average; leave ema_decay and ema_ramp at 0")
-
     def schedule(self) -> optax.Schedule:
         """Updates done -> learning rate."""
         rest = self.num_updates - self.warmup
@@ -80,7 +69,7 @@ class Optimizer:
         return optax.join_schedules([warmup, after], [self.warmup])
 
     def ema_decay_at(self, step: Array) -> Array:
-        """Of the moving average, after `step` updates: 0 at the first one."""
+        """Decay of the moving average after `step` updates: 0 first, for it starts as a copy."""
         decay = jnp.where(step == 0, 0.0, self.ema_decay)
         if not self.ema_ramp:
             return decay

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +85,7 @@ def test_iterator_goes_on_from_a_saved_state():
     again = pipeline.iterator(substeps=2)
     again.set_state(state)
     for batch in desired:
-        jax.tree.map(np.testing.assert_array_equal, next(again), batch)
+        chex.assert_trees_all_equal(next(again), batch)
     assert again.get_state() == batches.get_state()
 
 
@@ -99,10 +101,10 @@ def test_processes_read_their_parts_of_the_same_batches():
 # --- Batches ------------------------------------------------------------------------------------
 
 
-def batch_of(pipeline, key, flip):
+def batch_of(pipeline, key, flip, columns=()):
     raw = jax.tree.map(lambda a: a[0], next(pipeline.iterator()))
-    return jax.jit(make_batch, static_argnames="flip")(
-        pipeline.resident_arrays(), raw, key, flip=flip
+    return jax.jit(make_batch, static_argnames=("flip", "columns"))(
+        pipeline.resident_arrays(), raw, key, flip=flip, columns=columns
     )
 
 
@@ -120,7 +122,7 @@ def test_resident_and_streamed_batches_are_the_same():
         batch_of(Pipeline(dataset(12), 5, seed=0, resident=resident), jax.random.key(7), flip=True)
         for resident in (True, False)
     ]
-    jax.tree.map(np.testing.assert_array_equal, *batches)
+    chex.assert_trees_all_equal(*batches)
 
 
 def test_only_resident_data_goes_to_the_device():
@@ -142,3 +144,57 @@ def test_flip_mirrors_the_width_of_half_of_the_images():
     assert abs(np.mean(mirrored) - 0.5) < 0.045  # four standard deviations of 2000 coins
     other = batch_of(pipeline, jax.random.key(1), flip=True)
     assert np.any(other["image"] != flipped["image"])
+
+
+# --- Columns ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A column of numbers, ten more where the image is mirrored."""
+
+    name: str = "number"
+
+    def batch(self, rows, mirrored):
+        value = rows["value"]
+        return value if mirrored is None else value + 10 * mirrored[:, 0, 0, 0].astype(int)
+
+
+def with_numbers(num, rows):
+    """Data with numbers: each image's own label, or `rows` of them that are none's."""
+    values = np.arange(rows, dtype=np.int32)
+    columns = {"value": values, "label": values % 3}
+    return dataset(num).with_column("number", columns, aligned=rows == num)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("rows", [12, 7], ids=["aligned", "of its own order"])
+def test_a_batch_has_the_rows_of_its_columns(resident, rows):
+    pipeline = Pipeline(with_numbers(12, rows), batch_size=5, seed=0, resident=resident)
+    key, columns = jax.random.key(0), (Number(),)
+    batch = batch_of(pipeline, key, flip=False, columns=columns)
+    expected = pipeline.rows(0, "index" if rows == 12 else "number/index")
+    np.testing.assert_array_equal(batch["number"], expected)
+    np.testing.assert_array_equal(batch["label"], pipeline.rows(0))
+    flipped = batch_of(pipeline, key, flip=True, columns=columns)
+    images = (np.asarray(to_uint8(found["image"])) for found in (batch, flipped))
+    mirrored = np.any(np.not_equal(*images), axis=(1, 2, 3))
+    assert 0 < mirrored.sum() < 5
+    np.testing.assert_array_equal(flipped["number"], expected + 10 * mirrored)
+
+
+def test_a_column_of_its_own_order_has_epochs_of_its_own():
+    pipeline = Pipeline(with_numbers(12, 7), batch_size=7, seed=0)
+    order = np.array([pipeline.rows(step, "number/index") for step in range(3)])
+    np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(7), (3, 1)))
+    np.testing.assert_array_equal(pipeline.rows(0), Pipeline(dataset(12), 7, seed=0).rows(0))
+
+
+@pytest.mark.parametrize("rows", [12, 7], ids=["aligned", "of its own order"])
+def test_of_some_labels(rows):
+    """An aligned column follows the images; another one keeps the rows of these labels."""
+    part = with_numbers(12, rows).of_labels([1, 5])
+    np.testing.assert_array_equal(part.labels, [1, 5])
+    assert len(part) == 2
+    values = part.columns["number"].rows["value"]
+    np.testing.assert_array_equal(values, [1, 5] if rows == 12 else [1, 4])

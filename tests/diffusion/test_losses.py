@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,3 +58,13 @@ def test_unknown_weighting():
         ValueError, match="weighting must be one of constant, snr, snr_trunc, v_mse"
     ):
         v_weight("min_snr", jnp.zeros(1))
+
+
+def test_a_loss_does_not_broadcast_silently():
+    """[B] against [B, 1] is an error, with both shapes, in programs that allow it elsewhere too."""
+    v, logsnr = jnp.ones(3), jnp.zeros(3)
+    with jax.numpy_rank_promotion("allow"):
+        with pytest.raises(ValueError, match=r"got \(3, 1\) and \(3,\)"):
+            denoising_loss(v[:, None], v, logsnr)
+        with pytest.raises(ValueError, match=r"shape \(3, 1\) does not go with .* \(3,\)"):
+            denoising_loss(v, v, logsnr[:, None])

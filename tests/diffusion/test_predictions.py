@@ -136,3 +136,38 @@ def test_unknown_head(function):
         function("noise", a, a, jnp.zeros(1))
     with pytest.raises(ValueError, match="head must be one of"):
         output_channels("noise", 3)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        *("diffuse", "v_target", "x_from_v", "x_from_eps"),
+        *("eps_from_x", "eps_from_v", "v_from_x", "v_from_eps"),
+    ],
+)
+def test_nothing_broadcasts_silently(convert):
+    """[B] against [B, 1] is an error, with both shapes, in programs that allow it elsewhere too."""
+    convert, flat, column, logsnr = (
+        getattr(diffusion, convert), jnp.ones(3), jnp.ones((3, 1)), jnp.zeros(3),
+    )  # fmt: skip
+    with jax.numpy_rank_promotion("allow"):
+        for a, b in ((flat, column), (column, flat)):
+            with pytest.raises(ValueError, match=r"got \(3.*\) and \(3.*\): reshape"):
+                convert(a, b, logsnr)
+        for wrong in (jnp.zeros((3, 2)), jnp.zeros((3, 1, 1)), jnp.zeros(2), jnp.zeros(1)):
+            with pytest.raises(ValueError, match=r"shape \(.*\) does not go with .* \(3, 1\)"):
+                convert(column, column, wrong)
+        assert convert(column, column, logsnr).shape == convert(column, column, 0.0).shape == (3, 1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("function", [x_from_output, v_from_output])
+def test_an_output_of_another_shape_than_the_image(function, head):
+    z, logsnr = jnp.ones((3, 2)), jnp.zeros(3)
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match="one shape"):
+        function(head, z, jnp.ones((3, 1, 2 * (1 + (head == "both")))), logsnr)
+
+
+def test_noise_needs_a_level_for_each_image():
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match="does not go with"):
+        diffusion.noised(jax.random.key(0), jnp.ones((3, 2)), jnp.zeros((3, 1)))

@@ -10,45 +10,49 @@ from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.model.sampling import Sampling, generate, generate_batches
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import Conditioning, DiT, Network
 from pdistill.runtime.mesh import make_mesh
 
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)
 SAMPLING = Sampling(num_steps=3)
-DIFFUSER = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=3), "v", CosineSchedule())
+BLANK = Network(
+    None, module=DiT(1, features=8, depth=1, heads=2, num_labels=3), head="v",
+    schedule=CosineSchedule(), shape=SHAPE,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def params():
+def network():
     rng = np.random.default_rng(1)
-    shapes = DIFFUSER.param_shapes(SHAPE)
-    return jax.tree.map(lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), shapes)
+    return jax.tree.map(lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), BLANK.shapes)
 
 
-run = functools.partial(generate, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
-run_batches = functools.partial(generate_batches, DIFFUSER, sampling=SAMPLING, shape=SHAPE)
+run = functools.partial(generate, sampling=SAMPLING)
+run_batches = functools.partial(generate_batches, sampling=SAMPLING)
 
 
 # --- Samples ------------------------------------------------------------------------------------
 
 
-def test_generate_is_the_sampler_with_a_key_an_index(params):
+def test_generate_is_the_sampler_with_a_key_an_index(network):
     indices, label = jnp.array([5, 1, 8]), jnp.array([0, 2, 1])
     keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(indices)
     desired = jax.jit(
-        lambda params, keys, label: samplers.sample(
-            DIFFUSER.denoiser(params, label), keys, (3, *SHAPE), schedule=DIFFUSER.schedule,
+        lambda network, keys, label: samplers.sample(
+            network.denoiser(Conditioning(label)), keys, (3, *SHAPE), schedule=network.schedule,
             num_steps=3, clip=(-1.0, 1.0),
         )
-    )(params, keys, label)  # fmt: skip
-    np.testing.assert_allclose(run(params, KEY, indices, label), desired, rtol=0, atol=1e-5)
+    )(network, keys, label)  # fmt: skip
+    np.testing.assert_allclose(
+        run(network, KEY, indices, Conditioning(label)), desired, rtol=0, atol=1e-5
+    )
 
 
-def test_stochastic_samples_do_not_depend_on_the_batch(params):
+def test_stochastic_samples_do_not_depend_on_the_batch(network):
     """Once the step noise was drawn for a whole batch: other batches gave other images."""
     sampling = Sampling(num_steps=4, solver=samplers.Ancestral())
-    draw = functools.partial(generate, DIFFUSER, params, KEY, sampling=sampling, shape=SHAPE)
+    draw = functools.partial(generate, network, KEY, sampling=sampling)
     whole = draw(jnp.arange(8))
     np.testing.assert_allclose(draw(jnp.arange(4, 8)), whole[4:], rtol=0, atol=1e-5)
 
@@ -64,9 +68,9 @@ def test_changed_sampling():
         one_step.changed(0)
 
 
-def test_a_batch_of_none(params):
+def test_a_batch_of_none(network):
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
-        next(run_batches(params, KEY, 4, batch_size=0, mesh=make_mesh()))
+        next(run_batches(network, KEY, 4, batch_size=0, mesh=make_mesh()))
 
 
 def test_number_of_evaluations():
@@ -75,39 +79,45 @@ def test_number_of_evaluations():
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(13, 1), (16, 8), (40, 8)])
-def test_batches_and_meshes_do_not_change_the_samples(params, batch_size, devices):
+def test_batches_and_meshes_do_not_change_the_samples(network, batch_size, devices):
     mesh = jax.make_mesh(
         (devices, 1), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices]
     )
     samples = np.concatenate(
-        [*run_batches(params, KEY, 40, batch_size=batch_size, mesh=mesh)], dtype=np.int32
+        [*run_batches(network, KEY, 40, batch_size=batch_size, mesh=mesh)], dtype=np.int32
     )
-    desired = to_uint8(run(params, KEY, jnp.arange(40))).astype(int)
+    desired = to_uint8(run(network, KEY, jnp.arange(40))).astype(int)
     # Another shape is compiled to other roundings, so that a level may tip over; rarely.
     assert np.max(np.abs(samples - desired)) <= 1
     assert np.mean(samples == desired) > 0.99
     assert np.std(desired) > 20
 
 
-def test_labels_stay_with_their_samples(params):
+def test_labels_stay_with_their_samples(network):
     labels = np.random.default_rng(0).integers(0, 3, 20, np.int32)
-    batches = run_batches(params, KEY, 20, labels=labels, batch_size=16, mesh=make_mesh())
-    desired = to_uint8(run(params, KEY, jnp.arange(20), labels)).astype(int)
+    batches = run_batches(network, KEY, 20, labels=labels, batch_size=16, mesh=make_mesh())
+    desired = to_uint8(run(network, KEY, jnp.arange(20), Conditioning(labels))).astype(int)
     np.testing.assert_allclose(np.concatenate([*batches]).astype(int), desired, atol=1)
 
 
-def test_batches_are_of_one_compiled_shape_and_exactly_as_many_as_asked(params):
-    before = generate._cache_size()
-    batches = [*run_batches(params, KEY, 53, batch_size=21, mesh=make_mesh())]
-    assert generate._cache_size() == before + 1
+def test_batches_are_of_one_compiled_shape_and_exactly_as_many_as_asked(network, monkeypatch):
+    traced, original = [], Sampling.run
+
+    def counted(*args, **kwargs):
+        traced.append(kwargs["shape"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(Sampling, "run", counted)
+    batches = [*run_batches(network, KEY, 53, batch_size=21, mesh=make_mesh())]
+    assert traced == [(24, *SHAPE)]
     # 24 is the next multiple of 8 devices.
     assert [batch.shape for batch in batches] == [(24, *SHAPE), (24, *SHAPE), (5, *SHAPE)]
     assert {batch.dtype for batch in batches} == {np.dtype(np.uint8)}
 
 
-def test_few_samples_do_not_fill_a_batch(params):
-    (batch,) = run_batches(params, KEY, 3, batch_size=512, mesh=make_mesh())
+def test_few_samples_do_not_fill_a_batch(network):
+    (batch,) = run_batches(network, KEY, 3, batch_size=512, mesh=make_mesh())
     assert batch.shape == (3, *SHAPE)
     np.testing.assert_allclose(
-        batch.astype(int), to_uint8(run(params, KEY, jnp.arange(8)))[:3].astype(int), atol=1
+        batch.astype(int), to_uint8(run(network, KEY, jnp.arange(8)))[:3].astype(int), atol=1
     )

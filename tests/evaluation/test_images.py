@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pdistill.evaluation import EvaluationError, labels_follow, load_images
-from pdistill.evaluation.images import Repeats
+from pdistill.evaluation.images import DuplicateCounter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
 
@@ -61,11 +61,11 @@ def test_arrays_that_cannot_be_measured(tmp_path, images, message):
 
 
 def test_repeats():
-    repeats = Repeats()
-    repeats.add(IMAGES)
-    assert repeats.count == 0
-    repeats.add(IMAGES[[3, 3, 5]])
-    assert repeats.count == 3
+    duplicates = DuplicateCounter()
+    duplicates.add(IMAGES)
+    assert duplicates.count == 0
+    duplicates.add(IMAGES[[3, 3, 5]])
+    assert duplicates.count == 3
 
 
 def test_label_distributions():

@@ -109,5 +109,5 @@ def test_images_that_cannot_be_counted():
         Spectrum().add(noise(8, 8, 1))
     with pytest.raises(ValueError, match=r"sizes differ: \(8, 8\) and \(8, 9\)"):
         Spectrum().add(noise(1, 8, 8, 1)).add(noise(1, 8, 9, 1))
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="there are no images; add some"):
         _ = Spectrum().values

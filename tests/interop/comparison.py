@@ -9,7 +9,7 @@ import numpy as np
 from pdistill import diffusion
 from pdistill import model as models
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import Conditioning, DiT, Network
 from pdistill.samplers import ddim_step
 
 SHAPE = (4, 4, 1)
@@ -17,12 +17,11 @@ SHAPE = (4, 4, 1)
 
 def save_random(directory, *, num_labels=0, target=False, **card):
     """A model directory with a small network of random parameters."""
-    network = DiT(1, features=8, depth=1, heads=2, num_labels=num_labels, target=target)
-    diffuser = Diffuser(network, "v", CosineSchedule())
+    module = DiT(1, features=8, depth=1, heads=2, num_labels=num_labels, target=target)
+    blank = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=SHAPE)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype),
-        diffuser.param_shapes(SHAPE),
+    network = jax.tree.map(
+        lambda a: jnp.asarray(rng.normal(scale=0.3, size=a.shape), a.dtype), blank.shapes
     )
     card = {
         "kind": "denoiser", "solver": "ddim", "num_steps": 4, "clip": (-1.0, 1.0),
@@ -30,7 +29,7 @@ def save_random(directory, *, num_labels=0, target=False, **card):
         "guidance": None, "parent": None, "stage": "digits/4", "method": "progressive",
         "train_steps": 1, "images_seen": 1,
     } | card  # fmt: skip
-    models.save(directory, diffuser, params, **card)
+    models.save(directory, network, **card)
     return directory
 
 
@@ -47,14 +46,14 @@ def check_parity(conversion, arrays, levels, output):
     those of eps networks with random weights grow, so that errors are relative. float32 leaves
     1e-7 to 1e-5; a layer that differs would leave 1e-2.
     """
-    diffuser, params = conversion.diffuser, conversion.params
+    network = conversion.network
 
     # It runs a few times: most of its time is compilation.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def step(z, logsnr_t, logsnr_s, label):
-        label = label if diffuser.num_labels else None
-        own = diffuser.network.apply({"params": params}, z, logsnr_t, label)
-        x_hat = diffusion.x_from_output(diffuser.head, z, own, logsnr_t)
+        told = Conditioning(label=label if network.num_labels else None)
+        own = network.module.apply({"params": network.params}, z, logsnr_t, told)
+        x_hat = diffusion.x_from_output(network.head, z, own, logsnr_t)
         to = (diffusion.expand(logsnr, z) for logsnr in (logsnr_t, logsnr_s))
         return x_hat, own, ddim_step(z, x_hat, *to)
 
@@ -68,10 +67,10 @@ def check_parity(conversion, arrays, levels, output):
     assert desired.std() > 0.1
 
     # One shape for both, so that there is one compilation: the other eight rows are not looked at.
-    grid = diffuser.schedule(jnp.arange(10, -1, -1) / 10)
+    grid = network.schedule(jnp.arange(10, -1, -1) / 10)
     trajectory = nhwc(arrays["trajectory"])
     state = jnp.zeros_like(z).at[:2].set(nhwc(arrays["noise"]))
-    label = jnp.arange(10) % max(diffuser.num_labels, 1)
+    label = jnp.arange(10) % max(network.num_labels, 1)
     for i in range(10):
         t, s = (jnp.full(10, level) for level in grid[i : i + 2])
         x_hat, _, state = step(state, t, s, label)

@@ -37,11 +37,11 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("name", FLAGS)
 def test_parity(weights, name):
     conversion = convert_adm(weights(name), flags=FLAGS[name])
-    assert conversion.diffuser.head == "eps"
+    assert conversion.network.head == "eps"
     assert conversion.card["data"]["shape"] == (8, 8, 3)
     with np.load(FOLDER / f"{name}.npz") as arrays:
         arrays = dict(arrays)
-    levels = conversion.diffuser.schedule(jnp.asarray((arrays["step"] + 1) / 1000))
+    levels = conversion.network.schedule(jnp.asarray((arrays["step"] + 1) / 1000))
     check_parity(conversion, arrays, levels, "eps")
 
 
@@ -53,12 +53,12 @@ def test_published_flags():
         "--num_head_channels 64 --num_res_blocks 3 --resblock_updown True "
         "--use_new_attention_order True --use_fp16 True --use_scale_shift_norm True"
     )
-    diffuser = adm.describe(adm.parse_flags(flags))
-    assert diffuser.network.channels == (192, 384, 576, 768)
-    assert diffuser.network.attention == (1, 2, 3)
-    assert diffuser.schedule == DdpmSchedule("cosine")
+    network = adm.describe(adm.parse_flags(flags))
+    assert network.module.channels == (192, 384, 576, 768)
+    assert network.module.attention == (1, 2, 3)
+    assert network.schedule == DdpmSchedule("cosine")
     # The published one has three more channels, for the variance.
-    assert count(diffuser.param_shapes((64, 64, 3))) == 295_904_454 - 3 * (9 * 192 + 1)
+    assert count(network.shapes) == 295_904_454 - 3 * (9 * 192 + 1)
 
 
 WRONG_FLAGS = {

@@ -36,8 +36,8 @@ def unpack(tmp_path):
 def test_parity(unpack, name):
     conversion = convert_diffusers(unpack(name))
     head, schedule, shape = NETWORKS[name]
-    assert conversion.diffuser.head == head
-    assert conversion.diffuser.schedule == schedule
+    assert conversion.network.head == head
+    assert conversion.network.schedule == schedule
     assert conversion.card["data"]["shape"] == shape
     with np.load(FOLDER / f"{name}.npz") as arrays:
         arrays = dict(arrays)
@@ -56,7 +56,7 @@ def test_layouts_and_names_of_older_files(unpack, tmp_path):
     """Everything in one folder, and attention's layers called query, key, value, proj_attn."""
     folder = unpack("ddpm")
     new = convert_diffusers(folder)
-    assert convert_diffusers(folder / "unet").diffuser == new.diffuser
+    assert convert_diffusers(folder / "unet").network.blank == new.network.blank
     old = tmp_path / "old"
     old.mkdir()
     for path in (*(folder / "unet").iterdir(), *(folder / "scheduler").iterdir()):
@@ -73,7 +73,8 @@ def test_layouts_and_names_of_older_files(unpack, tmp_path):
     name = "down_blocks.1.attentions.0"
     for layer in ("to_q", "to_k", "to_v", "to_out.0"):
         np.testing.assert_array_equal(
-            converted.params[name][layer]["kernel"], new.params[name][layer]["kernel"]
+            converted.network.params[name][layer]["kernel"],
+            new.network.params[name][layer]["kernel"],
         )
 
 
@@ -89,7 +90,7 @@ WRONG = {
     "attention": (
         "unet",
         {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]},
-        "attention must be at the same levels, down and up",
+        "attention must be at the same scales, down and up",
     ),
     "channels": ("unet", {"block_out_channels": [16, 64]}, "has shape"),
     "groups": ("unet", {"norm_num_groups": 7}, "Number of groups (7) does not divide"),
@@ -99,7 +100,7 @@ WRONG = {
     "betas": ("scheduler", {"beta_schedule": "sigmoid"}, "beta_schedule must be one of linear"),
     "head": ("scheduler", {"prediction_type": "score"}, "prediction_type one of epsilon"),
     "trained": ("scheduler", {"trained_betas": [0.1]}, "trained_betas=[0.1] is not supported"),
-    "range": ("scheduler", {"beta_start": 2.0}, "need 0 < beta_start <= beta_end < 1"),
+    "range": ("scheduler", {"beta_start": 2.0}, "must satisfy 0 < beta_start <= beta_end < 1"),
 }
 
 

@@ -43,8 +43,8 @@ def convert(tmp_path_factory):
 def test_parity(convert, name):
     conversion = convert(unpacked(name))
     _, head, schedule = NETWORKS[name]
-    assert conversion.diffuser.head == head
-    assert conversion.diffuser.schedule == schedule
+    assert conversion.network.head == head
+    assert conversion.network.schedule == schedule
     with np.load(FOLDER / f"{name}.npz") as arrays:
         arrays = dict(arrays)
     check_parity(conversion, arrays, -2 * jnp.log(arrays["s"]), "denoised")

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 
 from pdistill.diffusion import CosineSchedule, DdpmSchedule, KarrasSchedule
 from pdistill.methods import Guided, Progressive
-from pdistill.networks import DhariwalUNet, Diffuser, DiffusersDiT, DiffusersUNet, SongUNet
+from pdistill.networks import (
+    Conditioning,
+    DhariwalUNet,
+    DiffusersDiT,
+    DiffusersUNet,
+    Network,
+    SongUNet,
+)
 from pdistill.training import Optimizer
 from pdistill.training.freezing import PRESETS, partition
 
@@ -40,49 +48,57 @@ BATCH = {
 }
 
 
+def blank(name, **changes):
+    module, head, schedule = NETWORKS[name]
+    return Network(
+        None, module=module.clone(**changes), head=head, schedule=schedule, shape=SHAPE,
+        guidance=(0.0, 4.0),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["song", "unet", "dit"])
 def test_guided_student(name):
     """Traced, not compiled: it has a teacher's pair, labels, and a guidance input of its own."""
-    diffuser = Diffuser(*NETWORKS[name])
-    params = diffuser.param_shapes(SHAPE)
-    teacher = diffuser.without_dropout()
-    guided = Guided(teacher.with_guidance(), OPTIMIZER, teacher=teacher)
+    teacher, guided = blank(name).shapes, Guided(optimizer=OPTIMIZER)
     state, metrics = jax.eval_shape(
-        lambda key, p: guided.step(guided.init(key, p, SHAPE), BATCH, key), KEY, params
+        lambda key, teacher: guided.step(guided.init(key, teacher=teacher), BATCH, key),
+        KEY,
+        teacher,
     )
-    assert metrics["loss"].shape == ()
-    assert len(jax.tree.leaves(state.learners["student"].params)) > len(jax.tree.leaves(params))
+    chex.assert_shape(metrics["loss"], ())
+    assert len(jax.tree.leaves(state.student.network)) > len(jax.tree.leaves(teacher))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dropout_and_maps(name):
-    diffuser = Diffuser(*NETWORKS[name])
-    params, (x, label) = diffuser.param_shapes(SHAPE), BATCH.values()
-    v = functools.partial(diffuser.v, label=label, dropout_key=KEY)
-    assert jax.eval_shape(v, params, x, jnp.zeros(4)).shape == x.shape
-    maps = jax.eval_shape(diffuser.maps, params, x, jnp.zeros(4), label)
+    x, told = BATCH["image"], Conditioning(label=BATCH["label"])
+
+    def run(network):
+        v = network.v(x, jnp.zeros(4), told, dropout_key=KEY)
+        return v, network.features(x, jnp.zeros(4), told)
+
+    v, maps = jax.eval_shape(run, blank(name).shapes)
+    chex.assert_equal_shape([v, x])
     assert len(maps) == 2
-    assert all(m.shape[0] == 4 for m in maps)
+    chex.assert_equal_shape_prefix([*maps, x], 1)
 
 
 def test_frozen_groups_of_edm():
     """The preset of D2O-F knows EDM's names: convolutions of the blocks, attention's output."""
-    _, frozen = partition(Diffuser(*NETWORKS["song"]).param_shapes(SHAPE), PRESETS["d2o_f"])
+    _, frozen = partition(blank("song").shapes.params, PRESETS["d2o_f"])
     assert sorted(frozen["dec.4x4_in0"]) == ["conv0", "conv1", "proj"]
     assert "map_layer0" not in frozen
 
 
 def test_a_round_of_progressive_distillation():
-    network, *rest = NETWORKS["dit"]
-    diffuser = Diffuser(network.clone(depth=1), *rest)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
+    teacher = jax.tree.map(
         lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32),
-        diffuser.param_shapes(SHAPE),
+        blank("dit", depth=1).shapes,
     )
-    method = Progressive(diffuser, OPTIMIZER)
+    method = Progressive(optimizer=OPTIMIZER, start_steps=8)
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    step, state = jit(method.step), jit(method.init)(params, 4)
+    step, state = jit(method.step), jit(method.init)(KEY, teacher=teacher, num_steps=4)
     losses = []
     for _ in range(4):
         state, metrics = step(state, BATCH, KEY)

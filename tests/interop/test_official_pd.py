@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,13 +62,13 @@ def nchw(images):
 
 def test_parity(write, arrays):
     conversion = convert_official_pd(write(num_sample_steps=8), image_size=8)
-    network = conversion.diffuser.network
-    assert conversion.diffuser.head == "both"
-    assert conversion.diffuser.schedule == CosineSchedule()
-    assert (network.channels, network.embedding_channels) == (32, 64)
-    assert (network.multipliers, network.blocks) == ((1, 2), 1)
-    assert (network.attention_sizes, network.head_channels) == ((4,), 16)
-    assert (network.num_labels, conversion.card["num_labels"]) == (4, 4)
+    module = conversion.network.module
+    assert conversion.network.head == "both"
+    assert conversion.network.schedule == CosineSchedule()
+    assert (module.channels, module.embedding_channels) == (32, 64)
+    assert (module.multipliers, module.blocks) == ((1, 2), 1)
+    assert (module.attention_sizes, module.head_channels) == ((4,), 16)
+    assert (module.num_labels, conversion.card["num_labels"]) == (4, 4)
     assert conversion.card["num_steps"] == 8
     channels_first = {
         k: nchw(a) if k in ("z", "output", "noise", "trajectory") else a for k, a in arrays.items()
@@ -84,15 +84,14 @@ def test_attention_that_is_stored_flat(write, params):
         for name, a in params.items()
     }
     actual = convert_official_pd(write(flat), image_size=8)
-    assert actual.diffuser == desired.diffuser
-    jax.tree.map(np.testing.assert_array_equal, actual.params, desired.params)
+    chex.assert_trees_all_equal(actual.network, desired.network)
 
 
 def test_heads_of_three_channels(write, params):
     three = {k: a[..., :3] if k.startswith("conv_out") else a for k, a in params.items()}
-    assert convert_official_pd(write(three), image_size=8).diffuser.head == "x"
+    assert convert_official_pd(write(three), image_size=8).network.head == "x"
     eps = convert_official_pd(write(three), image_size=8, head="eps", num_steps=3)
-    assert (eps.diffuser.head, eps.card["num_steps"]) == ("eps", 3)
+    assert (eps.network.head, eps.card["num_steps"]) == ("eps", 3)
     with pytest.raises(ConversionError, match="3 channels out, which is not head='both'"):
         convert_official_pd(write(three), image_size=8, head="both")
 

@@ -1,23 +1,32 @@
-"""Updates of a method without the loop."""
+"""Updates of a method without the loop, and plans without a config."""
 
 import functools
 
 import jax
 import numpy as np
 
+from pdistill.experiment.config import DataConfig, ExperimentConfig, ModelConfig, Named
+from pdistill.experiment.plan import plan
+
+DIT = Named("dit", {"patch": 2, "features": 16, "depth": 1, "heads": 2})
+
 
 @functools.cache  # equal methods share one compilation
-def compiled(method):
-    return jax.jit(method.step)
+def compiled(method, parts=()):
+    """step(state, batch, key) of an update that has these parts, jitted."""
+    return jax.jit(functools.partial(method.step, **({"parts": parts} if parts else {})))
 
 
-def run(method, state, batch, updates, seed=4):
-    """All states, the first one too, and the metrics of each update."""
-    step = compiled(method)
+def run(method, state, batch, updates, seed=4, first=0):
+    """All states, the given one too, and the metrics of each update.
+
+    Update number `first`, `first` + 1, ... has the key fold_in(key(seed), number) and the method's
+    parts for that number.
+    """
     states, rows = [state], []
-    for _ in range(updates):
-        state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
-        state = state.replace(step=state.step + 1)
+    for number in range(first, first + updates):
+        step = compiled(method, method.parts(number))
+        state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(seed), number))
         states.append(state)
         rows.append({name: float(value) for name, value in metrics.items()})
     return states, rows
@@ -28,3 +37,9 @@ def same(a, b):
     return all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
+
+
+def plan_of(*stages, network=DIT, shape=(8, 8, 1)):
+    """The plan of stages, which are `Run`s, for a small model."""
+    model = ModelConfig(network, Named("cosine", {}))
+    return plan(ExperimentConfig(DataConfig("digits"), model, stages), shape)

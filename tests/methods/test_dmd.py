@@ -1,32 +1,34 @@
 """Distribution matching against closed forms: Gaussian data, linear generators, exact scores."""
 
 import dataclasses
-import functools
 import importlib
+import math
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
+from planning import TEACHER, plan_of, stage
 from stepping import compiled, run, same
 from tiny_experiment import tiny_dmd
+from tiny_training import noise_dataset
 
 from pdistill import diffusion, experiment, samplers
-from pdistill import model as models
+from pdistill.data import Pipeline, make_batch
 from pdistill.diffusion import CosineSchedule, KarrasSchedule
-from pdistill.methods import Dmd, DmdStage, Teacher, matching_gradient
-from pdistill.methods.dmd import DmdSettings
-from pdistill.methods.generator import generator_solver, simulate_inputs
-from pdistill.methods.pairs import PairsConfig, draw_pairs, make_pairs, noise, read_pairs
-from pdistill.methods.stage import Round
-from pdistill.networks import Diffuser, DiT
+from pdistill.methods import Dmd
+from pdistill.methods.columns import Pairs, check_rows
+from pdistill.methods.dmd import matching_gradient
+from pdistill.methods.parts.fake_score import FakeScore
+from pdistill.methods.parts.generate import generator_solver, simulate_inputs
+from pdistill.networks import NOTHING, Conditioning, DiT, Network
 from pdistill.networks.discriminators import BottleneckHead
-from pdistill.runtime.files import write_arrays
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import LoopConfig, Optimizer
+from pdistill.training import CheckpointError, Optimizer
 
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
@@ -40,10 +42,10 @@ class Posterior(nn.Module):
     target: bool = False
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, target=None, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         m = self.param("m", nn.initializers.zeros, z.shape[1:])[None]
         if self.target:
-            target = logsnr if target is None else target
+            target = logsnr if told.target is None else told.target
             m = m + self.param("slope", nn.initializers.zeros, z.shape[1:])[None] * target[:, None]
         a = self.param("a", nn.initializers.ones, z.shape[1:])[None]
         alpha, sigma = diffusion.alpha_sigma(logsnr[:, None])
@@ -54,7 +56,7 @@ class Affine(nn.Module):
     """m + A z, diagonal A, whatever the level."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         m = self.param("m", nn.initializers.zeros, z.shape[1:])[None]
         return m + self.param("a", nn.initializers.ones, z.shape[1:])[None] * z
 
@@ -63,7 +65,7 @@ class OfLevel(nn.Module):
     """slope logsnr, the same for all noise."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         slope = self.param("slope", nn.initializers.zeros, z.shape[1:])[None]
         return slope * logsnr[:, None] + 0 * z
 
@@ -74,27 +76,35 @@ class OfLabel(nn.Module):
     num_labels: int
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
-        return label[:, None].astype(z.dtype) + 0 * z
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
+        return told.label[:, None].astype(z.dtype) + 0 * z
 
 
-POSTERIOR, AFFINE, OF_LEVEL = (
-    Diffuser(network(), "x", SCHEDULE) for network in (Posterior, Affine, OfLevel)
-)
+def network(module, shape, **params):
+    """A network of x_hat with these parameters."""
+    params = {name: jnp.atleast_1d(jnp.asarray(a, float)) for name, a in params.items()}
+    return Network(params, module, "x", SCHEDULE, shape)
 
 
-def gaussian(m, a):
-    return {"m": jnp.atleast_1d(jnp.asarray(m, float)), "a": jnp.atleast_1d(jnp.asarray(a, float))}
+def posterior(m, a):
+    return network(Posterior(), np.shape(np.atleast_1d(m)), m=m, a=a)
 
 
-def linear(**changes):
-    settings = {
-        "diffuser": AFFINE,
-        "teacher": POSTERIOR,
-        "optimizer": ADAM,
-        "fake_optimizer": ADAM,
-    }
-    return Dmd(**settings | changes)
+def affine(m, a):
+    return network(Affine(), np.shape(np.atleast_1d(m)), m=m, a=a)
+
+
+def dmd(**changes):
+    return Dmd(**{"optimizer": ADAM, "fake_optimizer": ADAM} | changes)
+
+
+def begin(method, start, teacher, **given):
+    return method.init(jax.random.key(0), teacher=teacher, start=start, **given)
+
+
+def with_fake_score(state, network):
+    """The state with another network for the fake score."""
+    return state.replace(fake_score=state.fake_score.replace(network=FakeScore(network=network)))
 
 
 # --- the matching gradient ------------------------------------------------------------------------
@@ -152,7 +162,7 @@ def test_the_normalisers(x64):
 
 def test_the_edm_levels():
     """The card's values; half a unit of their last place."""
-    noise = DmdSettings().noise
+    noise = dmd().noise
     i = np.array([0, 20, 100, 250, 500, 750, 900, 980, 999])
     alpha, noisy = diffusion.alpha_sigma(noise(jnp.array(i / 999)))
     sigma = noisy / alpha  # of images that are not scaled to unit deviation, as EDM's are not
@@ -167,67 +177,75 @@ def test_the_edm_levels():
 
 def test_equal_scores_move_nothing():
     """Whatever the generator makes; and the value logged is that of g, zero."""
-    teacher = gaussian([0.3, -0.2], [0.5, 1.0])
-    state = linear().init(jax.random.key(0), gaussian([2.0, 2.0], [0.1, 3.0]), teacher, (2,))
-    (*_, after), rows = run(linear(), state, {"image": jnp.zeros((64, 2))}, 1)
-    assert same(after.learners["student"].params, state.learners["student"].params)
+    state = begin(dmd(), affine([2.0, 2.0], [0.1, 3.0]), posterior([0.3, -0.2], [0.5, 1.0]))
+    (*_, after), rows = run(dmd(), state, {"image": jnp.zeros((64, 2))}, 1)
+    chex.assert_trees_all_equal(after.generator.network, state.generator.network)
     assert rows[0]["loss"] == rows[0]["matching_grad_norm"] == 0.0
-    assert not same(after.learners["fake_score"].params, state.learners["fake_score"].params)
+    assert not same(after.fake_score.network, state.fake_score.network)
 
 
 def test_how_often_each_learns():
-    method = linear(fake_updates=3)
-    state = method.init(jax.random.key(0), gaussian(1.0, 1.0), gaussian(0.0, 1.0), (1,))
+    method = dmd(fake_updates=3)
+    state = begin(method, affine(1.0, 1.0), posterior(0.0, 1.0))
     (*_, state), rows = run(method, state, {"image": jnp.zeros((16, 1))}, 7)
     counts = {
         name: {int(a) for a in jax.tree.leaves(learner.opt_state) if a.dtype == jnp.int32}
-        for name, learner in state.learners.items()
+        for name, learner in (("generator", state.generator), ("fake_score", state.fake_score))
     }
-    assert counts == {"student": {3}, "fake_score": {7}}  # ceil(7 / 3)
-    assert [row["param_norm"] > 0 for row in rows] == [i % 3 == 0 for i in range(7)]
+    assert counts == {"generator": {3}, "fake_score": {7}}  # ceil(7 / 3)
+    assert (int(state.generator.count), int(state.fake_score.count)) == (3, 7)
+    assert [row.get("param_norm", 0) > 0 for row in rows] == [i % 3 == 0 for i in range(7)]
+    # `max_grad_norm` is a bound on "grad_norm", the generator's, where it learns.
+    assert ["grad_norm" in row for row in rows] == [i % 3 == 0 for i in range(7)]
+    assert all(row["fake_score_grad_norm"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_an_update_told_that_it_is_due_is_the_same(step):
-    """The loop tells it where it can, for a part without a condition."""
-    method = linear(fake_updates=3)
-    state = method.init(jax.random.key(0), gaussian(1.0, 1.0), gaussian(0.0, 1.0), (1,))
-    state = state.replace(step=jnp.array(step))
+def test_each_optimizer_is_annealed_over_its_own_updates():
+    method = dmd(fake_updates=3).over(10)
+    assert (method.optimizer.num_updates, method.fake_optimizer.num_updates) == (4, 10)
+
+
+def test_an_update_without_the_generators_part_is_the_same_but_for_it():
+    """The fake score learns alike from the same images, and nothing hides behind a condition."""
+    method = dmd(fake_updates=3)
+    kinds = [method.parts(number) for number in range(4)]
+    assert kinds[1] == kinds[2]
+    assert kinds[0] == kinds[3] == ("generator", *kinds[1])
+    state = begin(method, affine(1.0, 1.0), posterior(0.0, 1.0))
     batch, key = {"image": jnp.zeros((16, 1))}, jax.random.key(5)
-    desired, rows = compiled(method)(state, batch, key)
-    told = jax.jit(functools.partial(method.step, due=method.due(step)))
-    found, metrics = told(state, batch, key)
-    assert method.due(step) is (step % 3 == 0)
-    assert "conditional" not in told.lower(state, batch, key).compile().as_text()
-    for a, b in zip(
-        jax.tree.leaves((found, metrics)), jax.tree.leaves((desired, rows)), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    (both, desired), (alone, found) = (
+        compiled(method, parts)(state, batch, key) for parts in kinds[:2]
+    )
+    for parts in kinds[:2]:
+        text = compiled(method, parts).lower(state, batch, key).compile().as_text()
+        assert "conditional" not in text
+    chex.assert_trees_all_close(alone.fake_score, both.fake_score, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(alone.generator, state.generator)
+    for name in found:
+        np.testing.assert_allclose(found[name], desired[name], rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_that_of_the_gradient():
-    """Half the mean square of g, times K; the slope at the images is g over their size."""
-    method = linear(fake_updates=2)
-    state = method.init(jax.random.key(0), gaussian(1.0, 0.3), gaussian(0.0, 1.0), (1,))
-    fake = state.learners["fake_score"].replace(params={"network": gaussian(1.0, 0.3)})
-    state = state.replace(learners=state.learners | {"fake_score": fake})
+    """Half the mean square of g; the slope at the images is g over their size."""
+    method = dmd(fake_updates=2)
+    state = begin(method, affine(1.0, 0.3), posterior(0.0, 1.0))
+    state = with_fake_score(state, posterior(1.0, 0.3))
     num = 64
     _, [row] = run(method, state, {"image": jnp.zeros((num, 1))}, 1)
     # |g| at each image is sqrt(num) times the slope's norm, if all were alike.
-    root_mean_square = np.sqrt(2 * row["loss"] / method.fake_updates)
-    norm = row["matching_grad_norm"] / method.fake_updates
-    assert norm == pytest.approx(root_mean_square / np.sqrt(num), rel=1e-5)
+    root_mean_square = np.sqrt(2 * row["loss"])
+    assert row["matching_grad_norm"] == pytest.approx(root_mean_square / np.sqrt(num), rel=1e-5)
 
 
 def test_the_fake_score_learns_the_generator():
     """Its optimum is the posterior mean of N(m, a^2): from far off, with the generator at rest."""
-    method = linear(
+    method = dmd(
         optimizer=dataclasses.replace(ADAM, learning_rate=1e-12),
         fake_optimizer=Optimizer(3e-2, b1=0.0, b2=0.99, anneal="linear", num_updates=600),
     )
-    state = method.init(jax.random.key(0), gaussian(0.7, 0.4), gaussian(-1.0, 1.5), (1,))
+    state = begin(method, affine(0.7, 0.4), posterior(-1.0, 1.5))
     (*_, state), rows = run(method, state, {"image": jnp.zeros((512, 1))}, 600)
-    learnt = state.learners["fake_score"].params["network"]
+    learnt = state.fake_score.network.network.params
     # 300,000 images: means to 0.001; Adam's last steps are larger.
     assert float(learnt["m"][0]) == pytest.approx(0.7, abs=0.02)
     assert abs(float(learnt["a"][0])) == pytest.approx(0.4, abs=0.02)
@@ -237,20 +255,16 @@ def test_the_fake_score_learns_the_generator():
 @pytest.mark.parametrize("fake_rate", [3e-2, 0.0])
 def test_where_the_flow_comes_to_rest(fake_rate):
     """At the data, from either side; with a fake score that does not learn, elsewhere."""
-    method = linear(
+    method = dmd(
         optimizer=Optimizer(1e-2, b1=0.0, b2=0.99, anneal="linear", num_updates=500),
         fake_optimizer=Optimizer(fake_rate or 1e-12, b1=0.0, b2=0.99),
         fake_updates=3,
     )
-    teacher = gaussian([0.3, 0.3], [0.6, 0.6])
-    state = method.init(jax.random.key(0), gaussian([1.5, -1.0], [0.2, 1.2]), teacher, (2,))
-    fake = state.learners["fake_score"].replace(
-        params={"network": gaussian([0.5, 0.5], [0.3, 0.3])}
-    )
-    state = state.replace(learners=state.learners | {"fake_score": fake})
+    state = begin(method, affine([1.5, -1.0], [0.2, 1.2]), posterior([0.3, 0.3], [0.6, 0.6]))
+    state = with_fake_score(state, posterior([0.5, 0.5], [0.3, 0.3]))
     (*_, state), _ = run(method, state, {"image": jnp.zeros((256, 2))}, 1500)
-    student = state.learners["student"].params
-    error = max(np.abs(student["m"] - 0.3).max(), np.abs(np.abs(student["a"]) - 0.6).max())
+    params = state.generator.network.params
+    error = max(np.abs(params["m"] - 0.3).max(), np.abs(np.abs(params["a"]) - 0.6).max())
     assert error < 0.05 if fake_rate else error > 0.2
 
 
@@ -271,9 +285,11 @@ def variances(s=0.25):
 
 def test_backward_simulation():
     """The inputs of training have the variances that sampling gives them."""
-    generator = functools.partial(POSTERIOR.denoiser, gaussian(0.0, 0.5))
+    denoiser = posterior(0.0, 0.5).denoiser
     z, logsnr = jax.jit(
-        lambda key: simulate_inputs(generator, LEVELS, jnp.zeros((80_000, 1)), None, key)
+        lambda key: simulate_inputs(
+            lambda label: denoiser(), LEVELS, jnp.zeros((80_000, 1)), None, key
+        )
     )(jax.random.key(0))
     np.testing.assert_array_equal(logsnr, np.tile(np.float32(LEVELS), 20_000))
     # 20,000 squares of normals each: a standard deviation of 1 %.
@@ -285,7 +301,8 @@ def test_backward_simulation():
 
 def test_backward_simulation_of_each_label():
     """An image's inputs are of its own label: each image is its label, and noised as that."""
-    generator = functools.partial(Diffuser(OfLabel(num_labels=9), "x", SCHEDULE).denoiser, {})
+    of_label = network(OfLabel(num_labels=9), (1,))
+    generator = lambda label: of_label.denoiser(Conditioning(label=label))  # noqa: E731
     label = jax.random.randint(jax.random.key(1), (4000,), 0, 9)
     z, logsnr = simulate_inputs(generator, LEVELS, jnp.zeros((4000, 1)), label, jax.random.key(0))
     alpha, sigma = diffusion.alpha_sigma(logsnr)
@@ -301,21 +318,20 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
     both together have the data's mean and deviation: else nothing tells that it is wrong.
     """
     settling = dataclasses.replace(ADAM, anneal="linear", num_updates=600)
-    method = linear(
+    method = dmd(
         fake_optimizer=settling, optimizer=dataclasses.replace(ADAM, learning_rate=1e-7),
-        diffuser=OF_LEVEL, levels=(-1.0, 1.0), fake_updates=1, told_level=told, normaliser="none",
+        generated_at=(-1.0, 1.0), fake_updates=1, told_level=told, normaliser="none",
         matching_times=(0.3, 0.5), noise=KarrasSchedule(data_std=0.5),  # the data's
     )  # fmt: skip
-    generator = {"slope": jnp.array([0.5])}
-    state = method.init(jax.random.key(0), generator, gaussian(0.0, 0.5), (1,))
+    state = begin(method, network(OfLevel(), (1,), slope=0.5), posterior(0.0, 0.5))
     (*_, state), _ = run(method, state, {"image": jnp.zeros((64, 1))}, 600)
-    found = state.learners["fake_score"].params["network"]
+    found = state.fake_score.network.network.params
     # Tolerances are what Adam leaves after few updates.
     assert float(found["m"][0]) == pytest.approx(0.0, abs=0.1)
     assert abs(float(found["a"][0])) == pytest.approx(0.0 if told else 0.5, abs=0.1)
     level = jnp.tile(jnp.array([-1.0, 1.0]), 2000)
     images = 0.5 * level[:, None]
-    g = method._matching(state, images, level, None, jax.random.key(1)).mean(axis=1)
+    g = method.gradient(state, images, level, NOTHING, jax.random.key(1)).mean(axis=1)
     dark, bright = (float(part.mean()) for part in (g[::2], g[1::2]))
     # SNR (x_fake - x_real), of x_fake = +-1 / 2 and x_real the posterior's mean of N(0, 1 / 4).
     alpha, sigma = diffusion.alpha_sigma(method.noise(jnp.linspace(0.3, 0.5, 101)))
@@ -326,7 +342,7 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
 
 def test_the_multistep_solver():
     """The same variances, step by step, and fewer steps are the first levels."""
-    denoise = POSTERIOR.denoiser(gaussian(0.0, 0.5))
+    denoise = posterior(0.0, 0.5).denoiser()
     solver = samplers.parse_solver(generator_solver(LEVELS))
     assert solver == samplers.Multistep(LEVELS)
     expected, last = variances()
@@ -352,13 +368,14 @@ def test_levels_that_are_none(text):
 # --- the classifier -------------------------------------------------------------------------------
 
 IMAGE = (8, 8, 1)
-DIFFUSER = Diffuser(DiT(out_channels=1, features=32, depth=1, heads=2), "v", SCHEDULE)
+DIT = Network(None, DiT(out_channels=1, features=32, depth=1, heads=2), "v", SCHEDULE, IMAGE)
+DEEP = DIT.with_module({"depth": 2})
 
 
 @pytest.fixture(scope="module")
-def start():
-    """Parameters without zeros, so that every gradient is alive."""
-    flat, unravel = ravel_pytree(jax.jit(lambda: DIFFUSER.init(jax.random.key(0), IMAGE))())
+def teacher():
+    """A network without zeros, so that every gradient is alive."""
+    flat, unravel = ravel_pytree(jax.jit(lambda: DIT.init(jax.random.key(0)))())
     return unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
 
 
@@ -367,17 +384,14 @@ def batch():
     return {"image": jax.random.uniform(jax.random.key(2), (16, *IMAGE), minval=-1)}
 
 
-def images(**changes):
+def of_images(**changes):
     slow = dataclasses.replace(ADAM, learning_rate=2e-3)
-    return Dmd(
-        **{"diffuser": DIFFUSER, "teacher": DIFFUSER, "optimizer": slow, "fake_optimizer": slow}
-        | {"adversarial": 0.5, "fake_updates": 1}
-        | changes
-    )
+    settings = {"optimizer": slow, "fake_optimizer": slow, "adversarial": 0.5, "fake_updates": 1}
+    return dmd(**settings | changes)
 
 
-def begin(method, params):
-    return jax.jit(lambda params: method.init(jax.random.key(3), params, params, IMAGE))(params)
+def from_teacher(method, teacher):
+    return jax.jit(lambda teacher: method.init(jax.random.key(3), teacher=teacher))(teacher)
 
 
 @pytest.mark.parametrize(("size", "convolutions"), [(8, 2), (32, 4), (4, 1)])
@@ -390,74 +404,83 @@ def test_the_papers_head(size, convolutions):
 
 
 @pytest.mark.parametrize("features", ["fake_score", "teacher"])
-def test_a_classifier_that_says_nothing(start, batch, features):
+def test_a_classifier_that_says_nothing(teacher, batch, features):
     """Zero logits: ln 2 for the generator, twice that for the classifier."""
-    method = images(features=features)
-    state = begin(method, start)
-    fake = state.learners["fake_score"]
-    head = jax.tree.map(jnp.zeros_like, fake.params["head"])
-    fake = fake.replace(params=fake.params | {"head": head})
-    state = state.replace(learners=state.learners | {"fake_score": fake})
-    _, [row] = run(method, state, batch, 1)
+    method = of_images(features=features)
+    state = from_teacher(method, teacher)
+    fake = state.fake_score.network
+    silent = fake.replace(head=jax.tree.map(jnp.zeros_like, fake.head))
+    fake_score = state.fake_score.replace(network=silent)
+    _, [row] = run(method, state.replace(fake_score=fake_score), batch, 1)
     assert row["adversarial"] == pytest.approx(0.5 * np.log(2), rel=1e-5)
     assert row["discriminator_loss"] == pytest.approx(2 * np.log(2), rel=1e-5)
     assert row["gan_grad_norm"] == 0
 
 
-def test_each_loss_teaches_its_own(start, batch):
+def test_each_loss_teaches_its_own(teacher, batch):
     """The generator's weights move the generator, the classifier's the fake score and its head."""
-    (*_, base), _ = run(images(), begin(images(), start), batch, 1)
-    other = images(adversarial=2.0)
-    (*_, adversarial), _ = run(other, begin(other, start), batch, 1)
-    other = images(discriminating=1.0)
-    (*_, discriminating), _ = run(other, begin(other, start), batch, 1)
-    assert same(base.learners["fake_score"].params, adversarial.learners["fake_score"].params)
-    assert not same(base.learners["student"].params, adversarial.learners["student"].params)
-    assert same(base.learners["student"].params, discriminating.learners["student"].params)
-    moved = discriminating.learners["fake_score"].params["network"]
-    assert not same(base.learners["fake_score"].params["network"], moved)
-    assert same(base.frozen["teacher"], start)
-
-
-def test_the_teachers_features_leave_the_fake_score_alone(start, batch):
-    """Then the classifier's loss reaches only its head."""
-    few, many = (images(features="teacher", discriminating=w) for w in (1e-2, 1.0))
-    one, two = (
-        run(m, begin(m, start), batch, 1)[0][-1].learners["fake_score"] for m in (few, many)
+    base, adversarial, discriminating = (
+        run(method, from_teacher(method, teacher), batch, 1)[0][-1]
+        for method in (of_images(), of_images(adversarial=2.0), of_images(discriminating=1.0))
     )
-    assert same(one.params["network"], two.params["network"])
+    chex.assert_trees_all_equal(base.fake_score.network, adversarial.fake_score.network)
+    assert not same(base.generator.network, adversarial.generator.network)
+    chex.assert_trees_all_equal(base.generator.network, discriminating.generator.network)
+    assert not same(base.fake_score.network.network, discriminating.fake_score.network.network)
+    chex.assert_trees_all_equal(base.teacher, teacher)
+
+
+def test_the_teachers_features_leave_the_fake_score_alone(teacher, batch):
+    """Then the classifier's loss reaches only its head."""
+    few, many = (of_images(features="teacher", discriminating=w) for w in (1e-2, 1.0))
+    one, two = (
+        run(m, from_teacher(m, teacher), batch, 1)[0][-1].fake_score.network for m in (few, many)
+    )
+    chex.assert_trees_all_equal(one.network, two.network)
 
 
 @pytest.mark.parametrize(("bottleneck", "blocks"), [(0, {"block_0"}), (1, {"block_0", "block_1"})])
 def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks):
-    diffuser = dataclasses.replace(DIFFUSER, network=dataclasses.replace(DIFFUSER.network, depth=2))
-    params = jax.tree.map(lambda a: a + 0.1, diffuser.init(jax.random.key(0), IMAGE))
-    method = images(diffuser=diffuser, teacher=diffuser, bottleneck=bottleneck)
-    state = method.init(jax.random.key(1), params, params, IMAGE)
-    x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
-    slopes = jax.grad(lambda p: method._logit(p, state, x, None, None, jax.random.key(3)).sum())(
-        state.learners["fake_score"].params
-    )["network"]
-    reached = {name for name in slopes if any(np.any(a) for a in jax.tree.leaves(slopes[name]))}
+    method = of_images(bottleneck=bottleneck)
+
+    @jax.jit
+    def slopes():
+        teacher = jax.tree.map(lambda a: a + 0.1, DEEP.init(jax.random.key(0)))
+        state = method.init(jax.random.key(1), teacher=teacher)
+        x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
+        key = jax.random.key(3)
+        total = lambda fake: method.logit(fake, state, x, None, NOTHING, key).sum()  # noqa: E731
+        return jax.grad(total)(state.fake_score.network).network.params
+
+    found = slopes()
+    reached = {name for name in found if any(np.any(a) for a in jax.tree.leaves(found[name]))}
     assert {name for name in reached if name.startswith("block")} == blocks
 
 
 def test_a_network_that_shows_no_maps():
     with pytest.raises(ValueError, match="Posterior shows no maps"):
-        POSTERIOR.maps(gaussian(0.0, 1.0), jnp.zeros((1, 1)), jnp.zeros(1))
+        posterior(0.0, 1.0).features(jnp.zeros((1, 1)), jnp.zeros(1))
 
 
-def test_it_tells_images_apart(start):
+def test_it_tells_images_apart(teacher):
     """Its loss falls: the real images are all bright. At most levels noise hides them."""
-    method = images(discriminating=1.0)
+    method = of_images(discriminating=1.0)
     batch = {"image": jnp.full((16, *IMAGE), 0.9)}
-    _, rows = run(method, begin(method, start), batch, 40)
+    _, rows = run(method, from_teacher(method, teacher), batch, 40)
     mean = lambda name, rows: np.mean([row[name] for row in rows])  # noqa: E731
     assert mean("discriminator_loss", rows[-10:]) < mean("discriminator_loss", rows[:2]) - 0.1
     assert mean("real_logit", rows[-10:]) > mean("fake_logit", rows[-10:]) + 0.1
 
 
 # --- guidance and labels --------------------------------------------------------------------------
+
+
+class WatchedLabels(Dmd):
+    """Shows the labels of the images that the fake score would learn from."""
+
+    def update_fake_score(self, state, images, rows, batch, key):
+        _, _, told = rows
+        return state.fake_score, {"labels": told.label}
 
 
 def test_guidance_is_the_teachers_alone():
@@ -467,21 +490,20 @@ def test_guidance_is_the_teachers_alone():
         num_labels: int = 3
 
         @nn.compact
-        def __call__(self, z, logsnr, label=None, *, train=False):
+        def __call__(self, z, logsnr, told=NOTHING, *, train=False):
             shift = self.param("shift", nn.initializers.zeros, (4,))
-            return 0 * z + shift[label][:, None]
+            return 0 * z + shift[told.label][:, None]
 
-    diffuser = Diffuser(Labelled(), "x", SCHEDULE)
-    params = {"shift": jnp.array([1.0, 2.0, 4.0, 0.5])}
-    method = Dmd(
-        diffuser=diffuser, teacher=diffuser, optimizer=ADAM, fake_optimizer=ADAM, guidance=1.5
-    )
-    state = method.init(jax.random.key(0), params, params, (2,), labels=(0, 2))
-    labels = method._draw_labels(jax.random.key(1), state.frozen["labels"], 100)
-    assert set(np.asarray(labels)) == {0, 2}
+    labelled = network(Labelled(), (2,), shift=[1.0, 2.0, 4.0, 0.5])
+    labelled = labelled.replace(guidance=(0.0, math.inf))
+    method = WatchedLabels(optimizer=ADAM, fake_optimizer=ADAM, guidance=1.5)
+    state = begin(method, labelled, labelled, labels=(0, 2))
+    batch = {"image": jnp.zeros((100, 2))}
+    _, metrics = method.step(state, batch, jax.random.key(1), method.parts(1))
+    assert set(np.asarray(metrics["labels"])) == {0, 2}
     x = jnp.zeros((2, 2))
-    label = jnp.array([0, 2])
-    g = jax.jit(lambda: method._matching(state, x, None, label, jax.random.key(0)))()
+    told = Conditioning(label=jnp.array([0, 2]))
+    g = jax.jit(lambda: method.gradient(state, x, None, told, jax.random.key(0)))()
     # x_real = (1 + w) c - w u with c the label's and u the null label's; x_fake = c.
     c, u, w = np.array([1.0, 4.0]), 0.5, 1.5
     real = (1 + w) * c - w * u
@@ -491,216 +513,235 @@ def test_guidance_is_the_teachers_alone():
 # --- pairs ----------------------------------------------------------------------------------------
 
 
+SAMPLED = posterior([0.2, -0.4], [0.5, 0.25])  # whose flow is z -> m + a z
+PAIRS = Pairs(300, num_steps=64)
+
+
+def make(path, column, network, batch_size):
+    """The rows of a column of pairs."""
+    column.make(path, network, seed=5, batch_size=batch_size, mesh=make_mesh())
+    return column.read(path)
+
+
 @pytest.fixture(scope="module")
-def pairs():
-    return make_pairs(
-        POSTERIOR, gaussian([0.2, -0.4], [0.5, 0.25]), PairsConfig(300, num_steps=64), shape=(2,),
-        seed=5, batch_size=128, mesh=make_mesh(),
-    )  # fmt: skip
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("pairs") / "pairs.npz"
+
+
+@pytest.fixture(scope="module")
+def pairs(path):
+    return make(path, PAIRS, SAMPLED, 128)
+
+
+def drawn(pairs, num=300):
+    """A batch of the first rows."""
+    return PAIRS.batch({name: jnp.asarray(rows[:num]) for name, rows in pairs.items()}, None)
 
 
 def test_pairs_are_the_flow(pairs):
-    """x = m + a z of the stored key's noise; half precision and Heun's error are below 0.004."""
-    z = noise(jax.random.wrap_key_data(pairs["key"], impl="threefry2x32"), jnp.arange(300), (2,))
-    expected = np.array([0.2, -0.4]) + np.array([0.5, 0.25]) * np.asarray(z)
+    """x = m + a z of the row's noise; half precision and Heun's error are below 0.004."""
+    expected = np.array([0.2, -0.4]) + np.array([0.5, 0.25]) * np.asarray(drawn(pairs)["noise"])
     np.testing.assert_allclose(pairs["image"], expected, atol=4e-3)
     assert pairs["image"].dtype == np.float16
 
 
-def test_pairs_do_not_depend_on_the_batch(pairs):
-    other = make_pairs(
-        POSTERIOR, gaussian([0.2, -0.4], [0.5, 0.25]), PairsConfig(300, num_steps=64), shape=(2,),
-        seed=5, batch_size=300, mesh=make_mesh(),
-    )  # fmt: skip
+def test_pairs_do_not_depend_on_the_batch(pairs, tmp_path):
+    other = make(tmp_path / "pairs.npz", PAIRS, SAMPLED, 300)
     np.testing.assert_allclose(other["image"], pairs["image"], atol=1e-3)
+    np.testing.assert_array_equal(other["key"], pairs["key"])
 
 
-def test_pairs_from_a_file(pairs, tmp_path):
-    path = tmp_path / "pairs.npz"
-    write_arrays(path, pairs)
-    found = read_pairs(PairsConfig(300, num_steps=64, path=str(path)), (2,))
-    assert all(np.array_equal(found[name], pairs[name]) for name in pairs)
+def test_pairs_from_a_file(pairs, path, tmp_path):
+    copy = tmp_path / "pairs.npz"
+    shutil.copy(path, copy)
+    column = dataclasses.replace(PAIRS, path=str(copy))
+    chex.assert_trees_all_equal(column.read(copy), pairs)
+    shapes = {"image": jax.ShapeDtypeStruct((299, 2), np.float16)}
     with pytest.raises(ValueError, match=r"pairs.npz: image is \(300, 2\), not \(299, 2\)"):
-        read_pairs(PairsConfig(299, path=str(path)), (2,))
+        check_rows(column, pairs, shapes)
     for content in (None, b"", b"PK"):
         if content is not None:
-            path.write_bytes(content)
+            copy.write_bytes(content)
         else:
-            path.unlink()
+            copy.unlink()
         with pytest.raises(ValueError, match="holds no pairs"):
-            read_pairs(PairsConfig(300, path=str(path)), (2,))
+            column.read(copy)
 
 
-def test_no_guidance_needs_no_pair():
+def test_no_guidance_needs_no_pair(tmp_path):
     """A weight of 0 costs one evaluation, unless the network takes it as an input."""
-    teacher = Diffuser(DiT(1, features=8, depth=1, heads=2, num_labels=2), "v", SCHEDULE)
-    student = teacher.with_guidance()
+    module = DiT(1, features=8, depth=1, heads=2, num_labels=2)
+    teacher = Network(None, module, "v", SCHEDULE, (4, 4, 1))
+    student = teacher.with_module({"guidance": True})
     assert teacher.effective_guidance(0.0) is None
     assert (teacher.effective_guidance(1.5), student.effective_guidance(0.0)) == (1.5, 0.0)
-    config = PairsConfig(4, num_steps=2, solver="ddim", guidance=0.0)
-    params = student.init(jax.random.key(0), (4, 4, 1))
-    made = make_pairs(
-        student, params, config, shape=(4, 4, 1), seed=0, batch_size=4, mesh=make_mesh()
-    )
+    column = Pairs(4, num_steps=2, solver="ddim", guidance=0.0)
+    student = student.init(jax.random.key(0))
+    made = make(tmp_path / "pairs.npz", column, student, 4)
     assert made["image"].shape == (4, 4, 4, 1)
+    check_rows(column, made, column.shapes(student))
 
 
 def test_drawn_pairs_belong_together(pairs):
-    z, x, label = jax.jit(draw_pairs, static_argnums=2)(pairs, jax.random.key(0), (1000, 2))
-    expected = np.array([0.2, -0.4]) + np.array([0.5, 0.25]) * np.asarray(z)
+    """In the order of their own that a pipeline gives them: each once, then again."""
+    data = noise_dataset(20, (2, 2, 1)).with_column(PAIRS.name, pairs, PAIRS.aligned)
+    pipeline = Pipeline(data, 100, seed=3)
+    batches = pipeline.iterator()
+
+    def draw():
+        raw = {name: rows[0] for name, rows in next(batches).items()}
+        resident = jax.tree.map(jnp.asarray, pipeline.resident_arrays())
+        key = jax.random.key(0)
+        return make_batch(resident, raw, key, flip=False, columns=(PAIRS,))["pairs"]
+
+    found = [draw() for _ in range(3)]
+    z, x, label = (
+        np.concatenate([pair[name] for pair in found]) for name in ("noise", "image", "label")
+    )
+    expected = np.array([0.2, -0.4]) + np.array([0.5, 0.25]) * z
     np.testing.assert_allclose(x, expected, atol=4e-3)
-    assert len(np.unique(np.asarray(x)[:, 0])) > 250  # nearly all of them are drawn
-    assert label.shape == (1000,)
+    assert len(np.unique(x[:, 0])) > 250  # all of them are drawn, some round to the same
+    assert label.shape == (300,)
+    assert not np.array_equal(x, np.asarray(pairs["image"], np.float32))  # shuffled
 
 
 def test_regression_is_zero_where_the_generator_is_the_sampler(pairs):
-    method = linear(regression=0.25, matching=0.0)
-    params = gaussian([0.2, -0.4], [0.5, 0.25])
-    state = method.init(jax.random.key(0), params, gaussian([0.0, 0.0], [1.0, 1.0]), (2,))
-    state = state.replace(frozen=state.frozen | {"pairs": pairs})
-    _, [row] = run(method, state, {"image": jnp.zeros((64, 2))}, 1)
+    method = dmd(regression=0.25, matching=0.0, pairs=PAIRS)
+    batch = {"image": jnp.zeros((64, 2)), "pairs": drawn(pairs, 64)}
+    state = begin(method, affine([0.2, -0.4], [0.5, 0.25]), posterior([0.0, 0.0], [1.0, 1.0]))
+    _, [row] = run(method, state, batch, 1)
     assert row["regression"] < 1e-4
-    far = linear(regression=0.25, matching=0.0)
-    state = far.init(jax.random.key(0), gaussian([0.7, -0.4], [0.5, 0.25]), params, (2,))
-    state = state.replace(frozen=state.frozen | {"pairs": pairs})
-    _, [row] = run(far, state, {"image": jnp.zeros((64, 2))}, 1)
-    # One of two coordinates is 0.5 off; K = 5 times, as every generator's metric.
-    assert row["regression"] == pytest.approx(5 * 0.25 * 0.5**2 / 2, rel=0.02)
+    state = begin(method, affine([0.7, -0.4], [0.5, 0.25]), SAMPLED)
+    _, [row] = run(method, state, batch, 1)
+    # One of two coordinates is 0.5 off.
+    assert row["regression"] == pytest.approx(0.25 * 0.5**2 / 2, rel=0.02)
 
 
-# --- the stage ------------------------------------------------------------------------------------
-
-LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
+# --- what it is given -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher": "x"}, "no earlier stage makes"),
         ({"normaliser": "mean"}, "normaliser must be one of"),
         ({"features": "pixels"}, "features must be one of"),
         ({"fake_updates": 0}, "fake_updates must be at least 1"),
-        ({"fake_updates": 3}, "log_every must be a multiple of fake_updates=3"),
         ({"matching": 0.0}, "all zero"),
         ({"adversarial": -1.0}, "must not be negative"),
-        ({"levels": (0.0, -3.0)}, "must be rising"),
-        ({"levels": (-3.0, 0.0, 3.0)}, "batch_size must be a multiple of the 3 levels; got"),
-        ({"levels": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
+        ({"generated_at": (0.0, -3.0)}, "must be rising"),
+        ({"generated_at": (-3.0, 0.0, 3.0)}, "batch_size must be a multiple of the 3 levels"),
+        ({"generated_at": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
         ({"adversarial": 1.0, "bottleneck": 1}, "one of the encoder's 1 maps; got 1"),
         ({"matching_times": (0.5, 0.2)}, "matching_times must be"),
         ({"regression": 0.25}, "go together"),
-        ({"pairs": PairsConfig(10)}, "go together"),
+        ({"pairs": Pairs(10)}, "go together"),
         ({"guidance": 1.0}, "cannot be guided"),
-        ({"select": "recall"}, "select must be a distance"),
         ({"told_level": True}, "told_level is for several levels"),
+        ({"optimizer": dataclasses.replace(ADAM, microbatches=3)}, "must divide the 16 images"),
         (
-            {"loop": dataclasses.replace(LOOP, max_grad_norm=1.0)},
-            "max_grad_norm is for a network that every update moves",
+            {"fake_optimizer": dataclasses.replace(ADAM, ema_decay=0.9)},
+            "without a moving average",
         ),
     ],
 )
 def test_mistakes(changes, message):
-    teacher = Round(
-        "teacher", "teacher", Teacher(DIFFUSER, ADAM), lambda key, parent: None, LOOP, (4,)
-    )
-    settings = {
-        "name": "dmd", "loop": LOOP, "optimizer": ADAM, "fake_optimizer": ADAM,
-        "teacher": "teacher",
-    }  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        DmdStage(**settings | changes).rounds(DIFFUSER, IMAGE, {"teacher": teacher})
+        plan_of(DIT.module, TEACHER, stage(dmd(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"given": {"teacher": "x"}}, "no earlier stage makes"),
+        ({"select": "recall"}, "select must be a distance"),
+    ],
+)
+def test_stages_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of(DIT.module, TEACHER, stage(dmd(), **changes))
 
 
 def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
-    """And its classifier, as in DMD2's code: those of the update whose generator was chosen."""
+    """And its classifier, as in DMD2's code: those of the last update of its start's run."""
     train, first, saved = running.train, {}, {}
 
     def watched(method, state, *args, name, on_save, **kwargs):
-        of = getattr(method, "extra", lambda state: None)
-
         def watch(step, state):
-            saved[name, step] = jax.tree.map(np.array, of(state))
+            saved[name, step] = jax.tree.map(np.array, getattr(state, "fake_score", None))
             on_save(step, state)
 
-        first[name] = jax.tree.map(np.array, of(state))
+        first[name] = jax.tree.map(np.array, getattr(state, "fake_score", None))
         return train(method, state, *args, name=name, on_save=watch, **kwargs)
 
     monkeypatch.setattr(running, "train", watched)
     experiment.run(tiny_dmd(), tmp_path)
-    directory = tmp_path / "dm"
-    step = models.read_card(directory / "model")["selected_step"]
-    chosen, begun = saved["dm", step], first["dm_gan_multistep"]
-    assert not same(chosen, first["dm"])
-    assert "target_in" in begun["network"]  # which `told_level` brings
-    kept = {part: {name: begun[part][name] for name in chosen[part]} for part in chosen}
-    jax.tree.map(np.testing.assert_array_equal, kept, chosen)
+    last = max(step for name, step in saved if name == "dm")
+    learnt, begun = saved["dm", last].network, first["dm_gan_multistep"].network
+    assert not same(learnt, first["dm"].network)
+    assert "target_in" in begun.network.params  # which `told_level` brings
+    kept = {name: begun.network.params[name] for name in learnt.network.params}
+    chex.assert_trees_all_equal(kept, learnt.network.params)
+    chex.assert_trees_all_equal(begun.head, learnt.head)
 
-    mesh = make_mesh()
-    jax.tree.map(np.testing.assert_array_equal, models.load_extra(directory, mesh), chosen)
-    assert not (tmp_path / "dm_gan_multistep/model/extra").exists()  # nothing goes on from it
-    card = models.read_card(directory / "model")
-    models.change_card(directory / "model", extra_checksum=card["extra_checksum"] + 1)
-    with pytest.raises(models.ModelError, match=r"not those that were saved; remove .*/dm to"):
-        models.load_extra(directory, mesh)
-    shutil.rmtree(directory / "model/extra")
-    with pytest.raises(models.ModelError, match=r"without what training goes on with; remove "):
-        models.load_extra(directory, mesh)
+    shutil.rmtree(tmp_path / "dm_gan_multistep")
+    shutil.rmtree(tmp_path / "dm/checkpoints")
+    with pytest.raises(CheckpointError, match="goes on with what dm has learnt, whose checkpoints"):
+        experiment.run(tiny_dmd(), tmp_path)
 
 
 def test_it_goes_on_from_a_generator_but_learns_from_no_generator():
     """A classifier comes in once matching has settled; scores are a denoiser's."""
-    teacher = Round(
-        "teacher", "teacher", Teacher(DIFFUSER, ADAM), lambda key, parent: None, LOOP, (4,)
+    one, four = (
+        stage(dmd(generated_at=levels), name)
+        for name, levels in (("one", (-20.0,)), ("four", LEVELS))
     )
-    settings = {"loop": LOOP, "optimizer": ADAM, "fake_optimizer": ADAM, "teacher": "teacher"}
-    earlier = {"teacher": teacher}
-    for name, levels in (("one", (-20.0,)), ("four", LEVELS)):
-        stage = DmdStage(name=name, levels=levels, **settings)
-        [earlier[name]] = stage.rounds(DIFFUSER, IMAGE, earlier)
-        assert earlier[name].num_steps == (len(levels),)
-        assert not earlier[name].resumes
-        [later] = DmdStage(name="later", start=name, **settings).rounds(DIFFUSER, IMAGE, earlier)
-        assert (later.parent, later.teacher, later.resumes) == (name, "teacher", True)
-        with pytest.raises(ValueError, match="that it generates at only"):
-            DmdStage(name="x", **settings | {"teacher": name}).rounds(DIFFUSER, IMAGE, earlier)
-    network = dataclasses.replace(DIFFUSER.network, depth=2)
-    method = Teacher(dataclasses.replace(DIFFUSER, network=network), ADAM)
-    earlier["other"] = dataclasses.replace(teacher, name="other", method=method)
-    stage = DmdStage(name="later", start="one", **settings | {"teacher": "other"})
-    assert not stage.rounds(DIFFUSER, IMAGE, earlier)[0].resumes  # of another network
-    stage = DmdStage(name="later", start="one", scratch=True, **settings)
-    assert not stage.rounds(DIFFUSER, IMAGE, earlier)[0].resumes  # with another generator
+    for earlier in (one, four):
+        given = {"teacher": "teacher", "start": earlier.name}
+        plan = plan_of(DIT.module, TEACHER, earlier, stage(dmd(), "later", given=given))
+        assert plan[earlier.name].measured_at == (len(earlier.method.generated_at),)
+        assert plan[earlier.name].network.sampler == generator_solver(earlier.method.generated_at)
+        assert plan[earlier.name].carried_on == ()
+        later = plan["later"]
+        assert later.given == given | {"start.fake_score": earlier.name}
+        assert later.carried_on == ("start.fake_score",)
+        wrong = stage(dmd(), "x", given={"teacher": earlier.name})
+        with pytest.raises(ValueError, match="knows a few noise levels only"):
+            plan_of(DIT.module, TEACHER, earlier, wrong)
+
+
+def going_on(first, later, teacher, start=None):
+    """The fake score that `later` begins with, and that it was given by `first`."""
+    one = first.init(jax.random.key(1), teacher=start or teacher)
+    given = jax.tree.map(lambda a: a + 1, one.fake_score.network)
+    state = later.init(
+        jax.random.key(2), teacher=teacher, start=first.product(one), fake_score=given
+    )
+    return state.fake_score.network, given
 
 
 @pytest.mark.parametrize("changes", [{}, {"features": "teacher"}, {"bottleneck": 0}])
 def test_a_classifier_goes_on_if_it_looks_at_the_same_map(changes):
-    network = dataclasses.replace(DIFFUSER.network, depth=2)
-    diffuser = dataclasses.replace(DIFFUSER, network=network)
-    teacher = Round(
-        "teacher", "teacher", Teacher(diffuser, ADAM), lambda key, parent: None, LOOP, (4,)
-    )
-    settings = {
-        "loop": LOOP, "optimizer": ADAM, "fake_optimizer": ADAM, "teacher": "teacher",
-        "adversarial": 1.0,
-    }  # fmt: skip
-    earlier = {"teacher": teacher}
-    [earlier["one"]] = DmdStage(name="one", **settings).rounds(diffuser, IMAGE, earlier)
-    stage = DmdStage(name="later", start="one", **settings | changes)
-    [later] = stage.rounds(diffuser, IMAGE, earlier)
-    params = diffuser.init(jax.random.key(0), IMAGE)
-    one = earlier["one"].init(jax.random.key(1), params)
-    extra = jax.tree.map(lambda a: a + 1, earlier["one"].method.extra(one))
-    state = later.init(jax.random.key(2), params, params, extra)
-    found = later.method.extra(state)
-    assert same(found["network"], extra["network"])
-    assert same(found["head"], extra["head"]) == (not changes)
+    first, later = dmd(adversarial=1.0), dmd(adversarial=1.0, **changes)
+    teacher = DEEP.init(jax.random.key(0))
+    found, given = jax.jit(lambda teacher: going_on(first, later, teacher))(teacher)
+    chex.assert_trees_all_equal(found.network.params, given.network.params)
+    assert same(found.head, given.head) == (not changes)
+
+
+def test_what_does_not_go_on():
+    """The fake score of another network, and that of another generator."""
+    teacher, deep = DIT.init(jax.random.key(0)), DEEP.init(jax.random.key(0))
+    for later, start in ((dmd(), deep), (dmd(scratch=True), teacher)):
+        found, given = going_on(dmd(), later, teacher, start)
+        chex.assert_trees_all_equal(found.network.params, teacher.params)
+        assert not same(found.network.params, given.network.params)
 
 
 def test_levels_in_turn_meet_all_noise():
     """Times are stratified over the batch, in rising order."""
-    method = linear(levels=LEVELS, noise=KarrasSchedule())
+    method = dmd(generated_at=LEVELS, noise=KarrasSchedule())
     logsnr = [
-        method._noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
+        method.noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
         for seed in range(200)
     ]
     of_level = np.reshape(logsnr, (-1, len(LEVELS)))
@@ -719,4 +760,4 @@ def test_levels_in_turn_meet_all_noise():
 )
 def test_pairs_mistakes(changes, message):
     with pytest.raises(ValueError, match=message):
-        PairsConfig(**{"num": 10} | changes)
+        Pairs(**{"num": 10} | changes)

@@ -1,53 +1,48 @@
 """GAN fine-tuning: the order of updates, what is frozen, and what the generator is."""
 
 import dataclasses
-import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from planning import TEACHER, plan_of, stage
 from stepping import compiled, run, same
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, Gaussian
-from pdistill.methods import Gan, GanStage, ProgressiveStage, Teacher
-from pdistill.methods.adversarial import Discriminator, Judge
-from pdistill.methods.adversary import Adversary
-from pdistill.methods.generator import generate_few
-from pdistill.methods.stage import Round
-from pdistill.networks import Diffuser, DiT
+from pdistill.methods import Gan, Progressive
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Judge
+from pdistill.methods.parts.generate import generate_few
+from pdistill.networks import NOTHING, DiT, Network
 from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding
-from pdistill.training import PRESETS, LoopConfig, Optimizer
+from pdistill.training import Optimizer, partition, preset
 
-NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2)
-DIFFUSER = Diffuser(NETWORK, "v", CosineSchedule())
-SMALL = DIFFUSER.with_network({"features": 8})
 IMAGE = (8, 8, 1)
+NETWORK = Network(
+    None, DiT(out_channels=1, features=16, depth=1, heads=2), "v", CosineSchedule(), IMAGE
+)
 PIXELS = Judge(features="pixels", halvings=(2,), width=16, mixing=0)
 ADAM = Optimizer(2e-2, b1=0.0, b2=0.99, clip_norm=0.0)
+GENERATOR = Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0, ema_decay=0.9)
 
 
 def adversary(**changes):
-    settings = {
-        "discriminator": Discriminator((PIXELS,), DIFFUSER), "optimizer": ADAM, "r1_interval": 3,
-    }  # fmt: skip
-    return Adversary(**settings | changes)
+    return Adversary(**{"judges": (PIXELS,), "optimizer": ADAM, "r1_interval": 3} | changes)
 
 
-SETTINGS = {
-    "diffuser": DIFFUSER,
-    "optimizer": Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0, ema_decay=0.9),
-    "adversary": adversary(),
-}
+def gan(**changes):
+    return Gan(**{"optimizer": GENERATOR, "adversary": adversary()} | changes)
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    """Parameters without zeros, so that every gradient is alive."""
-    params = jax.jit(lambda: DIFFUSER.init(jax.random.key(0), IMAGE))()
-    leaves, tree = jax.tree.flatten(params)
+    """A network without zeros, so that every gradient is alive."""
+    network = jax.jit(lambda: NETWORK.init(jax.random.key(0)))()
+    leaves, tree = jax.tree.flatten(network)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten(
         [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
@@ -59,9 +54,13 @@ def batch():
     return {"image": jax.random.uniform(jax.random.key(2), (16, *IMAGE), minval=-1)}
 
 
-def start(method, teacher, generator=None):
-    init = functools.partial(method.init, image_shape=IMAGE)
-    return jax.jit(init)(jax.random.key(3), generator or teacher, teacher)
+def begin(method, teacher, **given):
+    return jax.jit(method.init)(jax.random.key(3), teacher=teacher, **given)
+
+
+def begun(method, teacher=NETWORK.shapes, **given):
+    """Shapes of the state before the first update."""
+    return jax.eval_shape(method.init, jax.random.key(3), teacher=teacher, **given)
 
 
 def adam_states(learner):
@@ -82,104 +81,96 @@ def test_the_generator_is_the_sampler(num_steps, x64):
 
 def test_at_first_it_is_the_teacher(teacher):
     """Card, test 5, also with frozen parameters: exported as it came, bit for bit."""
-    for preset in ("none", "dit"):
-        method = Gan(**SETTINGS, frozen=PRESETS[preset])
-        assert same(method.export(start(method, teacher)), teacher)
+    for fixed in ("none", "dit"):
+        method = gan(fixed=fixed)
+        product = method.product(begin(method, teacher))
+        chex.assert_trees_all_equal(product.params, teacher.params)
+        assert product.module == teacher.module
 
 
 def test_from_scratch_it_is_not(teacher):
     """Not of the form of the teacher either, if another network is asked for."""
-    same_form, other = (
-        stage(scratch=True, network=network).rounds(DIFFUSER, IMAGE, teacher_round())[0]
-        for network in ({}, {"features": 8})
-    )
-    state = jax.jit(same_form.init)(jax.random.key(3), teacher)
-    assert not same(same_form.method.export(state), teacher)
-    state = jax.jit(other.init)(jax.random.key(3), teacher)
-    assert other.method.export(state)["position"].shape == (16, 8)
+    same_form, other = (gan(scratch=True, network=network) for network in ({}, {"features": 8}))
+    product = same_form.product(begin(same_form, teacher))
+    assert not same(product.params, teacher.params)
+    assert product.module == teacher.module
+    product = other.product(begun(other))
+    assert product.params["position"].shape == (16, 8)
 
 
 def test_it_may_start_from_another_model(teacher):
-    """Which its round names besides the teacher."""
-    earlier = teacher_round()
-    earlier["small"] = dataclasses.replace(
-        earlier["teacher"], name="small", method=Teacher(SMALL, Optimizer(1e-3))
-    )
-    [r] = stage(start="small").rounds(DIFFUSER, IMAGE, earlier)
-    assert (r.parent, r.teacher) == ("small", "teacher")
-    small = jax.jit(lambda: SMALL.init(jax.random.key(5), IMAGE))()
-    state = jax.jit(r.init)(jax.random.key(3), small, teacher)
-    assert same(r.method.export(state), small)
+    """Beside the teacher, with which its judges see."""
+    judge = dataclasses.replace(PIXELS, features="teacher", halvings=(1,))
+    method = gan(adversary=adversary(judges=(judge,)))
+    small = jax.jit(lambda: NETWORK.with_module({"features": 8}).init(jax.random.key(5)))()
+    state = begin(method, teacher, start=small)
+    chex.assert_trees_all_equal(method.product(state).params, small.params)
+    chex.assert_trees_all_equal(state.eyes["teacher"].params, teacher.params)
 
 
-@pytest.mark.parametrize("preset", ["dit", "dit_qkv"])
-def test_frozen_parameters(preset, teacher, batch):
+@pytest.mark.parametrize("fixed", ["dit", "dit_qkv"])
+def test_frozen_parameters(fixed, teacher, batch):
     """No moments for them, and after updates not a bit has changed; all the others have."""
-    method = Gan(**SETTINGS, frozen=PRESETS[preset])
-    state = start(method, teacher)
-    learning = state.learners["student"].params
-    [adam] = adam_states(state.learners["student"])
+    method = gan(fixed=fixed)
+    state = begin(method, teacher)
+    learning, held = partition(state.generator.network.params, preset(fixed))
+    [adam] = adam_states(state.generator)
     assert jax.tree.structure(adam.mu) == jax.tree.structure(learning)
-    before = jax.tree.map(np.asarray, state.frozen["student"])
     states, _ = run(method, state, batch, 3)
-    assert same(states[-1].frozen["student"], before)
-    exported = method.export(states[-1])
-    assert jax.tree.structure(exported) == jax.tree.structure(teacher)
-    for old, new in zip(
-        jax.tree.leaves(learning), jax.tree.leaves(states[-1].learners["student"].params),
-        strict=True,
-    ):  # fmt: skip
-        assert not np.array_equal(old, new)
+    product = method.product(states[-1])
+    assert jax.tree.structure(product.params) == jax.tree.structure(teacher.params)
+    for network in (product, states[-1].generator.network):
+        changed, kept = partition(network.params, preset(fixed))
+        chex.assert_trees_all_equal(kept, held)
+        for old, new in zip(jax.tree.leaves(learning), jax.tree.leaves(changed), strict=True):
+            assert not np.array_equal(old, new)
 
 
 def test_order_of_updates(teacher, batch):
     """Card, section 3: generator, then discriminator, then R1 at updates 3, 6, ... but not 0."""
-    method = Gan(**SETTINGS | {"adversary": adversary(r1=1.0)})
-    states, rows = run(method, start(method, teacher), batch, 7)
-    assert [row["r1"] > 0 for row in rows] == [False, False, False, True, False, False, True]
+    method = gan(adversary=adversary(r1=1.0))
+    states, rows = run(method, begin(method, teacher), batch, 7)
+    assert ["r1" in row for row in rows] == [False, False, False, True, False, False, True]
+    assert all(row["r1"] > 0 for row in rows if "r1" in row)
 
-    counts = {
-        name: [int(adam.count) for adam in adam_states(learner)]
-        for name, learner in states[7].learners.items()
-    }
-    assert counts == {"student": [7], "discriminator": [9]}  # two of them R1's
+    learners = states[7].generator, states[7].critic
+    counts = [[int(adam.count) for adam in adam_states(learner)] for learner in learners]
+    assert counts == [[7], [9]]  # two of the critic's are R1's
+    assert [int(learner.count) for learner in learners] == [7, 9]
 
 
-def test_each_update_moves_its_own_network(teacher, batch):
-    method, x = Gan(**SETTINGS), batch["image"]
-    state = start(method, teacher)
-    key = jax.random.key(0)
-    updates = {
-        "student": lambda s: method._update_generator(s, x, None, key),
-        "discriminator": lambda s: method.adversary.update_discriminator(s, -x, x, None, key, key),
-    }
-    for mover, update in updates.items():
-        new, _ = jax.jit(update)(state)
-        for name in state.learners:
-            old = state.learners[name].params
-            assert same(new.learners[name].params, old) == (name != mover)
+@pytest.mark.parametrize("mover", ["generator", "critic"])
+def test_each_update_moves_its_own_network(mover, teacher, batch):
+    """With the other's learning rate too small for single precision the other stays."""
+    still = {"learning_rate": 1e-60}
+    method = (
+        gan(adversary=adversary(optimizer=dataclasses.replace(ADAM, **still)))
+        if mover == "generator"
+        else gan(optimizer=dataclasses.replace(GENERATOR, **still))
+    )
+    states, _ = run(method, begin(method, teacher), batch, 1)
+    for name in ("generator", "critic"):
+        old, new = (getattr(state, name).network for state in states)
+        assert same(new, old) == (name != mover)
 
 
 def test_weight_of_r1(teacher, batch):
     """Its gradient is that of interval * r1 / 2 * penalty, on images without augmentation."""
-    augmented = Discriminator((PIXELS,), DIFFUSER, ("color",))
-    judging = adversary(discriminator=augmented, r1=0.7)
-    method = Gan(**SETTINGS | {"adversary": judging})
-    state, x = start(method, teacher), batch["image"]
-    learner = state.learners["discriminator"]
+    judging = adversary(augmentations=("color",), r1=0.7)
+    state, x = begin(gan(adversary=judging), teacher), batch["image"]
 
-    def loss(params):
+    def loss(discriminator):
+        plain = discriminator.replace(augmentations=())
+
         def total(x):
-            logits, _ = adversary().discriminator(
-                params, state.frozen["discriminator"], learner.carried, x, None, jax.random.key(9)
-            )
+            logits, _ = plain(state.eyes, state.critic.carried, x, None, jax.random.key(9))
             return logits[0].sum()
 
         return 3 * 0.7 / 2 * jnp.sum(jax.grad(total)(x) ** 2) / len(x)
 
-    desired = jax.jit(jax.grad(loss))(learner.params)
-    new, _ = jax.jit(judging.update_r1)(state, x, None, jax.random.key(0))
-    [adam] = adam_states(new.learners["discriminator"])
+    desired = jax.jit(jax.grad(loss))(state.critic.network)
+    new, _ = jax.jit(judging.update_r1)(state.critic, state.eyes, x, None, jax.random.key(0))
+    [adam] = adam_states(new)
     decay = judging.lazy_optimizer.b1
     assert decay == 0.0  # so that the first moment is the gradient
     for ours, theirs in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(desired), strict=True):
@@ -199,9 +190,9 @@ def test_both_schedules_end_together(teacher, batch):
     generator back."""
     rate = {"anneal": "linear", "num_updates": 12, "clip_norm": 0.0}
     judging = adversary(optimizer=Optimizer(1e-2, **rate))
-    method = Gan(DIFFUSER, Optimizer(1e-2, **rate), judging)
-    states, _ = run(method, start(method, teacher), batch, 12)
-    [adam] = adam_states(states[12].learners["discriminator"])
+    method = gan(optimizer=Optimizer(1e-2, **rate), adversary=judging)
+    states, _ = run(method, begin(method, teacher), batch, 12)
+    [adam] = adam_states(states[12].critic)
     schedule = judging.lazy_optimizer.schedule()
     assert float(schedule(int(adam.count) - 1)) > 0
     assert float(schedule(int(adam.count) + 2)) == 0
@@ -219,43 +210,45 @@ class Shift(nn.Module):
     """A generator of N(mean, 1) from noise: x_hat = mean + z, as v of the pure noise."""
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         mean = self.param("mean", nn.initializers.zeros, (1, 1, 1, 1))
         return -(mean + z)
 
 
 def test_it_finds_the_data():
     """A generator with one parameter, its mean, finds that of the data."""
-    diffuser = Diffuser(Shift(), "v", CosineSchedule())
     judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
-    method = Gan(
-        diffuser, dataclasses.replace(ADAM, ema_decay=0.98),
-        Adversary(Discriminator((judge,), diffuser), ADAM, r1=0.1),
-    )  # fmt: skip
-    teacher = diffuser.init(jax.random.key(0), (4, 4, 1))
-    state = method.init(jax.random.key(1), teacher, teacher, (4, 4, 1))
+    method = gan(
+        optimizer=dataclasses.replace(ADAM, ema_decay=0.98),
+        adversary=Adversary(judges=(judge,), optimizer=ADAM, r1=0.1),
+    )
+    network = Network(None, Shift(), "v", CosineSchedule(), (4, 4, 1)).init(jax.random.key(0))
+    state = method.init(jax.random.key(1), teacher=network)
+
+    def one_with(parts):
+        return lambda state, batch, key: method.step(state, batch, key, parts)[0]
 
     @jax.jit
-    def update(state, _):
-        data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(2), state.step))
-        x = 0.8 + jax.random.normal(data_key, (64, 4, 4, 1))
-        state, _ = method.step(state, {"image": x}, key)
-        return state.replace(step=state.step + 1), None
+    def update(state, number):
+        data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(2), number))
+        batch = {"image": 0.8 + jax.random.normal(data_key, (64, 4, 4, 1))}
+        due = (number > 0) & (number % method.adversary.r1_interval == 0)
+        kinds = one_with(method.parts(16)), one_with(method.parts(1))
+        return jax.lax.cond(due, *kinds, state, batch, key), None
 
-    state, _ = jax.lax.scan(update, state, length=400)
+    state, _ = jax.lax.scan(update, state, jnp.arange(400))
     # One batch knows its mean to 1 / sqrt(64 * 16) = 0.03.
-    assert float(method.export(state)["mean"].squeeze()) == pytest.approx(0.8, abs=0.06)
+    assert float(method.product(state).params["mean"].squeeze()) == pytest.approx(0.8, abs=0.06)
 
 
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
-    wide = Discriminator((dataclasses.replace(PIXELS, width=64),), DIFFUSER)
-    judging = adversary(discriminator=wide, r1=1.0)
-    method = Gan(**SETTINGS | {"adversary": judging}, frozen=PRESETS["dit"])
-    _, alone = run(method, start(method, teacher), batch, 4)
+    judging = adversary(judges=(dataclasses.replace(PIXELS, width=64),), r1=1.0)
+    method = gan(adversary=judging, fixed="dit")
+    _, alone = run(method, begin(method, teacher), batch, 4)
     mesh = make_mesh(*mesh)
-    state = start(method, teacher)
+    state = begin(method, teacher)
     shardings = param_sharding(state, mesh)
     cut = [s for s in jax.tree.leaves(shardings) if not s.is_fully_replicated]
     assert bool(cut) == (mesh.shape["fsdp"] > 1)
@@ -267,87 +260,85 @@ def test_one_device_and_eight(mesh, teacher, batch):
 
 
 def test_advice():
-    method = Gan(**SETTINGS)
+    method = gan()
     assert method.advice({"discriminator_loss": 1.2}) is None
-    assert "lower discriminator_optimizer" in method.advice({"discriminator_loss": 0.001})
-
-
-# --- The stage ------------------------------------------------------------------------------------
-
-LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
-
-
-def stage(**changes):
-    settings = {
-        "name": "gan", "loop": LOOP, "optimizer": Optimizer(1e-3), "teacher": "teacher",
-        "judges": (PIXELS,), "discriminator_optimizer": Optimizer(1e-3),
-    }  # fmt: skip
-    return GanStage(**settings | changes)
-
-
-def teacher_round(diffuser=DIFFUSER):
-    method = Teacher(diffuser, Optimizer(1e-3))
-    return {"teacher": Round("teacher", "teacher", method, lambda *_: None, LOOP, (4,))}
-
-
-def test_rounds():
-    [one] = stage(frozen="dit").rounds(DIFFUSER, IMAGE, teacher_round())
-    assert (one.solver, one.num_steps, one.parent) == ("one_step", (1,), "teacher")
-    assert 0 < one.trainable_fraction < 0.5
-    [two] = stage(num_steps=2).rounds(DIFFUSER, IMAGE, teacher_round())
-    assert (two.solver, two.num_steps, two.trainable_fraction) == (None, (2,), 1.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"frozen": "half"}, "frozen must be one of none, d2o_f"),
-        ({"frozen": "unet"}, "no parameter's path has"),
-        ({"teacher": "progressive/2"}, "no earlier stage makes"),
-        ({"loss": "wasserstein"}, "loss must be one of non_saturating, hinge"),
-        ({"r1": -1.0}, "r1 must not be negative"),
-        ({"r1_interval": 0}, "r1_interval at least 1"),
-        ({"optimizer": Optimizer(1e-3, microbatches=2)}, "whole batches"),
-        ({"num_steps": 0}, "at least 1"),
-        ({"r1": float("nan")}, "r1 must not be negative"),
-        ({"discriminator_optimizer": Optimizer(1e-3, ema_decay=0.9)}, "no moving average"),
-        ({"judges": (dataclasses.replace(PIXELS, halvings=(1, 1)),)}, "judges: .*there are 1"),
-        ({"judges": (dataclasses.replace(PIXELS, halvings=(4,)),)}, "judges: "),
-        ({"strength": 20.0}, "strength must be in"),
-        ({"network": {"features": 8}}, "set scratch"),
-        ({"network": {"width": 8}, "scratch": True}, "has no 'width'"),
-    ],
-)
-def test_mistakes(changes, message):
-    with pytest.raises(ValueError, match=message):
-        stage(**changes).rounds(DIFFUSER, IMAGE, teacher_round())
-
-
-def test_one_step_generators_are_no_teachers():
-    """But a GAN may go on from one."""
-    earlier = teacher_round()
-    [generator] = stage(name="first").rounds(DIFFUSER, IMAGE, earlier)
-    earlier["first"] = generator
-    assert stage(teacher="first").rounds(DIFFUSER, IMAGE, earlier)[0].parent == "first"
-    student = ProgressiveStage(
-        name="p", loop=LOOP, optimizer=Optimizer(1e-3), teacher="first", start_steps=2
-    )
-    with pytest.raises(ValueError, match="that it generates at only"):
-        student.rounds(DIFFUSER, IMAGE, earlier)
+    assert "lower adversary.optimizer" in method.advice({"discriminator_loss": 0.001})
 
 
 def test_updates_whose_r1_is_not_finite_are_seen(teacher, batch):
     """The loop leaves out updates of which a metric is not finite: R1's gradient is one."""
-    method = Gan(**SETTINGS | {"adversary": adversary(r1=1.0)})
-    state = start(method, teacher).replace(step=jnp.asarray(3))
-    _, metrics = compiled(method)(state, batch, jax.random.key(0))
+    method = gan(adversary=adversary(r1=1.0))
+    state, step = begin(method, teacher), compiled(method, method.parts(3))
+    _, metrics = step(state, batch, jax.random.key(0))
     assert metrics["r1_grad_norm"] > 0
     broken = batch | {"image": batch["image"].at[0].set(jnp.inf)}
-    _, metrics = compiled(method)(state, broken, jax.random.key(0))
+    _, metrics = step(state, broken, jax.random.key(0))
     assert not np.isfinite(metrics["r1_grad_norm"])
 
 
+# --- What it is given, and what it makes ----------------------------------------------------------
+
+
+def test_a_stage_after_no_other():
+    with pytest.raises(ValueError, match="no earlier stage makes"):
+        plan_of(NETWORK.module, TEACHER, stage(gan(), given={"teacher": "progressive/2"}))
+
+
+def test_what_it_makes():
+    one, two = gan(fixed="dit"), gan(num_steps=2)
+    state = begun(one)
+    assert (one.product(state).sampler, one.measured_at) == ("one_step", (1,))
+    assert 0 < one.card(state)["trainable_fraction"] < 0.5
+    state = begun(two)
+    assert (two.product(state).sampler, two.measured_at) == ("", (2,))
+    assert two.card(state)["trainable_fraction"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gan(fixed="half"), "fixed must be one of none, d2o_f"),
+        (lambda: gan(fixed="unet"), "no parameter's path has"),
+        (lambda: gan(adversary=adversary(loss="wasserstein")), "one of non_saturating, hinge"),
+        (lambda: gan(adversary=adversary(r1=-1.0)), "r1 must not be negative"),
+        (lambda: gan(adversary=adversary(r1=float("nan"))), "r1 must not be negative"),
+        (lambda: gan(adversary=adversary(r1_interval=0)), "r1_interval at least 1"),
+        (lambda: gan(optimizer=Optimizer(1e-3, microbatches=2)), "whole batch"),
+        (lambda: gan(num_steps=0), "at least 1"),
+        (
+            lambda: gan(adversary=adversary(optimizer=Optimizer(1e-3, microbatches=2))),
+            "whole batch",
+        ),
+        (
+            lambda: gan(adversary=adversary(optimizer=Optimizer(1e-3, ema_decay=0.9))),
+            "without a moving average",
+        ),
+        (lambda: gan(adversary=judged(halvings=(1, 1))), "judges: .*there are 1"),
+        (lambda: gan(adversary=judged(halvings=(4,))), "judges: "),
+        (lambda: gan(adversary=adversary(strength=20.0)), "strength must be in"),
+        (lambda: gan(network={"features": 8}), "set scratch"),
+        (lambda: gan(network={"width": 8}, scratch=True), "has no 'width'"),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises(ValueError, match=message):
+        begun(make())
+
+
+def judged(**changes):
+    return adversary(judges=(dataclasses.replace(PIXELS, **changes),))
+
+
+def test_one_step_generators_are_no_teachers():
+    """But a GAN may go on from one, and see with it."""
+    first = gan().product(begun(gan()))
+    assert gan().product(begun(gan(), first)).sampler == "one_step"
+    student = Progressive(optimizer=Optimizer(1e-3), start_steps=2)
+    with pytest.raises(ValueError, match="knows a few noise levels only"):
+        begun(student, first, num_steps=1)
+
+
 def test_guided_students_are_refused():
-    guided = teacher_round(DIFFUSER.with_guidance())
-    with pytest.raises(ValueError, match="takes guidance weights, this method does not"):
-        stage().rounds(DIFFUSER, IMAGE, guided)
+    guided = NETWORK.with_module({"guidance": True}).shapes
+    with pytest.raises(ValueError, match="takes guidance weights as an input, which this method"):
+        begun(gan(), guided)

@@ -1,17 +1,24 @@
 """Guided distillation against closed forms: classes N(+-1, s^2), N(0, s^2) without a label."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_networks import ClassNetwork
+from stepping import compiled
 
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, Gaussian
-from pdistill.methods import Guided, Progressive, Teacher, round_levels, two_step_target
-from pdistill.networks import Diffuser, DiT, UNet
-from pdistill.training import Optimizer
+from pdistill.experiment.config import ConfigError, parse
+from pdistill.experiment.plan import plan
+from pdistill.methods import Guided, Progressive, Teacher
+from pdistill.methods.parts.times import guidance_weights
+from pdistill.methods.progressive import round_levels, two_step_target
+from pdistill.networks import NOTHING, Conditioning, DiT, Network, UNet
+from pdistill.training import Learner, Optimizer
 
 OPTIMIZER = Optimizer(1e-3)
 SCHEDULE = CosineSchedule()
@@ -27,7 +34,7 @@ def data(num):
 
 
 def loss(method, state, num=4096):
-    _, metrics = jax.jit(method.step)(state, data(num), KEY)
+    _, metrics = compiled(method)(state, data(num), KEY)
     return metrics["loss"]
 
 
@@ -41,8 +48,8 @@ def test_hidden_labels_train_the_unconditional_denoiser(x64, classes):
     """
 
     def of(p):
-        method = Teacher(classes, OPTIMIZER, label_dropout=p)
-        return loss(method, method.init(KEY, (1,)))
+        method = Teacher(optimizer=OPTIMIZER, label_dropout=p)
+        return loss(method, method.init(KEY, model=classes))
 
     none, some, all_hidden = of(0.0), of(0.3), of(1.0)
     assert all_hidden > 1.2 * none  # the label tells something
@@ -51,31 +58,33 @@ def test_hidden_labels_train_the_unconditional_denoiser(x64, classes):
 
 def test_label_dropout_needs_labels(mlp):
     with pytest.raises(ValueError, match="label_dropout needs a network with labels"):
-        Teacher(mlp, OPTIMIZER, label_dropout=0.1)
+        Teacher(optimizer=OPTIMIZER, label_dropout=0.1).init(KEY, model=mlp)
 
 
 # --- Stage one ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def guided(classes):
-    return Guided(classes.with_guidance(), OPTIMIZER, teacher=classes, guidance=(0.5, 3.0))
+def teacher(classes):
+    """The closed-form classes, which can be guided by any weight."""
+    return classes.replace(guidance=(0.0, np.inf)).init(KEY)
 
 
-def test_the_optimum_is_the_guided_pair_at_every_weight(x64, classes, guided):
+def test_the_optimum_is_the_guided_pair_at_every_weight(x64, teacher):
     """The closed-form student has no loss, one that takes w for g = 1 + w has: pitfall 1."""
-    state = guided.init(KEY, {"off": jnp.zeros(())}, (1,))
-    assert loss(guided, state) < 1e-20
+    method = Guided(optimizer=OPTIMIZER, guidance=(0.5, 3.0))
+    state = method.init(KEY, teacher=teacher)
+    assert state.student.network.guidance == (0.5, 3.0)
+    assert loss(method, state) < 1e-20
 
-    class OffByOne(type(classes.network)):
-        def __call__(self, z, logsnr, label=None, guidance=None, *, train=False):
-            shifted = None if guidance is None else guidance - 1
-            return super().__call__(z, logsnr, label, shifted, train=train)
+    class OffByOne(ClassNetwork):
+        def __call__(self, z, logsnr, told=NOTHING, *, train=False):
+            shifted = None if told.guidance is None else told.guidance - 1
+            return super().__call__(z, logsnr, told.replace(guidance=shifted), train=train)
 
-    student = Diffuser(OffByOne(guidance=True), "v", SCHEDULE)
-    wrong = Guided(student, OPTIMIZER, teacher=classes, guidance=(0.5, 3.0))
-    state = wrong.init(KEY, {"off": jnp.zeros(())}, (1,))
-    assert loss(wrong, state) > 1e-3
+    student = state.student.network.replace(module=OffByOne(guidance=True))
+    state = state.replace(student=Learner.of(student, OPTIMIZER))
+    assert loss(method, state) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -88,45 +97,50 @@ def test_the_optimum_is_the_guided_pair_at_every_weight(x64, classes, guided):
 )
 def test_the_student_starts_as_the_conditional_teacher(network):
     """G4, and G11: the weight's projection is zero and has a gradient at once."""
-    teacher = Diffuser(network, "v", SCHEDULE)
-    shapes = teacher.param_shapes((4, 4, 1))
+    blank = Network(
+        None, module=network, head="v", schedule=SCHEDULE, shape=(4, 4, 1), guidance=(0.0, np.inf)
+    )
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), shapes)
-    method = Guided(teacher.with_guidance(), OPTIMIZER, teacher=teacher)
-    state = method.init(KEY, params, (4, 4, 1))
-    student = state.learners["student"].params
+    teacher = jax.tree.map(
+        lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), blank.shapes
+    )
+    method = Guided(optimizer=OPTIMIZER)
+    state = jax.jit(lambda teacher: method.init(KEY, teacher=teacher))(teacher)
+    v = jax.jit(Network.v)
 
     z = jax.random.normal(KEY, (3, 4, 4, 1))
     logsnr, label = jnp.array([-3.0, 0.0, 3.0]), jnp.array([0, 1, 2])
-    desired = teacher.v(params, z, logsnr, label)
+    desired = v(teacher, z, logsnr, Conditioning(label=label))
     for w in (0.0, 1.0, 4.0):
-        found = method.diffuser.v(student, z, logsnr, label, jnp.full(3, w))
+        found = v(state.student.network, z, logsnr, Conditioning(label, guidance=jnp.full(3, w)))
         np.testing.assert_allclose(found, desired, rtol=1e-5, atol=1e-5)
 
-    batch = {"image": z, "label": label}
-    after, _ = jax.jit(method.step)(state, batch, KEY)
-    moved = after.learners["student"].params["guidance_in"]["linear"]["kernel"]
+    after, _ = compiled(method)(state, {"image": z, "label": label}, KEY)
+    moved = after.student.network.params["guidance_in"]["linear"]["kernel"]
     assert np.abs(moved).max() > 0
-    assert "guidance_in" not in params
+    assert "guidance_in" not in teacher.params
 
 
 @pytest.mark.parametrize(("discount", "power"), [(0.0, 2), (1.0, 1), (2.0, 0)])
-def test_discounted_examples(x64, classes, discount, power):
+def test_discounted_examples(x64, teacher, discount, power):
     """An error of 1 + w costs (1 + w) ** (2 - discount)."""
-    diffuser = classes.with_guidance()
-    method = Guided(diffuser, OPTIMIZER, discount=discount, teacher=classes)
-    params, z = {"off": jnp.zeros(())}, jax.random.normal(KEY, (5, 1))
-    guided = method._guided(KEY, z)
-    logsnr, label, w = jnp.linspace(-2, 2, 5), jnp.array([0, 1, 0, 1, 0]), guided["guidance"]
-    v = diffuser.v(params, z, logsnr, label, w) + (1 + w)[:, None]
-    examples = {"z": z, "logsnr": logsnr, "v": v, "label": label, **guided}
-    _, metrics = method.regress(method._from(params, params), [examples], KEY)
-    np.testing.assert_allclose(metrics["loss"], np.mean((1 + w) ** power), rtol=1e-12)
+
+    class OffBy(ClassNetwork):
+        def __call__(self, z, logsnr, told=NOTHING, *, train=False):
+            error = 0 if told.guidance is None else (1 + told.guidance)[:, None]
+            return super().__call__(z, logsnr, told, train=train) + error
+
+    method = Guided(optimizer=OPTIMIZER, discount=discount)
+    state = method.init(KEY, teacher=teacher)
+    student = state.student.network.replace(module=OffBy(guidance=True))
+    state = state.replace(student=Learner.of(student, OPTIMIZER))
+    weight_key = jax.random.split(KEY, 4)[3]
+    w = guidance_weights(weight_key, 5, method.guidance, stratified=False, dtype=jnp.float64)
+    assert float(w.std()) > 0.5
+    np.testing.assert_allclose(loss(method, state, 5), np.mean((1 + w) ** power), rtol=1e-12)
 
 
 def test_guided_needs_a_teacher_that_can_be_guided():
-    from pdistill.experiment.config import ConfigError, parse
-
     config = {
         "data": {"name": "digits"},
         "model": {
@@ -135,24 +149,24 @@ def test_guided_needs_a_teacher_that_can_be_guided():
         },
         "stages": [
             {
-                "name": "teacher", "method": "teacher", "num_steps": [4],
+                "name": "teacher", "method": "teacher", "measured_at": [4],
                 "loop": {"num_updates": 10}, "optimizer": {"learning_rate": 1.0},
             },
             {
-                "name": "guided", "method": "guided", "teacher": "teacher", "num_steps": [4],
+                "name": "guided", "method": "guided", "teacher": "teacher", "measured_at": [4],
                 "loop": {"num_updates": 10}, "optimizer": {"learning_rate": 1.0},
             },
         ],
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="'teacher' cannot be guided: train it with labels and"):
-        parse(config).rounds((8, 8, 1))
+    with pytest.raises(ConfigError, match="teacher cannot be guided: train it with labels and"):
+        plan(parse(config), (8, 8, 1))
     config["stages"][0]["label_dropout"] = 0.1
-    teacher, student = parse(config).rounds((8, 8, 1))
-    assert teacher.guidance == (0, np.inf)
-    assert student.guidance == (0, 4)
+    teacher, student = plan(parse(config), (8, 8, 1)).values()
+    assert teacher.network.guidance == (0, np.inf)
+    assert student.network.guidance == (0, 4)
     config["stages"][1]["guidance"] = [3.0, 1.0]
     with pytest.raises(ConfigError, match=r"guidance must be \(low, high\)"):
-        parse(config).rounds((8, 8, 1))
+        parse(config)
 
 
 # --- Stage two ----------------------------------------------------------------------------------
@@ -161,16 +175,19 @@ def test_guided_needs_a_teacher_that_can_be_guided():
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_each_example_keeps_its_weight_through_a_round(x64, classes, stochastic):
     """With many steps the closed-form network is its own student, if w is the same everywhere."""
-    method = Progressive(
-        classes.with_guidance(), OPTIMIZER, guidance=(0.0, 4.0), stochastic=stochastic
-    )
-    params = {"off": jnp.zeros(())}
+    method = Progressive(optimizer=OPTIMIZER, start_steps=8192, stochastic=stochastic)
+    plain = classes.init(KEY)
+    told = plain.replace(module=ClassNetwork(guidance=True), guidance=(0.0, 4.0))
+
+    def loss_of(teacher, num_steps, method=method):
+        return loss(method, method.init(KEY, teacher=teacher, num_steps=num_steps))
+
     bound = 4e-6 if stochastic else 1e-6  # steps twice as long, so four times the loss
-    assert loss(method, method.init(params, 4096)) < bound
-    without = Progressive(classes.with_guidance(), OPTIMIZER)
-    assert loss(without, without.init(params, 4096)) < 1e-6
+    assert loss_of(told, 4096) < bound
+    without = dataclasses.replace(method, stochastic=False)
+    assert loss_of(plain, 4096, without) < 1e-6
     # A student that is not told w cannot follow teachers that are.
-    assert loss(method, method.init(params, 4)) > 1e-4
+    assert loss_of(told, 4) > 1e-4
 
 
 @pytest.mark.parametrize("w", [0.0, 1.7])
@@ -195,7 +212,8 @@ def test_rounds_keep_the_guided_sampler(x64, w):
         num_steps //= 2
         i = jnp.arange(1.0, num_steps + 1)
         t, m, s, last = round_levels(SCHEDULE, i, num_steps)
-        gains = two_step_target(table(gains), jnp.ones((num_steps, 1)), t, m, s, last)
+        target = jax.jit(functools.partial(two_step_target, table(gains)))
+        gains = target(jnp.ones((num_steps, 1)), t, m, s, last)
         np.testing.assert_allclose(end(table(gains), num_steps=num_steps), first, rtol=1e-9)
 
 

@@ -1,18 +1,19 @@
-"""LowDiff: its levels against the plain methods and closed forms, its stage, and a whole run."""
+"""LowDiff: its resolutions against the plain methods and closed forms, its stage, a whole run."""
 
-import dataclasses
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from stepping import run, same
+from flax.core import FrozenDict
+from stepping import compiled, plan_of, run, same
 from tiny_experiment import leaves, tiny_lowdiff
 
 import pdistill
-from pdistill import evaluate, experiment, sample
+from pdistill import diffusion, evaluate, experiment, sample
 from pdistill.data.images import average, repeat
 from pdistill.diffusion import (
     CosineSchedule,
@@ -22,24 +23,30 @@ from pdistill.diffusion import (
     eps_from_x,
     v_from_x,
 )
-from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.config import ConfigError, Named, as_plain, parse
+from pdistill.experiment.plan import plan
 from pdistill.interop import read_folder, write_folder
 from pdistill.interop.stablehlo import export_sampler
-from pdistill.methods import Levels, LowDiffStage, Progressive, ProgressiveStage, Teacher
-from pdistill.methods.levels import cut
+from pdistill.methods import LowDiff, Progressive, Run, Teacher
+from pdistill.methods.parts.cascade import per_resolution, split_rows
+from pdistill.methods.parts.regression import Examples, regress
+from pdistill.methods.parts.times import uniform_times
 from pdistill.model.sampling import Sampling, generate
-from pdistill.networks import Diffuser, UNet
+from pdistill.networks import NOTHING, Conditioning, Network, UNet
 from pdistill.runtime.files import read_jsonl
-from pdistill.samplers import Cascade, Ddim
+from pdistill.samplers import Cascade, Ddim, LowRes
 from pdistill.training import Learner, LoopConfig, Optimizer
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-3)
-UNET = UNet(
-    1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=(4,)
-)
-PLAIN = Diffuser(UNET, "v", SCHEDULE)
-PAIR = Diffuser(UNET.clone(resolutions=(4, 8)), "v", SCHEDULE, (1.5, 0.0))
+SMALL = {
+    "channels": 8, "embedding_channels": 16, "multipliers": (1, 2), "blocks": 1,
+    "attention_sizes": (4,),
+}  # fmt: skip
+UNET = UNet(1, **SMALL)
+PLAIN = Network(None, module=UNET, head="v", schedule=SCHEDULE, shape=(8, 8, 1))
+ALONE = PLAIN.replace(module=UNET.clone(resolutions=(8,)))
+PAIR = PLAIN.replace(module=UNET.clone(resolutions=(4, 8)), shifts=(1.5, 0.0))
 KEY = jax.random.key(3)
 
 
@@ -50,11 +57,10 @@ def batch(num=12, side=8):
     }
 
 
-def spoiled(diffuser, shape=(8, 8, 1)):
-    """Parameters without zeros."""
+def spoiled(network):
+    """A network with parameters none of which is zero."""
     rng = np.random.default_rng(0)
-    shapes = diffuser.param_shapes(shape)
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), shapes)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), network.shapes)
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -62,13 +68,13 @@ def spoiled(diffuser, shape=(8, 8, 1)):
 
 def test_one_resolution_is_the_plain_network():
     """Parameters and outputs to the bit, and one's share of several resolutions is its own."""
-    alone = dataclasses.replace(PLAIN, network=UNET.clone(resolutions=(8,)))
-    params = PLAIN.init(KEY, (8, 8, 1))
-    assert same(alone.init(KEY, (8, 8, 1)), params)
+    init, v = jax.jit(Network.init), jax.jit(Network.v)
+    params = init(PLAIN, KEY).params
+    chex.assert_trees_all_equal(init(ALONE, KEY).params, params)
     spoil = spoiled(PLAIN)
     z, logsnr = jax.random.normal(KEY, (3, 8, 8, 1)), jnp.array([-3.0, 0.0, 4.0])
-    assert same(alone.v(spoil, z, logsnr), PLAIN.v(spoil, z, logsnr))
-    pair = PAIR.init(KEY, (8, 8, 1))
+    assert same(v(ALONE.replace(params=spoil.params), z, logsnr), v(spoil, z, logsnr))
+    pair = init(PAIR, KEY).params
     shared = set(params) - {"conv_in"}  # it also takes the condition
     assert all(same(pair[name], params[name]) for name in shared)
     assert set(pair) - set(params) == {
@@ -78,9 +84,9 @@ def test_one_resolution_is_the_plain_network():
 
 def test_small_images_skip_the_outer_level():
     """Their output depends on all but what the larger size has for itself."""
-    params = spoiled(PAIR)
+    network = spoiled(PAIR)
     z, logsnr = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.zeros(2)
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(PAIR.v(p, z, logsnr) ** 2)))(params)
+    grads = jax.jit(jax.grad(lambda net: jnp.sum(net.v(z, logsnr) ** 2)))(network).params
     told = grads["resolution_emb"]["embedding"]
     assert jnp.any(told[0] != 0)
     assert not jnp.any(told[1])
@@ -91,132 +97,146 @@ def test_small_images_skip_the_outer_level():
     }
     assert zero == {
         *("conv_in", "norm_out", "conv_out", "condition_in", "up_1.upsample"),
-        *(name for name in params if name.startswith(("down_0.", "up_0."))),
+        *(name for name in grads if name.startswith(("down_0.", "up_0."))),
     }
 
 
 def test_the_network_is_told_its_resolution_and_its_condition():
-    params, v = spoiled(PAIR), jax.jit(PAIR.v)
+    network, v = spoiled(PAIR), jax.jit(Network.v)
     z, logsnr = jax.random.normal(KEY, (2, 8, 8, 1)), jnp.zeros(2)
     before = jax.random.normal(jax.random.key(4), (2, 4, 4, 1))
 
-    def told(params=params, image=before, noise=3.0):
-        return v(params, z, logsnr, condition=(image, jnp.full(2, noise)))
+    def told(network=network, image=before, noise=3.0):
+        return v(network, z, logsnr, Conditioning(image=LowRes(image, jnp.full(2, noise))))
+
+    def without_row(i):
+        table = network.params["resolution_emb"]["embedding"]
+        others = {"resolution_emb": {"embedding": table.at[i].set(0.0)}}
+        return network.replace(params=network.params | others)
 
     assert not same(told(), told(noise=4.0))
     assert not same(told(), told(image=before + 1))
-    table = params["resolution_emb"]["embedding"]
-    others = params | {"resolution_emb": {"embedding": table.at[0].set(0.0)}}
-    assert same(told(), told(others))  # the first row is that of the smaller size
-    others = params | {"resolution_emb": {"embedding": table.at[1].set(0.0)}}
-    assert not same(told(), told(others))
+    assert same(told(), told(without_row(0)))  # the first row is that of the smaller size
+    assert not same(told(), told(without_row(1)))
     # No noise is a log-SNR of infinity, which is told as any of 20 and more.
     assert same(told(noise=jnp.inf), told(noise=20.0))
 
 
 def test_flops():
     """The larger size has the condition's channel and the embedding of its noise besides."""
-    network = UNet(
-        1, channels=8, embedding_channels=16, multipliers=(1, 1), blocks=1, attention_sizes=()
-    )
-    cascade = Diffuser(network.clone(resolutions=(16, 32)), "v", SCHEDULE)
-    small, large = (cascade.flops(shape) for shape in cascade.sizes((32, 32, 1)))
-    plain = Diffuser(network, "v", SCHEDULE).flops((32, 32, 1))
-    assert large - plain == 2 * 9 * 8 * 32**2 + 2 * (8 * 16 + 16 * 16)
+    unet = UNet(1, **(SMALL | {"multipliers": (1, 1), "attention_sizes": ()}))
+    network = PLAIN.replace(module=unet, shape=(32, 32, 1))
+    cascade = network.replace(module=unet.clone(resolutions=(16, 32)))
+    small, large = (cascade.flops(shape) for shape in cascade.sizes)
+    assert large - network.flops() == 2 * 9 * 8 * 32**2 + 2 * (8 * 16 + 16 * 16)
     assert 0.1 < small / large < 0.35
     sampling = Sampling((4, 2), Cascade())
     assert sampling.nfe == 6
-    assert sampling.effective_nfe(cascade, (32, 32, 1)) == pytest.approx(2 + 4 * small / large)
-    assert Sampling(4).effective_nfe(PLAIN, (8, 8, 1)) == 4
+    assert sampling.effective_nfe(cascade) == pytest.approx(2 + 4 * small / large)
+    assert Sampling(4).effective_nfe(PLAIN) == 4
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def test_one_level_is_the_plain_method():
+def test_one_resolution_is_the_plain_method():
     """Updates and samples to the bit, with dropout too."""
-    dropout = dataclasses.replace(PLAIN, network=UNET.clone(dropout=0.2))
-    alone = dataclasses.replace(dropout, network=dropout.network.clone(resolutions=(8,)))
-    plain, level = Teacher(dropout, ADAM), Levels(Teacher(alone, ADAM), (12,), 0.2)
-    states = [
-        run(method, method.init(KEY, (8, 8, 1)), batch(), 3)[0][-1] for method in (plain, level)
-    ]
-    assert same(*(state.learners for state in states))
-    params = plain.export(states[0])
-    how = {"shape": (8, 8, 1)}
-    images = generate(PLAIN, params, KEY, jnp.arange(4), sampling=Sampling(5, Ddim()), **how)
-    cascade = dataclasses.replace(PLAIN, network=UNET.clone(resolutions=(8,)))
+    network = PLAIN.replace(module=UNET.clone(dropout=0.2))
+    plain = Teacher(optimizer=ADAM)
+    alone = LowDiff(optimizer=ADAM, resolutions=(8,), split=(12,), max_noise=0.2)
+    found = []
+    for method in (plain, alone):
+        state = jax.jit(lambda method=method: method.init(KEY, model=network))()
+        (*_, last), _ = run(method, state, batch(), 3)
+        found.append(last)
+    assert same(*found)
+    image = generate(plain.product(found[0]), KEY, jnp.arange(4), sampling=Sampling(5, Ddim()))
     one = generate(
-        cascade, params, KEY, jnp.arange(4), sampling=Sampling((5,), Cascade(noise=0.1)), **how
+        alone.product(found[1]), KEY, jnp.arange(4), sampling=Sampling((5,), Cascade(noise=0.1))
     )
-    assert same(images, one)
+    assert same(image, one)
 
 
-def test_levels_have_dropout_of_their_own():
-    """Inside, all levels' maps have one size: with one key their masks would be the same."""
-    diffuser = dataclasses.replace(PLAIN, network=UNET.clone(dropout=0.5))
-    method = Teacher(diffuser, ADAM)
-    state = method.init(KEY, (8, 8, 1))
-    state = state.replace(learners={method.learner: Learner.create(spoiled(diffuser), ADAM)})
-    part, key = method.examples(state, batch(), KEY)
+def test_resolutions_have_dropout_of_their_own():
+    """Inside, the maps of all have one size: with one key their masks would be the same."""
+    learner = Learner.of(spoiled(PLAIN.replace(module=UNET.clone(dropout=0.5))), ADAM)
+    x, key = batch()["image"], jax.random.key(6)
+    logsnr = SCHEDULE(uniform_times(key, len(x), stratified=False))
+    z, eps = diffusion.noised(KEY, x, logsnr)
+    part = Examples(z, logsnr, diffusion.v_target(x, eps, logsnr), NOTHING)
+    update = jax.jit(regress, static_argnums=2)
 
     def loss(parts, key):
-        return float(jax.jit(method.regress)(state, parts, key)[1]["loss"])
+        return float(update(learner, parts, "v_mse", key)[1]["loss"])
 
     alone = [loss([part], k) for k in (key, jax.random.fold_in(key, 1))]
     assert abs(alone[0] - alone[1]) > 1e-3 * alone[0]
     assert loss([part, part], key) == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Teacher, Progressive])
-def test_the_loss_is_the_mean_over_all_levels(kind):
-    """That of each level is the plain method's, at the level's schedule, with its condition."""
-    inner = kind(PAIR, ADAM)
-    method = Levels(inner, (8, 4), 0.2)
-    params = spoiled(PAIR)
-    init = inner.init(params, 4) if kind is Progressive else inner.init(KEY, (8, 8, 1))
-    learner = dataclasses.replace(init.learners[inner.learner], params=params)
-    state = init.replace(learners={inner.learner: learner})
+def teachers_examples(network, rows, below, key):
+    """The examples that `Teacher` has at one resolution."""
+    time_key, noise_key, *_ = jax.random.split(key, 4)
+    x = rows["image"]
+    logsnr = network.schedule(uniform_times(time_key, len(x), stratified=False))
+    z, eps = diffusion.noised(noise_key, x, logsnr)
+    return Examples(z, logsnr, diffusion.v_target(x, eps, logsnr), Conditioning(image=below))
+
+
+@pytest.mark.parametrize("kind", [LowDiff, Progressive])
+def test_the_loss_is_the_mean_over_all_resolutions(kind):
+    """That of each is the plain method's, at the resolution's schedule, with its condition."""
+    network = spoiled(PAIR).replace(sampler="cascade:ddim:0.1")
+    settings = {"optimizer": ADAM, "split": (8, 4), "max_noise": 0.2}
+    if kind is Progressive:
+        method = Progressive(start_steps=8, **settings)
+        state = method.init(KEY, teacher=network, num_steps=4)
+    else:
+        method = LowDiff(resolutions=(4, 8), **settings)
+        state = method.State(Learner.of(network, ADAM))
     _, [row] = run(method, state, batch(), 1)
 
     key = jax.random.fold_in(jax.random.key(4), 0)
     losses = []
-    for level, rows in enumerate(cut(batch(), (8, 4))):
-        rows, level_key = method._reduced(rows, level, key)
-        assert rows["image"].shape[1:] == PAIR.sizes((8, 8, 1))[level]
-        size = PAIR.resolutions[level]
-        schedule = CosineSchedule(shift=(1.5, 0.0)[level])
-        plain = kind(dataclasses.replace(PAIR, schedule=schedule, shifts=()), ADAM)
-        found, _ = plain.examples(state, rows, level_key)
-        assert found["z"].shape[1:3] == (size, size)
-        v_hat = PAIR.v(params, found["z"], found["logsnr"], condition=rows.get("condition"))
-        losses.append(denoising_loss(v_hat, found["v"], found["logsnr"]))
+    for i, (_, rows, below, own_key) in enumerate(
+        per_resolution(network, batch(), key, (8, 4), 0.2)
+    ):
+        assert rows["image"].shape[1:] == PAIR.sizes[i]
+        size = PAIR.resolutions[i]
+        plain = network.replace(schedule=CosineSchedule(shift=(1.5, 0.0)[i]), shifts=())
+        if kind is Progressive:
+            found = jax.jit(method.examples)(plain, jnp.int32(4), rows, below, own_key)
+        else:
+            found = jax.jit(teachers_examples)(plain, rows, below, own_key)
+        assert found.z.shape[1:3] == (size, size)
+        v_hat = jax.jit(Network.v)(network, found.z, found.logsnr, found.told)
+        losses.append(denoising_loss(v_hat, found.v, found.logsnr))
     assert [len(loss) for loss in losses] == [8, 4]
     assert row["loss"] == pytest.approx(float(jnp.concatenate(losses).mean()), rel=1e-5)
 
 
 def test_conditions_are_averages_with_known_noise():
-    method = Levels(Teacher(PAIR, ADAM), (1, 1), 0.3)
-    images = batch(4000)["image"]
-    rows, _ = method._reduced({"image": images}, 1, KEY)
-    noisy, logsnr = rows["condition"]
+    images = {"image": batch(8000)["image"]}
+    small, large = split_rows(images, (4000, 4000))
+    first, second = per_resolution(PAIR, images, KEY, (1, 1), 0.3)
+    _, rows, (noisy, logsnr), _ = second
     std = jnp.exp(-logsnr / 2)
-    eps = (noisy - average(images, 2)) / std[:, None, None, None]
+    eps = (noisy - average(large["image"], 2)) / std[:, None, None, None]
     # 64,000 normal numbers: 4 standard errors of their mean and their std; and s uniform.
     assert float(eps.mean()) == pytest.approx(0, abs=0.016)
     assert float(eps.std()) == pytest.approx(1, abs=0.012)
     assert 0 <= float(std.min()) < float(std.max()) <= 0.3
     assert float(std.mean()) == pytest.approx(0.15, abs=0.006)
-    assert same(rows["image"], images)
-    rows, _ = method._reduced({"image": images}, 0, KEY)
-    assert same(rows["image"], average(images, 2))
-    assert "condition" not in rows
+    assert same(rows, large)
+    _, rows, below, _ = first
+    assert same(rows["image"], average(small["image"], 2))
+    assert below is None
 
 
 def test_shifts_make_equal_times_equally_noisy():
     """Averages of z at lambda are images at lambda + 2 log 2, which is the default."""
-    [r] = stage().rounds(PLAIN, (8, 8, 1), {})
-    small, large = (r.method.diffuser.at(size).schedule for size in (4, 8))
+    network = planned().network
+    small, large = (network.at(size).schedule for size in (4, 8))
     t = jnp.array([0.3, 0.6])
     alpha, sigma = alpha_sigma(large(t))
     np.testing.assert_allclose(
@@ -227,7 +247,7 @@ def test_shifts_make_equal_times_equally_noisy():
 def test_parts_of_a_batch():
     """All rows once; of rows over gcd devices each keeps its share of every part."""
     rows = {"row": jnp.arange(24), "pair": jnp.arange(48).reshape(24, 2)}
-    parts = cut(rows, (12, 8, 4))
+    parts = split_rows(rows, (12, 8, 4))
     assert [len(part["row"]) for part in parts] == [12, 8, 4]
     assert sorted(np.concatenate([part["row"] for part in parts])) == list(range(24))
     for part in parts:
@@ -236,7 +256,7 @@ def test_parts_of_a_batch():
         np.testing.assert_array_equal(
             of_device, np.broadcast_to(np.arange(4)[:, None], of_device.shape)
         )
-    assert same(cut(rows, (24,))[0], rows)
+    assert same(split_rows(rows, (24,))[0], rows)
 
 
 class Whites(nn.Module):
@@ -250,15 +270,13 @@ class Whites(nn.Module):
     resolutions: tuple[int, ...] = (2, 4)
 
     @nn.compact
-    def __call__(
-        self, z, logsnr, label=None, guidance=None, target=None, condition=None, *, train=False
-    ):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         off = self.param("off", nn.initializers.ones, ())
         alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(logsnr))
-        if condition is None:
+        if told.image is None:
             x_hat = Gaussian(0.0, 0.5).denoise(z, logsnr)
         else:
-            noisy, noise = condition
+            noisy, noise = told.image
             k = 0.25 / (0.25 + jnp.exp(-noise))[:, None, None, None]
             mean = repeat(k * noisy, 2)
             offset = z - alpha * mean
@@ -275,48 +293,54 @@ def test_the_closed_form_is_what_is_learnt():
     The gradient of an update, a mean over 26,000 pixels, has a standard error of about 0.006 there;
     Adam's average of ten is less, times a falling rate: 0.02 is ample.
     """
-    network = Whites()
-    adam = Optimizer(0.05, anneal="linear", num_updates=100)
-    method = Levels(Teacher(Diffuser(network, "v", SCHEDULE), adam), (512, 1536), 0.5)
-    state = method.init(KEY, (4, 4, 1))
-    step = jax.jit(method.step)
+    method = LowDiff(
+        optimizer=Optimizer(0.05, anneal="linear", num_updates=100),
+        resolutions=(2, 4), split=(512, 1536), max_noise=0.5, shifts=(0.0, 0.0),
+    )  # fmt: skip
+    state = method.init(KEY, model=PLAIN.replace(module=Whites(), shape=(4, 4, 1)))
+
     for i in range(100):
         key = jax.random.fold_in(KEY, i)
         images = jax.random.normal(jax.random.fold_in(key, 1), (2048, 4, 4, 1))
-        state, _ = step(state, {"image": images}, key)
-    assert abs(float(state.learners["model"].params["off"])) < 0.02
+        state, _ = compiled(method)(state, {"image": images}, key)
+    assert abs(float(state.model.network.params["off"])) < 0.02
 
 
 # --- stages ---------------------------------------------------------------------------------------
 
 
-def stage(**changes):
-    settings = {
-        "name": "lowdiff", "resolutions": (4, 8), "split": (8, 4), "num_steps": ((4, 2), (1, 1)),
-        "loop": LoopConfig(num_updates=100, batch_size=12), "optimizer": ADAM,
-    }  # fmt: skip
-    return LowDiffStage(**settings | changes)
+def stage(measured_at=((4, 2), (1, 1)), **changes):
+    method = LowDiff(**{"optimizer": ADAM, "resolutions": (4, 8), "split": (8, 4)} | changes)
+    loop = LoopConfig(num_updates=100, batch_size=12)
+    return Run(name="lowdiff", method=method, loop=loop, measured_at=measured_at)
 
 
-def rounds_of_few_steps(earlier, **changes):
-    settings = {
-        "name": "few", "teacher": "lowdiff", "start_steps": 8,
-        "loop": LoopConfig(num_updates=100, batch_size=6), "optimizer": ADAM,
-    }  # fmt: skip
-    return ProgressiveStage(**settings | changes).rounds(PLAIN, (8, 8, 1), earlier)
+def few_steps(batch_size=6, **changes):
+    method = Progressive(**{"optimizer": ADAM, "start_steps": 8, "split": (8, 4)} | changes)
+    loop = LoopConfig(num_updates=100, batch_size=batch_size)
+    return Run(name="few", method=method, given={"teacher": "lowdiff"}, loop=loop)
+
+
+def planned(*later, **changes):
+    """The plan of the stage, alone or with later ones."""
+    found = plan_of(stage(**changes), *later, network=Named("unet", SMALL))
+    return found["lowdiff"] if not later else list(found.values())
 
 
 def test_a_stage_and_its_rounds():
-    [r] = stage().rounds(PLAIN, (8, 8, 1), {})
-    assert (r.solver, r.num_steps) == ("cascade:ddim:0.1", ((4, 2), (1, 1)))
-    assert r.method.diffuser.shifts == pytest.approx((2 * np.log(2), 0))
-    [heun] = stage(solver="heun").rounds(PLAIN, (8, 8, 1), {})
-    assert heun.solver == "cascade:heun:0.1"
-    few = rounds_of_few_steps({"lowdiff": heun})  # whose students are taught steps of DDIM
-    assert [(f.name, f.num_steps) for f in few] == [
+    r = planned()
+    assert (r.network.sampler, r.measured_at) == ("cascade:ddim:0.1", ((4, 2), (1, 1)))
+    assert r.network.shifts == pytest.approx((2 * np.log(2), 0))
+    heun, *few = planned(few_steps(), solver="heun")
+    assert heun.network.sampler == "cascade:heun:0.1"
+    assert [(f.name, f.measured_at) for f in few] == [
         ("few/4", ((4, 4),)), ("few/2", ((2, 2),)), ("few/1", ((1, 1),)),
     ]  # fmt: skip
-    assert all(f.solver == r.solver and f.method.split == (4, 2) for f in few)
+    for f in few:  # their students are taught steps of DDIM
+        assert f.network.sampler == r.network.sampler
+        split = f.run.method.split
+        rows = [rows for _, rows, *_ in per_resolution(f.network, batch(6), KEY, split, 0.2)]
+        assert [len(part["image"]) for part in rows] == [4, 2]
 
 
 @pytest.mark.parametrize(
@@ -324,34 +348,33 @@ def test_a_stage_and_its_rounds():
     [
         ({"split": (8, 8)}, r"split \(8, 8\) must add up to loop.batch_size 12"),
         ({"split": (12,)}, r"split must be images at each of the resolutions \(4, 8\)"),
-        ({"num_steps": ((4,),)}, r"each must be of the levels \(4, 8\)"),
+        ({"measured_at": ((4,),)}, r"each must be of the resolutions \(4, 8\)"),
         ({"resolutions": (4, 16)}, "resolutions end at 16, but images are of"),
         ({"resolutions": (2, 8)}, "one for each of the 2 levels at most"),
         ({"resolutions": (6, 8)}, "must rise by powers of two"),
         ({"shifts": (1.0,)}, "shifts must be one for each of the resolutions"),
         ({"noise": 0.5}, "noise 0.5 in sampling is more than any in training"),
         ({"solver": "ancestral"}, "solver must be deterministic"),
-        ({"network": {"grown": (8,)}}, "cannot have grown levels"),
+        ({"network": FrozenDict(grown=(8,))}, "cannot have grown levels"),
     ],
 )
 def test_stages_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
-        stage(**changes).rounds(PLAIN, (8, 8, 1), {})
+        planned(**changes)
 
 
 def test_what_cannot_start_from_a_cascade():
-    [r] = stage().rounds(PLAIN, (8, 8, 1), {})
-    with pytest.raises(ValueError, match="rounds are not stochastic"):
-        rounds_of_few_steps({"lowdiff": r}, stochastic=True)
-    with pytest.raises(ValueError, match="batch_size 7 cannot be split"):
-        rounds_of_few_steps({"lowdiff": r}, loop=LoopConfig(num_updates=10, batch_size=7))
+    with pytest.raises(ConfigError, match="rounds cannot be stochastic"):
+        planned(few_steps(stochastic=True))
+    with pytest.raises(ConfigError, match="batch_size 7 cannot be split"):
+        planned(few_steps(batch_size=7))
     config = tiny_lowdiff()
-    gan = {"name": "direct", "method": "direct", "teacher": "lowdiff", "teacher_steps": 2}
+    direct = {"name": "direct", "method": "direct", "teacher": "lowdiff", "teacher_steps": 2}
     progressive = config.stages[2]
-    gan |= {"loop": progressive["loop"], "optimizer": progressive["optimizer"]}
-    config.stages = (*config.stages[:2], type(config)(gan))
-    with pytest.raises(ConfigError, match="'lowdiff' is a cascade, which this method cannot"):
-        parse(as_plain(config)).rounds((8, 8, 1))
+    direct |= {"loop": progressive["loop"], "optimizer": progressive["optimizer"]}
+    config.stages = (*config.stages[:2], type(config)(direct))
+    with pytest.raises(ConfigError, match="teacher is a cascade, which this method cannot"):
+        plan(parse(as_plain(config)), (8, 8, 1))
 
 
 # --- an experiment --------------------------------------------------------------------------------
@@ -389,7 +412,7 @@ def test_what_a_cascade_is_not_made_for(workdir):
     model, key = pdistill.load(workdir / "lowdiff"), jax.random.key(0)
     with pytest.raises(ValueError, match="a cascade takes a tuple of steps"):
         model.sample(key, 2, num_steps=4)
-    with pytest.raises(ValueError, match="the cascade has 2 levels"):
+    with pytest.raises(ValueError, match="the cascade has 2 resolutions"):
         model.sample(key, 2, num_steps=(4, 2, 1))
     # As a plain denoiser, to encode with say, it lacks the condition.
     with pytest.raises(ValueError, match="made on the condition of an image of the size before"):
@@ -431,5 +454,5 @@ def test_a_cascade_is_exported(workdir, tmp_path):
         export_sampler(model, start="noise")
     write_folder(tmp_path / "folder", model)
     read = read_folder(tmp_path / "folder")
-    assert read.diffuser == model.diffuser
-    assert read.diffuser.shifts
+    assert read.network.blank == model.network.blank
+    assert read.network.shifts

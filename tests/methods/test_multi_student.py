@@ -2,78 +2,69 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from planning import TEACHER, plan_of, stage
+from stepping import run
 from tiny_experiment import leaves, tiny_msd
 
 import pdistill
 from pdistill import experiment, partition
 from pdistill.data import load_dataset
-from pdistill.diffusion import CosineSchedule
-from pdistill.methods import (
-    DmdStage,
-    MultiStudentStage,
-    Round,
-    ScoreMatchingStage,
-    Teacher,
-)
-from pdistill.networks import Diffuser, DiT
+from pdistill.methods import Dmd, MultiStudent, Run, ScoreMatching
+from pdistill.networks import DiT
 from pdistill.runtime.files import read_jsonl
-from pdistill.training import LoopConfig, Optimizer
+from pdistill.training import Optimizer
 
 IMAGE = (8, 8, 1)
-NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2, num_labels=4)
-DIFFUSER = Diffuser(NETWORK, "v", CosineSchedule())
+MODULE = DiT(out_channels=1, features=16, depth=1, heads=2, num_labels=4)
 ADAM = Optimizer(1e-2)
-LOOP = LoopConfig(10, 16, log_every=10, save_every=10)
-BASE = {"loop": LOOP, "optimizer": ADAM, "teacher": "teacher"}
-STUDENT = DmdStage(name="dmd", fake_optimizer=ADAM, **BASE)
-MATCHING = ScoreMatchingStage(name="tsm", network={"features": 8}, **BASE)
-TEACHER = {
-    "teacher": Round("teacher", "teacher", Teacher(DIFFUSER, ADAM), lambda *_: None, LOOP, (4,))
-}
+STUDENT = stage(Dmd(optimizer=ADAM, fake_optimizer=ADAM))
+MATCHING = stage(ScoreMatching(optimizer=ADAM, network={"features": 8}), "tsm")
 
 
-def rounds(**changes):
-    stage = MultiStudentStage(**{"name": "msd", "student": STUDENT, "parts": 2} | changes)
-    return stage.rounds(DIFFUSER, IMAGE, TEACHER)
+def planned(*stages, module=MODULE, **changes):
+    """name -> Planned of several students, after the teacher, and of other stages."""
+    method = MultiStudent(**{"student": STUDENT, "parts": 2} | changes)
+    return plan_of(module, TEACHER, Run(name="msd", method=method), *stages)
 
 
-def test_rounds():
-    first, dmd, _, other, model = rounds(score_matching=MATCHING)
-    assert [first.name, dmd.name, other.name, model.name] == [
-        "msd/tsm_0", "msd/dmd_0", "msd/dmd_1", "msd",
-    ]  # fmt: skip
-    assert (first.labels, first.parent, first.measured) == ((0, 1), "teacher", False)
-    assert (dmd.labels, dmd.parent, dmd.teacher) == ((0, 1), "msd/tsm_0", "teacher")
-    assert dmd.method.diffuser.network.features == 8  # the student's; the scores are the teacher's
-    assert dmd.method.teacher.network.features == 16
-    assert model.students == ("msd/dmd_0", "msd/dmd_1")
-    assert model.method.diffuser.network.routes == (0, 0, 1, 1)
-    assert (model.card["train_steps"], model.solver, model.measured) == (40, "one_step", True)
+def test_runs():
+    plan = planned(score_matching=MATCHING)
+    assert list(plan) == ["teacher", "msd/tsm_0", "msd/dmd_0", "msd/tsm_1", "msd/dmd_1", "msd"]
+    first, dmd, model = (plan[name] for name in ("msd/tsm_0", "msd/dmd_0", "msd"))
+    assert (first.run.labels, first.given, first.run.measured) == (
+        (0, 1), {"teacher": "teacher"}, False
+    )  # fmt: skip
+    assert (dmd.run.labels, dmd.run.measured) == ((0, 1), False)
+    assert dmd.given == {"teacher": "teacher", "start": "msd/tsm_0"}
+    assert plan["msd/dmd_1"].arguments["labels"] == (2, 3)
+    assert dmd.network.module.features == 8  # the student's; the scores are the teacher's
+    assert dmd.state.teacher.module.features == 16
+    assert dmd.state.fake_score.network.network.module.features == 16
+    assert model.given == {"student_0": "msd/dmd_0", "student_1": "msd/dmd_1"}
+    assert model.network.module.routes == (0, 0, 1, 1)
+    assert (model.network.sampler, model.run.measured) == ("one_step", True)
+    assert model.measured_at == (1,)
+    assert model.run.method.card(model.state)["train_steps"] == 40
 
 
 def test_one_student_is_the_method_alone():
     """Bit for bit, with the same keys."""
-    [alone] = STUDENT.rounds(DIFFUSER, IMAGE, TEACHER)
-    of_one, _ = rounds(parts=1)
-    params = jax.jit(lambda: DIFFUSER.init(jax.random.key(0), IMAGE))()
+    plan = planned(stage(STUDENT.method, "alone"), parts=1)
     batch = {
         "image": jax.random.normal(jax.random.key(1), (16, *IMAGE)),
         "label": jnp.arange(16) % 4,
     }
+    teacher = jax.jit(plan["teacher"].network.blank.init)(jax.random.key(0))
     states = []
-    for r in (alone, of_one):
-        state = jax.jit(r.init)(jax.random.key(2), params)
-        step = jax.jit(r.method.step)
-        for i in range(6):
-            state, _ = step(state, batch, jax.random.key(i))
-            state = state.replace(step=state.step + 1)
-        states.append(state)
-    for ours, theirs in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for planned_run in (plan["alone"], plan["msd/dmd_0"]):
+        state = jax.jit(planned_run.init)(jax.random.key(2), {"teacher": teacher})
+        states.append(run(planned_run.run.method, state, batch, 6)[0][-1])
+    chex.assert_trees_all_equal(*states)
 
 
 def test_images_of_a_part():
@@ -93,24 +84,22 @@ def test_images_of_a_part():
         ({"parts": 0, "lists": ((0, 1), (2,))}, "must be in one list"),
         ({"student": MATCHING}, "makes a generator"),
         ({"student": dataclasses.replace(STUDENT, select="fd_pixels")}, "leave select out"),
-        ({"student": dataclasses.replace(STUDENT, teacher="x")}, "no earlier stage makes"),
+        ({"student": stage(STUDENT.method, given={"teacher": "x"})}, "no earlier stage makes"),
     ],
 )
 def test_mistakes(changes, message):
     with pytest.raises(ValueError, match=message):
-        rounds(**changes)
+        planned(**changes)
 
 
 def test_they_need_labels():
-    plain = DIFFUSER.with_network({"num_labels": 0})
     with pytest.raises(ValueError, match="need a model with labels"):
-        MultiStudentStage(name="msd", student=STUDENT, parts=2).rounds(plain, IMAGE, TEACHER)
+        planned(module=MODULE.clone(num_labels=0))
 
 
-def test_a_model_of_several_is_no_parent():
-    known = TEACHER | {r.name: r for r in rounds()}
-    with pytest.raises(ValueError, match="is of several students"):
-        dataclasses.replace(STUDENT, teacher="msd").rounds(DIFFUSER, IMAGE, known)
+def test_a_model_of_several_is_no_teacher():
+    with pytest.raises(ValueError, match="is the model of several students"):
+        planned(stage(STUDENT.method, "later", given={"teacher": "msd"}))
 
 
 # --- an experiment --------------------------------------------------------------------------------
@@ -158,8 +147,7 @@ def test_it_is_joined_again(workdir):
     rows = (workdir / "results.jsonl").read_text()
     (workdir / "msd/model").rename(workdir / "lost")
     experiment.run(tiny_msd(), workdir)
-    for ours, theirs in zip(leaves(workdir / "msd"), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(leaves(workdir / "msd"), before)
     assert (workdir / "results.jsonl").read_text() == rows
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
+from planning import TEACHER, plan_of, stage
 from stepping import run, same
 from tiny_experiment import leaves, tiny_pagoda
 
@@ -20,48 +22,51 @@ from pdistill.data import Dataset, to_float
 from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.plan import plan
 from pdistill.interop.stablehlo import export_sampler
-from pdistill.methods import Pagoda, PagodaStage, Round, Teacher
-from pdistill.methods.adversarial import Discriminator, Judge
-from pdistill.methods.adversary import Adversary
-from pdistill.methods.latents import LatentsConfig, make_latents
-from pdistill.networks import Diffuser, UNet
+from pdistill.methods import Pagoda
+from pdistill.methods.columns import Latents
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Judge
+from pdistill.networks import NOTHING, Network, UNet
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import PRESETS, LoopConfig, Optimizer, partition
-from pdistill.training.transfer import transfer
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-3, b1=0.0, b2=0.99, clip_norm=0.0)
-BASE = Diffuser(
-    UNet(1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=()),
-    "v",
-    SCHEDULE,
+MODULE = UNet(
+    1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, attention_sizes=()
 )
 NOISE = (4, 4, 1)
+BASE = Network(None, MODULE, "v", SCHEDULE, NOISE)
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    """Parameters without zeros."""
-    shapes = BASE.param_shapes(NOISE)
+    """A network without zeros."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), shapes)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), BASE.shapes)
 
 
 def grown(levels):
-    return BASE.with_network({"grown": (8,) * levels})
+    return BASE.with_module({"grown": (8,) * levels})
+
+
+def judging(**changes):
+    judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
+    judge = dataclasses.replace(judge, **changes)
+    return Adversary(judges=(judge,), optimizer=ADAM, r1=0.0)
 
 
 def pagoda(levels=1, **changes):
-    judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
-    adversary = Adversary(Discriminator((judge,), BASE), ADAM, "non_saturating", r1=0.0)
-    return Pagoda(grown(levels), ADAM, adversary, **changes)
+    settings = {"optimizer": ADAM, "adversary": judging(), "grown": (8,) * levels}
+    return Pagoda(**settings | changes)
 
 
-def begin(method, teacher, levels=1):
-    image_shape = (4 * 2**levels, 4 * 2**levels, 1)
-    return jax.jit(lambda: method.init(jax.random.key(0), teacher, teacher, image_shape, NOISE))()
+def begin(method, teacher):
+    init = lambda teacher: method.init(jax.random.key(0), teacher=teacher)  # noqa: E731
+    return jax.jit(init)(teacher)
 
 
 def batch(levels=1, num=8):
@@ -82,20 +87,21 @@ class Pixels(nn.Module):
     num_labels: int = 0
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         self.param("none", nn.initializers.zeros, ())
         x_hat = Gaussian(0.0, 0.5).denoise(z, logsnr)
         return diffusion.v_from_x(z, x_hat, logsnr)
 
 
-PIXELS = Diffuser(Pixels(), "v", SCHEDULE)
+def pixels(*shape):
+    return Network({"none": jnp.zeros(())}, Pixels(), "v", SCHEDULE, shape)
 
 
 @pytest.mark.parametrize(("num_steps", "bound"), [(20, 3e-2), (40, 8e-3), (80, 2e-3)])
 def test_the_gain_of_the_encoder(x64, num_steps, bound):
     """B1: from z_0 = alpha_0 x by the ratio of the standard deviations; second order."""
     x = jnp.array([[0.3], [-1.0]])
-    found = LatentsConfig(num_steps).encode(PIXELS, {"none": jnp.zeros(())}, x)
+    found = Latents(num_steps).encode(pixels(1), x)
     (alpha_t, sigma_t), (alpha_0, sigma_0) = (
         diffusion.alpha_sigma(SCHEDULE(jnp.asarray(t))) for t in (1.0, 0.0)
     )
@@ -109,11 +115,9 @@ def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
     rng = np.random.default_rng(0)
     levels = np.clip(rng.normal(0, 0.5 * 127.5, (300, 8, 8, 1)) + 127.5, 0, 255)
     data = Dataset("normal:train", levels.astype(np.uint8), np.zeros(300, np.int32), 1)
-    path = tmp_path / "latents.npy"
-    make_latents(
-        path, PIXELS, {"none": jnp.zeros(())}, LatentsConfig(), data, shape=(8, 8, 1), flip=True,
-        batch_size=128, mesh=make_mesh(),
-    )  # fmt: skip
+    path, column = tmp_path / "latents.npy", Latents()
+    settings = {"seed": 0, "mesh": make_mesh()}
+    column.make(path, pixels(8, 8, 1), data, flip=True, batch_size=128, **settings)
     latents = np.load(path).astype(np.float32)
     assert latents.shape == (300, 2, 8, 8, 1)
     np.testing.assert_allclose(latents[:, 1], latents[:, 0, :, ::-1], atol=2e-3)
@@ -123,15 +127,22 @@ def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
     assert abs(neighbours) < 0.03
     assert list(tmp_path.iterdir()) == [path]
 
-    small = tmp_path / "small.npy"
-    make_latents(
-        small, PIXELS, {"none": jnp.zeros(())}, LatentsConfig(8), data, shape=(4, 4, 1), flip=False,
-        batch_size=64, mesh=make_mesh(),
-    )  # fmt: skip
-    desired = LatentsConfig(8).encode(
-        PIXELS, {"none": jnp.zeros(())}, average(to_float(jnp.asarray(data.images[:5])), 2)
-    )
+    small, column = tmp_path / "small.npy", Latents(8)
+    column.make(small, pixels(4, 4, 1), data, flip=False, batch_size=64, **settings)
+    x = average(to_float(jnp.asarray(data.images[:5])), 2)
+    desired = column.encode(pixels(4, 4, 1), x)
     np.testing.assert_allclose(np.load(small)[:5, 0], desired, atol=2e-3)
+
+
+def test_a_batch_has_the_latents_of_its_images_as_they_are():
+    """Mirrored or not; (N, 1, ...) where none may be."""
+    rows = {"latent": jnp.arange(2 * 2 * 4, dtype=jnp.float16).reshape(2, 2, 2, 2, 1)}
+    mirrored = jnp.array([True, False]).reshape(2, 1, 1, 1)
+    found = Latents().batch(rows, mirrored)
+    assert found.dtype == jnp.float32
+    desired = [rows["latent"][0, 1], rows["latent"][1, 0]]
+    np.testing.assert_array_equal(found, np.stack(desired))
+    np.testing.assert_array_equal(Latents().batch(rows, None), rows["latent"][:, 0])
 
 
 # --- growth ---------------------------------------------------------------------------------------
@@ -140,52 +151,50 @@ def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
 @pytest.mark.parametrize("levels", [1, 2])
 def test_what_has_grown_repeats_pixels_at_first(teacher, levels):
     """B5: with a head that looks at single pixels the images are the smaller one's, repeated."""
-    flat = traverse_util.flatten_dict(teacher, sep="/")
+    flat = traverse_util.flatten_dict(teacher.params, sep="/")
     middle = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     flat["conv_out/kernel"] = flat["conv_out/kernel"] * middle
     flat["conv_out/bias"] = jnp.full_like(flat["conv_out/bias"], 0.1)
-    small = traverse_util.unflatten_dict(flat, sep="/")
-    fresh = grown(levels).init(jax.random.key(1), NOISE)
-    params, report = transfer(fresh, small, reshaped=True)
+    small = teacher.replace(params=traverse_util.unflatten_dict(flat, sep="/"))
+    fresh = jax.jit(grown(levels).init)(jax.random.key(1))
+    larger, report = fresh.taking(small, reshaped=True)
     assert set(report.copied) == set(flat)
     assert report.new
     assert all(path.startswith("grown_") for path in report.new)
     z, logsnr = jax.random.normal(jax.random.key(2), (3, *NOISE)), jnp.full(3, -20.0)
-    desired = repeat(BASE.denoiser(small)(z, logsnr), 2**levels)
-    found = jax.jit(lambda p: grown(levels).denoiser(p)(z, logsnr))(params)
+    desired = repeat(small.denoise(z, logsnr), 2**levels)
+    found = jax.jit(lambda network: network.denoise(z, logsnr))(larger)
     np.testing.assert_allclose(found, desired, rtol=2e-4, atol=2e-4)
 
 
 def test_growing_further_keeps_the_generator_before(teacher):
     """A second level behind the first: all of the first stage's parameters are taken over."""
-    first, _ = transfer(grown(1).init(jax.random.key(1), NOISE), teacher, reshaped=True)
-    fresh = grown(2).init(jax.random.key(2), NOISE)
-    second, report = transfer(fresh, first, reshaped=True)
+    first, _ = jax.jit(grown(1).init)(jax.random.key(1)).taking(teacher, reshaped=True)
+    fresh = jax.jit(grown(2).init)(jax.random.key(2))
+    second, report = fresh.taking(first, reshaped=True)
     assert {path.split("/")[0] for path in report.new} == {
         f"grown_1.{name}" for name in ("upsample", "block_0", "block_1")
     }
     assert not report.unused
-    assert same(second["grown_0.block_0"], first["grown_0.block_0"])
+    assert same(second.params["grown_0.block_0"], first.params["grown_0.block_0"])
 
 
 def test_levels_of_other_widths_have_fresh_heads(teacher):
-    narrow = BASE.with_network({"grown": (4,)})
-    fresh = narrow.init(jax.random.key(1), NOISE)
-    params, report = transfer(fresh, teacher, reshaped=True)
+    fresh = jax.jit(BASE.with_module({"grown": (4,)}).init)(jax.random.key(1))
+    larger, report = fresh.taking(teacher, reshaped=True)
     assert "conv_out/kernel" in report.new
     assert "conv_out/kernel" in report.unused
-    assert same(params["conv_out"]["kernel"], fresh["conv_out"]["kernel"])
-    with pytest.raises(ValueError, match=r"norm_out/scale is \(8,\) there and \(4,\) here"):
-        transfer(fresh, teacher)
+    assert same(larger.params["conv_out"]["kernel"], fresh.params["conv_out"]["kernel"])
+    with pytest.raises(ValueError, match=r"conv_out/kernel is .*8, \d\) there and .*4, \d\) here"):
+        fresh.taking(teacher)
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def test_the_rule_of_what_is_frozen(teacher):
+def test_the_rule_of_what_is_frozen():
     """B6: encoder, middle, embeddings and coarse levels of the decoder."""
-    params = grown(1).param_shapes(NOISE)
-    learning, frozen = partition(params, PRESETS["pagoda"])
+    learning, frozen = partition(grown(1).shapes.params, PRESETS["pagoda"])
     assert {name.split(".")[0] for name in learning} == {"up_0", "grown_0", "norm_out", "conv_out"}
     assert {name.split(".")[0] for name in frozen} == {
         "conv_in", "dense0", "dense1", "down_0", "down_1", "mid", "up_1",
@@ -196,8 +205,8 @@ def test_the_rule_of_the_network_of_64_pixels():
     """Output blocks 9 to 15: of four levels of four blocks, the last seven."""
     unet = UNet(1, channels=8, embedding_channels=8, multipliers=(1,) * 4, blocks=3,
                 attention_sizes=(4, 8), num_labels=2)  # fmt: skip
-    params = Diffuser(unet, "v", SCHEDULE).param_shapes((16, 16, 1))
-    learning, _ = partition(params, PRESETS["pagoda_64"])
+    network = Network(None, unet, "v", SCHEDULE, (16, 16, 1)).shapes
+    learning, _ = partition(network.params, PRESETS["pagoda_64"])
     blocks = {path.split("/")[0] for path in learning if path.startswith("up_")}
     first = {f"up_1.block_{i}" for i in (1, 2, 3)} | {f"up_0.block_{i}" for i in range(4)}
     assert first <= blocks
@@ -206,17 +215,18 @@ def test_the_rule_of_the_network_of_64_pixels():
 
 
 def test_frozen_parameters_stay_to_the_bit(teacher):
-    method = pagoda(frozen=PRESETS["pagoda"], layer="conv_out/kernel")
+    method = pagoda(fixed="pagoda", layer="conv_out/kernel")
     states, rows = run(method, begin(method, teacher), batch(), 3)
-    before, after = (method.export(state) for state in (states[0], states[-1]))
+    before, after = (method.product(state).params for state in (states[0], states[-1]))
+    parts = ("up_0", "grown_0", "norm_out", "conv_out")
+    learning = {name for name in after if name.split(".")[0] in parts}
     for name in after:
-        learns = name.split(".")[0] in ("up_0", "grown_0", "norm_out", "conv_out")
-        assert same(before[name], after[name]) != learns, name
-        if not learns:
-            assert same(after[name], teacher[name])
-    assert set(states[-1].learners["student"].params) == {n for n in after if n not in teacher} | {
-        n for n in teacher if n.split(".")[0] in ("up_0", "norm_out", "conv_out")
-    }
+        assert same(before[name], after[name]) != (name in learning), name
+        if name not in learning:
+            assert same(after[name], teacher.params[name])
+    generator = states[-1].generator
+    assert set(partition(generator.network.params, generator.fixed)[0]) == learning
+    assert {name for name in after if name not in teacher.params} <= learning
     assert all(0.01 * 0.2 <= row["adversarial_weight"] <= 10 * 0.2 for row in rows)
 
 
@@ -227,9 +237,8 @@ def test_each_loss_has_its_own_noise_and_factor(teacher):
     _, [row] = run(method, state, data, 1)
     assert row["adversarial_weight"] == 0.5
     assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["adversarial"], rel=1e-5)
-    params = method.export(state)
     logsnr = jnp.broadcast_to(SCHEDULE(jnp.asarray(1.0)), len(data["latent"]))
-    x_hat = method.diffuser.denoiser(params)(data["latent"], logsnr)
+    x_hat = jax.jit(lambda network: network.denoise(data["latent"], logsnr))(method.product(state))
     desired = jnp.mean((x_hat - data["image"]) ** 2)
     assert row["reconstruction"] == pytest.approx(float(desired), rel=1e-4)
     # Of latents that belong to other images nothing else differs.
@@ -240,17 +249,18 @@ def test_each_loss_has_its_own_noise_and_factor(teacher):
 
 def test_reconstructions_are_learnt(teacher):
     method = pagoda(0, adversarial=1e-3)
-    _, rows = run(method, begin(method, teacher, 0), batch(0), 60)
+    _, rows = run(method, begin(method, teacher), batch(0), 60)
     assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
 
 
 class Linear(nn.Module):
-    """A latent of one number -> 2 x 2 pixels, each in proportion."""
+    """A latent of one number -> 2 x 2 pixels, each in proportion; it has grown once."""
 
     num_labels: int = 0
+    grown: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, z, logsnr, label=None, *, train=False):
+    def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         w = self.param("w", nn.initializers.zeros, (4,))
         return (z.reshape(-1, 1) * w[None]).reshape(-1, 2, 2, 1)
 
@@ -269,67 +279,69 @@ def test_reconstructions_alone_lack_what_the_latent_does_not_say():
         "image": jnp.asarray(x.reshape(-1, 2, 2, 1), jnp.float32),
         "latent": jnp.asarray(latent.reshape(-1, 1, 1, 1), jnp.float32),
     }
-    judge = Judge(features="pixels", halvings=(1,), width=4, mixing=0, batch_norm=False)
-    adversary = Adversary(Discriminator((judge,), BASE), ADAM, "non_saturating", r1=0.0)
     fast = dataclasses.replace(ADAM, learning_rate=0.05)
-    method = Pagoda(Diffuser(Linear(), "x", SCHEDULE), fast, adversary, adversarial=1e-9)
-    start = {"w": jnp.zeros(4)}
-    state = method.init(jax.random.key(0), start, start, (2, 2, 1), (1, 1, 1))
-    states, rows = run(method, state, data, 150)
-    np.testing.assert_allclose(states[-1].learners["student"].params["w"], kept**0.5, atol=0.02)
+    method = pagoda(1, optimizer=fast, adversary=judging(width=4), adversarial=1e-9)
+    linear = Network({"w": jnp.zeros(4)}, Linear(), "x", SCHEDULE, (1, 1, 1))
+    states, rows = run(method, begin(method, linear), data, 150)
+    np.testing.assert_allclose(states[-1].generator.network.params["w"], kept**0.5, atol=0.02)
     assert rows[-1]["reconstruction"] == pytest.approx(1 - kept, abs=0.01)
     _, [shuffled] = run(method, states[-1], data | {"latent": data["latent"][::-1]}, 1)
     assert shuffled["reconstruction"] == pytest.approx(1 + kept, abs=0.05)
 
 
-def test_mistakes():
-    with pytest.raises(ValueError, match="adversarial must be positive"):
-        pagoda(adversarial=0.0)
-    with pytest.raises(ValueError, match="at least one step of a deterministic solver"):
-        LatentsConfig(solver="ancestral")
+SMALL = dataclasses.replace(TEACHER, resolution=4)
 
 
-EARLIER = {
-    "teacher": Round(
-        "teacher", "teacher", Teacher(BASE, ADAM), lambda key, parent: None,
-        LoopConfig(num_updates=100), (4,), image_shape=NOISE, noise_shape=NOISE,
-    )
-}  # fmt: skip
+def larger(name="pagoda/8", *, resolution=8, given=None, **changes):
+    """A stage that doubles the teacher's pixels."""
+    method = pagoda(**{"fixed": "pagoda", "adversary": judging(batch_norm=True)} | changes)
+    given = {"teacher": "teacher"} | (given or {})
+    loop = LoopConfig(num_updates=100)
+    return stage(method, name, given=given, resolution=resolution, loop=loop)
 
 
-def stage(**changes):
-    judge = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
-    settings = {
-        "name": "pagoda/8", "teacher": "teacher", "resolution": 8, "grown": (8,),
-        "judges": (judge,), "discriminator_optimizer": ADAM, "optimizer": ADAM,
-        "loop": LoopConfig(num_updates=100), "frozen": "pagoda",
-    }  # fmt: skip
-    return PagodaStage(**settings | changes)
+def planned(*stages, image_shape=(8, 8, 1)):
+    return plan_of(MODULE, SMALL, *stages, image_shape=image_shape)
 
 
 def test_a_stage():
-    [r] = stage().rounds(BASE, (8, 8, 1), EARLIER)
-    assert (r.noise_shape, r.parent, r.teacher, r.solver) == (NOISE, "teacher", None, "one_step")
-    assert 0.1 < r.trainable_fraction < 0.3
-    assert r.card["transferred"]["new"][0].startswith("grown_0.")
-    r = dataclasses.replace(r, image_shape=(8, 8, 1))
-    later = stage(name="pagoda/16", start="pagoda/8", grown=(8, 8))
-    [larger] = later.rounds(BASE, (16, 16, 1), EARLIER | {"pagoda/8": r})
-    assert (larger.parent, larger.teacher) == ("pagoda/8", "teacher")
+    run = planned(larger())["pagoda/8"]
+    assert (run.network.shape, run.network.image_shape) == (NOISE, (8, 8, 1))
+    assert (run.given, run.network.sampler) == ({"teacher": "teacher"}, "one_step")
+    assert run.measured_at == (1,)
+    card = run.run.method.card(run.state)
+    assert 0.1 < card["trainable_fraction"] < 0.3
+    assert card["transferred"]["new"][0].startswith("grown_0.")
+    later = larger("pagoda/16", resolution=16, given={"start": "pagoda/8"}, grown=(8, 8))
+    found = planned(larger(), later, image_shape=(16, 16, 1))["pagoda/16"]
+    assert found.given == {"teacher": "teacher", "start": "pagoda/8"}
+    assert found.network.image_shape == (16, 16, 1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make", "message"),
     [
-        ({"grown": (8, 8)}, "'teacher' of 4 pixels grows to 16, not to 8"),
-        ({"layer": "down_0.block_0/conv1/kernel"}, "no parameters that learn have the path"),
-        ({"frozen": "most"}, "frozen must be one of"),
-        ({"start": "pagoda/4"}, "starts from 'pagoda/4', which no earlier stage makes"),
+        (lambda: pagoda(adversarial=0.0), "adversarial must be positive"),
+        (lambda: Latents(solver="ancestral"), "latents need a deterministic solver"),
+        (lambda: Latents(num_steps=0), "latents need at least one step"),
+        (
+            lambda: planned(larger(grown=(8, 8))),
+            "images of 16x16 pixels, where its stage is to make images of 8x8 pixels",
+        ),
+        (
+            lambda: planned(larger(layer="down_0.block_0/conv1/kernel")),
+            "no parameters that learn have the path",
+        ),
+        (lambda: planned(larger(fixed="most")), "fixed must be one of"),
+        (
+            lambda: planned(larger(given={"start": "pagoda/4"})),
+            "starts from 'pagoda/4', which no earlier stage makes",
+        ),
     ],
 )
-def test_stages_that_cannot_be(changes, message):
+def test_mistakes(make, message):
     with pytest.raises(ValueError, match=message):
-        stage(**changes).rounds(BASE, (8, 8, 1), EARLIER)
+        make()
 
 
 # --- an experiment --------------------------------------------------------------------------------
@@ -377,8 +389,7 @@ def test_a_run_without_its_last_stages_goes_on(workdir, tmp_path):
     experiment.run(tiny_pagoda(), copy)
     assert path.stat().st_mtime_ns == before
     ours, theirs = (leaves(directory / "pagoda/8") for directory in (copy, workdir))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(ours, theirs)
 
 
 def test_a_grown_sampler_is_exported(workdir):
@@ -392,9 +403,9 @@ def test_sizes_that_do_not_go_together():
     config = tiny_pagoda()
     config.stages[1]["resolution"] = 3
     with pytest.raises(ConfigError, match="cannot be averaged to resolution 3"):
-        parse(as_plain(config)).rounds((8, 8, 1))
+        plan(parse(as_plain(config)), (8, 8, 1))
     progressive = digits_pd.get_config().stages[1] | {"start_steps": 4}
     config = tiny_pagoda()
     config.stages = (config.stages[0], ConfigDict(progressive))
-    with pytest.raises(ConfigError, match="set resolution to the same"):
-        parse(as_plain(config)).rounds((8, 8, 1))
+    with pytest.raises(ConfigError, match="pixels; set resolution to 4"):
+        plan(parse(as_plain(config)), (8, 8, 1))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pdistill.methods.partition import by_balanced_kmeans, by_blocks, by_lists, routes
+from pdistill.methods.parts.partition import by_balanced_kmeans, by_blocks, by_lists, routes
 
 
 @pytest.mark.parametrize(("labels", "parts"), [(c, k) for c in (1, 2, 7, 10) for k in range(1, c)])

@@ -1,15 +1,28 @@
 """Progressive distillation against the analytic test bench of Salimans & Ho's method."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stepping import compiled, plan_of
 
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
-from pdistill.methods import Progressive, ProgressiveStage, TeacherStage, halvings, two_step_target
+from pdistill.experiment.config import ConfigError
+from pdistill.methods import Progressive, Run, Teacher
+from pdistill.methods.progressive import halvings, two_step_target
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import Learner, LoopConfig, Optimizer, compile_update, init_state
+from pdistill.training import (
+    Learner,
+    LoopConfig,
+    Optimizer,
+    compile_update,
+    init_state,
+    kinds_of,
+    start_of,
+    take_frozen,
+)
 
 SCHEDULE = CosineSchedule()
 
@@ -129,7 +142,8 @@ def test_gaussian_rounds_keep_the_sampler(x64):
             return two_step_target(teacher, z, t, m, s, last=i == 0)
 
         centre = alpha_sigma(t)[0] * mean
-        teacher = table(target(centre + 1.0) - target(centre), num_steps)
+        gains = jax.jit(lambda z, target=target: target(z + 1.0) - target(z))(centre)
+        teacher = table(gains, num_steps)
     one_step = line(teacher, 1)
     # The card measured 2e-15; 1,024 float64 steps may lose a digit more.
     np.testing.assert_allclose(one_step, start, atol=1e-12)
@@ -138,20 +152,17 @@ def test_gaussian_rounds_keep_the_sampler(x64):
 
 def test_no_gradient_reaches_the_teacher(mlp):
     """T10: of the loss through the whole step."""
-    method = Progressive(mlp, Optimizer(1e-3))
-    student = mlp.init(jax.random.key(0), (2,))
-    state = method.init(student, 4)
+    method = Progressive(optimizer=Optimizer(1e-3), start_steps=8)
+    network = mlp.init(jax.random.key(0))
+    state = method.init(jax.random.key(0), teacher=network, num_steps=4)
     batch = {"image": jax.random.normal(jax.random.key(1), (16, 2))}
 
-    def loss(teacher, params):
-        frozen = state.frozen | {"teacher": teacher}
-        learners = {"student": state.learners["student"].replace(params=params)}
-        spoiled = state.replace(frozen=frozen, learners=learners)
-        return method.step(spoiled, batch, jax.random.key(2))[1]["loss"]
+    def loss(teacher, student):
+        spoiled = state.replace(teacher=teacher, student=state.student.replace(network=student))
+        return compiled(method)(spoiled, batch, jax.random.key(2))[1]["loss"]
 
-    to_teacher, to_student = jax.grad(loss, argnums=(0, 1))(
-        jax.tree.map(lambda a: a * 1.1, student), student
-    )
+    teacher = jax.tree.map(lambda a: a * 1.1, state.teacher)
+    to_teacher, to_student = jax.grad(loss, argnums=(0, 1))(teacher, state.student.network)
     assert all(not jnp.any(g) for g in jax.tree.leaves(to_teacher))
     assert all(jnp.any(g) for g in jax.tree.leaves(to_student))
 
@@ -172,33 +183,30 @@ def test_a_teacher_is_nearly_its_own_student_on_fine_grids(x64):
 def test_rounds_hand_over(mlp):
     """T12: each round starts from its teacher with fresh moments, and halves the steps."""
     loop = LoopConfig(num_updates=100)
-    stage = ProgressiveStage(
-        name="pd", teacher="t", start_steps=8, loop=loop, long_rounds=1,
-        optimizer=Optimizer(1e-3, anneal="linear"),
-    )  # fmt: skip
-    teacher = TeacherStage(name="t", num_steps=(8,), loop=loop, optimizer=Optimizer(1e-3)).rounds(
-        mlp, (2,), {}
-    )[0]
-    rounds = stage.rounds(mlp, (2,), {"t": teacher})
-    with pytest.raises(ValueError, match="starts from 't', which no earlier stage makes"):
-        stage.rounds(mlp, (2,), {})
+    adam = Optimizer(1e-3, anneal="linear")
+    method = Progressive(optimizer=adam, start_steps=8, long_rounds=1)
+    stage = Run(name="pd", method=method, given={"teacher": "t"}, loop=loop)
+    teacher = Run(name="t", method=Teacher(optimizer=Optimizer(1e-3)), loop=loop, measured_at=(8,))
+    with pytest.raises(ConfigError, match="starts from 't', which no earlier stage makes"):
+        plan_of(stage)
+    _, *rounds = plan_of(teacher, stage).values()
     assert [r.name for r in rounds] == ["pd/4", "pd/2", "pd/1"]
-    assert [r.parent for r in rounds] == ["t", "pd/4", "pd/2"]
-    assert [r.num_steps for r in rounds] == [(4,), (2,), (1,)]
-    assert [r.loop.num_updates for r in rounds] == [100, 100, 200]
-    assert rounds[0].method == rounds[1].method  # so they share a compiled step
+    assert [r.given for r in rounds] == [{"teacher": name} for name in ("t", "pd/4", "pd/2")]
+    assert [r.measured_at for r in rounds] == [(4,), (2,), (1,)]
+    assert [r.run.loop.num_updates for r in rounds] == [100, 100, 200]
+    assert rounds[0].run.method == rounds[1].run.method  # so they share a compiled step
     for r in rounds:  # the learning rate starts anew and ends at zero in each
-        schedule = r.method.optimizer.schedule()
+        schedule = r.run.method.optimizer.schedule()
         np.testing.assert_allclose(schedule(0), 1e-3, rtol=1e-6)
-        assert schedule(r.loop.num_updates) == 0
+        assert schedule(r.run.loop.num_updates) == 0
 
-    params = mlp.init(jax.random.key(0), (2,))
-    state = init_state(rounds[1].init, make_mesh(), jax.random.key(0), params)
-    student = state.learners["student"]
-    for tree in (student.params, student.ema, state.frozen["teacher"]):
-        jax.tree.map(np.testing.assert_array_equal, tree, params)
-    assert state.frozen["num_steps"] == 2
-    assert state.step == 0
+    network = mlp.init(jax.random.key(0))
+    state = init_state(rounds[1].init, make_mesh(), jax.random.key(0), {"teacher": network})
+    student = state.student
+    for found in (student.network, student.average, state.teacher):
+        chex.assert_trees_all_equal(found.params, network.params)
+    assert state.num_steps == 2
+    assert student.count == 0
     assert all(not jnp.any(leaf) for leaf in jax.tree.leaves(student.opt_state))
 
 
@@ -226,17 +234,27 @@ def test_float32_targets_keep_their_digits(x64):
 
 def test_all_rounds_share_one_compiled_update(mlp):
     """Teacher and step count are traced: three rounds compile once."""
+
+    class Counted(Progressive):
+        step = chex.assert_max_traces(n=1)(Progressive.step)
+
     mesh = make_mesh()
-    method = Progressive(mlp, Optimizer(1e-3))
+    method = Counted(optimizer=Optimizer(1e-3), start_steps=8)
     update = compile_update(method, mesh, flip=False)
-    params = mlp.init(jax.random.key(0), (2,))
+    network = mlp.init(jax.random.key(0))
     resident = {"image": np.zeros((8, 2), np.uint8), "label": np.zeros(8, np.int32)}
+    raw = {"index": np.zeros((3, 8), np.int32)}
     for num_steps in (4, 2, 1):
-        state = init_state(method.init, mesh, params, jnp.int32(num_steps))
-        raw = {"index": np.zeros((3, 8), np.int32)}
-        state, _ = update(state.replace(frozen={}), state.frozen, resident, raw, jax.random.key(0))
-        params = method.export(state)
-    assert update._cache_size() == 1
+        state = init_state(
+            lambda network, n: method.init(None, teacher=network, num_steps=n),
+            mesh, network, jnp.int32(num_steps),
+        )  # fmt: skip
+        learning, frozen = take_frozen(state)
+        kinds = kinds_of(method, range(3), 3)(0)
+        after, _ = update(
+            start_of(learning, mesh), frozen, resident, raw, jax.random.key(0), **kinds
+        )
+        network = method.product(after.method)
 
 
 def test_the_loss_is_that_of_the_paper(gaussian, x64):
@@ -247,12 +265,13 @@ def test_the_loss_is_that_of_the_paper(gaussian, x64):
     E[eps_hat^2] = sigma^2 / (alpha^2 std^2 + sigma^2).
     """
     off = 0.1
-    method = Progressive(gaussian, Optimizer(1e-3))
-    state = method.init({"off": jnp.zeros(())}, 4096)
-    student = Learner.create({"off": jnp.full((), off)}, method.optimizer)
-    state = state.replace(learners={"student": student})
+    method = Progressive(optimizer=Optimizer(1e-3), start_steps=8192)
+    key = jax.random.key(0)
+    state = method.init(key, teacher=gaussian.init(key), num_steps=4096)
+    student = state.teacher.replace(params={"off": jnp.full((), off)})
+    state = state.replace(student=Learner.of(student, method.optimizer))
     x = Gaussian(0.3, 0.7).sample(jax.random.key(0), (1_000_000, 1))
-    loss = method.step(state, {"image": x}, jax.random.key(1))[1]["loss"]
+    loss = compiled(method)(state, {"image": x}, jax.random.key(1))[1]["loss"]
     alpha, sigma = alpha_sigma(SCHEDULE(jnp.arange(1.0, 4097) / 4096))
     expected = off**2 * jnp.mean(sigma**2 / (alpha**2 * 0.49 + sigma**2))
     np.testing.assert_allclose(loss, expected, rtol=0.01)  # Monte Carlo of 1e6 samples

@@ -1,15 +1,18 @@
 """The teacher's loss against closed forms, and the whole chain on a 2-D mixture."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from stepping import compiled
 
 from pdistill import samplers
 from pdistill.diffusion import Gaussian, GaussianMixture
 from pdistill.methods import Progressive, Teacher
-from pdistill.methods.regression import uniform_times
+from pdistill.methods.parts.times import uniform_times
 from pdistill.training import Learner, Optimizer
 
 
@@ -39,10 +42,10 @@ def test_stratified_times_stay_below_one(monkeypatch):
 
 def test_optimal_loss_of_a_gaussian(gaussian):
     """T9: the optimal v loss averaged over uniform t is the data's std (times the trim)."""
-    method = Teacher(gaussian, Optimizer(1e-3))
-    state = method.init(jax.random.key(0), (1,))
+    method = Teacher(optimizer=Optimizer(1e-3))
+    state = method.init(jax.random.key(0), model=gaussian)
     x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
-    loss = method.step(state, {"image": x}, jax.random.key(2))[1]["loss"]
+    loss = compiled(method)(state, {"image": x}, jax.random.key(2))[1]["loss"]
     np.testing.assert_allclose(loss, 0.7, rtol=0.01)  # Monte Carlo of 1e6 samples
 
 
@@ -50,11 +53,11 @@ def test_gradient_of_a_gaussian(gaussian, x64):
     """d loss / d off at off = a is 2 a E[eps_hat^2]: the error is off eps_hat plus noise
     uncorrelated with it."""
     off = 0.2
-    method = Teacher(gaussian, Optimizer(1.0, clip_norm=0.0))
-    model = Learner.create({"off": jnp.full((), off)}, method.optimizer)
-    state = method.init(jax.random.key(0), (1,)).replace(learners={"model": model})
+    method = Teacher(optimizer=Optimizer(1.0, clip_norm=0.0))
+    network = gaussian.replace(params={"off": jnp.full((), off)})
+    state = method.State(Learner.of(network, method.optimizer))
     x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
-    norm = method.step(state, {"image": x}, jax.random.key(2))[1]["grad_norm"]
+    norm = compiled(method)(state, {"image": x}, jax.random.key(2))[1]["grad_norm"]
     phi = (np.arange(100_000) + 0.5) / 100_000 * np.pi / 2
     eps_squared = np.mean(np.sin(phi) ** 2 / (0.49 * np.cos(phi) ** 2 + np.sin(phi) ** 2))
     np.testing.assert_allclose(norm, 2 * off * eps_squared, rtol=0.01)
@@ -74,38 +77,35 @@ def test_a_mixture_from_teacher_to_one_step(mlp):
         jnp.full(4, 0.12),
     )
 
+    @functools.partial(jax.jit, static_argnums=(0, 2))
     def fit(method, state, num_updates):
-        @jax.jit
-        def run(state):
-            def update(state, _):
-                key = jax.random.fold_in(jax.random.key(7), state.step)
-                data_key, step_key = jax.random.split(key)
-                batch = {"image": mixture.sample(data_key, 256)}
-                state, _ = method.step(state, batch, step_key)
-                return state.replace(step=state.step + 1), None
+        def update(state, step):
+            key = jax.random.fold_in(jax.random.key(7), step)
+            data_key, step_key = jax.random.split(key)
+            batch = {"image": mixture.sample(data_key, 256)}
+            return method.step(state, batch, step_key)[0], None
 
-            return jax.lax.scan(update, state, None, length=num_updates)[0]
+        return method.product(jax.lax.scan(update, state, jnp.arange(num_updates))[0])
 
-        return method.export(run(state))
-
-    def draw(params, num_steps):
+    def draw(network, num_steps):
         return samplers.sample(
-            mlp.denoiser(params), jax.random.key(5), (2000, 2),
-            schedule=mlp.schedule, num_steps=num_steps,
+            network.denoiser(), jax.random.key(5), (2000, 2),
+            schedule=network.schedule, num_steps=num_steps,
         )  # fmt: skip
 
     data = mixture.sample(jax.random.key(6), 2000)
     adam = Optimizer(3e-3, num_updates=3000, anneal="cosine", ema_decay=0.99)
-    teacher = Teacher(mlp, adam, stratified=True)
-    params = teacher_params = fit(teacher, teacher.init(jax.random.key(0), (2,)), 3000)
+    method = Teacher(optimizer=adam, stratified=True)
+    student = teacher = fit(method, method.init(jax.random.key(0), model=mlp), 3000)
     adam = Optimizer(1e-3, num_updates=600, anneal="linear")
-    student = Progressive(mlp, adam, stratified=True)
+    method = Progressive(optimizer=adam, start_steps=64, stratified=True)
     for num_steps in (32, 16, 8, 4, 2, 1):
-        params = fit(student, student.init(params, num_steps), 600)
+        state = method.init(jax.random.key(0), teacher=student, num_steps=num_steps)
+        student = fit(method, state, 600)
 
-    at_64 = energy_distance(draw(teacher_params, 64), data)
-    at_1 = energy_distance(draw(teacher_params, 1), data)
-    distilled = energy_distance(draw(params, 1), data)
+    at_64 = energy_distance(draw(teacher, 64), data)
+    at_1 = energy_distance(draw(teacher, 1), data)
+    distilled = energy_distance(draw(student, 1), data)
     assert at_64 < 0.01
     assert distilled < at_64 + 0.01
     assert distilled < 0.05 * at_1

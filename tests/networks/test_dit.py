@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.networks import DiT
+from pdistill.networks import Conditioning, DiT
 from pdistill.networks.dit import Block
 
 SHAPE = (4, 6, 2)  # not square, so that rows and columns cannot be swapped unseen
@@ -33,7 +33,7 @@ def random_params(network):
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(network, params, z=Z, logsnr=LOGSNR, label=LABEL):
-    return network.apply({"params": params}, z, logsnr, label)
+    return network.apply({"params": params}, z, logsnr, Conditioning(label))
 
 
 # --- An independent implementation --------------------------------------------------------------
@@ -193,7 +193,8 @@ def test_dropout_only_when_training():
     @functools.partial(jax.jit, static_argnums=1)
     def run(seed, train):
         rngs = {"dropout": jax.random.key(seed)}
-        return network.apply({"params": params}, Z, LOGSNR, LABEL, train=train, rngs=rngs)
+        told = Conditioning(LABEL)
+        return network.apply({"params": params}, Z, LOGSNR, told, train=train, rngs=rngs)
 
     np.testing.assert_allclose(run(0, False), apply(SMALL, params), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(run(0, True), run(0, True))
@@ -218,4 +219,4 @@ def test_no_label_is_a_label_of_its_own():
 )
 def test_impossible_settings(network, label, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, label))
+        jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, Conditioning(label)))

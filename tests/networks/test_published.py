@@ -9,9 +9,9 @@ import pytest
 
 from pdistill.networks import (
     DhariwalUNet,
-    Diffuser,
     DiffusersDiT,
     DiffusersUNet,
+    Network,
     SongUNet,
     build_network,
     describe_network,
@@ -31,7 +31,9 @@ SIZES = {
 
 @pytest.mark.parametrize(("network", "size", "parameters"), SIZES.values(), ids=SIZES)
 def test_published_sizes(network, size, parameters):
-    assert count(Diffuser(network, "v", None).param_shapes((size, size, 3))) == parameters
+    shape = (size, size, 3)
+    blank = Network(None, module=network, head="v", schedule=None, shape=shape)
+    assert count(blank.shapes) == parameters
 
 
 @pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT])

@@ -7,7 +7,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks import Diffuser, DiT, Routed, build_network, describe_network
+from pdistill.networks import (
+    Conditioning,
+    DiT,
+    Network,
+    Routed,
+    build_network,
+    describe_network,
+)
 from pdistill.networks.routed import block_places
 
 NETWORK = DiT(out_channels=1, features=16, depth=1, heads=2, num_labels=5)
@@ -18,8 +25,10 @@ IMAGE = (4, 4, 1)
 @pytest.fixture(scope="module")
 def params():
     """Of three networks, none of them alike and without zeros."""
-    diffuser = Diffuser(Routed(NETWORK, ROUTES), "v", CosineSchedule())
-    flat, unravel = ravel_pytree(jax.jit(lambda: diffuser.init(jax.random.key(0), IMAGE))())
+    network = Network(
+        None, module=Routed(NETWORK, ROUTES), head="v", schedule=CosineSchedule(), shape=IMAGE
+    )
+    flat, unravel = ravel_pytree(jax.jit(network.init)(jax.random.key(0)).params)
     return unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
 
 
@@ -28,10 +37,11 @@ def test_each_example_has_its_own_network(params, batch, block):
     z = jax.random.normal(jax.random.key(2), (batch, *IMAGE))
     logsnr = jnp.linspace(-3.0, 3.0, batch)
     label = jax.random.randint(jax.random.key(3), (batch,), 0, 5)
-    routed = jax.jit(Routed(NETWORK, ROUTES, block).apply)({"params": params}, z, logsnr, label)
+    told = Conditioning(label)
+    routed = jax.jit(Routed(NETWORK, ROUTES, block).apply)({"params": params}, z, logsnr, told)
     apply = jax.jit(NETWORK.apply)
     each = [
-        apply({"params": jax.tree.map(lambda a, k=k: a[k], params["networks"])}, z, logsnr, label)
+        apply({"params": jax.tree.map(lambda a, k=k: a[k], params["networks"])}, z, logsnr, told)
         for k in range(3)
     ]
     expected = jnp.stack(each)[jnp.array(ROUTES)[label], jnp.arange(batch)]
@@ -42,10 +52,11 @@ def test_each_example_has_its_own_network(params, batch, block):
 def test_other_networks_do_not_matter(params):
     """Not even if their parameters are no numbers."""
     spoilt = jax.tree.map(lambda a: a.at[1].set(jnp.nan), params)
-    z, logsnr, label = jnp.ones((6, *IMAGE)), jnp.zeros(6), jnp.array([0, 1, 3, 4, 1, 0])
+    z, logsnr = jnp.ones((6, *IMAGE)), jnp.zeros(6)
+    told = Conditioning(jnp.array([0, 1, 3, 4, 1, 0]))
     apply = jax.jit(Routed(NETWORK, ROUTES).apply)
     np.testing.assert_array_equal(
-        apply({"params": spoilt}, z, logsnr, label), apply({"params": params}, z, logsnr, label)
+        apply({"params": spoilt}, z, logsnr, told), apply({"params": params}, z, logsnr, told)
     )
 
 

@@ -9,8 +9,15 @@ import pytest
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels, x_from_v
-from pdistill.networks import DhariwalUNet, Diffuser, DiffusersUNet, DiT, SongUNet, UNet
-from pdistill.training import transfer
+from pdistill.networks import (
+    Conditioning,
+    DhariwalUNet,
+    DiffusersUNet,
+    DiT,
+    Network,
+    SongUNet,
+    UNet,
+)
 
 SHAPE = (8, 8, 1)
 RNG = np.random.default_rng(0)
@@ -30,46 +37,53 @@ NETWORKS = {
 }
 
 
-def random_params(diffuser, seed=1):
+def blank(module, head="v"):
+    return Network(None, module=module, head=head, schedule=CosineSchedule(), shape=SHAPE)
+
+
+def random(network, seed=1):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), diffuser.param_shapes(SHAPE)
+        lambda a: rng.normal(scale=0.3, size=a.shape).astype(a.dtype), network.shapes
     )
 
 
-def teacher_and_student(network):
-    teacher = Diffuser(network, "v", CosineSchedule())
+def jumping(module, head="v"):
+    """A network that takes the target of a jump."""
+    return random(blank(module, head).with_target(KarrasSchedule()))
+
+
+def teacher_and_student(module):
+    teacher = random(blank(module))
     student = teacher.with_target(KarrasSchedule())
-    params = random_params(teacher)
-    fresh = random_params(student, seed=2)
+    fresh = random(student, seed=2)
     # What its own initialisation does is looked at alone: the rest need not be compiled.
-    fresh["target_in"] = jax.jit(lambda: student.init(jax.random.key(0), SHAPE)["target_in"])()
-    return teacher, params, student, *transfer(fresh, params)
+    fresh.params["target_in"] = jax.jit(
+        lambda: student.init(jax.random.key(0)).params["target_in"]
+    )()
+    return teacher, *fresh.taking(teacher)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_teachers_weights_behave_as_before(name):
     """For every target, to the last bit; only what takes the target is new."""
-    teacher, params, student, moved, report = teacher_and_student(NETWORKS[name])
+    teacher, student, report = teacher_and_student(NETWORKS[name])
     assert not report.unused
     assert {path.split("/")[0] for path in report.new} == {"target_in"}
-    desired = jax.jit(teacher.denoiser(params))(Z, LOGSNR_T)
-    np.testing.assert_array_equal(jax.jit(student.denoiser(moved))(Z, LOGSNR_T), desired)
-    ours, theirs = (
-        jax.jit(model.jump(p))(Z, LOGSNR_T, LOGSNR_S)
-        for model, p in ((student, moved), (teacher, params))
-    )
+    desired = jax.jit(teacher.denoiser())(Z, LOGSNR_T)
+    np.testing.assert_array_equal(jax.jit(student.denoiser())(Z, LOGSNR_T), desired)
+    ours, theirs = (jax.jit(network.jump)(Z, LOGSNR_T, LOGSNR_S) for network in (student, teacher))
     np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["dit", "unet"])
 def test_before_training_its_jumps_are_the_teachers_ddim(name):
-    teacher, params, student, moved, _ = teacher_and_student(NETWORKS[name])
+    teacher, student, _ = teacher_and_student(NETWORKS[name])
     run = functools.partial(
         samplers.sample, key=None, z_init=jnp.asarray(Z), schedule=student.schedule, num_steps=4
     )
-    ours = jax.jit(lambda: run(student.jump(moved), solver=samplers.Gamma(0.0)))()
-    theirs = jax.jit(lambda: run(teacher.denoiser(params), last_step_is_x_hat=False))()
+    ours = jax.jit(lambda: run(student.jump, solver=samplers.Gamma(0.0)))()
+    theirs = jax.jit(lambda: run(teacher.denoise, last_step_is_x_hat=False))()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -79,52 +93,40 @@ def test_the_target_is_heard(name):
 
     Rounding turns into phases of the sinusoids, whose angles reach 1,000.
     """
-    student = Diffuser(NETWORKS[name], "v", CosineSchedule()).with_target(KarrasSchedule())
-    params = random_params(student)
-    v = jax.jit(lambda s: student.network.apply({"params": params}, Z, LOGSNR_T, target=s))
+    student = jumping(NETWORKS[name])
+    v = jax.jit(lambda s: student.v(Z, LOGSNR_T, Conditioning(target=s)))
     assert np.std(v(LOGSNR_S) - v(LOGSNR_T)) > 0.01
-    diagonal = jax.jit(student.v)(params, Z, LOGSNR_T)
+    diagonal = jax.jit(student.v)(Z, LOGSNR_T)
     np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("head", ["v", "x", "both"])
 def test_nothing_moves_to_where_it_is(head):
-    network = DiT(output_channels(head, 1), features=8, depth=1, heads=2)
-    student = Diffuser(network, head, CosineSchedule()).with_target(KarrasSchedule())
-    jump = jax.jit(student.jump(random_params(student)))
+    module = DiT(output_channels(head, 1), features=8, depth=1, heads=2)
+    jump = jax.jit(jumping(module, head).jump)
     np.testing.assert_array_equal(jump(Z, LOGSNR_T, LOGSNR_T), Z)
 
 
 def test_the_jump_is_ddims_step():
     """With g, what v says of the image when it is told the target, for x_hat."""
-    student = Diffuser(NETWORKS["dit"], "v", CosineSchedule()).with_target(KarrasSchedule())
-    params = random_params(student)
+    student = jumping(NETWORKS["dit"])
 
     @jax.jit
     def step(z):
-        v = student.network.apply({"params": params}, z, LOGSNR_T, target=LOGSNR_S)
+        told = Conditioning(target=LOGSNR_S)
+        v = student.module.apply({"params": student.params}, z, LOGSNR_T, told)
         g = x_from_v(z, v, LOGSNR_T)
         return samplers.ddim_step(z, g, *(a[:, None, None, None] for a in (LOGSNR_T, LOGSNR_S)))
 
-    actual = jax.jit(student.jump(params))(Z, LOGSNR_T, LOGSNR_S)
+    actual = jax.jit(student.jump)(Z, LOGSNR_T, LOGSNR_S)
     np.testing.assert_allclose(actual, step(jnp.asarray(Z)), rtol=0, atol=5e-4)
 
 
 def test_a_guided_pair_jumps():
     """Both of the pair are told the target."""
-    network = DiT(1, features=8, depth=1, heads=2, num_labels=3)
-    student = Diffuser(network, "v", CosineSchedule()).with_target(KarrasSchedule())
-    params, label = random_params(student), np.array([0, 1, 2, 0], np.int32)
-
-    @jax.jit
-    def x_hat(label):
-        jump = student.jump(params, label)
-        return jump(jnp.asarray(Z), LOGSNR_T, np.full(4, 40, np.float32))  # there z is x
-
-    guided = jax.jit(
-        lambda: student.jump(params, label, np.full(4, 2, np.float32))(
-            jnp.asarray(Z), LOGSNR_T, np.full(4, 40, np.float32)
-        )
-    )()
-    desired = 3 * x_hat(label) - 2 * x_hat(np.full(4, 3, np.int32))
+    student = jumping(DiT(1, features=8, depth=1, heads=2, num_labels=3))
+    label, end = np.array([0, 1, 2, 0], np.int32), np.full(4, 40, np.float32)  # there z is x
+    x_hat = jax.jit(lambda told: student.jump(jnp.asarray(Z), LOGSNR_T, end, told))
+    guided = x_hat(Conditioning(label, np.full(4, 2, np.float32)))
+    desired = 3 * x_hat(Conditioning(label)) - 2 * x_hat(Conditioning(np.full(4, 3, np.int32)))
     np.testing.assert_allclose(guided, desired, rtol=0, atol=1e-4)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.networks import UNet, build_network, describe_network
+from pdistill.networks import Conditioning, UNet, build_network, describe_network
 from pdistill.networks.unet import Attention, ResBlock, double
 
 SHAPE = (8, 4, 2)  # not square, so that rows and columns cannot be swapped unseen
@@ -41,7 +41,8 @@ PARAMS, FLAT_PARAMS = (random_like(shapes(network)) for network in (SMALL, FLAT)
 def apply(network, params, label=LABEL, dropout_key=None):
     train = dropout_key is not None
     rngs = {"dropout": dropout_key} if train else None
-    return network.apply({"params": params}, Z, LOGSNR, label, train=train, rngs=rngs)
+    told = Conditioning(label=label)
+    return network.apply({"params": params}, Z, LOGSNR, told, train=train, rngs=rngs)
 
 
 # --- Against what is published -------------------------------------------------------------------
@@ -306,4 +307,4 @@ def test_description_rebuilds_the_network():
 )
 def test_impossible_settings(network, label, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, label))
+        jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, Conditioning(label)))

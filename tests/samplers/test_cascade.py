@@ -246,7 +246,7 @@ def test_steps_and_solvers_by_name():
 
 def test_mistakes():
     levels = pair_cascade(0.0)
-    with pytest.raises(ValueError, match="has 2 levels, of \\[1, 2\\] pixels; give as many"):
+    with pytest.raises(ValueError, match="has 2 resolutions, \\[1, 2\\] pixels: give as many"):
         draw(levels, 3, (4,))
     with pytest.raises(ValueError, match="num_steps must be at least 1"):
         draw(levels, 3, (4, 0))
@@ -254,13 +254,13 @@ def test_mistakes():
         samplers.check_steps(Cascade(), 4)
     with pytest.raises(ValueError, match="ddim takes one count of steps, not a cascade's"):
         samplers.check_steps(samplers.Ddim(), (4, 2))
-    with pytest.raises(ValueError, match="the last level makes images of 2 pixels"):
+    with pytest.raises(ValueError, match="makes images of 2 pixels a side"):
         sample_cascade(levels, KEY, (3, 4, 4, 1), num_steps=(1, 1), solver=Cascade())
-    with pytest.raises(ValueError, match="sample_cascade is what samples a cascade"):
+    with pytest.raises(ValueError, match="use sample_cascade for a cascade"):
         samplers.sample(
             lambda z, _: z, KEY, (3, 1), schedule=SCHEDULE, num_steps=(1, 1), solver=Cascade()
         )
-    with pytest.raises(ValueError, match="a cascade is of denoisers"):
+    with pytest.raises(ValueError, match="solver must sample denoisers"):
         samplers.parse_solver("cascade:one_step:0.1")
     with pytest.raises(ValueError, match="noise must not be negative"):
         dataclasses.replace(Cascade(), noise=-1.0)

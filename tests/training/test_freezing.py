@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks import Diffuser, DiT, UNet
+from pdistill.networks import DiT, Network, UNet
 from pdistill.training import PRESETS, count, merge, partition
 
 
@@ -125,7 +125,8 @@ ADM = UNet(  # and on ImageNet 64
     ],
 )
 def test_presets_leave_few_to_learn(network, image, preset, learning):
-    shapes = Diffuser(network, "v", CosineSchedule()).param_shapes(image)
+    blank = Network(None, module=network, head="v", schedule=CosineSchedule(), shape=image)
+    shapes = blank.shapes.params
     learns, held = partition(shapes, PRESETS[preset])
     assert count(learns) / count(shapes) == pytest.approx(learning, abs=0.01)
     assert count(learns) + count(held) == count(shapes)

@@ -1,7 +1,5 @@
 """The same training on one device and on meshes of eight: gradients, losses, memory."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -11,20 +9,21 @@ from tiny_training import Double, in_double, noise_dataset
 from pdistill.data import Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Teacher
-from pdistill.networks import Diffuser, DiT
+from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated, to_device
-from pdistill.training import Optimizer, compile_update, init_state
+from pdistill.training import Optimizer, compile_update, init_state, start_of, take_frozen
 
 SHAPE = (8, 8, 1)
 DATA = noise_dataset(64, SHAPE)
 B1 = 0.9
 
 
-def method(dtype="float32", features=64):
-    network = DiT(out_channels=1, patch=2, features=features, depth=2, heads=4, dtype=dtype)
+def method_and_model(dtype="float32", features=64):
+    module = DiT(out_channels=1, patch=2, features=features, depth=2, heads=4, dtype=dtype)
     optimizer = Optimizer(1e-3, warmup=2, b1=B1, ema_decay=0.9, clip_norm=0.0)
     cls = Double if dtype == "float64" else Teacher
-    return cls(Diffuser(network, "v", CosineSchedule()), optimizer)
+    model = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=SHAPE)
+    return cls(optimizer=optimizer), model
 
 
 def mesh_of(data, fsdp):
@@ -39,22 +38,22 @@ def train(mesh, num_updates, dtype="float32", features=64):
 
     After one update Adam's first moment is (1 - b1) times the gradient.
     """
-    trained = method(dtype, features)
-    init = functools.partial(trained.init, image_shape=SHAPE)
-    state = init_state(init, mesh, jax.random.key(0))
+    method, model = method_and_model(dtype, features)
+    state = init_state(lambda key: method.init(key, model=model), mesh, jax.random.key(0))
     if dtype == "float64":
         state = in_double(state)
-    update = compile_update(trained, mesh, flip=False)
+    update = compile_update(method, mesh, flip=False)
     pipeline = Pipeline(DATA, 32, seed=0)
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
     batches, losses, gradient = pipeline.iterator(1), [], None
-    frozen, state = state.frozen, state.replace(frozen={})
+    learning, frozen = take_frozen(state)
+    state, alike = start_of(learning, mesh), {"which": np.zeros(1, np.int32), "kinds": ((),)}
     for _ in range(num_updates):
         raw = to_device(next(batches), batch_sharding(mesh, leading=1))
-        state, metrics = update(state, frozen, resident, raw, jax.random.key(1))
-        losses.append(float(metrics["loss"][0]))
+        state, metrics = update(state, frozen, resident, raw, jax.random.key(1), **alike)
+        losses.append(float(metrics["values"]["loss"][0]))
         if gradient is None:
-            adam = state.learners["model"].opt_state[1][0]
+            adam = state.method.model.opt_state[1][0]
             gradient = np.concatenate(
                 [np.ravel(np.asarray(m)) for m in jax.tree.leaves(adam.mu)]
             ) / (1 - B1)
@@ -81,7 +80,7 @@ def test_with_fsdp_each_device_holds_its_part():
     Biases and the like are whole on every device, which matters in tiny networks only.
     """
     _, _, state = train(mesh_of(1, 8), 1, features=128)
-    leaves = jax.tree.leaves(state.learners)
+    leaves = jax.tree.leaves(state.method)
     total = sum(leaf.nbytes for leaf in leaves)
     for device in range(8):
         held = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)

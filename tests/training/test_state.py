@@ -1,5 +1,6 @@
 """Optimizer, moving average, gradients and sharding against their definitions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding, replicated
-from pdistill.training import Learner, Optimizer, value_and_grad
+from pdistill.training import Learner, Optimizer, value_and_grad, vjp
 
 
 def numpy_adamw(params, grads, rates, b1, b2, eps, weight_decay, clip):
@@ -32,32 +33,31 @@ def test_updates_and_ema_follow_their_definitions(x64):
     rates = [0.0, 0.05, 0.1, 0.075, 0.05, 0.025]  # warm up over 2, then fall to 0 at 6
     expected = numpy_adamw(start, grads, rates, 0.9, 0.95, 1e-8, 0.01, clip=1.0)
 
-    learner = Learner.create({"w": jnp.asarray(start)}, optimizer)
+    learner = Learner.of({"w": jnp.asarray(start)}, optimizer)
     ema = None
     for k, grad in enumerate(grads):
-        learner, norms = learner.update({"w": jnp.asarray(grad)}, optimizer, jnp.asarray(k))
+        learner, norms = learner.update({"w": jnp.asarray(grad)})
         ema = expected[k] if k == 0 else 0.9 * ema + 0.1 * expected[k]
         # optax computes the learning rate in float32
-        np.testing.assert_allclose(learner.params["w"], expected[k], rtol=1e-7)
-        np.testing.assert_allclose(learner.ema["w"], ema, rtol=1e-7)
+        np.testing.assert_allclose(learner.network["w"], expected[k], rtol=1e-7)
+        np.testing.assert_allclose(learner.average["w"], ema, rtol=1e-7)
         np.testing.assert_allclose(norms["grad_norm"], np.linalg.norm(grad), rtol=1e-12)
+        assert learner.count == k + 1
 
 
 def test_without_ema_decay_the_average_is_the_parameters():
-    optimizer = Optimizer(0.1)
-    learner = Learner.create({"w": jnp.ones(3)}, optimizer)
-    for k in range(3):
-        learner, _ = learner.update({"w": jnp.ones(3)}, optimizer, jnp.asarray(k))
-        np.testing.assert_array_equal(learner.ema["w"], learner.params["w"])
+    learner = Learner.of({"w": jnp.ones(3)}, Optimizer(0.1))
+    for _ in range(3):
+        learner, _ = learner.update({"w": jnp.ones(3)})
+        np.testing.assert_array_equal(learner.average["w"], learner.network["w"])
 
 
 def test_a_learner_can_be_donated():
     """Parameters and average are two buffers, at the start and after an update without EMA."""
-    optimizer = Optimizer(0.1)
     params = {"w": jnp.ones(3)}
-    step = jax.jit(lambda s: s.update({"w": jnp.ones(3)}, optimizer, 1)[0], donate_argnums=0)
-    learner = step(step(Learner.create(params, optimizer)))
-    assert jnp.isfinite(learner.params["w"]).all()
+    step = jax.jit(lambda s: s.update({"w": jnp.ones(3)})[0], donate_argnums=0)
+    learner = step(step(Learner.of(params, Optimizer(0.1))))
+    assert jnp.isfinite(learner.network["w"]).all()
     assert not params["w"].is_deleted()
 
 
@@ -89,13 +89,43 @@ def test_microbatches_accumulate_the_same_gradient(x64):
     def loss(w, x, key):
         return jnp.mean(jnp.tanh(x @ w) ** 2)
 
-    w = jnp.array([0.3, -1.0, 0.5])
-    whole = value_and_grad(loss, w, x, jax.random.key(1))
+    def accumulated(parts):
+        learner = Learner.of(jnp.array([0.3, -1.0, 0.5]), Optimizer(0.1, microbatches=parts))
+        return value_and_grad(loss, learner, x, jax.random.key(1))
+
+    whole = accumulated(1)
     for parts in (2, 3, 12):
-        split = value_and_grad(loss, w, x, jax.random.key(1), parts)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), split, whole)
+        chex.assert_trees_all_close(accumulated(parts), whole, rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match="divide"):
-        value_and_grad(loss, w, x, jax.random.key(1), 5)
+        accumulated(5)
+
+
+def test_a_pull_back_in_microbatches_is_the_whole_one(x64):
+    """In the rows' order, for any cotangent."""
+    x, cotangent = (jax.random.normal(jax.random.key(i), (12, 3)) for i in range(2))
+    w = {"w": jax.random.normal(jax.random.key(2), (3, 3))}
+
+    def pulled(parts):
+        learner = Learner.of(w, Optimizer(0.1, microbatches=parts))
+        result, pull_back = vjp(lambda w, x: jnp.tanh(x @ w["w"]), learner, x)
+        return result, pull_back(cotangent)
+
+    whole = pulled(1)
+    for parts in (2, 12):
+        chex.assert_trees_all_close(pulled(parts), whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "how", "message"),
+    [
+        (Optimizer(0.1, microbatches=2), {"whole_batches": True}, "microbatches at 1"),
+        (Optimizer(0.1, ema_decay=0.9), {"averaged": False}, "ema_decay and ema_ramp at 0"),
+        (Optimizer(0.1, ema_ramp=0.1), {"averaged": False}, "ema_decay and ema_ramp at 0"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(optimizer, how, message):
+    with pytest.raises(ValueError, match=message):
+        Learner.of({"w": jnp.ones(3)}, optimizer, **how)
 
 
 def test_the_rule_cuts_the_largest_divisible_axis():
@@ -128,7 +158,10 @@ def test_microbatches_stay_on_their_devices():
     def loss(w, x, key):
         return jnp.mean(jnp.tanh(x @ w) ** 2)
 
-    step = jax.jit(lambda w, x: value_and_grad(loss, w, x, jax.random.key(0), 4))
-    program = step.lower(*place()).compile().as_text()
+    def step(w, x):
+        learner = Learner.of(w, Optimizer(0.1, microbatches=4))
+        return value_and_grad(loss, learner, x, jax.random.key(0))
+
+    program = jax.jit(step).lower(*place()).compile().as_text()
     assert "all-reduce" in program
     assert "all-gather" not in program

@@ -1,22 +1,13 @@
-"""What the networks of others have in common: how they are called, and dropout."""
+"""The common form of the networks of others: their call, and dropout."""
 
 import abc
-from typing import NamedTuple
 
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
 from pdistill.networks.published.conventions import parse_convention
-
-
-class Conditions(NamedTuple):
-    """What a network is told besides its input: [B] each, or None for what it is not told."""
-
-    logsnr: Array
-    label: Array | None
-    guidance: Array | None
-    target: Array | None
 
 
 class Published(nn.Module, abc.ABC):
@@ -24,7 +15,7 @@ class Published(nn.Module, abc.ABC):
 
     Attributes:
       out_channels: channels of the output.
-      convention: how it is asked, as in `conventions.parse_convention`.
+      convention: the convention of its inputs and outputs, as in `conventions.parse_convention`.
       num_labels: labels are 0 .. num_labels - 1; num_labels, or None for the batch, is "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       dropout: rate within each block when training.
@@ -41,28 +32,25 @@ class Published(nn.Module, abc.ABC):
         self,
         z: Array,
         logsnr: Array,
-        label: Array | None = None,
-        guidance: Array | None = None,
-        target: Array | None = None,
+        told: Conditioning = NOTHING,
         *,
         train: bool = False,
     ) -> Array:
         convention = parse_convention(self.convention)
         h, time = convention.enter(z, logsnr)
-        conditions = Conditions(logsnr, label, guidance, target)
-        h = self.body(h, time, conditions, self.dropout if train else 0.0)
+        h = self.body(h, time, logsnr, told, self.dropout if train else 0.0)
         return convention.leave(z, logsnr, h)
 
     @abc.abstractmethod
-    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
+    def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         """The network as it was published, at its own time [B]; `rate` is dropout's."""
 
-    def add_guidance(self, sinusoids: Array, conditions: Conditions) -> Array:
+    def add_guidance(self, sinusoids: Array, told: Conditioning) -> Array:
         """The time's sinusoids [B, features], with those of the weight if it takes one."""
         if not self.guidance:
             return sinusoids
         embed = GuidanceEmbedding(sinusoids.shape[-1], name="guidance_in")
-        return sinusoids + embed(conditions.guidance, len(sinusoids))
+        return sinusoids + embed(told.guidance, len(sinusoids))
 
 
 class PublishedUNet(Published):
@@ -74,12 +62,14 @@ class PublishedUNet(Published):
 
     target: bool = False
 
-    def add_target(self, embedding: Array, sinusoids: int, conditions: Conditions) -> Array:
+    def add_target(
+        self, embedding: Array, sinusoids: int, logsnr: Array, told: Conditioning
+    ) -> Array:
         """The embedding [B, features], with that of the target if it takes one."""
         if not self.target:
             return embedding
         embed = TargetEmbedding(sinusoids, embedding.shape[-1], name="target_in")
-        return embedding + embed(conditions.target, conditions.logsnr)
+        return embedding + embed(told.target, logsnr)
 
 
 def dropout(h: Array, rate: float) -> Array:

@@ -1,4 +1,4 @@
-"""How published networks are asked: from our (z, logsnr) to their input and time, and back.
+"""Conventions of published networks: from our (z, logsnr) to their input and time, and back.
 
 A published network is f(input, time) -> output, in the terms of its own training. A convention
 says what it must be given at our z and logsnr, and what its output is among our heads

@@ -9,9 +9,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import GuidanceEmbedding, waves
 from pdistill.networks.patches import channels_to_pixels
-from pdistill.networks.published.base import Conditions, Published, dropout
+from pdistill.networks.published.base import Published, dropout
 from pdistill.networks.transformer import attend, modulate, normalize
 
 WAVES = 256
@@ -65,7 +66,7 @@ class DiffusersDiT(Published):
 
     Attributes:
       patch: side of a square patch. depth, heads, head_channels: blocks, attention's heads.
-      epsilon: of each block's second norm.
+      epsilon: added in each block's second norm.
     """
 
     num_labels: int = 1000
@@ -75,9 +76,9 @@ class DiffusersDiT(Published):
     head_channels: int = 72
     epsilon: float = 1e-5
 
-    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
+    def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         sines = waves(time, WAVES, shift=1.0)
-        label = conditions.label
+        label = told.label
         label = jnp.full(len(h), self.num_labels) if label is None else label
 
         p, features = self.patch, self.heads * self.head_channels
@@ -94,7 +95,7 @@ class DiffusersDiT(Published):
                 self.epsilon,
                 name=f"transformer_blocks.{i}",
             )
-            tokens, embedding = block(tokens, sines, label, conditions.guidance)
+            tokens, embedding = block(tokens, sines, label, told.guidance)
             embeddings.append(embedding)
             self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
-from pdistill.networks.published.base import Conditions, PublishedUNet, dropout
+from pdistill.networks.published.base import PublishedUNet, dropout
 from pdistill.networks.transformer import attend
 from pdistill.networks.unet import double, halve
 
@@ -22,7 +23,7 @@ class ResnetBlock(nn.Module):
     Attributes:
       resample: "up", "down" or "", on both paths.
       scale_shift: the embedding scales and shifts the second norm; else it is added before it.
-      groups, epsilon: of the norms.
+      groups, epsilon: as in `nn.GroupNorm`.
     """
 
     features: int
@@ -77,17 +78,17 @@ class DiffusersUNet(PublishedUNet):
     """diffusers' UNet2DModel.
 
     Attributes:
-      channels: of each level; each halves the image.
+      channels: width of each level; each halves the image.
       blocks: per level on the way down; there is one more on the way up.
       attention: levels at which attention follows each block, 0 the finest. middle_attention: there
         is one in the middle, too; middle_groups: of its norm, 0 for none.
-      heads: of attention; 0 for as many as head_channels need, and both 0 for one head.
-      groups, epsilon: of the norms.
+      heads: attention heads; 0 for as many as head_channels need, and both 0 for one head.
+      groups, epsilon: as in `nn.GroupNorm`.
       resample_down, resample_up: at each level but the last: "resnet", or "conv" with a stride, or
         after repeating pixels. down_padding: 1, or 0 for zeros below and to the right only.
-      scale_shift: of the blocks.
+      scale_shift: as in the blocks.
       wave_channels, embedding_channels: widths of the time's sinusoids and of the embedding.
-      wave_shift, cosines_first: of `embeddings.waves`.
+      wave_shift, cosines_first: as in `embeddings.waves`.
     """
 
     channels: tuple[int, ...] = (128, 256, 256, 256)
@@ -108,20 +109,8 @@ class DiffusersUNet(PublishedUNet):
     wave_shift: float = 0.0
     cosines_first: bool = True
 
-    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
-        embedding = waves(
-            time, self.wave_channels, shift=self.wave_shift, cosines_first=self.cosines_first
-        )
-        dense = functools.partial(nn.Dense, self.embedding_channels)
-        embedding = self.add_guidance(embedding, conditions)
-        embedding = nn.silu(dense(name="time_embedding.linear_1")(embedding))
-        embedding = dense(name="time_embedding.linear_2")(embedding)
-        if self.num_labels:
-            shape = (self.num_labels, self.embedding_channels)
-            table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
-            embedding += one_hot(conditions.label, self.num_labels, len(h)) @ table
-        embedding = self.add_target(embedding, self.wave_channels, conditions)
-
+    def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
+        embedding = self._embedding(time, logsnr, told)
         block = functools.partial(
             ResnetBlock,
             scale_shift=self.scale_shift,
@@ -169,6 +158,21 @@ class DiffusersUNet(PublishedUNet):
 
         h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.epsilon, name="conv_norm_out")(h))
         return nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
+
+    def _embedding(self, time: Array, logsnr: Array, told: Conditioning) -> Array:
+        """The embedding [B, E] of the time and of everything that is told."""
+        embedding = waves(
+            time, self.wave_channels, shift=self.wave_shift, cosines_first=self.cosines_first
+        )
+        dense = functools.partial(nn.Dense, self.embedding_channels)
+        embedding = self.add_guidance(embedding, told)
+        embedding = nn.silu(dense(name="time_embedding.linear_1")(embedding))
+        embedding = dense(name="time_embedding.linear_2")(embedding)
+        if self.num_labels:
+            shape = (self.num_labels, self.embedding_channels)
+            table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
+            embedding += one_hot(told.label, self.num_labels, len(time)) @ table
+        return self.add_target(embedding, self.wave_channels, logsnr, told)
 
     def _attention(self, name: str, channels: int, groups: int) -> Attention:
         heads = self.heads or channels // (self.head_channels or channels)

@@ -14,8 +14,9 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
-from pdistill.networks.published.base import Conditions, PublishedUNet, dropout
+from pdistill.networks.published.base import PublishedUNet, dropout
 from pdistill.networks.transformer import attend
 
 
@@ -24,10 +25,10 @@ class EdmBlock(nn.Module):
 
     Attributes:
       resample: "up", "down" or "", with the filter `taps`, on both paths.
-      heads: of attention; 0 for none.
+      heads: attention heads; 0 for none.
       scale_shift: the embedding scales and shifts the second norm; else it is added before it.
       project: the skip path has a 1x1 convolution whenever the block resamples.
-      skip_scale: factor after each addition. epsilon: of the norms.
+      skip_scale: factor after each addition. epsilon: added in the norms.
     """
 
     features: int
@@ -69,7 +70,7 @@ class EdmBlock(nn.Module):
 
 
 class EdmUNet(PublishedUNet):
-    """What both have in common: levels that halve the image on the way down, with skips across.
+    """The common form of both: levels that halve the image on the way down, with skips across.
 
     Attributes:
       channels: unit of `multipliers`, the channels of each level.
@@ -100,9 +101,9 @@ class EdmUNet(PublishedUNet):
 
         Args:
           block: an `EdmBlock` but for its features, resample, heads and name.
-          first: channels of the first convolution. heads: of attention, by features.
+          first: channels of the first convolution. heads: attention heads, by features.
           attend_each: attention follows each block on the way up, not only the last of a level.
-          join: what is done with h each time that the image was halved, given the level's name.
+          join: function of h each time that the image was halved, given the level's name.
         """
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         sizes = [h.shape[1] >> i for i in range(len(widths))]
@@ -142,9 +143,9 @@ class SongUNet(EdmUNet):
 
     Attributes:
       waves: "positional" (DDPM++) or "fourier" (NCSN++), with frequencies from the file.
-      wave_multiplier: how many there are, in channels.
+      wave_multiplier: number of sinusoids, in channels.
       residual: the image, too, goes down and is added at each level (NCSN++).
-      taps: of the resampling filter.
+      taps: the resampling filter.
     """
 
     waves: str = "positional"
@@ -152,7 +153,7 @@ class SongUNet(EdmUNet):
     residual: bool = False
     taps: tuple[int, ...] = (1, 1)
 
-    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
+    def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         width = self.wave_multiplier * self.channels
         if self.waves == "fourier":
             init = nn.initializers.normal(16.0)
@@ -162,14 +163,14 @@ class SongUNet(EdmUNet):
         else:
             embedding = waves(time, width, shift=1.0, cosines_first=False)
         if self.num_labels:
-            labels = one_hot(conditions.label, self.num_labels, len(h))
+            labels = one_hot(told.label, self.num_labels, len(h))
             labels = math.sqrt(self.num_labels) * labels
             embedding += nn.Dense(width, name="map_label")(labels)
-        embedding = self.add_guidance(embedding, conditions)
+        embedding = self.add_guidance(embedding, told)
         for i in range(2):
             dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
             embedding = nn.silu(dense(embedding))
-        embedding = self.add_target(embedding, width, conditions)
+        embedding = self.add_target(embedding, width, logsnr, told)
 
         block = functools.partial(
             EdmBlock,
@@ -207,14 +208,14 @@ class DhariwalUNet(EdmUNet):
     blocks: int = 3
     attention_sizes: tuple[int, ...] = (32, 16, 8)
 
-    def body(self, h: Array, time: Array, conditions: Conditions, rate: float) -> Array:
-        embedding = self.add_guidance(waves(time, self.channels), conditions)
+    def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
+        embedding = self.add_guidance(waves(time, self.channels), told)
         dense = functools.partial(nn.Dense, self.embedding_multiplier * self.channels)
         embedding = dense(name="map_layer1")(nn.silu(dense(name="map_layer0")(embedding)))
         if self.num_labels:
-            labels = one_hot(conditions.label, self.num_labels, len(h))
+            labels = one_hot(told.label, self.num_labels, len(h))
             embedding += dense(use_bias=False, name="map_label")(labels)
-        embedding = nn.silu(self.add_target(embedding, self.channels, conditions))
+        embedding = nn.silu(self.add_target(embedding, self.channels, logsnr, told))
         block = functools.partial(EdmBlock, dropout=rate)
         h = self.levels(
             h, embedding, block, first=self.channels * self.multipliers[0],
@@ -225,7 +226,7 @@ class DhariwalUNet(EdmUNet):
 
 
 def group_norm(h: Array, name: str, epsilon: float = 1e-5) -> Array:
-    """Of 32 groups, or fewer, so that each has four channels."""
+    """Group norm of 32 groups, or fewer, so that each has four channels."""
     return nn.GroupNorm(min(32, h.shape[-1] // 4), epsilon=epsilon, name=name)(h)
 
 

@@ -1,12 +1,13 @@
-"""How far two batches of images are apart, as a loss: in pixels, or in frozen features."""
+"""Distances of two batches of images, as losses: in pixels, or in frozen features."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 
 from pdistill.features import EXTRACTORS, efficientnet_lite0, load_extractor
@@ -16,42 +17,46 @@ HUBER = 0.00054  # c of Song & Dhariwal (2023), for the root of the mean instead
 _extractor = functools.cache(load_extractor)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Distance:
     """Distance of images in [-1, 1], one by one.
 
     Attributes:
+      params: the extractor's parameters; they stay as they are.
       name: "pixels", the mean square; "huber", its root, smooth at 0 (Song & Dhariwal 2023); or an
         extractor of `features`. In features the distance is that of directions, as in LPIPS (Zhang
         et al. 2018): for "efficientnet_lite0" of each place of its maps, else of all features.
     """
 
-    name: str
+    params: Any
+    name: str = struct.field(pytree_node=False)
 
-    def __post_init__(self):
-        if self.name not in DISTANCES:
-            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {self.name!r}")
-        self.init()  # raises without the weights
+    @classmethod
+    def load(cls, name: str) -> "Distance":
+        """The distance of this name; ValueError for an unknown one, or without its weights."""
+        check_distance_name(name)
+        return cls({} if name in ("pixels", "huber") else _extractor(name).params, name)
 
-    def init(self) -> Any:
-        """The extractor's parameters; they stay as they are."""
-        if self.name in ("pixels", "huber"):
-            return {}
-        return _extractor(self.name).params
-
-    def __call__(self, params: Any, a: Array, b: Array) -> Array:
+    def __call__(self, a: Array, b: Array) -> Array:
         """[B] for a, b [B, H, W, C], of which the first or both may be differentiated."""
+        chex.assert_equal_shape([a, b])
         if self.name in ("pixels", "huber"):
             square = jnp.mean(jnp.square(a - b), axis=tuple(range(1, a.ndim)))
             return square if self.name == "pixels" else jnp.sqrt(square + HUBER**2) - HUBER
-        return directions(self._maps(params, a), self._maps(params, b))
+        return directions(self._maps(a), self._maps(b))
 
-    def _maps(self, params: Any, x: Array) -> Sequence[Array]:
+    def _maps(self, x: Array) -> Sequence[Array]:
         levels = (x + 1) * 127.5  # as extractors take them, but not rounded
         if self.name == "efficientnet_lite0":
             images = efficientnet_lite0.preprocess(levels)
-            return efficientnet_lite0.EfficientNetLite0().apply(params, images).maps
-        return (_extractor(self.name).apply(params, levels)["features"],)
+            return efficientnet_lite0.EfficientNetLite0().apply(self.params, images).maps
+        return (_extractor(self.name).apply(self.params, levels)["features"],)
+
+
+def check_distance_name(name: str) -> None:
+    """Raises ValueError unless `name` is in DISTANCES."""
+    if name not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {name!r}")
 
 
 def directions(a: Sequence[Array], b: Sequence[Array]) -> Array:

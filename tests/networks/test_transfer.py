@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pdistill.training import transfer
+from pdistill.networks import transfer
 
 OLD = {"block": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}, "head": {"kernel": np.ones(4)}}
 NEW = {"block": {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)}, "target": np.zeros(5)}

@@ -1,17 +1,44 @@
-"""A generator of a few network evaluations, for methods that differentiate its images."""
+"""Generators of a few network evaluations, for methods that differentiate their images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, diffuse
+from pdistill.methods.parts.given import check_given
+from pdistill.networks import Network
 from pdistill.samplers import ddim_step
 
 
+def begin_generator(
+    key: Array,
+    start: Network,
+    *,
+    scratch: bool,
+    changes: Mapping[str, Any],
+    one_step: bool = False,
+) -> Network:
+    """The network that a generator starts as: without dropout, sampled in its own way.
+
+    Args:
+      scratch: fresh parameters; only then may `changes` say other arguments of the module.
+      one_step: whether it may go on from a generator that knows a few noise levels only.
+
+    Raises:
+      ValueError: a network that it cannot start from; changes without `scratch`.
+    """
+    check_given(start, "start", one_step=one_step)
+    if changes and not scratch:
+        raise ValueError("another network starts from scratch; set scratch")
+    start = start.without_dropout().replace(guidance=None)
+    return start.with_module(changes).init(key) if scratch else start
+
+
 def generate_few(denoise: Denoiser, z: Array, schedule: Schedule, num_steps: int = 1) -> Array:
-    """What `samplers.sample` makes of the noise z [B, ...] in DDIM steps, unrolled; no clipping.
+    """Images that `samplers.sample` makes of noise z [B, ...] in DDIM steps, unrolled; no clipping.
 
     One step is x_hat at the largest noise. Unrolled, because gradients of convolutions are slow in
     a loop on CPUs, and few steps compile quickly.
@@ -31,7 +58,7 @@ def simulate_inputs(
     label: Array | None,
     key: Array,
 ) -> tuple[Array, Array]:
-    """What a generator of these levels is called with in training (backward simulation).
+    """Inputs of a generator of these levels in training (backward simulation).
 
     The images have the levels in turn. Above the first one an input is what the generator itself
     makes of pure noise down to there, noised anew (DMD2, section 4.5; there all images of an update
@@ -39,7 +66,8 @@ def simulate_inputs(
 
     Args:
       generator: labels [B] or None -> the denoiser. levels: logsnr, rising; they divide B.
-      x: images, whose shape [B, ...] and dtype the inputs have. label: of them, [B], or None.
+      x: images, whose shape [B, ...] and dtype the inputs have. label: the images' labels, [B], or
+        None.
 
     Returns:
       Inputs like x, and their levels [B].
@@ -61,7 +89,7 @@ def simulate_inputs(
 
 
 def generator_solver(levels: tuple[float, ...]) -> str:
-    """How a generator of these levels is sampled, for `samplers.parse_solver`."""
+    """Name of the solver of a generator of these levels, for `samplers.parse_solver`."""
     if len(levels) == 1:
         return "one_step"
     return f"multistep:{','.join(f'{level:g}' for level in levels)}"

@@ -6,7 +6,7 @@ from flax import traverse_util
 
 
 class Transfer(NamedTuple):
-    """What `transfer` did, by paths such as "block_0/qkv/kernel"."""
+    """Report of a `transfer`, by paths such as "block_0/qkv/kernel"."""
 
     copied: tuple[str, ...]
     new: tuple[str, ...]

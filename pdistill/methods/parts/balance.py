@@ -9,7 +9,8 @@ import optax
 from flax import traverse_util
 from jax import Array
 
-from pdistill.training import Learner, Optimizer
+from pdistill.networks import Network
+from pdistill.training import Learner, Metrics, partition
 
 SMALL = 1e-4  # added to the norm that is divided by
 
@@ -21,12 +22,12 @@ def balance(
     first: str,
     limits: Mapping[str, tuple[float, float]],
 ) -> dict[str, Array]:
-    """The weight of each loss: 1 for `first`; for others its gradient's norm over theirs, clipped.
+    """Weight of each loss: 1 for `first`; for others its gradient's norm over theirs, clipped.
 
     Args:
       pullback: cotangents of `losses` -> the gradient with respect to all parameters, as `jax.vjp`
-        gives it. Of its results for a single loss only one leaf is used; the compiler removes what
-        leads to the others.
+        gives it. One leaf of its results for a single loss is used; the compiler removes what leads
+        to the others.
       losses: scalars by name. layer: path of that leaf, such as "conv_out/kernel".
       limits: least and greatest weight of each of the others.
     """
@@ -47,33 +48,38 @@ def balance(
 
 def balanced_update(
     losses: Callable[[Any], tuple[dict[str, Array], Any]],
-    student: Learner,
-    optimizer: Optimizer,
-    step: Array,
+    learner: Learner,
     *,
     layer: str,
     first: str,
     limits: Mapping[str, tuple[float, float]],
     factors: Mapping[str, float],
-) -> tuple[Learner, dict[str, Array], Any]:
+) -> tuple[Learner, Metrics, Any]:
     """One update on a weighted sum of losses.
 
     Args:
-      losses: parameters -> scalars by name, and anything else.
-      layer, first, limits: of `balance`; layer "" for weights of one.
+      losses: network -> scalars by name, and anything else.
+      layer, first, limits: as for `balance`; layer "" for weights of one.
       factors: on the weights of some losses.
 
     Returns:
-      The student; {"loss", the losses, "<name>_weight" of those with factors, "grad_norm",
+      The learner; {"loss", the losses, "<name>_weight" of those with factors, "grad_norm",
       "param_norm"}; and what `losses` returned besides.
     """
-    terms, pullback, rest = jax.vjp(losses, student.params, has_aux=True)
+    terms, pullback, rest = jax.vjp(losses, learner.network, has_aux=True)
     if layer:
-        weights = balance(lambda g: pullback(g)[0], terms, layer, first, limits)
+        weights = balance(lambda g: pullback(g)[0].params, terms, layer, first, limits)
     else:
         weights = {name: jnp.ones_like(loss) for name, loss in terms.items()}
     weights = {name: factors.get(name, 1.0) * weight for name, weight in weights.items()}
-    student, norms = student.update(pullback(weights)[0], optimizer, step)
+    learner, norms = learner.update(pullback(weights)[0])
     metrics = {f"{name}_weight": weights[name] for name in factors if name in weights}
     metrics["loss"] = sum(weights[name] * terms[name] for name in terms)
-    return student, metrics | terms | norms, rest
+    return learner, metrics | terms | norms, rest
+
+
+def check_layer(layer: str, network: Network, fixed: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless `layer` is the path of parameters of a network that learn."""
+    learning, _ = partition(network.params, fixed)
+    if layer not in traverse_util.flatten_dict(learning, sep="/"):
+        raise ValueError(f"layer: no parameters that learn have the path {layer!r}")

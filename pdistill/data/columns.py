@@ -1,0 +1,61 @@
+"""Columns of a data set: what a network makes once and training reads row by row."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from pdistill.data.sources import Dataset
+
+Rows = dict[str, np.ndarray]  # arrays [N, ...], the parts of a row side by side
+
+
+class Column(Protocol):
+    """A column: a frozen, hashable description of how its rows are made and read.
+
+    Attributes:
+      name: its name in a batch.
+      aligned: row i belongs to image i; else the rows have an order of their own.
+      path: file that was made before; "" for one beside the network that makes it.
+      file: name of the file beside the network.
+    """
+
+    name: str
+    aligned: bool
+    path: str
+
+    @property
+    def file(self) -> str: ...
+
+    def shapes(self, network: Any, num_images: int, flip: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of all rows, [N, ...] each."""
+        ...
+
+    def make(
+        self,
+        path: Path,
+        network: Any,
+        dataset: Dataset,
+        *,
+        flip: bool,
+        seed: int,
+        batch_size: int,
+        mesh: Mesh,
+    ) -> None:
+        """Writes the file whole or not at all, from all processes together."""
+        ...
+
+    def read(self, path: Path) -> Rows:
+        """The rows of a file; raises ValueError for a file of something else."""
+        ...
+
+    def batch(self, rows: dict[str, Array], mirrored: Array | None) -> Any:
+        """A batch's value of some rows, inside jit.
+
+        Args:
+          mirrored: [B, 1, 1, 1], whether each image is; None if none may be.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""The form of a method: its hyperparameters and three pure functions."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from jax import Array
+
+from pdistill.data.columns import Column
+from pdistill.networks import Network
+from pdistill.samplers import Steps
+from pdistill.training import LoopConfig, Metrics, Optimizer
+
+
+class Method:
+    """A frozen dataclass of hyperparameters with `init`, `step` and `product`.
+
+    The fields are what a config's stage says of the method. The keyword arguments of `init` are
+    what it is given: networks that earlier runs have made, by the names that the config has for
+    them ("teacher", "start"); "model" is the config's own, blank. The rest of this class are
+    defaults; no part of an algorithm is here.
+
+    Attributes:
+      name: its name in configs and results.jsonl.
+    """
+
+    name: ClassVar[str]
+
+    def init(self, key: Array, **given: Any) -> Any:
+        """The state before the first update; ValueError for networks that it cannot use."""
+        raise NotImplementedError
+
+    def step(self, state: Any, batch: Mapping[str, Any], key: Array) -> tuple[Any, Metrics]:
+        """One update. `batch` has "image" [B, H, W, C], "label" [B] and the columns' rows.
+
+        A method whose updates are not all alike takes `parts` as well. A method of zero updates has
+        no step.
+        """
+        raise NotImplementedError
+
+    def product(self, state: Any) -> Network:
+        """The network that was learnt."""
+        raise NotImplementedError
+
+    def unfold(self, stage: "Run", model: Network) -> list["Run"]:
+        """The runs of a stage with this method, in order; `model` is the config's, blank."""
+        del model
+        return [stage]
+
+    @property
+    def measured_at(self) -> tuple[Steps, ...]:
+        """Step counts that its product is made for; () where the config must say them."""
+        return ()
+
+    def parts(self, step: int) -> tuple[str, ...]:
+        """Names of the losses that update number `step` has; () where all updates are alike."""
+        del step
+        return ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns that a batch has, made by the network that is given as "teacher"."""
+        return ()
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises ValueError for a batch size that the method cannot use."""
+        check_microbatches(self, (batch_size,))
+
+    def card(self, state: Any) -> dict[str, Any]:
+        """More entries for the card of the model, plain data."""
+        del state
+        return {}
+
+    def advice(self, means: dict[str, float]) -> str | None:
+        """A warning about the metrics' means over an interval of updates, and what may help."""
+        del means
+        return None
+
+    def over(self, num_updates: int) -> "Method":
+        """The method with its optimizers annealed over a run of so many updates."""
+        return annealed_over(self, num_updates)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: trained, exported to <workdir>/<name>/model, and measured.
+
+    A stage of a config is one as well, which its method may unfold into several.
+
+    Attributes:
+      name: unique in the experiment; also its folder.
+      given: names of the runs, or of the stages (then of their last runs), whose networks
+        `Method.init` gets, by its names for them.
+      arguments: plain values that `Method.init` gets besides.
+      loop: length of the training; None for a method of zero updates.
+      measured_at: step counts to measure at, of a cascade those of all resolutions each time; the
+        model samples with the first. () for those that the method makes it for.
+      select: metric by which the exported model is chosen among those of all saves; "" for the
+        last.
+      labels: labels of the images to train on; None for all.
+      resolution: pixels a side that images are averaged to; 0 for those of the data.
+      measured: False for what is only a part of a later model.
+    """
+
+    name: str
+    method: Method
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loop: LoopConfig | None = None
+    measured_at: tuple[Steps, ...] = ()
+    select: str = ""
+    labels: tuple[int, ...] | None = None
+    resolution: int = 0
+    measured: bool = True
+
+    def unfold(self, model: Network) -> list["Run"]:
+        """The runs of a stage, in order, each with its method annealed over its loop."""
+        runs = self.method.unfold(self, model)
+        return [
+            dataclasses.replace(run, method=run.method.over(run.loop.num_updates))
+            if run.loop
+            else run
+            for run in runs
+        ]
+
+
+def annealed_over(values: Any, num_updates: int) -> Any:
+    """A dataclass whose optimizers, its own and those of dataclasses in it, are annealed so."""
+    changes = {}
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if isinstance(value, Optimizer):
+            changes[field.name] = dataclasses.replace(value, num_updates=num_updates)
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = annealed_over(value, num_updates)
+    return dataclasses.replace(values, **changes) if changes else values
+
+
+def optimizers(values: Any, path: str = "") -> Iterator[tuple[str, Optimizer]]:
+    """The optimizers of a method, with the names of their fields."""
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if isinstance(value, Optimizer):
+            yield f"{path}{field.name}", value
+        elif dataclasses.is_dataclass(value):
+            yield from optimizers(value, f"{path}{field.name}.")
+
+
+def check_microbatches(method: Any, sizes: Sequence[int]) -> None:
+    """Raises ValueError unless the microbatches of all optimizers divide batches of these sizes."""
+    for name, optimizer in optimizers(method):
+        for size in sizes:
+            if size % optimizer.microbatches:
+                raise ValueError(
+                    f"{name}.microbatches {optimizer.microbatches} must divide the {size} images "
+                    "that go into an update together"
+                )
+
+
+def roles(method: Any) -> tuple[str, ...]:
+    """Names of the earlier networks that a method's `init` may be given, such as "teacher".
+
+    They are the keyword arguments that are annotated as a `Network`, but for "model".
+    """
+    parameters = inspect.signature(method.init).parameters.values()
+    kinds = (Network, Network | None)
+    return tuple(p.name for p in parameters if p.annotation in kinds and p.name != "model")
+
+
+def optional_roles(method: Any) -> tuple[str, ...]:
+    """Names among `roles` that a method does without, such as "start"."""
+    parameters = inspect.signature(method.init).parameters
+    return tuple(name for name in roles(method) if parameters[name].default is None)

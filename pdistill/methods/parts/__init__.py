@@ -1,0 +1,1 @@
+"""Functions and values that methods share."""

@@ -1,0 +1,305 @@
+"""A network as a value: parameters, and what is needed to read them as v, as x_hat or as a jump."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+from pdistill import diffusion
+from pdistill.data.images import repeat
+from pdistill.diffusion import Denoiser, Schedule
+from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.registry import change_network
+from pdistill.networks.transfer import Transfer, transfer
+from pdistill.runtime import costs
+from pdistill.samplers import Level, LowRes
+
+static = functools.partial(struct.field, pytree_node=False)
+
+
+@struct.dataclass
+class Network:
+    """A diffusion network with its parameters: a pytree that is called, differentiated, averaged.
+
+    Only `params` is traced. Two networks of the same static fields share compiled functions. A
+    *blank* network has None for its parameters: `init` makes them.
+
+    Attributes:
+      params: nested dictionary of arrays, or None.
+      module: called as module(z [B, h, w, C], logsnr [B], told, train=bool) -> output.
+      head: meaning of the output, a key of `diffusion.HEADS`.
+      schedule: the noise schedule that it is trained and sampled on.
+      shape: shape of the noise that one image is made from, [h, w, C].
+      shifts: shifts of the schedule's log-SNR at each of the module's resolutions; () for none.
+      guidance: lowest and highest weight w to sample with; None for a network that takes none.
+      sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
+        solver.
+      enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
+    """
+
+    params: Any
+    module: nn.Module = static()
+    head: str = static()
+    schedule: Schedule = static()
+    shape: tuple[int, ...] = static()
+    shifts: tuple[float, ...] = static(default=())
+    guidance: tuple[float, float] | None = static(default=None)
+    sampler: str = static(default="")
+    enlarged: int = static(default=1)
+
+    # ---------------------------------------------------------------- predictions
+
+    def v(
+        self, z: Array, logsnr: Array, told: Conditioning = NOTHING, *, dropout_key=None
+    ) -> Array:
+        """v_hat [B, ...] of z [B, ...] at logsnr [B]; with dropout if a key for it is given."""
+        return self._predict(diffusion.v_from_output, z, logsnr, told, dropout_key)
+
+    def denoise(self, z: Array, logsnr: Array, told: Conditioning = NOTHING) -> Array:
+        """x_hat [B, ...] of z [B, ...] at logsnr [B].
+
+        Labels are dropped for a network that takes none. Guidance weights cost a second evaluation,
+        without label, in the same call, unless they are an input of the network.
+
+        Raises:
+          ValueError: weights without a label to guide towards.
+        """
+        return self._predict(diffusion.x_from_output, z, logsnr, told)
+
+    def jump(
+        self, z: Array, logsnr_t: Array, logsnr_s: Array, told: Conditioning = NOTHING
+    ) -> Array:
+        """z at logsnr_s [B] from z [B, ...] at logsnr_t [B]; exactly z for s = t.
+
+        The DDIM step cos(phi_t - phi_s) z - sin(phi_t - phi_s) v, with v for g of Kim et al. (2023,
+        eq. 4). v is told the target if the network takes it, and else is the denoiser's.
+        """
+        v = self.v(z, logsnr_t, told.replace(target=logsnr_s))
+        turn = diffusion.expand(diffusion.angle(logsnr_t) - diffusion.angle(logsnr_s), z)
+        return jnp.cos(turn) * z - jnp.sin(turn) * v
+
+    def features(self, z: Array, logsnr: Array, told: Conditioning = NOTHING) -> tuple[Array, ...]:
+        """Maps [B, h, w, C] that the encoder makes of z, in z's dtype, finest first.
+
+        A U-Net shows the last map of each level on the way down, a transformer each block's.
+
+        Raises:
+          ValueError: the network shows none.
+        """
+        _, sown = self.module.apply(
+            {"params": self.params}, z, logsnr, self._heard(told), mutable=["maps"]
+        )
+        if "maps" not in sown:
+            raise ValueError(f"{type(self.module).__name__} shows no maps of an encoder")
+        return tuple(h.astype(z.dtype) for h in sown["maps"]["maps"])
+
+    def denoiser(self, told: Conditioning = NOTHING) -> Denoiser:
+        """denoise(z, logsnr) -> x_hat, with everything else closed over."""
+        return lambda z, logsnr: self.denoise(z, logsnr, told)
+
+    def _predict(self, convert, z, logsnr, told, dropout_key=None) -> Array:
+        """The output as x or as v, by `convert`; guided by a pair of evaluations if need be."""
+        if told.guidance is None or self.takes_guidance:
+            return self._read(convert, z, logsnr, told, dropout_key)
+        if told.label is None:
+            raise ValueError("guidance is towards a label; give label too")
+        weight, told = told.guidance, told.replace(guidance=None)
+
+        def pair(z, logsnr):
+            hidden = told.replace(label=jnp.full_like(told.label, self.num_labels))
+            both = jax.tree.map(
+                lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, hidden)
+            )
+            return jnp.split(self._read(convert, *both, dropout_key), 2)
+
+        return diffusion.guide(pair, weight)(z, logsnr)
+
+    def _read(self, convert, z, logsnr, told, dropout_key) -> Array:
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        output = self.module.apply(
+            {"params": self.params}, z, logsnr, self._heard(told),
+            train=dropout_key is not None, rngs=rngs,
+        )  # fmt: skip
+        z = repeat(z, output.shape[1] // z.shape[1])  # for a network that has grown
+        return convert(self.head, z, output, logsnr)
+
+    def _heard(self, told: Conditioning) -> Conditioning:
+        """The part of `told` that the network listens to."""
+        return Conditioning(
+            label=told.label if self.num_labels else None,
+            guidance=told.guidance if self.takes_guidance else None,
+            target=told.target if self.takes_target else None,
+            image=told.image,
+        )
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels it takes; 0 if it is unconditional."""
+        return getattr(self.module, "num_labels", 0)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance weight is an input of the network, not a pair of evaluations."""
+        return getattr(self.module, "guidance", False)
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether the log-SNR to jump to is an input of the network."""
+        return getattr(self.module, "target", False)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Pixels a side of the images of a cascade, smallest first; () for a plain network."""
+        return getattr(self.module, "resolutions", ())
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image, [H, W, C]: larger than `shape` for a network that has grown."""
+        factor = self.enlarged * 2 ** len(getattr(self.module, "grown", ()))
+        return (factor * self.shape[0], factor * self.shape[1], self.shape[2])
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Shapes of the images at each resolution, smallest first."""
+        if not self.resolutions:
+            return [self.shape]
+        return [(size, size, self.shape[-1]) for size in self.resolutions]
+
+    def evaluations(self, guidance: float | None) -> int:
+        """Network evaluations in one call of `denoise` with this weight."""
+        return 1 if guidance is None or self.takes_guidance else 2
+
+    def effective_guidance(self, guidance: float | None) -> float | None:
+        """The weight to sample with: w = 0 needs no pair, so that it costs one evaluation."""
+        return None if guidance == 0 and not self.takes_guidance else guidance
+
+    def flops(self, shape: tuple[int, ...] | None = None) -> int:
+        """Operations of one evaluation for one image of `shape`, as `costs.flops` counts them."""
+        return _flops(self.blank, tuple(shape or self.shape))
+
+    # ---------------------------------------------------------------- cascades
+
+    def at(self, size: int) -> "Network":
+        """The same network at one of its resolutions, with the schedule that it has there."""
+        if not self.resolutions:
+            return self
+        schedule = self.schedule
+        if shift := dict(zip(self.resolutions, self.shifts, strict=False)).get(size):
+            schedule = dataclasses.replace(schedule, shift=schedule.shift + shift)
+        return self.replace(schedule=schedule, shifts=(), shape=(size, size, self.shape[-1]))
+
+    def levels(self, told: Conditioning = NOTHING) -> list[Level]:
+        """The cascade's resolutions with their denoisers, smallest first.
+
+        Raises:
+          ValueError: the network is not one of several resolutions.
+        """
+        if not self.resolutions:
+            raise ValueError("this network has no resolutions; its model is no cascade")
+
+        def denoiser(image: LowRes | None) -> Denoiser:
+            return self.denoiser(told.replace(image=image))
+
+        return [Level(size, self.at(size).schedule, denoiser) for size in self.resolutions]
+
+    # ---------------------------------------------------------------- other networks
+
+    @property
+    def blank(self) -> "Network":
+        """The same network without parameters: hashable."""
+        return self.replace(params=None)
+
+    @property
+    def shapes(self) -> "Network":
+        """The network with the shapes of its parameters, `jax.ShapeDtypeStruct`."""
+        # A copy of the tree: what is remembered stays as it is.
+        return self.replace(params=jax.tree.map(lambda leaf: leaf, _shapes(self.blank)))
+
+    def init(self, key: Array) -> "Network":
+        """The network with fresh parameters.
+
+        Raises:
+          ValueError: shifts or a shape that the module cannot have.
+        """
+        self._check()
+        params = {}
+        for shape in self.sizes[::-1]:
+            # What the resolutions share is drawn alike for each, by its name.
+            params = self.module.init(key, *self._example(shape))["params"] | params
+        return self.replace(params=params)
+
+    def taking(self, source: "Network", *, reshaped: bool = False) -> tuple["Network", Transfer]:
+        """The network with the source's parameters where the paths are the same, and a report.
+
+        See `transfer`, whose ValueError it raises.
+        """
+        params, moved = transfer(self.params, source.params, reshaped=reshaped)
+        return self.replace(params=params), moved
+
+    def with_head(self, head: str) -> "Network":
+        """A blank network with another head."""
+        channels = diffusion.output_channels(head, self.shape[-1])
+        return self.blank.replace(module=self.module.clone(out_channels=channels), head=head)
+
+    def with_module(self, arguments: Mapping[str, Any]) -> "Network":
+        """A blank network whose module has other arguments; raises as `build_network`."""
+        return self.blank.replace(module=change_network(self.module, arguments))
+
+    def with_target(self, schedule: Schedule) -> "Network":
+        """A blank network that takes the target of a jump, to be sampled on `schedule`.
+
+        Raises:
+          ValueError: the module cannot.
+        """
+        if not hasattr(self.module, "target"):
+            raise ValueError(f"{type(self.module).__name__} takes no target to jump to")
+        return self.blank.replace(module=self.module.clone(target=True), schedule=schedule)
+
+    def without_dropout(self) -> "Network":
+        """The same network and parameters, with a module that has no dropout."""
+        if not getattr(self.module, "dropout", 0.0):
+            return self
+        return self.replace(module=self.module.clone(dropout=0.0))
+
+    def _check(self) -> None:
+        diffusion.output_channels(self.head, 1)  # raises for an unknown head
+        if self.shifts and len(self.shifts) != len(self.resolutions):
+            raise ValueError(
+                f"shifts must be one for each of the resolutions {self.resolutions}; got "
+                f"{self.shifts}"
+            )
+        if any(self.shifts) and not hasattr(self.schedule, "shift"):
+            raise ValueError("shifts need a schedule that has a shift: the cosine schedule")
+        if self.resolutions and tuple(self.shape[:2]) != (self.resolutions[-1],) * 2:
+            raise ValueError(
+                f"resolutions end at {self.resolutions[-1]}, but images are of {self.shape}"
+            )
+
+    def _example(self, shape: tuple[int, ...]) -> tuple[Array, Array, Conditioning]:
+        """Inputs of the module for one image of zeros."""
+        zeros = jnp.zeros(1)
+        told = Conditioning(label=zeros.astype(int) if self.num_labels else None)
+        if shape[0] in self.resolutions[1:]:
+            below = self.resolutions[self.resolutions.index(shape[0]) - 1]
+            told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))
+        return jnp.zeros((1, *shape)), zeros, told
+
+
+@functools.lru_cache(maxsize=64)  # tracing a large network takes seconds
+def _shapes(blank: Network) -> Any:
+    return jax.eval_shape(lambda: blank.init(jax.random.key(0)).params)
+
+
+@functools.lru_cache(maxsize=64)
+def _flops(blank: Network, shape: tuple[int, ...]) -> int:
+    inputs = jax.eval_shape(lambda: blank._example(shape))
+    apply = lambda params, inputs: blank.module.apply({"params": params}, *inputs)  # noqa: E731
+    return costs.flops(jax.make_jaxpr(apply)(blank.shapes.params, inputs).jaxpr)

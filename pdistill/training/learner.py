@@ -1,0 +1,131 @@
+"""A learner: a network under training, with its average, its optimizer and a count of its own."""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from pdistill.networks import Network
+from pdistill.training.freezing import count, merge, partition
+from pdistill.training.optimizers import Optimizer
+
+Metrics = dict[str, Array]
+
+
+@struct.dataclass
+class Learner:
+    """One network under training. Its own count of updates anneals it.
+
+    Attributes:
+      network: a `Network` or another pytree; with `fixed` it has `params`, a nested dictionary.
+      average: moving average of what learns; None for a network that nobody samples.
+      opt_state: the optimizer's.
+      count: updates so far, int32.
+      carried: values that evaluations carry on, such as the vectors of spectral norm.
+      optimizer: its optimizer.
+      fixed: patterns of the parameters that stay as they are, as in `partition`.
+    """
+
+    network: Any
+    average: Any
+    opt_state: Any
+    count: Array
+    carried: Any = dataclasses.field(default_factory=dict)
+    optimizer: Optimizer = struct.field(pytree_node=False, default=None)
+    fixed: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def of(
+        cls,
+        network: Any,
+        optimizer: Optimizer,
+        *,
+        averaged: bool = True,
+        whole_batches: bool = False,
+        carried: Any = None,
+        fixed: tuple[str, ...] = (),
+    ) -> "Learner":
+        """A learner at its start, of copies of the network's parameters.
+
+        Args:
+          averaged: whether it keeps a moving average.
+          whole_batches: whether its losses are of a batch as a whole, not means over rows.
+
+        Raises:
+          ValueError: settings of the optimizer that would be ignored; a pattern without parameters.
+        """
+        if whole_batches and optimizer.microbatches > 1:
+            raise ValueError("its losses are of a whole batch: leave optimizer.microbatches at 1")
+        if not averaged and (optimizer.ema_decay or optimizer.ema_ramp):
+            raise ValueError(
+                "a network without a moving average: leave its optimizer's ema_decay and ema_ramp "
+                "at 0"
+            )
+        network = jax.tree.map(jnp.copy, network)
+        learning = _learning(network, fixed)
+        return cls(
+            network=network,
+            average=jax.tree.map(jnp.copy, learning) if averaged else None,
+            opt_state=optimizer.transform().init(learning),
+            count=jnp.zeros((), jnp.int32),
+            carried=carried or {},
+            optimizer=optimizer,
+            fixed=fixed,
+        )
+
+    def update(self, grads: Any) -> tuple["Learner", Metrics]:
+        """One optimizer update and one step of the moving average.
+
+        average <- d average + (1 - d) parameters with d = `optimizer.ema_decay_at(count)`.
+
+        Args:
+          grads: like `network`.
+
+        Returns:
+          The learner and {"grad_norm", "param_norm"} of the parameters that learn.
+        """
+        chex.assert_trees_all_equal_shapes(grads, self.network)
+        learning, grads = (_learning(tree, self.fixed) for tree in (self.network, grads))
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it; callers may be strict
+            transform = self.optimizer.transform()
+            updates, opt_state = transform.update(grads, self.opt_state, learning)
+        learning = optax.apply_updates(learning, updates)
+        average = self.average
+        if average is not None:
+            decay = self.optimizer.ema_decay_at(self.count)
+            average = optax.incremental_update(learning, average, 1 - decay)
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(learning)}
+        learner = self.replace(
+            network=self._with(learning),
+            average=average,
+            opt_state=opt_state,
+            count=self.count + 1,
+        )
+        return learner, norms
+
+    @property
+    def averaged(self) -> Network:
+        """The network with its averaged parameters: what to sample with."""
+        return self._with(self.average)
+
+    @property
+    def trainable_fraction(self) -> float:
+        """Share of the parameters that learn."""
+        return count(_learning(self.network, self.fixed)) / count(self.network)
+
+    def _with(self, learning: Any) -> Any:
+        """The network with other values for what learns."""
+        if not self.fixed:
+            return learning
+        _, held = partition(self.network.params, self.fixed)
+        return self.network.replace(params=merge(learning, held))
+
+
+def _learning(network: Any, fixed: tuple[str, ...]) -> Any:
+    """The part of a network, or of a gradient like it, that learns: all if nothing is fixed."""
+    return partition(network.params, fixed)[0] if fixed else network
