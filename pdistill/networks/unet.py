@@ -169,7 +169,7 @@ class UNet(nn.Module):
         height = z.shape[1]
         first = self._level(height, told.image)
         self._check(z, told, first)
-        embedding = self._embedding(logsnr, told, len(z), height)
+        embedding = self._embedding(logsnr, told, z.shape[0], height)
         if told.image is not None:
             before, _ = told.image
             z = jnp.concatenate([z, repeat(before, height // before.shape[1])], axis=-1)

@@ -50,7 +50,7 @@ class Published(nn.Module, abc.ABC):
         if not self.guidance:
             return sinusoids
         embed = GuidanceEmbedding(sinusoids.shape[-1], name="guidance_in")
-        return sinusoids + embed(told.guidance, len(sinusoids))
+        return sinusoids + embed(told.guidance, sinusoids.shape[0])
 
 
 class PublishedUNet(Published):

@@ -79,7 +79,7 @@ class DiffusersDiT(Published):
     def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         sines = waves(time, WAVES, shift=1.0)
         label = told.label
-        label = jnp.full(len(h), self.num_labels) if label is None else label
+        label = jnp.full(h.shape[0], self.num_labels) if label is None else label
 
         p, features = self.patch, self.heads * self.head_channels
         tokens = nn.Conv(features, (p, p), (p, p), name="pos_embed.proj")(h)

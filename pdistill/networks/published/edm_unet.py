@@ -163,7 +163,7 @@ class SongUNet(EdmUNet):
         else:
             embedding = waves(time, width, shift=1.0, cosines_first=False)
         if self.num_labels:
-            labels = one_hot(told.label, self.num_labels, len(h))
+            labels = one_hot(told.label, self.num_labels, h.shape[0])
             labels = math.sqrt(self.num_labels) * labels
             embedding += nn.Dense(width, name="map_label")(labels)
         embedding = self.add_guidance(embedding, told)
@@ -213,7 +213,7 @@ class DhariwalUNet(EdmUNet):
         dense = functools.partial(nn.Dense, self.embedding_multiplier * self.channels)
         embedding = dense(name="map_layer1")(nn.silu(dense(name="map_layer0")(embedding)))
         if self.num_labels:
-            labels = one_hot(told.label, self.num_labels, len(h))
+            labels = one_hot(told.label, self.num_labels, h.shape[0])
             embedding += dense(use_bias=False, name="map_label")(labels)
         embedding = nn.silu(self.add_target(embedding, self.channels, logsnr, told))
         block = functools.partial(EdmBlock, dropout=rate)
