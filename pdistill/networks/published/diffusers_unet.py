@@ -171,7 +171,7 @@ class DiffusersUNet(PublishedUNet):
         if self.num_labels:
             shape = (self.num_labels, self.embedding_channels)
             table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
-            embedding += one_hot(told.label, self.num_labels, len(time)) @ table
+            embedding += one_hot(told.label, self.num_labels, time.shape[0]) @ table
         return self.add_target(embedding, self.wave_channels, logsnr, told)
 
     def _attention(self, name: str, channels: int, groups: int) -> Attention:
