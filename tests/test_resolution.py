@@ -7,6 +7,7 @@ import pytest
 
 from pdistill.data import Dataset, Pipeline, load_dataset, make_batch, to_float
 from pdistill.data.images import at_size, average, repeat
+from pdistill.methods.columns import Latents
 
 
 def test_averages_are_those_of_squares():
@@ -51,11 +52,15 @@ def test_the_latent_is_that_of_the_image_or_of_its_mirror(resident):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 4, 4, 1), np.uint8)
     latents = np.stack([images, images[:, :, ::-1]], axis=1).astype(np.float16)
-    data = Dataset("some:train", images, np.arange(40, dtype=np.int32) % 3, 3, latents)
+    data = Dataset("some:train", images, np.arange(40, dtype=np.int32) % 3, 3)
+    data = data.with_column("latent", {"latent": latents}, aligned=True)
     pipeline = Pipeline(data, 20, seed=0, resident=resident)
     raw = {name: stack[0] for name, stack in next(pipeline.iterator()).items()}
 
     for flip in (True, False):
-        batch = make_batch(pipeline.resident_arrays(), raw, jax.random.key(1), flip=flip)
+        batch = make_batch(
+            pipeline.resident_arrays(), raw, jax.random.key(1), flip=flip, columns=(Latents(),)
+        )
         np.testing.assert_allclose(batch["image"], to_float(batch["latent"]), atol=1e-6)
-    assert len(data.of_labels([1]).latents) == len(data.of_labels([1])) == 13
+    chosen = data.of_labels([1])
+    assert len(chosen.columns["latent"].rows["latent"]) == len(chosen) == 13

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.methods.parts.adversarial import LOSSES, over_judges, r1_penalty
+from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL, over_judges, r1_penalty
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Discriminator, Judge, check_judges, open_eyes
 from pdistill.networks import Conditioning, DiT, Network, UNet
@@ -26,22 +26,25 @@ DIT = network(DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3))
 
 def test_losses_at_zero_logits():
     """Card, test 1: ln 2 for the generator, 2 ln 2 for the discriminator."""
-    loss, zero = LOSSES["non_saturating"], [jnp.zeros((4, 3))]
-    assert over_judges(loss.generator, zero) == pytest.approx(np.log(2))
-    both = over_judges(loss.fake, zero) + over_judges(loss.real, zero)
+    name, zero = "non_saturating", [jnp.zeros((4, 3))]
+    assert over_judges(GENERATOR[name], zero) == pytest.approx(np.log(2))
+    both = over_judges(FAKE[name], zero) + over_judges(REAL[name], zero)
     assert both == pytest.approx(2 * np.log(2))
 
 
 def test_gradients_by_their_formulas(x64):
     """Non-saturating: -(1 - sigmoid(l)) for the generator; hinge: constants within the margin."""
     logit = jnp.linspace(-3.1, 3.0, 20)
-    ns, hinge = LOSSES["non_saturating"], LOSSES["hinge"]
-    slope = jax.vmap(jax.grad(ns.generator))(logit)
+
+    def slopes(costs, name):
+        return jax.vmap(jax.grad(costs[name]))(logit)
+
+    slope = slopes(GENERATOR, "non_saturating")
     np.testing.assert_allclose(slope, jax.nn.sigmoid(logit) - 1, rtol=1e-12)
-    np.testing.assert_allclose(jax.vmap(jax.grad(ns.fake))(logit), jax.nn.sigmoid(logit))
-    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.generator))(logit), -1)
-    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.real))(logit), np.where(logit < 1, -1, 0))
-    np.testing.assert_allclose(jax.vmap(jax.grad(hinge.fake))(logit), np.where(logit > -1, 1, 0))
+    np.testing.assert_allclose(slopes(FAKE, "non_saturating"), jax.nn.sigmoid(logit))
+    np.testing.assert_allclose(slopes(GENERATOR, "hinge"), -1)
+    np.testing.assert_allclose(slopes(REAL, "hinge"), np.where(logit < 1, -1, 0))
+    np.testing.assert_allclose(slopes(FAKE, "hinge"), np.where(logit > -1, 1, 0))
 
 
 def test_optimal_discriminator_of_two_gaussians(x64):
@@ -57,10 +60,10 @@ def test_optimal_discriminator_of_two_gaussians(x64):
     def expect(function, mean):
         return jnp.sum(weights * function(logit(mean + std * nodes)))
 
-    loss = LOSSES["non_saturating"]
-    value = expect(loss.real, real_mean) + expect(loss.fake, fake_mean)
+    name = "non_saturating"
+    value = expect(REAL[name], real_mean) + expect(FAKE[name], fake_mean)
     assert value == pytest.approx(0.64943561, abs=1e-8)
-    gradient = jax.grad(lambda mean: expect(loss.generator, mean))(fake_mean)
+    gradient = jax.grad(lambda mean: expect(GENERATOR[name], mean))(fake_mean)
     assert gradient == pytest.approx(-2.44047343, abs=1e-7)
 
 

@@ -12,6 +12,7 @@ from flax.core import FrozenDict
 
 from pdistill.diffusion import LinearLogsnrSchedule, alpha_sigma
 from pdistill.methods import ScoreMatching
+from pdistill.methods.parts.regression import Taught
 from pdistill.networks import NOTHING, Network
 from pdistill.training import Learner, Optimizer
 
@@ -54,7 +55,7 @@ def teacher():
 
 def test_of_its_own_teacher_there_is_nothing_to_learn(teacher):
     method = ScoreMatching(optimizer=Optimizer(1e-2))
-    state = method.State(Learner.of(teacher, method.optimizer), teacher)
+    state = Taught(Learner.of(teacher, method.optimizer), teacher)
     _, (loss, norm) = train(method, state, 3)
     assert float(loss.max()) == float(norm.max()) == 0.0
 
