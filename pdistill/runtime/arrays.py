@@ -13,6 +13,9 @@ from jax import Array
 from pdistill.runtime.files import one_line
 
 
+CUT_FROM = 2**20  # bytes of a part
+
+
 class CheckpointError(RuntimeError):
     """An error of checkpoints that cannot be read or written; its message says what to do."""
 
@@ -48,14 +51,24 @@ def writing(directory: Any, quiet: bool = False) -> Iterator[None]:
         ) from error
 
 
+def tree_handler() -> ocp.PyTreeCheckpointHandler:
+    """Writes trees of arrays; an array of which all devices have a copy is cut among them if large.
+
+    Orbax cuts all of them, and each cut is a program that is compiled at the first save.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=CUT_FROM)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
 def save_params(directory: str | Path, params: Any) -> None:
     """Writes a parameter tree to a new directory.
 
     Raises:
       CheckpointError: it cannot be written.
     """
-    with writing(directory), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(directory).absolute(), params)
+    with writing(directory), ocp.AsyncCheckpointer(tree_handler()) as checkpointer:
+        checkpointer.save(Path(directory).absolute(), ocp.args.PyTreeSave(params))
 
 
 def params_shapes(directory: str | Path) -> Any:

@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
-from pdistill.runtime.arrays import CheckpointError, checksum, writing
+from pdistill.runtime.arrays import CheckpointError, checksum, tree_handler, writing
 from pdistill.runtime.files import one_line
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
@@ -24,6 +24,7 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             path,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            item_handlers={"state": tree_handler(), "about": ocp.JsonCheckpointHandler()},
         )
         # Reads without waiting for the other processes, which may fail to read their parts.
         self._reader = ocp.CheckpointManager(path, options=_alone())
@@ -45,9 +46,7 @@ class Checkpointer:
         if step in self._manager.all_steps():
             return
         about = {"format": FORMAT, "iterator": iterator_state, "checksum": checksum(state)}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-        )
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
         with writing(self._manager.directory):
             self._manager.save(step, args=items)
 
