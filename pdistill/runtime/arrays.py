@@ -12,7 +12,6 @@ from jax import Array
 
 from pdistill.runtime.files import one_line
 
-
 CUT_FROM = 2**20  # bytes of a part
 
 

@@ -300,7 +300,7 @@ class Spiky(Teacher):
         return super().step(state, batch | {"image": image}, key)
 
 
-NONE = (100, 101, 102, 103)  # updates that a run never gets to: its program is that of a run of four
+NONE = (100, 101, 102, 103)  # updates that no run gets to: so that both runs have one program
 
 
 def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path):
