@@ -33,7 +33,7 @@ POINTS = {
 def start(workdir, *point):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",  # one device
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
     }
     program = [sys.executable, str(ROOT / "tests/tiny_experiment.py"), str(workdir)]
     return subprocess.run(

@@ -30,7 +30,7 @@ def start(workdir, num_processes, fsdp=1, updates=20):
     port = free_port()
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
     }
     program = [sys.executable, str(ROOT / "tests/one_process.py"), str(workdir), str(fsdp)]
     workdir.mkdir(exist_ok=True)
