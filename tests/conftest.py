@@ -16,7 +16,7 @@ for flag in (
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # of workers, as in programs
 # Compiled networks are the same from run to run.
@@ -38,18 +38,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture
-def x64():
-    """Double precision for one test, so that tolerances measure the method, not rounding.
-
-    Compiled with optimizations: sums of code without them differ by 1e-8 where meshes differ.
-    """
-    desired = {"jax_enable_x64": True, "jax_disable_most_optimizations": False}
-    before = {name: getattr(jax.config, name) for name in desired}
-    for name, value in desired.items():
-        jax.config.update(name, value)
+def optimized():
+    """Optimized code for one test: sums of other code differ between programs that hold them."""
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def x64(optimized):
+    """Double precision for one test, so that tolerances measure the method, not rounding."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @functools.cache  # one object, so that whatever is compiled for it is compiled once

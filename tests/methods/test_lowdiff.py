@@ -445,7 +445,7 @@ def test_command_lines(workdir, tmp_path, capsys):
     assert (row["nfe"], row["num_steps"], row["solver"]) == (4, "2+2", "cascade")
 
 
-def test_a_cascade_is_exported(workdir, tmp_path):
+def test_a_cascade_is_exported(workdir, tmp_path, optimized):
     """To the bit; and as a folder of weights, and back."""
     model, key = pdistill.load(workdir / "distilled" / "1"), jax.random.key(0)
     images = model.sample(key, 3)
