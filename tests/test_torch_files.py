@@ -234,7 +234,7 @@ def test_wrong_state_dicts(tmp_path, file, state, message):
 
 
 DAMAGED = {
-    "empty": (b"", "it is in neither format of torch.save"),
+    "empty": (b"", "it is empty"),
     "html": (b"<html>404</html>", "it is in neither format of torch.save"),
     "version": (legacy(GOOD, version=1002), "it is not little-endian, of version 1001"),
     "endian": (legacy(GOOD, little_endian=False), "it is not little-endian, of version 1001"),
