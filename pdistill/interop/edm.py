@@ -64,18 +64,14 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
     name, arguments = NETWORKS[network.name][0], _arguments(network)
     arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
     blank = build(name, arguments, convention.head, schedule, (size, size, channels))
+    guided = bool(blank.num_labels and network.arguments.get("label_dropout"))
     tensors = {
         key: array
         for key, array in network.tensors().items()
         if not key.endswith(".resample_filter") and not key.startswith("map_augment.")
     }
-    card = teacher_card(
-        blank,
-        method="edm",
-        source=source,
-        num_steps=num_steps,
-        guided=bool(blank.num_labels and network.arguments.get("label_dropout")),
-    )
+    card = teacher_card(blank, method="edm", source=source, num_steps=num_steps, guided=guided)
+    del precond, network  # so that each array goes once it is converted
     return Conversion(from_torch(blank, tensors, source), card)
 
 

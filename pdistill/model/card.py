@@ -127,7 +127,7 @@ def read_card(directory: Path) -> dict[str, Any]:
             "runs/digits/progressive/4"
         ) from error
     except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
+        raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
     check_card(card, path)

@@ -1,14 +1,17 @@
 """Small files: rows of JSON, and writing that no reader sees half done."""
 
 import json
+import math
 import mmap
 import os
 import stat
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 LARGEST_JSON = 2**24  # bytes of a file that is read whole
 
@@ -88,6 +91,24 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = path.with_name(f"{path.name}.tmp.npz")
     np.savez(temporary, **arrays)
     os.replace(temporary, path)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz, whose headers may not claim more than the file holds.
+
+    Raises:
+      OSError: there is no such file. Exception: any error, if it is damaged or something else.
+    """
+    with zipfile.ZipFile(regular(path)) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                old = npy.read_magic(file) == (1, 0)
+                read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename} has {info.file_size:,} bytes, not {shape}")
+    with np.load(path) as archive:
+        return dict(archive)
 
 
 def cache_dir() -> Path:
