@@ -6,9 +6,8 @@ from typing import IO, Any
 
 LARGEST = 10**6  # values in a tuple, written out
 DEEPEST = 200  # tuples in tuples, as in networks in networks
-CONTAINERS = (  # opcodes that put values into what is on the stack already
-    *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"),
-)
+# Opcodes that put values into what is on the stack already.
+FILLING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
 def check_pickle(stream: IO[bytes]) -> None:
@@ -46,7 +45,7 @@ def check_pickle(stream: IO[bytes]) -> None:
             1 + sum(size for size, _ in taken),
             1 + max((deep for _, deep in taken), default=0),
         )
-        if name in CONTAINERS:
+        if name in FILLING:
             whole = taken[-1]
         elif whole[0] > LARGEST or whole[1] > DEEPEST:
             raise ValueError("values are nested in it without bounds")
