@@ -303,6 +303,7 @@ def test_config_that_does_not_parse(path, value, message):
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),
         ("model.network.arguments.depht", 2, "model.*'dit' has no 'depht'"),
         ("model.network.arguments.depth", 10**9, "depth must be at most 1,000,000; got 1,000,000"),
+        ("model.network.arguments.depth", 10**6, "has 1,000,000 blocks; it can have 1,000"),
         ("model.network.arguments.dtype", "float31", "model.*float31"),
         ("model.network.arguments.patch", 3, "model.*patch 3 must divide the image size 8x8"),
         ("model.network.arguments.heads", 3, "model.*heads 3 must divide features 8"),

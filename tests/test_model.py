@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,9 @@ def test_no_model_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"format": 1, "netw', b"\x93NUMPY\x01\x00v\x00", b"[]", b"null"]
+    "content",
+    [b"", b'{"format": 1, "netw', b"\x93NUMPY\x01\x00v\x00", b"[]", b"null", b"[" * 10**5],
+    ids=lambda content: content[:9],
 )
 def test_damaged_json(tmp_path, content):
     directory = save_random(tmp_path / "model")
@@ -206,6 +209,14 @@ def test_damaged_json(tmp_path, content):
     with pytest.raises(ModelError, match=r"model\.json") as error:
         load(directory)
     assert str(directory) in str(error.value)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    directory = save_random(tmp_path / "model")
+    (directory / "model.json").unlink()
+    os.mkfifo(directory / "model.json")
+    with pytest.raises(ModelError, match=r"model\.json is not a regular file"):
+        load(directory)
 
 
 REMOVED = object()
@@ -232,6 +243,11 @@ REMOVED = object()
         ("num_steps", REMOVED, "num_steps"),
         ("data.shape", REMOVED, "shape"),
         ("data.shape", [5, 5, 1], "patch 2 must divide the image size 5x5"),
+        ("data.shape", [10**9, 8, 1], "a shape must be .*, each in 1 .. 16,384"),
+        ("network.arguments.depth", 10**6, "has 1,000,000 blocks; it can have 1,000"),
+        ("network.arguments.target", 1, "target must be true or false; got 1"),
+        ("network.arguments.dropout", float("nan"), "dropout must be a finite number; got nan"),
+        ("schedule.arguments.shift", float("nan"), "logsnr_min must be below logsnr_max, both fin"),
     ],
 )
 def test_a_card_that_does_not_fit(tmp_path, path, value, message):

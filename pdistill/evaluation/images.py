@@ -1,13 +1,13 @@
 """Images from files, and the mistakes that make their measurements meaningless."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.stats
 from PIL import Image, UnidentifiedImageError
+
+from pdistill.runtime.files import one_line, read_arrays
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -33,12 +33,11 @@ def load_images(path: str | Path) -> np.ndarray:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz; raises EvaluationError if it cannot be read."""
     try:
-        with np.load(path) as archive:
-            return dict(archive)
+        return read_arrays(path)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: there is no such file; check the path") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise EvaluationError(f"{path} is not a readable .npz file: {error}") from error
+    except Exception as error:  # whatever NumPy and zipfile raise for damage
+        raise EvaluationError(f"{path} is not a readable .npz file: {one_line(error)}") from error
 
 
 def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:

@@ -182,9 +182,15 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
     for key in ("mu", "sigma"):
         if key not in arrays:
             raise EvaluationError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
+        if not np.issubdtype(arrays[key].dtype, np.floating):
+            raise EvaluationError(
+                f"{path}: {key} must be floating point; it is {arrays[key].dtype}"
+            )
     mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
-    count = int(arrays["count"]) if "count" in arrays else None
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+    count = arrays.get("count")
+    if count is not None and (count.shape or count.dtype.kind not in "iu" or count < 2):
+        raise EvaluationError(f"{path}: count must be a whole number of at least 2; it is {count}")
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
         raise EvaluationError(
             f"{path}: mu must be [D] and sigma [D, D]; got {mean.shape} and {covariance.shape}"
         )
@@ -194,7 +200,14 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
         raise EvaluationError(
             f"{path}: sigma is not symmetric, so it is no covariance; compute it again"
         )
-    return Statistics(mean, covariance, count)
+    variances = covariance.diagonal()
+    limits = np.sqrt(np.outer(variances, variances).clip(0)) + 1e-6 * np.abs(covariance).max()
+    if (variances < 0).any() or (np.abs(covariance) > limits).any():
+        raise EvaluationError(
+            f"{path}: sigma has a negative variance or a correlation above one, so it is no "
+            "covariance; compute it again"
+        )
+    return Statistics(mean, covariance, None if count is None else int(count))
 
 
 def save_statistics(path: str | Path, statistics: Statistics, **about: Any) -> None:

@@ -277,6 +277,8 @@ def _folded(state: Mapping[str, np.ndarray], source: str | Path) -> Any:
         tensor = rest.pop(name)
         if tensor.shape != shape:
             raise error(f"{name} is {tensor.shape}, not {shape}")
+        if not np.isfinite(tensor).all():
+            raise error(f"a number of {name} is not finite")
         return tensor.astype(np.float64)
 
     take("fc.bias", (1008,))  # unused, see `Inception`

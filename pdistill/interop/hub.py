@@ -93,11 +93,10 @@ def read_folder(source: str | Path) -> Conversion:
     check_card(card, source / "config.json")
     blank = build_blank(card)
     path = source / "model.safetensors"
-    params = from_flat(blank.shapes.params, read_safetensors(path), path)
-    if checksum(params) != card["checksum"]:
+    network = from_flat(blank, read_safetensors(path), path)
+    if checksum(network.params) != card["checksum"]:
         raise ConversionError(
             f"{path} does not hold the parameters that config.json tells of; get both files again"
         )
-    network = blank.replace(params=params)
     _ = Model(network, card).sampling  # raises if it cannot be sampled
     return Conversion(network, card)

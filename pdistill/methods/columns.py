@@ -17,7 +17,7 @@ from pdistill.data import Dataset, to_float
 from pdistill.data.columns import Rows
 from pdistill.data.images import average
 from pdistill.networks import Conditioning, Network
-from pdistill.runtime.files import write_arrays
+from pdistill.runtime.files import read_arrays, write_arrays
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Solver, parse_solver
@@ -197,7 +197,7 @@ class Pairs:
 
     def read(self, path: Path) -> Rows:
         try:
-            pairs = dict(np.load(path))
+            pairs = read_arrays(path)
             images, labels, key = pairs["image"], pairs["label"], pairs["key"]
             key = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:

@@ -1,11 +1,57 @@
 """Small files: rows of JSON, and writing that no reader sees half done."""
 
 import json
+import math
+import mmap
 import os
+import stat
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
+
+LARGEST_JSON = 2**24  # bytes of a file that is read whole
+
+
+def regular(path: str | Path) -> Path:
+    """Returns the path of a regular file: pipes and devices are never opened, as they may not end.
+
+    Raises:
+      OSError: there is none, or it is something else.
+    """
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file; copy what it leads to into one")
+    return path
+
+
+def map_file(path: str | Path) -> mmap.mmap:
+    """Maps a file into memory, read only: its pages are read when they are looked at.
+
+    Raises:
+      OSError: there is no such file. ValueError: it is empty.
+    """
+    with open(regular(path), "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ValueError("it is empty")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a file of JSON.
+
+    Raises:
+      OSError: there is no such file. ValueError: it is damaged, too large or nested too deeply.
+    """
+    if regular(path).stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path} has more than {LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -45,6 +91,24 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = path.with_name(f"{path.name}.tmp.npz")
     np.savez(temporary, **arrays)
     os.replace(temporary, path)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz, whose headers may not claim more than the file holds.
+
+    Raises:
+      OSError: there is no such file. Exception: any error, if it is damaged or something else.
+    """
+    with zipfile.ZipFile(regular(path)) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                old = npy.read_magic(file) == (1, 0)
+                read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename} has {info.file_size:,} bytes, not {shape}")
+    with np.load(path) as archive:
+        return dict(archive)
 
 
 def cache_dir() -> Path:
