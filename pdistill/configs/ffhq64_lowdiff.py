@@ -6,7 +6,7 @@
 The paper's abstract says an FID of 2.43; its settings could not be read, and what follows is ours:
 as `cifar10_lowdiff`, with EDM's settings for FFHQ (Karras et al. 2022: DDPM++, 200 million
 images). It has not been run.
-"""
+"""  # noqa: E501
 
 from ml_collections import ConfigDict
 
