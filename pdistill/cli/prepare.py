@@ -1,9 +1,6 @@
 """Puts a published data set, or a folder of images, on disk; see `pdistill.data.prepare`."""
 
 import argparse
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.images and not (args.name and args.resolution and args.resolution > 0):
         parser.error("--images needs --name=NAME and --resolution=N")
     root = args.data_dir.expanduser()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
     with plain_errors(PrepareError, OSError):
         if args.published:
             folder = prepare(args.published, root, args.archive)
@@ -65,12 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     setting = "" if root == data_dir() else f"with TFDS_DATA_DIR={root}, "
     print(f"{folder} is ready: {setting}load_dataset({folder.parent.name!r})")
-
-
-def _stop(number: int, _: object) -> None:
-    """Ends the program in order, so that nothing half done is left."""
-    print(f"stopped by {signal.Signals(number).name}; nothing is prepared", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
 
 
 if __name__ == "__main__":

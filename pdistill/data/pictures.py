@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 OF_SYSTEMS = ("__MACOSX", "@eaDir")  # copies and thumbnails that macOS and Synology make
@@ -66,23 +66,28 @@ def read_picture(
     with Image.open(path) as image:
         if getattr(image, "is_animated", False):
             done.append("first of several frames taken")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-            done.append("turned as EXIF says")
+        turned = _is_turned(image)
         image.load()  # which turns a TIFF, and only that
-        turned = ImageOps.exif_transpose(image)
-        picture = _of_8_bits(turned, image.format, done)
-    grey = picture.mode in GREY
-    if picture.has_transparency_data:
-        picture = _on(background, picture, done)
-    elif picture.mode == "P":
-        done.append("colours of the palette taken")
-    elif picture.mode not in ("RGB", *GREY):
-        done.append(f"{picture.mode} converted to RGB")
-    if grey != (channels == 1):
-        done.append("grey repeated in 3 channels" if grey else "colours made grey")
-    # From CMYK and the like there is no way to grey but by RGB.
-    picture = picture if grey else picture.convert("RGB")
-    return picture.convert("L" if channels == 1 else "RGB"), done
+        if turned:
+            done.append("turned as EXIF says")
+            ImageOps.exif_transpose(image, in_place=True)
+        picture = _of_8_bits(image, done)
+        grey = picture.mode in GREY
+        if picture.has_transparency_data:
+            picture = _on(background, picture, done)
+        elif not grey:
+            picture = _in_colour(picture, done)
+        if grey != (channels == 1):
+            done.append("grey repeated in 3 channels" if grey else "colours made grey")
+        return picture.convert("L" if channels == 1 else "RGB"), done
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether a picture is to be turned or mirrored; not if its EXIF data are damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except Exception:  # PIL has no common error for them
+        return False
 
 
 def _check_file(path: Path) -> None:
@@ -91,10 +96,10 @@ def _check_file(path: Path) -> None:
         raise ValueError("it is no regular file")
 
 
-def _of_8_bits(image: Image.Image, file_format: str | None, done: list[str]) -> Image.Image:
+def _of_8_bits(image: ImageFile.ImageFile, done: list[str]) -> Image.Image:
     """Scales grey values of 16 bits, or floats in [0, 1], to 0 .. 255; other modes stay."""
     mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and file_format in ("PNG", "PPM")):
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         done.append("16 bits divided by 257")
         values = np.asarray(image) / 257
     elif mode == "F":
@@ -111,6 +116,15 @@ def _of_8_bits(image: Image.Image, file_format: str | None, done: list[str]) -> 
     else:
         return image
     return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _in_colour(picture: Image.Image, done: list[str]) -> Image.Image:
+    """Converts a palette, CMYK and the like to RGB."""
+    if picture.mode == "P":
+        done.append("colours of the palette taken")
+    elif picture.mode != "RGB":
+        done.append(f"{picture.mode} converted to RGB")
+    return picture.convert("RGB")
 
 
 def _on(background: str, picture: Image.Image, done: list[str]) -> Image.Image:

@@ -72,8 +72,8 @@ def prepare_images(
     """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
 
     Splits and classes are as `read_folder` finds them. Images become square, and grey or RGB; those
-    that cannot be read are reported and left out. What was done to how many is printed, and so are
-    the classes with their numbers.
+    that cannot be read are reported and left out. The classes are printed with their numbers, and
+    how many images were changed in which way.
 
     Args:
       resolution, resize: as in `resize_square`. labelled, held_out: as in `read_folder`.
@@ -133,11 +133,10 @@ def _tell(files: Mapping[str, Any], classes: Mapping[str, int]) -> None:
     sizes = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
     held_out = "" if len(files) > 1 else "; there is no held-out split"
     print(f"images: {sizes}{held_out}", file=sys.stderr)
-    numbered = [f"{number} {name}" for name, number in classes.items()]
+    numbered = [f"{number} {name}" for name, number in classes.items()] or ["none"]
     if len(numbered) > NAMES_SHOWN:
         numbered[NAMES_SHOWN - 1 : -1] = ["..."]
-    print(f"{len(classes):,} classes: {', '.join(numbered)}" if classes else "no classes",
-          file=sys.stderr)  # fmt: skip
+    print(f"classes: {', '.join(numbered)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Published:
       address: URL of the folder with the archives.
       md5: MD5 of each archive, by its file name.
       read: (path of each archive, in that order) -> contents.
-      features: of a data set that TFDS does not describe.
+      features: those of an example, if TFDS does not describe the data set.
     """
 
     address: str
@@ -63,7 +63,7 @@ def _read_cifar(
     """Reads the binary version, whose records are labels and 32x32 red, green, blue.
 
     Args:
-      folder: in the archive. files: of train, and of test.
+      folder: the one in the archive. files: names of those of train, and of test.
       names: {label: file with its names}, in the order that labels have in a record.
     """
     splits, num = {}, len(names)

@@ -16,7 +16,7 @@ def resize_square(image: Image.Image, resolution: int, resize: str) -> np.ndarra
     """Cuts an image's central square, and resizes it to uint8 [resolution, resolution, C].
 
     Args:
-      image: of PIL's mode "L", for C = 1, or "RGB", for 3.
+      image: one of PIL's mode "L", for C = 1, or "RGB", for 3.
       resize: "area", exact averages over cells (ImageNet in Salimans & Ho 2022), or "bilinear",
         antialiased (LSUN there). Both round once, at the end, to the nearest grey value.
     """

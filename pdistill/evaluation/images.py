@@ -110,11 +110,11 @@ def _read_folder(folder: Path, channels: int | None, background: str) -> np.ndar
     for number, file in enumerate(files):
         try:
             picture, changes = read_picture(file, channels, background)
+            image = np.asarray(picture).reshape(picture.height, picture.width, channels)
+            if images is None:
+                images = np.empty((len(files), *image.shape), np.uint8)
         except Exception as error:  # PIL has no common error for damaged files
             raise EvaluationError(f"{file} cannot be read: {one_line(error)}") from error
-        image = np.asarray(picture).reshape(picture.height, picture.width, channels)
-        if images is None:
-            images = np.empty((len(files), *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
             raise EvaluationError(
                 f"{file} has the shape {image.shape} and {files[0]} {images.shape[1:]}; all "
