@@ -39,7 +39,7 @@ class Published:
       address: URL of the folder with the archives.
       md5: MD5 of each archive, by its file name.
       read: (path of each archive, in that order) -> contents.
-      features: those of an example, if TFDS does not describe the data set.
+      features: description of an example, if TFDS has none.
     """
 
     address: str
