@@ -125,8 +125,11 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
 
 
 def data_dir() -> Path:
-    """Folder of prepared data sets: TFDS_DATA_DIR as it is now, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    """Folder of prepared data sets: TFDS_DATA_DIR as it is now, or ~/tensorflow_datasets.
+
+    An empty variable is as good as none.
+    """
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _digits(split: str) -> Dataset:

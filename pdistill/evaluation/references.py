@@ -142,15 +142,20 @@ class StatisticsReference:
         return self._statistics
 
 
-def load_reference(text: str) -> Reference | StatisticsReference:
+def load_reference(
+    text: str, *, channels: int | None = None, background: str = "white"
+) -> Reference | StatisticsReference:
     """Loads a reference from a name, such as "cifar10:train", or a path of images or statistics.
+
+    Args:
+      channels, background: as in `load_images`, for a folder.
 
     Raises:
       EvaluationError: the file is neither. ValueError, FileNotFoundError: as `load_dataset`.
     """
     path = Path(text)
     if path.is_dir():
-        return Reference(text, load_images(path))
+        return Reference(text, load_images(path, channels=channels, background=background))
     if path.suffix == ".npz":
         arrays = read_npz(path)
         if "mu" in arrays or "sigma" in arrays:
