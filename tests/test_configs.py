@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections.config_flags import config_path
+from tiny_experiment import tiny_gan
 
 from benchmarks.common import config_named
 from pdistill.experiment import config as configuration
@@ -127,6 +129,28 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         after, metrics = update.traced.out_info
         assert metrics["values"]["loss"].shape == (1,)
         assert jax.tree.structure(after) == jax.tree.structure(update.state)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits_methods", "digits_pagoda", "imagenet64_pd", "digits_msd", "fashion_lowdiff"]
+)
+def test_states_have_the_same_formats_in_double_precision(name, x64):
+    """So that a checkpoint or a model of one is read in the other."""
+    _, runs = read.__wrapped__(name)
+    for planned in runs.values():
+        wide = [a.dtype for a in jax.tree.leaves(planned.state) if a.dtype.itemsize > 4]
+        assert not [dtype for dtype in wide if not jnp.issubdtype(dtype, jax.dtypes.prng_key)]
+
+
+def test_an_update_keeps_its_states_formats_in_double_precision(x64):
+    experiment = configuration.parse(configuration.as_plain(tiny_gan()))
+    runs = plan(experiment, SHAPES["digits"])
+    with jax.numpy_dtype_promotion("standard"):
+        update = trace_update(runs["gan"], runs, experiment, make_mesh(), (64, 8, 8, 1))
+    formats = [
+        [a.dtype for a in jax.tree.leaves(s)] for s in (update.state, update.traced.out_info[0])
+    ]
+    assert formats[0] == formats[1]
 
 
 @pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])

@@ -308,6 +308,27 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(labelled, solver):
     np.testing.assert_allclose(few, many[:2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_an_image_does_not_depend_on_how_many_are_drawn_by_other_generators(plain, generator):
+    """rbg draws rows that depend on the batch; of one seed its samples are threefry's."""
+    with jax.default_prng_impl(generator):
+        key = jax.random.key(7)
+        few, many = (plain.sample(key, num, solver=samplers.Ancestral()) for num in (2, 5))
+    assert str(jax.random.key_impl(key)) == generator
+    np.testing.assert_allclose(few, many[:2], rtol=0, atol=1e-5)
+    if generator == "rbg":
+        np.testing.assert_array_equal(many, plain.sample(KEY, 5, solver=samplers.Ancestral()))
+
+
+def test_double_precision_changes_no_sample(tmp_path, labelled, x64):
+    """Also of a model that was saved in it."""
+    found = load(save_random(tmp_path / "model")).sample(KEY, 5)
+    jax.config.update("jax_enable_x64", False)
+    desired = labelled.sample(KEY, 5)
+    assert found.dtype == desired.dtype == jnp.float32
+    np.testing.assert_allclose(found, desired, rtol=0, atol=1e-5)
+
+
 def test_labels(labelled):
     images = [labelled.sample(KEY, 5, label=label) for label in range(3)]
     images.append(labelled.sample(KEY, 5))

@@ -65,6 +65,8 @@ def convert_official_pd(
         source=source,
         num_steps=num_steps or (None if own is None else int(own)),
     )
+    if own is not None and not num_steps:
+        card["made_for"] = [int(own)]
     return Conversion(blank.replace(params=from_flat(shapes, tensors, source)), card)
 
 

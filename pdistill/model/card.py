@@ -42,6 +42,11 @@ def num_steps(card: dict[str, Any]) -> samplers.Steps:
     return tuple(steps) if isinstance(steps, list) else steps
 
 
+def made_for(card: dict[str, Any]) -> tuple[samplers.Steps, ...]:
+    """The only step counts that a model takes; () for any."""
+    return tuple(tuple(n) if isinstance(n, list) else n for n in card.get("made_for") or ())
+
+
 def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
     """Lowest and highest guidance weight in the card; None for a model that takes none."""
     if card["guidance"] is None:

@@ -9,7 +9,7 @@ from jax import Array
 
 from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
-from pdistill.model.card import num_steps
+from pdistill.model.card import made_for, num_steps
 from pdistill.model.sampling import Sampling, generate
 from pdistill.networks import Conditioning, Network
 
@@ -44,6 +44,35 @@ class Model:
             solver=samplers.parse_solver(self.card["solver"]),
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
         )
+
+    def sampling_with(
+        self,
+        num_steps: samplers.Steps | None = None,
+        solver: samplers.Solver | samplers.Cascade | None = None,
+    ) -> Sampling:
+        """The model's sampling with other steps, or another solver, where they are given.
+
+        Raises:
+          ValueError: steps or a solver that the model is not made for.
+        """
+        own = self.sampling
+        sampling = own.changed(num_steps, solver)
+        bound = own.solver.model in ("one_step", "multistep", "cascade") or isinstance(
+            own.solver, samplers.Stochastic
+        )
+        if bound and type(sampling.solver) is not type(own.solver):
+            raise ValueError(
+                f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "
+                "leave the solver out"
+            )
+        counts = made_for(self.card)
+        if counts and sampling.num_steps not in counts:
+            only = " or ".join(str(samplers.format_steps(n)) for n in counts)
+            raise ValueError(
+                f"this model is made for {only} steps; got num_steps={sampling.num_steps}: leave "
+                "num_steps out, or load a model of other steps"
+            )
+        return sampling
 
     @property
     def guidance_range(self) -> tuple[float, float] | None:
@@ -94,7 +123,7 @@ class Model:
         """
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
-        sampling = self.sampling.changed(num_steps, solver)
+        sampling = self.sampling_with(num_steps, solver)
         told = Conditioning(
             label=self._labels(label, num), guidance=self._weights(guidance, label, num)
         )

@@ -18,6 +18,7 @@ from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Cascade, Solver
+from pdistill.samplers.noise import as_threefry
 
 
 class SamplingError(ValueError):
@@ -102,9 +103,9 @@ def generate(
     """Samples number `indices` [B] of the stream `key`: [B, H, W, C] float32.
 
     Other labels or guidance weights in `told` do not recompile. Sample i depends on `key` and i
-    alone: not on the batch, the mesh, or the model's other samples.
+    alone: not on the batch, the mesh, or the model's other samples; nor on JAX's default generator.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(as_threefry(key), indices)
     shape = (*indices.shape, *network.shape)
     return sampling.run(network, told, key=keys, shape=shape)
 

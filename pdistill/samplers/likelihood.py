@@ -47,7 +47,7 @@ def log_likelihood(
     if key is None:
         divergence = exact_divergence
     else:
-        probe = jax.random.rademacher(noise.as_typed(key), x.shape, x.dtype)
+        probe = jax.random.rademacher(noise.as_threefry(key), x.shape, x.dtype)
         divergence = lambda push, z: differentiate_along(push, probe)  # noqa: E731
 
     def slopes(z: Array, phi: Array) -> tuple[Array, Array]:

@@ -94,12 +94,12 @@ def _start(
     """Returns the key of `sample`'s steps and the noise that they start from, drawn or z_init."""
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
-    key = None if key is None else noise.as_typed(key)
+    key = None if key is None else noise.as_threefry(key)
     if z_init is None:
         if shape is None:
             raise ValueError("give either shape or z_init")
         key, init_key = noise.split(key)
-        z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
+        z_init = noise.normal(init_key, tuple(shape), jnp.float32)
     return key, at_least_float32(z_init)
 
 
