@@ -61,6 +61,9 @@ def test_models_load_and_sample_what_was_measured(workdir):
     model = pdistill.load(workdir / "progressive/2")
     assert (model.card["num_steps"], model.card["parent"]) == (2, "teacher")
     assert pdistill.load(workdir / "progressive/1").card["parent"] == "progressive/2"
+    with pytest.raises(ValueError, match="made for 2 steps; got num_steps=4"):
+        model.sample(jax.random.key(0), 2, num_steps=4)
+    assert pdistill.load(workdir / "teacher").sampling_with(3).num_steps == 3
     key = results.evaluation_key(seed=0)
     images = np.round(np.asarray(model.sample(key, num=16)) * 127.5 + 127.5)
     kept = np.load(workdir / "progressive/2/samples.npz")["2"][:16]
