@@ -7,13 +7,16 @@
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdistill import diffusion, samplers
     from pdistill.model import Model, load
 
-__all__ = ["Model", "diffusion", "load", "samplers"]
+    __version__: str
+
+__all__ = ["Model", "__version__", "diffusion", "load", "samplers"]
 
 
 def __getattr__(name: str):
@@ -22,4 +25,11 @@ def __getattr__(name: str):
         return importlib.import_module(f"pdistill.{name}")
     if name in ("Model", "load"):
         return getattr(importlib.import_module("pdistill.model"), name)
+    if name == "__version__":
+        return importlib.metadata.version("pdistill")
     raise AttributeError(f"module 'pdistill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists what is public, imported or not yet."""
+    return sorted({*__all__, "__doc__", "__file__", "__path__"})

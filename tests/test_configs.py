@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections.config_flags import config_path
+from tiny_experiment import tiny_gan
 
 from benchmarks.common import config_named
 from pdistill.experiment import config as configuration
@@ -129,6 +131,29 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
         assert jax.tree.structure(after) == jax.tree.structure(update.state)
 
 
+@pytest.mark.parametrize(
+    "name", ["digits_methods", "digits_pagoda", "imagenet64_pd", "digits_msd", "fashion_lowdiff"]
+)
+def test_states_have_the_same_formats_in_double_precision(name, x64):
+    """So that a checkpoint or a model of one is read in the other."""
+    with jax.numpy_dtype_promotion("standard"):  # as in programs
+        _, runs = read.__wrapped__(name)
+    for planned in runs.values():
+        wide = [a.dtype for a in jax.tree.leaves(planned.state) if a.dtype.itemsize > 4]
+        assert not [dtype for dtype in wide if not jnp.issubdtype(dtype, jax.dtypes.prng_key)]
+
+
+def test_an_update_keeps_its_states_formats_in_double_precision(x64):
+    experiment = configuration.parse(configuration.as_plain(tiny_gan()))
+    with jax.numpy_dtype_promotion("standard"):
+        runs = plan(experiment, SHAPES["digits"])
+        update = trace_update(runs["gan"], runs, experiment, make_mesh(), (64, 8, 8, 1))
+    formats = [
+        [a.dtype for a in jax.tree.leaves(s)] for s in (update.state, update.traced.out_info[0])
+    ]
+    assert formats[0] == formats[1]
+
+
 @pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])
 def test_a_cascade_is_like_its_teacher(name):
     """Parameters within 3 percent, and the FLOPs of an update within as many: layers of three sizes
@@ -166,6 +191,23 @@ def test_the_readmes_overrides_of_rounds_are_keys(name):
 def test_the_docstrings_override_is_a_key():
     config = fill_defaults(config_named("imagenet64_gan"))
     assert config_path.get_value("stages[1].fixed", config) == "none"
+
+
+def test_which_models_take_any_count_of_steps():
+    """Rounds and generators take their own, flow maps and teachers any."""
+    _, runs = read("digits_methods")
+    taken = {name: runs[name].made_for for name in ("teacher", "progressive/4", "gan", "ctm")}
+    assert taken == {"teacher": (), "progressive/4": (4,), "gan": (1,), "ctm": ()}
+    _, runs = read("fashion_lowdiff")
+    assert runs["distilled/1"].made_for == ((1, 1, 1),)
+
+
+def test_a_generator_is_measured_at_its_steps():
+    config = tiny_gan()
+    config.stages[1].update(num_steps=2, measured_at=(2, 4))
+    experiment = configuration.parse(configuration.as_plain(config))
+    with pytest.raises(configuration.ConfigError, match=r"made for \(2,\) steps; got \(2, 4\)"):
+        plan(experiment, SHAPES["digits"])
 
 
 def test_stages_share_nothing():

@@ -51,6 +51,23 @@ def test_images_against_images(files, capsys):
     np.testing.assert_allclose(read_jsonl(again)[0]["value"], rows[0]["value"], rtol=1e-12)
 
 
+def test_fewer_samples_are_a_random_subset(tmp_path, capsys):
+    """A file sorted by class: its beginning is one class. The row says how it was drawn."""
+    data = load_dataset("digits", "train")
+    np.savez(tmp_path / "sorted.npz", data.images[np.argsort(data.labels)])
+    np.savez(tmp_path / "all.npz", data.images)
+    flags = f"--images={tmp_path}/sorted.npz", f"--reference={tmp_path}/all.npz"
+    for seed in (0, 0, 1):
+        out = f"--out={tmp_path}/rows.jsonl"
+        run(*flags, "--metrics=fd_pixels", "--num_samples=300", f"--seed={seed}", out)
+    assert "300 of the 1437 images, drawn at random with seed 0" in capsys.readouterr().err
+    first, again, other = read_jsonl(tmp_path / "rows.jsonl")
+    assert first["value"] < 1  # the first 300 measure 14
+    assert first == again
+    assert other["value"] != first["value"]
+    assert (first["seed"], other["seed"]) == (0, 1)
+
+
 def test_statistics_alone(tmp_path):
     path = tmp_path / "digits.npz"
     run("--reference=digits:train", "--metrics=fd_classifier", f"--save_statistics={path}")

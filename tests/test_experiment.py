@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -60,11 +61,25 @@ def test_models_load_and_sample_what_was_measured(workdir):
     model = pdistill.load(workdir / "progressive/2")
     assert (model.card["num_steps"], model.card["parent"]) == (2, "teacher")
     assert pdistill.load(workdir / "progressive/1").card["parent"] == "progressive/2"
+    with pytest.raises(ValueError, match="made for 2 steps; got num_steps=4"):
+        model.sample(jax.random.key(0), 2, num_steps=4)
+    assert pdistill.load(workdir / "teacher").sampling_with(3).num_steps == 3
     key = results.evaluation_key(seed=0)
     images = np.round(np.asarray(model.sample(key, num=16)) * 127.5 + 127.5)
     kept = np.load(workdir / "progressive/2/samples.npz")["2"][:16]
     # Another batch size may turn a rounding by one level of 255.
     np.testing.assert_allclose(images, kept.astype(np.float32), atol=1)
+
+
+def test_random_numbers_of_another_generator_are_refused(workdir):
+    """Rows and cards name it."""
+    assert {row["generator"] for row in read_jsonl(workdir / "results.jsonl")} == {"threefry2x32"}
+    assert pdistill.load(workdir / "teacher").card["generator"] == "threefry2x32"
+    with (
+        jax.default_prng_impl("rbg"),
+        pytest.raises(ConfigError, match="JAX_DEFAULT_PRNG_IMPL=threefry2x32"),
+    ):
+        experiment.run(tiny(), workdir)
 
 
 def test_the_same_command_again_changes_nothing(workdir):

@@ -1,4 +1,5 @@
 import functools
+import importlib.metadata
 import json
 import os
 import shutil
@@ -160,6 +161,9 @@ def test_a_crash_while_replacing_leaves_a_whole_model(tmp_path, crash, owner, na
 def test_public_names():
     assert pdistill.load is load
     assert pdistill.Model is Model
+    assert pdistill.__version__ == importlib.metadata.version("pdistill")
+    assert {"Model", "__version__", "diffusion", "load", "samplers"} <= set(dir(pdistill))
+    assert "importlib" not in dir(pdistill)
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         _ = pdistill.laod
 
@@ -217,6 +221,29 @@ def test_a_pipe_is_not_opened(tmp_path):
     os.mkfifo(directory / "model.json")
     with pytest.raises(ModelError, match=r"model\.json is not a regular file"):
         load(directory)
+
+
+def test_the_models_below_are_listed(tmp_path):
+    for name in ("teacher", "progressive/16", "progressive/4"):
+        save_random(tmp_path / name / "model")
+    for directory, names in [
+        (tmp_path, ("progressive/4", "progressive/16", "teacher")),
+        (tmp_path / "progressive", ("progressive/4", "progressive/16")),
+    ]:
+        with pytest.raises(ModelError) as error:
+            load(directory)
+        listed = ", ".join(str(tmp_path / name) for name in names)
+        assert str(error.value) == f"no model in {directory}: there are {listed}; give one of them"
+
+
+@pytest.mark.parametrize("file", [None, "model_index.json"])
+def test_models_of_others_are_to_be_converted(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    if file:
+        Path("google/ddpm-cifar10-32").mkdir(parents=True)
+        Path("google/ddpm-cifar10-32", file).write_text("{}")
+    with pytest.raises(ModelError, match=r"python -m pdistill\.convert --from=diffusers"):
+        load("google/ddpm-cifar10-32")
 
 
 REMOVED = object()
@@ -324,6 +351,27 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(labelled, solver):
     np.testing.assert_allclose(few, many[:2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_an_image_does_not_depend_on_how_many_are_drawn_by_other_generators(plain, generator):
+    """rbg draws rows that depend on the batch; of one seed its samples are threefry's."""
+    with jax.default_prng_impl(generator):
+        key = jax.random.key(7)
+        few, many = (plain.sample(key, num, solver=samplers.Ancestral()) for num in (2, 5))
+    assert str(jax.random.key_impl(key)) == generator
+    np.testing.assert_allclose(few, many[:2], rtol=0, atol=1e-5)
+    if generator == "rbg":
+        np.testing.assert_array_equal(many, plain.sample(KEY, 5, solver=samplers.Ancestral()))
+
+
+def test_double_precision_changes_no_sample(tmp_path, labelled, x64):
+    """Also of a model that was saved in it."""
+    found = load(save_random(tmp_path / "model")).sample(KEY, 5)
+    jax.config.update("jax_enable_x64", False)
+    desired = labelled.sample(KEY, 5)
+    assert found.dtype == desired.dtype == jnp.float32
+    np.testing.assert_allclose(found, desired, rtol=0, atol=1e-5)
+
+
 def test_labels(labelled):
     images = [labelled.sample(KEY, 5, label=label) for label in range(3)]
     images.append(labelled.sample(KEY, 5))
@@ -336,9 +384,53 @@ def test_labels(labelled):
         np.testing.assert_array_equal(labelled.sample(KEY, 5, label=label), desired)
 
 
+def test_a_solver_by_name_is_the_one_by_value(plain):
+    named, given = (plain.sample(KEY, 2, solver=s) for s in ("heun", samplers.Heun()))
+    np.testing.assert_array_equal(named, given)
+
+
+def test_models_are_said_in_a_few_lines(labelled):
+    said = repr(labelled)
+    assert said == (
+        "Model('teacher' by teacher: images of 4x4x1, 2 steps of ddim, Network(DiT(out_channels=1, "
+        "features=8, depth=1, heads=2, num_labels=3), head='v', "
+        "schedule=CosineSchedule(logsnr_min=-20.0, logsnr_max=20.0, shift=0.0), shape=(4, 4, 1), "
+        f"{sum(a.size for a in jax.tree.leaves(labelled.network.params)):,} parameters))"
+    )
+    assert repr(LABELLED).endswith("0 parameters)")
+
+
+@pytest.mark.parametrize(
+    ("card", "arguments", "message"),
+    [
+        ({"made_for": [4]}, {"num_steps": 64}, "made for 4 steps; got num_steps=64"),
+        ({"made_for": [2, 4]}, {"num_steps": 1}, "made for 2 or 4 steps; got num_steps=1"),
+        ({"solver": "one_step"}, {"num_steps": 4}, "one_step takes 1 step; got num_steps=4"),
+        (
+            {"solver": "one_step"},
+            {"num_steps": 4, "solver": "ddim"},
+            "made for the solver one_step; got ddim",
+        ),
+        ({"solver": "multistep:-20,0"}, {"num_steps": 3}, "multistep takes 2 step"),
+        ({"solver": "stochastic"}, {"solver": "heun"}, "made for the solver stochastic; got heun"),
+    ],
+)
+def test_steps_that_a_student_is_not_made_for(labelled, card, arguments, message):
+    own = {"num_steps": 1} if "solver" in card else {"num_steps": card["made_for"][0]}
+    student = Model(labelled.network, labelled.card | own | card)
+    with pytest.raises(ValueError, match=message):
+        student.sample(KEY, 2, **arguments)
+    assert student.sampling_with() == student.sampling
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"num": 2.0}, "num must be an integer; got 2.0"),
+        ({"num": "3"}, "num must be an integer; got '3'"),
+        ({"key": 0}, r"key must be a PRNG key, such as jax\.random\.key\(0\); got 0"),
+        ({"key": jax.random.split(KEY, 3)}, "key must be one key"),
+        ({"solver": "hoyn"}, "solver must be one of ddim, .*; got 'hoyn'"),
         ({"num": 0}, "num must be at least 1; got 0"),
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"label": 3}, r"labels must be in 0 \.\. 2"),

@@ -8,6 +8,7 @@ from pdistill import model as models
 from pdistill import sample
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
+from pdistill.evaluation import load_images
 from pdistill.networks import DiT, Network
 
 SHAPE = (4, 4, 1)
@@ -59,6 +60,38 @@ def test_picture_holds_the_models_samples(directory, tmp_path, capsys, flags, ke
         )
 
 
+def draw(directory, *flags):
+    sample.main([f"--model={directory}", *flags])
+
+
+def test_an_array_has_many_labels(directory, tmp_path, capsys):
+    """Labels take turns; batches are drawn one after the other, of the same stream."""
+    out = tmp_path / "samples.npz"
+    draw(directory, "--num=19", "--label=0-2", "--batch_size=8", f"--out={out}")
+    assert capsys.readouterr().out == f"19 images, 2 steps -> {out}\n"
+    found = np.load(out)
+    label = np.arange(19) % 3
+    np.testing.assert_array_equal(found["label"], label)
+    desired = to_uint8(models.load(directory).sample(jax.random.key(0), 19, label=label))
+    np.testing.assert_allclose(found["images"].astype(float), desired, atol=1)
+    assert load_images(out).shape == (19, *SHAPE)
+
+
+def test_a_folder_has_a_picture_for_each_seed(directory, tmp_path):
+    """Each is the first image of its seed, whatever the others are."""
+    out = tmp_path / "pictures"
+    draw(directory, "--seeds=3,70-71", f"--out={out}")
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["000003.png", "000070.png", "000071.png"]
+    model = models.load(directory)
+    for name in names:
+        [desired] = to_uint8(model.sample(jax.random.key(int(name[:6])), 1))
+        picture = np.asarray(Image.open(out / name)).astype(float)
+        np.testing.assert_allclose(picture, desired[..., 0], atol=1)
+    with pytest.raises(SystemExit, match="pictures is not empty; give a new folder"):
+        draw(directory, "--num=2", f"--out={out}")
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -68,6 +101,8 @@ def test_picture_holds_the_models_samples(directory, tmp_path, capsys, flags, ke
         ("--label=3", r"error: labels must be in 0 \.\. 2"),
         ("--scale=0", "error: scale must be at least 1; got 0"),
         ("--out=grid.xyz", r"error: .*\.xyz"),
+        ("--seeds=0-4", "error: --seeds gives each image its seed"),
+        ("--solver=hoyn", "error: solver must be one of ddim"),
     ],
 )
 def test_errors_are_one_message(directory, tmp_path, monkeypatch, flag, message):
@@ -75,3 +110,10 @@ def test_errors_are_one_message(directory, tmp_path, monkeypatch, flag, message)
     with pytest.raises(SystemExit, match=message):
         sample.main([f"--model={directory}", "--num=5", flag])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--seeds=5-", "--seeds=3-1", "--label=a", "--label=-1"])
+def test_what_are_no_numbers(directory, capsys, flag):
+    with pytest.raises(SystemExit):
+        draw(directory, flag)
+    assert "give numbers such as 3, 1,5,7 or 0-9; got" in capsys.readouterr().err

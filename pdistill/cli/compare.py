@@ -33,6 +33,7 @@ from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 from pdistill.samplers import Cascade
+from pdistill.samplers.noise import GENERATOR
 
 COLUMNS = ("data_teacher", "data_student", "teacher_student", "rms_difference")
 
@@ -100,7 +101,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         student = models.load(path, mesh)
         _check_comparable(student, teacher, path, options.teacher)
         # Students are distilled from samplers that do not clip.
-        sampling = dataclasses.replace(teacher.sampling, num_steps=steps, clip=None)
+        sampling = dataclasses.replace(teacher.sampling_with(steps), clip=None)
         images, theirs = draw(student, student.sampling), draw(teacher, sampling)
         difference = (images.astype(np.float32) - theirs) / 127.5
         rows.append(
@@ -117,6 +118,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "reference": reference.name,
                 "num_samples": num,
                 "seed": options.seed,
+                "generator": GENERATOR,
                 "device": jax.devices()[0].device_kind,
             }
         )

@@ -24,7 +24,7 @@ from pdistill.evaluation import (
     load_reference,
     save_statistics,
 )
-from pdistill.experiment.rows import measure
+from pdistill.experiment.rows import measure, stable_hash
 from pdistill.report import table
 from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--held_out", help=f"like --reference, for {NEIGHBOURS}")
     parser.add_argument(
-        "--num_samples", type=int, default=0, help="default: as many as the reference has"
+        "--num_samples",
+        type=int,
+        default=0,
+        help="default: all --images, or as many as the reference has; of more, a random subset",
     )
     parser.add_argument("--features", default="", help="feature space of precision_recall")
     parser.add_argument("--inception_weights", help="file of the FID network, if not downloaded")
@@ -116,18 +119,23 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
         say(f"mean and covariance of {space} of {reference.name} -> {options.save_statistics}")
     if images is not None:
-        return _measure_images(options, evaluator, images[:num])
+        return _measure_images(options, evaluator, images, num)
     return _measure_model(options, evaluator, num) if options.model else []
 
 
 def _measure_images(
-    options: argparse.Namespace, evaluator: Evaluator, images: np.ndarray
+    options: argparse.Namespace, evaluator: Evaluator, images: np.ndarray, num: int
 ) -> list[dict[str, Any]]:
-    """Measures images from a file or folder."""
-    size = options.batch_size
+    """Measures `num` images from a file or folder, which may be sorted by class."""
+    size, seed = options.batch_size, None
+    if num < len(images):
+        seed = options.seed
+        order = np.random.RandomState(stable_hash(f"{seed}/images")).permutation(len(images))
+        say(f"{num} of the {len(images)} images, drawn at random with seed {seed}")
+        images = images[order[:num]]
     batches = (images[start : start + size] for start in range(0, len(images), size))
-    nothing = dict.fromkeys(("nfe", "solver", "seed"))
-    about = {"rounding": None, "device": jax.devices()[0].device_kind}
+    nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
+    about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
         for row in evaluator.measure(batches)
@@ -140,7 +148,7 @@ def _measure_model(
     """Measures samples of a model."""
     mesh = make_mesh()
     model = models.load(options.model, mesh)
-    sampling = model.sampling.changed(
+    sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )
     if options.guidance is not None:

@@ -1,26 +1,71 @@
-"""Draws a grid of images: python -m pdistill.sample --model=DIR --num=64 --out=grid.png"""
+"""Draws images from a model, as a grid, a folder or an array.
 
+    python -m pdistill.sample --model=DIR --num=64 --out=grid.png
+    python -m pdistill.sample --model=DIR --num=50000 --label=0-9 --out=samples.npz
+    python -m pdistill.sample --model=DIR --seeds=0-99 --out=samples/
+
+A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
+and their "label" or "seed", where they have one. pdistill.evaluate measures the last two.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from pdistill.cli.options import command_parser, steps_option
-from pdistill.data import to_uint8
-from pdistill.model import load
+from pdistill.model import Model, load
+from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import tile
+from pdistill.runtime.files import write_arrays
+from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
-from pdistill.samplers import format_steps, parse_solver
+from pdistill.samplers import format_steps
+from pdistill.samplers.noise import GENERATOR
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    with plain_errors(ValueError, OSError):
+        mesh = make_mesh()
+        model = load(options.model, mesh)
+        out = Path(options.out)
+        _check(options, out, model)
+        num, extra, batches = _draw(options, model, mesh)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix.lower() in PICTURES:
+            Image.fromarray(tile(np.concatenate(list(batches)), options.scale)).save(out)
+        elif out.suffix == ".npz":
+            write_arrays(out, {"images": np.concatenate(list(batches))} | extra)
+        else:
+            _write_folder(out, batches, options.seeds or range(num))
+    steps = format_steps(options.num_steps or model.sampling.num_steps)
+    print(f"{num} images, {steps} steps -> {out}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--num", type=int, default=64, help="number of images (default 64)")
-    parser.add_argument("--out", default="grid.png", help="picture to write (default grid.png)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--label", type=int, help="label of all images, for a model with labels")
+    parser.add_argument("--num", type=int, help="number of images (default 64)")
+    parser.add_argument(
+        "--out", default="grid.png", help="picture, .npz or folder to write (default grid.png)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all images (default 0)")
+    parser.add_argument(
+        "--seeds", type=_numbers, help="a seed for each image instead, such as 0-99 or 1,5,7"
+    )
+    parser.add_argument(
+        "--label",
+        type=_numbers,
+        help="label of all images, or those that take turns, such as 0-9; for a model with labels",
+    )
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
@@ -29,25 +74,72 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--scale",
         type=int,
-        help="side of the square that shows a pixel (default: about 32 an image)",
+        help="side of the square that shows a pixel of a grid (default: about 32 an image)",
     )
-    options = parser.parse_args(arguments)
-    with plain_errors(ValueError, OSError):
-        model = load(options.model)
-        images = model.sample(
-            jax.random.key(options.seed),
-            options.num,
-            label=options.label,
-            guidance=options.guidance,
-            num_steps=options.num_steps,
-            solver=options.solver and parse_solver(options.solver),
+    parser.add_argument("--batch_size", type=int, default=500, help="images drawn at a time")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    """Reads "1,5,7" or "0-99" as numbers, not negative; several ranges may be joined."""
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not found:
+            raise argparse.ArgumentTypeError(f"give numbers such as 3, 1,5,7 or 0-9; got {text!r}")
+        numbers += found
+    return numbers
+
+
+def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
+    """Raises ValueError for what cannot be written, or said, before anything is drawn."""
+    if options.seeds and (options.num or options.seed):
+        raise ValueError("--seeds gives each image its seed; leave out --num and --seed")
+    if options.seeds and len(set(options.seeds)) < len(options.seeds):
+        raise ValueError("--seeds has a seed twice, whose images would be the same")
+    folder = not out.suffix or out.is_dir()
+    if not folder and out.suffix.lower() not in (*PICTURES, ".npz"):
+        raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")
+    if folder and out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; give a new folder")
+    if (channels := model.image_shape[-1]) not in (1, 3):
+        raise ValueError(f"the model makes arrays of {channels} channels, which are no pictures")
+
+
+def _draw(
+    options: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh
+) -> tuple[int, dict[str, np.ndarray], Iterator[np.ndarray]]:
+    """The number of images, what an array of them has besides, and batches of them."""
+    key, extra = jax.random.key(options.seed, impl=GENERATOR), {}
+    num = 64 if options.num is None else options.num
+    if options.seeds:
+        num, extra["seed"] = len(options.seeds), np.array(options.seeds)
+        key = jax.vmap(lambda seed: jax.random.key(seed, impl=GENERATOR))(
+            jnp.asarray(options.seeds)
         )
-        grid = tile(np.asarray(to_uint8(images)), options.scale)
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(out)
-    steps = format_steps(options.num_steps or model.sampling.num_steps)
-    print(f"{options.num} images, {steps} steps -> {out}")
+    label = None
+    if options.label and num > 0:
+        label = extra["label"] = np.resize(options.label, num).astype(np.int32)
+    model.told(num, label, options.guidance)  # raises for what the model does not take
+    sampling = model.sampling_with(options.num_steps, options.solver)
+    guidance = model.network.effective_guidance(options.guidance)
+    batches = generate_batches(
+        model.network, key, num, sampling=sampling, labels=label, guidance=guidance,
+        batch_size=options.batch_size, mesh=mesh, description="images",
+    )  # fmt: skip
+    return num, extra, batches
+
+
+def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:
+    """Writes 000000.png and so on, one an image, called by their numbers or seeds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = iter(names)
+    for images in batches:
+        for image in images:
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                folder / f"{next(numbers):06}.png"
+            )
 
 
 if __name__ == "__main__":

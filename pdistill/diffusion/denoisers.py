@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion.predictions import alpha_sigma, angle, expand, v_from_x
+from pdistill.diffusion.predictions import alpha_sigma, between, expand, v_from_x
 
 Denoiser = Callable[[Array, Array], Array]
 # (z [B, ...], logsnr_t [B], logsnr_s [B]) -> z, moved along the probability flow from t to s.
@@ -96,24 +96,24 @@ class GaussianMixture:
 
         In one dimension the flow keeps the cumulative distribution, so the map is exact to
         rounding: z_s = F_s^-1(F_t(z)). In more, dz/dphi = v is integrated by `num_steps`
-        fourth-order Runge-Kutta steps in the angle phi; in float32 this needs |logsnr| <= 30.
+        fourth-order Runge-Kutta steps in the angle phi; in float32 this needs logsnr <= 30.
         """
         logsnr_t, logsnr_s = jnp.asarray(logsnr_t), jnp.asarray(logsnr_s)
         if z.shape[1] == 1:
             return self._quantile(self._log_odds(z, logsnr_t), logsnr_s)
-        phi_t = angle(logsnr_t)
-        h = (angle(logsnr_s) - phi_t) / num_steps
+        _, way = between(logsnr_t, logsnr_s, 0)
+        h = way / num_steps
 
-        def velocity(z, phi):
-            logsnr = jnp.broadcast_to(-2 * jnp.log(jnp.tan(phi)), z.shape[:1])
+        def velocity(z, i):
+            logsnr, _ = between(logsnr_t, logsnr_s, i / num_steps)
+            logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
             return v_from_x(z, self.denoise(z, logsnr), logsnr)
 
         def step(z, i):
-            phi = phi_t + i * h
-            k1 = velocity(z, phi)
-            k2 = velocity(z + h / 2 * k1, phi + h / 2)
-            k3 = velocity(z + h / 2 * k2, phi + h / 2)
-            k4 = velocity(z + h * k3, phi + h)
+            k1 = velocity(z, i)
+            k2 = velocity(z + h / 2 * k1, i + 0.5)
+            k3 = velocity(z + h / 2 * k2, i + 0.5)
+            k4 = velocity(z + h * k3, i + 1)
             return z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
         return jax.lax.scan(step, z, jnp.arange(num_steps, dtype=z.dtype))[0]

@@ -50,6 +50,23 @@ def angle(logsnr: Array) -> Array:
     return jnp.arctan(jnp.exp(-logsnr / 2))
 
 
+def between(logsnr_t: Array, logsnr_s: Array, fraction: Array | float) -> tuple[Array, Array]:
+    """Log-SNR at a fraction of the way from t to s in the angle, and the way, phi_s - phi_t.
+
+    All arguments broadcast. Angles are measured from the nearer end, 0 or pi/2, so that nothing
+    cancels: tan of pi/2 as float32 has it is negative.
+    """
+    fraction = jnp.asarray(fraction, jnp.result_type(logsnr_t))
+    (phi_t, phi_s), (rest_t, rest_s) = (
+        (angle(sign * logsnr_t), angle(sign * logsnr_s)) for sign in (1, -1)
+    )
+    phi, rest = phi_t + fraction * (phi_s - phi_t), rest_t + fraction * (rest_s - rest_t)
+    late = rest < phi
+    logsnr = jnp.where(late, 2.0, -2.0) * jnp.log(jnp.tan(jnp.where(late, rest, phi)))
+    both_late = (rest_t < phi_t) & (rest_s < phi_s)
+    return logsnr, jnp.where(both_late, rest_t - rest_s, phi_s - phi_t)
+
+
 def _alpha_sigma_like(logsnr: Array, z: Array, other: Array) -> tuple[Array, Array]:
     """Amplitudes that broadcast with z and `other`, once their shapes are known to be equal."""
     check_shape(other, z)

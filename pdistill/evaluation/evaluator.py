@@ -57,6 +57,11 @@ class Evaluator:
             )
         self.references = references
         self.metrics = parse_metrics(metrics, features, held_out)
+        for metric in self.metrics:
+            if not references and metric.compares != "none":
+                raise EvaluationError(
+                    f"{metric.names(num_samples)[0]} compares with a reference; give one"
+                )
         self._num_samples = num_samples
         self._extractors = {
             name: load_extractor(name, **(options or {}).get(name, {}))
@@ -95,7 +100,8 @@ class Evaluator:
         Returns:
           A row for each metric and reference: {"metric", "value", "reference", "num_samples",
           "features", "preprocessing", "labels"} and the metric's own keys. "labels" is "data" for
-          labels distributed as the reference's, "other", or None. "duplicates" counts samples that
+          labels distributed as the reference's, "other", or None, also without any reference to
+          tell by. "duplicates" counts samples that
           are copies of earlier ones, where there are any.
 
         Raises:
@@ -132,7 +138,7 @@ class Evaluator:
                     "reference": reference and reference.name,
                     "features": extractor.name,
                     "preprocessing": extractor.preprocessing,
-                    "labels": self._label_law(labels, reference or self.references[0]),
+                    "labels": self._label_law(labels, reference),
                     **({"duplicates": duplicates.count} if duplicates.count else {}),
                 }
                 for name, part in zip(metric.names(limit), parts, strict=True)
@@ -152,6 +158,8 @@ class Evaluator:
           else of pixels; "spectrum" and "data_spectrum": `Spectrum.values` [R] of the samples and
           of as many of the reference's images.
         """
+        if not self.references:
+            raise EvaluationError("pictures show neighbours in a reference; give one")
         reference = self.references[0]
         one_by_one = (
             self._extractors[metric.features]
@@ -170,9 +178,13 @@ class Evaluator:
             "data_spectrum": radial_spectrum(reference.images[evenly]),
         }
 
-    def _label_law(self, labels: np.ndarray | None, reference: Reference) -> str | None:
-        """Says how the labels are distributed: "data", as the reference's, "other", or None."""
-        if labels is None:
+    def _label_law(self, labels: np.ndarray | None, reference: Reference | None) -> str | None:
+        """Says how the labels are distributed: "data", as the reference's, "other", or None.
+
+        For a metric without a reference it is the first one that counts; without any, None.
+        """
+        reference = reference or next(iter(self.references), None)
+        if labels is None or reference is None:
             return None
         if reference.labels is not None and labels_follow(labels, reference.labels):
             return "data"

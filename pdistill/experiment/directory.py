@@ -48,11 +48,14 @@ def claim(
             say(f"{workdir} is moved to {_move_aside(workdir)}")
         sync_global_devices(f"moved {workdir}")  # nobody reads what is there before it is moved
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
+    generator = jax.config.jax_default_prng_impl
     if path.exists():
         try:
-            before = json.loads(json.dumps(filled(json.loads(path.read_text())["config"])))
+            there = json.loads(path.read_text())
+            before = json.loads(json.dumps(filled(there["config"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
+        _check_generator(workdir, there.get("generator", generator), generator)
         changed = differences(before, config)
         harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
         if harmful:
@@ -70,8 +73,23 @@ def claim(
                 )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        resolved = {"config": config, "versions": models.versions(), "commit": git_commit()}
+        resolved = {
+            "config": config,
+            "versions": models.versions(),
+            "generator": generator,
+            "commit": git_commit(),
+        }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def _check_generator(workdir: Path, before: str, now: str) -> None:
+    """Raises ConfigError for a run that began with another generator of random numbers."""
+    if before != now:
+        raise ConfigError(
+            f"{workdir} holds a run that draws its random numbers by {before}; set "
+            f"JAX_DEFAULT_PRNG_IMPL={before}, or give another --workdir, or --new to start again "
+            "there"
+        )
 
 
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:

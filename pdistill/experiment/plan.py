@@ -34,6 +34,7 @@ class Planned:
       arguments: values that `Method.init` gets besides.
       state: before the first update. network: its product.
       measured_at: step counts, of a cascade those of all resolutions each time.
+      made_for: the only step counts that its model takes, likewise; () for any.
     """
 
     run: Run
@@ -42,6 +43,7 @@ class Planned:
     state: Any
     network: Network
     measured_at: tuple[Steps, ...]
+    made_for: tuple[Steps, ...] = ()
 
     @property
     def name(self) -> str:
@@ -122,7 +124,15 @@ def _plan_run(run: Run, model: Network, earlier: Mapping[str, Planned]) -> Plann
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
-    return dataclasses.replace(draft, state=state, network=network, measured_at=steps)
+    made_for = run.method.made_for(**run.arguments)
+    if not trains(run.method) and given:  # made of earlier models
+        made_for = earlier[next(iter(given.values()))].made_for
+    made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
+    if made_for and not set(steps) <= set(made_for):
+        raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
+    return dataclasses.replace(
+        draft, state=state, network=network, measured_at=steps, made_for=made_for
+    )
 
 
 def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dict[str, Any]]:

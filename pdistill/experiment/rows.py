@@ -14,6 +14,7 @@ from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Network
 from pdistill.samplers import Cascade, format_steps
+from pdistill.samplers.noise import GENERATOR
 
 KEY = (
     *("stage", "nfe", "num_steps", "solver", "variance"),
@@ -107,6 +108,7 @@ def measure(
         "train_steps": model.card["train_steps"],
         "images_seen": model.card["images_seen"],
         "rounding": "nearest",
+        "generator": GENERATOR,
         "device": jax.devices()[0].device_kind,
     }
     what = identity(stage, model.network, sampling, guidance, seed)

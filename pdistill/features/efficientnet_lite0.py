@@ -119,7 +119,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         k, s, (height, width, channels) = self.kernel, self.stride, h.shape[1:]
-        kernel = self.param("kernel", nn.initializers.zeros, (k, k, channels))
+        kernel = self.param("kernel", nn.initializers.zeros, (k, k, channels), jnp.float32)
         pads = jax.lax.padtype_to_pads((height, width), (k, k), (s, s), "SAME")
         # Without the barrier, h would be computed again for every shift.
         h = jax.lax.optimization_barrier(jnp.pad(h, [(0, 0), *pads, (0, 0)]))

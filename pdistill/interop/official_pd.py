@@ -66,6 +66,8 @@ def convert_official_pd(
         source=source,
         num_steps=num_steps or (None if own is None else count(int(own), "num_sample_steps")),
     )
+    if own is not None and not num_steps:
+        card["made_for"] = [count(int(own), "num_sample_steps")]
     return Conversion(from_flat(blank, tensors, source), card)
 
 

@@ -15,6 +15,7 @@ from pdistill.model.sampling import generate
 from pdistill.networks import Conditioning
 from pdistill.runtime.files import write_arrays
 from pdistill.samplers import Steps
+from pdistill.samplers.noise import GENERATOR
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -23,7 +24,7 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
     """Lists the exported sampler's arguments in order, {name: tree of shapes}, with the batch "b".
 
     weights: {"block_0/qkv/kernel": array, ...}, unless they are inside.
-    key: a typed key, if `start` is "key".
+    key: a typed threefry key, if `start` is "key".
     index: int32 [b], numbers of the samples in the key's stream.
     noise: standard normal [b, H, W, C], if `start` is "noise".
     label: int32 [b], for a model with labels; `num_labels` means "no label".
@@ -35,7 +36,7 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
         flat = traverse_util.flatten_dict(model.network.params, sep="/")
         arguments["weights"] = {k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in flat.items()}
     if start == "key":
-        arguments["key"] = jax.eval_shape(lambda: jax.random.key(0))
+        arguments["key"] = jax.eval_shape(lambda: jax.random.key(0, impl=GENERATOR))
         arguments["index"] = jax.ShapeDtypeStruct((b,), jnp.int32)
     else:
         arguments["noise"] = jax.ShapeDtypeStruct((b, *model.noise_shape), jnp.float32)
@@ -64,7 +65,7 @@ def export_sampler(
     Raises:
       ValueError: the steps are impossible, or `start` is "noise" for a solver that draws more.
     """
-    sampling = model.sampling.changed(num_steps)
+    sampling = model.sampling_with(num_steps)
     if start == "noise" and sampling.solver.stochastic:
         raise ValueError(f"the solver {sampling.solver.name} draws noise at each step: use a key")
     arguments = sampler_arguments(model, start=start, inside=inside)

@@ -58,6 +58,9 @@ class Gan(Method):
     def measured_at(self):
         return (self.num_steps,)
 
+    def made_for(self):
+        return (self.num_steps,)
+
     def parts(self, step: int) -> tuple[str, ...]:
         return ("generator", *self.adversary.parts(step))
 

@@ -50,7 +50,12 @@ class Method:
 
     @property
     def measured_at(self) -> tuple[Steps, ...]:
-        """Step counts that its product is made for; () where the config must say them."""
+        """Step counts to measure its product at; () where the config must say them."""
+        return ()
+
+    def made_for(self, **arguments: Any) -> tuple[Steps, ...]:
+        """Step counts that its product is made for, given `Run.arguments`; () for any."""
+        del arguments
         return ()
 
     def parts(self, step: int) -> tuple[str, ...]:

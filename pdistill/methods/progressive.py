@@ -90,6 +90,9 @@ class Progressive(Method):
             sizes = tuple(n * batch_size // sum(self.split) for n in self.split)
         check_microbatches(self, sizes)
 
+    def made_for(self, *, num_steps):
+        return (num_steps,)
+
     def init(self, key: Array, *, teacher: Network, num_steps: int) -> State:
         """The student starts as the teacher, with fresh moments; nothing is random."""
         del key

@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def num_steps(card: dict[str, Any]) -> samplers.Steps:
     """Sampling steps in the card, a tuple for a cascade."""
     steps = card["num_steps"]
     return tuple(steps) if isinstance(steps, list) else steps
+
+
+def made_for(card: dict[str, Any]) -> tuple[samplers.Steps, ...]:
+    """The only step counts that a model takes; () for any."""
+    return tuple(tuple(n) if isinstance(n, list) else n for n in card.get("made_for") or ())
 
 
 def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
@@ -122,16 +128,32 @@ def read_card(directory: Path) -> dict[str, Any]:
     try:
         card = read_json(path)
     except FileNotFoundError as error:
-        raise ModelError(
-            f"no model in {directory}: give a folder with model.json, such as "
-            "runs/digits/progressive/4"
-        ) from error
+        raise ModelError(f"no model in {directory}: {_advice(directory)}") from error
     except (ValueError, OSError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
     check_card(card, path)
     return card
+
+
+def _advice(directory: Path) -> str:
+    """What to give instead of a folder without a model."""
+    depths = ("*", "*/*", "*/*/*")  # a run's stages, their rounds or students
+    below = {find(path.parent) for d in depths for path in directory.glob(f"{d}/model.json")}
+    stages = {path.parent if path.name == "model" else path for path in below}
+    if stages:
+        by_number = sorted(stages, key=lambda p: re.sub(r"\d+", lambda m: m[0].zfill(9), str(p)))
+        return f"there are {', '.join(map(str, by_number))}; give one of them"
+    convert = "python -m pdistill.convert --from=diffusers --source=FOLDER --out=MODEL"
+    if any((directory / name).exists() for name in ("model_index.json", "config.json")):
+        return f"it is a folder of another library; convert it first, as by {convert}"
+    if not directory.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
+        return (
+            "give a folder with model.json, such as runs/digits/progressive/4; a model of a hub is "
+            f"to be downloaded, and converted by {convert}"
+        )
+    return "give a folder with model.json, such as runs/digits/progressive/4"
 
 
 def check_card(card: dict[str, Any], path: Path) -> None:

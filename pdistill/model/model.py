@@ -1,6 +1,7 @@
 """A trained denoiser with its sampler."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from jax import Array
 
 from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
-from pdistill.model.card import num_steps
+from pdistill.model.card import made_for, num_steps
 from pdistill.model.sampling import Sampling, generate
 from pdistill.networks import Conditioning, Network
+from pdistill.samplers.noise import as_threefry
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +27,14 @@ class Model:
 
     network: Network
     card: dict[str, Any]
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.image_shape))
+        steps = samplers.format_steps(self.sampling.num_steps)
+        return (
+            f"Model({self.card['stage']!r} by {self.card['method']}: images of {size}, {steps} "
+            f"steps of {self.sampling.solver.name}, {self.network!r})"
+        )
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -44,6 +54,35 @@ class Model:
             solver=samplers.parse_solver(self.card["solver"]),
             clip=None if self.card["clip"] is None else tuple(self.card["clip"]),
         )
+
+    def sampling_with(
+        self,
+        num_steps: samplers.Steps | None = None,
+        solver: samplers.Solver | samplers.Cascade | str | None = None,
+    ) -> Sampling:
+        """The model's sampling with other steps, or another solver, where they are given.
+
+        Raises:
+          ValueError: steps or a solver that the model is not made for.
+        """
+        own = self.sampling
+        sampling = own.changed(num_steps, solver)
+        bound = own.solver.model in ("one_step", "multistep", "cascade") or isinstance(
+            own.solver, samplers.Stochastic
+        )
+        if bound and type(sampling.solver) is not type(own.solver):
+            raise ValueError(
+                f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "
+                "leave the solver out"
+            )
+        counts = made_for(self.card)
+        if counts and sampling.num_steps not in counts:
+            only = " or ".join(str(samplers.format_steps(n)) for n in counts)
+            raise ValueError(
+                f"this model is made for {only} steps; got num_steps={sampling.num_steps}: leave "
+                "num_steps out, or load a model of other steps"
+            )
+        return sampling
 
     @property
     def guidance_range(self) -> tuple[float, float] | None:
@@ -72,7 +111,7 @@ class Model:
         *,
         label: Array | int | None = None,
         num_steps: samplers.Steps | None = None,
-        solver: samplers.Solver | samplers.Cascade | None = None,
+        solver: samplers.Solver | samplers.Cascade | str | None = None,
         guidance: Array | float | None = None,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
@@ -83,22 +122,33 @@ class Model:
             was trained with some labels left out has learnt.
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
-          num_steps, solver: instead of those the model is made for. A cascade takes a tuple of
-            steps, those of each resolution.
+          num_steps, solver: instead of the model's own; a solver or its name, such as "heun". A
+            cascade takes a tuple of steps, those of each resolution.
 
         Returns:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
 
         Raises:
-          ValueError: bad counts, a label or weight out of range or for a model without.
+          ValueError: a seed for a key, bad counts, a label or weight out of range or for a model
+            without.
         """
+        key, told = as_threefry(key), self.told(num, label, guidance)
+        if key.ndim:
+            raise ValueError(f"key must be one key, such as jax.random.key(0); got {key.shape}")
+        sampling = self.sampling_with(num_steps, solver)
+        return generate(self.network, key, jnp.arange(num), told, sampling=sampling)
+
+    def told(
+        self, num: int, label: Array | int | None = None, guidance: Array | float | None = None
+    ) -> Conditioning:
+        """What `num` images are told, from the arguments of `sample`; raises as that."""
+        if not isinstance(num, numbers.Integral):
+            raise ValueError(f"num must be an integer; got {num!r}")
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
-        sampling = self.sampling.changed(num_steps, solver)
-        told = Conditioning(
+        return Conditioning(
             label=self._labels(label, num), guidance=self._weights(guidance, label, num)
         )
-        return generate(self.network, key, jnp.arange(num), told, sampling=sampling)
 
     def _labels(self, label, num):
         num_labels = self.network.num_labels

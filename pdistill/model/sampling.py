@@ -18,6 +18,7 @@ from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Cascade, Solver
+from pdistill.samplers.noise import as_threefry
 
 
 class SamplingError(ValueError):
@@ -30,14 +31,16 @@ class Sampling:
 
     Attributes:
       num_steps: steps; of a cascade those of each resolution.
+      solver: a solver; a name, as in `samplers.parse_solver`, becomes one.
       clip: range that x_hat is clipped to, or None.
     """
 
     num_steps: samplers.Steps
-    solver: Solver | Cascade = samplers.Ddim()  # noqa: RUF009
+    solver: Solver | Cascade | str = samplers.Ddim()  # noqa: RUF009
     clip: tuple[float, float] | None = (-1.0, 1.0)
 
     def __post_init__(self):
+        object.__setattr__(self, "solver", samplers.parse_solver(self.solver))
         samplers.check_steps(self.solver, self.num_steps)
         if self.clip is not None:
             low, high = self.clip
@@ -47,7 +50,7 @@ class Sampling:
     def changed(
         self,
         num_steps: samplers.Steps | None = None,
-        solver: Solver | Cascade | None = None,
+        solver: Solver | Cascade | str | None = None,
     ) -> "Sampling":
         """The same with other steps, or another solver, where they are given."""
         return dataclasses.replace(
@@ -99,12 +102,13 @@ def generate(
     *,
     sampling: Sampling,
 ) -> Array:
-    """Samples number `indices` [B] of the stream `key`: [B, H, W, C] float32.
+    """Samples number `indices` [B] of the stream `key`, or of a key each: [B, H, W, C] float32.
 
     Other labels or guidance weights in `told` do not recompile. Sample i depends on `key` and i
-    alone: not on the batch, the mesh, or the model's other samples.
+    alone: not on the batch, the mesh, or the model's other samples; nor on JAX's default generator.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    key = as_threefry(key)
+    keys = jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, indices)
     shape = (*indices.shape, *network.shape)
     return sampling.run(network, told, key=keys, shape=shape)
 
@@ -123,13 +127,15 @@ def generate_batches(
     guidance: float | None = None,
     batch_size: int,
     mesh: Mesh,
+    description: str | None = None,
 ) -> Iterator[np.ndarray]:
     """`num` samples as uint8 [B, H, W, C], in batches of one compiled shape.
 
+    Sample i is number i of the stream `key`; of keys [num], number 0 of the i-th.
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
     `labels` [num] are those of the samples, for a network that takes them; `guidance` is one
-    weight for all.
+    weight for all; `description` stands beside a progress bar, None shows no bar.
 
     Raises:
       SamplingError: a sample is not finite.
@@ -139,14 +145,16 @@ def generate_batches(
         label = None if labels is None else labels[indices % num]
         weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
         told = Conditioning(label=label, guidance=weight)
-        indices, told = jax.device_put((indices, told), batch_sharding(mesh))
-        images = generate(network, key, indices, told, sampling=sampling)
+        place = functools.partial(jax.device_put, device=batch_sharding(mesh))
+        keys = place(key[indices % num]) if key.ndim else key
+        numbers = np.zeros_like(indices) if key.ndim else indices
+        images = generate(network, keys, place(numbers), place(told), sampling=sampling)
         images, finite = _to_uint8(images), _is_finite(images)
         if not finite:
             raise SamplingError("the model's samples are not finite: it has diverged")
         return images
 
-    yield from gather_batches(draw, num, batch_size, mesh)
+    yield from gather_batches(draw, num, batch_size, mesh, description)
 
 
 class Timed:

@@ -172,13 +172,14 @@ class PatchConv(nn.Conv):
     def __call__(self, h: Array) -> Array:
         (k, _), s, p = self.kernel_size, self.strides, self.padding
         channels, size = h.shape[-1], (h.shape[1] + 2 * p - k) // s + 1
-        kernel = self.param("kernel", self.kernel_init, (k, k, channels, self.features))
+        shape = (k, k, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         h = jnp.pad(h, ((0, 0), (p, p), (p, p), (0, 0)))
         end = s * (size - 1) + 1
         shifted = [h[:, i : i + end : s, j : j + end : s] for i, j in np.ndindex(k, k)]
         h = jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, self.features)
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,))
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
             h = h + bias[None, None, None]
         return h
 

@@ -94,7 +94,9 @@ class DiT(nn.Module):
         tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
-        position = self.param("position", nn.initializers.normal(0.02), tokens.shape[1:])
+        position = self.param(
+            "position", nn.initializers.normal(0.02), tokens.shape[1:], jnp.float32
+        )
         tokens += position[None].astype(tokens.dtype)
 
         block = rematerialised(Block, self.remat)

@@ -53,6 +53,16 @@ class Network:
     sampler: str = static(default="")
     enlarged: int = static(default=1)
 
+    def __repr__(self) -> str:
+        """Everything but the values of the parameters, of which the number is said."""
+        count = sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(self.params))
+        fields = ", ".join(
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name not in ("params", "module") and getattr(self, field.name) != field.default
+        )
+        return f"Network({_line(self.module)}, {fields}, {count:,} parameters)"
+
     # ---------------------------------------------------------------- predictions
 
     def v(
@@ -303,3 +313,14 @@ def _flops(blank: Network, shape: tuple[int, ...]) -> int:
     inputs = jax.eval_shape(lambda: blank._example(shape))
     apply = lambda params, inputs: blank.module.apply({"params": params}, *inputs)  # noqa: E731
     return costs.flops(jax.make_jaxpr(apply)(blank.shapes.params, inputs).jaxpr)
+
+
+def _line(module: nn.Module) -> str:
+    """A module with those of its arguments that are not the default ones."""
+    arguments = (
+        (field.name, getattr(module, field.name))
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name") and getattr(module, field.name) != field.default
+    )
+    said = (f"{k}={_line(v) if isinstance(v, nn.Module) else repr(v)}" for k, v in arguments)
+    return f"{type(module).__name__}({', '.join(said)})"

@@ -81,13 +81,14 @@ def sample_cascade(
         raise ValueError(
             f"the cascade makes images of {levels[-1].size} pixels a side; got the shape {shape}"
         )
-    key = noise.as_typed(key)
+    key = noise.as_threefry(key)
     made, condition = [], None
     for i, (level, steps) in enumerate(zip(levels, num_steps, strict=True)):
         level_key = key
         if made:
             noise_key, level_key = noise.split(noise.fold_in(key, FIRST_LEVEL + i))
-            condition = with_noise(noise_key, made[-1], jnp.full(batch, solver.noise))
+            std = jnp.full(batch, solver.noise, made[-1].dtype)
+            condition = with_noise(noise_key, made[-1], std)
         x = sample(
             level.denoiser(condition),
             level_key,

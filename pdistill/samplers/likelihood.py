@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, angle, v_from_x
+from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, between, v_from_x
 from pdistill.samplers import noise
 from pdistill.samplers.sampling import at_least_float32
 
@@ -42,32 +42,31 @@ def log_likelihood(
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
     x = at_least_float32(x)
     levels = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
-    phis = angle(levels)
     alpha, _ = alpha_sigma(levels[0])
     if key is None:
         divergence = exact_divergence
     else:
-        probe = jax.random.rademacher(noise.as_typed(key), x.shape, x.dtype)
+        probe = jax.random.rademacher(noise.as_threefry(key), x.shape, x.dtype)
         divergence = lambda push, z: differentiate_along(push, probe)  # noqa: E731
 
-    def slopes(z: Array, phi: Array) -> tuple[Array, Array]:
-        logsnr = jnp.broadcast_to(-2 * jnp.log(jnp.tan(phi)), z.shape[:1])
+    def slopes(z: Array, logsnr: Array) -> tuple[Array, Array]:
+        logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
         v, push = jax.linearize(lambda z: v_from_x(z, denoise(z, logsnr), logsnr), z)
         return v, divergence(push, z)
 
-    def step(carry, phis):
+    def step(carry, ends):
         z, total = carry
-        phi, end = phis
-        h = end - phi
-        v_1, d_1 = slopes(z, phi)
-        v_2, d_2 = slopes(z + h / 2 * v_1, phi + h / 2)
-        v_3, d_3 = slopes(z + h / 2 * v_2, phi + h / 2)
+        begin, end = ends
+        middle, h = between(begin, end, 0.5)
+        v_1, d_1 = slopes(z, begin)
+        v_2, d_2 = slopes(z + h / 2 * v_1, middle)
+        v_3, d_3 = slopes(z + h / 2 * v_2, middle)
         v_4, d_4 = slopes(z + h * v_3, end)
         z = z + h / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4)
         return (z, total + h / 6 * (d_1 + 2 * d_2 + 2 * d_3 + d_4)), None
 
     start = alpha * x, jnp.zeros(len(x), x.dtype)
-    (z, total), _ = jax.lax.scan(step, start, (phis[:-1], phis[1:]))
+    (z, total), _ = jax.lax.scan(step, start, (levels[:-1], levels[1:]))
     size = math.prod(x.shape[1:])
     squares = jnp.sum(jnp.square(z.reshape(len(z), -1)), axis=1)
     return -squares / 2 - size / 2 * math.log(2 * math.pi) + total + size * jnp.log(alpha)

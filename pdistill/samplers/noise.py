@@ -1,13 +1,27 @@
 """Random numbers for a batch, from one key or from a key for each sample."""
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+GENERATOR = "threefry2x32"  # by which the rows of a batch can be drawn each by itself
 
-def as_typed(key: Array) -> Array:
-    """Returns a typed key, [] or [B], from a typed key or raw uint32 key data [..., 2]."""
-    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if typed else jax.random.wrap_key_data(key)
+
+def as_threefry(key: Array) -> Array:
+    """Returns a threefry key, [] or [B], from a typed key or raw uint32 key data [..., 2 or 4].
+
+    Other generators draw a row that depends on the batch (`rbg`, under vmap). The first two words
+    of an `rbg` key are the threefry key of the same seed, splits and folds.
+
+    Raises:
+      ValueError: `key` is neither, such as a seed.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    elif dtype != jnp.uint32 or key.shape[-1:] not in ((2,), (4,)):
+        raise ValueError(f"key must be a PRNG key, such as jax.random.key(0); got {key!r}")
+    return jax.random.wrap_key_data(key[..., :2], impl=GENERATOR)
 
 
 def split(key: Array) -> tuple[Array, Array]:

@@ -3,31 +3,66 @@
 import itertools
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, Schedule, alpha_sigma
+from pdistill.diffusion import Denoiser, Jump, Schedule, alpha_sigma
 from pdistill.samplers import noise
+from pdistill.samplers.names import parse_solver
 from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
 
+@overload
 def sample(
-    denoise: Denoiser,
+    denoise: Denoiser | Jump,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
     schedule: Schedule,
     num_steps: int | None = None,
     times: Sequence[float] | None = None,
-    solver: Solver = Ddim(),  # noqa: B008
+    solver: Solver | str = ...,
+    clip: tuple[float, float] | None = None,
+    z_init: Array | None = None,
+    last_step_is_x_hat: bool = True,
+    return_trajectory: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def sample(
+    denoise: Denoiser | Jump,
+    key: Array | None,
+    shape: Sequence[int] | None = None,
+    *,
+    schedule: Schedule,
+    num_steps: int | None = None,
+    times: Sequence[float] | None = None,
+    solver: Solver | str = ...,
+    clip: tuple[float, float] | None = None,
+    z_init: Array | None = None,
+    last_step_is_x_hat: bool = True,
+    return_trajectory: Literal[True],
+) -> tuple[Array, Array]: ...
+
+
+def sample(
+    denoise: Denoiser | Jump,
+    key: Array | None,
+    shape: Sequence[int] | None = None,
+    *,
+    schedule: Schedule,
+    num_steps: int | None = None,
+    times: Sequence[float] | None = None,
+    solver: Solver | str = Ddim(),  # noqa: B008
     clip: tuple[float, float] | None = None,
     z_init: Array | None = None,
     last_step_is_x_hat: bool = True,
     return_trajectory: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
     Compile time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on
@@ -42,7 +77,7 @@ def sample(
       shape: [B, ...], not needed with `z_init`. schedule: t in [0, 1] -> logsnr.
       num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
       times: N + 1 falling times in [0, 1] instead of num_steps' equal ones; z_init is at the first.
-      solver: the rule for one step, see `samplers.SOLVERS`.
+      solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
         the last image is clipped.
       z_init: standard normal noise [B, ...] to start from instead of drawing it.
@@ -55,8 +90,10 @@ def sample(
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
 
     Raises:
-      ValueError: arguments contradict each other or are out of range.
+      ValueError: arguments contradict each other or are out of range, `key` is a seed, or x_hat
+        has another shape than z.
     """
+    solver = parse_solver(solver)
     if isinstance(solver, Cascade):
         raise ValueError(
             "use sample_cascade for a cascade; sample takes the solver of one resolution"
@@ -94,12 +131,16 @@ def _start(
     """Returns the key of `sample`'s steps and the noise that they start from, drawn or z_init."""
     if key is None and (z_init is None or solver.stochastic):
         raise ValueError("key may be None only with z_init and a deterministic solver")
-    key = None if key is None else noise.as_typed(key)
+    key = None if key is None else noise.as_threefry(key)
     if z_init is None:
         if shape is None:
             raise ValueError("give either shape or z_init")
         key, init_key = noise.split(key)
-        z_init = noise.normal(init_key, tuple(shape), jnp.result_type(float))
+        if key.shape not in ((), tuple(shape[:1])):
+            raise ValueError(
+                f"key must be one key, or one for each of the {shape[0]} samples; got {key.shape}"
+            )
+        z_init = noise.normal(init_key, tuple(shape), jnp.float32)
     return key, at_least_float32(z_init)
 
 
@@ -109,7 +150,7 @@ def encode(
     *,
     schedule: Schedule,
     num_steps: int,
-    solver: Solver = Heun(),  # noqa: B008
+    solver: Solver | str = Heun(),  # noqa: B008
     return_trajectory: bool = False,
 ) -> Any:
     """Maps data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1.
@@ -119,7 +160,7 @@ def encode(
     Starts from z_0 = alpha(0) x, the mean of z_0 given x. Nothing is clipped.
 
     Args:
-      x: data [B, ...]. solver: a deterministic one. Others as for `sample`.
+      x: data [B, ...]. solver: a deterministic one, or its name. Others as for `sample`.
 
     Returns:
       Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
@@ -127,6 +168,7 @@ def encode(
     Raises:
       ValueError: the solver draws noise or jumps, or num_steps is impossible.
     """
+    solver = parse_solver(solver)
     check_steps(solver, num_steps)
     if solver.stochastic or solver.jumps:
         raise ValueError(
@@ -163,12 +205,13 @@ def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
 
 
 def num_evaluations(
-    solver: Solver | Cascade, num_steps: Steps, last_step_is_x_hat: bool = True
+    solver: Solver | Cascade | str, num_steps: Steps, last_step_is_x_hat: bool = True
 ) -> int:
     """Number of calls of the denoiser for one sample; the last step needs only x_hat by default.
 
     A cascade's calls are counted at all resolutions, whatever the size of their images.
     """
+    solver = parse_solver(solver)
     if isinstance(solver, Cascade):
         return sum(num_evaluations(solver.solver, steps) for steps in num_steps)
     last = 1 if last_step_is_x_hat else solver.evaluations_per_step
@@ -187,10 +230,33 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), *clip)
 
 
+def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
+    """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
+
+    Where it may be `larger`, only the number of images and of axes must be the same.
+    """
+
+    def call(z: Array, *levels: Array) -> Array:
+        x_hat = denoise(z, *levels)
+        found = getattr(x_hat, "shape", type(x_hat).__name__)
+        fits = found == z.shape or (
+            larger and hasattr(x_hat, "ndim") and (x_hat.ndim, found[:1]) == (z.ndim, z.shape[:1])
+        )
+        if not fits:
+            raise ValueError(
+                f"denoise must return x_hat of z's shape {z.shape}; it returned {found}"
+            )
+        return x_hat
+
+    return call
+
+
 def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
     """Scans the solver over the grid `logsnrs` [N + 1]; returns the end, and trajectory or None."""
     num_steps = logsnrs.shape[0] - 1
-    if num_steps == 1 and last_step_is_x_hat and not return_trajectory:
+    at_once = num_steps == 1 and last_step_is_x_hat and not return_trajectory
+    denoise = _checked(denoise, larger=at_once)
+    if at_once:
         # Outside a loop, the end may be larger than the beginning.
         return solver.evaluate(denoise, z, *logsnrs, solver.init(z, logsnrs)), None
 

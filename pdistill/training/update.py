@@ -117,7 +117,11 @@ def _step(method: Steppable, parts: Parts, max_grad_norm: float, state, batch, k
     kept = jnp.stack([jnp.isfinite(value) for value in values.values()]).all()
     if max_grad_norm and "grad_norm" in values:
         kept &= values["grad_norm"] <= max_grad_norm
-    return jax.tree.map(lambda new, old: jnp.where(kept, new, old), new, state), values, kept
+
+    def keep(new: Array, old: Array) -> Array:  # in its number format, whatever that of the step
+        return jnp.where(kept, new.astype(old.dtype), old)
+
+    return jax.tree.map(keep, new, state), values, kept
 
 
 def _switch(branches: list[Callable], which: Array, *inputs: Any):

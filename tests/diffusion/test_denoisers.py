@@ -166,6 +166,16 @@ def test_mixture_flow_solves_the_ode(golden, mixture_2d, logsnr_t, logsnr_s):
         np.testing.assert_allclose(flow(model, z, logsnr_t, logsnr_s), desired, rtol=0, atol=3e-9)
 
 
+def test_mixture_flow_from_noise_beyond_float32s_angles():
+    mixture = GaussianMixture(
+        *(np.asarray(a, np.float32) for a in ([0.4, 0.6], [[-0.5, 0.2], [0.6, -0.3]], [0.3, 0.4]))
+    )
+    z = jax.random.normal(jax.random.key(0), (6, 2))
+    np.testing.assert_allclose(
+        mixture.flow(z, -60.0, 10.0), mixture.flow(z, -25.0, 10.0), atol=1e-3
+    )
+
+
 def test_mixture_flow_is_fourth_order(mixture_2d):
     z = np.random.default_rng(0).normal(size=(6, 2))
     exact = mixture_2d.flow(z, -6.0, 6.0, 1024)

@@ -228,3 +228,15 @@ def test_class_shares_of_digits():
     assert high["value"] == pytest.approx(sevens, abs=0.015)
     [accuracy] = Evaluator(reference, ("label_accuracy",)).measure([data.images], data.labels)
     assert accuracy["value"] > 0.97
+    assert accuracy["labels"] == "data"
+    alone = Evaluator([], ("label_accuracy", "class_shares")).measure([data.images], data.labels)
+    assert alone[0]["value"] == accuracy["value"]
+    assert {row["labels"] for row in alone} == {None}
+
+
+@pytest.mark.parametrize("metric", ["nearest_neighbour_ratio", "fd_pixels"])
+def test_metrics_that_compare_need_a_reference(metric):
+    with pytest.raises(EvaluationError, match=f"{metric} compares with a reference; give one"):
+        Evaluator([], (metric,), held_out=HELD_OUT)
+    with pytest.raises(EvaluationError, match="pictures show neighbours"):
+        Evaluator([], ("class_shares",)).pictures(images(9))

@@ -57,13 +57,14 @@ def test_features_far_from_the_origin(rng):
     np.testing.assert_array_equal(Manifold(features).contains(points), desired)
 
 
-def test_near_neighbours_far_from_the_centre(rng):
-    """Two clusters, whose spacing is 1 % of the distance to the centre, are resolved."""
+@pytest.mark.parametrize("size", [0.005, 2e-6])
+def test_near_neighbours_far_from_the_centre(rng, size):
+    """Two clusters, whose spacing is 1 % or less of the distance to the centre, are resolved."""
     place = np.repeat(np.eye(200)[:2], 200, axis=0)
-    features = place + 0.005 * sphere(rng, 400, 200)
+    features = place + size * sphere(rng, 400, 200)
     manifold = Manifold(features)
-    assert manifold.contains(features + 0.004 * sphere(rng, 400, 200)).all()
-    assert not manifold.contains(place + 0.015 * sphere(rng, 400, 200)).any()
+    assert manifold.contains(features + 0.8 * size * sphere(rng, 400, 200)).all()
+    assert not manifold.contains(place + 3 * size * sphere(rng, 400, 200)).any()
 
 
 def sphere(rng, num, dim):

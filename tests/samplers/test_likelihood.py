@@ -32,6 +32,14 @@ def test_a_gaussian(x64, schedule, error):
     np.testing.assert_allclose(bits_per_dim(actual, 6), bits, rtol=error)
 
 
+def test_a_schedule_that_ends_in_noise_beyond_float32s_angles():
+    """There pi/2 minus the angle is less than half an ulp of pi/2."""
+    x = jnp.asarray(X, jnp.float32)
+    actual = run(Gaussian(0.3, 0.5).denoise, x, schedule=CosineSchedule(-60.0, 15.0))
+    desired = stats.norm(0.3, 0.5).logpdf(X).sum((1, 2))
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=5e-3)
+
+
 def test_a_uniform_image_needs_eight_bits():
     """Uniform on [-1 - 1/255, 1 + 1/255]: each of 256 levels is as likely as any."""
     log_density = -np.log(2 * 256 / 255)

@@ -22,6 +22,7 @@ from pdistill.samplers import sample as eager_sample
 COSINE = CosineSchedule()
 DETERMINISTIC = [Ddim(), Heun(), DpmSolverPP2M()]
 SOLVERS = [*DETERMINISTIC, Ancestral()]
+GAUSSIAN = Gaussian(0.3, 0.7).denoise
 KEY = jax.random.key(0)
 Z = np.array([[-1.5, 0.3], [0.4, 0.9], [2.0, -0.1]])
 
@@ -443,3 +444,40 @@ def test_one_step():
     np.testing.assert_array_equal(x, denoise(jnp.asarray(Z), jnp.full(3, COSINE(jnp.ones(())))))
     with pytest.raises(ValueError, match="one_step takes 1 step; got num_steps=2"):
         eager_sample(denoise, None, z_init=Z, schedule=COSINE, num_steps=2, solver=OneStep())
+
+
+def test_solvers_by_name():
+    x = [
+        sample(GAUSSIAN, KEY, (3, 2), num_steps=4, solver=solver)
+        for solver in ("ancestral:small", Ancestral("small"))
+    ]
+    np.testing.assert_array_equal(*x)
+    assert num_evaluations("heun", 4) == num_evaluations(Heun(), 4)
+
+
+@pytest.mark.parametrize(
+    ("denoise", "num_steps", "found"),
+    [
+        (lambda z, logsnr: z[:, :1], 2, r"\(3, 1\)"),
+        (lambda z, logsnr: z[:2], 1, r"\(2, 2\)"),
+        (lambda z, logsnr: jnp.stack([z, z], -1), 1, r"\(3, 2, 2\)"),
+        (lambda z, logsnr: (z, logsnr), 2, "tuple"),
+        (lambda z, logsnr: (z, logsnr), 1, "tuple"),
+    ],
+)
+def test_a_denoiser_of_another_shape(denoise, num_steps, found):
+    with pytest.raises(ValueError, match=rf"x_hat of z's shape \(3, 2\); it returned {found}"):
+        sample(denoise, KEY, (3, 2), num_steps=num_steps)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (0, r"key must be a PRNG key, such as jax\.random\.key\(0\); got 0"),
+        (np.arange(3), "key must be a PRNG key"),
+        (jax.random.split(KEY, 2), r"one for each of the 3 samples; got \(2,\)"),
+    ],
+)
+def test_what_is_no_key(key, message):
+    with pytest.raises(ValueError, match=message):
+        eager_sample(GAUSSIAN, key, (3, 2), schedule=COSINE, num_steps=2)

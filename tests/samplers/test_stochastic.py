@@ -34,7 +34,7 @@ def test_variance_of_the_undistilled_denoiser(x64, num_steps, std):
 @pytest.mark.parametrize("num_steps", [2, 4, 8])
 def test_an_exact_jump_keeps_the_marginals(x64, num_steps):
     """x_hat chosen so that a double step lands on the flow: then the end is the data's law."""
-    levels = SCHEDULE(jnp.arange(num_steps + 1) / num_steps)
+    levels = SCHEDULE(jnp.arange(num_steps + 1, dtype=jnp.float32) / num_steps)
 
     def jump(z, logsnr):
         i = jnp.argmin(jnp.abs(levels[:, None] - logsnr[None]), axis=0)

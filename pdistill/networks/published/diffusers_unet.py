@@ -170,7 +170,8 @@ class DiffusersUNet(PublishedUNet):
         embedding = dense(name="time_embedding.linear_2")(embedding)
         if self.num_labels:
             shape = (self.num_labels, self.embedding_channels)
-            table = self.param("class_embedding.weight", nn.initializers.normal(0.02), shape)
+            init = nn.initializers.normal(0.02)
+            table = self.param("class_embedding.weight", init, shape, jnp.float32)
             embedding += one_hot(told.label, self.num_labels, time.shape[0]) @ table
         return self.add_target(embedding, self.wave_channels, logsnr, told)
 

@@ -157,7 +157,7 @@ class SongUNet(EdmUNet):
         width = self.wave_multiplier * self.channels
         if self.waves == "fourier":
             init = nn.initializers.normal(16.0)
-            frequencies = self.param("map_noise.freqs", init, (width // 2,))
+            frequencies = self.param("map_noise.freqs", init, (width // 2,), jnp.float32)
             angles = 2 * np.pi * time[:, None] * jax.lax.stop_gradient(frequencies)[None]
             embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         else:
