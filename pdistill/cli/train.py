@@ -5,6 +5,7 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 change the config.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ from pdistill.experiment.dry_run import dry_run
 from pdistill.model import ModelError, SamplingError
 from pdistill.runtime import processes
 from pdistill.runtime.cpu import set_xla_flags
-from pdistill.runtime.terminal import plain_errors, say
-from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
+from pdistill.runtime.interruption import Interrupted, ProgramSignals
+from pdistill.runtime.terminal import plain_errors
+from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
 
@@ -50,7 +52,7 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 )
 
 
-def main(_) -> None:
+def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DRY_RUN.value:
@@ -67,13 +69,16 @@ def main(_) -> None:
             processes.join(*place, _JOIN_TIMEOUT.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
+        stop.install()  # JAX has set a handler of SIGTERM
     errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, SamplingError
     try:
-        with plain_errors(*errors, OSError), StopSignals() as stop:
+        with plain_errors(*errors, OSError):
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
     except Interrupted as interruption:
-        say(f"{interruption}; the same command goes on")
-        sys.exit(EXIT_CODE)
+        message = "" if jax.process_index() else str(interruption)
+        sys.stdout.flush()
+        processes.leave()
+        stop.end(message)
 
 
 def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, ...]:
@@ -83,10 +88,11 @@ def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, .
     return tuple(map(int, texts))
 
 
-def start(arguments: Sequence[str], plan: bool = False) -> None:
+def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) -> None:
     """The program, for arguments as on its command line.
 
     Args:
+      stop: its signals.
       plan: only plan, for the devices that --devices says.
     """
     arguments = _named_config(list(arguments))
@@ -104,7 +110,7 @@ def start(arguments: Sequence[str], plan: bool = False) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = __doc__
     sys.argv[1:] = arguments  # where config_flags looks too
-    app.run(main)
+    app.run(functools.partial(main, stop=stop))
 
 
 def _named_config(arguments: list[str]) -> list[str]:
@@ -122,7 +128,3 @@ def _named_config(arguments: list[str]) -> list[str]:
 def _with_defaults(text: str) -> str:
     """The name that makes absl read a config with its defaults."""
     return f"{config_file.__file__}:{config_file.find_config(text)}"
-
-
-if __name__ == "__main__":
-    start(sys.argv[1:])

@@ -138,6 +138,6 @@ def _class_of(path: str) -> str:
 
 
 if __name__ == "__main__":
-    from pdistill.cli.prepare import main
+    from pdistill.__main__ import run
 
-    main()
+    run("prepare")

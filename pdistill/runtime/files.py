@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pdistill.runtime.temporary import replacing
+
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """Reads the rows of a file of JSON lines; a last line cut short by a crash is left out."""
@@ -30,9 +32,8 @@ def write_jsonl(path: str | Path, rows: Sequence[dict], *, append: bool = False)
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def one_line(error: Exception) -> str:
@@ -42,9 +43,8 @@ def one_line(error: Exception) -> str:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def cache_dir() -> Path:
