@@ -11,6 +11,7 @@ import pytest
 from tiny_experiment import leaves
 
 import pdistill
+from pdistill.model import ModelError
 from pdistill.runtime.files import read_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +78,9 @@ def test_half_an_export_does_not_load(tmp_path):
     process = start(tmp_path, *POINTS["exporting"])
     assert process.returncode == -signal.SIGKILL
     [half] = (tmp_path / "teacher").glob("model.tmp-*")
-    with pytest.raises(pdistill.model.ModelError, match="no model in"):
+    with pytest.raises(ModelError, match="no model in"):
         pdistill.load(tmp_path / "teacher")
-    with pytest.raises(pdistill.model.ModelError, match="no model in"):
+    with pytest.raises(ModelError, match="no model in"):
         pdistill.load(half)
 
 
