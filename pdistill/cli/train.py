@@ -22,6 +22,7 @@ from pdistill.experiment.dry_run import dry_run
 from pdistill.model import ModelError, SamplingError
 from pdistill.runtime import processes
 from pdistill.runtime.cpu import set_xla_flags
+from pdistill.runtime.files import one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError, Diverged
@@ -110,7 +111,14 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = __doc__
     sys.argv[1:] = arguments  # where config_flags looks too
-    app.run(functools.partial(main, stop=stop))
+    app.run(functools.partial(main, stop=stop), flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"error: {one_line(error)}; --help lists the flags")
 
 
 def _named_config(arguments: list[str]) -> list[str]:
@@ -118,13 +126,11 @@ def _named_config(arguments: list[str]) -> list[str]:
     if arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--config={arguments[0]}"
     for i, argument in enumerate(arguments):
+        if argument in ("-config", "--config"):
+            argument = "=".join(arguments[i : i + 2])
+            arguments[i : i + 2] = [argument]
         if match := re.fullmatch("(--?config=)(.*)", argument, re.DOTALL):
-            arguments[i] = match[1] + _with_defaults(match[2])
-        elif argument in ("-config", "--config") and i + 1 < len(arguments):
-            arguments[i + 1] = _with_defaults(arguments[i + 1])
+            name = config_file.find_config(match[2])
+            arguments[i] = f"{match[1]}{config_file.__file__}:{name}"  # for its defaults
+            config_file.check_overrides(config_file.get_config(name), arguments)
     return arguments
-
-
-def _with_defaults(text: str) -> str:
-    """The name that makes absl read a config with its defaults."""
-    return f"{config_file.__file__}:{config_file.find_config(text)}"

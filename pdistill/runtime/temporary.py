@@ -6,10 +6,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MARK = ".tmp-"  # in a temporary name, before the digits that make it nobody else's
+TEMPORARY = ".tmp-" + 12 * "[0-9a-f]"  # end of a temporary name; the digits are nobody else's
 FORGOTTEN_AFTER = 24 * 3600  # seconds after which whoever wrote it has been killed
 
 _unfinished: set[Path] = set()
@@ -27,7 +27,7 @@ def replacing(path: Path, token: str | None = None, mine: bool = True) -> Iterat
     if not mine:
         yield temporary
         return
-    sweep(path.parent.glob(f"{glob.escape(path.name)}{MARK}*"), FORGOTTEN_AFTER)
+    sweep(path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}"), FORGOTTEN_AFTER)
     _unfinished.add(temporary)
     try:
         yield temporary
@@ -48,7 +48,7 @@ def replace(source: Path, target: Path) -> None:
     remove(old)
 
 
-def sweep(paths: Iterator[Path], age: float = 0) -> None:
+def sweep(paths: Iterable[Path], age: float = 0) -> None:
     """Deletes those of the paths that were not changed for `age` seconds."""
     for path in paths:
         with contextlib.suppress(OSError):  # its program has just finished it
@@ -70,4 +70,4 @@ def discard() -> None:
 
 def _temporary_path(path: Path, token: str | None = None) -> Path:
     name = path.name.replace("tfevents", "events")  # TensorBoard reads any name with "tfevents"
-    return path.with_name(f"{name[:200]}{MARK}{token or secrets.token_hex(6)}")
+    return path.with_name(f"{name[:200]}.tmp-{token or secrets.token_hex(6)}")
