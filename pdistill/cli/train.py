@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from pdistill import experiment
@@ -55,7 +55,6 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 
 def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
             devices = _counts("dry_run", _DRY_RUN.value)

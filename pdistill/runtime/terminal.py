@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import shutil
 import sys
 import warnings
@@ -77,8 +78,11 @@ def _is_first() -> bool:
 def plain_errors(*errors: type[Exception]) -> Iterator[None]:
     """Ends a command line's program with the message of such an error, without a traceback.
 
-    Warnings become a line each, without the source line that raised them.
+    Warnings become a line each, without the source line that raised them. Orbax, which logs every
+    step of every save, and asyncio below it would log an error's tracebacks before its message.
     """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         yield
