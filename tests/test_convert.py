@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_nothing(pickle_file, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pdistill.model.store.replace", full)
+    monkeypatch.setattr("pdistill.runtime.temporary.replace", full)
     out = tmp_path / "model"
     error = error_of(["--from=edm", f"--source={pickle_file}", f"--out={out}"])
     assert error == "error: No space left on device"

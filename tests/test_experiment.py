@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from test_kills import check_events
 from tiny_experiment import leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
@@ -136,6 +137,22 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
+def test_a_metric_more_is_measured(workdir, tmp_path):
+    """The rows that are there stay as they are, and without it again nothing changes."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    config = tiny()
+    config.evaluation.metrics = ("fd_classifier", "fd_pixels", "nearest_neighbour_ratio")
+    experiment.run(config, copy)
+    before, after = (read_jsonl(path / "results.jsonl") for path in (workdir, copy))
+    assert after[: len(before)] == before
+    assert {row["metric"] for row in after[len(before) :]} == {"fd_classifier"}
+    assert len(after) == len(before) * 5 // 3
+    experiment.run(tiny(), copy)
+    assert read_jsonl(copy / "results.jsonl") == after
+    check_events(copy)
+
+
 def test_more_steps_of_the_last_stage(tmp_path, capsys):
     """Trained on from its last checkpoint, and measured again under the same names."""
     config = tiny()
@@ -150,6 +167,7 @@ def test_more_steps_of_the_last_stage(tmp_path, capsys):
     assert [results.row_key(row) for row in after] == [results.row_key(row) for row in before]
     assert {row["train_steps"] for row in after} == {12}
     assert all(a["value"] != b["value"] for a, b in zip(after, before, strict=True))
+    check_events(tmp_path)
 
     config.stages[0]["loop"]["num_updates"] = 8
     with pytest.raises(ConfigError, match=r"stages\[0\].loop.num_updates: 12 -> 8"):

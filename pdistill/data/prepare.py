@@ -140,6 +140,6 @@ def _tell(files: Mapping[str, Any], classes: Mapping[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    from pdistill.cli.prepare import main
+    from pdistill.__main__ import run
 
-    main()
+    run("prepare")

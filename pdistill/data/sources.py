@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pdistill.data.images import at_size
+from pdistill.runtime.files import in_home
 from pdistill.runtime.terminal import progress
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def data_dir() -> Path:
 
     An empty variable is as good as none.
     """
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return in_home(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _digits(split: str) -> Dataset:

@@ -24,7 +24,7 @@ from pdistill.evaluation.images import (
 from pdistill.features import Extractor
 from pdistill.runtime.files import cache_dir, write_arrays
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import progress
+from pdistill.runtime.terminal import progress, say
 
 BLOCK = 1024  # images whose features are computed at a time
 
@@ -82,7 +82,13 @@ class Reference:
         # Features are computed by all processes together, so by none or by all.
         if not in_all(statistics is not None):
             statistics = self._compute_statistics(extractor)
-            save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            try:
+                save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            except OSError as error:
+                say(
+                    f"warning: statistics of {self.name} are not kept for the next time: {error}; "
+                    "PDISTILL_CACHE_DIR can name a folder that can be written"
+                )
         return statistics
 
     def _compute_statistics(self, extractor: Extractor) -> Statistics:
@@ -112,7 +118,8 @@ class Reference:
             "version": importlib.metadata.version("pdistill"),
         }
         code = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{re.sub('[^A-Za-z0-9]+', '_', Path(self.name).name)}-{extractor.name}-{code}.npz"
+        name = re.sub("[^A-Za-z0-9]+", "_", Path(self.name).name)[:50]
+        return f"{name}-{extractor.name}-{code}.npz"
 
     @functools.cached_property
     def _digest(self) -> str:

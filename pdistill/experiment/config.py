@@ -184,9 +184,7 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
     known = (*common, *fields)
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {_join(path, key)!r}; {hint}")
+            raise ConfigError(unknown_key(path, key, known))
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -199,6 +197,13 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
         return cls(**built)
     except ValueError as error:
         raise ConfigError(f"{path or 'config'}: {error}") from error
+
+
+def unknown_key(path: str, key: Any, known: Sequence[str]) -> str:
+    """The message about a key that the dictionary at `path` does not have."""
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
+    return f"unknown key {_join(path, key)!r}; {hint}"
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:

@@ -48,6 +48,22 @@ class Measurement:
         steps = str(format_steps(self.sampling.num_steps))
         return steps if self.first else f"{steps}@{self.guidance:g}"
 
+    @property
+    def solver(self) -> str:
+        """Name of the solver, for people, such as gamma:0.5."""
+        solver = self.sampling.solver
+        return f"{solver.name}:{solver.gamma:g}" if solver.jumps else solver.name
+
+    @property
+    def weight(self) -> str:
+        """The guidance weight, for people; "" if there is none."""
+        return "" if self.guidance is None else f" w {self.guidance:g}"
+
+    @property
+    def tag(self) -> str:
+        """The part of TensorBoard's names that tells how it was sampled."""
+        return self.solver + self.weight.replace(" ", "_")
+
 
 class Measurements:
     """The rows of results.jsonl and the pictures beside each model.
@@ -132,23 +148,24 @@ class Measurements:
             keep=PICTURE_IMAGES,
             **self._sampling_arguments(sampling),
         )
-        self._keep_pictures(r, measurement, samples, writer)
+        # What was measured before, with other metrics or until a kill, is not logged again.
+        pictured = self._keep_pictures(r, measurement, samples)
         present = {row_key(row) for row in self.rows}
+        rows = [row for row in rows if row_key(row) not in present]
         for row in rows:
-            if row_key(row) not in present:
-                self._log.append(row)
+            self._log.append(row)
         values = "  ".join(
             f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
         )
-        weight = "" if measurement.guidance is None else f" w {measurement.guidance:g}"
-        solver = sampling.solver.name
-        if sampling.solver.jumps:
-            solver += f":{sampling.solver.gamma:g}"
         steps = format_steps(sampling.num_steps)
-        say(f"{r.name:<16} {solver} {steps} steps{weight}: {values}")
-        name = f"{r.name}/{solver}{weight.replace(' ', '_')}"
+        say(f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}: {values}")
+        if pictured:
+            grid = report.tile(samples[:GRID_IMAGES])
+            writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
+        name = f"{r.name}/{measurement.tag}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
+        writer.flush()
 
     def of_network(self, r: Planned, network: Network) -> tuple[dict[str, Any], np.ndarray]:
         """The row by which a run's model is chosen, and its samples, uint8 [N, H, W, C].
@@ -200,34 +217,32 @@ class Measurements:
         path = self._workdir / r.name / name
         return dict(np.load(path)) if path.exists() else {}
 
-    def _keep_pictures(
-        self, r: Planned, measurement: Measurement, samples: np.ndarray, writer: Writer
-    ) -> None:
+    def _keep_pictures(self, r: Planned, measurement: Measurement, samples: np.ndarray) -> bool:
         """Adds the first solver's samples to samples.npz, {measurement's name: uint8 [n, H, W, C]}.
 
-        The model's own samples also make pictures.npz, see `Evaluator.pictures`.
+        The model's own samples also make pictures.npz, see `Evaluator.pictures`. Tells whether they
+        were not there yet.
         """
         if not measurement.pictured:
-            return
+            return False
         # By all processes, which compute features together.
         pictures = (
             self._evaluators[r.network.image_shape].pictures(samples) if measurement.main else None
         )
-        if jax.process_index() > 0:
-            return
-        if pictures:
-            write_arrays(self._workdir / r.name / "pictures.npz", pictures)
-        grid = samples[:GRID_IMAGES]
-        grids = self._arrays(r, "samples.npz") | {measurement.name: grid}
-        write_arrays(self._workdir / r.name / "samples.npz", grids)
-        writer.write_images(
-            measurement.sampling.nfe, {f"{r.name}/samples/{measurement.name}": report.tile(grid)}
-        )
+        before = self._arrays(r, "samples.npz")
+        if jax.process_index() == 0:
+            if pictures:
+                write_arrays(self._workdir / r.name / "pictures.npz", pictures)
+            grids = before | {measurement.name: samples[:GRID_IMAGES]}
+            write_arrays(self._workdir / r.name / "samples.npz", grids)
+        return measurement.name not in before
 
-    def forget_pictures(self, r: Planned) -> None:
-        """Deletes the pictures of the model that is about to be replaced."""
+    def forget(self, r: Planned, writer: Writer) -> None:
+        """Deletes the pictures, and what is logged, of the model that is about to be replaced."""
         for name in ("samples.npz", "pictures.npz"):
             (self._workdir / r.name / name).unlink(missing_ok=True)
+        for name in {"samples", *(measurement.tag for measurement in self._measurements(r))}:
+            writer.rewind(f"{r.name}/{name}", 0)
 
     def _measurements(self, r: Planned) -> list[Measurement]:
         names = (r.network.sampler,) if r.network.sampler else self._settings.solvers

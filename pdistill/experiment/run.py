@@ -19,7 +19,7 @@ from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import claim
+from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
@@ -66,15 +66,16 @@ def run(
     began = time.monotonic()
     plain = as_plain(config)
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
-    experiment.claim(plain, new)
-    with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
-        for planned in experiment.runs.values():
-            experiment.perform(planned, writer)
-    if jax.process_index() == 0:
-        path = report.build(workdir)
-        print(f"\n{report.table(experiment.measurements.rows)}")
-        print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
-    sync_global_devices("reported")  # a process that ends waits for the others only briefly
+    with taken(experiment.workdir, new=new):
+        experiment.claim(plain)
+        with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
+            for planned in experiment.runs.values():
+                experiment.perform(planned, writer)
+        if jax.process_index() == 0:
+            path = report.build(workdir)
+            print(f"\n{report.table(experiment.measurements.rows)}")
+            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
+        sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
 class Experiment:
@@ -110,10 +111,10 @@ class Experiment:
                 f"{self.mesh.size} devices"
             )
 
-    def claim(self, config: dict[str, Any], new: bool) -> None:
+    def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
         try:
-            claim(self.workdir, config, self.config.stages, self.runs, new=new)
+            claim(self.workdir, config, self.config.stages, self.runs)
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
@@ -125,7 +126,7 @@ class Experiment:
                 self._train_and_export(planned, writer)
             else:
                 state = planned.init(self._key, self._given(planned))
-                self.measurements.forget_pictures(planned)
+                self.measurements.forget(planned, writer)
                 network = planned.run.method.product(state)
                 self._save_model(planned, self._directory(planned) / "model", network, 0)
         if not planned.run.measured:
@@ -180,7 +181,7 @@ class Experiment:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        self.measurements.forget_pictures(planned)
+        self.measurements.forget(planned, writer)
         if selection:
             selection.finish(**_length(planned))
         else:

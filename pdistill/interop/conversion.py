@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,7 @@ def teacher_card(
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:
     """Writes a model directory, whole or not at all."""
-    directory = Path(directory)
-    try:
-        models.save(directory, conversion.network, **conversion.card)
-    except BaseException:
-        shutil.rmtree(directory.with_name(directory.name + ".tmp"), ignore_errors=True)
-        raise
+    models.save(directory, conversion.network, **conversion.card)
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:

@@ -22,7 +22,7 @@ from pdistill.model.card import (
 )
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
-from pdistill.model.store import change_card, copy, load, replace, save
+from pdistill.model.store import change_card, copy, load, save
 
 __all__ = [
     "CARD",
@@ -44,7 +44,6 @@ __all__ = [
     "noise_shape",
     "num_steps",
     "read_card",
-    "replace",
     "save",
     "versions",
 ]

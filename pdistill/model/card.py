@@ -4,8 +4,8 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
-from collections.abc import Sequence
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

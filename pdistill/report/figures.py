@@ -4,7 +4,6 @@ They are drawn at twice the resolution of the page, which shows a pixel as half 
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from pdistill.report.grids import arrange, tile
 from pdistill.report.runs import all_steps, group
 from pdistill.report.table import SETTINGS, setting, varying
+from pdistill.runtime.temporary import replacing
 
 DPI = 200
 COLORS = ("0.25", "C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
@@ -332,9 +332,8 @@ def losses(groups: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) ->
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:

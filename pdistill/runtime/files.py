@@ -1,10 +1,12 @@
 """Small files: rows of JSON, and writing that no reader sees half done."""
 
+import contextlib
 import json
 import math
 import mmap
 import os
 import stat
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+
+from pdistill.runtime.temporary import replacing
 
 LARGEST_JSON = 2**24  # bytes of a file that is read whole
 
@@ -55,14 +59,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Reads the rows of a file of JSON lines; a last line cut short by a crash is left out."""
+    """Reads the rows of a file of JSON lines; lines cut short by a crash are left out."""
     path = Path(path)
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows
 
 
@@ -70,15 +72,16 @@ def write_jsonl(path: str | Path, rows: Sequence[dict], *, append: bool = False)
     """Writes rows as JSON lines, or appends them; makes the folder if it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    ends = path.read_bytes()[-1:] in (b"", b"\n") if append and path.exists() else True
     with path.open("a" if append else "w") as file:
+        file.write("" if ends else "\n")
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def one_line(error: Exception) -> str:
@@ -88,9 +91,8 @@ def one_line(error: Exception) -> str:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -113,4 +115,24 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 def cache_dir() -> Path:
     """Returns the folder of downloads and statistics: PDISTILL_CACHE_DIR, or ~/.cache/pdistill."""
-    return Path(os.environ.get("PDISTILL_CACHE_DIR", "~/.cache/pdistill")).expanduser()
+    return in_home(os.environ.get("PDISTILL_CACHE_DIR") or "~/.cache/pdistill")
+
+
+def in_home(path: str) -> Path:
+    """Returns a path whose ~ is the home; `scratch_dir` for a user without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return scratch_dir() / path.removeprefix("~/")
+
+
+def scratch_dir() -> Path:
+    """Returns a folder for what no other folder takes, which the system may empty."""
+    return Path(tempfile.gettempdir(), f"pdistill-{os.getuid()}")
+
+
+def can_write(folder: Path) -> bool:
+    """Makes a folder if it is not there; tells whether files can be written into it."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK | os.X_OK)

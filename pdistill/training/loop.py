@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 
 from pdistill.data import Pipeline
 from pdistill.data.pipeline import BatchIterator
+from pdistill.runtime.interruption import Interrupted, StopSignals
 from pdistill.runtime.mesh import batch_sharding, local_columns, replicated, to_device
 from pdistill.runtime.processes import Agreement
 from pdistill.runtime.terminal import say
 from pdistill.training.checkpoints import Checkpointer
-from pdistill.training.interruption import Interrupted, StopSignals
 from pdistill.training.logging import LogFile, Progress, Writer
 from pdistill.training.metrics import concatenate, describe, summarize
 from pdistill.training.offload import into_device_memory, into_host_memory
@@ -130,8 +130,9 @@ def train(
         return state.method.replace(**held)
 
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
-        batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
-        state, start = _restore(checkpointer, start_of(learning, mesh), batches)
+        with stop.at_once():
+            batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
+            state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
             update = compile_update(
                 method, mesh, flip, factor, config.max_grad_norm, config.offload
@@ -142,6 +143,7 @@ def train(
             def save(step: int, state: TrainState, planned: bool) -> None:
                 if planned:
                     on_save(step, whole(state))
+                writer.flush()
                 checkpointer.save(step, state, batches.get_state())
 
             with TrainingLog(method, config, name, directory, writer, start) as log:
@@ -179,7 +181,8 @@ def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
     interval, late = [], None  # metrics are read one dispatch late: the device never waits
     for step in range(start, config.num_updates, config.substeps):
         log.profile(step, state.step)
-        state, metrics = dispatch(state, step, log)
+        with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
+            state, metrics = dispatch(state, step, log)
         if late:
             log(*late)
             late = None

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from pdistill.data.sources import data_dir
 from pdistill.evaluation import (
     EvaluationError,
     Reference,
@@ -85,6 +86,25 @@ def test_a_damaged_cache_is_made_again():
         Reference("noise", noise()).statistics(extractor)
         assert extractor.images == 40
         assert load_statistics(path).count == 40
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, capsys):
+    """Nor does a home that is not there, or a name too long for a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "file/cache"))
+    statistics = Reference("a", noise()).statistics(PIXELS)
+    assert "statistics of a are not kept for the next time" in capsys.readouterr().err
+    monkeypatch.delenv("PDISTILL_CACHE_DIR")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    extractor = Counting()
+    for _ in range(2):
+        found = Reference("a" * 300, noise()).statistics(extractor)
+        np.testing.assert_allclose(found.covariance, statistics.covariance)
+    assert extractor.images == len(noise())
+    assert cache_dir().is_relative_to(tmp_path)
+    assert data_dir().is_relative_to(tmp_path)
 
 
 def test_known_features_are_used_for_statistics():
