@@ -123,10 +123,10 @@ ADM = UNet(  # and on ImageNet 64
         (UNET, (32, 32, 3), "unet", 0.10),
         (UNET, (32, 32, 3), "unet_qkv", 0.05),
         (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "d2o_f", 1 - 0.7877),
-        (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "unet", 0.5),
-        (SongUNet(3, multipliers=(2, 2, 2)), (32, 32, 3), "unet_qkv", 0.5),
-        (DiffusersUNet(3), (32, 32, 3), "d2o_f", 0.5),
-        (DiffusersUNet(3), (32, 32, 3), "unet", 0.5),
+        (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "unet", 0.12),
+        (SongUNet(3, multipliers=(2, 2, 2)), (32, 32, 3), "unet_qkv", 0.05),
+        (DiffusersUNet(3), (32, 32, 3), "d2o_f", 0.24),
+        (DiffusersUNet(3), (32, 32, 3), "unet", 0.17),
     ],
 )
 def test_presets_leave_few_to_learn(network, image, preset, learning):
