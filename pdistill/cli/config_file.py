@@ -1,7 +1,8 @@
 """Config files, found by path or name and read with their defaults; itself read as one by absl.
 
 `--config=FILE:VARIANT` goes to ml_collections as this file with "FILE:VARIANT" as its variant, so
-that the flags after it can change every key that has a default.
+that the flags after it can change every key that has a default. FILE:imported and
+FILE:VARIANT:imported start from a model made elsewhere, see `with_imported_teacher`.
 """
 
 import ast
@@ -20,6 +21,7 @@ from ml_collections.config_flags import config_path, tuple_parser
 
 from pdistill.experiment.config import unknown_key
 from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.variants import with_imported_teacher
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -43,6 +45,9 @@ def load_config(text: str) -> ConfigDict:
     Ends the program, with a line that says why, for a variant that the file does not have.
     """
     path, colon, variant = find_config(text).partition(":")
+    imports = variant.split(":")[-1] == "imported"
+    if imports:
+        variant, colon, _ = variant.rpartition(":")
     spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,6 +57,7 @@ def load_config(text: str) -> ConfigDict:
         sys.exit(f"error: {path} has no variants; got {variant!r}")
     try:
         config = module.get_config(*[variant] * bool(colon))
+        config = with_imported_teacher(config) if imports else config
     except ValueError as error:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):

@@ -13,6 +13,7 @@ from pdistill import report
 from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
 from pdistill.experiment.config import ConfigError, ExperimentConfig
+from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.rows import draw_samples, identity, measure, row_key
 from pdistill.model import Model
@@ -279,6 +280,11 @@ class Measurements:
             raise ConfigError(
                 f"{r.name}: num_labels {num_labels} is less than the {classes} classes of "
                 f"{self._data.name}"
+            )
+        if isinstance(r.run.method, Imported) and num_labels > classes:
+            raise ConfigError(
+                f"{r.name}: the imported model takes {num_labels} labels, but {self._data.name} "
+                f"has {classes} classes; give the data that it was trained on, as data.name"
             )
         if r.run.measured and not num_labels and "label_accuracy" in self._settings.metrics:
             raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
