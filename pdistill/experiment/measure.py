@@ -19,7 +19,7 @@ from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Network
 from pdistill.runtime.files import write_arrays
-from pdistill.runtime.terminal import say
+from pdistill.runtime.terminal import say, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import LogFile, Writer
 
@@ -123,12 +123,19 @@ class Measurements:
     def measure(self, r: Planned, model: Model, measurement: Measurement, writer: Writer) -> None:
         """Adds the rows and pictures of one measurement."""
         sampling, evaluator = measurement.sampling, self._evaluators[r.network.image_shape]
+        num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
+        weight = "" if measurement.guidance is None else f" w {measurement.guidance:g}"
+        solver = sampling.solver.name
+        if sampling.solver.jumps:
+            solver += f":{sampling.solver.gamma:g}"
+        what = f"{r.name:<16} {solver} {format_steps(sampling.num_steps)} steps{weight}"
+        update(f"{what}: samples and measures {num:,} images")
         rows, samples = measure(
             model,
             evaluator,
             stage=r.name,
             guidance=measurement.guidance,
-            num=evaluator.num_samples if evaluator.metrics else GRID_IMAGES,
+            num=num,
             keep=PICTURE_IMAGES,
             **self._sampling_arguments(sampling),
         )
@@ -140,12 +147,7 @@ class Measurements:
         values = "  ".join(
             f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
         )
-        weight = "" if measurement.guidance is None else f" w {measurement.guidance:g}"
-        solver = sampling.solver.name
-        if sampling.solver.jumps:
-            solver += f":{sampling.solver.gamma:g}"
-        steps = format_steps(sampling.num_steps)
-        say(f"{r.name:<16} {solver} {steps} steps{weight}: {values}")
+        say(f"{what}: {values}")
         name = f"{r.name}/{solver}{weight.replace(' ', '_')}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
@@ -156,6 +158,7 @@ class Measurements:
         The noise and the labels are those that the model will be measured with.
         """
         evaluator = self._selecting[r.run.select, r.network.image_shape]
+        update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
         batches, labels = draw_samples(
             network,
