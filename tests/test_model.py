@@ -17,6 +17,7 @@ import pdistill
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save, store
+from pdistill.model.sampling import Timed
 from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.samplers import noise
@@ -531,3 +532,27 @@ def test_the_students_weight_is_an_input(student):
 def test_bad_guidance(name, arguments, message, request):
     with pytest.raises(ValueError, match=message):
         request.getfixturevalue(name).sample(KEY, 2, **({"label": 1} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("batches", "seconds"),
+    [
+        (((4, 9.0),), None),  # compilation
+        (((4, 9.0), (4, 2.0)), None),  # perhaps a busy moment
+        (((4, 9.0), (4, 8.0), (1, 2.0)), 0.5),  # four are drawn, and one is left of them
+    ],
+)
+def test_speed_is_that_of_the_fastest_batch(monkeypatch, batches, seconds):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def draw():
+        for num, duration in batches:
+            now[0] += duration
+            yield np.zeros((num, 2, 2, 1), np.uint8)
+
+    timed = Timed(draw(), keep=3)
+    for _ in timed:
+        now[0] += 100  # of measuring is in no speed
+    assert timed.seconds_per_image == seconds
+    assert len(timed.first) == min(3, sum(num for num, _ in batches))

@@ -20,7 +20,7 @@ from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Network
 from pdistill.runtime.files import write_arrays
-from pdistill.runtime.terminal import say
+from pdistill.runtime.terminal import say, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import LogFile, Writer
 
@@ -140,12 +140,16 @@ class Measurements:
     def measure(self, r: Planned, model: Model, measurement: Measurement, writer: Writer) -> None:
         """Adds the rows and pictures of one measurement."""
         sampling, evaluator = measurement.sampling, self._evaluators[r.network.image_shape]
+        num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
+        steps = format_steps(sampling.num_steps)
+        what = f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}"
+        update(f"{what}: samples and measures {num:,} images")
         rows, samples = measure(
             model,
             evaluator,
             stage=r.name,
             guidance=measurement.guidance,
-            num=evaluator.num_samples if evaluator.metrics else GRID_IMAGES,
+            num=num,
             keep=PICTURE_IMAGES,
             **self._sampling_arguments(sampling),
         )
@@ -158,8 +162,7 @@ class Measurements:
         values = "  ".join(
             f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
         )
-        steps = format_steps(sampling.num_steps)
-        say(f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}: {values}")
+        say(f"{what}: {values}")
         if pictured:
             grid = report.tile(samples[:GRID_IMAGES])
             writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
@@ -174,6 +177,7 @@ class Measurements:
         The noise and the labels are those that the model will be measured with.
         """
         evaluator = self._selecting[r.run.select, r.network.image_shape]
+        update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
         batches, labels = draw_samples(
             network,

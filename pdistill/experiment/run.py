@@ -28,7 +28,7 @@ from pdistill.methods.columns import check_rows
 from pdistill.networks import Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import format_seconds, say
+from pdistill.runtime.terminal import end_line, format_seconds, say, update
 from pdistill.samplers import parse_solver
 from pdistill.training import (
     Checkpointer,
@@ -63,7 +63,6 @@ def run(
       ConfigError: before anything is compiled, if the config cannot run.
       Diverged, CheckpointError, ModelError: it cannot go on. Interrupted: it was asked to stop.
     """
-    began = time.monotonic()
     plain = as_plain(config)
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     with taken(experiment.workdir, new=new):
@@ -72,9 +71,13 @@ def run(
             for planned in experiment.runs.values():
                 experiment.perform(planned, writer)
         if jax.process_index() == 0:
+            update("the report is made")
             path = report.build(workdir)
-            print(f"\n{report.table(experiment.measurements.rows)}")
-            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
+            end_line()
+            print(f"
+{report.table(experiment.measurements.rows)}")
+            print(f"
+Report: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
         sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
@@ -82,6 +85,8 @@ class Experiment:
     """One run directory and what fills it."""
 
     def __init__(self, config: ExperimentConfig, workdir: Path, stop: StopSignals):
+        self.began = time.monotonic()
+        self._reporting = 0.0  # seconds
         self.config = config
         self.workdir = workdir
         self.stop = stop
@@ -135,6 +140,21 @@ class Experiment:
             model = models.load(self._directory(planned) / "model", self.mesh)
             for measurement in missing:
                 self.measurements.measure(planned, model, measurement, writer)
+                self._report()
+
+    def _report(self) -> None:
+        """Builds the report from the first measurement on, in a twentieth of the time at most."""
+        before = time.monotonic()
+        if (
+            jax.process_index() > 0
+            or not self.measurements.rows
+            or self._reporting > (before - self.began) / 20
+        ):
+            return
+        path = report.build(self.workdir)
+        if not self._reporting:
+            say(f"{'report':<16} {path}, which grows as the run goes on")
+        self._reporting += time.monotonic() - before
 
     def _directory(self, planned: Planned) -> Path:
         return self.workdir / planned.name
@@ -169,6 +189,7 @@ class Experiment:
         def on_save(step: int, state: Any) -> None:
             if selection:
                 selection(step, run.method.product(state))
+            self._report()
 
         try:
             state = train(
@@ -267,6 +288,7 @@ class Experiment:
             **run.method.card(planned.state),
             **_length(planned),
         }
+        update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 
     def _inherited(self, planned: Planned) -> dict[str, Any]:

@@ -222,8 +222,9 @@ class Progress:
         end_line()
 
     @contextlib.contextmanager
-    def left_out(self, num_updates: int) -> Iterator[None]:
-        """Leaves these updates, and the time that the body takes, out of every rate."""
+    def compiling(self, num_updates: int) -> Iterator[None]:
+        """Says that the body compiles, and leaves its updates and time out of every rate."""
+        update(f"{self._name:<16} compiles")
         before = time.monotonic()
         yield
         updates, seconds = self._left_out

@@ -244,7 +244,7 @@ class TrainingLog:
         if kinds in self._compiled:
             return contextlib.nullcontext()
         self._compiled.add(kinds)
-        return self._progress.left_out(self._config.substeps)
+        return self._progress.compiling(self._config.substeps)
 
     def __call__(self, step: int, interval: list[dict[str, Any]]) -> None:
         """Logs the updates of an interval, after `step` updates."""
