@@ -74,10 +74,8 @@ def run(
             update("the report is made")
             path = report.build(workdir)
             end_line()
-            print(f"
-{report.table(experiment.measurements.rows)}")
-            print(f"
-Report: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
+            print(f"\n{report.table(experiment.measurements.rows)}")
+            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
         sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
