@@ -242,7 +242,7 @@ def test_it_finds_the_data():
     assert float(method.product(state).params["mean"].squeeze()) == pytest.approx(0.8, abs=0.06)
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)], ids=str)
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
     judging = adversary(judges=(dataclasses.replace(PIXELS, width=64),), r1=1.0)

@@ -183,7 +183,7 @@ def teachers_examples(network, rows, below, key):
     return Examples(z, logsnr, diffusion.v_target(x, eps, logsnr), Conditioning(image=below))
 
 
-@pytest.mark.parametrize("kind", [LowDiff, Progressive])
+@pytest.mark.parametrize("kind", [LowDiff, pytest.param(Progressive, marks=pytest.mark.slow)])
 def test_the_loss_is_the_mean_over_all_resolutions(kind):
     """That of each is the plain method's, at the resolution's schedule, with its condition."""
     network = spoiled(PAIR).replace(sampler="cascade:ddim:0.1")
