@@ -249,7 +249,7 @@ def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
     """Draws each run's power at each frequency as a multiple of the data's.
 
     Args:
-      runs: {run: `Spectrum.values` [R] of its samples}. data: those of the data [R].
+      runs: {run: `Spectrum.values` [R] of its samples}. data: the data's, [R].
     """
     figure, axes = _plot()
     for i, (run, values) in enumerate(runs.items()):
@@ -283,7 +283,7 @@ def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None)
     """Draws the metric measured at each save of a run, and the spectra below it.
 
     Args:
-      rows: of selection.jsonl. data: spectrum of the data [R], which the spectra are divided by;
+      rows: lines of selection.jsonl. data: spectrum of the data [R], by which spectra are divided;
         without one they are left out.
     """
     figure = Figure((WIDTH, 3.0 if data is None else 6.0), dpi=DPI, layout="constrained")

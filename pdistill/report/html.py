@@ -290,7 +290,7 @@ def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _meanings(header: Sequence[str]) -> str:
-    """What each column of the table means, and which way is better."""
+    """Lists what each column of the table means, and which way is better."""
     lines = ["<dl>"]
     for name in dict.fromkeys(map(column_name, header)):
         column = describe(name)

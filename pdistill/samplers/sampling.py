@@ -95,9 +95,7 @@ def sample(
     """
     solver = parse_solver(solver)
     if isinstance(solver, Cascade):
-        raise ValueError(
-            "use sample_cascade for a cascade; sample takes the solver of one resolution"
-        )
+        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
     if times is None:
@@ -233,7 +231,7 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
     """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
 
-    Where it may be `larger`, only the number of images and of axes must be the same.
+    With `larger` only the number of images and of axes must be the same.
     """
 
     def call(z: Array, *levels: Array) -> Array:

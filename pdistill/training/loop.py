@@ -121,9 +121,8 @@ def train(
       Diverged: more than `config.max_skipped` updates were left out.
       Interrupted: `stop` was requested; the state so far is saved.
     """
-    learning, frozen = take_frozen(state)
+    (learning, frozen), stop = take_frozen(state), stop or StopSignals()
     frozen = into_host_memory(frozen) if config.offload else frozen
-    stop = stop or StopSignals()
 
     def whole(state: TrainState) -> Any:
         held = into_device_memory(frozen) if config.offload else frozen
@@ -134,9 +133,8 @@ def train(
             batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
-            update = compile_update(
-                method, mesh, flip, factor, config.max_grad_norm, config.offload
-            )
+            settings = config.max_grad_norm, config.offload
+            update = compile_update(method, mesh, flip, factor, *settings)
             kinds = kinds_of(method, range(config.num_updates), config.substeps)
             dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
 
