@@ -62,7 +62,7 @@ def _fields(cls: type[nn.Module], name: str, arguments: Mapping[str, Any]) -> di
 
 
 def _problem(key: str, kind: Any, value: Any) -> str:
-    """What a number, or flag, should be that it is not; "" if it is right."""
+    """Says how a number or a flag must be that it is not; "" if it is right."""
     if kind is bool and type(value) is not bool:
         return "true or false"
     if kind is int and type(value) is not int:
