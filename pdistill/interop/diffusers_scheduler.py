@@ -1,4 +1,4 @@
-"""Reads a folder of diffusers beside the network: its pipeline and its scheduler.
+"""Reads a pipeline's and a scheduler's config in a folder of diffusers.
 
 Most of diffusers' schedulers are solvers for networks on DDPM's noise levels, and differ in their
 defaults and in whether they clip. Others mean another network: a consistency model's, EDM's, VE's
