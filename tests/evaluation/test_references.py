@@ -96,6 +96,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, cap
     assert "statistics of a are not kept for the next time" in capsys.readouterr().err
     monkeypatch.delenv("PDISTILL_CACHE_DIR")
     monkeypatch.delenv("HOME")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     extractor = Counting()
