@@ -177,7 +177,7 @@ class Timed:
     def seconds_per_image(self) -> float | None:
         """Seconds an image of the fastest batch after the first, which compiles.
 
-        Of fewer than two it is None: a busy moment may have slowed the only one.
+        It is None for fewer than two: a busy moment may have slowed the only one.
         """
         size = self._times[0][0]  # that of all; the last one is cut back from it
         seconds = [seconds for _, seconds in self._times[1:]]

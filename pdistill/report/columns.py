@@ -1,4 +1,4 @@
-"""What the columns of results mean, and which of their values are better."""
+"""Meanings of the columns of results, and the way in which each is better."""
 
 import dataclasses
 import math
@@ -73,8 +73,8 @@ def describe(name: str) -> Column:
 def headline(rows: Sequence[dict[str, Any]]) -> str:
     """Says in a sentence how good the first model is, and the others, with how many evaluations.
 
-    By the first metric whose values are better or worse; "" without one. Of the first group's rows
-    it names the best, of the others' the best and the best of those with fewest evaluations.
+    It compares by the first metric whose values are better or worse; without one it is "". It names
+    the first model's best row, the others' best, and the best of those with fewest evaluations.
     """
     ranked = [row for row in rows if describe(row["metric"]).better and math.isfinite(row["value"])]
     if not ranked:
