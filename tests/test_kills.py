@@ -26,7 +26,7 @@ POINTS = {
     "measuring": ("pdistill.training.logging", "LogFile.append", 2, "after"),
     "keeping pictures": ("numpy", "savez", 2, "after"),
     "saving the second": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
-    "exporting the second": ("pathlib", "Path.rename", 1, "before"),
+    "exporting the second": ("pdistill.model.store", "sync_global_devices", 1, "before"),
     "training the third": ("pdistill.training.checkpoints", "Checkpointer.save", 2, "after"),
     "reporting": ("pdistill.report.figures", "save", 2, "before"),
 }

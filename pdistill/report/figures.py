@@ -1,4 +1,4 @@
-"""The report's figures, from the `RunDirectory` that `runs.read` returns.
+"""The report's plots, from the `RunDirectory` that `runs.read` returns.
 
 They are drawn at twice the resolution of the page, which shows a pixel as half a CSS pixel. Plots
 are as wide as a phone, so that their text is read there too; the page sets them side by side.
@@ -16,14 +16,12 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from pdistill.report.columns import describe
-from pdistill.report.grids import arrange, tile
-from pdistill.report.runs import all_steps, group
+from pdistill.report.runs import group
 from pdistill.report.table import SETTINGS, setting, varying
 from pdistill.runtime.temporary import replacing
 
 DPI = 200
 WIDTH = 4.4  # inches, of plots
-GREY = "0.47"  # for text on nothing: it is read on white and on black
 COLORS = ("0.25", "C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 MARKERS = "os^DvPX"
 STYLE = {
@@ -46,89 +44,6 @@ SHARES = (
 )
 LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
-
-
-@matplotlib.rc_context(STYLE)
-def samples(groups: Mapping[str, Mapping[int | str, np.ndarray]]) -> Figure:
-    """Draws the first 16 images of every cell, a row a group and a column a step count.
-
-    Args:
-      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank. The most steps
-        come first. A cascade's counts are text, "8+4+2", placed by their sum.
-    """
-    counts = {count for cells in groups.values() for count in cells}
-    counts = sorted(counts, key=lambda count: (all_steps(count), str(count)), reverse=True)
-    return _grids(groups, counts, "sampling steps")
-
-
-@matplotlib.rc_context(STYLE)
-def guided(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draws images as `samples` does, with a column a guidance weight.
-
-    Args:
-      groups: {run: {weight: uint8 [N, H, W, C]}}.
-    """
-    weights = sorted({weight for cells in groups.values() for weight in cells}, key=float)
-    return _grids(groups, weights, "guidance weight")
-
-
-def _grids(groups: Mapping[str, Mapping[Any, np.ndarray]], counts: Sequence, label: str) -> Figure:
-    def cell(images: np.ndarray | None) -> np.ndarray | None:
-        return None if images is None else tile(images[:16])
-
-    figure, axes, columns = _pictures(
-        {name: [cell(cells.get(count)) for count in counts] for name, cells in groups.items()},
-        top=90,
-    )
-    axes.set_xticks(columns, counts)
-    axes.set_xlabel(label, labelpad=6, loc="left")
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def neighbours(runs: Mapping[str, np.ndarray]) -> Figure:
-    """Draws samples in the first row of each block, and the nearest training images below.
-
-    Args:
-      runs: {run: uint8 [n, 1 + k, H, W, C]}.
-    """
-    blocks = {
-        run: [tile(images.swapaxes(0, 1).reshape(-1, *images.shape[2:]), columns=len(images))]
-        for run, images in runs.items()
-    }
-    figure, axes, _ = _pictures(blocks, top=0)
-    axes.set_xticks([])
-    return figure
-
-
-def _pictures(
-    rows: Mapping[str, Sequence[np.ndarray | None]], top: int
-) -> tuple[Figure, Axes, np.ndarray]:
-    """Draws rows of pictures, each below its name, on a transparent ground.
-
-    Returns the figure, its axes, and the middles of its columns. A whole number of the figure's
-    pixels shows one of a picture, so that nothing is resampled.
-    """
-    picture, columns, tops = arrange(list(rows.values()), gap=12, above=32)
-    height, width, _ = picture.shape
-    zoom = 2 if width <= 1300 else 1
-    edge = 8
-    content = np.array([zoom * width, zoom * height])
-    names = 19 * max(map(len, rows))  # about as wide as the longest is drawn
-    size = np.array([max(content[0], names) + 2 * edge, top + content[1] + edge])
-    figure = Figure(size / DPI, dpi=DPI)
-    figure.patch.set_alpha(0)
-    axes = figure.add_axes([*(np.array([edge, edge]) / size), *(content / size)])
-    axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
-    for name, y in zip(rows, tops, strict=True):
-        axes.annotate(name, (0, y), (0, 3), textcoords="offset points", fontsize=11, color=GREY)
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.xaxis.label.set_color(GREY)
-    axes.tick_params(length=0, labelsize=11, labelcolor=GREY)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    return figure, axes, columns
 
 
 @matplotlib.rc_context(STYLE)
@@ -190,11 +105,10 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
     """
     rows = [row for row in rows if row.get("guidance") is not None]
     lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(lines)))
     chosen = [row for row in rows if row["metric"] == metric]
     chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
     figure, axes = _plot()
-    for (stage, steps), color in zip(lines, colors, strict=True):
+    for i, (stage, steps) in enumerate(lines):
         points = {
             row["guidance"]: row["value"]
             for row in chosen
@@ -202,7 +116,7 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
         }
         weights = sorted(points)
         axes.plot(
-            weights, [points[w] for w in weights], "o-", color=color,
+            weights, [points[w] for w in weights], "o-", color=_shade(i, len(lines)),
             label=f"{stage}, {steps} steps",
         )  # fmt: skip
     axes.set_title(metric)
@@ -245,19 +159,23 @@ def _line(row: dict[str, Any]) -> tuple:
 
 
 @matplotlib.rc_context(STYLE)
-def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
+def spectra(runs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draws each run's power at each frequency as a multiple of the data's.
 
     Args:
-      runs: {run: `Spectrum.values` [R] of its samples}. data: the data's, [R].
+      runs: {run: (`Spectrum.values` [R] of its samples, those of the data at their size [R])}.
     """
     figure, axes = _plot()
-    for i, (run, values) in enumerate(runs.items()):
-        color = matplotlib.colormaps["viridis"](i / max(len(runs) - 1, 1))
-        axes.plot(_ratio(values, data), color=color, label=run)
-    _ratio_axes(axes, len(data))
+    for i, (run, (values, data)) in enumerate(runs.items()):
+        axes.plot(_ratio(values, data), color=_shade(i, len(runs)), label=run)
+    _ratio_axes(axes, max(len(data) for _, data in runs.values()))
     _legend_below(figure, axes)
     return figure
+
+
+def _shade(i: int, num: int) -> tuple[float, ...]:
+    """The colour of line i of `num` in an order; seen on white, and inverted on black."""
+    return matplotlib.colormaps["viridis"](0.75 * i / max(num - 1, 1))
 
 
 def _ratio(values: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -271,7 +189,8 @@ def _ratio_axes(axes: Axes, rings: int) -> None:
     """Labels the axes of ratios to the data, which are drawn already, and marks the data."""
     axes.axhline(1, color="0.25", linewidth=1, linestyle="--", label="data")
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
-    _log_axis(axes.yaxis, drawn[np.isfinite(drawn)])
+    if np.nanmax(drawn) > 2 * np.nanmin(drawn):
+        _log_axis(axes.yaxis, drawn[np.isfinite(drawn)])
     axes.set_xlabel("cycles an image")
     axes.set_ylabel("power / the data's")
     axes.set_xlim(0, rings - 1)
@@ -283,8 +202,8 @@ def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None)
     """Draws the metric measured at each save of a run, and the spectra below it.
 
     Args:
-      rows: lines of selection.jsonl. data: spectrum of the data [R], by which spectra are divided;
-        without one they are left out.
+      rows: lines of selection.jsonl. data: spectrum of the data [R], which the others are divided
+        by; without it there are none.
     """
     figure = Figure((WIDTH, 3.0 if data is None else 6.0), dpi=DPI, layout="constrained")
     above, *below = figure.subplots(1 if data is None else 2, squeeze=False)[:, 0]
@@ -301,7 +220,7 @@ def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None)
     above.grid(axis="y", color="0.9")
     for axes in below:
         for i, row in enumerate(rows):
-            color = matplotlib.colormaps["viridis"](i / max(len(rows) - 1, 1))
+            color = _shade(i, len(rows))
             label = f"update {row['step']}" if i in (0, len(rows) - 1) else None
             axes.plot(_ratio(row["spectrum"], data), color=color, label=label)
         _ratio_axes(axes, len(data))
@@ -350,8 +269,10 @@ def _plot() -> tuple[Figure, Axes]:
 def _legend_below(figure: Figure, axes: Axes) -> None:
     """Adds a legend below the axes, for which the figure grows."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, 48 // (6 + max(map(len, labels))))  # that fit beside each other
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    longest = max(map(len, labels))
+    columns = max(1, 48 // (6 + longest))  # that fit beside each other
+    size = min(10, 400 / longest)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=size)
     figure.set_size_inches(WIDTH, 3.0 + 0.2 * math.ceil(len(labels) / columns))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pdistill.report import figures, runs
+from pdistill.report import figures, mosaics, runs
 from pdistill.report.columns import column_name, describe, headline
 from pdistill.report.table import TEXT, pivot
 from pdistill.runtime.files import write_atomically
@@ -102,7 +102,7 @@ def _samples(run: runs.RunDirectory, picture: Picture) -> list[str]:
     return [
         "<h2>Samples</h2>",
         f"<p>Every cell starts from the same noise. {_images_seen(run.rows)}</p>",
-        _wide(picture("samples", "Samples", figures.samples(run.samples))),
+        _wide(picture("samples", "Samples", mosaics.samples(run.samples))),
     ]
 
 
@@ -110,7 +110,7 @@ def _guidance(run: runs.RunDirectory, picture: Picture) -> list[str]:
     """The section of samples and metrics at several guidance weights."""
     sections = []
     if run.guided:
-        mosaic = picture("guided", "Samples at guidance weights", figures.guided(run.guided))
+        mosaic = picture("guided", "Samples at guidance weights", mosaics.guided(run.guided))
         sections += ["<h2>Guidance</h2>", _wide(mosaic)]
     weights = {row["guidance"] for row in run.rows if "guidance" in row}
     if len(weights) > 1:
@@ -156,16 +156,17 @@ def _nearest_and_spectra(run: runs.RunDirectory, picture: Picture) -> list[str]:
     group_of = runs.grouping(run.rows)
     last = {group_of(name): name for name in run.pictures}
     nearest = {name: run.pictures[name]["neighbours"] for name in last.values()}
-    spectra = {name: arrays["spectrum"] for name, arrays in run.pictures.items()}
-    data = next(iter(run.pictures.values()))["data_spectrum"]
+    spectra = {
+        name: (arrays["spectrum"], arrays["data_spectrum"]) for name, arrays in run.pictures.items()
+    }
     return [
         "<h2>Are they copies?</h2>",
         "<p>First row of a block: samples; below each, the nearest training images.</p>",
-        _wide(picture("neighbours", "Nearest training images", figures.neighbours(nearest))),
+        _wide(picture("neighbours", "Nearest training images", mosaics.neighbours(nearest))),
         "<h2>Spectra</h2>",
         "<p>Power at each spatial frequency as a multiple of the data's, whose own is 1. At the "
         "right, below 1 is blur and above 1 is noise.</p>",
-        *_plots([picture("spectra", "Radial power spectra", figures.spectra(spectra, data))]),
+        *_plots([picture("spectra", "Radial power spectra", figures.spectra(spectra))]),
     ]
 
 
@@ -173,7 +174,7 @@ def _training(run: runs.RunDirectory, picture: Picture) -> list[str]:
     """The sections of the saves that were measured, the losses and the config."""
     sections = []
     if run.selections:
-        data = next((arrays["data_spectrum"] for arrays in run.pictures.values()), None)
+        data = {len(a["data_spectrum"]): a["data_spectrum"] for a in run.pictures.values()}
         sections += [
             "<h2>While training</h2>",
             "<p>The model with the smallest distance is kept; spectra from first to last.</p>",
@@ -181,7 +182,7 @@ def _training(run: runs.RunDirectory, picture: Picture) -> list[str]:
                 picture(
                     f"selection_{name}",
                     f"{name}: distance and spectra at each save",
-                    figures.selection(name, rows, data),
+                    figures.selection(name, rows, data.get(len(rows[0]["spectrum"]))),
                 )
                 for name, rows in run.selections.items()
             ),
@@ -214,7 +215,8 @@ def _plots(tags: Iterable[str]) -> list[str]:
 
 def _page(run: runs.RunDirectory, content: str) -> str:
     """The page around the sections."""
-    title = escape(run.name)
+    title, told = escape(run.name), headline(run.rows)
+    opening = f'<p class="headline">{escape(told)}</p>\n' if told else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -225,8 +227,7 @@ def _page(run: runs.RunDirectory, content: str) -> str:
 </head>
 <body>
 <h1>{title}</h1>
-<p class="headline">{escape(headline(run.rows))}</p>
-<p>{escape(_origin(run))}</p>
+{opening}<p>{escape(_origin(run))}</p>
 {content}
 </body>
 </html>

@@ -414,9 +414,11 @@ def test_what_a_cascade_is_not_made_for(workdir):
         model.sample(key, 2, num_steps=4)
     with pytest.raises(ValueError, match="the cascade has 2 resolutions"):
         model.sample(key, 2, num_steps=(4, 2, 1))
+    with pytest.raises(ValueError, match="this model is made for the solver cascade; got ddim"):
+        model.sample(key, 2, num_steps=4, solver=Ddim())
     # As a plain denoiser, to encode with say, it lacks the condition.
     with pytest.raises(ValueError, match="made on the condition of an image of the size before"):
-        model.sample(key, 2, num_steps=4, solver=Ddim())
+        model.denoiser()(jnp.zeros((2, 8, 8, 1)), jnp.zeros(2))
     plain = pdistill.load(workdir / "teacher")
     with pytest.raises(ValueError, match="this network has no resolutions"):
         plain.sample(key, 2, num_steps=(1, 1), solver=Cascade())

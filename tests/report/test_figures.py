@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdistill.report import figures, tile
+from pdistill.report import figures, mosaics, tile
 
 
 def lines(axes):
@@ -24,7 +24,7 @@ def test_samples_show_every_pixel(tmp_path):
     rng = np.random.default_rng(0)
     fine, coarse, student = rng.integers(0, 256, (3, 20, 8, 8, 1), np.uint8)
     groups = {"teacher": {1: coarse, 16: fine}, "ab": {1: student}}
-    figure = figures.samples(groups)
+    figure = mosaics.samples(groups)
     (axes,) = figure.axes
     assert labels(axes.get_xticklabels()) == ["16", "1"]
     assert labels(axes.texts) == ["teacher", "ab"]
@@ -48,20 +48,20 @@ def test_samples_show_every_pixel(tmp_path):
 
 def test_names_wider_than_their_row_are_not_cut_off():
     name = "guided_progressive/16, 16 steps"
-    figure = figures.samples({name: {1: np.zeros((1, 8, 8, 1), np.uint8)}})
+    figure = mosaics.samples({name: {1: np.zeros((1, 8, 8, 1), np.uint8)}})
     figure.draw_without_rendering()
     assert figure.axes[0].texts[0].get_window_extent().x1 < figure.bbox.x1
 
 
 def test_samples_of_many_steps_stay_within_the_page():
     images = np.zeros((16, 8, 8, 1), np.uint8)
-    figure = figures.samples({"teacher": {2**k: images for k in range(14)}})
+    figure = mosaics.samples({"teacher": {2**k: images for k in range(14)}})
     assert figure.get_figwidth() * figures.DPI < 2500
 
 
 def test_neighbours_stand_below_their_sample(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 8, 8, 1), np.uint8)
-    figure = figures.neighbours({"teacher": images[:12], "progressive/1": images[:5]})
+    figure = mosaics.neighbours({"teacher": images[:12], "progressive/1": images[:5]})
     (axes,) = figure.axes
     assert labels(axes.texts) == ["teacher", "progressive/1"]
     figures.save(figure, tmp_path / "neighbours.png")
@@ -77,7 +77,7 @@ def test_spectra_are_drawn_as_multiples_of_the_datas():
     """Of log10: 0.3 more is twice the power. Where either has none, there is nothing to draw."""
     data = np.array([2.0, 1.0, -2.0, -np.inf, -3.0])
     drawn = np.array([2.0, 1.30103, -3.0, -1.0, -np.inf])
-    (axes,) = figures.spectra({"teacher": drawn}, data).axes
+    (axes,) = figures.spectra({"teacher": (drawn, data)}).axes
     np.testing.assert_allclose(lines(axes)["teacher"][1], [1, 2, 0.1, np.nan, np.nan], rtol=1e-5)
     assert set(lines(axes)["data"][1]) == {1}
     assert axes.get_xlim() == (0, 4)
@@ -276,7 +276,7 @@ def test_plots_are_as_wide_as_a_phone(row):
     run = {name: (np.arange(1.0, 3), np.ones(2))}
     drawn = [
         figures.metric(rows, "fd_pixels", "digits:train"),
-        figures.spectra({name: np.zeros(3), "a": np.zeros(3)}, np.zeros(3)),
+        figures.spectra({name: (np.zeros(3),) * 2, "a": (np.ones(5), np.zeros(5))}),
         figures.losses(name, run),
     ]
     for figure in drawn:
