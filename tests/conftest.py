@@ -99,5 +99,5 @@ def _compiled_for_one_file():
 
 def pytest_collection_modifyitems(items):
     """The longest first: they take minutes, and no worker should be left alone with one."""
-    first = ("test_notebooks", "test_processes", "test_kills")
+    first = ("test_notebooks", "test_processes", "test_kills", "test_configs", "test_own_teacher")
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(first))

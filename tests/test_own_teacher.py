@@ -167,6 +167,7 @@ def test_layers_are_found_or_listed(directory):
         find_layer("output", networks["edm"], ("aux_conv",))
 
 
+@pytest.mark.slow
 def test_the_pages_code_runs(tmp_path):
     """What it shows as bash and as python, in order, in a new folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

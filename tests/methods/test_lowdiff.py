@@ -139,6 +139,7 @@ def test_flops():
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # parts of it: the network above, the loss below
 def test_one_resolution_is_the_plain_method():
     """Updates and samples to the bit, with dropout too."""
     network = PLAIN.replace(module=UNET.clone(dropout=0.2))
@@ -385,6 +386,7 @@ def workdir(finished):
     return finished(tiny_lowdiff())
 
 
+@pytest.mark.slow  # as are all of the run's
 def test_an_experiment(workdir):
     """Rows say what a cascade costs; its model makes images in one call."""
     rows = read_jsonl(workdir / "results.jsonl")
@@ -408,6 +410,7 @@ def test_an_experiment(workdir):
     assert "effective_nfe" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_cascade_is_not_made_for(workdir):
     model, key = pdistill.load(workdir / "lowdiff"), jax.random.key(0)
     with pytest.raises(ValueError, match="a cascade takes a tuple of steps"):
@@ -424,6 +427,7 @@ def test_what_a_cascade_is_not_made_for(workdir):
         plain.sample(key, 2, num_steps=(1, 1), solver=Cascade())
 
 
+@pytest.mark.slow
 def test_a_run_without_its_last_stage_goes_on(workdir, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
@@ -434,6 +438,7 @@ def test_a_run_without_its_last_stage_goes_on(workdir, tmp_path):
     assert len(read_jsonl(copy / "results.jsonl")) == 4
 
 
+@pytest.mark.slow
 def test_command_lines(workdir, tmp_path, capsys):
     at = f"--model={workdir / 'lowdiff'}"
     sample.main([at, "--num=4", f"--out={tmp_path / 'grid.png'}", "--num_steps=1+1"])
@@ -447,6 +452,7 @@ def test_command_lines(workdir, tmp_path, capsys):
     assert (row["nfe"], row["num_steps"], row["solver"]) == (4, "2+2", "cascade")
 
 
+@pytest.mark.slow
 def test_a_cascade_is_exported(workdir, tmp_path, optimized):
     """To the bit; and as a folder of weights, and back."""
     model, key = pdistill.load(workdir / "distilled" / "1"), jax.random.key(0)

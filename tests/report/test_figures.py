@@ -280,7 +280,7 @@ def test_plots_are_as_wide_as_a_phone(row):
         figures.losses(name, run),
     ]
     for figure in drawn:
-        assert figure.get_figwidth() * figures.DPI / 2 <= 440
+        assert round(figure.get_figwidth() * figures.DPI / 2) <= 440
         figure.draw_without_rendering()
         for legend in figure.legends:
             assert legend.get_window_extent().x1 <= figure.bbox.x1
