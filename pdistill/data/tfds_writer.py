@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
+
+from pdistill.runtime.temporary import passing, remove
 
 BLOCK = 256  # examples in memory at a time
 SHARD_BYTES = 2**25  # bytes of pixels in a shard; as PNG they take less
@@ -32,7 +33,8 @@ class PrepareError(RuntimeError):
 def new_folder(root: Path, name: str, version: str) -> Iterator[Path]:
     """Makes a temporary folder, whose name/version moves into `root` if there is no error.
 
-    The rest of it is deleted either way, and so is what a killed process left of it.
+    The rest of it is deleted either way, after a signal too, and so is what was left of it by a
+    process that was killed.
 
     Raises:
       PrepareError: name/version is there already, or another process is making it.
@@ -43,14 +45,12 @@ def new_folder(root: Path, name: str, version: str) -> Iterator[Path]:
         final = root / name / version
         if final.exists():
             raise PrepareError(f"{final} is there already; delete it, or choose another --data_dir")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
+        remove(scratch)
+        with passing(scratch):
+            scratch.mkdir()
             yield scratch
             final.parent.mkdir(exist_ok=True)
             (scratch / name / version).rename(final)
-        finally:
-            shutil.rmtree(scratch)
 
 
 @contextlib.contextmanager
@@ -73,10 +73,8 @@ def _lock(path: Path, name: str) -> Iterator[None]:
                 f"{name} is being prepared in {path.parent} by another process; wait for it, or "
                 "choose another --data_dir"
             )
-        try:
+        with passing(path):
             yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def png(image: np.ndarray) -> bytes:

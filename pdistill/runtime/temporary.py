@@ -12,7 +12,7 @@ from pathlib import Path
 TEMPORARY = ".tmp-" + 12 * "[0-9a-f]"  # end of a temporary name; the digits are nobody else's
 FORGOTTEN_AFTER = 24 * 3600  # seconds after which whoever wrote it has been killed
 
-_unfinished: set[Path] = set()
+_unfinished: dict[Path, None] = {}  # in the order in which they were begun
 
 
 @contextlib.contextmanager
@@ -28,13 +28,20 @@ def replacing(path: Path, token: str | None = None, mine: bool = True) -> Iterat
         yield temporary
         return
     sweep(path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}"), FORGOTTEN_AFTER)
-    _unfinished.add(temporary)
-    try:
+    with passing(temporary):
         yield temporary
         replace(temporary, path)
+
+
+@contextlib.contextmanager
+def passing(path: Path) -> Iterator[None]:
+    """Deletes a file or a folder in the end, also if a signal ends the program."""
+    _unfinished[path] = None
+    try:
+        yield
     finally:
-        remove(temporary)
-        _unfinished.discard(temporary)
+        remove(path)
+        _unfinished.pop(path, None)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -64,7 +71,7 @@ def remove(path: Path) -> None:
 
 def discard() -> None:
     """Deletes everything that is being written, before this program ends in the middle of it."""
-    for path in list(_unfinished):
+    for path in reversed(list(_unfinished)):
         remove(path)
 
 

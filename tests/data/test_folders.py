@@ -8,6 +8,7 @@ from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
 from pdistill.data.sources import data_dir
 from pdistill.data.tfds_writer import new_folder
+from pdistill.runtime.temporary import discard
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +171,16 @@ def test_what_a_killed_one_left_is_gone_after_the_next(tmp_path, root):
     prepare(tmp_path / "in")
     assert [path.name for path in root.iterdir()] == ["mine"]
     assert contents("train") == {0: 0}
+
+
+def test_a_signal_leaves_nothing(root):
+    """The program's last act at one is `discard`, wherever the main thread is."""
+    folder = new_folder(root, "mine", "1.0.0")
+    (folder.__enter__() / "half").write_text("written")
+    discard()
+    assert list(root.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        folder.__exit__(None, None, None)
 
 
 def test_an_empty_data_dir_is_none(monkeypatch):
