@@ -90,14 +90,11 @@ def sample(
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
 
     Raises:
-      ValueError: arguments contradict each other or are out of range, `key` is a seed, or x_hat
-        has another shape than z.
+      ValueError: arguments contradict each other or are out of range; x_hat has not z's shape.
     """
     solver = parse_solver(solver)
     if isinstance(solver, Cascade):
-        raise ValueError(
-            "use sample_cascade for a cascade; sample takes the solver of one resolution"
-        )
+        raise ValueError("use sample_cascade for a cascade; sample takes one resolution's solver")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
     if times is None:
