@@ -122,7 +122,7 @@ def read_card(directory: Path) -> dict[str, Any]:
 
 
 def _advice(directory: Path) -> str:
-    """What to give instead of a folder without a model."""
+    """Says what to give instead of a folder without a model."""
     depths = ("*", "*/*", "*/*/*")  # a run's stages, their rounds or students
     below = {find(path.parent) for d in depths for path in directory.glob(f"{d}/model.json")}
     stages = {path.parent if path.name == "model" else path for path in below}

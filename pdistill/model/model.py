@@ -141,7 +141,7 @@ class Model:
     def told(
         self, num: int, label: Array | int | None = None, guidance: Array | float | None = None
     ) -> Conditioning:
-        """What `num` images are told, from the arguments of `sample`; raises as that."""
+        """Checks `sample`'s arguments and makes the conditioning of `num` images; raises as that."""
         if not isinstance(num, numbers.Integral):
             raise ValueError(f"num must be an integer; got {num!r}")
         if num < 1:

@@ -230,7 +230,7 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
     """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
 
-    Where it may be `larger`, only the number of images and of axes must be the same.
+    If it may be `larger`, only the number of images and of axes must be the same.
     """
 
     def call(z: Array, *levels: Array) -> Array:
