@@ -1,10 +1,12 @@
 """pdistill COMMAND ARGUMENTS; `pdistill COMMAND --help` tells a command's own."""
 
+import contextlib
 import importlib
-import os
-import signal
+import io
 import sys
 from collections.abc import Sequence
+
+from pdistill.runtime.interruption import ProgramSignals
 
 COMMANDS = {
     "train": "runs an experiment, or goes on with it: pdistill train digits_pd --workdir=DIR",
@@ -26,30 +28,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("-h", "--help", "help"):
         print(_usage())
-    elif command == "train":
-        train(rest)
-    elif command == "plan":
-        train(rest, plan=True)
     elif command in COMMANDS:
-        importlib.import_module(f"pdistill.cli.{command}").main(rest)
+        run(command, rest, program=arguments is None)
     else:
         what = f"there is no command {command!r}" if command else "give a command"
         print(f"error: {what}; they are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 
-def train(arguments: Sequence[str], plan: bool = False) -> None:
-    """`pdistill train` and `plan`; signals end the program in order from its first moment."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # until a run takes over; imports take seconds
-        signal.signal(number, lambda *_: sys.exit(os.EX_TEMPFAIL))
+def run(command: str, arguments: Sequence[str] | None = None, program: bool = True) -> None:
+    """Runs a command; signals end it in order from its first moment, before what imports JAX.
 
-    from pdistill.runtime.cpu import use_huge_pages
+    Args:
+      arguments: by default those of the command line.
+      program: whether this is all that the program does, so that signals stay so to its end.
+    """
+    training = command in ("train", "plan")
+    stop = ProgramSignals("; the same command goes on" if command == "train" else "")
+    with contextlib.ExitStack() as stack:
+        stop.__enter__() if program else stack.enter_context(stop)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal may be of ASCII only
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if not training:
+            importlib.import_module(f"pdistill.cli.{command}").main(arguments)
+            return
 
-    use_huge_pages()  # a new start, so before the other imports
+        from pdistill.runtime.cpu import use_huge_pages
 
-    from pdistill.cli.train import start
+        use_huge_pages()  # a new start, so before the other imports
 
-    start(arguments, plan=plan)
+        from pdistill.cli.train import start
+
+        start(arguments, plan=command == "plan", stop=stop)
 
 
 def _usage() -> str:

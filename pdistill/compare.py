@@ -1,8 +1,10 @@
-"""`python -m pdistill.compare`: see `pdistill.cli.compare`."""
+"""`python -m pdistill.compare`, the same as `pdistill compare`."""
 
-from pdistill.cli.compare import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "compare")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,10 @@
-"""`python -m pdistill.convert`: see `pdistill.cli.convert`."""
+"""`python -m pdistill.convert`, the same as `pdistill convert`."""
 
-from pdistill.cli.convert import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "convert")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,10 @@
-"""`python -m pdistill.evaluate`: see `pdistill.cli.evaluate`."""
+"""`python -m pdistill.evaluate`, the same as `pdistill evaluate`."""
 
-from pdistill.cli.evaluate import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "evaluate")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,10 @@
-"""`python -m pdistill.export`: see `pdistill.cli.export`."""
+"""`python -m pdistill.export`, the same as `pdistill export`."""
 
-from pdistill.cli.export import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "export")
 
 if __name__ == "__main__":
     main()

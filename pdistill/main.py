@@ -1,8 +1,6 @@
 """`python -m pdistill.main --config=... --workdir=...`, the same as `pdistill train`."""
 
-import sys
-
-from pdistill.__main__ import train
+from pdistill.__main__ import run
 
 if __name__ == "__main__":
-    train(sys.argv[1:])
+    run("train")

@@ -1,8 +1,10 @@
-"""`python -m pdistill.pairs`: see `pdistill.cli.pairs`."""
+"""`python -m pdistill.pairs`, the same as `pdistill pairs`."""
 
-from pdistill.cli.pairs import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "pairs")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,10 @@
-"""`python -m pdistill.partition`: see `pdistill.cli.partition`."""
+"""`python -m pdistill.partition`, the same as `pdistill partition`."""
 
-from pdistill.cli.partition import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "partition")
 
 if __name__ == "__main__":
     main()

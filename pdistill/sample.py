@@ -1,8 +1,10 @@
-"""`python -m pdistill.sample`: see `pdistill.cli.sample`."""
+"""`python -m pdistill.sample`, the same as `pdistill sample`."""
 
-from pdistill.cli.sample import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "sample")
 
 if __name__ == "__main__":
     main()

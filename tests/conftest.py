@@ -7,16 +7,19 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-# All of this is read when jax is first imported.
+# All of this is read when jax is first imported. Compilation is most of the run time: without
+# fusion emitters and optimizations it takes half as long, and what is compiled runs once or twice.
 for flag in (
     "--xla_force_host_platform_device_count=8",  # sharding is tested without accelerators
-    "--xla_backend_optimization_level=1",  # halves compile time; run time hardly changes
+    "--xla_backend_optimization_level=1",  # where optimizations are asked for
+    "--xla_cpu_use_fusion_emitters=false",
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # of workers, as in programs
-# Compiled networks are the bulk of the run time, and are the same from run to run.
+# Compiled networks are the same from run to run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/pdistill-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["PDISTILL_CACHE_DIR"] = tempfile.mkdtemp(prefix="pdistill-")  # no statistics of others
@@ -35,7 +38,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture
-def x64():
+def optimized():
+    """Optimized code for one test: sums of other code differ between programs that hold them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def x64(optimized):
     """Double precision for one test, so that tolerances measure the method, not rounding."""
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)

@@ -52,6 +52,7 @@ def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
     """Trains, or goes on, in `directory` / `dtype`; returns the losses of all updates."""
     double = dtype == "float64"
     jax.config.update("jax_enable_x64", double)
+    jax.config.update("jax_disable_most_optimizations", not double)
     method = (Double if double else Teacher)(
         optimizer=Optimizer(1e-3, warmup=2, ema_decay=0.9, clip_norm=0.0)
     )

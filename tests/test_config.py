@@ -1,8 +1,11 @@
+import contextlib
 import functools
 import json
 import operator
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,8 +88,14 @@ def test_digits_config():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*_*.py")), ids=lambda path: path.stem)
 def test_configs_refuse_unknown_variants(path):
-    with pytest.raises(ValueError, match="got 'nonesuch'"):
-        runpy.run_path(str(path))["get_config"]("nonesuch")
+    """With a message that names all that there are."""
+    get_config = runpy.run_path(str(path))["get_config"]
+    with pytest.raises(ValueError, match="got 'nonesuch'") as error:
+        get_config("nonesuch")
+    for variant in ("cpu", "gpu", "x", "both", "polish"):
+        with contextlib.suppress(ValueError):
+            get_config(variant)
+            assert f"'{variant}'" in str(error.value)
 
 
 def test_defaults_and_conversions():
@@ -150,6 +159,59 @@ def test_flags_change_what_a_config_does_not_give():
     assert (gan.measured_at, gan.given["start"]) == ((1,), "teacher")
     with pytest.raises(AttributeError, match='mean "fsdp" instead of "fsd"'):
         from_command_line("digits_gan", "--config.mesh.fsd=8")
+
+
+def checked(config, *overrides):
+    """The config after flags that are checked as a program's are."""
+    config_file.check_overrides(config_file.get_config(config), list(overrides))
+    return from_command_line(config, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.sead=1", "unknown key 'sead'; did you mean 'seed'?"),
+        (
+            "--config.stages[0].loop.num_update=5",
+            "unknown key 'stages[0].loop.num_update'; did you mean 'num_updates'?",
+        ),
+        ("--noconfig.wandbb", "unknown key 'wandbb'; did you mean 'wandb'?"),
+        ("--config.stages[2].labels=1", "stages has 2 entries; there is no stages[2]"),
+        ("--config.stages.labels=1", "unknown key 'stages.labels'; known keys: none"),
+        ("--config.seed.x=1", "unknown key 'seed.x'; known keys: none"),
+        ("--config.stages[0.labels=1", "--config.stages[0.labels is not a key such as"),
+    ],
+)
+def test_flags_of_keys_that_are_not_there(flag, message):
+    with pytest.raises(SystemExit, match="^error: " + re.escape(message)):
+        checked("digits_pd", flag)
+
+
+@pytest.mark.parametrize("text", ["fid,is", "(fid, is)", "('fid', 'is')", "[fid,is]"])
+def test_lists_in_flags(text):
+    config = checked(
+        "digits_msd",
+        f"--config.evaluation.metrics={text}",
+        "--config.evaluation.references=train[:50%],test",
+        "--config.evaluation.guidance=0.5",
+        "--config.stages[0].measured_at=8,4",
+        "--config.stages[0].labels=1,2",
+        "--config.stages[1].lists=(1,2),(3,)",
+    )
+    assert as_plain(config)["evaluation"]["metrics"] == ["fid", "is"]
+    assert as_plain(config)["evaluation"]["references"] == ["train[:50%]", "test"]
+    assert as_plain(config)["evaluation"]["guidance"] == [0.5]
+    assert as_plain(config)["stages"][0]["measured_at"] == [8, 4]
+    assert as_plain(config)["stages"][0]["labels"] == [1, 2]
+    assert as_plain(config)["stages"][1]["lists"] == [[1, 2], [3]]
+
+
+def test_flags_that_are_no_values(tmp_path):
+    """By the command line: one line, no traceback."""
+    command = [sys.executable, "-m", "pdistill.main", "--config=digits_pd", f"--workdir={tmp_path}"]
+    found = subprocess.run([*command, "--config.seed=abc"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert re.fullmatch(r"error: flag --config.seed=abc: .*\n", found.stderr)
 
 
 def test_defaults_keep_references_and_share_nothing():
@@ -216,6 +278,8 @@ def test_show_prints_values_and_marks_defaults(capsys, tmp_path):
         ("cifr10_pd", "there is no config 'cifr10_pd'; there are cifar10_pd"),
         ("{tmp}/empty.py", "has no function get_config"),
         ("{tmp}/plain.py", "get_config must return a ConfigDict; got dict"),
+        ("{tmp}/plain.py:cpu", "plain.py has no variants; got 'cpu'"),
+        ("{tmp}/missing.py", "there is no config"),
     ],
 )
 @pytest.mark.parametrize("command", ["show", "train"])
@@ -303,6 +367,7 @@ def test_config_that_does_not_parse(path, value, message):
         ("model.network.name", "dti", "model.*network must be one of dit.*; got 'dti'"),
         ("model.network.arguments.depht", 2, "model.*'dit' has no 'depht'"),
         ("model.network.arguments.depth", 10**9, "depth must be at most 1,000,000; got 1,000,000"),
+        ("model.network.arguments.depth", 10**6, "has 1,000,000 blocks; it can have 1,000"),
         ("model.network.arguments.dtype", "float31", "model.*float31"),
         ("model.network.arguments.patch", 3, "model.*patch 3 must divide the image size 8x8"),
         ("model.network.arguments.heads", 3, "model.*heads 3 must divide features 8"),

@@ -103,9 +103,14 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
     "name",
     [
         # Every network and every method once: what is left out differs in numbers only.
-        *("cifar10_pd", "cifar10_guided", "imagenet64_pd:both", "lsun_bedroom128_pd"),
-        *("cifar10_gan_frozen", "cifar10_ctm", "imagenet64_msd"),
-        *("cifar10_pagoda", "cifar10_lowdiff"),
+        *("cifar10_guided", "imagenet64_pd:both", "cifar10_gan_frozen", "cifar10_ctm"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                *("cifar10_pd", "lsun_bedroom128_pd", "imagenet64_msd"),
+                *("cifar10_pagoda", "cifar10_lowdiff"),
+            )
+        ),
     ],
 )
 def test_a_step_of_paper_size_traces_on_its_mesh(name):

@@ -1,6 +1,7 @@
 """Command lines from end to end: other people's files in, a sampler out."""
 
 import lzma
+import os
 import zipfile
 from pathlib import Path
 
@@ -110,11 +111,31 @@ def test_errors_leave_nothing(pickle_file, tmp_path):
     assert not out.parent.exists()
 
 
+@pytest.mark.parametrize("name", ["adm", "diffusers", "edm", "official_pd", "safetensors"])
+def test_pipes_devices_and_deep_json(tmp_path, name):
+    """No reader waits for a pipe, fills memory from a device, or shows a traceback."""
+    more = {"adm": ["--flags="], "official_pd": ["--image_size=8"]}.get(name, [])
+    out = [f"--from={name}", f"--out={tmp_path / 'out'}", *more]
+    source = tmp_path / "source"
+    if name in ("diffusers", "safetensors"):
+        source.mkdir()
+        (source / "config.json").write_text("[" * 10**5)
+        assert "config.json is nested too deeply" in error_of([*out, f"--source={source}"])
+        (source / "config.json").unlink()
+        os.mkfifo(source / "config.json")
+        error = error_of([*out, f"--source={source}"])
+        assert "not a regular file" in error or "there is no config.json" in error
+        return
+    os.mkfifo(source)
+    for path in (source, "/dev/zero"):
+        assert f"{path} is not a regular file" in error_of([*out, f"--source={path}"])
+
+
 def test_a_full_disk_leaves_nothing(pickle_file, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pdistill.model.store.replace", full)
+    monkeypatch.setattr("pdistill.runtime.temporary.replace", full)
     out = tmp_path / "model"
     error = error_of(["--from=edm", f"--source={pickle_file}", f"--out={out}"])
     assert error == "error: No space left on device"

@@ -68,6 +68,18 @@ def test_fewer_samples_are_a_random_subset(tmp_path, capsys):
     assert (first["seed"], other["seed"]) == (0, 1)
 
 
+def test_rows_after_a_line_without_an_end(files):
+    """Which an editor or a crash has left: it stays one row, and the others are read."""
+    out = files / "rows.jsonl"
+    for before, kept in [('{"metric": "mine"}', ["mine"]), ('{"metric": "mi', [])]:
+        out.write_text(before)
+        run(
+            f"--images={files}/a.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels",
+            f"--out={out}",
+        )  # fmt: skip
+        assert [row["metric"] for row in read_jsonl(out)] == [*kept, "fd_pixels"]
+
+
 def test_statistics_alone(tmp_path):
     path = tmp_path / "digits.npz"
     run("--reference=digits:train", "--metrics=fd_classifier", f"--save_statistics={path}")

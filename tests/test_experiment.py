@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from test_kills import check_events
 from tiny_experiment import leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
-from pdistill import evaluate, experiment, samplers
+from pdistill import evaluate, experiment, report, samplers
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError
 from pdistill.runtime.files import read_jsonl
@@ -136,6 +137,50 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
+def test_a_metric_more_is_measured(workdir, tmp_path):
+    """The rows that are there stay as they are, and without it again nothing changes."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    config = tiny()
+    config.evaluation.metrics = ("fd_classifier", "fd_pixels", "nearest_neighbour_ratio")
+    experiment.run(config, copy)
+    before, after = (read_jsonl(path / "results.jsonl") for path in (workdir, copy))
+    assert after[: len(before)] == before
+    assert {row["metric"] for row in after[len(before) :]} == {"fd_classifier"}
+    assert len(after) == len(before) * 5 // 3
+    experiment.run(tiny(), copy)
+    assert read_jsonl(copy / "results.jsonl") == after
+    check_events(copy)
+
+
+def test_the_report_grows_and_the_terminal_says_what_is_done(workdir, tmp_path, reports, capsys):
+    """Nothing is reported before the first measurement; then each finds what was measured."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "progressive")
+    (copy / "results.jsonl").unlink()
+    experiment.run(tiny(), copy)
+    # Two of the teacher, two saves and one measurement of each student, and the end.
+    assert reports == [3, 6, 6, 6, 9, 9, 9, 12, 12]
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    said = [line[1] for line in lines if line and line[0] == "progressive/1"]
+    assert said == ["compiles", "step", "step", "exports", "ddim", "ddim"]
+    assert sum(line[:1] == ["report"] for line in lines) == 1
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """Numbers of rows found by each report, none of which is made: that takes time."""
+    found = []
+
+    def build(directory):
+        found.append(len(read_jsonl(directory / "results.jsonl")))
+        return directory / "report.html"
+
+    monkeypatch.setattr(report, "build", build)
+    return found
+
+
 def test_more_steps_of_the_last_stage(tmp_path, capsys):
     """Trained on from its last checkpoint, and measured again under the same names."""
     config = tiny()
@@ -150,6 +195,7 @@ def test_more_steps_of_the_last_stage(tmp_path, capsys):
     assert [results.row_key(row) for row in after] == [results.row_key(row) for row in before]
     assert {row["train_steps"] for row in after} == {12}
     assert all(a["value"] != b["value"] for a, b in zip(after, before, strict=True))
+    check_events(tmp_path)
 
     config.stages[0]["loop"]["num_updates"] = 8
     with pytest.raises(ConfigError, match=r"stages\[0\].loop.num_updates: 12 -> 8"):
@@ -245,8 +291,8 @@ def test_a_guided_experiment(tmp_path):
     ]
     assert {r["labels"] for r in rows} == {"data"}
     assert set(np.load(tmp_path / "guided/samples.npz")) == {"4", "4@2"}
-    for name in ("guided.png", "guidance.png"):
-        assert f"figures/{name}" in (tmp_path / "report.html").read_text()
+    for name in ("guided.png", "guidance_fd_pixels.png", "guidance_label_accuracy.png"):
+        assert (tmp_path / "figures" / name).exists()
     card = pdistill.load(tmp_path / "guided_progressive/2").card
     assert (card["guidance"], card["parent"]) == ([0.0, 4.0], "guided")
     assert pdistill.load(tmp_path / "teacher").card["guidance"] == [0.0, None]

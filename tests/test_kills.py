@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiment import leaves
 
 import pdistill
+from pdistill.model import ModelError
 from pdistill.runtime.files import read_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +26,7 @@ POINTS = {
     "measuring": ("pdistill.training.logging", "LogFile.append", 2, "after"),
     "keeping pictures": ("numpy", "savez", 2, "after"),
     "saving the second": ("pdistill.training.checkpoints", "Checkpointer.save", 1, "after"),
-    "exporting the second": ("pathlib", "Path.rename", 1, "before"),
+    "exporting the second": ("pdistill.model.store", "sync_global_devices", 1, "before"),
     "training the third": ("pdistill.training.checkpoints", "Checkpointer.save", 2, "after"),
     "reporting": ("pdistill.report.figures", "save", 2, "before"),
 }
@@ -33,7 +35,7 @@ POINTS = {
 def start(workdir, *point):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",  # one device
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
     }
     program = [sys.executable, str(ROOT / "tests/tiny_experiment.py"), str(workdir)]
     return subprocess.run(
@@ -70,17 +72,27 @@ def test_a_run_killed_at_every_point_ends_as_an_undisturbed_one(tmp_path):
         assert steps == [4, 8]
     assert (killed / "report.html").exists()
     assert not list(killed.rglob("*.tmp*"))
+    check_events(killed)
     assert resumed  # a save interval is 4 updates: none of the 8 is lost but those after the save
+
+
+def check_events(workdir):
+    """TensorBoard has every step of every name once."""
+    events = EventAccumulator(str(workdir)).Reload()
+    for kind in ("scalars", "images"):
+        for tag in events.Tags()[kind]:
+            steps = [event.step for event in getattr(events, kind.capitalize())(tag)]
+            assert len(steps) == len(set(steps)), tag
 
 
 def test_half_an_export_does_not_load(tmp_path):
     process = start(tmp_path, *POINTS["exporting"])
     assert process.returncode == -signal.SIGKILL
-    assert (tmp_path / "teacher" / "model.tmp").exists()
-    with pytest.raises(pdistill.model.ModelError, match="no model in"):
+    [half] = (tmp_path / "teacher").glob("model.tmp-*")
+    with pytest.raises(ModelError, match="no model in"):
         pdistill.load(tmp_path / "teacher")
-    with pytest.raises(pdistill.model.ModelError, match="no model in"):
-        pdistill.load(tmp_path / "teacher" / "model.tmp")
+    with pytest.raises(ModelError, match="no model in"):
+        pdistill.load(half)
 
 
 def terminate(text, workdir, python=(), options=()):

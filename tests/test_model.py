@@ -1,6 +1,7 @@
 import functools
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pdistill
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
 from pdistill.model import Model, ModelError, load, save, store
+from pdistill.model.sampling import Timed
 from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.samplers import noise
@@ -129,7 +131,7 @@ def crash(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(store, "save_params"), (Path, "write_text"), (Path, "rename")]
+    ("owner", "name"), [(store, "save_params"), (Path, "write_text"), (os, "replace")]
 )
 def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
     directory = tmp_path / "model"
@@ -202,7 +204,9 @@ def test_no_model_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"format": 1, "netw', b"\x93NUMPY\x01\x00v\x00", b"[]", b"null"]
+    "content",
+    [b"", b'{"format": 1, "netw', b"\x93NUMPY\x01\x00v\x00", b"[]", b"null", b"[" * 10**5],
+    ids=lambda content: content[:9],
 )
 def test_damaged_json(tmp_path, content):
     directory = save_random(tmp_path / "model")
@@ -210,6 +214,14 @@ def test_damaged_json(tmp_path, content):
     with pytest.raises(ModelError, match=r"model\.json") as error:
         load(directory)
     assert str(directory) in str(error.value)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    directory = save_random(tmp_path / "model")
+    (directory / "model.json").unlink()
+    os.mkfifo(directory / "model.json")
+    with pytest.raises(ModelError, match=r"model\.json is not a regular file"):
+        load(directory)
 
 
 def test_the_models_below_are_listed(tmp_path):
@@ -259,6 +271,11 @@ REMOVED = object()
         ("num_steps", REMOVED, "num_steps"),
         ("data.shape", REMOVED, "shape"),
         ("data.shape", [5, 5, 1], "patch 2 must divide the image size 5x5"),
+        ("data.shape", [10**9, 8, 1], "a shape must be .*, each in 1 .. 16,384"),
+        ("network.arguments.depth", 10**6, "has 1,000,000 blocks; it can have 1,000"),
+        ("network.arguments.target", 1, "target must be true or false; got 1"),
+        ("network.arguments.dropout", float("nan"), "dropout must be a finite number; got nan"),
+        ("schedule.arguments.shift", float("nan"), "logsnr_min must be below logsnr_max, both fin"),
     ],
 )
 def test_a_card_that_does_not_fit(tmp_path, path, value, message):
@@ -515,3 +532,27 @@ def test_the_students_weight_is_an_input(student):
 def test_bad_guidance(name, arguments, message, request):
     with pytest.raises(ValueError, match=message):
         request.getfixturevalue(name).sample(KEY, 2, **({"label": 1} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("batches", "seconds"),
+    [
+        (((4, 9.0),), None),  # compilation
+        (((4, 9.0), (4, 2.0)), None),  # perhaps a busy moment
+        (((4, 9.0), (4, 8.0), (1, 2.0)), 0.5),  # four are drawn, and one is left of them
+    ],
+)
+def test_speed_is_that_of_the_fastest_batch(monkeypatch, batches, seconds):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def draw():
+        for num, duration in batches:
+            now[0] += duration
+            yield np.zeros((num, 2, 2, 1), np.uint8)
+
+    timed = Timed(draw(), keep=3)
+    for _ in timed:
+        now[0] += 100  # of measuring is in no speed
+    assert timed.seconds_per_image == seconds
+    assert len(timed.first) == min(3, sum(num for num, _ in batches))

@@ -30,7 +30,7 @@ def start(workdir, num_processes, fsdp=1, updates=20):
     port = free_port()
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
     }
     program = [sys.executable, str(ROOT / "tests/one_process.py"), str(workdir), str(fsdp)]
     workdir.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_four_processes_train_as_one(tmp_path, alone, x64):
     check_losses(workdir, alone, 20)
     for dtype in TOLERANCES:
         parts = (workdir / dtype / "checkpoints/20/state").glob("ocdbt.process_*")
-        assert len(list(parts)) == 4
+        assert len(list(parts)) == 2  # small arrays are cut over the fsdp axis only
     assert output(workdir).count("step 20/20") == len(TOLERANCES)
     assert "step 20/20" not in output(workdir, 1)
     for path in (workdir, alone):

@@ -43,7 +43,7 @@ def test_the_best_is_kept(workdir):
     ]  # fmt: skip
     assert row["value"] == best["value"]
     assert (row["nfe"], row["solver"]) == (1, "one_step")
-    assert (workdir / "figures/selection.png").exists()
+    assert (workdir / "figures/selection_gan.png").exists()
 
 
 def test_after_a_crash_the_same_is_kept(workdir, tmp_path):

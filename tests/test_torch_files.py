@@ -1,7 +1,9 @@
 """Against files of PyTorch, and files built here opcode by opcode to be wrong in every way."""
 
 import io
+import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -234,7 +236,7 @@ def test_wrong_state_dicts(tmp_path, file, state, message):
 
 
 DAMAGED = {
-    "empty": (b"", "it is in neither format of torch.save"),
+    "empty": (b"", "it is empty"),
     "html": (b"<html>404</html>", "it is in neither format of torch.save"),
     "version": (legacy(GOOD, version=1002), "it is not little-endian, of version 1001"),
     "endian": (legacy(GOOD, little_endian=False), "it is not little-endian, of version 1001"),
@@ -258,6 +260,72 @@ DAMAGED = {
 def test_damaged_files(tmp_path, data, message):
     with pytest.raises(WeightsError, match=message):
         read(tmp_path, data)
+
+
+# --- Sizes ----------------------------------------------------------------------------------------
+
+NESTED = {
+    "wide": value(0) + b"q\x00h\x00\x86" * 64,  # a pair of the one before, 64 times: 2^64 numbers
+    "deep": value(0) + b"\x85" * 10**6,  # whoever hashes it runs out of stack
+    "long": b"(" + value(0) * 1000 + b"tq\x000(" + b"h\x00" * 1000 + b"t",
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("nested", NESTED.values(), ids=NESTED)
+def test_values_that_nest_without_bounds(tmp_path, file, nested):
+    """As a key, which is hashed, and as a storage's, which is compared and printed."""
+    for state in (
+        b"}" + nested + tensor() + b"s",
+        b"}" + value("full") + b"(" + value("storage") + named("torch", "FloatStorage") + nested,
+    ):
+        with pytest.raises(WeightsError, match="nested in it without bounds"):
+            read(tmp_path, file(program(state)))
+
+
+def test_a_mark_is_no_value(tmp_path):
+    """The stack of the look beforehand stays in step with the pickle's."""
+    for state in (b"(q\x00h\x00", b"N(\x86", b"(2"):
+        with pytest.raises(WeightsError, match="takes a mark for a value"):
+            read(tmp_path, zipped(program(state)))
+
+
+def test_packed_storages(tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data.pkl", state_dict(full=tensor(of=storage(count=2**22))))
+        archive.writestr("weights/data/0", bytes(2**24))
+    with pytest.raises(WeightsError, match=r"weights/data.pkl is packed, which torch.save does"):
+        read(tmp_path, stream.getvalue())
+
+
+@FORMATS
+def test_a_tensor_that_repeats_its_storage_beyond_bounds(tmp_path, file):
+    states = [state_dict(full=tensor(0, (n,), (0,))) for n in (2**20, 2**20 + 1)]
+    assert read(tmp_path, file(states[0]))["full"].shape == (2**20,)
+    with pytest.raises(WeightsError, match="repeats a storage of 12 elements too often"):
+        read(tmp_path, file(states[1]))
+
+
+@FORMATS
+def test_a_file_is_not_held_in_memory(tmp_path, file):
+    count = 2**22
+    of = storage(count=count)
+    data = file(state_dict(full=tensor(0, (count,), (1,), of)), [("0", count, bytes(4 * count))])
+    (tmp_path / "weights.pth").write_bytes(data)
+    tracemalloc.start()
+    arrays = read_torch(tmp_path / "weights.pth")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert arrays["full"].nbytes == 2**24
+    assert peak < 2**20
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(WeightsError, match="is not a regular file"):
+            read_torch(path)
 
 
 def test_missing_file(tmp_path):

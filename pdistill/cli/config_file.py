@@ -1,18 +1,27 @@
 """Config files, found by path or name and read with their defaults; itself read as one by absl.
 
 `--config=FILE:VARIANT` goes to ml_collections as this file with "FILE:VARIANT" as its variant, so
-that the flags after it can change every key that has a default.
+that the flags after it can change every key that has a default. FILE:imported and
+FILE:VARIANT:imported start from a model made elsewhere, see `with_imported_teacher`.
 """
 
+import ast
 import difflib
 import importlib.util
+import inspect
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path, tuple_parser
 
+from pdistill.experiment.config import unknown_key
 from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.variants import with_imported_teacher
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -36,13 +45,19 @@ def load_config(text: str) -> ConfigDict:
     Ends the program, with a line that says why, for a variant that the file does not have.
     """
     path, colon, variant = find_config(text).partition(":")
+    imports = variant.split(":")[-1] == "imported"
+    if imports:
+        variant, colon, _ = variant.rpartition(":")
     spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         sys.exit(f"error: {path} has no function get_config")
+    if colon and not inspect.signature(module.get_config).parameters:
+        sys.exit(f"error: {path} has no variants; got {variant!r}")
     try:
         config = module.get_config(*[variant] * bool(colon))
+        config = with_imported_teacher(config) if imports else config
     except ValueError as error:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
@@ -53,3 +68,66 @@ def load_config(text: str) -> ConfigDict:
 def get_config(text: str) -> ConfigDict:
     """The config of FILE or FILE:VARIANT with all defaults."""
     return fill_defaults(load_config(text))
+
+
+def check_overrides(config: ConfigDict, arguments: list[str]) -> None:
+    """Ends the program, with a line that says why, for a --config.KEY that the config has not."""
+    for argument in arguments:
+        if match := re.fullmatch(r"--?(?:no)?config\.([^=]+)(=.*)?", argument, re.DOTALL):
+            _check_key(config, match[1])
+
+
+def _check_key(config: ConfigDict, key: str) -> None:
+    """Ends the program unless a config with all its defaults has a.b[0].c."""
+    try:
+        parts = config_path.split(key)
+    except ValueError:
+        sys.exit(f"error: --config.{key} is not a key such as stages[0].loop.num_updates")
+    value, path = config, ""
+    for part in parts:
+        if isinstance(part, int) and isinstance(value, list | tuple):
+            if not -len(value) <= part < len(value):
+                sys.exit(f"error: {path} has {len(value)} entries; there is no {path}[{part}]")
+            path = f"{path}[{part}]"
+        else:
+            known = list(value) if isinstance(value, Mapping | ConfigDict) else []
+            if part not in known:
+                sys.exit(f"error: {unknown_key(path, part, known)}")
+            path = f"{path}.{part}" if path else part
+        value = value[part]
+
+
+class _TupleParser(tuple_parser.TupleParser):
+    """Reads a,b as well as ("a", "b")."""
+
+    def parse(self, argument: Any) -> tuple:
+        return _as_tuple(argument) if isinstance(argument, str) else tuple(argument)
+
+
+class _AnyParser(flags.ArgumentParser):
+    """Reads a value of a key that is None by default, a,b included."""
+
+    def parse(self, argument: str) -> Any:
+        return _as_tuple(argument) if "," in argument else _literal(argument)
+
+
+def _as_tuple(text: str) -> tuple:
+    """The tuple that a,b or (a, b) says; a string needs no quotation marks."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+        return tuple(map(_literal, inner.split(",")))
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text.strip()
+
+
+config_flags.register_flag_parser_for_type(tuple, _TupleParser())
+config_flags.register_flag_parser_for_type(list, _TupleParser())
+config_flags.register_flag_parser_for_type(type(None), _AnyParser())

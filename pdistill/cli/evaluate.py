@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import command_parser, steps_option
+from pdistill.cli.options import command_parser, picture_options, steps_option
 from pdistill.evaluation import (
     NEIGHBOURS,
     EvaluationError,
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
+    picture_options(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=BATCH)
     parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
@@ -84,9 +85,10 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
       ValueError, OSError: options, files or models are bad; the message is for the user.
     """
     metrics = [name.strip() for name in options.metrics.split(",")]
-    reference = load_reference(options.reference)
-    held_out = load_reference(options.held_out) if options.held_out else None
-    images = load_images(options.images) if options.images else None
+    pictures = {"channels": options.channels, "background": options.background}
+    reference = load_reference(options.reference, **pictures)
+    held_out = load_reference(options.held_out, **pictures) if options.held_out else None
+    images = load_images(options.images, **pictures) if options.images else None
     if not (options.model or options.images or options.save_statistics):
         raise EvaluationError("give --model or --images to measure, or --save_statistics")
     num = options.num_samples or (len(reference) if images is None else len(images))

@@ -5,12 +5,13 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 change the config.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from pdistill import experiment
@@ -21,8 +22,10 @@ from pdistill.experiment.dry_run import dry_run
 from pdistill.model import ModelError, SamplingError
 from pdistill.runtime import processes
 from pdistill.runtime.cpu import set_xla_flags
-from pdistill.runtime.terminal import plain_errors, say
-from pdistill.training import EXIT_CODE, CheckpointError, Diverged, Interrupted, StopSignals
+from pdistill.runtime.files import one_line
+from pdistill.runtime.interruption import Interrupted, ProgramSignals
+from pdistill.runtime.terminal import plain_errors
+from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
 
@@ -50,9 +53,8 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 )
 
 
-def main(_) -> None:
+def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
             devices = _counts("dry_run", _DRY_RUN.value)
@@ -67,13 +69,16 @@ def main(_) -> None:
             processes.join(*place, _JOIN_TIMEOUT.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
+        stop.install()  # JAX has set a handler of SIGTERM
     errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, SamplingError
     try:
-        with plain_errors(*errors, OSError), StopSignals() as stop:
+        with plain_errors(*errors, OSError):
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
     except Interrupted as interruption:
-        say(f"{interruption}; the same command goes on")
-        sys.exit(EXIT_CODE)
+        message = "" if jax.process_index() else str(interruption)
+        sys.stdout.flush()
+        processes.leave()
+        stop.end(message)
 
 
 def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, ...]:
@@ -83,10 +88,11 @@ def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, .
     return tuple(map(int, texts))
 
 
-def start(arguments: Sequence[str], plan: bool = False) -> None:
+def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) -> None:
     """The program, for arguments as on its command line.
 
     Args:
+      stop: its signals.
       plan: only plan, for the devices that --devices says.
     """
     arguments = _named_config(list(arguments))
@@ -104,7 +110,14 @@ def start(arguments: Sequence[str], plan: bool = False) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = __doc__
     sys.argv[1:] = arguments  # where config_flags looks too
-    app.run(main)
+    app.run(functools.partial(main, stop=stop), flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"error: {one_line(error)}; --help lists the flags")
 
 
 def _named_config(arguments: list[str]) -> list[str]:
@@ -112,17 +125,11 @@ def _named_config(arguments: list[str]) -> list[str]:
     if arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--config={arguments[0]}"
     for i, argument in enumerate(arguments):
+        if argument in ("-config", "--config"):
+            argument = "=".join(arguments[i : i + 2])
+            arguments[i : i + 2] = [argument]
         if match := re.fullmatch("(--?config=)(.*)", argument, re.DOTALL):
-            arguments[i] = match[1] + _with_defaults(match[2])
-        elif argument in ("-config", "--config") and i + 1 < len(arguments):
-            arguments[i + 1] = _with_defaults(arguments[i + 1])
+            name = config_file.find_config(match[2])
+            arguments[i] = f"{match[1]}{config_file.__file__}:{name}"  # for its defaults
+            config_file.check_overrides(config_file.get_config(name), arguments)
     return arguments
-
-
-def _with_defaults(text: str) -> str:
-    """The name that makes absl read a config with its defaults."""
-    return f"{config_file.__file__}:{config_file.find_config(text)}"
-
-
-if __name__ == "__main__":
-    start(sys.argv[1:])

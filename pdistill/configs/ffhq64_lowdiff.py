@@ -1,12 +1,12 @@
 """LowDiff (Xu et al. 2025) on FFHQ at 64x64: 16x16 -> 32x32 -> 64x64 in one network.
 
-    python -m pdistill.data.prepare --images=/data/ffhq --name=ffhq64 --resolution=64 --resize=area
+    python -m pdistill.data.prepare --images=/data/ffhq --name=ffhq64 --resolution=64 --resize=area --held_out=0
     python -m pdistill.main --config=configs/ffhq64_lowdiff.py --workdir=runs/ffhq64_lowdiff
 
 The paper's abstract says an FID of 2.43; its settings could not be read, and what follows is ours:
 as `cifar10_lowdiff`, with EDM's settings for FFHQ (Karras et al. 2022: DDPM++, 200 million
 images). It has not been run.
-"""
+"""  # noqa: E501
 
 from ml_collections import ConfigDict
 

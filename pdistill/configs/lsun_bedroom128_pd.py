@@ -1,6 +1,6 @@
 """Progressive distillation on LSUN bedrooms 128x128 (Salimans & Ho 2022).
 
-    python -m pdistill.data.prepare --images=/data/bedroom --name=lsun_bedroom128 --resolution=128 --resize=bilinear
+    python -m pdistill.data.prepare --images=/data/bedroom --name=lsun_bedroom128 --resolution=128 --resize=bilinear --held_out=0
     python -m pdistill.main --config=configs/lsun_bedroom128_pd.py --workdir=runs/bedroom
 
 139,578,502 parameters with the paper's `both` head (`lsun_bedroom128_pd.py:both`); the default

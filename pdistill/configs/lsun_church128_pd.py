@@ -1,6 +1,6 @@
 """Progressive distillation on LSUN churches 128x128 (Salimans & Ho 2022).
 
-    python -m pdistill.data.prepare --images=/data/church --name=lsun_church128 --resolution=128 --resize=bilinear
+    python -m pdistill.data.prepare --images=/data/church --name=lsun_church128 --resolution=128 --resize=bilinear --held_out=0
     python -m pdistill.main --config=configs/lsun_church128_pd.py --workdir=runs/church
 
 139,578,502 parameters with the paper's `both` head (`lsun_church128_pd.py:both`); the default

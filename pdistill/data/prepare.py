@@ -7,22 +7,23 @@
 The result is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
 """
 
-import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from PIL import Image
 from tqdm import tqdm
 
+from pdistill.data.folders import class_of, read_folder
+from pdistill.data.pictures import common_channels, read_picture, summary
 from pdistill.data.published import PUBLISHED, fetch
 from pdistill.data.resize import resize_square
 from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
 
-SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VERSION = "1.0.0"  # of data sets that TFDS does not describe
+NAMES_SHOWN = 100  # classes; all their names are in label.labels.txt
 
 
 def prepare(name: str, root: Path, archive: Path | None = None) -> Path:
@@ -32,23 +33,27 @@ def prepare(name: str, root: Path, archive: Path | None = None) -> Path:
       archive: the archive, or a folder that holds the archives, instead of downloading.
 
     Raises:
-      PrepareError: the data set is there already, or an archive is out of reach or not the
-        published one.
+      PrepareError: the data set is there already, or being prepared, or an archive is out of
+        reach or not the published one.
     """
     source = PUBLISHED[name]
 
     def make(split: str, index: int) -> dict[str, Any]:
-        images, labels = splits[split]
-        example = {"image": png(images[index]), "label": int(labels[index])}
+        example = {key: column[index] for key, column in splits[split].items()}
+        example["image"] = png(example["image"])
         return example | ({"id": f"{split}_{index:05d}"} if "id" in info.features else {})
 
-    with new_folder(root, name, str(tfds.builder_cls(name).VERSION)) as scratch:
+    version = VERSION if source.features else str(tfds.builder_cls(name).VERSION)
+    with new_folder(root, name, version) as scratch:
         paths = fetch(source, scratch, archive)
-        info = tfds.builder(name, data_dir=scratch, file_format="array_record").info
-        if source.label_names:
-            info.features["label"].names = source.label_names
-        splits = source.read(*paths)
-        write(info, {split: range(len(labels)) for split, (_, labels) in splits.items()}, make)
+        splits, names = source.read(*paths)
+        if source.features:
+            info = _describe(scratch, name, source.address, source.features)
+        else:
+            info = tfds.builder(name, data_dir=scratch, file_format="array_record").info
+        for feature, values in names.items():
+            info.features[feature].names = values
+        write(info, {split: range(len(arrays["label"])) for split, arrays in splits.items()}, make)
     return root / info.full_name
 
 
@@ -59,85 +64,82 @@ def prepare_images(
     resolution: int,
     resize: str = "area",
     labelled: bool = True,
+    *,
+    channels: int | None = None,
+    background: str = "white",
+    held_out: int | None = None,
 ) -> Path:
     """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
 
-    The splits are the sub-folders train, test and val ("validation" in TFDS), or else there is
-    just "train". An image's label is the place of its first folder in there among all of them,
-    sorted. Images become RGB and square; those that cannot be read are reported and left out.
+    Splits and classes are as `read_folder` finds them. Images become square, and grey or RGB; those
+    that cannot be read are reported and left out. The classes are printed with their numbers, and
+    how many images were changed in which way.
 
     Args:
-      resolution, resize: as in `resize_square`. labelled: whether folders are classes.
+      resolution, resize: as in `resize_square`. labelled, held_out: as in `read_folder`.
+      channels: 1 or 3; by default 1 if all images are grey. background: as in `read_picture`.
 
     Raises:
-      PrepareError: the name is bad or there already, or images are missing or outside classes.
+      PrepareError: the name is bad or there already, or being prepared, or as `read_folder`.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("digits", *PUBLISHED):
         raise PrepareError(
             f"the name {name!r} is taken or not made of a-z, 0-9 and _; give another --name"
         )
-    tops, files = _find_images(folder)
-    classes = {_class_of(path) for paths in files.values() for path in paths} if labelled else {""}
-    if "" in classes and len(classes) > 1:
-        raise PrepareError(
-            f"{folder} has images both in and beside class folders; move them into folders, or "
-            "give --no_labels"
-        )
-    numbers = {name: number for number, name in enumerate(sorted(classes - {""}))}
-    features = {"image": tfds.features.Image(shape=(resolution, resolution, 3))}
-    if numbers:
-        features["label"] = tfds.features.ClassLabel(names=numbers)
+    done: list[str] = []  # appended to from threads
 
-    def make(split: str, path: str) -> dict[str, Any] | None:
+    def make(split: str, file: str) -> dict[str, Any] | None:
+        path = found.tops[split] / file
         try:
-            image = Image.open(tops[split] / path).convert("RGB")
+            image, changes = read_picture(path, channels, background)
         except Exception as error:  # PIL has no common error for damaged files
-            tqdm.write(f"left out {tops[split] / path}: {error}", file=sys.stderr)
+            tqdm.write(f"left out {path}: {error}", file=sys.stderr)
             return None
+        done.extend(changes)
         example = {"image": png(resize_square(image, resolution, resize))}
-        return example | ({"label": numbers[_class_of(path)]} if numbers else {})
+        return example | ({"label": found.classes[class_of(file)]} if found.classes else {})
 
-    with new_folder(root, name, "1.0.0") as scratch:
-        info = tfds.core.DatasetInfo(
-            builder=tfds.core.DatasetIdentity(
-                name, tfds.core.Version("1.0.0"), str(scratch / name / "1.0.0"), __name__
-            ),
-            description=f"{folder}: central squares, {resize} to {resolution}x{resolution}",
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label") if numbers else None,
-        )
-        write(info, files, make)
+    with new_folder(root, name, VERSION) as scratch:
+        found = read_folder(folder, labelled, held_out)
+        _tell(found.files, found.classes)
+        channels = channels or common_channels(found.paths())
+        features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}
+        if found.classes:
+            features["label"] = tfds.features.ClassLabel(names=found.classes)
+        about = f"{folder}: central squares, {resize} to {resolution}x{resolution}"
+        info = _describe(scratch, name, about, features)
+        write(info, found.files, make)
+        for line in summary(done, len(found.paths())):
+            print(line, file=sys.stderr)
     return root / info.full_name
 
 
-def _find_images(folder: Path) -> tuple[dict[str, Path], dict[str, list[str]]]:
-    """Finds {split: its folder}, and {split: relative paths of the images in there}."""
-    subfolders = {path.name for path in folder.glob("*/")}
-    if "train" in subfolders and subfolders <= set(SPLITS):
-        tops = {SPLITS[name]: folder / name for name in sorted(subfolders)}
-    else:
-        tops = {"train": folder}
-    files = {}
-    for split, top in tops.items():
-        files[split] = [
-            os.path.relpath(os.path.join(where, file), top)
-            for where, _, names in os.walk(top, followlinks=True)
-            for file in names
-            if file.lower().endswith(SUFFIXES)
-        ]
-        if not files[split]:
-            raise PrepareError(
-                f"there are no images in {top}; give a folder of {', '.join(SUFFIXES)}"
-            )
-    return tops, files
+def _describe(
+    scratch: Path, name: str, about: str, features: Mapping[str, Any]
+) -> tfds.core.DatasetInfo:
+    """Describes a data set that TFDS does not know."""
+    version = tfds.core.Version(VERSION)
+    where = str(scratch / name / VERSION)
+    return tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(name, version, where, __name__),
+        description=about,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=("image", "label") if "label" in features else None,
+    )
 
 
-def _class_of(path: str) -> str:
-    """Returns the first folder of a relative path; "" if there is none."""
-    return os.path.dirname(path).split("/")[0]
+def _tell(files: Mapping[str, Any], classes: Mapping[str, int]) -> None:
+    """Prints what was found in a folder."""
+    sizes = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
+    held_out = "" if len(files) > 1 else "; there is no held-out split"
+    print(f"images: {sizes}{held_out}", file=sys.stderr)
+    numbered = [f"{number} {name}" for name, number in classes.items()] or ["none"]
+    if len(numbered) > NAMES_SHOWN:
+        numbered[NAMES_SHOWN - 1 : -1] = ["..."]
+    print(f"classes: {', '.join(numbered)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    from pdistill.cli.prepare import main
+    from pdistill.__main__ import run
 
-    main()
+    run("prepare")

@@ -13,9 +13,10 @@ KERNELS = {  # the weight of a pixel at `distance` from the centre of a cell `sc
 
 
 def resize_square(image: Image.Image, resolution: int, resize: str) -> np.ndarray:
-    """Cuts an RGB image's central square, and resizes it to uint8 [resolution, resolution, 3].
+    """Cuts an image's central square, and resizes it to uint8 [resolution, resolution, C].
 
     Args:
+      image: one of PIL's mode "L", for C = 1, or "RGB", for 3.
       resize: "area", exact averages over cells (ImageNet in Salimans & Ho 2022), or "bilinear",
         antialiased (LSUN there). Both round once, at the end, to the nearest grey value.
     """
@@ -23,8 +24,10 @@ def resize_square(image: Image.Image, resolution: int, resize: str) -> np.ndarra
     left, top = (image.width - side) // 2, (image.height - side) // 2
     pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32)
     weights = _resize_weights(side, resolution, resize)
+    pixels = pixels.reshape(side, side, -1)
     for _ in range(2):  # rows, then columns
-        pixels = (weights @ pixels.reshape(side, -1)).reshape(resolution, -1, 3).swapaxes(0, 1)
+        rows = weights @ pixels.reshape(side, -1)
+        pixels = rows.reshape(resolution, -1, pixels.shape[2]).swapaxes(0, 1)
     return np.rint(pixels).astype(np.uint8)
 
 

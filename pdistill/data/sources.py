@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pdistill.data.images import at_size
+from pdistill.runtime.files import in_home
 from pdistill.runtime.terminal import progress
 
 if TYPE_CHECKING:
@@ -125,8 +126,11 @@ def load_dataset(name: str, split: str = "train") -> Dataset:
 
 
 def data_dir() -> Path:
-    """Folder of prepared data sets: TFDS_DATA_DIR as it is now, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    """Folder of prepared data sets: TFDS_DATA_DIR as it is now, or ~/tensorflow_datasets.
+
+    An empty variable is as good as none.
+    """
+    return in_home(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _digits(split: str) -> Dataset:

@@ -1,12 +1,14 @@
 """Writes data sets in TFDS's array_record format, whole or not at all, without TensorFlow."""
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import io
 import math
+import os
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,16 +32,51 @@ class PrepareError(RuntimeError):
 def new_folder(root: Path, name: str, version: str) -> Iterator[Path]:
     """Makes a temporary folder, whose name/version moves into `root` if there is no error.
 
-    The rest of it is deleted either way.
+    The rest of it is deleted either way, and so is what a killed process left of it.
+
+    Raises:
+      PrepareError: name/version is there already, or another process is making it.
     """
-    final = root / name / version
-    if final.exists():
-        raise PrepareError(f"{final} is there already; delete it, or choose another --data_dir")
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as scratch:
-        yield Path(scratch)
-        final.parent.mkdir(exist_ok=True)
-        (Path(scratch) / name / version).rename(final)
+    scratch = root / f"incomplete.{name}"
+    with _lock(root / f"{scratch.name}.lock", name):
+        final = root / name / version
+        if final.exists():
+            raise PrepareError(f"{final} is there already; delete it, or choose another --data_dir")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+            final.parent.mkdir(exist_ok=True)
+            (scratch / name / version).rename(final)
+        finally:
+            shutil.rmtree(scratch)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, name: str) -> Iterator[None]:
+    """Holds a lock, a file that is there meanwhile; the system drops it if the process is killed.
+
+    Raises:
+      PrepareError: another process holds it.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except BlockingIOError:
+            ours = False
+        except OSError:  # a file system without locks
+            ours = True
+        if not ours:  # taken, or just deleted by who held it
+            raise PrepareError(
+                f"{name} is being prepared in {path.parent} by another process; wait for it, or "
+                "choose another --data_dir"
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -47,6 +84,11 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
     return buffer.getvalue()
+
+
+def hash_of(key: str) -> bytes:
+    """Computes the MD5 by which TFDS orders examples; names of files need not be UTF-8."""
+    return hashlib.md5(key.encode(errors="surrogateescape")).digest()
 
 
 def write(
@@ -71,7 +113,7 @@ def write(
     writer.initialize_splits(list(splits))
     with ThreadPoolExecutor() as pool:
         for split, keys in splits.items():
-            order = sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
+            order = sorted(keys, key=lambda key: hash_of(f"{split}{key}"))
             desc = f"{info.name}:{split}"
             with tqdm(desc=desc, total=len(order), unit=" images", mininterval=1) as bar:
                 for start in range(0, len(order), BLOCK):

@@ -17,8 +17,10 @@ Schedule = Callable[[Array], Array]
 
 
 def _check_range(logsnr_min: float, logsnr_max: float) -> None:
-    if not logsnr_min < logsnr_max:
-        raise ValueError(f"logsnr_min must be below logsnr_max; got {logsnr_min} and {logsnr_max}")
+    if not -math.inf < logsnr_min < logsnr_max < math.inf:
+        raise ValueError(
+            f"logsnr_min must be below logsnr_max, both finite; got {logsnr_min} and {logsnr_max}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CosineSchedule:
     shift: float = 0.0
 
     def __post_init__(self):
-        _check_range(self.logsnr_min, self.logsnr_max)
+        _check_range(self.logsnr_min + self.shift, self.logsnr_max + self.shift)
 
     def __call__(self, t: Array) -> Array:
         t = jnp.asarray(t)
@@ -63,9 +65,9 @@ class LinearBetaSchedule:
     t_min: float = 1e-5
 
     def __post_init__(self):
-        if not 0 < self.beta_min <= self.beta_max:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(
-                f"beta_min and beta_max must satisfy 0 < beta_min <= beta_max; got {self}"
+                f"beta_min and beta_max must satisfy 0 < beta_min <= beta_max < inf; got {self}"
             )
         if not 0 < self.t_min < 1:
             raise ValueError(f"t_min must be between 0 and 1; got {self}")
@@ -90,10 +92,11 @@ class KarrasSchedule:
     data_std: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0 or self.data_std <= 0:
+        positive = all(0 < number < math.inf for number in (self.rho, self.data_std))
+        if not 0 < self.sigma_min < self.sigma_max < math.inf or not positive:
             raise ValueError(
-                "the schedule must have 0 < sigma_min < sigma_max, rho > 0 and data_std > 0; got "
-                f"{self}"
+                "the schedule must have 0 < sigma_min < sigma_max, rho > 0 and data_std > 0, all "
+                f"finite; got {self}"
             )
 
     def __call__(self, t: Array) -> Array:
@@ -126,7 +129,7 @@ class DdpmSchedule:
     Attributes:
       betas: "linear" from beta_start to beta_end (Ho et al. 2020), "scaled_linear", whose square
         roots are linear, or "cosine" (Nichol & Dhariwal 2021, eq. 17), which has no ends.
-      num: number of time steps, at least 2.
+      num: number of time steps, 2 .. 100,000.
     """
 
     betas: str = "linear"
@@ -139,8 +142,8 @@ class DdpmSchedule:
             raise ValueError(f"betas must be linear, scaled_linear or cosine; got {self.betas!r}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"betas must satisfy 0 < beta_start <= beta_end < 1; got {self}")
-        if self.num < 2:
-            raise ValueError(f"num must be at least 2; got {self.num}")
+        if not 2 <= self.num <= 10**5:  # the table has as many entries
+            raise ValueError(f"num must be in 2 .. 100,000; got {self.num}")
 
     def __call__(self, t: Array) -> Array:
         t = jnp.asarray(t)

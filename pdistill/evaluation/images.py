@@ -1,15 +1,20 @@
 """Images from files, and the mistakes that make their measurements meaningless."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.stats
-from PIL import Image, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+from pdistill.data.pictures import (
+    SUFFIXES,
+    common_channels,
+    find_pictures,
+    read_picture,
+    summary,
+)
+from pdistill.runtime.files import one_line, read_arrays
+from pdistill.runtime.terminal import say
 
 
 class EvaluationError(ValueError):
@@ -20,25 +25,32 @@ class EvaluationWarning(UserWarning):
     """A warning of a number that a careful reader would doubt."""
 
 
-def load_images(path: str | Path) -> np.ndarray:
+def load_images(
+    path: str | Path, *, channels: int | None = None, background: str = "white"
+) -> np.ndarray:
     """Loads uint8 [N, H, W, C] from an .npz with one such array, or from a folder of pictures.
+
+    Args:
+      channels: 1 or 3, for pictures in a folder; by default 1 if all are grey.
+      background: PIL's name of the colour behind their transparent parts.
 
     Raises:
       EvaluationError: there is no such file, it cannot be read, or it holds something else.
     """
     path = Path(path)
-    return _read_folder(path) if path.is_dir() else images_among(read_npz(path), path)
+    if path.is_dir():
+        return _read_folder(path, channels, background)
+    return images_among(read_npz(path), path)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz; raises EvaluationError if it cannot be read."""
     try:
-        with np.load(path) as archive:
-            return dict(archive)
+        return read_arrays(path)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: there is no such file; check the path") from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise EvaluationError(f"{path} is not a readable .npz file: {error}") from error
+    except Exception as error:  # whatever NumPy and zipfile raise for damage
+        raise EvaluationError(f"{path} is not a readable .npz file: {one_line(error)}") from error
 
 
 def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
@@ -83,28 +95,34 @@ def check_images(images: np.ndarray, name: str) -> None:
         )
 
 
-def _read_folder(path: Path) -> np.ndarray:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+def _read_folder(folder: Path, channels: int | None, background: str) -> np.ndarray:
+    """Reads pictures of one size, in the order of their paths."""
+    files = [folder / file for file in find_pictures(folder)]
     if not files:
         raise EvaluationError(
-            f"{path}: there are no pictures in it; give a folder of {', '.join(SUFFIXES)}"
+            f"{folder}: there are no pictures in it; give a folder of {', '.join(SUFFIXES)}"
         )
-    images = []
-    for file in files:
+    channels = channels or common_channels(files)
+    images, done = None, []
+    for number, file in enumerate(files):
         try:
-            with Image.open(file) as picture:
-                image = np.asarray(picture.convert("L" if picture.mode == "L" else "RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise EvaluationError(f"{file} cannot be read: {error}") from error
-        image = image.reshape(*image.shape[:2], -1)
-        if images and image.shape != images[0].shape:
+            picture, changes = read_picture(file, channels, background)
+            image = np.asarray(picture).reshape(picture.height, picture.width, channels)
+            if images is None:
+                images = np.empty((len(files), *image.shape), np.uint8)
+        except Exception as error:  # PIL has no common error for damaged files
+            raise EvaluationError(f"{file} cannot be read: {one_line(error)}") from error
+        if image.shape != images.shape[1:]:
             raise EvaluationError(
-                f"{file} has the shape {image.shape} and {files[0]} {images[0].shape}; all "
-                "pictures must have one size and number of channels"
+                f"{file} has the shape {image.shape} and {files[0]} {images.shape[1:]}; all "
+                "pictures must have one size"
             )
-        images.append(image)
-    check_images(np.stack(images), str(path))
-    return np.stack(images)
+        images[number] = image
+        done += changes
+    for line in summary(done, len(files)):
+        say(f"{folder}: {line}")
+    check_images(images, str(folder))
+    return images
 
 
 class DuplicateCounter:

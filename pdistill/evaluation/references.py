@@ -24,7 +24,7 @@ from pdistill.evaluation.images import (
 from pdistill.features import Extractor
 from pdistill.runtime.files import cache_dir, write_arrays
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import progress
+from pdistill.runtime.terminal import progress, say
 
 BLOCK = 1024  # images whose features are computed at a time
 
@@ -82,7 +82,13 @@ class Reference:
         # Features are computed by all processes together, so by none or by all.
         if not in_all(statistics is not None):
             statistics = self._compute_statistics(extractor)
-            save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            try:
+                save_statistics(path, statistics, reference=self.name, features=extractor.name)
+            except OSError as error:
+                say(
+                    f"warning: statistics of {self.name} are not kept for the next time: {error}; "
+                    "PDISTILL_CACHE_DIR can name a folder that can be written"
+                )
         return statistics
 
     def _compute_statistics(self, extractor: Extractor) -> Statistics:
@@ -112,7 +118,8 @@ class Reference:
             "version": importlib.metadata.version("pdistill"),
         }
         code = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{re.sub('[^A-Za-z0-9]+', '_', Path(self.name).name)}-{extractor.name}-{code}.npz"
+        name = re.sub("[^A-Za-z0-9]+", "_", Path(self.name).name)[:50]
+        return f"{name}-{extractor.name}-{code}.npz"
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -142,15 +149,20 @@ class StatisticsReference:
         return self._statistics
 
 
-def load_reference(text: str) -> Reference | StatisticsReference:
+def load_reference(
+    text: str, *, channels: int | None = None, background: str = "white"
+) -> Reference | StatisticsReference:
     """Loads a reference from a name, such as "cifar10:train", or a path of images or statistics.
+
+    Args:
+      channels, background: as in `load_images`, for a folder.
 
     Raises:
       EvaluationError: the file is neither. ValueError, FileNotFoundError: as `load_dataset`.
     """
     path = Path(text)
     if path.is_dir():
-        return Reference(text, load_images(path))
+        return Reference(text, load_images(path, channels=channels, background=background))
     if path.suffix == ".npz":
         arrays = read_npz(path)
         if "mu" in arrays or "sigma" in arrays:
@@ -182,9 +194,15 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
     for key in ("mu", "sigma"):
         if key not in arrays:
             raise EvaluationError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
+        if not np.issubdtype(arrays[key].dtype, np.floating):
+            raise EvaluationError(
+                f"{path}: {key} must be floating point; it is {arrays[key].dtype}"
+            )
     mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
-    count = int(arrays["count"]) if "count" in arrays else None
-    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+    count = arrays.get("count")
+    if count is not None and (count.shape or count.dtype.kind not in "iu" or count < 2):
+        raise EvaluationError(f"{path}: count must be a whole number of at least 2; it is {count}")
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
         raise EvaluationError(
             f"{path}: mu must be [D] and sigma [D, D]; got {mean.shape} and {covariance.shape}"
         )
@@ -194,7 +212,14 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
         raise EvaluationError(
             f"{path}: sigma is not symmetric, so it is no covariance; compute it again"
         )
-    return Statistics(mean, covariance, count)
+    variances = covariance.diagonal()
+    limits = np.sqrt(np.outer(variances, variances).clip(0)) + 1e-6 * np.abs(covariance).max()
+    if (variances < 0).any() or (np.abs(covariance) > limits).any():
+        raise EvaluationError(
+            f"{path}: sigma has a negative variance or a correlation above one, so it is no "
+            "covariance; compute it again"
+        )
+    return Statistics(mean, covariance, None if count is None else int(count))
 
 
 def save_statistics(path: str | Path, statistics: Statistics, **about: Any) -> None:

@@ -140,15 +140,38 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """Everything that `experiment.run` needs; `wandb` also logs to Weights & Biases."""
+    """Everything that `experiment.run` needs.
+
+    Attributes:
+      model: None where the first stage imports a model, whose network it is then.
+      teacher: the model directory of stages that import one without saying its path.
+      wandb: also log to Weights & Biases.
+    """
 
     data: DataConfig
-    model: ModelConfig
     stages: tuple[Run, ...]
+    model: ModelConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
+    teacher: str = ""
     wandb: bool = False
+
+    def __post_init__(self):
+        imports = [isinstance(stage.method, Imported) for stage in self.stages]
+        if self.model is None and not any(imports[:1]):
+            raise ValueError("missing key 'model'; only a first stage that imports one replaces it")
+        stages = tuple(map(self._with_teacher, self.stages))
+        if self.teacher and stages == self.stages:
+            raise ValueError("teacher: no stage takes it; the variant imported of a config does")
+        object.__setattr__(self, "stages", stages)
+
+    def _with_teacher(self, stage: Run) -> Run:
+        if not isinstance(stage.method, Imported) or stage.method.path:
+            return stage
+        return dataclasses.replace(
+            stage, method=dataclasses.replace(stage.method, path=self.teacher)
+        )
 
 
 def as_plain(config: Any) -> dict[str, Any]:
@@ -184,9 +207,7 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
     known = (*common, *fields)
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {_join(path, key)!r}; {hint}")
+            raise ConfigError(unknown_key(path, key, known))
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -199,6 +220,13 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
         return cls(**built)
     except ValueError as error:
         raise ConfigError(f"{path or 'config'}: {error}") from error
+
+
+def unknown_key(path: str, key: Any, known: Sequence[str]) -> str:
+    """The message about a key that the dictionary at `path` does not have."""
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
+    return f"unknown key {_join(path, key)!r}; {hint}"
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:

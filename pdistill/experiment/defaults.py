@@ -35,12 +35,12 @@ def fill_defaults(config: ConfigDict) -> ConfigDict:
 
     It describes the same experiment. Errors of the config are left to `config.parse`.
     """
-    return ConfigDict(filled(_copied(config)))
+    return ConfigDict(filled(copied(config)))
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with every key that has a default; see `fill_defaults`."""
-    plain = {"seed": ExperimentConfig.seed, "wandb": ExperimentConfig.wandb}
+    plain = {name: getattr(ExperimentConfig, name) for name in ("seed", "teacher", "wandb")}
     config = plain | {"evaluation": {}, "mesh": {}} | dict(config)
     for name, cls in PARTS.items():
         if name in config:
@@ -115,10 +115,10 @@ def _default(field: dataclasses.Field) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Nested dicts for nested ConfigDicts, none of them shared; references are kept."""
     if isinstance(value, ConfigDict):
         value = dict(value.items(preserve_field_references=True))
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+        return {key: copied(item) for key, item in value.items()}
+    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value

@@ -1,14 +1,14 @@
 """Taking a run directory: its config.json, and which changes of a config may go on in it."""
 
+import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
 from pdistill.experiment.config import ConfigError, parse
@@ -16,13 +16,49 @@ from pdistill.experiment.defaults import filled
 from pdistill.experiment.plan import Planned
 from pdistill.methods import Run
 from pdistill.runtime.files import write_atomically
+from pdistill.runtime.lock import InUse, locked
+from pdistill.runtime.processes import in_all
+from pdistill.runtime.temporary import TEMPORARY, sweep
 from pdistill.runtime.terminal import say
 
-# Keys of a config that may change between runs of one directory: they change no result.
+# Keys of a config that may change between runs of one directory: they change no result that is
+# there. A metric more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at)|wandb|mesh\..*|data\.resident|"
-    r"evaluation\.inception_weights"
+    r"evaluation\.inception_weights|evaluation\.metrics(\[\d+\])?"
 )
+
+
+@contextlib.contextmanager
+def taken(workdir: Path, *, new: bool = False) -> Iterator[None]:
+    """Makes a run directory if it is not there, and holds its lock.
+
+    Args:
+      new: whether to move aside what the directory holds.
+
+    Raises:
+      ConfigError: another run is using it, or it cannot be used.
+    """
+    with contextlib.ExitStack() as held:
+        problem = ""
+        if jax.process_index() == 0:
+            try:
+                _take(workdir, held, new)
+            except InUse as error:
+                problem = f"{error}; wait for its end, or give another --workdir"
+            except OSError as error:
+                problem = f"cannot use the run directory {workdir}: {error}"
+        if not in_all(not problem):  # nobody reads what is there before it is moved
+            raise ConfigError(problem or f"the first process cannot use {workdir}")
+        yield
+
+
+def _take(workdir: Path, held: contextlib.ExitStack, new: bool) -> None:
+    if new and workdir.exists():
+        held.enter_context(locked(workdir))
+        say(f"{workdir} is moved to {_move_aside(workdir)}")
+    workdir.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to it
+    held.enter_context(locked(workdir))
 
 
 def claim(
@@ -30,23 +66,16 @@ def claim(
     config: dict[str, Any],
     stages: Sequence[Run],
     runs: Mapping[str, Planned],
-    *,
-    new: bool = False,
 ) -> None:
     """Writes config.json, or checks the one that is there.
 
     Args:
       config: the whole config, plain; stages and runs are what it makes. It is written, and
         compared, with all defaults.
-      new: whether to move aside what the directory holds.
 
     Raises:
       ConfigError: the directory holds a run of another config. OSError: it cannot be used.
     """
-    if new:
-        if workdir.exists() and jax.process_index() == 0:
-            say(f"{workdir} is moved to {_move_aside(workdir)}")
-        sync_global_devices(f"moved {workdir}")  # nobody reads what is there before it is moved
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     generator = jax.config.jax_default_prng_impl
     if path.exists():
@@ -72,7 +101,8 @@ def claim(
                     "learning rate rises again, unlike in a run of that length from the start"
                 )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
         resolved = {
             "config": config,
             "versions": models.versions(),
@@ -146,7 +176,8 @@ def git_commit() -> str | None:
 
 
 def _move_aside(directory: Path) -> Path:
-    """Renames to the first of <directory>.1, .2, ... that is free."""
+    """Renames to the first of <directory>.1, .2, ... that is free; of a link, what it leads to."""
+    directory = directory.resolve() if directory.is_symlink() else directory
     number = 1
     while (target := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1

@@ -19,13 +19,18 @@ class Imported(Method):
     """A model that is copied and measured, in zero updates; later stages start from it.
 
     Attributes:
-      path: a model directory, or a run's that holds one.
+      path: a model directory, or a stage's that holds one; "" for the config's `teacher`.
     """
 
-    path: str
+    path: str = ""
     name: ClassVar[str] = "imported"
 
     def unfold(self, stage: Run, model: Network) -> list[Run]:
+        if not self.path:
+            raise ValueError(
+                "which model? Give --config.teacher=DIR, with a directory that python -m "
+                "pdistill.convert has written, or that of a stage, such as runs/digits/teacher"
+            )
         steps = stage.measured_at or (num_steps(read_card(find(self.path))),)
         return [dataclasses.replace(stage, measured_at=steps)]
 

@@ -13,13 +13,14 @@ from pdistill import report
 from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
 from pdistill.experiment.config import ConfigError, ExperimentConfig
+from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.rows import draw_samples, identity, measure, row_key
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Network
 from pdistill.runtime.files import write_arrays
-from pdistill.runtime.terminal import say
+from pdistill.runtime.terminal import say, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import LogFile, Writer
 
@@ -47,6 +48,22 @@ class Measurement:
         """In samples.npz: the step count, and the weight if it is not the first."""
         steps = str(format_steps(self.sampling.num_steps))
         return steps if self.first else f"{steps}@{self.guidance:g}"
+
+    @property
+    def solver(self) -> str:
+        """Name of the solver, for people, such as gamma:0.5."""
+        solver = self.sampling.solver
+        return f"{solver.name}:{solver.gamma:g}" if solver.jumps else solver.name
+
+    @property
+    def weight(self) -> str:
+        """The guidance weight, for people; "" if there is none."""
+        return "" if self.guidance is None else f" w {self.guidance:g}"
+
+    @property
+    def tag(self) -> str:
+        """The part of TensorBoard's names that tells how it was sampled."""
+        return self.solver + self.weight.replace(" ", "_")
 
 
 class Measurements:
@@ -123,32 +140,36 @@ class Measurements:
     def measure(self, r: Planned, model: Model, measurement: Measurement, writer: Writer) -> None:
         """Adds the rows and pictures of one measurement."""
         sampling, evaluator = measurement.sampling, self._evaluators[r.network.image_shape]
+        num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
+        steps = format_steps(sampling.num_steps)
+        what = f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}"
+        update(f"{what}: samples and measures {num:,} images")
         rows, samples = measure(
             model,
             evaluator,
             stage=r.name,
             guidance=measurement.guidance,
-            num=evaluator.num_samples if evaluator.metrics else GRID_IMAGES,
+            num=num,
             keep=PICTURE_IMAGES,
             **self._sampling_arguments(sampling),
         )
-        self._keep_pictures(r, measurement, samples, writer)
+        # What was measured before, with other metrics or until a kill, is not logged again.
+        pictured = self._keep_pictures(r, measurement, samples)
         present = {row_key(row) for row in self.rows}
+        rows = [row for row in rows if row_key(row) not in present]
         for row in rows:
-            if row_key(row) not in present:
-                self._log.append(row)
+            self._log.append(row)
         values = "  ".join(
             f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
         )
-        weight = "" if measurement.guidance is None else f" w {measurement.guidance:g}"
-        solver = sampling.solver.name
-        if sampling.solver.jumps:
-            solver += f":{sampling.solver.gamma:g}"
-        steps = format_steps(sampling.num_steps)
-        say(f"{r.name:<16} {solver} {steps} steps{weight}: {values}")
-        name = f"{r.name}/{solver}{weight.replace(' ', '_')}"
+        say(f"{what}: {values}")
+        if pictured:
+            grid = report.tile(samples[:GRID_IMAGES])
+            writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
+        name = f"{r.name}/{measurement.tag}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
+        writer.flush()
 
     def of_network(self, r: Planned, network: Network) -> tuple[dict[str, Any], np.ndarray]:
         """The row by which a run's model is chosen, and its samples, uint8 [N, H, W, C].
@@ -156,6 +177,7 @@ class Measurements:
         The noise and the labels are those that the model will be measured with.
         """
         evaluator = self._selecting[r.run.select, r.network.image_shape]
+        update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
         batches, labels = draw_samples(
             network,
@@ -200,34 +222,32 @@ class Measurements:
         path = self._workdir / r.name / name
         return dict(np.load(path)) if path.exists() else {}
 
-    def _keep_pictures(
-        self, r: Planned, measurement: Measurement, samples: np.ndarray, writer: Writer
-    ) -> None:
+    def _keep_pictures(self, r: Planned, measurement: Measurement, samples: np.ndarray) -> bool:
         """Adds the first solver's samples to samples.npz, {measurement's name: uint8 [n, H, W, C]}.
 
-        The model's own samples also make pictures.npz, see `Evaluator.pictures`.
+        The model's own samples also make pictures.npz, see `Evaluator.pictures`. Tells whether they
+        were not there yet.
         """
         if not measurement.pictured:
-            return
+            return False
         # By all processes, which compute features together.
         pictures = (
             self._evaluators[r.network.image_shape].pictures(samples) if measurement.main else None
         )
-        if jax.process_index() > 0:
-            return
-        if pictures:
-            write_arrays(self._workdir / r.name / "pictures.npz", pictures)
-        grid = samples[:GRID_IMAGES]
-        grids = self._arrays(r, "samples.npz") | {measurement.name: grid}
-        write_arrays(self._workdir / r.name / "samples.npz", grids)
-        writer.write_images(
-            measurement.sampling.nfe, {f"{r.name}/samples/{measurement.name}": report.tile(grid)}
-        )
+        before = self._arrays(r, "samples.npz")
+        if jax.process_index() == 0:
+            if pictures:
+                write_arrays(self._workdir / r.name / "pictures.npz", pictures)
+            grids = before | {measurement.name: samples[:GRID_IMAGES]}
+            write_arrays(self._workdir / r.name / "samples.npz", grids)
+        return measurement.name not in before
 
-    def forget_pictures(self, r: Planned) -> None:
-        """Deletes the pictures of the model that is about to be replaced."""
+    def forget(self, r: Planned, writer: Writer) -> None:
+        """Deletes the pictures, and what is logged, of the model that is about to be replaced."""
         for name in ("samples.npz", "pictures.npz"):
             (self._workdir / r.name / name).unlink(missing_ok=True)
+        for name in {"samples", *(measurement.tag for measurement in self._measurements(r))}:
+            writer.rewind(f"{r.name}/{name}", 0)
 
     def _measurements(self, r: Planned) -> list[Measurement]:
         names = (r.network.sampler,) if r.network.sampler else self._settings.solvers
@@ -264,6 +284,11 @@ class Measurements:
             raise ConfigError(
                 f"{r.name}: num_labels {num_labels} is less than the {classes} classes of "
                 f"{self._data.name}"
+            )
+        if isinstance(r.run.method, Imported) and num_labels > classes:
+            raise ConfigError(
+                f"{r.name}: the imported model takes {num_labels} labels, but {self._data.name} "
+                f"has {classes} classes; give the data that it was trained on, as data.name"
             )
         if r.run.measured and not num_labels and "label_accuracy" in self._settings.metrics:
             raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")

@@ -74,20 +74,24 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
     Raises:
       ConfigError: a run that cannot be; the message names its stage.
     """
-    try:
-        model = experiment.model.build(image_shape)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
+    model = None  # until the first stage has imported one
+    if experiment.model:
+        try:
+            model = experiment.model.build(image_shape)
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
     planned: dict[str, Planned] = {}
     for i, stage in enumerate(experiment.stages):
         name = stage.name
         try:
             shape = stage_shape(stage, image_shape)
-            for run in stage.unfold(model.replace(shape=shape)):
+            own = model and model.replace(shape=shape)
+            for run in stage.unfold(own):
                 name = run.name
                 if name in planned:
                     raise ConfigError(f"stages[{i}].name: {name!r} is used twice")
-                planned[name] = _plan_run(run, model.replace(shape=shape), planned)
+                planned[name] = _plan_run(run, own, shape, planned)
+                model = model or planned[name].network.blank.replace(sampler="", guidance=None)
         except ConfigError:
             raise
         except ValueError as error:
@@ -103,7 +107,9 @@ def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (stage.resolution, stage.resolution, image_shape[-1])
 
 
-def _plan_run(run: Run, model: Network, earlier: Mapping[str, Planned]) -> Planned:
+def _plan_run(
+    run: Run, model: Network | None, shape: tuple[int, ...], earlier: Mapping[str, Planned]
+) -> Planned:
     given, values = _bind(run, earlier)
     parameters = inspect.signature(run.method.init).parameters
     arguments = dict(run.arguments)
@@ -115,12 +121,7 @@ def _plan_run(run: Run, model: Network, earlier: Mapping[str, Planned]) -> Plann
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(draft.init, key, values)
     network = jax.eval_shape(run.method.product, state)
-    if network.image_shape != model.shape:
-        pixels = network.image_shape[0]
-        raise ValueError(
-            f"it makes images of {_pixels(network.image_shape)}, where its stage is to make images "
-            f"of {_pixels(model.shape)}; set resolution to {pixels}, or start from another stage"
-        )
+    _check_shape(network.image_shape, shape)
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
@@ -170,6 +171,21 @@ def find_run(name: str, earlier: Mapping[str, Planned]) -> Planned:
             f"it starts from {name!r}, which no earlier stage makes; there are: {known}"
         )
     return earlier.get(name) or found[-1]
+
+
+def _check_shape(made: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raises ValueError unless a run makes images [H, W, C] of its stage's shape."""
+    if made[-1] != wanted[-1]:
+        raise ValueError(
+            f"it makes images of {made[-1]} channels, but the data has {wanted[-1]}; give other "
+            "data, or start from another model"
+        )
+    if made != wanted:
+        raise ValueError(
+            f"it makes images of {_pixels(made)}, where its stage is to make images of "
+            f"{_pixels(wanted)}; set resolution to {made[0]}, read the data at that size, as "
+            f"data.name=NAME@{made[0]}, or start from another stage"
+        )
 
 
 def _check_run(run: Run, steps: tuple[Steps, ...]) -> None:

@@ -19,7 +19,7 @@ from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import claim
+from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
@@ -28,7 +28,7 @@ from pdistill.methods.columns import check_rows
 from pdistill.networks import Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import format_seconds, say
+from pdistill.runtime.terminal import end_line, format_seconds, say, update
 from pdistill.samplers import parse_solver
 from pdistill.training import (
     Checkpointer,
@@ -63,24 +63,28 @@ def run(
       ConfigError: before anything is compiled, if the config cannot run.
       Diverged, CheckpointError, ModelError: it cannot go on. Interrupted: it was asked to stop.
     """
-    began = time.monotonic()
     plain = as_plain(config)
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
-    experiment.claim(plain, new)
-    with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
-        for planned in experiment.runs.values():
-            experiment.perform(planned, writer)
-    if jax.process_index() == 0:
-        path = report.build(workdir)
-        print(f"\n{report.table(experiment.measurements.rows)}")
-        print(f"\nReport: {path}  ({format_seconds(time.monotonic() - began)})")
-    sync_global_devices("reported")  # a process that ends waits for the others only briefly
+    with taken(experiment.workdir, new=new):
+        experiment.claim(plain)
+        with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
+            for planned in experiment.runs.values():
+                experiment.perform(planned, writer)
+        if jax.process_index() == 0:
+            update("the report is made")
+            path = report.build(workdir)
+            end_line()
+            print(f"\n{report.table(experiment.measurements.rows)}")
+            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
+        sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
 class Experiment:
     """One run directory and what fills it."""
 
     def __init__(self, config: ExperimentConfig, workdir: Path, stop: StopSignals):
+        self.began = time.monotonic()
+        self._reporting = 0.0  # seconds
         self.config = config
         self.workdir = workdir
         self.stop = stop
@@ -110,10 +114,10 @@ class Experiment:
                 f"{self.mesh.size} devices"
             )
 
-    def claim(self, config: dict[str, Any], new: bool) -> None:
+    def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
         try:
-            claim(self.workdir, config, self.config.stages, self.runs, new=new)
+            claim(self.workdir, config, self.config.stages, self.runs)
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
@@ -125,7 +129,7 @@ class Experiment:
                 self._train_and_export(planned, writer)
             else:
                 state = planned.init(self._key, self._given(planned))
-                self.measurements.forget_pictures(planned)
+                self.measurements.forget(planned, writer)
                 network = planned.run.method.product(state)
                 self._save_model(planned, self._directory(planned) / "model", network, 0)
         if not planned.run.measured:
@@ -134,6 +138,21 @@ class Experiment:
             model = models.load(self._directory(planned) / "model", self.mesh)
             for measurement in missing:
                 self.measurements.measure(planned, model, measurement, writer)
+                self._report()
+
+    def _report(self) -> None:
+        """Builds the report from the first measurement on, in a twentieth of the time at most."""
+        before = time.monotonic()
+        if (
+            jax.process_index() > 0
+            or not self.measurements.rows
+            or self._reporting > (before - self.began) / 20
+        ):
+            return
+        path = report.build(self.workdir)
+        if not self._reporting:
+            say(f"{'report':<16} {path}, which grows as the run goes on")
+        self._reporting += time.monotonic() - before
 
     def _directory(self, planned: Planned) -> Path:
         return self.workdir / planned.name
@@ -168,6 +187,7 @@ class Experiment:
         def on_save(step: int, state: Any) -> None:
             if selection:
                 selection(step, run.method.product(state))
+            self._report()
 
         try:
             state = train(
@@ -180,7 +200,7 @@ class Experiment:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        self.measurements.forget_pictures(planned)
+        self.measurements.forget(planned, writer)
         if selection:
             selection.finish(**_length(planned))
         else:
@@ -266,6 +286,7 @@ class Experiment:
             **run.method.card(planned.state),
             **_length(planned),
         }
+        update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 
     def _inherited(self, planned: Planned) -> dict[str, Any]:

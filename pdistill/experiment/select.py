@@ -11,6 +11,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_d
 from pdistill import model as models
 from pdistill.evaluation import radial_spectrum
 from pdistill.networks import Network
+from pdistill.runtime.temporary import replace
 from pdistill.runtime.terminal import say
 from pdistill.training.logging import LogFile, Writer
 
@@ -75,5 +76,5 @@ class Selection:
         sync_global_devices(f"read {best}")
         if jax.process_index() == 0:
             models.change_card(best, **card)
-            models.replace(best, self._directory / "model")
+            replace(best, self._directory / "model")
         sync_global_devices(f"selected {self._directory}")

@@ -10,7 +10,6 @@ pytorch-fid resizes as PyTorch does, so its scores are a little different.
 import dataclasses
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from jax import Array
 
 from pdistill.features.base import NetworkExtractor
 from pdistill.runtime.download import download
-from pdistill.runtime.files import cache_dir
+from pdistill.runtime.files import cache_dir, can_write, scratch_dir, write_atomically
+from pdistill.runtime.temporary import replacing
+from pdistill.runtime.terminal import say
 from pdistill.runtime.torch_files import WeightsError, read_torch, sha256
 
 ADDRESS = (
@@ -277,6 +278,8 @@ def _folded(state: Mapping[str, np.ndarray], source: str | Path) -> Any:
         tensor = rest.pop(name)
         if tensor.shape != shape:
             raise error(f"{name} is {tensor.shape}, not {shape}")
+        if not np.isfinite(tensor).all():
+            raise error(f"a number of {name} is not finite")
         return tensor.astype(np.float64)
 
     take("fc.bias", (1008,))  # unused, see `Inception`
@@ -301,15 +304,16 @@ def _folded(state: Mapping[str, np.ndarray], source: str | Path) -> Any:
 def _cached() -> tuple[Path, str]:
     """Finds or fetches the published file: its path in the cache, and the SHA-256 or its start."""
     path = cache_dir() / "inception" / ADDRESS.rpartition("/")[2]
+    if not os.path.exists(path) and not can_write(path.parent):
+        say(f"warning: {path.parent} cannot be written; PDISTILL_CACHE_DIR can name another folder")
+        path = scratch_dir() / path.name
     record = path.with_name(path.name + ".sha256")
-    if not path.exists():
+    if not os.path.exists(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-                fetched = Path(scratch) / path.name
+            with replacing(path) as fetched:
                 download(ADDRESS, fetched)
-                record.write_text(_verified(fetched, SHA256_START))
-                os.replace(fetched, path)
+                write_atomically(record, _verified(fetched, SHA256_START))
         except OSError as error:
             raise WeightsError(
                 f"cannot download {ADDRESS}: {error}; give a copy made elsewhere as "

@@ -76,9 +76,8 @@ def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None)
     labels = state.get("label_emb.weight")
     blank = describe(options) if labels is None else describe(options, len(labels))
     tensors = _tensors(state, blank.module, options, source)
-    params = from_torch(blank.shapes.params, tensors, source)
     card = teacher_card(blank, method="adm", source=source, num_steps=num_steps)
-    return Conversion(blank.replace(params=params), card)
+    return Conversion(from_torch(blank, tensors, source), card)
 
 
 def parse_flags(flags: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
 from pdistill.networks import Network, build_network
+from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
@@ -33,6 +32,7 @@ def teacher_card(
     num_steps: int | None = None,
     guided: bool = False,
     pixels: bool = True,
+    clip: tuple[float, float] | None = (-1.0, 1.0),
 ) -> dict[str, Any]:
     """The card of an imported teacher, which DDIM samples.
 
@@ -41,13 +41,13 @@ def teacher_card(
       source: path of the source, whose last part names the model.
       num_steps: sampling steps; NUM_STEPS by default.
       guided: it was trained with labels left out, so that it takes guidance weights.
-      pixels: it makes images in [-1, 1], a range that x_hat is clipped to; else latents.
+      pixels: it makes images in [-1, 1]; else latents. clip: range that x_hat is clipped to.
     """
     return {
         "kind": "denoiser",
         "solver": "ddim",
         "num_steps": num_steps or NUM_STEPS,
-        "clip": (-1.0, 1.0) if pixels else None,
+        "clip": clip,
         "num_labels": network.num_labels,
         "data": {"shape": network.shape, "scale": "image / 127.5 - 1" if pixels else "latents"},
         "guidance": (0.0, None) if guided else None,
@@ -61,12 +61,7 @@ def teacher_card(
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:
     """Writes a model directory, whole or not at all."""
-    directory = Path(directory)
-    try:
-        models.save(directory, conversion.network, **conversion.card)
-    except BaseException:
-        shutil.rmtree(directory.with_name(directory.name + ".tmp"), ignore_errors=True)
-        raise
+    models.save(directory, conversion.network, **conversion.card)
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
@@ -88,9 +83,25 @@ def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
 def build(
     name: str, arguments: dict[str, Any], head: str, schedule: Schedule, shape: tuple[int, ...]
 ) -> Network:
-    """A blank network from plain data, for images of `shape` [H, W, C]."""
+    """A blank network from plain data, for images of `shape` [H, W, C].
+
+    Raises:
+      ValueError: a shape or arguments that no image or network has.
+    """
     module = build_network(name, arguments)
-    return Network(None, module=module, head=head, schedule=schedule, shape=tuple(shape))
+    shape = models.check_shape(shape)
+    return Network(None, module=module, head=head, schedule=schedule, shape=shape)
+
+
+def count(value: Any, name: str) -> int:
+    """Returns `value` if it is a whole number of at least 1.
+
+    Raises:
+      ConversionError: it is something else; the message has its `name`.
+    """
+    if type(value) is not int or value < 1:
+        raise ConversionError(f"{name} must be a whole number of at least 1; it is {value!r}")
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
       ConversionError: the file is missing, damaged, or holds something else.
     """
     try:
-        config = json.loads(path.read_text())
+        config = files.read_json(path)
     except (OSError, ValueError) as error:
         raise ConversionError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(config, dict):

@@ -1,16 +1,14 @@
 """Folders of diffusers, with UNet2DModel or DiTTransformer2DModel and a scheduler's config."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pdistill.interop.conversion import Conversion, build, converter, read_json, teacher_card
+from pdistill.interop.conversion import Conversion, build, converter, count, read_json, teacher_card
+from pdistill.interop.diffusers_scheduler import CODECS, check, read_index, read_scheduler
 from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
-from pdistill.networks.published.conventions import Ddpm, describe_convention
+from pdistill.networks.published.conventions import describe_convention
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-HEADS = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
 # Names of attention's layers in older files.
 OLD_NAMES = {
     ".query.": ".to_q.",
@@ -33,14 +31,14 @@ DIT_IS = {
     "norm_type": "ada_norm_zero",
     "norm_elementwise_affine": False,
 }
-SCHEDULER_IS = {"trained_betas": None, "rescale_betas_zero_snr": False}
 
 
 @converter
 def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Conversion:
     """Reads the folder of a pipeline, or of its unet or transformer.
 
-    A model whose channels are not one or three is taken to make latents.
+    A model makes latents if the pipeline has a codec beside it, or its channels are not one or
+    three. Its card says to clip as the scheduler does.
 
     Raises:
       ConversionError: something is missing, damaged, unknown or not supported.
@@ -55,28 +53,30 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     scheduler = _first(
         [folder / "scheduler", folder.parent / "scheduler", folder], "scheduler_config.json", source
     )
-    convention = _convention(scheduler / "scheduler_config.json")
+    root = folder.parent if folder.name in ("unet", "transformer") else folder
+    index = read_index(root)
+    convention, largest = read_scheduler(scheduler / "scheduler_config.json", index)
     is_unet = name == "UNet2DModel"
     network = "diffusers_unet" if is_unet else "diffusers_dit"
     arguments = _unet(config, path) if is_unet else _dit(config, path)
     size = config["sample_size"]
-    height, width = size if isinstance(size, list) else (size, size)
-    shape = (int(height), int(width), int(config.get("in_channels", 3 if is_unet else 4)))
+    channels = count(config.get("in_channels", 3 if is_unet else 4), f"{path}: in_channels")
+    shape = (*(size if isinstance(size, list) else (size, size)), channels)
     arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
     blank = build(network, arguments, convention.head, convention.schedule, shape)
     tensors = {_renamed(k): a for k, a in read_safetensors(folder / WEIGHTS).items()}
     if not is_unet:
-        tensors = _without_variance(tensors, config, arguments["patch"], shape[-1])
+        tensors = _without_variance(tensors, config, arguments["patch"], channels)
     card = teacher_card(
         blank,
         method="diffusers",
         source=source,
         num_steps=num_steps,
         guided=not is_unet,
-        pixels=shape[-1] in (1, 3),
+        pixels=channels in (1, 3) and not any(c in index or (root / c).is_dir() for c in CODECS),
+        clip=None if largest is None else (-largest, largest),
     )
-    params = from_torch(blank.shapes.params, tensors, folder / WEIGHTS)
-    return Conversion(blank.replace(params=params), card)
+    return Conversion(from_torch(blank, tensors, folder / WEIGHTS), card)
 
 
 def _first(folders: list[Path], file: str, source: Path) -> Path:
@@ -87,37 +87,10 @@ def _first(folders: list[Path], file: str, source: Path) -> Path:
     raise ConversionError(f"there is no {file} in {source}, nor where diffusers keeps it")
 
 
-def _check(config: Mapping[str, Any], supported: Mapping[str, Any], path: Path) -> None:
-    """Raises ConversionError unless all values are the supported ones."""
-    for key, value in supported.items():
-        if config.get(key, value) != value:
-            raise ConversionError(f"{path}: {key}={config[key]!r} is not supported, {value!r} is")
-
-
-def _convention(path: Path) -> Ddpm:
-    """Reads the convention of a scheduler's config."""
-    config = read_json(path)
-    _check(config, SCHEDULER_IS, path)
-    betas = config.get("beta_schedule", "linear")
-    head = config.get("prediction_type", "epsilon")
-    if betas not in list(BETAS) or head not in list(HEADS):
-        raise ConversionError(
-            f"{path}: beta_schedule must be one of {', '.join(BETAS)} and prediction_type one of "
-            f"{', '.join(HEADS)}; they are {betas!r} and {head!r}"
-        )
-    return Ddpm(
-        HEADS[head],
-        BETAS[betas],
-        float(config.get("beta_start", 1e-4)),
-        float(config.get("beta_end", 0.02)),
-        int(config.get("num_train_timesteps", 1000)),
-    )
-
-
 def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Makes the arguments of `DiffusersUNet`; a config's missing values are diffusers' defaults."""
     config = {k: "silu" if v == "swish" else v for k, v in config.items()}
-    _check(config, UNET_IS, path)
+    check(config, UNET_IS, path)
     if config.get("out_channels", 3) != config.get("in_channels", 3):
         raise ConversionError(f"{path}: out_channels must be in_channels")
     channels, down, up = (
@@ -167,7 +140,7 @@ def _unet(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _dit(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Makes the arguments of `DiffusersDiT`; missing values are diffusers' defaults."""
-    _check(config, DIT_IS, path)
+    check(config, DIT_IS, path)
     return {
         "patch": config.get("patch_size", 2),
         "depth": config.get("num_layers", 28),

@@ -7,6 +7,7 @@ and the source code stays a string that nobody looks at.
 
 import collections
 import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from pdistill.interop.conversion import Conversion, build, converter, teacher_ca
 from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks.published.conventions import Edm, Ve, Vp, describe_convention
 from pdistill.runtime import torch_files
-from pdistill.runtime.files import one_line
+from pdistill.runtime.files import map_file, one_line
+from pdistill.runtime.pickles import CheckedUnpickler
 
 # Names of arguments: the published networks' and ours.
 SHARED = {
@@ -62,20 +64,15 @@ def convert_edm(source: str | Path, *, num_steps: int | None = None) -> Conversi
     name, arguments = NETWORKS[network.name][0], _arguments(network)
     arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
     blank = build(name, arguments, convention.head, schedule, (size, size, channels))
+    guided = bool(blank.num_labels and network.arguments.get("label_dropout"))
     tensors = {
         key: array
         for key, array in network.tensors().items()
         if not key.endswith(".resample_filter") and not key.startswith("map_augment.")
     }
-    card = teacher_card(
-        blank,
-        method="edm",
-        source=source,
-        num_steps=num_steps,
-        guided=bool(blank.num_labels and network.arguments.get("label_dropout")),
-    )
-    params = from_torch(blank.shapes.params, tensors, source)
-    return Conversion(blank.replace(params=params), card)
+    card = teacher_card(blank, method="edm", source=source, num_steps=num_steps, guided=guided)
+    del precond, network  # so that each array goes once it is converted
+    return Conversion(from_torch(blank, tensors, source), card)
 
 
 def _conventions(precond: "Module") -> tuple[Any, Any]:
@@ -100,7 +97,8 @@ def _arguments(network: "Module") -> dict[str, Any]:
     arguments: dict[str, Any] = {"dropout": 0.1}  # EDM's default
     for key, value in network.arguments.items():
         if value not in CHOICES.get(key, (value,)) or key not in (*known, *CHOICES, *IGNORED):
-            raise ValueError(f"{network.name} with {key}={value!r} is not supported")
+            value = reprlib.repr(value)
+            raise ValueError(f"{network.name} with {key}={value} is not supported")
         if key in known:
             arguments[known[key]] = value
     if "residual" in arguments:
@@ -131,12 +129,20 @@ class Module:
         return self.state["_modules"]
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Collects its parameters and buffers and its parts', by name."""
-        own = {**self.state["_parameters"], **self.state["_buffers"]}
-        found = {name: array for name, array in own.items() if isinstance(array, np.ndarray)}
-        for name, part in self.parts.items():
-            if isinstance(part, Module):
-                found |= {f"{name}.{key}": array for key, array in part.tensors().items()}
+        """Collects its parameters and buffers and its parts', by name.
+
+        Raises:
+          ValueError: a part is in it twice.
+        """
+        found, met, rest = {}, set(), [("", self)]
+        while rest:
+            place, module = rest.pop()
+            if id(module) in met:  # each place would count, and there can be 2^64 of them
+                raise ValueError(f"{place[:-1]!r} is in it twice")
+            met.add(id(module))
+            own = {**module.state["_parameters"], **module.state["_buffers"]}
+            found |= {place + k: a for k, a in own.items() if isinstance(a, np.ndarray)}
+            rest += [(f"{place}{k}.", m) for k, m in module.parts.items() if isinstance(m, Module)]
         return found
 
 
@@ -147,8 +153,7 @@ def read_module(source: str | Path) -> Module:
       ConversionError: the file is missing or damaged, or has anything else in it.
     """
     try:
-        with open(source, "rb") as file:
-            data = ModuleUnpickler(file).load()
+        data = ModuleUnpickler(map_file(source)).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise ConversionError(f"cannot read {source}: {one_line(error)}") from error
     module = data.get("ema") if isinstance(data, dict) else data
@@ -157,7 +162,7 @@ def read_module(source: str | Path) -> Module:
     return module
 
 
-class ModuleUnpickler(pickle.Unpickler):
+class ModuleUnpickler(CheckedUnpickler):
     """An unpickler of modules as `Module`, tensors as arrays, plain values, and nothing else.
 
     Whatever it hands to a pickle is made for this pickle alone, and builds data only.

@@ -5,7 +5,6 @@ model.safetensors is its path, joined by "/": names of layers have dots in them.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ from flax import traverse_util
 
 from pdistill.interop.conversion import Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
-from pdistill.model import Model, build_blank, check_card, replace
+from pdistill.model import Model, build_blank, check_card
 from pdistill.runtime.arrays import checksum
+from pdistill.runtime.temporary import replacing
 from pdistill.samplers import format_steps
 
 README = """\
@@ -52,17 +52,15 @@ images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
 def write_folder(directory: str | Path, model: Model) -> None:
     """Writes a model's folder whole or not at all, in the place of another one if there is one."""
     directory = Path(directory)
-    temporary = directory.with_name(directory.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     flat = traverse_util.flatten_dict(model.network.params, sep="/")
     tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-    safetensors.numpy.save_file(
-        tensors, temporary / "model.safetensors", metadata={"format": "flax"}
-    )
-    (temporary / "config.json").write_text(json.dumps(model.card, indent=2) + "\n")
-    (temporary / "README.md").write_text(_readme(model))
-    replace(temporary, directory)
+    with replacing(directory) as temporary:
+        temporary.mkdir(parents=True)
+        safetensors.numpy.save_file(
+            tensors, temporary / "model.safetensors", metadata={"format": "flax"}
+        )
+        (temporary / "config.json").write_text(json.dumps(model.card, indent=2) + "\n")
+        (temporary / "README.md").write_text(_readme(model))
 
 
 def _readme(model: Model) -> str:
@@ -93,11 +91,10 @@ def read_folder(source: str | Path) -> Conversion:
     check_card(card, source / "config.json")
     blank = build_blank(card)
     path = source / "model.safetensors"
-    params = from_flat(blank.shapes.params, read_safetensors(path), path)
-    if checksum(params) != card["checksum"]:
+    network = from_flat(blank, read_safetensors(path), path)
+    if checksum(network.params) != card["checksum"]:
         raise ConversionError(
             f"{path} does not hold the parameters that config.json tells of; get both files again"
         )
-    network = blank.replace(params=params)
     _ = Model(network, card).sampling  # raises if it cannot be sampled
     return Conversion(network, card)

@@ -12,9 +12,9 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule, output_channels
-from pdistill.interop.conversion import Conversion, build, converter, teacher_card
-from pdistill.interop.weights import ConversionError, from_flat
-from pdistill.runtime.files import one_line
+from pdistill.interop.conversion import Conversion, build, converter, count, teacher_card
+from pdistill.interop.weights import ConversionError, check_size, from_flat
+from pdistill.runtime.files import map_file, one_line
 
 
 @converter
@@ -34,7 +34,7 @@ def convert_official_pd(
       ConversionError: the file is damaged or another one, or does not fit the arguments.
     """
     try:
-        state = serialization.msgpack_restore(Path(source).read_bytes())
+        state = serialization.msgpack_restore(map_file(source))
         params = state["ema_params"]
         tensors = {
             "/".join(path): np.asarray(a) for path, a in traverse_util.flatten_dict(params).items()
@@ -43,6 +43,8 @@ def convert_official_pd(
         raise ConversionError(
             f"cannot read {source} as a checkpoint with ema_params: {one_line(error)}"
         ) from error
+    own = state.get("num_sample_steps")
+    del state, params  # so that each array goes once it is converted
     arguments = _arguments(tensors, image_size, source)
     channels = tensors["conv_in/kernel"].shape[2]
     head = head or ("both" if arguments["out_channels"] == 2 * channels else "x")
@@ -53,21 +55,20 @@ def convert_official_pd(
             f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}; "
             "give another head"
         )
-    shapes = blank.shapes.params
-    for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
+    check_size(blank, tensors, source)
+    for name, leaf in traverse_util.flatten_dict(blank.shapes.params, sep="/").items():
         # An older Flax kept the heads of attention flat.
         if ".attn_" in name and name in tensors and tensors[name].size == leaf.size:
             tensors[name] = tensors[name].reshape(leaf.shape)
-    own = state.get("num_sample_steps")
     card = teacher_card(
         blank,
         method="official_pd",
         source=source,
-        num_steps=num_steps or (None if own is None else int(own)),
+        num_steps=num_steps or (None if own is None else count(int(own), "num_sample_steps")),
     )
     if own is not None and not num_steps:
-        card["made_for"] = [int(own)]
-    return Conversion(blank.replace(params=from_flat(shapes, tensors, source)), card)
+        card["made_for"] = [count(int(own), "num_sample_steps")]
+    return Conversion(from_flat(blank, tensors, source), card)
 
 
 def _arguments(tensors: dict[str, Any], image_size: int, source: str | Path) -> dict[str, Any]:

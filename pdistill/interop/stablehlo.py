@@ -1,6 +1,5 @@
 """Samplers as StableHLO files, which plain JAX runs on any device and for any batch."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pdistill.model import Model
 from pdistill.model.sampling import generate
 from pdistill.networks import Conditioning
 from pdistill.runtime.files import write_arrays
+from pdistill.runtime.temporary import replacing
 from pdistill.samplers import Steps
 from pdistill.samplers.noise import GENERATOR
 
@@ -101,7 +101,6 @@ def write_sampler(
     if not inside:
         files.append(path.with_suffix(".npz"))
         write_arrays(files[-1], traverse_util.flatten_dict(model.network.params, sep="/"))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(exported.serialize())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(exported.serialize())
     return files

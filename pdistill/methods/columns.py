@@ -17,9 +17,10 @@ from pdistill.data import Dataset, to_float
 from pdistill.data.columns import Rows
 from pdistill.data.images import average
 from pdistill.networks import Conditioning, Network
-from pdistill.runtime.files import write_arrays
+from pdistill.runtime.files import read_arrays, write_arrays
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.temporary import replacing
 from pdistill.samplers import Solver, parse_solver
 
 
@@ -89,18 +90,16 @@ class Latents:
             return latents(network, *jax.device_put(rows, batch_sharding(mesh)))
 
         first = jax.process_index() == 0
-        temporary = path.with_name(path.name + ".tmp")
-        if first:
-            shape = (num, 1 + flip, *network.shape)
-            array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-        start = 0
-        for found in gather_batches(batch, num, batch_size, mesh, self.name):
+        shape, start = (num, 1 + flip, *network.shape), 0
+        with replacing(path, mine=first) as temporary:
             if first:
-                array[start : start + len(found)] = found
-            start += len(found)
-        if first:
-            array.flush()
-            temporary.rename(path)
+                array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for found in gather_batches(batch, num, batch_size, mesh, self.name):
+                if first:
+                    array[start : start + len(found)] = found
+                start += len(found)
+            if first:
+                array.flush()
         sync_global_devices(f"latents in {path}")
 
     def read(self, path: Path) -> Rows:
@@ -197,7 +196,7 @@ class Pairs:
 
     def read(self, path: Path) -> Rows:
         try:
-            pairs = dict(np.load(path))
+            pairs = read_arrays(path)
             images, labels, key = pairs["image"], pairs["label"], pairs["key"]
             key = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:

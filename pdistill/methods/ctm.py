@@ -19,15 +19,17 @@ from pdistill import diffusion
 from pdistill.diffusion import KarrasSchedule, Schedule
 from pdistill.methods.method import Method
 from pdistill.methods.parts.adversary import Adversary
-from pdistill.methods.parts.balance import balanced_update, check_layer
+from pdistill.methods.parts.balance import OUTPUT, balanced_update, find_layer
 from pdistill.methods.parts.distance import Distance, check_distance_name
 from pdistill.methods.parts.given import check_given
+from pdistill.methods.parts.times import ends
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Learner, Optimizer, frozen
 
 # Of the adaptive weights, from the released code.
 LIMITS = {"denoising": (0.0, 1e4), "adversarial": (0.01, 10.0)}
+SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,9 @@ class Ctm(Method):
     jumps from t to u. It starts from "start", else from the teacher, else from scratch.
 
     Attributes:
-      layer: path of the parameters whose gradients' norms weigh the losses.
-      schedule: the student's; it makes the grid in training and in sampling.
+      layer: path of the parameters whose gradients' norms weigh the losses, as in `find_layer`.
+      schedule: the student's; it makes the grid in training and in sampling. The default, EDM's,
+        leaves out noise levels that the teacher's schedule has not.
       grid_points: size of the grid. solver_steps: the most of its steps that the teacher takes at
         once.
       to_data: s is always the data's end; with solver_steps=1, averaged_target and denoising=0 this
@@ -56,7 +59,7 @@ class Ctm(Method):
     """
 
     optimizer: Optimizer
-    layer: str
+    layer: str = OUTPUT
     schedule: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
     grid_points: int = 18
     solver_steps: int = 17
@@ -107,17 +110,20 @@ class Ctm(Method):
         for role, network in (("teacher", teacher), ("start", start)):
             if network:
                 check_given(network, role)
+        schedule = self.schedule
         if teacher:
             teacher = teacher.without_dropout()
-            _check_range(self.schedule, teacher.schedule)
+            if schedule == KarrasSchedule():
+                schedule = narrowed(schedule, teacher.schedule)
+            _check_range(schedule, teacher.schedule)
         student_key, critic_key = jax.random.split(key)
-        student = (teacher or model).with_target(self.schedule)
+        student = (teacher or model).with_target(schedule)
         student = student.replace(sampler="gamma", guidance=None).init(student_key)
         if first := start or teacher:
             student, moved = student.taking(first)
             if moved.unused:
                 raise ValueError(f"the student lacks {moved.unused[0]}, which its start has")
-        check_layer(self.layer, student)
+        find_layer(self.layer, student)
         critic = eyes = None
         if self.adversary:
             critic, eyes = self.adversary.init(critic_key, student.image_shape, teacher or student)
@@ -217,13 +223,21 @@ class Ctm(Method):
         return self.adversary and self.adversary.advice(means)
 
 
+def narrowed(grid: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
+    """The grid without the noise levels that the teacher's schedule has not."""
+    (low, high), (first, last) = ends(teacher), ends(grid)
+    changes = {}
+    if last > high + SMALL:
+        changes["sigma_min"] = math.exp(-high / 2)
+    if first < low - SMALL:
+        changes["sigma_max"] = math.exp(-low / 2)
+    return dataclasses.replace(grid, **changes)
+
+
 def _check_range(grid: Schedule, teacher: Schedule) -> None:
     """Raises ValueError if the grid has noise levels that the teacher's schedule has not."""
-    with jax.ensure_compile_time_eval():
-        low, high = (float(teacher(jnp.asarray(t))) for t in (1.0, 0.0))
-        first, last = (float(grid(jnp.asarray(t))) for t in (1.0, 0.0))
-    small = 1e-3  # ends that are the same may round differently
-    if first < low - small or last > high + small:
+    (low, high), (first, last) = ends(teacher), ends(grid)
+    if first < low - SMALL or last > high + SMALL:
         raise ValueError(
             f"the teacher knows sigma / alpha from {math.exp(-high / 2):.3g} to "
             f"{math.exp(-low / 2):.3g}; set sigma_min and sigma_max of the schedule within"

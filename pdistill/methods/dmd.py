@@ -25,7 +25,7 @@ from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL
 from pdistill.methods.parts.fake_score import FEATURES, FakeScore
 from pdistill.methods.parts.generate import begin_generator, generator_solver, simulate_inputs
 from pdistill.methods.parts.given import check_given, check_guidable
-from pdistill.methods.parts.times import check_interval, uniform_times
+from pdistill.methods.parts.times import check_interval, ends, uniform_times
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import Multistep
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad, vjp
@@ -47,7 +47,8 @@ class Dmd(Method):
       fake_updates: K, updates of the fake score for one of the generator.
       generated_at: log-SNRs at which the generator is called, rising; more than one make it a
         multistep generator, trained on inputs that it would meet in sampling (backward simulation).
-        They must divide the batch, and best each device's part of it.
+        They must divide the batch, and best each device's part of it. () for the end of its
+        schedule alone, where a one-step generator is sampled.
       matching, adversarial, regression: weights of the generator's losses; 0 leaves one out.
       discriminating: weight of the classifier's loss beside the fake score's.
       normaliser: kind of the matching gradient, one of NORMALISERS, see `matching_gradient`.
@@ -67,7 +68,7 @@ class Dmd(Method):
     optimizer: Optimizer
     fake_optimizer: Optimizer
     fake_updates: int = 5
-    generated_at: tuple[float, ...] = (-20.0,)
+    generated_at: tuple[float, ...] = ()
     matching: float = 1.0
     adversarial: float = 0.0
     regression: float = 0.0
@@ -92,8 +93,9 @@ class Dmd(Method):
         labels: Array = frozen()
 
     def __post_init__(self):
-        Multistep(self.generated_at)  # raises unless they rise
-        if self.told_level and len(self.generated_at) == 1:
+        if self.generated_at:
+            Multistep(self.generated_at)  # raises unless they rise
+        if self.told_level and len(self.generated_at) <= 1:
             raise ValueError("told_level is for several levels in generated_at")
         for name, known in (("normaliser", NORMALISERS), ("features", FEATURES)):
             if getattr(self, name) not in known:
@@ -114,7 +116,7 @@ class Dmd(Method):
 
     @property
     def measured_at(self):
-        return (len(self.generated_at),)
+        return (len(self.generated_at) or 1,)
 
     @property
     def columns(self):
@@ -134,7 +136,7 @@ class Dmd(Method):
 
     def check_batch(self, batch_size: int) -> None:
         super().check_batch(batch_size)
-        if batch_size % len(self.generated_at):
+        if batch_size % (len(self.generated_at) or 1):
             raise ValueError(
                 f"loop.batch_size must be a multiple of the {len(self.generated_at)} levels in "
                 f"generated_at; got {batch_size}"
@@ -189,7 +191,7 @@ class Dmd(Method):
         if generator.num_labels:
             label = jax.random.choice(label_key, state.labels, (len(x),))
         denoiser = lambda label: generator.denoiser(Conditioning(label=label))  # noqa: E731
-        z, level = simulate_inputs(denoiser, self.generated_at, x, label, input_key)
+        z, level = simulate_inputs(denoiser, self.levels(generator), x, label, input_key)
         rows = z, level, Conditioning(label=label)
 
         if "generator" in parts:
@@ -205,6 +207,10 @@ class Dmd(Method):
         brightness = images.mean(axis=tuple(range(1, images.ndim)))
         more |= {"brightness": brightness.mean(), "brightness_std": brightness.std()}
         return state.replace(fake_score=fake), metrics | more
+
+    def levels(self, generator: Network) -> tuple[float, ...]:
+        """Log-SNRs at which the generator is called."""
+        return self.generated_at or ends(generator.schedule)[:1]
 
     def update_generator(self, state: State, images, pull_back, rows, pairs, key):
         """One update on the slopes of the losses at the images."""
@@ -248,7 +254,7 @@ class Dmd(Method):
         """Squared distance of the generator's images to what the teacher's sampler made of the
         same noise (DMD, section 3.3, in pixels)."""
         del key
-        level = jnp.full(len(pairs["noise"]), self.generated_at[0], pairs["noise"].dtype)
+        level = jnp.full(len(pairs["noise"]), self.levels(generator)[0], pairs["noise"].dtype)
         x_hat = generator.denoise(pairs["noise"], level, Conditioning(label=pairs["label"]))
         return self.regression * jnp.mean(jnp.square(x_hat - pairs["image"]))
 
@@ -310,13 +316,12 @@ class Dmd(Method):
             check_guidable(teacher, "teacher")
         if self.told_level and teacher.takes_target:
             raise ValueError("told_level: the teacher takes a target of its own")
-        with jax.ensure_compile_time_eval():
-            noisiest = float(teacher.schedule(1.0))
-        [first, *more] = self.generated_at
+        noisiest, _ = ends(teacher.schedule)
+        [first, *more] = self.generated_at or (noisiest,)
         if not more and not math.isclose(first, noisiest, abs_tol=1e-3):
             raise ValueError(
                 f"generated_at: a one-step generator is sampled at the end of its schedule, logsnr "
-                f"{noisiest:g}; got {first:g}"
+                f"{noisiest:g}; got {first:g}; leave it out"
             )
 
 

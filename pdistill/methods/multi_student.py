@@ -45,7 +45,10 @@ class MultiStudent(Method):
     def unfold(self, stage: Run, model: Network) -> list[Run]:
         count = model.num_labels
         if not count:
-            raise ValueError("students need a model with labels; set the network's num_labels")
+            raise ValueError(
+                "students need a model with labels; set the network's num_labels, or import a "
+                "teacher that has them"
+            )
         parts = by_lists(self.lists, count) if self.lists else by_blocks(count, self.parts)
         runs, students = [], {}
         for k, part in enumerate(parts):

@@ -18,7 +18,7 @@ from jax import Array
 from pdistill.methods.columns import Latents
 from pdistill.methods.method import Method
 from pdistill.methods.parts.adversary import Adversary
-from pdistill.methods.parts.balance import balanced_update, check_layer
+from pdistill.methods.parts.balance import balanced_update, find_layer
 from pdistill.methods.parts.distance import Distance, check_distance_name
 from pdistill.methods.parts.generate import begin_generator, generate_few
 from pdistill.methods.parts.given import check_given
@@ -42,7 +42,7 @@ class Pagoda(Method):
       latents: the encoding of images.
       distance: name of the `Distance` of an image and the one made of its latent.
       adversarial: factor on the weight of that loss. layer: path of the parameters whose gradients'
-        norms make the weight; "" for a weight of one.
+        norms make the weight, as in `find_layer`; "" for a weight of one.
       adversary, fixed, scratch, network: as in `Gan`.
     """
 
@@ -91,18 +91,17 @@ class Pagoda(Method):
             start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
         )
         if not hasattr(start.module, "grown"):
-            raise ValueError(f"{type(start.module).__name__} cannot grow; UNet can")
+            raise ValueError(f"{type(start.module).__name__} cannot grow; a U-Net can")
         fresh_key, critic_key = jax.random.split(key)
         grown = start.with_module({"grown": self.grown}).replace(sampler="one_step")
         generator, moved = grown.init(fresh_key).taking(start, reshaped=True)
+        fixed = preset(self.fixed, generator.params)
         if self.layer:
-            check_layer(self.layer, generator, preset(self.fixed))
+            find_layer(self.layer, generator, fixed)
         critic, eyes = self.adversary.init(
             critic_key, generator.image_shape, teacher.without_dropout()
         )
-        learner = Learner.of(
-            generator, self.optimizer, whole_batches=True, fixed=preset(self.fixed)
-        )
+        learner = Learner.of(generator, self.optimizer, whole_batches=True, fixed=fixed)
         distance, moved = Distance.load(self.distance), None if self.scratch else moved
         return self.State(learner, critic, eyes, distance, moved)
 

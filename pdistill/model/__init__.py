@@ -12,6 +12,7 @@ from pdistill.model.card import (
     build_blank,
     build_schedule,
     check_card,
+    check_shape,
     describe,
     find,
     noise_shape,
@@ -21,7 +22,7 @@ from pdistill.model.card import (
 )
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
-from pdistill.model.store import change_card, copy, load, replace, save
+from pdistill.model.store import change_card, copy, load, save
 
 __all__ = [
     "CARD",
@@ -35,6 +36,7 @@ __all__ = [
     "build_schedule",
     "change_card",
     "check_card",
+    "check_shape",
     "copy",
     "describe",
     "find",
@@ -42,7 +44,6 @@ __all__ = [
     "noise_shape",
     "num_steps",
     "read_card",
-    "replace",
     "save",
     "versions",
 ]

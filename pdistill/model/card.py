@@ -2,15 +2,16 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pdistill import diffusion, samplers
 from pdistill.networks import Network, build_network, describe_network
+from pdistill.runtime.files import read_json
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -20,6 +21,7 @@ SCHEDULES = {
     "linear_logsnr": diffusion.LinearLogsnrSchedule,
 }
 FORMAT = 1
+LARGEST_SIDE = 2**14  # of an image, in pixels
 # What a card must say besides the network: how to sample it, and what results.jsonl repeats.
 CARD = (
     *("data", "num_steps", "solver", "clip", "guidance", "checksum"),
@@ -34,7 +36,21 @@ class ModelError(ValueError):
 def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
     """Shape of the noise that an image is made from; cards that do not say it have the image's."""
     data = card["data"]
-    return tuple(data.get("noise_shape", data["shape"]))
+    return check_shape(data.get("noise_shape", data["shape"]))
+
+
+def check_shape(shape: Sequence[Any]) -> tuple[int, ...]:
+    """Returns the shape [H, W, C] as a tuple.
+
+    Raises:
+      ValueError: it is not of three whole numbers in 1 .. `LARGEST_SIDE`.
+    """
+    if len(shape) != 3 or not all(type(n) is int and 1 <= n <= LARGEST_SIDE for n in shape):
+        raise ValueError(
+            f"a shape must be [height, width, channels], each in 1 .. {LARGEST_SIDE:,}; got "
+            f"{list(shape)}"
+        )
+    return tuple(shape)
 
 
 def num_steps(card: dict[str, Any]) -> samplers.Steps:
@@ -110,11 +126,11 @@ def read_card(directory: Path) -> dict[str, Any]:
     """
     path = directory / "model.json"
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {directory}: {_advice(directory)}") from error
     except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
+        raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
     check_card(card, path)

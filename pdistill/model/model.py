@@ -141,7 +141,7 @@ class Model:
     def told(
         self, num: int, label: Array | int | None = None, guidance: Array | float | None = None
     ) -> Conditioning:
-        """Makes the conditioning of `num` images; raises for arguments as `sample` does."""
+        """Makes the conditioning of `num` images of the arguments of `sample`; raises as that."""
         if not isinstance(num, numbers.Integral):
             raise ValueError(f"num must be an integer; got {num!r}")
         if num < 1:

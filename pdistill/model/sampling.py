@@ -158,7 +158,7 @@ def generate_batches(
 
 
 class Timed:
-    """Passes batches of images on, keeps the first `keep` of them and the time all took.
+    """Passes batches of `generate_batches` on, keeps the first `keep` images and every time.
 
     Attributes:
       first: uint8 [up to keep, H, W, C], once they have come.
@@ -182,7 +182,11 @@ class Timed:
             clock = time.monotonic()
 
     @property
-    def seconds_per_image(self) -> float:
-        """Seconds without the first batch, which compiles, unless it is the only one."""
-        times = self._times[1:] or self._times
-        return sum(seconds for _, seconds in times) / sum(num for num, _ in times)
+    def seconds_per_image(self) -> float | None:
+        """Seconds an image of the fastest batch after the first, which compiles.
+
+        None for fewer than two: a busy moment may have slowed the only one.
+        """
+        size = self._times[0][0]  # that of all; the last one is cut back from it
+        seconds = [seconds for _, seconds in self._times[1:]]
+        return min(seconds) / size if len(seconds) > 1 else None

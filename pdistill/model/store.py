@@ -1,12 +1,14 @@
 """Model directories: saved whole or not at all, and loaded."""
 
 import json
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.multihost_utils import sync_global_devices
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill.model.card import (
@@ -23,6 +25,7 @@ from pdistill.networks import Network
 from pdistill.runtime.arrays import checksum, load_params, save_params
 from pdistill.runtime.files import one_line, write_atomically
 from pdistill.runtime.mesh import one_device, param_sharding
+from pdistill.runtime.temporary import replacing
 
 
 def save(directory: str | Path, network: Network, /, **card: Any) -> None:
@@ -35,24 +38,21 @@ def save(directory: str | Path, network: Network, /, **card: Any) -> None:
     directory = Path(directory)
     card = {"format": FORMAT, **describe(network), **card, "versions": versions()}
     card["checksum"] = checksum(network.params)
-    temporary = directory.with_name(directory.name + ".tmp")
-    if jax.process_index() == 0 and temporary.exists():
-        shutil.rmtree(temporary)
-    save_params(temporary / "params", network.params)
-    if jax.process_index() == 0:
-        (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
-        replace(temporary, directory)
+    first = jax.process_index() == 0
+    token = bytes(broadcast_one_to_all(np.frombuffer(secrets.token_bytes(6), np.uint8))).hex()
+    with replacing(directory, token, mine=first) as temporary:
+        save_params(temporary / "params", network.params)
+        if first:
+            (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
     sync_global_devices(f"saved {directory}")
 
 
 def copy(source: Path, directory: Path, /, **changes: Any) -> None:
     """Copies a model directory whole or not at all, with changes of its card."""
     if jax.process_index() == 0:
-        temporary = directory.with_name(directory.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-        change_card(temporary, **changes)
-        replace(temporary, directory)
+        with replacing(directory) as temporary:
+            shutil.copytree(source, temporary)
+            change_card(temporary, **changes)
     sync_global_devices(f"copied {directory}")
 
 
@@ -60,16 +60,6 @@ def change_card(directory: Path, **changes: Any) -> None:
     """Rewrites entries of a model's card."""
     card = read_card(directory) | changes
     write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
-
-
-def replace(source: Path, target: Path) -> None:
-    """Renames a directory, in the place of another one if there is one."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)  # a crash may have left it
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(directory: str | Path, mesh: Mesh | None = None) -> Model:

@@ -6,7 +6,13 @@ from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
-from pdistill.networks.registry import NETWORKS, build_network, change_network, describe_network
+from pdistill.networks.registry import (
+    NETWORKS,
+    build_network,
+    change_network,
+    describe_network,
+    num_blocks,
+)
 from pdistill.networks.routed import Routed
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
@@ -27,5 +33,6 @@ __all__ = [
     "build_network",
     "change_network",
     "describe_network",
+    "num_blocks",
     "transfer",
 ]

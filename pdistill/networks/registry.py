@@ -1,7 +1,8 @@
 """Networks by name: from plain data, as in configs and model.json, and back."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ NETWORKS = {
 }
 
 LARGEST = 10**6  # of the numbers among a network's arguments
+MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -44,15 +46,47 @@ def _fields(cls: type[nn.Module], name: str, arguments: Mapping[str, Any]) -> di
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"network {name!r} has no {unknown[0]!r}; it has {', '.join(known)}")
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
     for key, value in arguments.items():
-        if isinstance(value, int) and value > LARGEST:  # a depth of so much would never be built
-            raise ValueError(f"network {name!r}: {key} must be at most {LARGEST:,}; got {value:,}")
+        if problem := _problem(key, kinds[key], value):
+            got = f"{value:,}" if type(value) is int else repr(value)
+            raise ValueError(f"network {name!r}: {key} must be {problem}; got {got}")
+    if (blocks := num_blocks(arguments)) > MOST_BLOCKS:
+        raise ValueError(f"network {name!r} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     if isinstance(fields.get("network"), Mapping):
         fields["network"] = build_network(**fields["network"])
     return fields
+
+
+def _problem(key: str, kind: Any, value: Any) -> str:
+    """Says what a number or a flag should be and is not; "" if it is right."""
+    if kind is bool and type(value) is not bool:
+        return "true or false"
+    if kind is int and type(value) is not int:
+        return "a whole number"
+    if kind is int and value > LARGEST:
+        return f"at most {LARGEST:,}"
+    if kind is float:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            return "a finite number"
+        if key == "epsilon" and value < 0:
+            return "at least 0"
+        if key == "dropout" and not 0 <= value < 1:
+            return "in [0, 1)"
+    return ""
+
+
+def num_blocks(arguments: Mapping[str, Any]) -> int:
+    """Counts the blocks that a network with these arguments has at least, over all its levels."""
+    levels = [
+        len(value)
+        for key in ("channels", "multipliers")
+        if isinstance(value := arguments.get(key), Sequence)
+    ]
+    return arguments.get("depth", 1) * arguments.get("blocks", 1) * math.prod(levels)
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

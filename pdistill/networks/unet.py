@@ -190,10 +190,7 @@ class UNet(nn.Module):
         h = attention(name="mid.attn_1")(h)
         h = block(widths[-1], name="mid.block_2")(h, embedding)
         h = self._up(h, skips, embedding, levels, block, attention)
-        for i, features in enumerate(self.grown):
-            h = block(features, double, name=f"grown_{i}.upsample")(h, embedding)
-            for j in range(self.grown_blocks):
-                h = block(features, name=f"grown_{i}.block_{j}")(h, embedding)
+        h = grow(h, embedding, self.grown, self.grown_blocks, block)
 
         h = nn.swish(group_norm(h.astype(jnp.float32), f"norm_out{size}"))
         h = nn.Conv(
@@ -296,6 +293,26 @@ class UNet(nn.Module):
         if self.grown and len(sizes) > 1:
             raise ValueError("a network of several resolutions cannot have grown levels")
         return levels[sizes.index(height)]
+
+
+def grow(
+    h: Array,
+    embedding: Array,
+    widths: tuple[int, ...],
+    blocks: int,
+    block: Callable[..., nn.Module],
+) -> Array:
+    """h [B, H, W, C] after levels of these widths, each twice as large; in a compact module.
+
+    Args:
+      block: a `ResBlock` but for its features, resample and name. blocks: in each level, after the
+        one that doubles.
+    """
+    for i, features in enumerate(widths):
+        h = block(features, double, name=f"grown_{i}.upsample")(h, embedding)
+        for j in range(blocks):
+            h = block(features, name=f"grown_{i}.block_{j}")(h, embedding)
+    return h
 
 
 def group_norm(h: Array, name: str) -> Array:

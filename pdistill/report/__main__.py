@@ -1,8 +1,10 @@
-"""`python -m pdistill.report`: see `pdistill.cli.report`."""
+"""`python -m pdistill.report`, the same as `pdistill report`."""
 
-from pdistill.cli.report import main
+import functools
 
-__all__ = ["main"]
+from pdistill.__main__ import run
+
+main = functools.partial(run, "report")
 
 if __name__ == "__main__":
     main()

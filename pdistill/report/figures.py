@@ -1,10 +1,10 @@
-"""The report's figures, from the `RunDirectory` that `runs.read` returns.
+"""The report's plots, from the `RunDirectory` that `runs.read` returns.
 
-They are drawn at twice the resolution of the page, which shows a pixel as half a CSS pixel.
+They are drawn at twice the resolution of the page, which shows a pixel as half a CSS pixel. Plots
+are as wide as a phone, so that their text is read there too; the page sets them side by side.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from pdistill.report.grids import arrange, tile
-from pdistill.report.runs import all_steps, group
+from pdistill.report.columns import describe
+from pdistill.report.runs import group
 from pdistill.report.table import SETTINGS, setting, varying
+from pdistill.runtime.temporary import replacing
 
 DPI = 200
+WIDTH = 4.4  # inches, of plots
 COLORS = ("0.25", "C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 MARKERS = "os^DvPX"
 STYLE = {
@@ -45,88 +47,6 @@ COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 
 @matplotlib.rc_context(STYLE)
-def samples(groups: Mapping[str, Mapping[int | str, np.ndarray]]) -> Figure:
-    """Draws the first 16 images of every cell, a row a group and a column a step count.
-
-    Args:
-      groups: {group: {step count: uint8 [N, H, W, C]}}; a missing cell stays blank. The most steps
-        come first. A cascade's counts are text, "8+4+2", placed by their sum.
-    """
-    counts = {count for cells in groups.values() for count in cells}
-    counts = sorted(counts, key=lambda count: (all_steps(count), str(count)), reverse=True)
-    return _grids(groups, counts, "sampling steps")
-
-
-@matplotlib.rc_context(STYLE)
-def guided(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draws images as `samples` does, with a column a guidance weight.
-
-    Args:
-      groups: {run: {weight: uint8 [N, H, W, C]}}.
-    """
-    weights = sorted({weight for cells in groups.values() for weight in cells}, key=float)
-    return _grids(groups, weights, "guidance weight")
-
-
-def _grids(groups: Mapping[str, Mapping[Any, np.ndarray]], counts: Sequence, label: str) -> Figure:
-    def cell(images: np.ndarray | None) -> np.ndarray | None:
-        return None if images is None else tile(images[:16])
-
-    figure, axes, columns, rows = _pictures(
-        [[cell(cells.get(count)) for count in counts] for cells in groups.values()],
-        left=40 + 19 * max(map(len, groups)),
-        top=110,
-    )
-    axes.set_xticks(columns, counts)
-    axes.set_yticks(rows, groups)
-    axes.set_xlabel(label, labelpad=6)
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def neighbours(runs: Mapping[str, np.ndarray]) -> Figure:
-    """Draws samples in the first row of each block, and the nearest training images below.
-
-    Args:
-      runs: {run: uint8 [n, 1 + k, H, W, C]}.
-    """
-    blocks = [
-        tile(images.swapaxes(0, 1).reshape(-1, *images.shape[2:]), columns=len(images))
-        for images in runs.values()
-    ]
-    figure, axes, _, rows = _pictures(
-        [[block] for block in blocks], left=40 + 19 * max(map(len, runs)), top=20
-    )
-    axes.set_xticks([])
-    axes.set_yticks(rows, runs)
-    return figure
-
-
-def _pictures(
-    cells: Sequence[Sequence[np.ndarray | None]], left: int, top: int
-) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
-    """Draws cells as `arrange` takes them, with room for labels.
-
-    Returns the figure, its axes, and the middles of its columns and rows. A whole number of the
-    figure's pixels shows one of a cell, so that nothing is resampled.
-    """
-    picture, columns, rows = arrange(cells, gap=12)
-    height, width, _ = picture.shape
-    zoom = 2 if width <= 1300 else 1
-    edge = 20
-    size = np.array([left + zoom * width + edge, top + zoom * height + edge])
-    figure = Figure(size / DPI, dpi=DPI)
-    box = np.array([[left, edge], [zoom * width, zoom * height]]) / size
-    axes = figure.add_axes(box.ravel())
-    axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.tick_params(length=0, labelsize=11)
-    axes.spines[:].set_visible(False)
-    return figure, axes, columns, rows
-
-
-@matplotlib.rc_context(STYLE)
 def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -> Figure:
     """Draws a metric against network evaluations, a line for each (group, solver, *SETTINGS).
 
@@ -143,8 +63,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
         for row in rows
         if (row["metric"], row["reference"]) == (metric, reference) and drawable(row)
     ]
-    figure = Figure(dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _plot()
     for i, (line, label) in enumerate(line_labels(rows).items()):
         values = {(_cost(r), r["seed"]): r["value"] for r in chosen if _line(r) == line}
         if values:
@@ -155,13 +74,15 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
             axes.plot([nfe for nfe, _ in values], values.values(), ".", color=color)
     axes.set_title(f"{metric} against {reference}" if reference else metric)
     axes.set_xlabel("network evaluations")
+    if better := describe(metric).better:
+        axes.set_ylabel(f"{better} is better")
     _nfe_axis(axes.xaxis, sorted({_cost(row) for row in chosen}))
     if metric in SHARES:
         axes.set_ylim(0, 1)
     elif metric == RATIO:
         axes.axhline(COPYING, color="C3", linewidth=1, linestyle="--")
         axes.annotate(
-            f"below {COPYING}: perhaps copies of training images", (0, COPYING), (6, -4),
+            f"below {COPYING}: perhaps copies", (0, COPYING), (6, -4),
             xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="top", color="C3",
         )  # fmt: skip
         axes.set_ylim(0, 1.1 * max(COPYING, *(row["value"] for row in chosen)))
@@ -170,46 +91,40 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
     else:
         _log_axis(axes.yaxis, [row["value"] for row in chosen])
     axes.grid(axis="y", color="0.9")
-    legend = figure.legend(loc="outside lower left", ncols=2)
-    figure.set_size_inches(5.8, 3.6 + 0.2 * math.ceil(len(legend.texts) / 2))
+    _legend_below(figure, axes)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def against_guidance(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Figure:
-    """Draws metrics against the guidance weight, a panel each, with a line a stage and step count.
+def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
+    """Draws a metric against the guidance weight, with a line a stage and step count.
 
     Args:
-      rows: rows of results.jsonl; rows without guidance, or with another than a metric's first
-        reference, are left out.
-      metrics: names of the metrics to draw.
+      rows: all rows of results.jsonl, so that a line looks the same in every figure; those without
+        guidance, or with another than the metric's first reference, are left out.
     """
     rows = [row for row in rows if row.get("guidance") is not None]
     lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(lines)))
-    height = math.ceil(len(metrics) / 2)
-    figure = Figure((11.4, 0.6 + 3.6 * height), dpi=DPI, layout="constrained")
-    panels = figure.subplots(height, 2, squeeze=False).ravel()
-    for axes in panels[len(metrics) :]:
-        axes.remove()
-    for axes, metric in zip(panels, metrics, strict=False):
-        chosen = [row for row in rows if row["metric"] == metric]
-        chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
-        for (stage, steps), color in zip(lines, colors, strict=True):
-            points = {
-                row["guidance"]: row["value"]
-                for row in chosen
-                if (row["stage"], row["num_steps"]) == (stage, steps)
-            }
-            weights = sorted(points)
-            axes.plot(
-                weights, [points[w] for w in weights], "o-", color=color,
-                label=f"{stage}, {steps} steps",
-            )  # fmt: skip
-        axes.set_title(metric)
-        axes.set_xlabel("guidance weight")
-        axes.grid(axis="y", color="0.9")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    chosen = [row for row in rows if row["metric"] == metric]
+    chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
+    figure, axes = _plot()
+    for i, (stage, steps) in enumerate(lines):
+        points = {
+            row["guidance"]: row["value"]
+            for row in chosen
+            if (row["stage"], row["num_steps"]) == (stage, steps)
+        }
+        weights = sorted(points)
+        axes.plot(
+            weights, [points[w] for w in weights], "o-", color=_shade(i, len(lines)),
+            label=f"{stage}, {steps} steps",
+        )  # fmt: skip
+    axes.set_title(metric)
+    axes.set_xlabel("guidance weight")
+    if better := describe(metric).better:
+        axes.set_ylabel(f"{better} is better")
+    axes.grid(axis="y", color="0.9")
+    _legend_below(figure, axes)
     return figure
 
 
@@ -244,97 +159,127 @@ def _line(row: dict[str, Any]) -> tuple:
 
 
 @matplotlib.rc_context(STYLE)
-def spectra(runs: Mapping[str, np.ndarray], data: np.ndarray) -> Figure:
-    """Draws radial power spectra [R], of each run's samples and of `data`, as `Spectrum.values`."""
-    figure = Figure((11.4, 3.6), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(data, color="0.25", linewidth=3, label="data")
-    for i, (run, values) in enumerate(runs.items()):
-        color = matplotlib.colormaps["viridis"](i / max(len(runs) - 1, 1))
-        axes.plot(values, color=color, label=run)
+def spectra(runs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draws each run's power at each frequency as a multiple of the data's.
+
+    Args:
+      runs: {run: (`Spectrum.values` [R] of its samples, those of the data at their size [R])}.
+    """
+    figure, axes = _plot()
+    for i, (run, (values, data)) in enumerate(runs.items()):
+        axes.plot(_ratio(values, data), color=_shade(i, len(runs)), label=run)
+    _ratio_axes(axes, max(len(data) for _, data in runs.values()))
+    _legend_below(figure, axes)
+    return figure
+
+
+def _shade(i: int, num: int) -> tuple[float, ...]:
+    """The colour of line i of `num` in an order; seen on white, and inverted on black."""
+    return matplotlib.colormaps["viridis"](0.75 * i / max(num - 1, 1))
+
+
+def _ratio(values: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Power [R] as a multiple of the data's, NaN where either has none; both are log10."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratio = 10.0 ** (np.asarray(values) - data)
+    return np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
+
+
+def _ratio_axes(axes: Axes, rings: int) -> None:
+    """Labels the axes of ratios to the data, which are drawn already, and marks the data."""
+    axes.axhline(1, color="0.25", linewidth=1, linestyle="--", label="data")
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    if np.nanmax(drawn) > 2 * np.nanmin(drawn):
+        _log_axis(axes.yaxis, drawn[np.isfinite(drawn)])
     axes.set_xlabel("cycles an image")
-    axes.set_ylabel("log10 power")
-    axes.set_xlim(0, len(data) - 1)
+    axes.set_ylabel("power / the data's")
+    axes.set_xlim(0, rings - 1)
     axes.grid(axis="y", color="0.9")
-    figure.legend(loc="outside right upper")
-    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def selections(runs: Mapping[str, Sequence[dict[str, Any]]], data: np.ndarray | None) -> Figure:
-    """Draws the metric and the spectrum measured at each save of each run.
+def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None) -> Figure:
+    """Draws the metric measured at each save of a run, and the spectra below it.
 
     Args:
-      runs: {run: rows of selection.jsonl}. data: spectrum of the data [R].
+      rows: lines of selection.jsonl. data: spectrum of the data [R], which the others are divided
+        by; without it there are none.
     """
-    figure = Figure((11.4, 3.4 * len(runs)), dpi=DPI, layout="constrained")
-    panels = figure.subplots(len(runs), 2, squeeze=False)
-    for (left, right), (run, rows) in zip(panels, runs.items(), strict=True):
-        steps, values = zip(*((row["step"], row["value"]) for row in rows), strict=True)
-        best = int(np.argmin(values))
-        left.plot(steps, values, "o-", color="C0")
-        left.plot(steps[best], values[best], "o", color="C3", label=f"kept: update {steps[best]}")
-        left.set_title(run)
-        left.set_xlabel("updates")
-        left.set_ylabel(rows[0]["metric"])
-        if min(values) > 0:
-            _log_axis(left.yaxis, values)
-        left.legend()
+    figure = Figure((WIDTH, 3.0 if data is None else 6.0), dpi=DPI, layout="constrained")
+    above, *below = figure.subplots(1 if data is None else 2, squeeze=False)[:, 0]
+    steps, values = zip(*((row["step"], row["value"]) for row in rows), strict=True)
+    best = int(np.argmin(values))
+    above.plot(steps, values, "o-", color="C0")
+    above.plot(steps[best], values[best], "o", color="C3", label=f"kept: update {steps[best]}")
+    above.set_title(run)
+    above.set_xlabel("updates")
+    above.set_ylabel(f"{rows[0]['metric']}, lower is better")
+    if min(values) > 0:
+        _log_axis(above.yaxis, values)
+    above.legend()
+    above.grid(axis="y", color="0.9")
+    for axes in below:
         for i, row in enumerate(rows):
-            color = matplotlib.colormaps["viridis"](i / max(len(rows) - 1, 1))
-            ends = {0: f"update {row['step']}", len(rows) - 1: f"update {row['step']}"}
-            right.plot(row["spectrum"], color=color, label=ends.get(i))
-        if data is not None:
-            right.plot(data, color="0.25", linewidth=3, zorder=1, label="data")
-        right.set_xlabel("cycles an image")
-        right.set_ylabel("log10 power")
-        right.legend()
-        for axes in (left, right):
-            axes.grid(axis="y", color="0.9")
+            color = _shade(i, len(rows))
+            label = f"update {row['step']}" if i in (0, len(rows) - 1) else None
+            axes.plot(_ratio(row["spectrum"], data), color=color, label=label)
+        _ratio_axes(axes, len(data))
+        axes.legend()
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def losses(groups: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Draws the loss against updates, a panel a group, its runs one after another.
+def losses(name: str, runs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draws the loss of a group against updates, its runs one after another.
 
     Args:
-      groups: {group: {run: (steps [N], losses [N])}}. A panel is logarithmic if its losses
-        are all positive.
+      runs: {run: (steps [N], losses [N])}. The axis is logarithmic if all losses are positive.
     """
-    figure = Figure((11.4, 2.6 * len(groups)), dpi=DPI, layout="constrained")
-    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
-    for axes, (name, runs) in zip(panels, groups.items(), strict=True):
-        start = 0
-        for i, (run, (steps, values)) in enumerate(runs.items()):
-            end = start + steps[-1]
-            axes.plot(start + steps, values, ".-", color="C0", linewidth=1, markersize=3)
-            if i % 2:
-                axes.axvspan(start, end, color="0.95", linewidth=0, zorder=0)
-            label = run.removeprefix(name).removeprefix("/")
-            axes.annotate(
-                label, ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
-                textcoords="offset points", ha="center", color="0.35",
-            )  # fmt: skip
-            start = end
-        axes.set_xlim(0, start)
-        values = np.concatenate([values for _, values in runs.values()])
-        values = values[np.isfinite(values)]
-        if values.size and values.min() > 0:
-            _log_axis(axes.yaxis, values)
-        axes.set_title(name, pad=18 if len(runs) > 1 else None)
-        axes.set_ylabel("loss")
-        axes.set_xlabel("updates" + (", one run after another" if len(runs) > 1 else ""))
-        axes.grid(axis="y", color="0.9")
-    figure.align_ylabels()
+    figure, axes = _plot()
+    start = 0
+    for i, (run, (steps, values)) in enumerate(runs.items()):
+        end = start + steps[-1]
+        axes.plot(start + steps, values, ".-", color="C0", linewidth=1, markersize=3)
+        if i % 2:
+            axes.axvspan(start, end, color="0.95", linewidth=0, zorder=0)
+        label = run.removeprefix(name).removeprefix("/")
+        axes.annotate(
+            label, ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points", ha="center", color="0.35",
+        )  # fmt: skip
+        start = end
+    axes.set_xlim(0, start)
+    values = np.concatenate([values for _, values in runs.values()])
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0:
+        _log_axis(axes.yaxis, values)
+    axes.set_title(name, pad=18 if len(runs) > 1 else None)
+    axes.set_ylabel("loss")
+    axes.set_xlabel("updates" + (", one run after another" if len(runs) > 1 else ""))
+    axes.grid(axis="y", color="0.9")
     return figure
+
+
+def _plot() -> tuple[Figure, Axes]:
+    """An empty plot."""
+    figure = Figure((WIDTH, 3.0), dpi=DPI, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Adds a legend below the axes, for which the figure grows."""
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels))
+    columns = max(1, 48 // (6 + longest))  # that fit beside each other
+    size = min(10, 400 / longest)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=size)
+    figure.set_size_inches(WIDTH, 3.0 + 0.2 * math.ceil(len(labels) / columns))
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
@@ -344,7 +289,7 @@ def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
     labels, right = [], -math.inf  # right end of the last label, as a fraction of the axis
     for nfe in nfes:
         middle = math.log(nfe / nfes[0]) / max(math.log(nfes[-1] / nfes[0]), 1e-9)
-        half = 0.009 * len(_number(nfe))
+        half = 0.0125 * len(_number(nfe))
         fits = middle - half > right + 0.01
         labels.append(_number(nfe) if fits else "")
         right = middle + half if fits else right

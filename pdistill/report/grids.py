@@ -45,24 +45,27 @@ def tile(images: np.ndarray, scale: int | None = None, columns: int | None = Non
 
 
 def arrange(
-    cells: Sequence[Sequence[np.ndarray | None]], gap: int
+    cells: Sequence[Sequence[np.ndarray | None]], gap: int, above: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arranges pictures in rows and columns of equal cells, in each one's middle, on white.
+    """Arranges pictures in rows and columns of equal cells, in each one's middle, on nothing.
 
     Args:
-      cells: rows of uint8 [h, w, 3], or None for a blank. gap: pixels between cells.
+      cells: rows of uint8 [h, w, 3], or None for a blank. gap: pixels between columns.
+      above: pixels over each row, for its name.
 
     Returns:
-      The picture uint8 [H, W, 3], and the middles of columns in x and of rows in y, in pixels.
+      The picture uint8 [H, W, 4], opaque where a picture is, the middles of columns in x, and the
+      tops of rows in y, in pixels.
     """
     height, width, _ = np.max([cell.shape for row in cells for cell in row if cell is not None], 0)
-    tops = np.arange(len(cells)) * (height + gap)
+    tops = above + np.arange(len(cells)) * (height + above)
     lefts = np.arange(len(cells[0])) * (width + gap)
-    picture = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, np.uint8)
+    picture = np.zeros((tops[-1] + height, lefts[-1] + width, 4), np.uint8)
     for top, row in zip(tops, cells, strict=True):
         for left, cell in zip(lefts, row, strict=True):
             if cell is not None:
                 h, w, _ = cell.shape
                 y, x = top + (height - h) // 2, left + (width - w) // 2
-                picture[y : y + h, x : x + w] = cell
-    return picture, lefts + width / 2, tops + height / 2
+                picture[y : y + h, x : x + w, :3] = cell
+                picture[y : y + h, x : x + w, 3] = 255
+    return picture, lefts + width / 2, tops

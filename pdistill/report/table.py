@@ -12,18 +12,20 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Makes a header and lines of cells, in the order in which `rows` first name them.
 
     A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
-    only if they differ. A cell that was not measured is blank.
+    only if they differ, and seconds only if they can be compared: all on one device. A cell that
+    was not measured is blank.
     """
     lines = {}
     for row in rows:
         lines.setdefault(tuple(row.get(name) for name in LINE), []).append(row)
     metrics = list(dict.fromkeys((row["metric"], row["reference"]) for row in rows))
     settings = varying(rows, LINE[3:])
+    timed = any(row.get("seconds_per_image") for row in rows) and not varying(rows, ("device",))
     header = [
         *LINE[:3],
         *settings,
         *(f"{metric}\n{reference or ''}" for metric, reference in metrics),
-        "seconds/\nimage",
+        *(["seconds/\nimage"] if timed else []),
         "train\nupdates",
         "images\nseen",
     ]
@@ -37,8 +39,8 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
                 _count(first["nfe"]),
                 first["solver"] or "",
                 *(setting(first.get(name)) for name in settings),
-                *(_three_digits(values.get(metric)) for metric in metrics),
-                _three_digits(first.get("seconds_per_image")),
+                *(three_digits(values.get(metric)) for metric in metrics),
+                *([three_digits(first.get("seconds_per_image"))] if timed else []),
                 _count(first.get("train_steps")),
                 _count(first.get("images_seen")),
             ]
@@ -74,7 +76,7 @@ def varying(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     return [name for name in names if len({row.get(name) for row in rows}) > 1]
 
 
-def _three_digits(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """Formats three digits: 0.01234 -> "0.0123", 1234.5 -> "1,230"; None -> ""."""
     if value is None:
         return ""

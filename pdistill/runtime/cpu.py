@@ -3,7 +3,10 @@
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import sys
+
+from pdistill.runtime.interruption import SIGNALS
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 OPERATIONS = "individual_dot,reduce"  # XLA's default without convolutions
@@ -32,10 +35,12 @@ def use_huge_pages() -> None:
     time. glibc can ask Linux for huge pages, but only from a program's start. Nothing is
     done where JAX has an accelerator's plugin, on other systems, or where GLIBC_TUNABLES decides.
     """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the start before this one
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or TUNABLE in tunables:
         return
     if importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"):
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there are handlers again
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -48,6 +48,12 @@ def join(
     )
 
 
+def leave() -> None:
+    """Ends the connection of processes that all end now; each waits for the others."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+
+
 def in_all(here: bool) -> bool:
     """Tells whether something holds in every process; all must ask."""
     return bool(process_allgather(np.array(here)).all())

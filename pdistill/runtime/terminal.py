@@ -2,13 +2,15 @@
 
 import contextlib
 import errno
+import logging
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import jax
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 CLEAR_TO_END = "\x1b[K"
 
@@ -17,7 +19,7 @@ _line_is_open = False  # the last thing on the terminal is a line of `update`
 
 def say(message: str) -> None:
     """Prints a line on standard error, from the first process only."""
-    if jax.process_index() == 0:
+    if _is_first():
         end_line()
         print(message, file=sys.stderr, flush=True)
 
@@ -25,7 +27,7 @@ def say(message: str) -> None:
 def update(message: str) -> None:
     """Shows where something is: in place of the `update` before on a terminal, else as `say`."""
     global _line_is_open
-    if jax.process_index() > 0:
+    if not _is_first():
         return
     if not sys.stderr.isatty():
         say(message)
@@ -36,6 +38,12 @@ def update(message: str) -> None:
     _line_is_open = True
 
 
+def line_is_open() -> bool:
+    """Tells whether a line of `update`, or a bar, is the last thing on standard error."""
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    return _line_is_open or any(not bar.disable for bar in list(bars))
+
+
 def end_line() -> None:
     """Leaves the line of `update` as it is; whatever is printed next begins below it."""
     global _line_is_open
@@ -44,25 +52,37 @@ def end_line() -> None:
     _line_is_open = False
 
 
-def progress(description: str | None, num: int) -> tqdm:
+def progress(description: str | None, num: int) -> "tqdm":
     """Makes a progress bar of `num` images, shown by the first process after some seconds.
 
     Without a description it is never shown.
     """
+    from tqdm import tqdm
+
     end_line()
-    silent = description is None or jax.process_index() > 0
+    silent = description is None or not _is_first()
     often = 0.1 if sys.stderr.isatty() else 10  # seconds: a log keeps every line
     return tqdm(
         desc=description, total=num, unit=" images", delay=3, mininterval=often, disable=silent
     )
 
 
+def _is_first() -> bool:
+    """Tells whether this is the first process; JAX, which knows, is slow to import."""
+    import jax
+
+    return jax.process_index() == 0
+
+
 @contextlib.contextmanager
 def plain_errors(*errors: type[Exception]) -> Iterator[None]:
     """Ends a command line's program with the message of such an error, without a traceback.
 
-    Warnings become a line each, without the source line that raised them.
+    Warnings become a line each, without the source line that raised them. Orbax, which logs every
+    step of every save, and asyncio below it would log an error's tracebacks before its message.
     """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         yield

@@ -9,14 +9,25 @@ views of storages, and name them by persistent ids.
 import collections
 import hashlib
 import io
+import math
+import mmap
 import pickle
+import reprlib
+import struct
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from pdistill.runtime.files import map_file
+from pdistill.runtime.pickles import CheckedUnpickler
+
+Buffer = bytes | mmap.mmap | memoryview
+EXPANDED = 2**20  # elements that a tensor may make of fewer, as torch's expand does
 ZIP = b"PK\x03\x04"
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 DTYPES = {
@@ -56,21 +67,23 @@ class LoadedStorage(NamedTuple):
     """A storage with its elements, by its key."""
 
     storage: Storage
-    buffers: dict[str, bytes]
+    buffers: Mapping[str, Buffer]
 
 
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a flat state dict by name, as read-only arrays, strided as saved.
 
+    The file is mapped, not read: the arrays are views of it, which must not change meanwhile.
+
     Raises:
       WeightsError: the file is missing, damaged, or holds anything but tensors by name.
     """
     try:
-        data = Path(path).read_bytes()
-        if data.startswith(ZIP):
+        data = map_file(path)
+        if data[: len(ZIP)] == ZIP:
             tensors, buffers = _read_zip(data)
-        elif data.startswith(LEGACY):
-            tensors, buffers = _read_legacy(data)
+        elif data[: len(LEGACY)] == LEGACY:
+            tensors, buffers = _read_legacy(data, data)
         else:
             raise ValueError("it is in neither format of torch.save")
         if not isinstance(tensors, dict):
@@ -87,7 +100,7 @@ def read_storage(data: bytes) -> LoadedStorage:
     Raises:
       Exception: any error, if the data are damaged or something else.
     """
-    storage, buffers = _read_legacy(data)
+    storage, buffers = _read_legacy(io.BytesIO(data), data)
     if not isinstance(storage, Storage):
         raise ValueError("it is not a storage")
     return LoadedStorage(storage, buffers)
@@ -99,8 +112,8 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_legacy(data: bytes) -> tuple[dict[str, Tensor], dict[str, bytes]]:
-    stream = io.BytesIO(data)
+def _read_legacy(stream: IO[bytes], data: Buffer) -> tuple[dict[str, Tensor], dict[str, Buffer]]:
+    """Reads the legacy format from a `stream` of `data`."""
     unpickler = StateDictUnpickler(stream)
     _, version, machine, tensors, keys = (unpickler.load() for _ in range(5))
     if version != 1001 or not machine["little_endian"]:
@@ -112,40 +125,55 @@ def _read_legacy(data: bytes) -> tuple[dict[str, Tensor], dict[str, bytes]]:
         storage = unpickler.storages[key]
         if stream.read(8) != storage.count.to_bytes(8, "little"):
             raise ValueError(f"storage {key!r} does not have {storage.count} elements")
-        buffers[key] = _whole(storage, stream.read(storage.count * storage.dtype.itemsize))
+        start, size = stream.tell(), storage.count * storage.dtype.itemsize
+        buffers[key] = _whole(storage, memoryview(data)[start : start + size])
+        stream.seek(start + size)
     return tensors, buffers
 
 
-def _read_zip(data: bytes) -> tuple[dict[str, Tensor], dict[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+def _read_zip(data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, Buffer]]:
+    with zipfile.ZipFile(data) as archive:
         names = archive.namelist()
         root = names[0].split("/")[0]
         if len(names) != len(set(names)):
             raise ValueError("it has two entries of one name")
-        if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
+        entry = lambda name: _entry(data, archive.getinfo(f"{root}/{name}"))  # noqa: E731
+        if f"{root}/byteorder" in names and entry("byteorder") != b"little":
             raise ValueError("it is not little-endian")
-        unpickler = StateDictUnpickler(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        unpickler = StateDictUnpickler(io.BytesIO(entry("data.pkl")))
         tensors = unpickler.load()
         return tensors, {
-            key: _whole(storage, archive.read(f"{root}/data/{key}"))
+            key: _whole(storage, entry(f"data/{key}"))
             for key, storage in unpickler.storages.items()
         }
 
 
-def _whole(storage: Storage, buffer: bytes) -> bytes:
+def _entry(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
+    """Finds the bytes of an entry of a zip file where they lie, as torch.save packs nothing."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is packed, which torch.save does not do")
+    lengths = data[info.header_offset + 26 : info.header_offset + 30]  # of the name and the rest
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", lengths))
+    content = memoryview(data)[start : start + info.file_size]
+    if zlib.crc32(content) != info.CRC:
+        raise ValueError(f"Bad CRC-32 for file {info.filename!r}")
+    return content
+
+
+def _whole(storage: Storage, buffer: memoryview) -> memoryview:
     if len(buffer) != storage.count * storage.dtype.itemsize:
         raise ValueError(f"storage {storage.key!r} does not have {storage.count} elements")
     return buffer
 
 
-def array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
+def array(name: str, tensor: Tensor, buffers: Mapping[str, Buffer]) -> np.ndarray:
     """Makes the read-only array that `tensor` describes; `name` is for messages.
 
     Raises:
       ValueError: `tensor` is no tensor, or reaches beyond its storage.
     """
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        raise ValueError(f"{name!r} is not a tensor by name")
+        raise ValueError(f"{reprlib.repr(name)} is not a tensor by name")
     storage, offset, shape, strides = tensor
     if 0 in shape:
         return np.empty(shape, storage.dtype)
@@ -153,13 +181,15 @@ def array(name: str, tensor: Tensor, buffers: dict[str, bytes]) -> np.ndarray:
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or last >= storage.count:
         raise ValueError(f"tensor {name!r} reaches beyond its storage")
+    if math.prod(shape) > max(storage.count, EXPANDED):
+        raise ValueError(f"tensor {name!r} repeats a storage of {storage.count} elements too often")
     size = storage.dtype.itemsize
     return np.ndarray(
         shape, storage.dtype, buffers[storage.key], offset * size, [size * s for s in strides]
     )
 
 
-class StateDictUnpickler(pickle.Unpickler):
+class StateDictUnpickler(CheckedUnpickler):
     """An unpickler of state dicts of `Tensor` and nothing else.
 
     Whatever it hands to a pickle is made for this pickle alone, so that not even its attributes can
@@ -189,9 +219,9 @@ class StateDictUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         what, dtype, key, _, count, *view = pid  # the legacy format adds a view, always None now
+        if what != "storage" or view not in ([], [None]) or type(key) is not str or count < 0:
+            raise pickle.UnpicklingError(f"{reprlib.repr(pid)} is not a storage")
         storage = Storage(key, np.dtype(DTYPES[dtype]), count)
-        if what != "storage" or view not in ([], [None]):
-            raise pickle.UnpicklingError(f"{pid} is not a storage")
         if self.storages.setdefault(key, storage) != storage:
             raise pickle.UnpicklingError(f"storage {key!r} is described in two ways")
         return storage

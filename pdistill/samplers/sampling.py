@@ -90,11 +90,12 @@ def sample(
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
 
     Raises:
-      ValueError: arguments contradict each other or are out of range; x_hat has not z's shape.
+      ValueError: arguments contradict each other or are out of range, `key` is a seed, or x_hat
+        has another shape than z.
     """
     solver = parse_solver(solver)
     if isinstance(solver, Cascade):
-        raise ValueError("use sample_cascade for a cascade; sample takes one resolution's solver")
+        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
     if times is None:
@@ -230,7 +231,7 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
 def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
     """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
 
-    If it may be `larger`, only the number of images and of axes must be the same.
+    With `larger` only the number of images and of axes must be the same.
     """
 
     def call(z: Array, *levels: Array) -> Array:

@@ -1,10 +1,10 @@
 """Learners, the loop, checkpoints, optimizers: the machinery, which knows no method."""
 
 from pdistill.runtime.arrays import CheckpointError
+from pdistill.runtime.interruption import EXIT_CODE, Interrupted, StopSignals
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.freezing import PRESETS, count, merge, partition, preset
 from pdistill.training.gradients import value_and_grad, vjp
-from pdistill.training.interruption import EXIT_CODE, Interrupted, StopSignals
 from pdistill.training.learner import Learner, Metrics
 from pdistill.training.loop import Diverged, LoopConfig, train
 from pdistill.training.optimizers import Optimizer

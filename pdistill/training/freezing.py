@@ -8,15 +8,23 @@ import jax
 from flax import traverse_util
 
 # Patterns of the paths, "block_0/qkv/kernel", of what is frozen. "d2o_f" is the rule of D2O-F
-# (Zheng & Yang 2025) for U-Nets with our names or EDM's: the blocks' convolutions and attention's
-# output. The others freeze the embedding's layers in the blocks too, which may be large.
+# (Zheng & Yang 2025) for U-Nets: the blocks' convolutions and attention's output. The others freeze
+# the embedding's layers in the blocks too, which may be large. All know our names of a U-Net's
+# layers, EDM's and diffusers'.
+BLOCKS = (
+    r"(block_?\d+|sample|_up|_down|in[01]|(nets|samplers)\.\d+)"
+    r"/(conv\d|temb_proj|affine|time_emb_proj)/"
+)
 PRESETS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "d2o_f": (r"(block_?\d+|attn_\d+|sample|up|down|in[01])[./](conv\d|proj)",),
-    "unet": (r"(block_\d+|sample)/(conv1|conv2|temb_proj)/", r"attn_\d+/proj_out/"),
+    "d2o_f": (
+        r"(block_?\d+|attn_\d+|sample|up|down|in[01]|(nets|samplers)\.\d+)[./](conv\d|proj)"
+        r"|attentions\.\d+/to_out",
+    ),
+    "unet": (BLOCKS, r"attn_\d+/proj_out/|(block\d+|in0)/proj/|attentions\.\d+/to_out"),
     "unet_qkv": (
-        r"(block_\d+|sample)/(conv1|conv2|temb_proj)/",
-        r"attn_\d+/(q|k|v|proj_out)/",
+        BLOCKS,
+        r"attn_\d+/(q|k|v|proj_out)/|(block\d+|in0)/(qkv|proj)/|attentions\.\d+/to_",
     ),
     # While PaGoDA grows, all but the finest level of the base network's decoder and what is
     # behind it is frozen; with 64 pixels theirs also trains the second finest level but for its
@@ -32,11 +40,30 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 
 
-def preset(name: str) -> tuple[str, ...]:
-    """Patterns of the preset of this name; ValueError for one that is not in PRESETS."""
+# Those for growing of U-Nets that are not ours, whose levels count from the coarsest: the levels of
+# the decoder that learn at least in part, and the paths of the decoder's levels and before it.
+GROWING = {"pagoda": 1, "pagoda_64": 2}
+DECODER = r"^(?:dec\.|up_blocks\.)(\d+)"
+ENCODER = r"^(enc\.|map_|conv_in/|time_embedding|class_embedding|down_blocks|mid_block)"
+
+
+def preset(name: str, params: Any = None) -> tuple[str, ...]:
+    """Patterns of the preset of this name for a network's parameters, or for ours.
+
+    Raises:
+      ValueError: it is not in PRESETS.
+    """
     if name not in PRESETS:
         raise ValueError(f"fixed must be one of {', '.join(PRESETS)}; got {name!r}")
-    return PRESETS[name]
+    paths = traverse_util.flatten_dict(params or {}, sep="/")
+    levels = sorted({int(m[1]) for path in paths if (m := re.match(DECODER, path))})
+    if name not in GROWING or not levels:
+        return PRESETS[name]
+    held = [rf"^(dec\.|up_blocks\.){n}\D" for n in levels[: -GROWING[name]]]
+    if GROWING[name] == 2 and len(levels) > 1:  # of the second finest, the first block
+        n = levels[-2]
+        held.append(rf"^dec\.{n}x{n}_(up|in0|block0)/|^up_blocks\.{n}\.(resnets|attentions)\.0/")
+    return (ENCODER, *held)
 
 
 def partition(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from pdistill.runtime.files import read_jsonl, write_atomically
+from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import end_line, format_seconds, update
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
@@ -178,9 +178,8 @@ def drop_events(path: Path, refused: Callable[[Any], bool]) -> None:
         at = end
     rest = b"".join(kept)
     if rest != data:
-        temporary = path.with_name("events.tmp")  # TensorBoard reads any name with "tfevents"
-        temporary.write_bytes(rest)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(rest)
 
 
 class LogFile:
@@ -223,8 +222,9 @@ class Progress:
         end_line()
 
     @contextlib.contextmanager
-    def left_out(self, num_updates: int) -> Iterator[None]:
-        """Leaves these updates, and the time that the body takes, out of every rate."""
+    def compiling(self, num_updates: int) -> Iterator[None]:
+        """Says that the body compiles, and leaves its updates and time out of every rate."""
+        update(f"{self._name:<16} compiles")
         before = time.monotonic()
         yield
         updates, seconds = self._left_out

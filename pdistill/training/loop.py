@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 
 from pdistill.data import Pipeline
 from pdistill.data.pipeline import BatchIterator
+from pdistill.runtime.interruption import Interrupted, StopSignals
 from pdistill.runtime.mesh import batch_sharding, local_columns, replicated, to_device
 from pdistill.runtime.processes import Agreement
 from pdistill.runtime.terminal import say
 from pdistill.training.checkpoints import Checkpointer
-from pdistill.training.interruption import Interrupted, StopSignals
 from pdistill.training.logging import LogFile, Progress, Writer
 from pdistill.training.metrics import concatenate, describe, summarize
 from pdistill.training.offload import into_device_memory, into_host_memory
@@ -121,27 +121,27 @@ def train(
       Diverged: more than `config.max_skipped` updates were left out.
       Interrupted: `stop` was requested; the state so far is saved.
     """
-    learning, frozen = take_frozen(state)
+    (learning, frozen), stop = take_frozen(state), stop or StopSignals()
     frozen = into_host_memory(frozen) if config.offload else frozen
-    stop = stop or StopSignals()
 
     def whole(state: TrainState) -> Any:
         held = into_device_memory(frozen) if config.offload else frozen
         return state.method.replace(**held)
 
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
-        batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
-        state, start = _restore(checkpointer, start_of(learning, mesh), batches)
+        with stop.at_once():
+            batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
+            state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
-            update = compile_update(
-                method, mesh, flip, factor, config.max_grad_norm, config.offload
-            )
+            settings = config.max_grad_norm, config.offload
+            update = compile_update(method, mesh, flip, factor, *settings)
             kinds = kinds_of(method, range(config.num_updates), config.substeps)
             dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
 
             def save(step: int, state: TrainState, planned: bool) -> None:
                 if planned:
                     on_save(step, whole(state))
+                writer.flush()
                 checkpointer.save(step, state, batches.get_state())
 
             with TrainingLog(method, config, name, directory, writer, start) as log:
@@ -179,7 +179,8 @@ def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
     interval, late = [], None  # metrics are read one dispatch late: the device never waits
     for step in range(start, config.num_updates, config.substeps):
         log.profile(step, state.step)
-        state, metrics = dispatch(state, step, log)
+        with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
+            state, metrics = dispatch(state, step, log)
         if late:
             log(*late)
             late = None
@@ -241,7 +242,7 @@ class TrainingLog:
         if kinds in self._compiled:
             return contextlib.nullcontext()
         self._compiled.add(kinds)
-        return self._progress.left_out(self._config.substeps)
+        return self._progress.compiling(self._config.substeps)
 
     def __call__(self, step: int, interval: list[dict[str, Any]]) -> None:
         """Logs the updates of an interval, after `step` updates."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.hashing import Hasher
@@ -48,17 +49,26 @@ def publish(monkeypatch, name, folder, contents):
     monkeypatch.setitem(PUBLISHED, name, new)
 
 
-def publish_cifar(monkeypatch, folder, train, test):
-    """Publishes an archive with a fifth of `train` in each of its batches."""
-    batches = {f"data_batch_{i + 1}.bin": [a[i::5] for a in train] for i in range(5)}
+def tar_of(contents):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for file, arrays in {"test_batch.bin": test, **batches}.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
-            content = records(*arrays)
+        for file, content in contents.items():
+            member = tarfile.TarInfo(file)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    publish(monkeypatch, "cifar10", folder, {CIFAR: archive.getvalue()})
+    return archive.getvalue()
+
+
+CIFAR_NAMES = b"airplane automobile bird cat deer dog frog horse ship truck".replace(b" ", b"\n")
+
+
+def publish_cifar(monkeypatch, folder, train, test):
+    """Publishes an archive with a fifth of `train` in each of its batches."""
+    arrays = {f"data_batch_{i + 1}.bin": [a[i::5] for a in train] for i in range(5)}
+    contents = {file: records(*batch) for file, batch in {"test_batch.bin": test, **arrays}.items()}
+    contents["batches.meta.txt"] = CIFAR_NAMES + b"\n\n"
+    archive = tar_of({f"cifar-10-batches-bin/{file}": c for file, c in contents.items()})
+    publish(monkeypatch, "cifar10", folder, {CIFAR: archive})
 
 
 @pytest.fixture
@@ -113,7 +123,8 @@ def test_stock_tfds_reads_it(root, cifar):
             np.testing.assert_array_equal(example["image"], images[index])
 
 
-def test_fashion_mnist(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "last"), [("fashion_mnist", "Ankle boot"), ("mnist", "9")])
+def test_mnist_and_fashion_mnist(root, tmp_path, monkeypatch, name, last):
     contents, splits = {}, {}
     for split, prefix, num in (("train", "train", 30), ("test", "t10k", 20)):
         images, labels = splits[split] = noise(num, 28, 28, 1)
@@ -121,13 +132,51 @@ def test_fashion_mnist(root, tmp_path, monkeypatch):
         contents[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(header + images.tobytes())
         header = np.array([0x801, num], ">i4").tobytes()
         contents[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(header + labels.tobytes())
-    assert list(contents) == list(PUBLISHED["fashion_mnist"].md5)
-    publish(monkeypatch, "fashion_mnist", tmp_path / "published", contents)
-    main(["fashion_mnist"])
+    assert list(contents) == list(PUBLISHED[name].md5)
+    publish(monkeypatch, name, tmp_path / "published", contents)
+    main([name])
     for split, arrays in splits.items():
-        assert_same(load_dataset("fashion_mnist", split), *arrays)
-    names = tfds.builder("fashion_mnist", data_dir=root).info.features["label"].names
-    assert names[9] == "Ankle boot"
+        assert_same(load_dataset(name, split), *arrays)
+    names = tfds.builder(name, data_dir=root).info.features["label"].names
+    assert names[9] == last
+
+
+def test_cifar100(root, tmp_path, monkeypatch):
+    """A record begins with the coarse label; the label is the fine one."""
+    images, coarse = noise(60, 32, 32, 3)
+    fine = np.random.default_rng(1).integers(0, 100, 60, np.uint8)
+    rows = np.c_[coarse, fine, images.transpose(0, 3, 1, 2).reshape(60, -1)]
+    names = {"fine": [f"f{i}" for i in range(100)], "coarse": [f"c{i}" for i in range(20)]}
+    contents = {"train.bin": rows[:40].tobytes(), "test.bin": rows[40:].tobytes()} | {
+        f"{kind}_label_names.txt": "\n".join([*lines, ""]).encode() for kind, lines in names.items()
+    }
+    archive = tar_of({f"cifar-100-binary/{file}": c for file, c in contents.items()})
+    publish(monkeypatch, "cifar100", tmp_path / "published", {"cifar-100-binary.tar.gz": archive})
+    main(["cifar100"])
+    assert_same(load_dataset("cifar100", "train"), images[:40], fine[:40])
+    assert_same(load_dataset("cifar100", "test"), images[40:], fine[40:])
+    builder = tfds.builder("cifar100", data_dir=root)
+    assert builder.info.features["label"].names == names["fine"]
+    order = stock_order("test", 20)
+    examples = list(builder.as_data_source("test"))
+    assert [example["coarse_label"] for example in examples] == coarse[40:][order].tolist()
+
+
+def test_svhn(root, tmp_path, monkeypatch):
+    images, labels = noise(50, 32, 32, 3)
+    contents = {}
+    for split, part in (("train", slice(30)), ("test", slice(30, 50))):
+        file = io.BytesIO()
+        y = np.where(labels[part] == 0, 10, labels[part])[:, None]  # as MATLAB counts
+        scipy.io.savemat(file, {"X": images[part].transpose(1, 2, 3, 0), "y": y})
+        contents[f"{split}_32x32.mat"] = file.getvalue()
+    assert list(contents) == list(PUBLISHED["svhn"].md5)
+    publish(monkeypatch, "svhn", tmp_path / "published", contents)
+    main(["svhn"])
+    assert (labels == 0).any()
+    assert_same(load_dataset("svhn", "train"), images[:30], labels[:30])
+    assert_same(load_dataset("svhn", "test"), images[30:], labels[30:])
+    assert load_dataset("svhn", "test").num_labels == 10
 
 
 def fails(capsys, *argv):
@@ -286,7 +335,7 @@ def test_flat_folder_has_no_labels(root, tmp_path):
     save(tmp_path / "flat/one.png", grey)
     main([f"--images={tmp_path / 'flat'}", "--name=flat", "--resolution=4"])
     dataset = load_dataset("flat")
-    np.testing.assert_array_equal(dataset.images, np.stack([grey] * 3, axis=-1)[None])
+    np.testing.assert_array_equal(dataset.images, grey[None, ..., None])
     assert (dataset.labels.tolist(), dataset.num_labels) == ([0], 1)
 
 
@@ -329,7 +378,7 @@ def test_folders_that_cannot_be_prepared(root, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "either one of cifar10, fashion_mnist or --images"),
+        ([], "either one of cifar10, cifar100, fashion_mnist, mnist, svhn or --images"),
         (["cifar10", "--images=."], "either one of"),
         (["--images=.", "--name=new"], "--resolution=N"),
         (["--images=.", "--resolution=4"], "--name=NAME"),
@@ -396,8 +445,8 @@ def test_images_that_are_not_uint8(root):
     [
         ("cifar10", "python -m pdistill.data.prepare cifar10"),
         ("fashion_mnist", "python -m pdistill.data.prepare fashion_mnist"),
-        ("cifar100", "tfds build cifar100 --file_format=array_record"),
-        ("cifar100", "python -m pdistill.data.prepare --images=FOLDER --name=NAME"),
+        ("kmnist", "tfds build kmnist --file_format=array_record"),
+        ("kmnist", "python -m pdistill.data.prepare --images=FOLDER --name=NAME"),
     ],
 )
 def test_missing_data_set_says_what_to_run(root, name, command):

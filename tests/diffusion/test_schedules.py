@@ -193,7 +193,7 @@ def test_ddpm_in_float32():
     [
         (lambda: DdpmSchedule("sigmoid"), "betas must be linear, scaled_linear or cosine"),
         (lambda: DdpmSchedule(beta_start=0.0), "must satisfy 0 < beta_start"),
-        (lambda: DdpmSchedule(num=1), "num must be at least 2; got 1"),
+        (lambda: DdpmSchedule(num=1), "num must be in 2 .. 100,000; got 1"),
         (lambda: KarrasSchedule(sigma_min=0.0), "must have 0 < sigma_min < sigma_max"),
     ],
 )

@@ -1,8 +1,13 @@
 """References by name and from files, and the statistics kept of them."""
 
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 
+from pdistill.data.sources import data_dir
 from pdistill.evaluation import (
     EvaluationError,
     Reference,
@@ -83,6 +88,26 @@ def test_a_damaged_cache_is_made_again():
         assert load_statistics(path).count == 40
 
 
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, capsys):
+    """Nor does a home that is not there, or a name too long for a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "file/cache"))
+    statistics = Reference("a", noise()).statistics(PIXELS)
+    assert "statistics of a are not kept for the next time" in capsys.readouterr().err
+    monkeypatch.delenv("PDISTILL_CACHE_DIR")
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    extractor = Counting()
+    for _ in range(2):
+        found = Reference("a" * 300, noise()).statistics(extractor)
+        np.testing.assert_allclose(found.covariance, statistics.covariance)
+    assert extractor.images == len(noise())
+    assert cache_dir().is_relative_to(tmp_path)
+    assert data_dir().is_relative_to(tmp_path)
+
+
 def test_known_features_are_used_for_statistics():
     extractor, reference = Counting(), Reference("noise", noise())
     reference.features(extractor)
@@ -126,6 +151,16 @@ def test_published_statistics_have_mu_and_sigma_alone(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu must be \[D\] and sigma \[D, D\]"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "is not finite"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu must be \[D\]"),
+        ({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "mu must be floating point; it is int64"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3, dtype=bool)},
+            "sigma must be .*; it is bool",
+        ),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "sigma has a negative variance"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "correlation above one"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "count": -5}, "count must be .*; it is -5"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "count": np.nan}, "count must be .*; it is nan"),
         ({"a": np.zeros(3)}, r"one array of images \[N, H, W, C\], or mu and sigma; it holds a"),
         ({}, "it holds nothing"),
     ],
@@ -136,6 +171,24 @@ def test_files_that_are_no_reference(tmp_path, arrays, message):
     with pytest.raises(EvaluationError, match=message) as error:
         load_reference(str(path))
     assert str(path) in str(error.value)
+
+
+def test_a_header_that_claims_more_than_its_file_holds(tmp_path):
+    """NumPy would first make room for it, all 10^13 numbers."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+    )
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("mu.npy", header.getvalue() + bytes(80))
+    with pytest.raises(EvaluationError, match=r"mu.npy has \d+ bytes, not \(10000000000000,\)"):
+        load_reference(str(tmp_path / "huge.npz"))
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(EvaluationError, match="is not a regular file"):
+        load_reference(str(tmp_path / "pipe.npz"))
 
 
 def test_names_that_are_no_reference(tmp_path):

@@ -132,6 +132,17 @@ def test_the_published_file_is_fetched_once(published, tmp_path):
     assert set(cached.parent.iterdir()) == {cached, record}
 
 
+def test_a_cache_that_cannot_be_written(published, tmp_path, monkeypatch, capsys):
+    """The file is kept elsewhere."""
+    (tmp_path / "cache").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=r"pdistill-\d+/published.pth is not of"):
+            load()
+        published.unlink(missing_ok=True)
+    assert "cache/inception cannot be written" in capsys.readouterr().err
+
+
 def test_a_file_given_or_put_into_the_cache(published, tmp_path):
     cached = tmp_path / "cache/inception/published.pth"
     cached.parent.mkdir(parents=True)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pdistill import diffusion
 from pdistill import model as models
@@ -77,3 +78,13 @@ def check_parity(conversion, arrays, levels, output):
         state = x_hat if i == 9 else state
         error = np.abs(state[:2] - trajectory[i + 1]).max()
         assert error < 1e-3 * max(1, np.abs(trajectory[i + 1]).max()), (i, error)
+
+
+# Weights that no training leaves behind, made of right ones, and what is said of them.
+DAMAGE = {
+    "nan": (lambda a: np.where(a == a.max(), np.nan, a).astype(a.dtype), "is not finite"),
+    "overflow": (lambda a: a.astype(np.float64) * 1e300, "overflows float32"),
+    "int": (lambda a: a.astype(np.int64), "is int64, not floating point"),
+    "bool": (lambda a: a > 0, "is bool, not floating point"),
+}
+each_damage = pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)

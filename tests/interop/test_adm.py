@@ -7,10 +7,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import check_parity
+from comparison import check_parity, each_damage
+from test_torch_files import state_dict, storage, tensor, zipped
 
 from pdistill.diffusion import DdpmSchedule
 from pdistill.interop import ConversionError, adm, convert_adm
+from pdistill.runtime.torch_files import read_torch
 from pdistill.training.freezing import count
 
 FOLDER = Path(__file__).parents[1] / "fixtures/interop/adm"
@@ -70,6 +72,10 @@ WRONG_FLAGS = {
     "--channel_mult 1,x": "must be numbers with commas",
     "--noise_schedule sqrt": "betas must be linear, scaled_linear or cosine; got 'sqrt'",
     "--num_heads_upsample 2": "num_heads_upsample must be num_heads",
+    "--diffusion_steps 1000000000": "num must be in 2 .. 100,000",
+    "--image_size 100000 --channel_mult 1": "each in 1 .. 16,384",
+    "--num_res_blocks 1000000": "has 4,000,000 blocks; it can have 1,000",
+    "--dropout nan": "dropout must be a finite number; got nan",
 }
 
 
@@ -99,3 +105,26 @@ def test_damaged(weights):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ConversionError, match=r"cannot read .*network\.pt: "):
         convert_adm(path, flags=FLAGS["conv"])
+
+
+STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage", "b1": "BoolStorage"}
+
+
+def torch_file(arrays):
+    """Writes arrays as torch.save does, each in a storage of its own."""
+    views, storages = {}, []
+    for name, a in arrays.items():
+        a = np.ascontiguousarray(a)
+        of = storage(name, a.size, STORAGES[a.dtype.str[1:]])
+        views[name] = tensor(0, a.shape, tuple(s // a.itemsize for s in a.strides), of)
+        storages.append((name, a.size, a.tobytes()))
+    return zipped(state_dict(**views), storages)
+
+
+@each_damage
+def test_damaged_numbers(weights, damage, message):
+    path, name = weights("conv"), "time_embed.0.weight"
+    arrays = read_torch(path)
+    path.with_name("damaged.pt").write_bytes(torch_file(arrays | {name: damage(arrays[name])}))
+    with pytest.raises(ConversionError, match=f"'time_embedding.linear_1.weight' {message}"):
+        convert_adm(path.with_name("damaged.pt"), flags=FLAGS["conv"])

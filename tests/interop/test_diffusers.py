@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from comparison import check_parity
+from comparison import check_parity, each_damage
 
+from pdistill import convert
 from pdistill.diffusion import DdpmSchedule
 from pdistill.interop import ConversionError, convert_diffusers
 
@@ -101,17 +102,121 @@ WRONG = {
     "head": ("scheduler", {"prediction_type": "score"}, "prediction_type one of epsilon"),
     "trained": ("scheduler", {"trained_betas": [0.1]}, "trained_betas=[0.1] is not supported"),
     "range": ("scheduler", {"beta_start": 2.0}, "must satisfy 0 < beta_start <= beta_end < 1"),
+    "nan": ("scheduler", {"beta_end": float("nan")}, "must satisfy 0 < beta_start <= beta_end < 1"),
+    "steps": ("scheduler", {"num_train_timesteps": 10**9}, "num must be in 2 .. 100,000"),
+    "half": ("scheduler", {"num_train_timesteps": 9.5}, "must be a whole number of at least 1"),
+    "flow": ("scheduler", {"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported"),
+    "dynamic": ("scheduler", {"thresholding": True}, "thresholding=True is not supported"),
+    "continuous": ("scheduler", {"timestep_type": "continuous"}, "timestep_type='continuous' is"),
+    "old head": ("scheduler", {"predict_epsilon": False}, "predict_epsilon=False is not supported"),
+    "clip": (
+        "scheduler",
+        {"clip_sample": True, "clip_sample_range": float("nan")},
+        "clip_sample_range must be positive; it is nan",
+    ),
+    "nan epsilon": ("unet", {"norm_eps": float("nan")}, "epsilon must be a finite number; got nan"),
+    "epsilon": ("unet", {"norm_eps": -1e-5}, "epsilon must be at least 0; got -1e-05"),
+    "dropout": ("unet", {"dropout": 1.5}, "dropout must be in [0, 1); got 1.5"),
+    "huge": ("unet", {"sample_size": 10**9}, "[height, width, channels], each in 1 .. 16,384"),
+    "half size": ("unet", {"sample_size": 8.5}, "[height, width, channels], each in 1 .. 16,384"),
+    "no channels": ("unet", {"in_channels": 0, "out_channels": 0}, "in_channels must be a whole"),
+    "deep": ("unet", {"layers_per_block": 10**6}, "has 2,000,000 blocks; it can have 1,000"),
+    "deeper": ("unet", {"layers_per_block": 300}, "not enough for a network of 600 blocks"),
 }
 
 
 @pytest.mark.parametrize(("part", "change", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_configs(unpack, part, change, message):
     folder = unpack("ddpm")
-    path = folder / part / ("config.json" if part == "unet" else "scheduler_config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    edit(folder, part, **change)
     with pytest.raises(ConversionError) as error:
         convert_diffusers(folder)
     assert message in str(error.value)
+
+
+def edit(folder, part, **change):
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+# --- Schedulers and pipelines ---------------------------------------------------------------------
+
+TRANSLATED = {
+    "DDPM": ({"_class_name": "DDPMScheduler", "clip_sample": True}, (-1.0, 1.0)),
+    "range": ({"clip_sample": True, "clip_sample_range": 2.5}, (-2.5, 2.5)),
+    "no clipping": ({"clip_sample": False}, None),
+    # It has a DDPM scheduler's values left in it, which it does not heed.
+    "Euler": ({"_class_name": "EulerDiscreteScheduler", "clip_sample": True}, None),
+    "Heun": ({"_class_name": "HeunDiscreteScheduler", "clip_sample": True}, (-1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize(("change", "clip"), TRANSLATED.values(), ids=TRANSLATED)
+def test_a_scheduler_says_whether_to_clip(unpack, change, clip):
+    folder = unpack("ddpm")
+    edit(folder, "scheduler", **change)
+    assert convert_diffusers(folder).card["clip"] == clip
+
+
+def test_what_a_scheduler_leaves_out_is_its_own_default(unpack):
+    folder = unpack("ddpm")
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text('{"_class_name": "DDPMScheduler"}')
+    conversion = convert_diffusers(folder)
+    assert conversion.network.schedule == DdpmSchedule("linear", 1e-4, 0.02)
+    assert conversion.card["clip"] == (-1.0, 1.0)
+    path.write_text('{"_class_name": "HeunDiscreteScheduler"}')
+    conversion = convert_diffusers(folder)
+    assert conversion.network.schedule == DdpmSchedule("linear", 0.00085, 0.012)
+    assert conversion.card["clip"] is None
+
+
+REFUSED = (
+    *("CMStochasticIterativeScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler"),
+    *("LCMScheduler", "ScoreSdeVeScheduler", "TCDScheduler", None),
+)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_schedulers_that_mean_another_network(unpack, name):
+    folder = unpack("ddpm")
+    edit(folder, "scheduler", _class_name=name)
+    with pytest.raises(ConversionError, match=f"is of {name or 'no class'}.*; a network for it"):
+        convert_diffusers(folder)
+
+
+def test_an_empty_scheduler_is_refused_by_the_command(unpack, tmp_path):
+    folder = unpack("ddpm")
+    (folder / "scheduler/scheduler_config.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"error: .*scheduler_config.json is of no class"):
+        convert.main(["--from=diffusers", f"--source={folder}", f"--out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
+
+
+def pipeline(folder, **parts):
+    (folder / "model_index.json").write_text(json.dumps(parts))
+
+
+def test_three_channels_of_a_codec_are_latents(unpack):
+    folder = unpack("ddpm")
+    assert convert_diffusers(folder).card["data"]["scale"] == "image / 127.5 - 1"
+    pipeline(folder, _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
+    for source in (folder, folder / "unet"):
+        card = convert_diffusers(source).card
+        assert (card["data"]["scale"], card["clip"]) == ("latents", None)
+    (folder / "model_index.json").unlink()
+    (folder / "vqvae").mkdir()
+    assert convert_diffusers(folder).card["data"]["scale"] == "latents"
+
+
+def test_other_pipelines(unpack):
+    folder = unpack("ddpm")
+    pipeline(folder, _class_name="StableDiffusionPipeline")
+    with pytest.raises(ConversionError, match="is of StableDiffusionPipeline, not one of DDPMPip"):
+        convert_diffusers(folder)
+    pipeline(folder, _class_name="DDPMPipeline", scheduler=["diffusers", "ScoreSdeVeScheduler"])
+    with pytest.raises(ConversionError, match="names ScoreSdeVeScheduler; make them the same"):
+        convert_diffusers(folder)
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
@@ -130,4 +235,14 @@ def test_truncated_weights(unpack, keep):
     path = unpack("ddpm") / "unet" / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ConversionError, match=f"cannot read .*{WEIGHTS}"):
+        convert_diffusers(path.parents[1])
+
+
+@each_damage
+def test_damaged_numbers(unpack, damage, message):
+    path = unpack("dit") / "transformer" / WEIGHTS
+    tensors = safetensors.numpy.load_file(path)
+    tensors["proj_out_1.weight"] = damage(tensors["proj_out_1.weight"])
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ConversionError, match=f"'proj_out_1.weight' {message}"):
         convert_diffusers(path.parents[1])

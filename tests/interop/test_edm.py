@@ -3,6 +3,7 @@
 import lzma
 import random
 import re
+import struct
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from comparison import check_parity
 from test_torch_files import attack, call, named, program, value
 
 from pdistill.diffusion import KarrasSchedule, LinearBetaSchedule, LinearLogsnrSchedule
-from pdistill.interop import ConversionError, convert_edm
+from pdistill.interop import ConversionError, convert_edm, edm
 
 FOLDER = Path(__file__).parents[1] / "fixtures/interop/edm"
 NETWORKS = {
@@ -140,3 +141,52 @@ def test_wrong_shape(convert):
 def test_wrong_kind(convert, data):
     with pytest.raises(ConversionError, match=r"network\.pkl"):
         convert(data)
+
+
+def test_damaged_numbers(convert, tmp_path):
+    data = unpacked("ddpmpp_edm")
+    (tmp_path / "network.pkl").write_bytes(data)
+    weights = edm.read_module(tmp_path / "network.pkl").parts["model"].tensors()
+    name, number = "map_layer1.weight", weights["map_layer1.weight"].tobytes()[:64]
+    assert data.count(number) == 1
+    wrong = data.replace(number, np.full(16, np.nan, np.float32).tobytes())
+    with pytest.raises(ConversionError, match=f"a number of '{name}' is not finite"):
+        convert(wrong)
+
+
+def test_damaged_preconditioning(convert):
+    """A float in a pickle is its eight bytes, first the highest."""
+    half, wrong = (b"G" + struct.pack(">d", x) for x in (0.5, np.nan))
+    data = unpacked("ddpmpp_edm")
+    key = b"sigma_data\x94"
+    assert data.count(key + half) == 1
+    with pytest.raises(ConversionError, match="'edm' must have positive, finite numbers; got"):
+        convert(data.replace(key + half, key + wrong))
+
+
+def test_modules_within_modules_without_bounds(convert):
+    """Each one is twice in the next: 2^40 places in a file of 5 kB."""
+    build = named("torch_utils.persistence", "_reconstruct_persistent_obj")
+
+    def module(kind, state):
+        meta = b"}(" + value("class_name") + value(kind) + value("state") + b"}(" + state + b"uu"
+        return call(build, meta)
+
+    empty = value("_parameters") + b"}" + value("_buffers") + b"}"
+    inner = module("Linear", empty + value("_modules") + b"}")
+    for _ in range(40):
+        inner += b"q\x010"  # remembered, and taken off the stack
+        parts = b"}(" + value("a") + b"h\x01" + value("b") + b"h\x01u"
+        inner += module("Linear", empty + value("_modules") + parts)
+    inner += b"q\x010" + module(
+        "SongUNet",
+        empty + value("_init_kwargs") + b"}" + value("_modules") + b"}" + value("a") + b"h\x01s",
+    ) + b"q\x010"  # fmt: skip
+    numbers = value("sigma_data") + value(0.5) + value("img_resolution") + value(8)
+    outer = module(
+        "EDMPrecond",
+        numbers + value("img_channels") + value(3) + value("_modules")
+        + b"}" + value("model") + b"h\x01s",
+    )  # fmt: skip
+    with pytest.raises(ConversionError, match="is in it twice"):
+        convert(program(inner + outer))

@@ -5,6 +5,7 @@ import json
 import chex
 import pytest
 import safetensors.numpy
+from comparison import each_damage
 
 import pdistill
 from pdistill.interop import ConversionError, read_folder, write_folder, write_model
@@ -75,6 +76,13 @@ def test_wrong_tensors(folder, tmp_path, change, message):
         read_folder(rewrite(folder, tmp_path, change))
 
 
+@each_damage
+def test_damaged_numbers(folder, tmp_path, damage, message):
+    change = lambda t: t | {"position": damage(t["position"])}  # noqa: E731
+    with pytest.raises(ConversionError, match=f"'position' {message}"):
+        read_folder(rewrite(folder, tmp_path, change))
+
+
 @pytest.mark.parametrize("keep", [0, 7, 100, 1000, -1])
 def test_truncated(folder, tmp_path, keep):
     path = rewrite(folder, tmp_path) / "model.safetensors"
@@ -92,6 +100,7 @@ def test_truncated(folder, tmp_path, keep):
         ({"network": 3}, "cannot convert .*: 'int' object"),
         ({"solver": "ddjm"}, "cannot convert .*: solver must be one of"),
         ({"clip": [1.0, -1.0]}, "cannot convert .*: clip must be"),
+        ({"data": {"shape": [10**9, 4, 1]}}, "cannot convert .*: a shape must be"),
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pdistill.data.images import repeat
 from pdistill.diffusion import CosineSchedule, DdpmSchedule, KarrasSchedule
 from pdistill.methods import Guided, Progressive
 from pdistill.networks import (
@@ -19,7 +20,7 @@ from pdistill.networks import (
     SongUNet,
 )
 from pdistill.training import Optimizer
-from pdistill.training.freezing import PRESETS, partition
+from pdistill.training.freezing import PRESETS, partition, preset
 
 SHAPE = (8, 8, 3)
 KEY = jax.random.key(0)
@@ -88,6 +89,36 @@ def test_frozen_groups_of_edm():
     _, frozen = partition(blank("song").shapes.params, PRESETS["d2o_f"])
     assert sorted(frozen["dec.4x4_in0"]) == ["conv0", "conv1", "proj"]
     assert "map_layer0" not in frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "finest"),
+    [
+        ("song", "dec.8x8_aux_conv", "dec.8x8_"),
+        ("dhariwal", "out_conv", "dec.8x8_"),
+        ("unet", "conv_out", "up_blocks.1."),
+    ],
+)
+def test_growth(name, output, finest):
+    """With a head that looks at single pixels, images are the smaller one's, repeated at first;
+    what PaGoDA trains is what is new and the finest level before it."""
+    rng = np.random.default_rng(0)
+    small = jax.tree.map(
+        lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32), blank(name).shapes
+    )
+    middle = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    small.params[output]["kernel"] *= middle
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    fresh = jit(blank(name, grown=(8,), grown_blocks=1).init)(KEY)
+    large, report = fresh.taking(small)
+    assert large.image_shape == (16, 16, 3)
+    assert not report.unused
+    told = Conditioning(label=BATCH["label"])
+    draw = jit(lambda network: network.denoise(BATCH["image"], jnp.full(4, -4.0), told))
+    np.testing.assert_allclose(draw(large), repeat(draw(small), 2), rtol=1e-3, atol=1e-3)
+    learning, _ = partition(large.params, preset("pagoda", large.params))
+    ends = (finest, "grown_0", "out_", "conv_out", "conv_norm_out")
+    assert {layer for layer in large.params if layer.startswith(ends)} == set(learning)
 
 
 def test_a_round_of_progressive_distillation():

@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import check_parity
+from comparison import check_parity, each_damage
 from flax import serialization, traverse_util
 
 from pdistill.diffusion import CosineSchedule
@@ -120,3 +120,23 @@ def test_damaged_and_other_files(write):
         path.write_bytes(wrong)
         with pytest.raises(ConversionError, match=r"cannot read .*imagenet_8 as a checkpoint"):
             convert_official_pd(path, image_size=8)
+
+
+@each_damage
+def test_damaged_numbers(write, params, damage, message):
+    name = "dense1/kernel"
+    path = write(params | {name: damage(params[name])})
+    with pytest.raises(ConversionError, match=f"'{name}' {message}"):
+        convert_official_pd(path, image_size=8)
+
+
+@pytest.mark.parametrize("layer", ["down_{}.block_0/conv1/kernel", "down_0.block_{}/conv1/kernel"])
+def test_a_name_that_claims_a_million_blocks(write, params, layer):
+    path = write(params | {layer.format(999_999): np.zeros((3, 3, 32, 32), np.float32)})
+    with pytest.raises(ConversionError, match=r"has no tensor 'down_\d+\.|blocks; it can have"):
+        convert_official_pd(path, image_size=8)
+
+
+def test_steps_that_no_checkpoint_has(write):
+    with pytest.raises(ConversionError, match="num_sample_steps must be a whole number of at"):
+        convert_official_pd(write(num_sample_steps=-8), image_size=8)

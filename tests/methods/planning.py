@@ -23,4 +23,4 @@ def plan_of(module, *stages, image_shape=(8, 8, 1)):
     described = describe_network(module)
     arguments = {k: v for k, v in described["arguments"].items() if k != "out_channels"}
     model = ModelConfig(Named(described["name"], arguments), Named("cosine", {}))
-    return plan(ExperimentConfig(DataConfig("digits"), model, stages), image_shape)
+    return plan(ExperimentConfig(DataConfig("digits"), stages, model), image_shape)

@@ -42,4 +42,4 @@ def same(a, b):
 def plan_of(*stages, network=DIT, shape=(8, 8, 1)):
     """The plan of stages, which are `Run`s, for a small model."""
     model = ModelConfig(network, Named("cosine", {}))
-    return plan(ExperimentConfig(DataConfig("digits"), model, stages), shape)
+    return plan(ExperimentConfig(DataConfig("digits"), stages, model), shape)

@@ -173,8 +173,9 @@ def test_weight_of_r1(teacher, batch):
     [adam] = adam_states(new)
     decay = judging.lazy_optimizer.b1
     assert decay == 0.0  # so that the first moment is the gradient
-    for ours, theirs in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(desired), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
+    # Biases that a normalization undoes have no gradient but rounding.
+    rounding = 1e-6 * max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(desired))
+    chex.assert_trees_all_close(adam.mu, desired, rtol=1e-3, atol=rounding)
 
 
 def test_lazy_optimizer():
@@ -241,7 +242,7 @@ def test_it_finds_the_data():
     assert float(method.product(state).params["mean"].squeeze()) == pytest.approx(0.8, abs=0.06)
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)], ids=str)
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
     judging = adversary(judges=(dataclasses.replace(PIXELS, width=64),), r1=1.0)

@@ -183,7 +183,7 @@ def teachers_examples(network, rows, below, key):
     return Examples(z, logsnr, diffusion.v_target(x, eps, logsnr), Conditioning(image=below))
 
 
-@pytest.mark.parametrize("kind", [LowDiff, Progressive])
+@pytest.mark.parametrize("kind", [LowDiff, pytest.param(Progressive, marks=pytest.mark.slow)])
 def test_the_loss_is_the_mean_over_all_resolutions(kind):
     """That of each is the plain method's, at the resolution's schedule, with its condition."""
     network = spoiled(PAIR).replace(sampler="cascade:ddim:0.1")
@@ -414,9 +414,11 @@ def test_what_a_cascade_is_not_made_for(workdir):
         model.sample(key, 2, num_steps=4)
     with pytest.raises(ValueError, match="the cascade has 2 resolutions"):
         model.sample(key, 2, num_steps=(4, 2, 1))
+    with pytest.raises(ValueError, match="this model is made for the solver cascade; got ddim"):
+        model.sample(key, 2, num_steps=4, solver=Ddim())
     # As a plain denoiser, to encode with say, it lacks the condition.
     with pytest.raises(ValueError, match="made on the condition of an image of the size before"):
-        model.sample(key, 2, num_steps=4, solver=Ddim())
+        model.denoiser()(jnp.zeros((2, 8, 8, 1)), jnp.zeros(2))
     plain = pdistill.load(workdir / "teacher")
     with pytest.raises(ValueError, match="this network has no resolutions"):
         plain.sample(key, 2, num_steps=(1, 1), solver=Cascade())
@@ -445,7 +447,7 @@ def test_command_lines(workdir, tmp_path, capsys):
     assert (row["nfe"], row["num_steps"], row["solver"]) == (4, "2+2", "cascade")
 
 
-def test_a_cascade_is_exported(workdir, tmp_path):
+def test_a_cascade_is_exported(workdir, tmp_path, optimized):
     """To the bit; and as a folder of weights, and back."""
     model, key = pdistill.load(workdir / "distilled" / "1"), jax.random.key(0)
     images = model.sample(key, 3)

@@ -20,7 +20,7 @@ make = SimpleNamespace(
 def measure(samples, reference, logits):
     """Ours, by torch-fidelity's names."""
     statistics = (Moments().add(features).statistics() for features in (samples, reference))
-    distance, error = kernel_distance(
+    distance, _ = kernel_distance(
         samples, reference, subsets=make.SUBSETS, subset_size=make.SUBSET_SIZE
     )
     score, score_std = inception_score(logits)
@@ -28,8 +28,6 @@ def measure(samples, reference, logits):
     return {
         "frechet_inception_distance": frechet_distance(*statistics),
         "kernel_inception_distance_mean": distance,
-        # Theirs is the population's standard deviation; ours is the mean's standard error.
-        "kernel_inception_distance_std": error * np.sqrt(make.SUBSETS - 1),
         "inception_score_mean": score,
         "inception_score_std": score_std,
         "precision": precision,
@@ -40,7 +38,8 @@ def measure(samples, reference, logits):
 
 def assert_same(ours, theirs):
     """To 1e-5; rounding is 1e-7, of precision and recall, which theirs has in float32."""
-    assert ours.keys() == theirs.keys()
+    # The standard deviation over subsets is less than our standard error counts.
+    assert theirs.keys() - ours.keys() == {"kernel_inception_distance_std"}
     for name, value in ours.items():
         assert 0 < value != 1
         np.testing.assert_allclose(value, theirs[name], rtol=1e-5, err_msg=name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdistill.report import figures, tile
+from pdistill.report import figures, mosaics, tile
 
 
 def lines(axes):
@@ -24,53 +24,64 @@ def test_samples_show_every_pixel(tmp_path):
     rng = np.random.default_rng(0)
     fine, coarse, student = rng.integers(0, 256, (3, 20, 8, 8, 1), np.uint8)
     groups = {"teacher": {1: coarse, 16: fine}, "ab": {1: student}}
-    figure = figures.samples(groups)
+    figure = mosaics.samples(groups)
     (axes,) = figure.axes
     assert labels(axes.get_xticklabels()) == ["16", "1"]
-    assert labels(axes.get_yticklabels()) == ["teacher", "ab"]
+    assert labels(axes.texts) == ["teacher", "ab"]
     figures.save(figure, tmp_path / "samples.png")
-    picture = np.asarray(Image.open(tmp_path / "samples.png").convert("RGB"))
-    side = 2 * 4 * 37  # a mosaic of 16 digits, twice
-    left, top, step = 40 + 19 * len("teacher"), 110, side + 24
-    assert picture.shape == (top + step + side + 20, left + step + side + 20, 3)
+    picture = np.asarray(Image.open(tmp_path / "samples.png"))
+    side, name = 2 * 4 * 37, 2 * 32  # a mosaic of 16 digits, twice; a row's name above it
+    left, top = 8, 90 + name
+    assert picture.shape == (top + 2 * side + name + 8, left + 2 * side + 24 + 8, 4)
 
     def cell(row, column):
-        y, x = top + row * step, left + column * step
+        y, x = top + row * (side + name), left + column * (side + 24)
         return picture[y : y + side, x : x + side]
 
     for place, images in (((0, 0), fine), ((0, 1), coarse), ((1, 1), student)):
-        np.testing.assert_array_equal(cell(*place), tile(images[:16], scale=8))
-    assert (cell(1, 0) == 255).all()
+        np.testing.assert_array_equal(cell(*place)[..., :3], tile(images[:16], scale=8))
+        assert (cell(*place)[..., 3] == 255).all()
+    assert (cell(1, 0)[..., 3] == 0).all()  # the page's own ground, bright or dark
+    above = picture[top - name : top, left : left + side]
+    assert (above[..., 3] > 0).any()  # its name
+
+
+def test_names_wider_than_their_row_are_not_cut_off():
+    name = "guided_progressive/16, 16 steps"
+    figure = mosaics.samples({name: {1: np.zeros((1, 8, 8, 1), np.uint8)}})
+    figure.draw_without_rendering()
+    assert figure.axes[0].texts[0].get_window_extent().x1 < figure.bbox.x1
 
 
 def test_samples_of_many_steps_stay_within_the_page():
     images = np.zeros((16, 8, 8, 1), np.uint8)
-    figure = figures.samples({"teacher": {2**k: images for k in range(14)}})
+    figure = mosaics.samples({"teacher": {2**k: images for k in range(14)}})
     assert figure.get_figwidth() * figures.DPI < 2500
 
 
 def test_neighbours_stand_below_their_sample(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 8, 8, 1), np.uint8)
-    figure = figures.neighbours({"teacher": images[:12], "progressive/1": images[:5]})
+    figure = mosaics.neighbours({"teacher": images[:12], "progressive/1": images[:5]})
     (axes,) = figure.axes
-    assert labels(axes.get_yticklabels()) == ["teacher", "progressive/1"]
+    assert labels(axes.texts) == ["teacher", "progressive/1"]
     figures.save(figure, tmp_path / "neighbours.png")
     picture = np.asarray(Image.open(tmp_path / "neighbours.png").convert("RGB"))
-    left, top, cell = 40 + 19 * len("progressive/1"), 20, 2 * 4 * 9  # 8 pixels of an image's 1
+    left, top, cell = 8, 2 * 32, 2 * 4 * 9  # 8 pixels of an image's 1
     for column, row in ((0, 0), (0, 3), (11, 2)):
         y, x = top + row * cell + 8, left + column * cell + 8  # inside the light border
         shown = picture[y : y + 64 : 8, x : x + 64 : 8, :1]
         np.testing.assert_array_equal(shown, images[column, row])
 
 
-def test_spectra_are_drawn_as_they_are():
-    data, sharp = np.linspace(2, -2, 9), np.linspace(2, -1, 9)
-    (axes,) = figures.spectra({"teacher": sharp}, data).axes
-    drawn = lines(axes)
-    assert list(drawn) == ["data", "teacher"]
-    np.testing.assert_allclose(drawn["data"][1], data)
-    np.testing.assert_allclose(drawn["teacher"][1], sharp)
-    assert axes.get_xlim() == (0, 8)
+def test_spectra_are_drawn_as_multiples_of_the_datas():
+    """Of log10: 0.3 more is twice the power. Where either has none, there is nothing to draw."""
+    data = np.array([2.0, 1.0, -2.0, -np.inf, -3.0])
+    drawn = np.array([2.0, 1.30103, -3.0, -1.0, -np.inf])
+    (axes,) = figures.spectra({"teacher": (drawn, data)}).axes
+    np.testing.assert_allclose(lines(axes)["teacher"][1], [1, 2, 0.1, np.nan, np.nan], rtol=1e-5)
+    assert set(lines(axes)["data"][1]) == {1}
+    assert axes.get_xlim() == (0, 4)
+    assert axes.get_ylim() == (0.05, 5)
 
 
 def test_metrics_in_the_unit_interval_are_drawn_in_it(row):
@@ -196,25 +207,22 @@ def test_nfe_labels_do_not_overlap(row, solver_nfe):
 
 
 def test_losses_end_to_end():
-    groups = {
-        "teacher": {"teacher": (np.array([10.0, 20.0]), np.array([0.5, 0.25]))},
-        "progressive": {
-            "progressive/2": (np.array([10.0, 20.0, 30.0]), np.array([4.0, 3.0, 2.0])),
-            "progressive/1": (np.array([10.0, 20.0]), np.array([2.0, 1.0])),
-        },
+    runs = {
+        "progressive/2": (np.array([10.0, 20.0, 30.0]), np.array([4.0, 3.0, 2.0])),
+        "progressive/1": (np.array([10.0, 20.0]), np.array([2.0, 1.0])),
     }
-    teacher, progressive = figures.losses(groups).axes
-    assert [list(line.get_xdata()) for line in teacher.get_lines()] == [[10, 20]]
-    assert [list(line.get_xdata()) for line in progressive.get_lines()] == [[10, 20, 30], [40, 50]]
-    assert [list(line.get_ydata()) for line in progressive.get_lines()] == [[4, 3, 2], [2, 1]]
-    assert progressive.get_xlim() == (0, 50)
-    assert labels(progressive.texts) == ["2", "1"]
-    assert [axes.get_title(loc="left") for axes in (teacher, progressive)] == list(groups)
-    assert teacher.get_yscale() == progressive.get_yscale() == "log"
+    (axes,) = figures.losses("progressive", runs).axes
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[10, 20, 30], [40, 50]]
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [[4, 3, 2], [2, 1]]
+    assert axes.get_xlim() == (0, 50)
+    assert labels(axes.texts) == ["2", "1"]
+    assert axes.get_title(loc="left") == "progressive"
+    assert axes.get_yscale() == "log"
 
 
 def test_losses_below_zero_are_drawn():
-    (axes,) = figures.losses({"gan": {"gan": (np.array([1.0, 2.0]), np.array([-1.0, 1.0]))}}).axes
+    losses = {"gan": (np.array([1.0, 2.0]), np.array([-1.0, 1.0]))}
+    (axes,) = figures.losses("gan", losses).axes
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] < -1
 
@@ -233,31 +241,46 @@ def test_save_leaves_the_old_file_when_it_fails(tmp_path):
 
 
 def test_selections():
-    """The kept model is the one with the smallest value; a spectrum a save, and the data's."""
+    """The kept model is the one with the smallest value; spectra are multiples of the data's."""
     rows = [
         {"step": step, "metric": "fd_pixels", "value": value, "spectrum": [0.0, -value]}
         for step, value in ((100, 3.0), (200, 1.0), (300, 2.0))
     ]
-    left, right = figures.selections({"gan": rows}, np.array([0.0, -1.0])).axes
-    curve, kept = left.lines
+    above, below = figures.selection("gan", rows, np.array([0.0, -1.0])).axes
+    curve, kept = above.lines
     assert list(curve.get_xdata()) == [100, 200, 300]
     assert list(curve.get_ydata()) == [3.0, 1.0, 2.0]
     assert (list(kept.get_xdata()), kept.get_label()) == ([200], "kept: update 200")
-    assert [list(line.get_ydata()) for line in right.lines] == [
-        [0, -3], [0, -1], [0, -2], [0, -1]
-    ]  # fmt: skip
+    drawn = [line.get_ydata() for line in below.lines]
+    np.testing.assert_allclose(drawn, [[1, 0.01], [1, 1], [1, 0.1], [1, 1]])
+    assert len(figures.selection("gan", rows, None).axes) == 1
 
 
 def test_against_guidance(row):
-    """A panel a metric, two in a line; points in the order of the weights."""
+    """Points in the order of the weights."""
     rows = [
         row("guided", 4, value, metric=metric, guidance=weight, num_steps=4)
-        for metric in ("fd_pixels", "recall", "label_accuracy")
+        for metric in ("fd_pixels", "recall")
         for weight, value in ((2.0, 3.0), (0.0, 1.0))
     ]
-    panels = figures.against_guidance(rows, ["fd_pixels", "recall", "label_accuracy"]).axes
-    assert [axes.get_title(loc="left") for axes in panels] == [
-        "fd_pixels", "recall", "label_accuracy"
-    ]  # fmt: skip
-    [line] = panels[0].lines
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.0, 2.0], [1.0, 3.0])
+    (axes,) = figures.against_guidance(rows, "recall").axes
+    assert axes.get_title(loc="left") == "recall"
+    assert axes.get_ylabel() == "higher is better"
+    assert lines(axes) == {"guided, 4 steps": ([0.0, 2.0], [1.0, 3.0])}
+
+
+def test_plots_are_as_wide_as_a_phone(row):
+    """So that the page need not make their text smaller; a legend's lines stay within."""
+    name = "guided_progressive_with_a_long_name"
+    rows = [row(f"{name}{i}", n, 1.0, guidance=float(i)) for i in range(3) for n in (1, 2)]
+    run = {name: (np.arange(1.0, 3), np.ones(2))}
+    drawn = [
+        figures.metric(rows, "fd_pixels", "digits:train"),
+        figures.spectra({name: (np.zeros(3),) * 2, "a": (np.ones(5), np.zeros(5))}),
+        figures.losses(name, run),
+    ]
+    for figure in drawn:
+        assert figure.get_figwidth() * figures.DPI / 2 <= 440
+        figure.draw_without_rendering()
+        for legend in figure.legends:
+            assert legend.get_window_extent().x1 <= figure.bbox.x1

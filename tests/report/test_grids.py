@@ -69,12 +69,12 @@ def test_tile_refuses_scale():
 
 
 def test_arrange_pixels():
-    """A cell is as large as the largest picture; smaller ones sit in its middle."""
+    """A cell is as large as the largest picture; smaller ones sit in its middle, on nothing."""
     large, small = np.full((3, 5, 3), 7, np.uint8), np.full((1, 1, 3), 9, np.uint8)
-    actual, x, y = arrange([[large, None], [None, small]], gap=2)
-    expected = np.full((8, 12, 3), 255, np.uint8)
-    expected[:3, :5] = 7
-    expected[6, 9] = 9
+    actual, x, tops = arrange([[large, None], [None, small]], gap=2, above=4)
+    expected = np.zeros((14, 12, 4), np.uint8)
+    expected[4:7, :5] = 7, 7, 7, 255
+    expected[12, 9] = 9, 9, 9, 255
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(x, [2.5, 9.5])
-    np.testing.assert_array_equal(y, [1.5, 6.5])
+    np.testing.assert_array_equal(tops, [4, 11])

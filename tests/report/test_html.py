@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -21,13 +22,13 @@ CONFIG = {
 
 
 class Page(HTMLParser):
-    """Table rows, images, headings and other text of a page; complains about unclosed tags."""
+    """Table rows, images {alt: PNG}, and texts {tag: [...]}; complains about unclosed tags."""
 
     VOID = ("meta", "img", "br")
 
     def __init__(self, text):
         super().__init__()
-        self.rows, self.images, self.texts, self.tags, self._open = [], [], {}, [], []
+        self.rows, self.images, self.texts, self.tags, self._open = [], {}, {}, [], []
         self.feed(text)
         assert not self._open
 
@@ -38,7 +39,9 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.rows[-1].append("")
         elif tag == "img":
-            self.images.append(dict(attributes)["src"])
+            attributes = dict(attributes)
+            data = attributes["src"].removeprefix("data:image/png;base64,")
+            self.images[attributes["alt"]] = base64.b64decode(data, validate=True)
         if tag not in self.VOID:
             self._open.append(tag)
 
@@ -80,34 +83,76 @@ def test_page(full):
     assert page.texts["title"] == page.texts["h1"] == ["digits"]
     assert page.texts["h2"] == ["Samples", "Results", "Are they copies?", "Spectra", "Training"]
     assert page.texts["p"][0] == (
+        "By fd_pixels against digits:train (lower is better), teacher reaches 3.00 with 2 network "
+        "evaluations an image and progressive/1 4.00 with 1."
+    )
+    assert page.texts["p"][1] == (
         "seed 3 · data digits · model dit · stages teacher, progressive · "
         "commit 0123456789 · measured on cpu"
     )
-    assert page.texts["p"][1].endswith(
+    assert page.texts["p"][2].endswith(
         "Images seen in training: teacher 160,000, progressive 160,000."
     )
     assert [[cell.strip() for cell in line] for line in page.rows] == [
-        ["stage", "nfe", "solver", "fd_pixels digits:train", "nearest_neighbour_ratio digits:train",
-         "seconds/ image", "train updates", "images seen"],
+        ["stage", "nfe ↓", "solver", "fd_pixels ↓ digits:train",
+         "nearest_neighbour_ratio digits:train", "seconds/ image ↓", "train updates",
+         "images seen"],
         ["teacher", "2", "ddim", "3.00", "0.900", "0.00200", "2,500", "160,000"],
         ["progressive/1", "1", "ddim", "4.00", "", "0.00100", "300", "160,000"],
     ]  # fmt: skip
-    assert page.images == [
-        "figures/samples.png",
-        "figures/metric_fd_pixels_digits_train.png",
-        "figures/metric_nearest_neighbour_ratio_digits_train.png",
-        "figures/neighbours.png",
-        "figures/spectra.png",
-        "figures/losses.png",
+    assert page.texts["dt"] == [
+        "stage", "nfe", "solver", "fd_pixels", "nearest_neighbour_ratio", "seconds/ image",
+        "train updates", "images seen",
+    ]  # fmt: skip
+    assert page.texts["dd"][3] == (
+        "Fréchet distance to the data, in the space of pixels — lower is better"
+    )
+    assert list(page.images) == [
+        "Samples",
+        "fd_pixels against digits:train",
+        "nearest_neighbour_ratio against digits:train",
+        "Nearest training images",
+        "Radial power spectra",
+        "teacher: loss against updates",
+        "progressive: loss against updates",
     ]
-    assert sorted(p.name for p in (full / "figures").iterdir()) == sorted(
-        source.removeprefix("figures/") for source in page.images
-    )  # and nothing temporary is left
-    for source in page.images:
-        assert (full / source).read_bytes().startswith(b"\x89PNG")
+    files = {p.name: p.read_bytes() for p in (full / "figures").iterdir()}
+    assert sorted(files) == [
+        "losses_progressive.png",
+        "losses_teacher.png",
+        "metric_fd_pixels_digits_train.png",
+        "metric_nearest_neighbour_ratio_digits_train.png",
+        "neighbours.png",
+        "samples.png",
+        "spectra.png",
+    ]  # and nothing temporary is left
+    assert sorted(files.values()) == sorted(page.images.values())
     assert json.loads("".join(page.texts["pre"])) == CONFIG
-    assert not {"link", "script"} & set(page.tags)
-    assert "//" not in path.read_text()  # nothing from elsewhere
+
+
+def test_the_page_is_one_file(full):
+    """Moved elsewhere it is whole: nothing is loaded, from other files or from the network."""
+    text = build(full).read_text()
+    assert not {"link", "script"} & set(Page(text).tags)
+    rest = re.sub(r'src="data:image/png;base64,[\w+/=]+"', "", text)
+    assert not re.search(r"src|href|url|//|@import", rest)
+
+
+def test_the_page_fits_a_phone_and_the_dark(full):
+    """What is wider than 390 pixels moves sideways by itself; no colour is fixed but on white."""
+    text = build(full).read_text()
+    widths = {alt: int(w) for alt, w in re.findall(r'alt="([^"]+)" width="(\d+)"', text)}
+    wide = re.findall(r'<div class="wide"><img [^>]*alt="([^"]+)"', text)
+    assert {alt for alt, width in widths.items() if width > 440} <= set(wide)
+    assert '<div class="wide"><table>' in text
+    assert "width=device-width" in text
+    rules, _, _ = text.partition("</style>")
+    before, dark, _ = rules.partition("@media (prefers-color-scheme: dark)")
+    assert "color-scheme: light dark" in before
+    named = dict(re.findall(r"--(\w+): (#\w+)", before))
+    assert dark
+    assert set(re.findall(r"--(\w+): #", rules.partition(dark)[2])) == set(named)
+    assert not re.findall(r"(?<!-)(?:color|background): #", rules)
 
 
 def test_same_input_same_bytes(full):
@@ -127,23 +172,22 @@ def test_everything_is_escaped(row, workdir):
     assert page.texts["p"][0].count(evil) == 2
     assert page.rows[1][2].strip() == evil
     assert json.loads("".join(page.texts["pre"])) == config
-    (source,) = page.images
-    assert re.fullmatch(r"figures/[\w.-]+", source)
+    assert list(page.images) == [f"{evil} against {evil}"]
 
 
 def test_missing_pieces_are_left_out(row, workdir):
     rows = [row("a", 1, 1.0), row("a", 1, float("nan"), metric="fd_other")]
     page = Page(build(workdir(rows, name="results")).read_text())
     assert page.texts["h2"] == ["Results"]
-    assert page.images == ["figures/metric_fd_pixels_digits_train.png"]
+    assert list(page.images) == ["fd_pixels against digits:train"]
     assert "details" not in page.tags
     page = Page(build(workdir([], samples={"a": {1: IMAGES}}, name="samples")).read_text())
     assert page.texts["h2"] == ["Samples"]
-    assert page.images == ["figures/samples.png"]
+    assert list(page.images) == ["Samples"]
     assert "table" not in page.tags
     page = Page(build(workdir([], logs={"a": [1.0]}, name="logs")).read_text())
     assert page.texts["h2"] == ["Training"]
-    assert page.images == ["figures/losses.png"]
+    assert list(page.images) == ["a: loss against updates"]
 
 
 def test_command_line(full, tmp_path, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from pdistill.report.table import _three_digits, pivot, table
+from pdistill.report.table import pivot, table, three_digits
 
 
 def test_table_exactly(row):
@@ -39,6 +39,14 @@ def test_settings_have_a_column_when_they_differ(row):
     assert [line[3:5] for line in body] == [["0", "1.00"], ["1", "2.00"]]
 
 
+def test_speeds_that_cannot_be_compared_are_left_out(row):
+    """Of two devices, or of runs whose few batches were not enough to tell."""
+    one = row("a", 1, 1.0)
+    assert "seconds/\nimage" in pivot([one, row("b", 1, 1.0, seconds_per_image=None)])[0]
+    assert "seconds/\nimage" not in pivot([one, row("b", 1, 1.0, device="TPU v4")])[0]
+    assert "seconds/\nimage" not in pivot([row("b", 1, 1.0, seconds_per_image=None)])[0]
+
+
 def test_a_cascades_divisions_of_its_steps_are_lines_of_their_own(row):
     """With as many evaluations, but of other sizes."""
     rows = [
@@ -72,8 +80,8 @@ def test_rows_of_one_model_meet_whatever_lies_between(row):
         (0.00012345, "0.000123"), (0.000012345, "1.23e-05"), (float("nan"), "nan"),
     ],
 )  # fmt: skip
-def test_three_digits(value, text):
-    assert _three_digits(value) == text
+def testthree_digits(value, text):
+    assert three_digits(value) == text
 
 
 def test_what_images_of_others_lack_is_blank():
@@ -81,4 +89,4 @@ def test_what_images_of_others_lack_is_blank():
     row = {"stage": "a.npz", "nfe": None, "solver": None, "seed": None, "value": 3.0}
     header, (cells,) = pivot([row | {"metric": "is", "reference": None}])
     assert header[3] == "is\n"
-    assert cells == ["a.npz", "", "", "3.00", "", "", ""]
+    assert cells == ["a.npz", "", "", "3.00", "", ""]

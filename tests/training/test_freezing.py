@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks import DiT, Network, UNet
+from pdistill.networks import DhariwalUNet, DiffusersUNet, DiT, Network, SongUNet, UNet
 from pdistill.training import PRESETS, count, merge, partition
 
 
@@ -122,6 +122,11 @@ ADM = UNet(  # and on ImageNet 64
         (ADM, (64, 64, 3), "d2o_f", 1 - 0.7877),  # the card's, of the same network by EDM's names
         (UNET, (32, 32, 3), "unet", 0.10),
         (UNET, (32, 32, 3), "unet_qkv", 0.05),
+        (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "d2o_f", 1 - 0.7877),
+        (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "unet", 0.12),
+        (SongUNet(3, multipliers=(2, 2, 2)), (32, 32, 3), "unet_qkv", 0.05),
+        (DiffusersUNet(3), (32, 32, 3), "d2o_f", 0.24),
+        (DiffusersUNet(3), (32, 32, 3), "unet", 0.17),
     ],
 )
 def test_presets_leave_few_to_learn(network, image, preset, learning):

@@ -65,6 +65,7 @@ def one_device():
     return train(mesh_of(1, 1), 20)
 
 
+@pytest.mark.slow  # the test in double precision sees more
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)], ids=str)
 def test_meshes_compute_what_one_device_does(one_device, shape):
     losses, gradient, _ = train(mesh_of(*shape), 20)

@@ -13,6 +13,7 @@ from pdistill.networks import Network
 from pdistill.training import Learner, Metrics, partition
 
 SMALL = 1e-4  # added to the norm that is divided by
+OUTPUT = "output"  # the layer that `find_layer` finds by itself
 
 
 def balance(
@@ -59,7 +60,7 @@ def balanced_update(
 
     Args:
       losses: network -> scalars by name, and anything else.
-      layer, first, limits: as for `balance`; layer "" for weights of one.
+      layer: as for `find_layer`; "" for weights of one. first, limits: as for `balance`.
       factors: on the weights of some losses.
 
     Returns:
@@ -68,6 +69,7 @@ def balanced_update(
     """
     terms, pullback, rest = jax.vjp(losses, learner.network, has_aux=True)
     if layer:
+        layer = find_layer(layer, learner.network, learner.fixed)
         weights = balance(lambda g: pullback(g)[0].params, terms, layer, first, limits)
     else:
         weights = {name: jnp.ones_like(loss) for name, loss in terms.items()}
@@ -78,8 +80,36 @@ def balanced_update(
     return learner, metrics | terms | norms, rest
 
 
-def check_layer(layer: str, network: Network, fixed: tuple[str, ...] = ()) -> None:
-    """Raises ValueError unless `layer` is the path of parameters of a network that learn."""
+def find_layer(layer: str, network: Network, fixed: tuple[str, ...] = ()) -> str:
+    """Path of the parameters whose gradients weigh the losses.
+
+    Args:
+      layer: the path, or OUTPUT for the kernel of the network's last layer, of any network.
+      fixed: patterns of the parameters that do not learn.
+
+    Raises:
+      ValueError: the network has no such layer that learns; the message lists those it has.
+    """
     learning, _ = partition(network.params, fixed)
-    if layer not in traverse_util.flatten_dict(learning, sep="/"):
-        raise ValueError(f"layer: no parameters that learn have the path {layer!r}")
+    flat = traverse_util.flatten_dict(learning, sep="/")
+    if layer in flat:
+        return layer
+    kernels = [path for path in flat if path.endswith("/kernel")]
+    if layer == OUTPUT:
+        module = network.module
+        channels = module.out_channels * getattr(module, "patch", 1) ** 2
+        found = [
+            path
+            for path in kernels
+            if flat[path].shape[-1] == channels
+            and getattr(flat.get(path.replace("kernel", "bias")), "shape", None) == (channels,)
+        ]
+        if len(found) == 1:
+            return found[0]
+        problem = f"{len(found) or 'no'} layers that learn have {channels} outputs"
+    else:
+        problem = f"no parameters that learn have the path {layer!r}"
+    raise ValueError(
+        f"layer: {problem}; give {OUTPUT!r} for the network's last layer, or one of: "
+        f"{', '.join(kernels)}"
+    )

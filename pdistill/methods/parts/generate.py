@@ -90,6 +90,6 @@ def simulate_inputs(
 
 def generator_solver(levels: tuple[float, ...]) -> str:
     """Name of the solver of a generator of these levels, for `samplers.parse_solver`."""
-    if len(levels) == 1:
+    if len(levels) <= 1:
         return "one_step"
     return f"multistep:{','.join(f'{level:g}' for level in levels)}"

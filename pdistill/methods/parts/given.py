@@ -39,4 +39,7 @@ def check_given(
 def check_guidable(network: Network, role: str) -> None:
     """Raises ValueError unless a network can be guided."""
     if network.guidance is None:
-        raise ValueError(f"{role} cannot be guided: train it with labels and label_dropout")
+        raise ValueError(
+            f"{role} cannot be guided: train it with labels and label_dropout, or import a teacher "
+            "that was"
+        )

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pdistill.diffusion import Schedule
+
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
     """Times in [0, 1): [batch], independent, or evenly spread from one random offset.
@@ -33,6 +35,12 @@ def guidance_weights(
 def importance(guidance: Array, discount: float) -> Array:
     """Weight of examples with guidance w, (1 + w) ** -discount: guided errors grow with 1 + w."""
     return (1 + guidance) ** -discount
+
+
+def ends(schedule: Schedule) -> tuple[float, float]:
+    """Log-SNRs at the noisiest time, 1, and at 0: numbers, also inside a traced function."""
+    with jax.ensure_compile_time_eval():
+        return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:

@@ -1,13 +1,16 @@
 """The common form of the networks of others: their call, and dropout."""
 
 import abc
+import functools
 
 from flax import linen as nn
 from jax import Array
 
+from pdistill.data.images import repeat
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import GuidanceEmbedding, TargetEmbedding
 from pdistill.networks.published.conventions import parse_convention
+from pdistill.networks.unet import ResBlock, grow
 
 
 class Published(nn.Module, abc.ABC):
@@ -39,6 +42,7 @@ class Published(nn.Module, abc.ABC):
         convention = parse_convention(self.convention)
         h, time = convention.enter(z, logsnr)
         h = self.body(h, time, logsnr, told, self.dropout if train else 0.0)
+        z = repeat(z, h.shape[1] // z.shape[1])  # for a network that has grown
         return convention.leave(z, logsnr, h)
 
     @abc.abstractmethod
@@ -58,9 +62,17 @@ class PublishedUNet(Published):
 
     Attributes:
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
+      grown, grown_blocks: levels behind the last one, of the blocks of our `UNet`, as it has them.
     """
 
     target: bool = False
+    grown: tuple[int, ...] = ()
+    grown_blocks: int = 2
+
+    def grow(self, h: Array, embedding: Array, rate: float) -> Array:
+        """h [B, H, W, C] after the grown levels, larger by a factor of two for each."""
+        block = functools.partial(ResBlock, dropout=rate)
+        return grow(h, embedding, self.grown, self.grown_blocks, block)
 
     def add_target(
         self, embedding: Array, sinusoids: int, logsnr: Array, told: Conditioning

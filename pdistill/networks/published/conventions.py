@@ -122,13 +122,17 @@ def parse_convention(spec: Sequence[str | float]) -> Convention:
     """A convention from its name and its attributes, ("edm", 0.5), as networks' arguments have it.
 
     Raises:
-      ValueError: an unknown name, or attributes that it does not have.
+      ValueError: an unknown name, or attributes that it does not have or that cannot be meant.
     """
     name, *attributes = spec
     if name not in CONVENTIONS:
         raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}; got {name!r}")
     if len(attributes) > len(dataclasses.fields(CONVENTIONS[name])):
         raise ValueError(f"convention {name!r} has no {len(attributes)} attributes")
+    if not all(isinstance(a, str) or 0 < a < math.inf for a in attributes):
+        raise ValueError(
+            f"convention {name!r} must have positive, finite numbers; got {attributes}"
+        )
     return CONVENTIONS[name](*attributes)
 
 

@@ -112,5 +112,5 @@ def positions(side: int, features: int) -> Array:
     frequencies = 10_000 ** -(np.arange(quarter) / quarter)
     angles = np.arange(side)[:, None] * frequencies
     line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)  # [side, features / 2]
-    columns, rows = np.tile(line, (side, 1)), np.repeat(line, side, axis=0)
-    return jnp.asarray(np.concatenate([columns, rows], axis=1), jnp.float32)
+    line = jnp.asarray(line, jnp.float32)
+    return jnp.concatenate([jnp.tile(line, (side, 1)), jnp.repeat(line, side, axis=0)], axis=1)

@@ -156,6 +156,7 @@ class DiffusersUNet(PublishedUNet):
                 else:
                     h = nn.Conv(features, (3, 3), name=f"{name}.upsamplers.0.conv")(double(h))
 
+        h = self.grow(h, embedding, rate)
         h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.epsilon, name="conv_norm_out")(h))
         return nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
 

@@ -196,6 +196,7 @@ class SongUNet(EdmUNet):
             h, embedding, block, first=self.channels, heads=lambda features: 1, attend_each=False,
             join=join,
         )  # fmt: skip
+        h = self.grow(h, embedding, rate)
         h = nn.silu(group_norm(h, f"dec.{size}x{size}_aux_norm", epsilon=1e-6))
         return nn.Conv(self.out_channels, (3, 3), name=f"dec.{size}x{size}_aux_conv")(h)
 
@@ -221,6 +222,7 @@ class DhariwalUNet(EdmUNet):
             h, embedding, block, first=self.channels * self.multipliers[0],
             heads=lambda features: features // 64, attend_each=True,
         )  # fmt: skip
+        h = self.grow(h, embedding, rate)
         h = nn.silu(group_norm(h, "out_norm"))
         return nn.Conv(self.out_channels, (3, 3), name="out_conv")(h)
 

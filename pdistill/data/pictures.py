@@ -1,0 +1,142 @@
+"""Picture files as 8-bit grey or RGB, and words for what was done to make them so."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+OF_SYSTEMS = ("__MACOSX", "@eaDir")  # copies and thumbnails that macOS and Synology make
+GREY = ("1", "L", "LA", "I", "F")  # PIL's modes of one channel; "I;16" and the like too
+
+
+def find_pictures(folder: Path) -> list[str]:
+    """Finds the relative paths of all pictures in a folder, sorted.
+
+    Links are followed. Hidden files and folders are left out, and those of OF_SYSTEMS.
+    """
+    found = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in visible(folders) if not _loops(Path(where, name))]
+        found += [os.path.join(where, file) for file in visible(files)]
+    return sorted(os.path.relpath(f, folder) for f in found if f.lower().endswith(SUFFIXES))
+
+
+def visible(names: Iterable[str]) -> Iterator[str]:
+    """Yields the names that are neither hidden nor of OF_SYSTEMS."""
+    return (name for name in names if not name.startswith(".") and name not in OF_SYSTEMS)
+
+
+def _loops(folder: Path) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def common_channels(paths: Iterable[Path]) -> int:
+    """Returns 1 if all pictures are grey, else 3; reads headers up to the first one in colour."""
+    return 1 if all(map(_is_grey, paths)) else 3
+
+
+def _is_grey(path: Path) -> bool:
+    try:
+        _check_file(path)
+        with Image.open(path) as image:
+            return image.mode.split(";")[0] in GREY
+    except Exception:  # whoever reads the picture says so
+        return True
+
+
+def read_picture(
+    path: Path, channels: int, background: str = "white"
+) -> tuple[Image.Image, list[str]]:
+    """Reads a picture as PIL's mode "L" or "RGB", and says what was done to it.
+
+    Args:
+      channels: 1 or 3. background: PIL's name of the colour behind transparent parts.
+
+    Raises:
+      ValueError: its numbers have no range that is known. Exception: it is damaged; PIL has no
+        common error for that.
+    """
+    _check_file(path)
+    done = []
+    with Image.open(path) as image:
+        if getattr(image, "is_animated", False):
+            done.append("first of several frames taken")
+        turned = _is_turned(image)
+        image.load()  # which turns a TIFF, and only that
+        if turned:
+            done.append("turned as EXIF says")
+            ImageOps.exif_transpose(image, in_place=True)
+        picture = _of_8_bits(image, done)
+        grey = picture.mode in GREY
+        if picture.has_transparency_data:
+            picture = _on(background, picture, done)
+        elif not grey:
+            picture = _in_colour(picture, done)
+        if grey != (channels == 1):
+            done.append("grey repeated in 3 channels" if grey else "colours made grey")
+        return picture.convert("L" if channels == 1 else "RGB"), done
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether a picture is to be turned or mirrored; not if its EXIF data are damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except Exception:  # PIL has no common error for them
+        return False
+
+
+def _check_file(path: Path) -> None:
+    """Raises ValueError for pipes and devices, which would be read for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+
+
+def _of_8_bits(image: ImageFile.ImageFile, done: list[str]) -> Image.Image:
+    """Scales grey values of 16 bits, or floats in [0, 1], to 0 .. 255; other modes stay."""
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        done.append("16 bits divided by 257")
+        values = np.asarray(image) / 257
+    elif mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is not either
+            raise ValueError(
+                f"its floats, from {values.min():g} to {values.max():g}, are not in [0, 1]; scale "
+                "them, or save it with 8 or 16 bits"
+            )
+        done.append("floats in [0, 1] times 255")
+        values = values * 255
+    elif mode == "I":
+        raise ValueError("it has 32 bits, whose range is unknown; save it with 8 or 16 bits")
+    else:
+        return image
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _in_colour(picture: Image.Image, done: list[str]) -> Image.Image:
+    """Converts a palette, CMYK and the like to RGB."""
+    if picture.mode == "P":
+        done.append("colours of the palette taken")
+    elif picture.mode != "RGB":
+        done.append(f"{picture.mode} converted to RGB")
+    return picture.convert("RGB")
+
+
+def _on(background: str, picture: Image.Image, done: list[str]) -> Image.Image:
+    """Lays a picture on a background, as RGB; says so if parts of it are transparent."""
+    picture = picture.convert("RGBA")
+    if picture.getchannel("A").getextrema()[0] < 255:
+        done.append(f"transparent parts laid on {background}")
+    under = Image.new("RGBA", picture.size, ImageColor.getrgb(background)[:3])
+    return Image.alpha_composite(under, picture).convert("RGB")
+
+
+def summary(done: Sequence[str], num: int) -> list[str]:
+    """Returns lines that count what was done to `num` pictures: "2 of 7 pictures: ..."."""
+    counts = Counter(done).most_common()
+    return [f"{count:,} of {num:,} pictures: {what}" for what, count in counts]

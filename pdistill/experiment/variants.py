@@ -1,0 +1,38 @@
+"""The variant `imported`, which every config has that trains one teacher."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pdistill.experiment.defaults import copied
+from pdistill.experiment.imported import Imported
+from pdistill.methods import Teacher
+from pdistill.methods.parts.balance import OUTPUT
+
+KEPT = ("name", "resolution")  # keys of the teacher's stage that say nothing of its training
+
+
+def with_imported_teacher(config: ConfigDict) -> ConfigDict:
+    """The config with the model in the directory `config.teacher` for the teacher that it trains.
+
+    It has no model section, since the networks are that model's, and losses whose weights adapt
+    are weighed at its output layer.
+
+    Raises:
+      ValueError: the config trains no teacher, or several.
+    """
+    plain = copied(config)
+    teachers = [stage["name"] for stage in plain["stages"] if stage["method"] == Teacher.name]
+    if len(teachers) != 1:
+        raise ValueError(
+            "the variant imported is for configs that train one teacher; this one trains "
+            f"{', '.join(teachers) or 'none'}"
+        )
+    plain.pop("model", None)
+    return ConfigDict(plain | {"stages": tuple(map(_imported, plain["stages"]))})
+
+
+def _imported(stage: dict[str, Any]) -> dict[str, Any]:
+    if stage["method"] == Teacher.name:
+        return {key: stage[key] for key in KEPT if key in stage} | {"method": Imported.name}
+    return stage | ({"layer": OUTPUT} if stage.get("layer") else {})

@@ -1,0 +1,73 @@
+"""Files and folders that appear whole or not at all, also where several programs write them."""
+
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+TEMPORARY = ".tmp-" + 12 * "[0-9a-f]"  # end of a temporary name; the digits are nobody else's
+FORGOTTEN_AFTER = 24 * 3600  # seconds after which whoever wrote it has been killed
+
+_unfinished: set[Path] = set()
+
+
+@contextlib.contextmanager
+def replacing(path: Path, token: str | None = None, mine: bool = True) -> Iterator[Path]:
+    """Gives a path for a new file or folder, which takes the place of `path` if there is no error.
+
+    Args:
+      token: makes its name unique; needed where several processes write into one folder.
+      mine: whether this process is the one of them that moves it.
+    """
+    temporary = _temporary_path(path, token)
+    if not mine:
+        yield temporary
+        return
+    sweep(path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY}"), FORGOTTEN_AFTER)
+    _unfinished.add(temporary)
+    try:
+        yield temporary
+        replace(temporary, path)
+    finally:
+        remove(temporary)
+        _unfinished.discard(temporary)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Renames a file or a folder, in the place of another one if there is one."""
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    old = _temporary_path(target)
+    target.rename(old)
+    source.rename(target)
+    remove(old)
+
+
+def sweep(paths: Iterable[Path], age: float = 0) -> None:
+    """Deletes those of the paths that were not changed for `age` seconds."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # its program has just finished it
+            if time.time() - path.stat().st_mtime >= age:
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if it is there and can be deleted."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def discard() -> None:
+    """Deletes everything that is being written, before this program ends in the middle of it."""
+    for path in list(_unfinished):
+        remove(path)
+
+
+def _temporary_path(path: Path, token: str | None = None) -> Path:
+    name = path.name.replace("tfevents", "events")  # TensorBoard reads any name with "tfevents"
+    return path.with_name(f"{name[:200]}.tmp-{token or secrets.token_hex(6)}")

@@ -1,0 +1,96 @@
+"""One run at a time has a run directory; what another leaves there does not disturb it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdistill.experiment.config import ConfigError
+from pdistill.experiment.directory import taken
+from pdistill.runtime.files import write_arrays, write_atomically
+from pdistill.runtime.temporary import replacing, sweep
+
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys
+from pathlib import Path
+from pdistill.runtime.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_says_who_has_the_directory(tmp_path):
+    """Neither starts again nor touches anything; the end of the first one frees it, however."""
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as first:  # fmt: skip
+        assert first.stdout.readline() == "held\n"
+        for new in (False, True):
+            with (
+                pytest.raises(ConfigError, match=f"{tmp_path} is in use by process {first.pid} on"),
+                taken(tmp_path, new=new),
+            ):
+                pass
+        first.kill()
+    assert (tmp_path / "results.jsonl").read_text() == "{}\n"
+    with taken(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
+        taken(tmp_path).__enter__()
+    with taken(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_a_link(tmp_path, capsys, there):
+    """--new moves the directory that it leads to; one that is not there yet is made."""
+    disk, link = tmp_path / "disk", tmp_path / "run"
+    link.symlink_to(disk)
+    if there:
+        disk.mkdir()
+        (disk / "old").touch()
+    with taken(link, new=True):
+        (link / "new").touch()
+    assert link.readlink() == disk
+    assert (disk / "new").exists()
+    assert not (disk / "old").exists()
+    assert (tmp_path / "disk.1/old").exists() == there
+    assert (f"{link} is moved to {disk}.1" in capsys.readouterr().err) == there
+
+
+def test_two_programs_write_one_file_at_a_time_each_whole(tmp_path):
+    """The second begins and ends within the first, as two jobs at one uncached reference may."""
+    path = tmp_path / "arrays.npz"
+    with replacing(path) as first:
+        first.write_bytes(b"half")
+        write_arrays(path, {"a": np.arange(3)})
+        with np.load(path) as arrays:
+            np.testing.assert_array_equal(arrays["a"], np.arange(3))
+    assert path.read_bytes() == b"half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_anothers_place(tmp_path):
+    for name in "ab":
+        with replacing(tmp_path / "folder") as folder:
+            folder.mkdir()
+            (folder / name).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "b"]
+
+
+def test_remnants_go_when_they_are_old(tmp_path):
+    old, fresh = (tmp_path / f"file.tmp-{digit * 12}" for digit in "ab")
+    others = [tmp_path / "file.tmp-mine", tmp_path / f"other.tmp-{'c' * 12}"]
+    for path in (old, fresh, *others):
+        path.touch()
+        os.utime(path, (0, 0) if path != fresh else None)
+    write_atomically(tmp_path / "file", "text")
+    assert not old.exists()
+    assert all(path.exists() for path in (fresh, *others))
+    sweep([fresh])
+    assert not fresh.exists()
