@@ -80,7 +80,7 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
         if checksum(params) != card["checksum"]:
             raise ValueError("its parameters are not those that were saved")
         model = Model(shapes.replace(params=params), card)
-        _ = model.sampling
+        _ = model.sampling_with()
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
     except Exception as error:  # a card may hold anything
