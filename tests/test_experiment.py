@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_kills import check_events
-from tiny_experiment import leaves, tiny, tiny_ctm, tiny_guided
+from tiny_experiment import check_events, leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
 from pdistill import evaluate, experiment, report, samplers

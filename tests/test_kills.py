@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_experiment import leaves
+from tiny_experiment import check_events, leaves
 
 import pdistill
 from pdistill.model import ModelError
@@ -74,15 +73,6 @@ def test_a_run_killed_at_every_point_ends_as_an_undisturbed_one(tmp_path):
     assert not list(killed.rglob("*.tmp*"))
     check_events(killed)
     assert resumed  # a save interval is 4 updates: none of the 8 is lost but those after the save
-
-
-def check_events(workdir):
-    """TensorBoard has every step of every name once."""
-    events = EventAccumulator(str(workdir)).Reload()
-    for kind in ("scalars", "images"):
-        for tag in events.Tags()[kind]:
-            steps = [event.step for event in getattr(events, kind.capitalize())(tag)]
-            assert len(steps) == len(set(steps)), tag
 
 
 def test_half_an_export_does_not_load(tmp_path):

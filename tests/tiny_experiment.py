@@ -134,6 +134,17 @@ def leaves(directory: Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(pdistill.load(directory).network)]
 
 
+def check_events(workdir: Path) -> None:
+    """Asserts that TensorBoard has every step of every name once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir)).Reload()
+    for kind in ("scalars", "images"):
+        for tag in events.Tags()[kind]:
+            steps = [event.step for event in getattr(events, kind.capitalize())(tag)]
+            assert len(steps) == len(set(steps)), tag
+
+
 def tiny_pagoda() -> ConfigDict:
     """digits_pagoda, mirrored."""
     config = shrink(digits_pagoda.get_config(), num_updates=4, substeps=1)

@@ -46,11 +46,12 @@ def passing(path: Path) -> Iterator[None]:
 
 def replace(source: Path, target: Path) -> None:
     """Renames a file or a folder, in the place of another one if there is one."""
-    if not target.is_dir():
+    if not source.is_dir():
         os.replace(source, target)
         return
     old = _temporary_path(target)
-    target.rename(old)
+    if target.exists():
+        target.rename(old)
     source.rename(target)
     remove(old)
 

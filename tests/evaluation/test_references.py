@@ -94,9 +94,8 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, cap
     monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "file/cache"))
     statistics = Reference("a", noise()).statistics(PIXELS)
     assert "statistics of a are not kept for the next time" in capsys.readouterr().err
-    monkeypatch.delenv("PDISTILL_CACHE_DIR")
-    monkeypatch.delenv("HOME")
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    for name in ("PDISTILL_CACHE_DIR", "TFDS_DATA_DIR", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     extractor = Counting()
