@@ -27,7 +27,7 @@ from pdistill.runtime.mesh import make_mesh
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/your_own_teacher.md").read_text()
-EDM = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_sizes": (16,)}
+EDM = {"channels": 16, "multipliers": (1, 2), "blocks": 0, "attention_sizes": ()}
 DIFFUSERS = DiffusersUNet(
     3, channels=(8, 16), blocks=1, groups=4, middle_groups=4, resample_down=("conv",),
     resample_up=("conv",), wave_channels=8, embedding_channels=16,
