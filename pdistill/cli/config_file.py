@@ -2,7 +2,8 @@
 
 `--config=FILE:VARIANT` goes to ml_collections as this file with "FILE:VARIANT" as its variant, so
 that the flags after it can change every key that has a default. FILE:imported and
-FILE:VARIANT:imported start from a model made elsewhere, see `with_imported_teacher`.
+FILE:VARIANT:imported start from a model made elsewhere, see `with_imported_teacher`. A config whose
+get_config has the parameter `data` follows from a data set, whose name begins its variants.
 """
 
 import ast
@@ -11,7 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,40 @@ def load_config(text: str) -> ConfigDict:
     imports = variant.split(":")[-1] == "imported"
     if imports:
         variant, colon, _ = variant.rpartition(":")
-    spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        sys.exit(f"error: {path} has no function get_config")
-    if colon and not inspect.signature(module.get_config).parameters:
+    function = _function(path)
+    if colon and not inspect.signature(function).parameters:
         sys.exit(f"error: {path} has no variants; got {variant!r}")
     try:
-        config = module.get_config(*[variant] * bool(colon))
+        config = function(*[variant] * bool(colon))
         config = with_imported_teacher(config) if imports else config
     except ValueError as error:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
         sys.exit(f"error: {path}: get_config must return a ConfigDict; got {type(config).__name__}")
     return config
+
+
+def _function(path: str) -> Callable[..., ConfigDict]:
+    """The function get_config of a file; ends the program if it has none."""
+    spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        sys.exit(f"error: {path} has no function get_config")
+    return module.get_config
+
+
+def for_data(text: str, arguments: list[str]) -> str:
+    """The config FILE:NAME:VARIANT of a FILE:VARIANT that follows from a data set.
+
+    NAME is what --config.data.name is among the arguments; without it, or if the config does not
+    follow from a data set, `text` is returned as it is.
+    """
+    names = re.findall(r"(?m)^--?config\.data\.name[=\n](.*)$", "\n".join(arguments))
+    path, colon, variant = text.partition(":")
+    if not names or "data" not in inspect.signature(_function(path)).parameters:
+        return text
+    return f"{path}:{names[-1]}{colon}{variant}"
 
 
 def get_config(text: str) -> ConfigDict:

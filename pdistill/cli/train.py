@@ -129,7 +129,7 @@ def _named_config(arguments: list[str]) -> list[str]:
             argument = "=".join(arguments[i : i + 2])
             arguments[i : i + 2] = [argument]
         if match := re.fullmatch("(--?config=)(.*)", argument, re.DOTALL):
-            name = config_file.find_config(match[2])
+            name = config_file.for_data(config_file.find_config(match[2]), arguments)
             arguments[i] = f"{match[1]}{config_file.__file__}:{name}"  # for its defaults
             config_file.check_overrides(config_file.get_config(name), arguments)
     return arguments

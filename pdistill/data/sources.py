@@ -1,6 +1,7 @@
 """Image data sets as uint8 arrays."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -100,6 +101,45 @@ class Dataset:
         name, _, split = self.name.partition(":")
         images = at_size(self.images, size)
         return dataclasses.replace(self, name=f"{name}@{size}:{split}", images=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a data set holds, without its images.
+
+    Attributes:
+      name: as for `load_dataset`. splits: number of images of each, "train" among them.
+      shape: of an image, (H, W, C). num_labels: labels are 0 .. num_labels - 1.
+    """
+
+    name: str
+    splits: Mapping[str, int]
+    shape: tuple[int, int, int]
+    num_labels: int
+
+    @property
+    def num_images(self) -> int:
+        """Number of training images."""
+        return self.splits["train"]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the training images in memory."""
+        return self.num_images * math.prod(self.shape)
+
+
+def describe(name: str) -> Description:
+    """Describes a data set, of which it reads one image; arguments and errors of `load_dataset`."""
+    base = name.partition("@")[0]
+    if base == "digits":
+        first = load_dataset(name)
+        splits = {split: len(_digits(split)) for split in ("train", "test")}
+    else:
+        splits = {s: info.num_examples for s, info in _builder(base).info.splits.items()}
+        if not splits.get("train"):
+            raise ValueError(f"{base} has no split train; it has {', '.join(splits) or 'none'}")
+        first = load_dataset(name, "train[:1]")
+    return Description(name, splits, first.image_shape, first.num_labels)
 
 
 def load_dataset(name: str, split: str = "train") -> Dataset:

@@ -146,6 +146,7 @@ class ExperimentConfig:
       model: None where the first stage imports a model, whose network it is then.
       teacher: the model directory of stages that import one without saying its path.
       wandb: also log to Weights & Biases.
+      estimate: tell the run's time and memory before its first update, see `tell_estimate`.
     """
 
     data: DataConfig
@@ -156,6 +157,7 @@ class ExperimentConfig:
     seed: int = 0
     teacher: str = ""
     wandb: bool = False
+    estimate: bool = False
 
     def __post_init__(self):
         imports = [isinstance(stage.method, Imported) for stage in self.stages]

@@ -20,6 +20,7 @@ from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
+from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
@@ -67,6 +68,7 @@ def run(
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     with taken(experiment.workdir, new=new):
         experiment.claim(plain)
+        experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
                 experiment.perform(planned, writer)
@@ -121,6 +123,15 @@ class Experiment:
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def estimate(self) -> None:
+        """Says what the training that is ahead will take, if the config asks for that."""
+        if not self.config.estimate:
+            return
+        ahead = [r for r in self.runs.values() if r.trains and not self._is_trained(r)]
+        if in_all(bool(ahead)):
+            shape = self.train_data.images.shape
+            tell_estimate(ahead, self.runs, self.config, self.mesh, shape)
 
     def perform(self, planned: Planned, writer: Writer) -> None:
         """Trains, exports and measures one run, whatever of that is not done yet."""

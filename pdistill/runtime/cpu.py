@@ -1,12 +1,11 @@
 """Settings that make this package's programs faster on CPUs."""
 
-import importlib.metadata
-import importlib.util
 import os
 import signal
 import sys
 
 from pdistill.runtime.interruption import SIGNALS
+from pdistill.runtime.platform import has_plugin
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 OPERATIONS = "individual_dot,reduce"  # XLA's default without convolutions
@@ -39,7 +38,7 @@ def use_huge_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or TUNABLE in tunables:
         return
-    if importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"):
+    if has_plugin():
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there are handlers again

@@ -1,0 +1,73 @@
+"""The time and the memory that a run will take, told before its first update."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pdistill.experiment.config import ExperimentConfig
+from pdistill.experiment.dry_run import cost
+from pdistill.experiment.plan import Planned, first_of_each_method
+from pdistill.networks import Network
+from pdistill.runtime.terminal import say, update
+
+TRIALS = 3
+
+
+def tell_estimate(
+    ahead: Sequence[Planned],
+    runs: Mapping[str, Planned],
+    experiment: ExperimentConfig,
+    mesh: Mesh,
+    data_shape: tuple[int, ...],
+) -> None:
+    """Says how many minutes the runs `ahead` will train and sample, and in how much memory.
+
+    Operations are counted, and memory is the compiler's, as in the dry run. The rate is measured: a
+    network's own forward pass on one device. Gradients run at other rates, and metrics and
+    compilation are left out, so that the time may be wrong by a factor of two.
+
+    Args:
+      ahead: runs that train, of all `runs`. data_shape: [N, H, W, C].
+    """
+    update(f"{'estimate':<16} counts operations and measures their rate")
+    first = first_of_each_method({planned.name: planned for planned in ahead})
+    costs = {p.run.method.name: cost(p, runs, experiment, mesh, data_shape) for p in first}
+    training = sum(costs[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
+    num = experiment.evaluation.num_samples or data_shape[0]
+    sampling = sum(num * n * p.network.flops() for p in ahead for n in _evaluations(p))
+    batch = max(ahead[0].run.loop.batch_size // mesh.size, 1)
+    rate = mesh.size * _rate(ahead[0].network, batch)
+    memory = max(c.total for c in costs.values())
+    say(
+        f"{'estimate':<16} {_about(training / rate)} to train and {_about(sampling / rate)} to "
+        f"sample, within a factor of two; {memory / 1e9:.2g} GB of a device's memory"
+    )
+
+
+def _evaluations(planned: Planned) -> list[int]:
+    """Evaluations of its network for a sample, at each count of steps that it is measured at."""
+    return [sum(n) if isinstance(n, tuple) else n for n in planned.measured_at]
+
+
+def _rate(network: Network, batch: int) -> float:
+    """Operations a second that one device makes in forward passes of a batch."""
+    network, shape = network.blank.init(jax.random.key(0)), network.sizes[0]
+    z, logsnr = jnp.zeros((batch, *shape)), jnp.zeros(batch)
+    forward = jax.jit(Network.v)
+    seconds = []
+    for _ in range(1 + TRIALS):  # the first compiles
+        before = time.monotonic()
+        jax.block_until_ready(forward(network, z, logsnr))
+        seconds.append(time.monotonic() - before)
+    return batch * network.flops(shape) / min(seconds)
+
+
+def _about(seconds: float) -> str:
+    """A duration in words: "about 150 seconds", "about 14 minutes", "about 5 hours"."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 3 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {seconds:.0f} seconds"
