@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs/your_own_images.md").read_text()
 SMALL = (
     *("--config.model.network.arguments.channels=8", "--config.stages[1].start_steps=2"),
     *("--config.stages[0].loop.num_updates=4", "--config.stages[1].loop.num_updates=4"),
-    *("--config.model.network.arguments.head_channels=8"),
+    "--config.model.network.arguments.head_channels=8",
     *("--config.stages[0].measured_at=2,", "--config.evaluation.num_samples=16"),
 )
 

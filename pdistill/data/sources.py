@@ -105,11 +105,11 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a data set holds, without its images.
+    """Contents of a data set, without its images.
 
     Attributes:
       name: as for `load_dataset`. splits: number of images of each, "train" among them.
-      shape: of an image, (H, W, C). num_labels: labels are 0 .. num_labels - 1.
+      shape: an image's, (H, W, C). num_labels: labels are 0 .. num_labels - 1.
     """
 
     name: str

@@ -18,7 +18,7 @@ def has_plugin() -> bool:
 def platform() -> str:
     """Returns "cpu", "gpu", "tpu" or whatever JAX calls the devices that it takes here.
 
-    Where it could be other than "cpu", a program of its own asks JAX: asking starts the devices,
+    If it could be other than "cpu", a program of its own asks JAX: asking starts the devices,
     after which no XLA flag is read any more and no other process can be joined.
     """
     if not has_plugin() or os.environ.get("JAX_PLATFORMS") == "cpu":
