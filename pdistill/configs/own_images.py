@@ -5,7 +5,7 @@
 
 `own_images:mine` is the same for every command, such as `pdistill show own_images:mine`. The device
 is the one that JAX finds, unless `own_images:mine:cpu` or `own_images:mine:gpu` says it; `gpu` is
-any accelerator. What follows from what:
+any accelerator. The recipe:
 
 | of the data | | on a CPU | on an accelerator |
 |---|---|---|---|
