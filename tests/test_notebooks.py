@@ -40,15 +40,20 @@ def run(path, change=str, **variables):
     assert len(pictures) >= 2
 
 
-NOTEBOOKS = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.stem)
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+LARGE = "cifar10_tpu"  # takes the way of quickstart with larger images
 
 
-@NOTEBOOKS
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem == LARGE else p for p in PATHS],
+    ids=[path.stem for path in PATHS],
+)
 def test_notebook_in_a_hurry(path):
     run(path, hurried)
 
 
 @pytest.mark.slow
-@NOTEBOOKS
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook(path):
     run(path, JAX_DISABLE_MOST_OPTIMIZATIONS="0")
