@@ -131,7 +131,7 @@ def crash(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(store, "save_params"), (Path, "write_text"), (os, "replace")]
+    ("owner", "name"), [(store, "save_params"), (Path, "write_text"), (Path, "rename")]
 )
 def test_a_crash_while_saving_leaves_no_model(tmp_path, crash, owner, name):
     directory = tmp_path / "model"

@@ -25,6 +25,7 @@ PAGE = (ROOT / "docs/your_own_images.md").read_text()
 SMALL = (
     *("--config.model.network.arguments.channels=8", "--config.stages[1].start_steps=2"),
     *("--config.stages[0].loop.num_updates=4", "--config.stages[1].loop.num_updates=4"),
+    *("--config.stages[0].optimizer.warmup=2", "--config.stages[1].optimizer.warmup=2"),
     "--config.model.network.arguments.head_channels=8",
     *("--config.stages[0].measured_at=2,", "--config.evaluation.num_samples=16"),
 )
@@ -170,6 +171,7 @@ def made(tmp_path_factory):
     return folder, run(train, *SMALL)
 
 
+@pytest.mark.slow
 def test_the_pages_two_commands(made):
     folder, told = made
     assert (folder / "runs/mine/report.html").exists()
@@ -187,6 +189,7 @@ def test_the_pages_two_commands(made):
     }
 
 
+@pytest.mark.slow
 def test_a_description_is_of_the_whole_data_set(made, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(made[0] / "data"))
     assert describe("mine@4") == Description("mine@4", {"train": 45, "test": 5}, (4, 4, 3), 2)
