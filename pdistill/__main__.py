@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def run(command: str, arguments: Sequence[str] | None = None, program: bool = True) -> None:
+def run(command: str, arguments: Sequence[str] | None = None, program: bool = False) -> None:
     """Runs a command; signals end it in order from its first moment, before what imports JAX.
 
     Args:

@@ -7,4 +7,4 @@ from pdistill.__main__ import run
 main = functools.partial(run, "evaluate")
 
 if __name__ == "__main__":
-    main()
+    main(program=True)

@@ -3,4 +3,4 @@
 from pdistill.__main__ import run
 
 if __name__ == "__main__":
-    run("train")
+    run("train", program=True)

@@ -142,4 +142,4 @@ def _tell(files: Mapping[str, Any], classes: Mapping[str, int]) -> None:
 if __name__ == "__main__":
     from pdistill.__main__ import run
 
-    run("prepare")
+    run("prepare", program=True)

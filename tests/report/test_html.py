@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import signal
 from html.parser import HTMLParser
 
 import numpy as np
@@ -191,7 +192,9 @@ def test_missing_pieces_are_left_out(row, workdir):
 
 
 def test_command_line(full, tmp_path, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
     main([str(full)])
+    assert signal.getsignal(signal.SIGTERM) is handler  # called from code, it leaves signals alone
     assert capsys.readouterr().out == f"{full / 'report.html'}\n"
     with pytest.raises(SystemExit, match=r"error: no results\.jsonl in"):
         main([str(tmp_path / "nothing")])
