@@ -71,8 +71,7 @@ class Ctm(Method):
     adversary: Adversary | None = None
     name: ClassVar[str] = "ctm"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         student: Learner
         critic: Learner | None
         teacher: Network | None = frozen()
