@@ -50,6 +50,14 @@ def angle(logsnr: Array) -> Array:
     return jnp.arctan(jnp.exp(-logsnr / 2))
 
 
+def logsnr_of_angle(phi: Array) -> Array:
+    """Log-SNR -2 log tan(phi) at an angle in (0, pi/2): the inverse of `angle`.
+
+    Within 1e-3 of pi/2 float32 has few digits of it.
+    """
+    return -2 * jnp.log(jnp.tan(phi))
+
+
 def between(logsnr_t: Array, logsnr_s: Array, fraction: Array | float) -> tuple[Array, Array]:
     """Log-SNR at a fraction of the way from t to s in the angle, and the way, phi_s - phi_t.
 

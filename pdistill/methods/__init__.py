@@ -3,6 +3,7 @@
 from pdistill.methods.ctm import Ctm
 from pdistill.methods.direct import Direct
 from pdistill.methods.dmd import Dmd
+from pdistill.methods.flow_map import FlowMap
 from pdistill.methods.gan import Gan
 from pdistill.methods.guided import Guided
 from pdistill.methods.lowdiff import LowDiff
@@ -18,7 +19,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(Teacher, Progressive, Guided, Gan, Direct, Dmd, ScoreMatching, MultiStudent),
-        *(Ctm, Pagoda, Upsampled, LowDiff),
+        *(Ctm, FlowMap, Pagoda, Upsampled, LowDiff),
     )
 }
 

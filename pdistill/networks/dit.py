@@ -6,6 +6,7 @@ from jax import Array
 
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
+    TIME_SCALE,
     GuidanceEmbedding,
     LabelEmbedding,
     TargetEmbedding,
@@ -13,7 +14,7 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend, modulate, normalize
+from pdistill.networks.transformer import attend, modulate, normalize, wide
 
 
 class Block(nn.Module):
@@ -54,6 +55,7 @@ class DiT(nn.Module):
         and num_labels for "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
+      time_scale: fastest frequency of the noise levels' embedding, see `logsnr_waves`.
       dropout: rate on the input of each block when training.
       dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations: True, or
@@ -68,6 +70,7 @@ class DiT(nn.Module):
     num_labels: int = 0
     guidance: bool = False
     target: bool = False
+    time_scale: float = TIME_SCALE
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool | str = False
@@ -112,12 +115,12 @@ class DiT(nn.Module):
         tokens = modulate(normalize(tokens), shift, scale)
         pixels = nn.Dense(
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
-        )(tokens.astype(jnp.float32))
+        )(wide(tokens))
         return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
 
     def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:
         """The embedding [B, features] of everything that is told."""
-        waves = logsnr_waves(logsnr, self.features)
+        waves = logsnr_waves(logsnr, self.features, self.time_scale)
         if self.guidance:
             waves += GuidanceEmbedding(self.features, name="guidance_in")(told.guidance, batch)
         embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
@@ -126,7 +129,7 @@ class DiT(nn.Module):
         )
         if self.target:
             embedding += TargetEmbedding(
-                self.features, self.features, self.dtype, name="target_in"
+                self.features, self.features, self.dtype, self.time_scale, name="target_in"
             )(told.target, logsnr)
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(

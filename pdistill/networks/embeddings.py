@@ -25,17 +25,25 @@ def waves(time: Array, features: int, *, shift: float = 0.0, cosines_first: bool
     return jnp.pad(joined, ((0, 0), (0, features % 2)))
 
 
-def sinusoidal(u: Array, features: int) -> Array:
-    """Sines and cosines of 1000 u, u in [0, 1]: [B] -> [B, features].
+TIME_SCALE = 1000.0  # of the progressive distillation release
+
+
+def sinusoidal(u: Array, features: int, scale: float = TIME_SCALE) -> Array:
+    """Sines and cosines of `scale` u, u in [0, 1]: [B] -> [B, features].
 
     Sines first and shift = 1 (Ho et al. 2020, in the form of the progressive distillation release).
     """
-    return waves(1000 * u, features, shift=1.0, cosines_first=False)
+    return waves(scale * u, features, shift=1.0, cosines_first=False)
 
 
-def logsnr_waves(logsnr: Array, features: int) -> Array:
-    """Sinusoids of u = 2 phi / pi in [0, 1], the angle of the noise level, clipped to +-20."""
-    return sinusoidal(angle(jnp.clip(logsnr, -20.0, 20.0)) * (2 / math.pi), features)
+def logsnr_waves(logsnr: Array, features: int, scale: float = TIME_SCALE) -> Array:
+    """Sinusoids of u = 2 phi / pi in [0, 1], the angle of the noise level, clipped to +-20.
+
+    Args:
+      scale: fastest frequency, in radians over all of u. A network that is differentiated in time,
+        such as a flow map, needs one of about 16: of 1000 its derivative is mostly noise.
+    """
+    return sinusoidal(angle(jnp.clip(logsnr, -20.0, 20.0)) * (2 / math.pi), features, scale)
 
 
 def one_hot(label: Array | None, num_labels: int, batch: int) -> Array:
@@ -76,10 +84,12 @@ class TargetEmbedding(nn.Module):
     waves: int
     features: int
     dtype: jnp.dtype | None = None
+    time_scale: float = TIME_SCALE
 
     @nn.compact
     def __call__(self, target: Array | None, logsnr: Array) -> Array:
-        waves = logsnr_waves(logsnr if target is None else target, self.waves)
+        level = logsnr if target is None else target
+        waves = logsnr_waves(level, self.waves, self.time_scale)
         h = nn.Dense(self.features, dtype=self.dtype, name="in")(waves)
         zeros = nn.initializers.zeros
         return nn.Dense(self.features, kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h))

@@ -15,6 +15,7 @@ from jax import Array
 from pdistill.data.images import average, repeat
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
+    TIME_SCALE,
     GuidanceEmbedding,
     TargetEmbedding,
     logsnr_waves,
@@ -22,7 +23,7 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend, wide
 from pdistill.samplers import LowRes
 
 halve = functools.partial(average, factor=2)
@@ -127,6 +128,7 @@ class UNet(nn.Module):
       num_labels: 0 for an unconditional network.
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
+      time_scale: fastest frequency of the noise levels' embedding, see `logsnr_waves`.
       dropout: rate within each residual block when training.
       dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations: True, or
@@ -149,6 +151,7 @@ class UNet(nn.Module):
     num_labels: int = 0
     guidance: bool = False
     target: bool = False
+    time_scale: float = TIME_SCALE
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool | str = False
@@ -192,7 +195,7 @@ class UNet(nn.Module):
         h = self._up(h, skips, embedding, levels, block, attention)
         h = grow(h, embedding, self.grown, self.grown_blocks, block)
 
-        h = nn.swish(group_norm(h.astype(jnp.float32), f"norm_out{size}"))
+        h = nn.swish(group_norm(wide(h), f"norm_out{size}"))
         h = nn.Conv(
             self.patch**2 * self.out_channels,
             (3, 3),
@@ -205,9 +208,9 @@ class UNet(nn.Module):
         """The embedding [B, E] of everything that is told, and of the images' height."""
         dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
         second = functools.partial(
-            TargetEmbedding, self.channels, self.embedding_channels, self.dtype
+            TargetEmbedding, self.channels, self.embedding_channels, self.dtype, self.time_scale
         )
-        waves = logsnr_waves(logsnr, self.channels)
+        waves = logsnr_waves(logsnr, self.channels, self.time_scale)
         if self.guidance:
             waves += GuidanceEmbedding(self.channels, name="guidance_in")(told.guidance, batch)
         embedding = dense(name="dense0")(waves)
@@ -318,4 +321,4 @@ def grow(
 def group_norm(h: Array, name: str) -> Array:
     """A layer of gcd(32, C) groups: 32, or fewer for small networks; float32 inside."""
     norm = nn.GroupNorm(math.gcd(32, h.shape[-1]), name=name)
-    return norm(h.astype(jnp.float32)).astype(h.dtype)
+    return norm(wide(h)).astype(h.dtype)

@@ -1,0 +1,74 @@
+"""What a flow map satisfies, each as a prediction and the target that it must meet.
+
+A flow map G(z, t, s) takes z along the probability flow from angle t to angle s. With
+G = cos(d) z - sin(d) F, d = t - s, it is the network's output F that is learnt; F(z, t, t) is the
+velocity v. All three hold for the exact map and for no other. Angles are [B], broadcast to z.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+Output = Callable[[Array, Array, Array], Array]  # F(z [B, ...], t [B], s [B])
+Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] each
+
+
+def eulerian(F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, warm) -> Pair:
+    """G does not change as z moves along the flow: cos(d) (F - v) + sin(d) (z + dF/dt) = 0.
+
+    Where s is the data's end this is sCM's tangent (Lu & Song 2024, eq. 6), in any other place
+    MeanFlow's identity (Geng et al. 2025, eq. 6) on the circle.
+
+    Args:
+      v: velocity at z: the data's or a teacher's. along: the direction of dF/dt, v or the network's
+        own F(z, t, t) (improved MeanFlow). warm: factor on the second term, in [0, 1].
+    """
+    f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
+    d = _like(t - s, z)
+    residual = jnp.cos(d) * (f - v) + warm * jnp.sin(d) * (z + change)
+    return f, stop_gradient(f - residual)
+
+
+def lagrangian(F: Output, z: Array, t: Array, s: Array, v: Array, velocity: Callable) -> Pair:
+    """The end of a jump moves with the flow as s does: dG/ds = v(G, s).
+
+    Args:
+      v: velocity at z, for jumps of no length, which stay there. velocity: (z, s) -> v.
+    """
+
+    def jump(s):
+        d = _like(t - s, z)
+        return jnp.cos(d) * z - jnp.sin(d) * F(z, t, s)
+
+    end, change = jax.jvp(jump, (s,), (jnp.ones_like(s),))
+    target = jnp.where(_like(t == s, z), v, velocity(stop_gradient(end), s))
+    return change, stop_gradient(target)
+
+
+def semigroup(
+    F: Output, z: Array, t: Array, u: Array, s: Array, v: Array, first: Array, short: bool
+) -> Pair:
+    """A jump is two jumps: G(z, t, s) = G(G(z, t, u), u, s).
+
+    Args:
+      v: velocity at z, for jumps of no length. first: F of the jump from t to u: the network's own,
+        or v if that is short.
+      short: divide the residual by the length of the first jump, as discrete consistency training
+        does: then it does not vanish with it, and is the Eulerian one as u -> t.
+    """
+    (d, e, rest), f = (_like(a, z) for a in (t - s, t - u, u - s)), F(z, t, s)
+    z_u = jnp.cos(e) * z - jnp.sin(e) * first
+    none = d == 0
+    length, part = (jnp.where(none, 1.0, jnp.sin(a)) for a in (d, e))
+    two = part * (jnp.cos(rest) * first - jnp.sin(rest) * z) + jnp.sin(rest) * F(z_u, u, s)
+    residual = f - two / length
+    if short:
+        residual = residual * length / part
+    return f, stop_gradient(f - jnp.where(none, f - v, residual))
+
+
+def _like(a: Array, z: Array) -> Array:
+    return a.reshape(a.shape + (1,) * (z.ndim - a.ndim))

@@ -1,0 +1,123 @@
+"""Laws of the jumps that a flow map learns: from which noise level to which."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.diffusion import Schedule, angle, between, logsnr_of_angle
+from pdistill.methods.parts.times import ends
+
+ENDS = ("ordered", "gap", "data", "dyadic")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Jumps:
+    """The law of a jump's levels, from t to s, both log-SNRs within the schedule's.
+
+    Attributes:
+      level: mean and deviation of log(sigma / alpha) at t, normal: that is a lognormal sigma for
+        EDM and consistency models, and a logit-normal time for rectified flows. () for times that
+        are uniform in the schedule's.
+      to: "ordered", a second level, and t is the noisier of the two; "gap", so far below t as
+        `end` says; "data", the schedule's clean end; "dyadic", one of 1, 2, 4, ... `most` equal
+        steps from 1 to 0 in the schedule's time, each count as often (shortcut models).
+      end: for "ordered" as `level`, of s: then s is the less noisy of it and t; () for the same
+        law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
+        angle; s is not beyond the clean end.
+      instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
+      most: largest count of steps for "dyadic", a power of two.
+    """
+
+    level: tuple[float, ...] = ()
+    to: str = "ordered"
+    end: tuple[float, ...] = ()
+    instantaneous: float = 0.0
+    most: int = 128
+
+    def __post_init__(self):
+        if self.to not in ENDS:
+            raise ValueError(f"jumps.to must be one of {', '.join(ENDS)}; got {self.to!r}")
+        for name in ("level", "end"):
+            law = getattr(self, name)
+            if law and not (len(law) == 2 and law[1] > 0):
+                raise ValueError(f"jumps.{name} must be (mean, deviation) or empty; got {law}")
+        if bool(self.end) > (self.to in ("ordered", "gap")) or (self.to == "gap" and not self.end):
+            raise ValueError(
+                "jumps.end is for to='ordered', which may have it, and for to='gap', which must; "
+                f"got {self.end} with {self.to!r}"
+            )
+        if not 0 <= self.instantaneous <= 1:
+            raise ValueError(f"jumps.instantaneous must be in [0, 1]; got {self.instantaneous}")
+        if self.most < 1 or self.most & self.most - 1:
+            raise ValueError(f"jumps.most must be a power of two; got {self.most}")
+
+    def draw(self, key: Array, num: int, schedule: Schedule, dtype=jnp.float32):
+        """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
+        first_key, second_key = jax.random.split(key)
+        if self.to == "dyadic":
+            powers = 1 + int(math.log2(self.most))
+            count = 2.0 ** jax.random.randint(first_key, (num,), 0, powers).astype(dtype)
+            step = 1 + jnp.floor(count * jax.random.uniform(second_key, (num,), dtype))
+            t, s = schedule(step / count), schedule((step - 1) / count)
+        else:
+            t = self._level(first_key, self.level, num, schedule, dtype)
+            clean = jnp.full_like(t, ends(schedule)[1])
+            s = clean
+            if self.to == "gap":
+                mean, deviation = self.end
+                way = jax.nn.sigmoid(
+                    mean + deviation * jax.random.normal(second_key, (num,), dtype)
+                )
+                s = logsnr_of_angle(jnp.maximum(angle(t) - way * jnp.pi / 2, angle(clean)))
+            if self.to == "ordered":
+                s = self._level(second_key, self.end or self.level, num, schedule, dtype)
+                t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
+        same = jnp.arange(num) < round(self.instantaneous * num)
+        return t, jnp.where(same, t, s)
+
+    def _level(self, key, law, num, schedule, dtype):
+        if not law:
+            return schedule(jax.random.uniform(key, (num,), dtype))
+        mean, deviation = law
+        logsnr = -2 * (mean + deviation * jax.random.normal(key, (num,), dtype))
+        return jnp.clip(logsnr, *ends(schedule))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Between:
+    """The law of a level u between t and s, at which a jump is cut in two.
+
+    Attributes:
+      at: "half" of the way in the angle (progressive distillation, shortcut models); "shrinking",
+        (1 - `least`) of the way at first and `least` in the end, with a cosine between
+        (SoFlow's l); "ect", where sigma / alpha is that of t times 1 - q^-(stage + 1)
+        (1 + 8 sigmoid(-sigma / alpha)), not beyond s (Geng et al. 2024).
+      least: smallest fraction of the way, for "shrinking".
+      q: as above. stages: how often `stage` grows in the run.
+    """
+
+    at: str = "half"
+    least: float = 1e-3
+    q: float = 2.0
+    stages: int = 8
+
+    def __post_init__(self):
+        if self.at not in ("half", "shrinking", "ect"):
+            raise ValueError(f"between.at must be half, shrinking or ect; got {self.at!r}")
+        if not (0 < self.least < 1 < self.q and self.stages >= 1):
+            raise ValueError(f"between needs 0 < least < 1 < q and stages >= 1; got {self}")
+
+    def level(self, t: Array, s: Array, progress: Array) -> Array:
+        """The log-SNR between those at t and s, [B] each; progress goes from 0 to 1 in a run."""
+        if self.at == "half":
+            return between(t, s, 0.5)[0]
+        if self.at == "shrinking":
+            fraction = self.least + (1 - 2 * self.least) * (1 + jnp.cos(jnp.pi * progress)) / 2
+            return between(t, s, fraction)[0]
+        stage = jnp.floor(progress * self.stages)
+        sigma = jnp.exp(-t / 2)
+        kept = 1 - self.q ** -(stage + 1) * (1 + 8 * jax.nn.sigmoid(-sigma))
+        return jnp.minimum(t - 2 * jnp.log(jnp.maximum(kept, jnp.finfo(t.dtype).tiny)), s)

@@ -1,0 +1,385 @@
+"""Flow maps against closed forms: of a Gaussian, of a mixture, and the papers' own formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import linen as nn
+
+from pdistill import diffusion
+from pdistill.configs import digits_pd
+from pdistill.diffusion import CosineSchedule
+from pdistill.experiment.config import as_plain, parse
+from pdistill.methods.flow_map import PRESETS, FlowMap
+from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
+from pdistill.methods.parts.jumps import Between, Jumps
+from pdistill.networks import Conditioning, DiT, Network, UNet
+from pdistill.training import Optimizer
+
+MEAN, STD = 0.3, 0.7
+SCHEDULE = CosineSchedule(-20.0, 20.0)
+# docs/methods/flow_map.md, analytic values: z, t, s, v, F, G, dF/dt along the flow, F_z, F_t, F_s
+GOLDENS = """
+ 0.5 1.2 0.4   -0.20737710 -0.32492576  0.58144083 -0.385835 -0.115806 -0.409851  0.210141
+-1.3 1.5 0.001 -0.34691508  0.53415885 -0.62603778  1.236633 -0.630786  1.017804 -1.260316
+ 0.9 0.7 0.65   0.04688237  0.02989016  0.89738135 -0.560439  0.332796 -0.576041  0.346176
+"""
+GOLDENS = np.array(GOLDENS.split(), float).reshape(3, 10)
+
+
+def deviation(phi):
+    return jnp.sqrt(STD**2 * jnp.cos(phi) ** 2 + jnp.sin(phi) ** 2)
+
+
+def velocity(z, phi):
+    """v = E[cos(phi) eps - sin(phi) x | z] of data N(MEAN, STD^2), by regression on z."""
+    slope = (1 - STD**2) * jnp.cos(phi) * jnp.sin(phi) / deviation(phi) ** 2
+    return slope * (z - MEAN * jnp.cos(phi)) - MEAN * jnp.sin(phi)
+
+
+def flow(z, t, s):
+    """The exact map: quantiles stay."""
+    return MEAN * jnp.cos(s) + deviation(s) / deviation(t) * (z - MEAN * jnp.cos(t))
+
+
+def exact(z, t, s):
+    """F of the exact map."""
+    d = t - s
+    at = jnp.where(d == 0, 1.0, jnp.sin(d))
+    return jnp.where(d == 0, velocity(z, t), (jnp.cos(d) * z - flow(z, t, s)) / at)
+
+
+@pytest.fixture
+def jumps(x64):
+    z, t, s = (jnp.asarray(GOLDENS[:, i]) for i in range(3))
+    return z, t, s
+
+
+def test_goldens(jumps):
+    z, t, s = jumps
+    v, f, g, along, f_z, f_t, f_s = GOLDENS[:, 3:].T
+    np.testing.assert_allclose(velocity(z, t), v, atol=1e-8)
+    np.testing.assert_allclose(exact(z, t, s), f, atol=1e-8)
+    np.testing.assert_allclose(flow(z, t, s), g, atol=1e-8)
+    ones = jnp.ones_like(t)
+    _, found = jax.jvp(lambda z, t: exact(z, t, s), (z, t), (velocity(z, t), ones))
+    np.testing.assert_allclose(found, along, atol=1e-6)
+    for i, slope in enumerate((f_z, f_t, f_s)):
+        tangents = tuple(ones if i == k else jnp.zeros_like(ones) for k in range(3))
+        np.testing.assert_allclose(jax.jvp(exact, jumps, tangents)[1], slope, atol=1e-6)
+
+
+def sides(name, F, z, t, s, v, u=None):
+    """An identity's two sides for a map with the output F and velocities v."""
+    if name == "eulerian":
+        return eulerian(F, z, t, s, v, v, 1.0)
+    if name == "lagrangian":
+        return lagrangian(F, z, t, s, v, velocity)
+    u = (t + s) / 2 if u is None else u
+    return semigroup(F, z, t, u, s, v, F(z, t, u), name == "short")
+
+
+@pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup", "short"])
+def test_the_exact_map_alone_satisfies_an_identity(jumps, name):
+    z, t, s = jumps
+    prediction, target = sides(name, exact, z, t, s, velocity(z, t))
+    np.testing.assert_allclose(prediction, target, atol=1e-11)
+    wrong = lambda z, t, s: exact(z, t, s) + 0.1 * (t - s)  # noqa: E731  right where s = t
+    prediction, target = sides(name, wrong, z, t, s, velocity(z, t))
+    assert (np.abs(prediction - target) > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup", "short"])
+def test_a_jump_of_no_length_is_the_velocity(jumps, name):
+    """Whatever the map: each learns v there, which is what a teacher starts with."""
+    z, t, _ = jumps
+    F = lambda z, t, s: jnp.sin(z + t) * jnp.cos(s)  # noqa: E731
+    prediction, target = sides(name, F, z, t, t, velocity(z, t))
+    np.testing.assert_allclose(prediction, F(z, t, t), atol=1e-12)
+    np.testing.assert_allclose(target, velocity(z, t), atol=1e-12)
+
+
+def test_the_short_semigroup_becomes_the_eulerian(jumps):
+    z, t, s = jumps
+    F = lambda z, t, s: jnp.sin(2 * z + t) * jnp.cos(s)  # noqa: E731  not the exact one
+    v = velocity(z, t)
+    prediction, target = eulerian(F, z, t, s, v, v, 1.0)
+    off = []
+    for gap in (1e-3, 1e-4):
+        both = semigroup(F, z, t, t - gap, s, v, v, True)
+        off.append(np.abs((both[0] - both[1]) - (prediction - target)).max())
+    assert off[1] < 2e-4
+    assert off[0] / off[1] == pytest.approx(10, rel=0.05)  # first order in the gap
+
+
+def test_scm_tangent(jumps):
+    """Lu & Song 2024, eq. 6 with sigma_d = 1: g = -cos^2 (F - dx/dt) - cos sin (x + dF/dt)."""
+    z, t, _ = jumps
+    F = lambda z, t, s: jnp.sin(2 * z + t)  # noqa: E731
+    v = velocity(z, t)
+    prediction, target = eulerian(F, z, t, jnp.zeros_like(t), v, v, 0.7)
+    f, z, t, v = (np.asarray(a) for a in (F(z, t, 0), z, t, v))
+    change = np.cos(2 * z + t) * (2 * v + 1)
+    tangent = -(np.cos(t) ** 2) * (f - v) - 0.7 * np.cos(t) * np.sin(t) * (z + change)
+    # sCM multiplies the derivative by cos(t) once more, a weight.
+    np.testing.assert_allclose(np.cos(t) * (target - prediction), tangent, atol=1e-12)
+
+
+def test_mean_flows_target(jumps):
+    """Geng et al. 2025, eq. 10: u_target = v - (t - r) du/dt, on rectified flow's line.
+
+    The circle's residual is that of the line times a positive factor: both vanish together.
+    """
+    z, t, s = (np.asarray(a) for a in jumps)
+    tau, r = np.tan(t) / (1 + np.tan(t)), np.tan(s) / (1 + np.tan(s))
+    scale = np.hypot(1 - tau, tau)
+    F = lambda z, t, s: jnp.sin(2 * z + t) * jnp.cos(s)  # noqa: E731
+
+    def average(x, tau):  # u of the same map
+        n, m = (jnp.hypot(1 - a, a) for a in (tau, r))
+        t, s = jnp.arctan(tau / (1 - tau)), jnp.arctan(r / (1 - r))
+        return (x - m * (jnp.cos(t - s) * x / n - jnp.sin(t - s) * F(x / n, t, s))) / (tau - r)
+
+    x, v = scale * z, velocity(z, t)
+    data, noise = np.cos(t) * z - np.sin(t) * v, np.sin(t) * z + np.cos(t) * v
+    straight = noise - data
+    u, du = jax.jvp(average, (jnp.asarray(x), jnp.asarray(tau)), (straight, jnp.ones_like(tau)))
+    theirs = u - (straight - (tau - r) * du)
+    prediction, target = eulerian(F, *map(jnp.asarray, (z, t, s, v, v)), 1.0)
+    ratio = np.asarray(theirs / (prediction - target))
+    ours = np.hypot(1 - r, r) / scale**2 * 1.0
+    np.testing.assert_allclose(ratio, ours, rtol=1e-9)
+
+
+# --- networks ---------------------------------------------------------------------------------
+
+
+def randomised(module, shape, key=0):
+    """A network with parameters that are all random, in double precision."""
+    blank = Network(None, module=module, head="v", schedule=SCHEDULE, shape=shape)
+    leaves, tree = jax.tree.flatten(blank.shapes.params)
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    drawn = [
+        0.3 * jax.random.normal(k, a.shape, jnp.float64) for k, a in zip(keys, leaves, strict=True)
+    ]
+    return blank.replace(params=jax.tree.unflatten(tree, drawn))
+
+
+@pytest.mark.parametrize("scale", [16.0, 32.0])
+@pytest.mark.parametrize("module", [DiT, UNet])
+def test_the_derivative_along_the_flow(x64, module, scale):
+    """Forward mode against central differences, in double precision."""
+    arguments = {
+        DiT: {"features": 16, "depth": 1, "heads": 2},
+        UNet: {"channels": 16, "embedding_channels": 16, "multipliers": (1,), "blocks": 1},
+    }[module]
+    network = randomised(module(1, target=True, time_scale=scale, **arguments), (4, 4, 1))
+    z, v = jax.random.normal(jax.random.key(1), (2, 3, 4, 4, 1), jnp.float64)
+    t, s = jnp.array([0.3, 0.9, 1.4]), jnp.array([0.1, 0.9, 0.5])
+    told = diffusion.logsnr_of_angle(s)
+
+    @jax.jit
+    @jax.numpy_dtype_promotion("standard")  # flax's norms rely on it
+    def F(z, t):
+        return network.v(z, diffusion.logsnr_of_angle(t), Conditioning(target=told))
+
+    _, found = jax.jvp(F, (z, t), (v, jnp.ones_like(t)))
+
+    # Richardson's extrapolation of two central differences
+    def difference(h):
+        return (F(z + h * v, t + h) - F(z - h * v, t - h)) / (2 * h)
+
+    expected = (4 * difference(5e-5) - difference(1e-4)) / 3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * float(jnp.abs(found).max()))
+
+
+def test_the_old_embedding_is_the_default():
+    """What is published keeps its frequencies: 1000 rad, and a card without the entry means it."""
+    module = DiT(1, features=16, depth=1, heads=2)
+    assert module.time_scale == UNet(1).time_scale == 1000.0
+
+
+class Gaussian1(nn.Module):
+    """F of the exact map, plus a parameter that is off from it."""
+
+    target: bool = True
+
+    @nn.compact
+    def __call__(self, z, logsnr, told, *, train=False):
+        off = self.param("off", nn.initializers.zeros, (3,), z.dtype)
+        like = lambda a: diffusion.expand(diffusion.angle(a), z)  # noqa: E731
+        t = like(logsnr)
+        s = t if told.target is None else like(told.target)
+        turn = t - s
+        return exact(z, t, s) + off[0] + off[1] * z + off[2] * turn
+
+
+def method(identity="eulerian", **values):
+    return FlowMap(optimizer=Optimizer(1e-3, num_updates=10), identity=identity, **values)
+
+
+def gaussian_state(method, off=(0.0, 0.0, 0.0), **given):
+    schedule = CosineSchedule(-10.0, 10.0)
+    network = Network(None, module=Gaussian1(), head="v", schedule=schedule, shape=(1,))
+    network = network.init(jax.random.key(0))
+    network = network.replace(params={"off": jnp.asarray(off, jnp.result_type(float))})
+    given = {"model": network, "start": network} | {k: network for k in given}
+    return method.init(jax.random.key(1), **given)
+
+
+def gradients(method, state, num, seed=0):
+    """Gradients of the square residuals of `num` rows at the state's parameters: [num, 3]."""
+    data_key, key = jax.random.split(jax.random.key(seed))
+    x = MEAN + STD * jax.random.normal(data_key, (num, 1), jnp.float64)
+    rows = method.examples(state, {"image": x}, key)
+
+    def square(off):
+        network = state.student.network.replace(params={"off": off})
+        prediction, target = method.sides(network, state, rows)
+        return jnp.sum(jnp.square(prediction - target), axis=1)
+
+    return jax.jit(jax.jacfwd(square))(state.student.network.params["off"])
+
+
+IDENTITIES = {
+    "eulerian": {},
+    "lagrangian": {"identity": "lagrangian"},
+    "semigroup": {"identity": "semigroup"},
+    "short": {"identity": "semigroup", "between": Between(at="shrinking", least=0.1)},
+}
+
+
+@pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup"])
+def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name):
+    """Row by row: no identity leaves any residual."""
+    distilling = method(jumps=Jumps(instantaneous=0.25), **IDENTITIES[name])
+    state = gaussian_state(distilling, teacher=True)
+    assert jnp.abs(gradients(distilling, state, 64)).max() < 1e-10
+    off = gaussian_state(distilling, off=(0.0, 0.0, 0.1), teacher=True)
+    assert jnp.abs(gradients(distilling, off, 64).mean(0)).max() > 1e-3
+
+
+def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
+    """Its expected gradient vanishes at the exact map: within four standard errors of zero."""
+    learning = method(jumps=Jumps(instantaneous=0.25))
+    found = gradients(learning, gaussian_state(learning), 100_000)
+    error = found.std(0) / np.sqrt(len(found))
+    assert (jnp.abs(found.mean(0)) < 4 * error).all()
+    off = gradients(learning, gaussian_state(learning, off=(0.0, 0.0, 0.3)), 100_000)
+    assert (jnp.abs(off.mean(0)) > 10 * off.std(0) / np.sqrt(len(off))).any()
+
+
+def test_pairs_bias_a_semigroup_in_proportion_to_the_gap(x64):
+    """z_u of a pair is not the flow's; what is left falls with the first jump's length."""
+    bias = []
+    for least in (0.2, 0.1, 0.05):
+        between = Between(at="shrinking", least=least)
+        learning = method("semigroup", between=between)
+        state = gaussian_state(learning)
+        end = state.student.replace(count=jnp.array(10))  # of 10 updates
+        found = gradients(learning, state.replace(student=end), 100_000)
+        bias.append(jnp.abs(found.mean(0)).max())
+    assert bias[0] > bias[1] > bias[2]
+    assert bias[0] / bias[1] == pytest.approx(2, rel=0.4)
+    assert bias[1] / bias[2] == pytest.approx(2, rel=0.4)
+
+
+# --- laws ---------------------------------------------------------------------------------------
+
+
+def drawn(num=4096, **values):
+    t, s = Jumps(**values).draw(jax.random.key(0), num, SCHEDULE)
+    return np.asarray(t), np.asarray(s)
+
+
+def test_levels_are_normal_in_log_sigma():
+    t, s = drawn(level=(-0.5, 0.8), to="data")
+    assert scipy.stats.kstest(-t / 2, "norm", (-0.5, 0.8)).pvalue > 1e-3
+    assert (s == 20).all()
+
+
+def test_ordered_levels():
+    t, s = drawn(level=(-0.4, 1.0))
+    assert (t < s).all()
+    both = np.concatenate([t, s]) / -2
+    assert scipy.stats.kstest(both, "norm", (-0.4, 1.0)).pvalue > 1e-3
+    t, s = drawn(level=(-0.6, 1.6), end=(-4.0, 1.6))
+    assert (t <= s).all()
+    assert scipy.stats.kstest(t / -2, "norm", (-0.6, 1.6)).pvalue > 1e-3
+    assert 0.05 < np.mean(t == s) < 0.1  # P(N(-4, 1.6) > N(-0.6, 1.6)) = 0.066
+
+
+def test_gaps():
+    t, s = drawn(to="gap", end=(-0.8, 1.0))
+    way = (diffusion.angle(t) - diffusion.angle(s)) / (np.pi / 2)
+    inside = s < 19.9
+    logit = np.log(way / (1 - way))[np.asarray(inside) & (np.asarray(diffusion.angle(t)) > 1.5)]
+    assert abs(np.median(logit) + 0.8) < 0.3
+    assert (way >= 0).all()
+
+
+def test_dyadic_jumps_are_whole_steps():
+    t, s = drawn(to="dyadic", most=8)
+    time = 2 / np.pi * np.asarray(diffusion.angle(np.stack([t, s]).astype(np.float64)))
+    count = np.rint(1 / (time[0] - time[1]))
+    assert set(count) == {1, 2, 4, 8}
+    assert np.allclose([np.mean(count == n) for n in (1, 2, 4, 8)], 0.25, atol=0.03)
+    np.testing.assert_allclose(time[0] * count, np.rint(time[0] * count), atol=2e-3)
+
+
+def test_a_share_of_jumps_of_no_length():
+    t, s = drawn(64, instantaneous=0.25)
+    assert (t == s)[:16].all()
+    assert (t < s)[16:].all()
+
+
+def test_levels_between():
+    t, s = jnp.array([-6.0, -1.0, 3.0]), jnp.array([8.0, 5.0, 20.0])
+    half = diffusion.angle(Between().level(t, s, 0.3))
+    np.testing.assert_allclose(half, (diffusion.angle(t) + diffusion.angle(s)) / 2, rtol=1e-5)
+    shrinking = Between(at="shrinking", least=0.01)
+    for progress, fraction in ((0.0, 0.99), (0.5, 0.5), (1.0, 0.01)):
+        u = diffusion.angle(shrinking.level(t, s, progress))
+        way = diffusion.angle(t) + fraction * (diffusion.angle(s) - diffusion.angle(t))
+        np.testing.assert_allclose(u, way, rtol=1e-4)
+    ect = Between(at="ect", q=4.0, stages=4)
+    sigma = np.exp(-np.asarray(t, float) / 2)
+    for progress, stage in ((0.0, 0), (0.6, 2)):
+        kept = np.maximum(1 - 4.0 ** -(stage + 1) * (1 + 8 / (1 + np.exp(sigma))), 0)
+        with np.errstate(divide="ignore"):
+            theirs = np.minimum(-2 * np.log(sigma * kept), s)
+        np.testing.assert_allclose(ect.level(t, s, progress), theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Jumps(to="noise"), "jumps.to must be one of"),
+        (lambda: Jumps(level=(1.0,)), "jumps.level must be"),
+        (lambda: Jumps(to="gap"), "to='gap', which must"),
+        (lambda: Jumps(to="data", end=(0.0, 1.0)), "jumps.end is for"),
+        (lambda: Jumps(instantaneous=1.5), r"in \[0, 1\]"),
+        (lambda: Jumps(most=12), "power of two"),
+        (lambda: Between(at="third"), "half, shrinking or ect"),
+        (lambda: Between(q=0.5), "between needs"),
+        (lambda: method("newtonian"), "identity must be one of"),
+        (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
+        (lambda: method(power=-1.0), "must not be negative"),
+        (lambda: gaussian_state(method("lagrangian")), "needs a velocity where jumps end"),
+        (lambda: gaussian_state(method(guidance=1.0)), "guidance is the teacher's"),
+    ],
+)
+def test_settings_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_stages(name):
+    config = digits_pd.get_config()
+    stage = {"name": "map", "method": "flow_map", **PRESETS[name]}
+    stage |= {key: config.stages[0][key] for key in ("loop", "optimizer")}
+    config.stages = (stage,)
+    [run] = parse(as_plain(config)).stages
+    assert isinstance(run.method, FlowMap)
