@@ -152,6 +152,7 @@ def test_gaussian_flow_takes_a_level_for_each_example(x64):
 
 
 def test_mixture_flow_golden_values(golden):
+    """docs/methods/progressive.md, T8."""
     x = flow(golden.mixture, golden.z, -20.0, 20.0)
     np.testing.assert_allclose(x, golden.x, atol=6e-8)  # given to seven places
 

@@ -33,7 +33,7 @@ def test_guiding_gaussians_of_equal_width_extrapolates_their_means(x64, weight):
 
 @pytest.mark.parametrize("convert", [eps_from_x, v_from_x])
 def test_rule_is_the_same_for_eps_and_v(x64, convert):
-    """Guided in x and converted, or converted and guided."""
+    """docs/methods/guided.md, G1: guided in x and converted, or converted and guided."""
 
     def converted(denoise):
         return lambda z, logsnr: convert(z, denoise(z, logsnr), logsnr)
@@ -80,7 +80,7 @@ def test_rescaling_brings_back_the_spread(x64, rescale):
 
 
 def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):
-    """Bench A: noise z becomes m_w + s z with m_w = m_c + w (m_c - m_u); 2.5 here.
+    """docs/methods/guided.md, G2: noise z becomes m_w + s z, with m_w = 2.5 here.
 
     The tolerance is DDIM's error with 4,000 steps, a few over N.
     """
@@ -91,7 +91,7 @@ def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):
 
 
 def test_guided_flow_of_gaussians_of_other_widths(x64):
-    """Bench B: the standard deviation is s_c^(1 + w) / s_u^w; the error halves with the step."""
+    """docs/methods/guided.md, G3: s_c^(1 + w) / s_u^w; the error halves with the step."""
     pair = pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
     draw = functools.partial(
         sample, guide(pair, 1.7), None, schedule=SCHEDULE, z_init=jnp.ones((1, 1))
@@ -102,7 +102,7 @@ def test_guided_flow_of_gaussians_of_other_widths(x64):
 
 
 def test_one_guided_ddim_step_has_the_mixed_gain(x64):
-    """G^w = (1 + w) G_c - w G_u for zero-mean Gaussians."""
+    """docs/methods/guided.md, G3: G^w = (1 + w) G_c - w G_u for zero-mean Gaussians."""
     t, s = jnp.array([-1.0]), jnp.array([0.5])
 
     def gain(denoise):

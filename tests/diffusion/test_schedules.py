@@ -38,6 +38,7 @@ def exact_cosine(t, logsnr_min=-20.0, logsnr_max=20.0):
     [(0.0, 20.0), (0.25, 1.76261877), (0.5, 0.0), (0.75, -1.76261877), (1.0, -20.0)],
 )
 def test_cosine_golden_values(x64, t, logsnr):
+    """docs/methods/teacher.md, T1."""
     np.testing.assert_allclose(CosineSchedule()(t), logsnr, atol=1e-8)
 
 

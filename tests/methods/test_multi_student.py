@@ -53,7 +53,7 @@ def test_runs():
 
 
 def test_one_student_is_the_method_alone():
-    """Bit for bit, with the same keys."""
+    """docs/methods/multi_student.md, A5: bit for bit, with the same keys."""
     plan = planned(stage(STUDENT.method, "alone"), parts=1)
     batch = {
         "image": jax.random.normal(jax.random.key(1), (16, *IMAGE)),
@@ -111,7 +111,7 @@ def workdir(finished):
 
 
 def test_the_model_is_its_students(workdir):
-    """Each label's images are those of the student that has learnt it, in the order asked for."""
+    """docs/methods/multi_student.md, A6: images are of the student that has learnt the label."""
     model = pdistill.load(workdir / "msd")
     assert (model.card["kind"], model.card["solver"]) == ("routed", "one_step")
     assert model.card["parent"] == "teacher"

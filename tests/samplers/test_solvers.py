@@ -185,6 +185,7 @@ def ancestral_std(variance, num_steps, std):
     ],
 )
 def test_ancestral_golden_values(x64, variance, stds):
+    """docs/methods/progressive.md, T7."""
     actual = [ancestral_std(variance, num_steps, 0.4) for num_steps in (8, 64, 1024)]
     np.testing.assert_allclose(actual, stds, rtol=0, atol=6e-7)  # given to six places
 
