@@ -121,7 +121,7 @@ def test_layers_in_blocks_learn_from_the_first_update():
 
     slopes = of_target(slope(student.params))
     kernels = [a for path, a in slopes.items() if path.endswith("target_proj/kernel")]
-    assert len(kernels) == 9  # 2 down, 2 in the middle, 4 up, and what halves and doubles
+    assert len(kernels) == 10  # 2 down, 2 in the middle, 4 up, and what halves and doubles
     assert all(np.abs(kernel).max() > 0 for kernel in kernels)
 
 

