@@ -169,7 +169,7 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["digits_methods", "digits_pagoda", "imagenet64_pd", "digits_msd", "fashion_lowdiff"]
+    "name", ["digits_methods", "digits_pagoda", "digits_msd", "fashion_lowdiff"]
 )
 def test_states_have_the_same_formats_in_double_precision(name, x64):
     """So that a checkpoint or a model of one is read in the other."""

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="a folder of images; sub-folders are classes, or train, test and val with classes",
     )
     add("--name", help="name of the new data set")
-    add("--resolution", type=int, help="pixels a side")
+    add("--resolution", type=int, help="pixels a side; default: the images' own, at most 64")
     add("--resize", choices=KERNELS, default="area", help="default: %(default)s")
     add("--no_labels", action="store_true", help="sub-folders are not classes")
     add(
@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if bool(args.published) == bool(args.images):
         parser.error(f"give either one of {', '.join(PUBLISHED)} or --images=FOLDER")
-    if args.images and not (args.name and args.resolution and args.resolution > 0):
-        parser.error("--images needs --name=NAME and --resolution=N")
+    if args.images and not args.name:
+        parser.error("--images needs --name=NAME")
+    if args.resolution is not None and args.resolution < 1:
+        parser.error("--resolution must be 1 or more")
     root = args.data_dir.expanduser()
     with plain_errors(PrepareError, OSError):
         if args.published:

@@ -1,6 +1,6 @@
 """A teacher and its students for images of your own, by a recipe that follows from them.
 
-    pdistill prepare --images=DIR --name=mine --resolution=32
+    pdistill prepare --images=DIR --name=mine
     pdistill train own_images --config.data.name=mine --workdir=runs/mine
 
 `own_images:mine` is the same for every command, such as `pdistill show own_images:mine`. The device

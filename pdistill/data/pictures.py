@@ -10,6 +10,8 @@ from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 OF_SYSTEMS = ("__MACOSX", "@eaDir")  # copies and thumbnails that macOS and Synology make
+LARGEST_SIDE = 64  # of a data set whose resolution is not given
+SIDES_READ = 1000  # pictures whose headers tell the resolution
 GREY = ("1", "L", "LA", "I", "F")  # PIL's modes of one channel; "I;16" and the like too
 
 
@@ -47,6 +49,26 @@ def _is_grey(path: Path) -> bool:
             return image.mode.split(";")[0] in GREY
     except Exception:  # whoever reads the picture says so
         return True
+
+
+def common_resolution(paths: Sequence[Path]) -> int:
+    """Returns a number of pixels a side that suits pictures: their own, as far as it goes.
+
+    It is the median of their shorter sides, rounded down to a multiple of 4, at least 8 and at most
+    LARGEST_SIDE; of SIDES_READ of them, spread evenly. Pictures that cannot be read do not count.
+    """
+    sides = filter(None, map(_shorter_side, paths[:: -(-len(paths) // SIDES_READ)]))
+    median = int(np.median([*sides] or [LARGEST_SIDE]))
+    return min(max(median // 4 * 4, 8), LARGEST_SIDE)
+
+
+def _shorter_side(path: Path) -> int | None:
+    try:
+        _check_file(path)
+        with Image.open(path) as image:
+            return min(image.size)
+    except Exception:  # whoever reads the picture says so
+        return None
 
 
 def read_picture(

@@ -2,7 +2,7 @@
 
     python -m pdistill.data.prepare cifar10 [--archive=PATH] [--data_dir=DIR]
     python -m pdistill.data.prepare fashion_mnist
-    python -m pdistill.data.prepare --images=FOLDER --name=NAME --resolution=64 [--resize=bilinear]
+    python -m pdistill.data.prepare --images=FOLDER --name=NAME [--resolution=64 --resize=bilinear]
 
 The result is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
 """
@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from pdistill.data.folders import class_of, read_folder
-from pdistill.data.pictures import common_channels, read_picture, summary
+from pdistill.data.pictures import common_channels, common_resolution, read_picture, summary
 from pdistill.data.published import PUBLISHED, fetch
 from pdistill.data.resize import resize_square
 from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
@@ -61,7 +61,7 @@ def prepare_images(
     folder: Path,
     root: Path,
     name: str,
-    resolution: int,
+    resolution: int | None = None,
     resize: str = "area",
     labelled: bool = True,
     *,
@@ -76,7 +76,8 @@ def prepare_images(
     how many images were changed in which way.
 
     Args:
-      resolution, resize: as in `resize_square`. labelled, held_out: as in `read_folder`.
+      resolution, resize: as in `resize_square`; by default as `common_resolution` finds it.
+      labelled, held_out: as in `read_folder`.
       channels: 1 or 3; by default 1 if all images are grey. background: as in `read_picture`.
 
     Raises:
@@ -101,7 +102,8 @@ def prepare_images(
 
     with new_folder(root, name, VERSION) as scratch:
         found = read_folder(folder, labelled, held_out)
-        _tell(found.files, found.classes)
+        resolution = resolution or common_resolution(found.paths())
+        _tell(found.files, found.classes, resolution)
         channels = channels or common_channels(found.paths())
         features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}
         if found.classes:
@@ -128,11 +130,12 @@ def _describe(
     )
 
 
-def _tell(files: Mapping[str, Any], classes: Mapping[str, int]) -> None:
-    """Prints what was found in a folder."""
+def _tell(files: Mapping[str, Any], classes: Mapping[str, int], resolution: int) -> None:
+    """Prints what was found in a folder, and what its images become."""
     sizes = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
     held_out = "" if len(files) > 1 else "; there is no held-out split"
     print(f"images: {sizes}{held_out}", file=sys.stderr)
+    print(f"resolution: {resolution}x{resolution} pixels", file=sys.stderr)
     numbered = [f"{number} {name}" for name, number in classes.items()] or ["none"]
     if len(numbered) > NAMES_SHOWN:
         numbered[NAMES_SHOWN - 1 : -1] = ["..."]

@@ -78,8 +78,7 @@ class Ctm(Method):
     adversary: Adversary | None = None
     name: ClassVar[str] = "ctm"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         student: Learner
         critic: Learner | None
         target: Network | None  # the average of `target_decay`

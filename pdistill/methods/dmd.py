@@ -88,8 +88,7 @@ class Dmd(Method):
     network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "dmd"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         generator: Learner
         fake_score: Learner
         teacher: Network = frozen()

@@ -3,7 +3,7 @@
 import itertools
 import numbers
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,30 @@ def _start(
     return key, at_least_float32(z_init)
 
 
+@overload
+def encode(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver | str = ...,
+    return_trajectory: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def encode(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver | str = ...,
+    return_trajectory: Literal[True],
+) -> tuple[Array, Array]: ...
+
+
 def encode(
     denoise: Denoiser,
     x: Array,
@@ -154,7 +178,7 @@ def encode(
     num_steps: int,
     solver: Solver | str = Heun(),  # noqa: B008
     return_trajectory: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Maps data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1, or a solver's grid.
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;

@@ -339,6 +339,23 @@ def test_flat_folder_has_no_labels(root, tmp_path):
     assert (dataset.labels.tolist(), dataset.num_labels) == ([0], 1)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "resolution"),
+    [
+        ([(28, 28)] * 3, 28),
+        ([(30, 50), (19, 12), (33, 31)], 28),  # shorter sides 30, 12 and 31
+        ([(200, 300)], 64),
+        ([(3, 5)], 8),
+    ],
+)
+def test_images_keep_about_their_size(root, tmp_path, capsys, sizes, resolution):
+    for index, size in enumerate(sizes):
+        save(tmp_path / f"images/{index}.png", noise(1, *size)[0][0])
+    main([f"--images={tmp_path / 'images'}", "--name=images", "--held_out=0"])
+    assert load_dataset("images").images.shape[1:3] == (resolution, resolution)
+    assert f"resolution: {resolution}x{resolution} pixels" in capsys.readouterr().err
+
+
 def test_folders_that_are_not_classes(root, tmp_path):
     for index, pixels in enumerate(noise(4, 4, 4, 3)[0]):
         save(tmp_path / f"faces/{index % 2:05d}/{index}.png", pixels)
@@ -380,8 +397,8 @@ def test_folders_that_cannot_be_prepared(root, tmp_path, capsys):
     [
         ([], "either one of cifar10, cifar100, fashion_mnist, mnist, svhn or --images"),
         (["cifar10", "--images=."], "either one of"),
-        (["--images=.", "--name=new"], "--resolution=N"),
-        (["--images=.", "--resolution=4"], "--name=NAME"),
+        (["--images=.", "--name=new", "--resolution=0"], "--resolution must be 1 or more"),
+        (["--images=."], "--name=NAME"),
     ],
 )
 def test_usage(argv, message, capsys):

@@ -114,6 +114,8 @@ def test_the_model_is_its_students(workdir):
     """Each label's images are those of the student that has learnt it, in the order asked for."""
     model = pdistill.load(workdir / "msd")
     assert (model.card["kind"], model.card["solver"]) == ("routed", "one_step")
+    assert model.card["parent"] == "teacher"
+    assert model.card["selected_step"] == model.card["train_steps"]
     assert model.card["train_steps"] == sum(
         pdistill.load(workdir / f"msd/{name}_{k}").card["train_steps"]
         for name in ("tsm", "dmd")

@@ -5,6 +5,8 @@ What they compute is compared in tests/interop.
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from pdistill.networks import (
@@ -34,6 +36,20 @@ def test_published_sizes(network, size, parameters):
     shape = (size, size, 3)
     blank = Network(None, module=network, head="v", schedule=None, shape=shape)
     assert count(blank.shapes) == parameters
+
+
+SMALL = {
+    "fourier": SongUNet(1, channels=32, multipliers=(1,), blocks=1, num_labels=3, **NCSNPP),
+    "labels": DiffusersUNet(1, channels=(32,), blocks=1, attention=(), num_labels=3),
+}
+
+
+@pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
+def test_parameters_have_the_same_formats_in_double_precision(x64, network):
+    blank = Network(None, module=network, head="v", schedule=None, shape=(8, 8, 1))
+    with jax.numpy_dtype_promotion("standard"):
+        shapes = jax.eval_shape(blank.init, jax.random.key(0))
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT])
