@@ -17,7 +17,7 @@ cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
 google-research/diffusion_distillation. What differs:
 
     number               theirs               ours             why
-    teacher              EDM's DDPM++, VP     `cifar10_pd`'s   trained here; EDM's has FID 1.97
+    teacher              EDM's DDPM++, VP     `cifar10_pd`'s   trained here; or `:imported`
     teacher's head       x, max(SNR, 1)       v, SNR + 1       as in `cifar10_pd`
     distance             LPIPS (VGG16)        EfficientNet     no kept JAX library has LPIPS
     judges               EfficientNet, DeiT   EfficientNet     nor DeiT

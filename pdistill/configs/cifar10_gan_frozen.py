@@ -13,7 +13,7 @@ Zyriix/D2O); of the teacher, Salimans & Ho's cifar_base.py of
 google-research/diffusion_distillation. What differs:
 
     number          theirs               ours             why
-    teacher         EDM's NCSN++         `cifar10_pd`'s   trained here
+    teacher         EDM's NCSN++         `cifar10_pd`'s   trained here; or `:imported`
     teacher's head  x, max(SNR, 1)       v, SNR + 1       as in `cifar10_pd`
     judges          EfficientNet, VGG16  EfficientNet     no kept JAX library has the other
     losses          sums over a device   means            the same for Adam; `r1` is smaller

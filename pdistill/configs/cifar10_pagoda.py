@@ -13,7 +13,7 @@ cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
 google-research/diffusion_distillation. What differs:
 
     number                theirs                  ours              why
-    teacher               EDM's                   `cifar10_pd`'s    trained here
+    teacher               EDM's                   `cifar10_pd`'s    trained here; or `:imported`
     teacher's head        x, max(SNR, 1)          v, SNR + 1        as in `cifar10_pd`
     distance, judges      EfficientNet, DeiT      EfficientNet      no kept JAX library has DeiT
     an update             generator or critic     both, one batch   two of theirs

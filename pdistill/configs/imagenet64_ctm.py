@@ -15,7 +15,7 @@ train_util.py); of the teacher, Salimans & Ho's imagenet64_base.py of
 google-research/diffusion_distillation. What differs:
 
     number                theirs               ours               why
-    teacher               EDM's                `imagenet64_pd`'s  trained here; networks are alike
+    teacher               EDM's                `imagenet64_pd`'s  trained here; or `:imported`
     teacher's head        both, max(SNR, 1)    v, SNR + 1         as in `imagenet64_pd`
     distance              LPIPS (VGG16)        EfficientNet       no kept JAX library has LPIPS
     judges                EfficientNet, DeiT   EfficientNet       nor DeiT

@@ -12,7 +12,7 @@ Sources: "released", of the teacher, is imagenet64_base.py of google-research/di
 main/edm/train_edm.py and edm_guidance.py), which agree. What differs:
 
     number          theirs             ours               why
-    teacher         EDM's              `imagenet64_pd`'s  trained here
+    teacher         EDM's              `imagenet64_pd`'s  trained here; or `:imported`
     teacher's head  both, max(SNR, 1)  v, SNR + 1         as in `imagenet64_pd`
     noise levels    1,000              continuous         one law; 20 to 980 of 999: t 0.02 to 0.98
     warm-up         500 for 7 GPUs     71 and 14          theirs steps 7 times in an update: in 71

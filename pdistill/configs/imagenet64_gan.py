@@ -12,7 +12,7 @@ Zyriix/D2O); of the teacher, Salimans & Ho's imagenet64_base.py of
 google-research/diffusion_distillation. What differs:
 
     number          theirs              ours               why
-    teacher         EDM's ADM           `imagenet64_pd`'s  trained here
+    teacher         EDM's ADM           `imagenet64_pd`'s  trained here; or `:imported`
     teacher's head  both, max(SNR, 1)   v, SNR + 1         as in `imagenet64_pd`
     judges          EfficientNet, DeiT  EfficientNet       no kept JAX library has the other
     losses          sums over a device  means              the same for Adam; `r1` is smaller
