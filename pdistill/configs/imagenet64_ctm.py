@@ -4,10 +4,9 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet64 --resolution=64 --resize=area
     python -m pdistill.main --config=configs/imagenet64_ctm.py --workdir=runs/imagenet64_ctm
 
-The released settings, from the teacher of `imagenet64_pd`: 10k updates of
-consistency and denoising, then 24.5k with an adversary, with at most 39 and 20 of the teacher's
-steps at once on 40 levels. Published: FID 1.92 at one evaluation, 1.73 at two; EDM's teacher 2.44
-at 79.
+The released settings, from the teacher of `imagenet64_pd`: 10k updates of consistency and
+denoising, then 24.5k with an adversary, with at most 39 and 20 of the teacher's steps at once on 40
+levels. Published: FID 1.92 at one evaluation, 1.73 at two; EDM's teacher 2.44 at 79.
 
 "Released" are the settings of sony/ctm (commands/CTM+DSM_command.sh, CTM+DSM+GAN_command.sh and
 sampling_command.sh, the defaults of code/cm/script_util.py, and code/cm/karras_diffusion.py,
