@@ -355,16 +355,21 @@ def test_only_the_teacher_needs_a_teacher(x64):
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_the_denoising_loss_is_the_variance_of_v(x64):
-    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level."""
-    _, metrics = first_step(exact(denoising=1.0))
+@pytest.mark.parametrize("data_std", [1.0, 0.5])
+def test_the_denoising_loss_is_the_variance_of_v(x64, data_std):
+    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level.
+
+    With 0.5 as in the released code: (sigma^2 + 0.5^2) / (0.5 sigma)^2 on the error of x in EDM's
+    terms, which of v = -(alpha / sigma) x is alpha^2 + 4 sigma^2.
+    """
+    _, metrics = first_step(exact(denoising=1.0, data_std=data_std))
     levels = denoising_levels(jax.random.key(5), 200_000, SCHEDULE, jnp.float64)
     alpha, sigma = alpha_sigma(levels)
     # v = alpha eps - sigma x given z = alpha x + sigma eps, for a Gaussian of variance c^2.
     c2 = 0.25
-    variance = c2 / (alpha**2 * c2 + sigma**2)
-    # 64 levels of an example each: their variances differ by about as much as their mean.
-    error = 4 * float(np.std(variance)) / 8
+    variance = c2 / (alpha**2 * c2 + sigma**2) * (alpha**2 + sigma**2 / data_std**2)
+    # 64 levels of an example each, whose variances differ, and 100 squares of normal numbers each.
+    error = 4 * float(np.std(variance) / 8 + np.mean(variance) * np.sqrt(2 / 6400))
     assert float(metrics["denoising"]) == pytest.approx(float(np.mean(variance)), abs=error)
 
 
@@ -378,6 +383,22 @@ def test_the_average_moves_once_a_step(x64):
     second = step(state, {"image": X}, jax.random.key(9))[0].student
     desired = 0.9 * first.average.params["off"] + 0.1 * second.network.params["off"]
     np.testing.assert_allclose(second.average.params["off"], desired, rtol=1e-6)
+
+
+def test_another_average_makes_the_target(x64):
+    """It moves by its own decay from the start, not from the first update, and is not exported."""
+    method = exact(target_decay=0.75)
+    at_first = begin(method, 0.2, -0.1, EXACT)
+    at_first = at_first.replace(target=spoiled(at_first.target, 0.4))
+    state, metrics = compiled(method, method.parts(0))(at_first, {"image": X}, jax.random.key(2))
+    plain = exact()
+    told = begin(plain, 0.2, 0.4, EXACT)  # the same with 0.4 in the exported average
+    _, desired = compiled(plain, plain.parts(0))(told, {"image": X}, jax.random.key(2))
+    assert float(metrics["consistency"]) == pytest.approx(float(desired["consistency"]), rel=1e-12)
+    after = 0.75 * 0.4 + 0.25 * float(state.student.network.params["off"])
+    assert float(state.target.params["off"]) == pytest.approx(after, rel=1e-6)
+    exported = method.product(state).params["off"]
+    assert float(exported) == float(state.student.network.params["off"])
 
 
 # --- Weights --------------------------------------------------------------------------------------

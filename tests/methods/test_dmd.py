@@ -254,6 +254,17 @@ def test_the_fake_score_learns_the_generator():
     assert rows[-1]["fake_score_loss"] < 0.5 * rows[0]["fake_score_loss"]
 
 
+def test_the_fake_score_is_weighted_for_its_datas_deviation():
+    """SNR + 1 / d^2 on the squared error of x: of an error of 1 there are 4 - 1 more for 0.5."""
+    losses = []
+    for data_std in (0.5, 1.0):
+        method = dmd(noise=KarrasSchedule(sigma_min=0.5), data_std=data_std)
+        state = begin(method, affine(1.0, 0.0), affine(0.0, 0.0))  # from 0 to 1
+        _, [row] = run(method, state, {"image": jnp.zeros((64, 1))}, 1)
+        losses.append(row["fake_score_loss"])
+    assert losses[0] - losses[1] == pytest.approx(4 - 1, rel=1e-4)
+
+
 @pytest.mark.parametrize("fake_rate", [3e-2, 0.0])
 def test_where_the_flow_comes_to_rest(fake_rate):
     """docs/methods/dmd.md, A4: at the data, from either side; else if the fake score rests."""
