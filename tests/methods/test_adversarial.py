@@ -32,6 +32,12 @@ def test_losses_at_zero_logits():
     assert both == pytest.approx(2 * np.log(2))
 
 
+def test_losses_of_judges_are_added():
+    """Each is a mean over its own logits, however many they are."""
+    judges = [jnp.full((4, 3), 1.0), jnp.full((4, 1), 5.0)]
+    assert over_judges(lambda logit: logit, judges) == pytest.approx(6.0)
+
+
 def test_gradients_by_their_formulas(x64):
     """Non-saturating: -(1 - sigmoid(l)) for the generator; hinge: constants within the margin."""
     logit = jnp.linspace(-3.1, 3.0, 20)

@@ -1,0 +1,306 @@
+"""Makes small wrong changes of the package, one at a time, and counts those that its tests catch.
+
+    python -m benchmarks.mutation SET [--again] [--lock=FILE]
+
+cosmic-ray makes the changes (extra `mutation`, beside `test`). `mutation.toml` has the sets, the
+tests of each module, and the changes that change nothing. Each is tested in a copy of the package.
+Results go to `results/mutation.jsonl`, so that a run that was stopped goes on where it was. Mutants
+of a module whose source has changed are new ones; --again tests those that survived anew.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CONFIG = Path(__file__).with_suffix(".toml")
+RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
+PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
+HOLD = 60  # seconds
+# Loaded once, before a process is forked for each mutant.
+LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest", "xdist")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A wrong change of a module.
+
+    Attributes:
+      module: path below pdistill/. operator: cosmic-ray's name. code: the changed module.
+      line: line of the change, from 1. before, after: the lines that differ.
+    """
+
+    module: str
+    operator: str
+    code: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.module}\n{self.code}".encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"pdistill/{self.module}:{self.line}: {self.before}  ->  {self.after}"
+
+
+def select(config: dict[str, Any], name: str) -> Iterator[Mutant]:
+    """The mutants of a set, in a random order by its seed; equal ones once."""
+    chosen, taken = config["sets"][name], set()
+    order = places(config, chosen["modules"], config["without"] + chosen.get("except", []))
+    random.Random(chosen["seed"]).shuffle(order)
+    for place in order:
+        if len(taken) == chosen.get("count"):
+            return
+        mutant = make(*place)
+        if mutant and mutant.key not in taken:
+            taken.add(mutant.key)
+            yield mutant
+
+
+def places(
+    config: dict[str, Any], patterns: list[str], without: list[str]
+) -> list[tuple[str, str, int]]:
+    """Module, operator and number of each change that operators can make in the modules."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.plugins import get_operator
+
+    found = []
+    for path in sorted((ROOT / "pdistill").rglob("*.py")):
+        module = str(path.relative_to(ROOT / "pdistill"))
+        if not fits(module, patterns) or fits(module, without):
+            continue
+        nodes = list(ast_nodes(get_ast_from_path(path)))
+        for name in config["operators"]:
+            operator = get_operator(f"core/{name}")()
+            count = sum(len(list(operator.mutation_positions(node))) for node in nodes)
+            found += [(module, name, number) for number in range(count)]
+    return found
+
+
+def fits(module: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatch(module, pattern) for pattern in patterns)
+
+
+def make(module: str, name: str, number: int) -> Mutant | None:
+    """One mutant; None if it differs in annotations only, or is no Python."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / "pdistill" / module).read_text()
+    code = mutate_code(source, get_operator(f"core/{name}")(), number)
+    try:
+        if meaning(code) == meaning(source):
+            return None
+    except SyntaxError:
+        return None
+    a, b = source.splitlines(), code.splitlines()
+    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
+    _, start, end, first, last = next(c for c in matcher.get_opcodes() if c[0] != "equal")
+    texts = (" ".join(map(str.strip, lines)) for lines in (a[start:end], b[first:last]))
+    return Mutant(module, name, code, start + 1, *texts)
+
+
+def meaning(code: str) -> str:
+    """The program without its annotations, but for a dataclass's fields, which are there or not."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def tests_of(config: dict[str, Any], module: str) -> list[str]:
+    """Test files of a module: those of the first pattern that fits it."""
+    for pattern, files in config["tests"].items():
+        if fnmatch.fnmatch(module, pattern):
+            return [f"tests/{file}" for file in files]
+    own = f"tests/{Path(module).parent}/test_{Path(module).name}"
+    if (ROOT / own).exists():
+        return [own]
+    raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
+
+
+class Workshop:
+    """A copy of the package and its tests, in which one module at a time is changed."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        without = shutil.ignore_patterns("__pycache__")
+        for name in ("pdistill", "tests"):
+            shutil.copytree(ROOT / name, directory / name, ignore=without)
+        shutil.copy(ROOT / "pyproject.toml", directory)
+        sys.dont_write_bytecode = True  # a change within a second has the same time stamp
+        sys.path[:0] = [str(directory), str(directory / "tests")]
+        os.chdir(directory)
+        for name in ("conftest", *LIBRARIES):  # conftest sets what jax reads from the environment
+            __import__(name)
+
+    def test(self, mutant: Mutant | None, files: list[str], timeout: float) -> tuple[str, str]:
+        """Tests a mutant, or the package as it is.
+
+        Returns:
+          "caught" or "survived", and the test that caught it, "timeout" or "".
+        """
+        path = self._directory / "pdistill" / mutant.module if mutant else None
+        if path:
+            whole = path.read_text()
+            path.write_text(mutant.code)
+        try:
+            return self._run(files, timeout)
+        finally:
+            if path:
+                path.write_text(whole)
+
+    def _run(self, files: list[str], timeout: float) -> tuple[str, str]:
+        output, begun = self._directory / "output", time.monotonic()
+        if not (child := os.fork()):
+            self._be_tested(files, output)
+        while not (done := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() - begun > timeout:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "caught", "timeout"
+            time.sleep(0.05)
+        code = os.waitstatus_to_exitcode(done[1])
+        if code in (3, 4, 5):  # pytest's own errors, wrong options, no tests
+            raise SystemExit(f"pytest failed:\n{output.read_text()}")
+        lines = output.read_text().splitlines()
+        by = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+        return ("caught", by[0] if by else f"exit code {code}") if code else ("survived", "")
+
+    def _be_tested(self, files: list[str], output: Path) -> None:
+        """Runs the tests in this process, which ends."""
+        os.setpgid(0, 0)
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("pdistill", "conftest"):
+                del sys.modules[name]
+        import pytest
+
+        code = pytest.main([*PYTEST, *files])
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+class Lock:
+    """A lock that `flock` knows, given up after HOLD seconds, so that others have their turn."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._file: Any = None
+        self._since = 0.0
+
+    def hold(self) -> None:
+        if self._path is None or (self._file and time.monotonic() - self._since < HOLD):
+            return
+        if self._file:
+            self._file.close()
+            time.sleep(1)
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._since = time.monotonic()
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Results by the mutants' keys; the last of each."""
+    if not RESULTS.exists():
+        return {}
+    rows = map(json.loads, RESULTS.read_text().splitlines())
+    return {row["key"]: row for row in rows}
+
+
+def reason_of(config: dict[str, Any], mutant: Mutant) -> str:
+    """Why a mutant is no wrong change; "" if it is one."""
+    for known in config.get("equivalent", ()):
+        if all(getattr(mutant, name) == known[name] for name in ("module", "before", "after")):
+            return known["reason"]
+    return ""
+
+
+def report(config: dict[str, Any], mutants: list[Mutant]) -> None:
+    """Prints the survivors of a set, and its counts."""
+    results = read_results()
+    equivalent = {mutant.key for mutant in mutants if reason_of(config, mutant)}
+    tested = [m for m in mutants if m.key in results and m.key not in equivalent]
+    survivors = [m for m in tested if results[m.key]["result"] == "survived"]
+    for mutant in sorted(survivors, key=str):
+        print(f"survived {mutant}")
+    caught = len(tested) - len(survivors)
+    print(
+        f"{len(mutants)} mutants, {len(equivalent)} of them equivalent; {len(tested)} tested, "
+        f"{caught} caught ({caught / max(len(tested), 1):.1%})"
+    )
+
+
+def main() -> None:
+    config = tomllib.loads(CONFIG.read_text())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("set", choices=config["sets"], help="a set of mutation.toml")
+    parser.add_argument("--again", action="store_true", help="test survivors anew")
+    parser.add_argument("--lock", type=Path, help="a file to lock while mutants are tested")
+    parser.add_argument("--report", action="store_true", help="test nothing")
+    options = parser.parse_args()
+    mutants, results = list(select(config, options.set)), read_results()
+    known = ("caught",) if options.again else ("caught", "survived")
+    done = {key for key, row in results.items() if row["result"] in known}
+    ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
+    if ahead and not options.report:
+        lock = options.lock and options.lock.resolve()
+        with tempfile.TemporaryDirectory() as directory:
+            test_all(config, ahead, Workshop(Path(directory)), lock)
+    report(config, mutants)
+
+
+def test_all(
+    config: dict[str, Any], mutants: list[Mutant], workshop: Workshop, path: Path | None
+) -> None:
+    """Tests mutants one by one, after the package as it is, and writes down the results.
+
+    Args:
+      path: the lock's file, or None.
+    """
+    passed, lock = set(), Lock(path)
+    for number, mutant in enumerate(mutants, 1):
+        files = tests_of(config, mutant.module)
+        lock.hold()
+        if tuple(files) not in passed:
+            found, by = workshop.test(None, files, config["timeout"])
+            if found == "caught":
+                raise SystemExit(f"{' '.join(files)} fails without a mutant: {by}")
+            passed.add(tuple(files))
+        begun = time.monotonic()
+        found, by = workshop.test(mutant, files, config["timeout"])
+        row = {"key": mutant.key, "result": found, "by": by, "mutant": str(mutant)}
+        row |= {"operator": mutant.operator, "seconds": round(time.monotonic() - begun, 1)}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{number}/{len(mutants)} {found} {mutant} {by}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
