@@ -100,7 +100,7 @@ def fits(module: str, patterns: list[str]) -> bool:
 
 
 def make(module: str, name: str, number: int) -> Mutant | None:
-    """One mutant; None if it differs in annotations only, or is no Python."""
+    """One mutant; None if it does the same by `meaning`, or is no Python."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -119,13 +119,17 @@ def make(module: str, name: str, number: int) -> Mutant | None:
 
 
 def meaning(code: str) -> str:
-    """The program without its annotations, but for a dataclass's fields, which are there or not."""
+    """What a module does: its syntax tree without annotations and which arguments need names."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         elif isinstance(node, ast.arg):
             node.annotation = None
+        elif isinstance(node, ast.arguments):
+            node.args = node.posonlyargs + node.args + node.kwonlyargs
+            node.defaults = node.defaults + [d for d in node.kw_defaults if d]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         elif isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
     return ast.dump(tree)

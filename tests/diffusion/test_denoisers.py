@@ -259,3 +259,7 @@ def test_flows_compose(golden):
 def test_bad_arguments(x64, make):
     with pytest.raises(ValueError, match=r"std|need weights"):
         make()
+
+
+def test_the_gaussian_is_standard_by_default():
+    assert Gaussian() == Gaussian(0.0, 1.0)
