@@ -1,6 +1,6 @@
 """Makes small wrong changes of the package, one at a time, and counts those that its tests catch.
 
-    python -m benchmarks.mutation SET [--again] [--lock=FILE]
+    python -m benchmarks.mutation SET [--again] [--jobs=N] [--lock=FILE]
 
 cosmic-ray makes the changes (extra `mutation`, beside `test`). `mutation.toml` has the sets, the
 tests of each module, and the changes that change nothing. Each is tested in a copy of the package.
@@ -16,6 +16,7 @@ import fcntl
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = Path(__file__).with_suffix(".toml")
 RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
 PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
-HOLD = 60  # seconds
+HOLD = 90  # seconds
 # Loaded once, before a process is forked for each mutant.
 LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest", "xdist")
 
@@ -135,71 +136,107 @@ def meaning(code: str) -> str:
     return ast.dump(tree)
 
 
-def tests_of(config: dict[str, Any], module: str) -> list[str]:
+def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
     """Test files of a module: those of the first pattern that fits it."""
     for pattern, files in config["tests"].items():
         if fnmatch.fnmatch(module, pattern):
-            return [f"tests/{file}" for file in files]
+            return tuple(f"tests/{file}" for file in files)
     own = f"tests/{Path(module).parent}/test_{Path(module).name}"
     if (ROOT / own).exists():
-        return [own]
+        return (own,)
     raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
 
 
-class Workshop:
-    """A copy of the package and its tests, in which one module at a time is changed."""
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Tests of a mutant, in a process of their own; of the package as it is without a mutant.
 
-    def __init__(self, directory: Path):
-        self._directory = directory
-        without = shutil.ignore_patterns("__pycache__")
-        for name in ("pdistill", "tests"):
-            shutil.copytree(ROOT / name, directory / name, ignore=without)
-        shutil.copy(ROOT / "pyproject.toml", directory)
+    Attributes:
+      child: the process. directory: the copy that it has. whole: its module without the change.
+    """
+
+    mutant: Mutant | None
+    files: tuple[str, ...]
+    child: int
+    directory: Path
+    whole: str
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.begun, 1)
+
+
+class Workshop:
+    """Copies of the package and its tests; in each one module at a time is changed.
+
+    Attributes:
+      running: trials that are not over.
+    """
+
+    def __init__(self, directory: Path, copies: int):
+        self._free = [directory / str(i) for i in range(copies)]
+        self.running: list[Trial] = []
+        for copy in self._free:
+            for name in ("pdistill", "tests"):
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+            shutil.copy(ROOT / "pyproject.toml", copy)
         sys.dont_write_bytecode = True  # a change within a second has the same time stamp
-        sys.path[:0] = [str(directory), str(directory / "tests")]
-        os.chdir(directory)
+        self._enter(self._free[0])
         for name in ("conftest", *LIBRARIES):  # conftest sets what jax reads from the environment
             __import__(name)
 
-    def test(self, mutant: Mutant | None, files: list[str], timeout: float) -> tuple[str, str]:
-        """Tests a mutant, or the package as it is.
+    @property
+    def full(self) -> bool:
+        return not self._free
 
-        Returns:
-          "caught" or "survived", and the test that caught it, "timeout" or "".
-        """
-        path = self._directory / "pdistill" / mutant.module if mutant else None
-        if path:
+    def start(self, mutant: Mutant | None, files: tuple[str, ...]) -> None:
+        """Begins a trial; not if it is full."""
+        directory, whole = self._free.pop(), ""
+        if mutant:
+            path = directory / "pdistill" / mutant.module
             whole = path.read_text()
             path.write_text(mutant.code)
-        try:
-            return self._run(files, timeout)
-        finally:
-            if path:
-                path.write_text(whole)
-
-    def _run(self, files: list[str], timeout: float) -> tuple[str, str]:
-        output, begun = self._directory / "output", time.monotonic()
         if not (child := os.fork()):
-            self._be_tested(files, output)
-        while not (done := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() - begun > timeout:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return "caught", "timeout"
-            time.sleep(0.05)
-        code = os.waitstatus_to_exitcode(done[1])
-        if code in (3, 4, 5):  # pytest's own errors, wrong options, no tests
-            raise SystemExit(f"pytest failed:\n{output.read_text()}")
-        lines = output.read_text().splitlines()
-        by = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        return ("caught", by[0] if by else f"exit code {code}") if code else ("survived", "")
+            self._be_tested(files, directory)
+        self.running.append(Trial(mutant, files, child, directory, whole))
 
-    def _be_tested(self, files: list[str], output: Path) -> None:
+    def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
+        """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
+        for trial in list(self.running):
+            done, status = os.waitpid(trial.child, os.WNOHANG)
+            if not done and trial.seconds < timeout:
+                continue
+            if not done:
+                os.killpg(trial.child, signal.SIGKILL)
+                os.waitpid(trial.child, 0)
+            if trial.mutant:
+                (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
+            self.running.remove(trial)
+            self._free.append(trial.directory)
+            yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
+
+    def _result(self, trial: Trial, status: int) -> tuple[str, str]:
+        code, text = os.waitstatus_to_exitcode(status), (trial.directory / "output").read_text()
+        if not code:
+            return "survived", ""
+        if code in (3, 4, 5):  # an error of pytest, wrong options, no tests
+            raise SystemExit(f"pytest failed:\n{text}")
+        by = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "caught", by[0] if by else f"exit code {code}"
+
+    def _enter(self, directory: Path) -> None:
+        sys.path[:0] = [str(directory), str(directory / "tests")]
+        os.chdir(directory)
+
+    def _be_tested(self, files: tuple[str, ...], directory: Path) -> None:
         """Runs the tests in this process, which ends."""
         os.setpgid(0, 0)
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+        output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        self._enter(directory)
         for name in list(sys.modules):
             if name.partition(".")[0] in ("pdistill", "conftest"):
                 del sys.modules[name]
@@ -214,16 +251,16 @@ class Lock:
     """A lock that `flock` knows, given up after HOLD seconds, so that others have their turn."""
 
     def __init__(self, path: Path | None):
-        self._path = path
-        self._file: Any = None
-        self._since = 0.0
+        self._path, self._file, self._since = path, None, -math.inf
 
-    def hold(self) -> None:
-        if self._path is None or (self._file and time.monotonic() - self._since < HOLD):
-            return
+    @property
+    def over(self) -> bool:
+        return self._path is not None and time.monotonic() - self._since > HOLD
+
+    def take(self) -> None:
+        """Waits for it, behind all who wait already."""
         if self._file:
             self._file.close()
-            time.sleep(1)
         self._file = self._path.open("a")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._since = time.monotonic()
@@ -267,6 +304,7 @@ def main() -> None:
     parser.add_argument("set", choices=config["sets"], help="a set of mutation.toml")
     parser.add_argument("--again", action="store_true", help="test survivors anew")
     parser.add_argument("--lock", type=Path, help="a file to lock while mutants are tested")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="test nothing")
     options = parser.parse_args()
     mutants, results = list(select(config, options.set)), read_results()
@@ -274,36 +312,34 @@ def main() -> None:
     done = {key for key, row in results.items() if row["result"] in known}
     ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
     if ahead and not options.report:
-        lock = options.lock and options.lock.resolve()
+        lock = Lock(options.lock and options.lock.resolve())
         with tempfile.TemporaryDirectory() as directory:
-            test_all(config, ahead, Workshop(Path(directory)), lock)
+            test_all(config, ahead, Workshop(Path(directory), options.jobs), lock)
     report(config, mutants)
 
 
-def test_all(
-    config: dict[str, Any], mutants: list[Mutant], workshop: Workshop, path: Path | None
-) -> None:
-    """Tests mutants one by one, after the package as it is, and writes down the results.
-
-    Args:
-      path: the lock's file, or None.
-    """
-    passed, lock = set(), Lock(path)
-    for number, mutant in enumerate(mutants, 1):
-        files = tests_of(config, mutant.module)
-        lock.hold()
-        if tuple(files) not in passed:
-            found, by = workshop.test(None, files, config["timeout"])
-            if found == "caught":
-                raise SystemExit(f"{' '.join(files)} fails without a mutant: {by}")
-            passed.add(tuple(files))
-        begun = time.monotonic()
-        found, by = workshop.test(mutant, files, config["timeout"])
-        row = {"key": mutant.key, "result": found, "by": by, "mutant": str(mutant)}
-        row |= {"operator": mutant.operator, "seconds": round(time.monotonic() - begun, 1)}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(f"{number}/{len(mutants)} {found} {mutant} {by}", flush=True)
+def test_all(config: dict[str, Any], mutants: list[Mutant], workshop: Workshop, lock: Lock) -> None:
+    """Tests mutants, each file of tests first with the package as it is; writes down results."""
+    ahead, passed = list(mutants[::-1]), set()
+    while ahead or workshop.running:
+        if lock.over and not workshop.running:
+            lock.take()
+        as_it_is = any(trial.mutant is None for trial in workshop.running)
+        if ahead and not (workshop.full or lock.over or as_it_is):
+            files = tests_of(config, ahead[-1].module)
+            workshop.start(ahead.pop() if files in passed else None, files)
+        for trial, found, by in workshop.finish(config["timeout"]):
+            if trial.mutant is None:
+                if found == "caught":
+                    raise SystemExit(f"{' '.join(trial.files)} fails without a mutant: {by}")
+                passed.add(trial.files)
+                continue
+            row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
+            row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{len(ahead)} left; {found} {trial.mutant} {by}", flush=True)
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":
