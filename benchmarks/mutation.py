@@ -120,10 +120,15 @@ def make(module: str, name: str, number: int) -> Mutant | None:
 
 
 def meaning(code: str) -> str:
-    """What a module does: its syntax tree without annotations and which arguments need names."""
+    """What a module does: its syntax tree without what is for type checkers and callers' manners.
+
+    These are annotations, functions of "..." alone, and which arguments need names.
+    """
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.Module | ast.ClassDef):
+            node.body = [part for part in node.body if not is_stub(part)]
+        elif isinstance(node, ast.FunctionDef):
             node.returns = None
         elif isinstance(node, ast.arg):
             node.annotation = None
@@ -134,6 +139,13 @@ def meaning(code: str) -> str:
         elif isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
     return ast.dump(tree)
+
+
+def is_stub(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef) or not isinstance(node.body[-1], ast.Expr):
+        return False
+    value = node.body[-1].value
+    return isinstance(value, ast.Constant) and value.value is ...
 
 
 def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pdistill.samplers import (
     Gamma,
     Heun,
     Multistep,
+    Solver,
     check_steps,
     ddim_step,
     heun_step,
@@ -290,7 +291,13 @@ def test_multistep_denoises_and_adds_noise_of_the_next_level(x64):
         sample(None, None, z_init=x_hat, schedule=CosineSchedule(), num_steps=2, solver=solver)
 
 
+def test_a_solver_needs_a_step():
+    with pytest.raises(TypeError, match="abstract method '?step"):
+        type("Lazy", (Solver,), {})()
+
+
 def test_defaults():
+    assert hash(Cascade()) == hash(Cascade(Ddim(), 0.0))
     assert Multistep() == Multistep((-20.0,))
     assert Gamma() == Gamma(0.0)
     assert Cascade() == Cascade(Ddim(), 0.0)
