@@ -315,16 +315,18 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("set", choices=config["sets"], help="a set of mutation.toml")
     parser.add_argument("--again", action="store_true", help="test survivors anew")
-    parser.add_argument("--lock", type=Path, help="a file to lock while mutants are tested")
+    parser.add_argument("--lock", type=Path, help="a file to lock while it computes")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="test nothing")
     options = parser.parse_args()
+    lock = Lock(options.lock and options.lock.resolve())
+    if lock.over:
+        lock.take()
     mutants, results = list(select(config, options.set)), read_results()
     known = ("caught",) if options.again else ("caught", "survived")
     done = {key for key, row in results.items() if row["result"] in known}
     ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
     if ahead and not options.report:
-        lock = Lock(options.lock and options.lock.resolve())
         with tempfile.TemporaryDirectory() as directory:
             test_all(config, ahead, Workshop(Path(directory), options.jobs), lock)
     report(config, mutants)
