@@ -22,12 +22,13 @@ from pdistill.diffusion import (
     alpha_sigma,
     expand,
 )
+from pdistill.features import load_extractor
 from pdistill.methods import Ctm
 from pdistill.methods.ctm import denoising_levels, draw_jumps
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.methods.parts.distance import Distance
+from pdistill.methods.parts.distance import Distance, directions
 from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Optimizer
@@ -606,3 +607,20 @@ def test_pixel_distances_in_closed_form():
     a, b = jnp.zeros((1, *IMAGE)), jnp.full((1, *IMAGE), 0.5)
     assert float(Distance.load("pixels")(a, b)[0]) == pytest.approx(0.25)
     assert float(Distance.load("huber")(a, b)[0]) == pytest.approx(0.5, abs=6e-4)
+
+
+def test_feature_distances_in_closed_form():
+    """Squared chords of unit vectors: means over a map's places, added over maps."""
+    a = [jnp.array([[[3.0, 0.0], [0.0, 2.0]]]), jnp.array([[[1.0, 1.0]]])]
+    b = [jnp.array([[[1.0, 0.0], [5.0, 0.0]]]), jnp.array([[[-2.0, -2.0]]])]
+    # Equal directions, right angles and opposite ones: 0, 2 and 4.
+    assert float(directions(a, b)[0]) == pytest.approx((0 + 2) / 2 + 4, rel=1e-5)
+
+
+def test_feature_distances_see_images_as_extractors_do():
+    """Those of images in [-1, 1] are those of the extractor's features of their levels."""
+    levels = np.random.default_rng(0).integers(0, 256, (2, 3, *IMAGE), np.uint8)
+    p, q = (load_extractor("classifier")(images)["features"] for images in levels)
+    p, q = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (p, q))
+    found = Distance.load("classifier")(*(jnp.asarray(images / 127.5 - 1) for images in levels))
+    np.testing.assert_allclose(found, np.sum((p - q) ** 2, axis=1), rtol=1e-4)
