@@ -31,12 +31,20 @@ def environment(path):
     return os.environ | {"XLA_FLAGS": flags}
 
 
+SMALL = """
+for stage in config.stages:
+    if "loop" in stage:
+        stage["loop"].update(num_updates=2, save_every=2, log_every=2, substeps=2)
+if config.model.network.name == "dit":
+    config.model.network.arguments.update(features=16, depth=1)
+config.update({"evaluation": {"num_samples": 32}})
+"""
+
+
 def hurried(source):
-    """A cell with a few updates in the place of all, whose results nothing is asserted of."""
-    most = {"num_updates": 120, "save_every": 120, "log_every": 60}
-    source = re.sub(
-        rf"\b({'|'.join(most)})=([\d_]+)", lambda m: f"{m[1]}={min(int(m[2]), most[m[1]])}", source
-    )
+    """A cell with a few updates of small networks, whose results nothing is asserted of."""
+    source = re.sub(r"^(?=experiment\.run)", SMALL, source, flags=re.MULTILINE)
+    source = re.sub(r"\bnum_updates=\d+", "num_updates=2", source)
     return re.sub(r"^( *)assert .*$", r"\1pass", source, flags=re.MULTILINE)
 
 
