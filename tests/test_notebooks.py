@@ -35,6 +35,7 @@ SMALL = """
 for stage in config.stages:
     if "loop" in stage:
         stage["loop"].update(num_updates=2, save_every=2, log_every=2, substeps=2)
+        stage["optimizer"]["warmup"] = 0
 if config.model.network.name == "dit":
     config.model.network.arguments.update(features=16, depth=1)
 config.update({"evaluation": {"num_samples": 32}})
