@@ -7,6 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import jax
 import pytest
 from test_configs import SHAPES
 
@@ -121,7 +122,8 @@ def logged(name, run, step):
     """Names of the metrics of an update, traced."""
     experiment, runs = planned(name)
     shape = 1000, *SHAPES[experiment.data.name]
-    traced = trace_update(runs[run], runs, experiment, make_mesh(), shape, step).traced
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    traced = trace_update(runs[run], runs, experiment, mesh, shape, step).traced
     return set(traced.out_info[1]["values"])
 
 

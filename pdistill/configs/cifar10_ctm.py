@@ -14,7 +14,7 @@ against 5,000 images) teacher 198 / 270 at 8 steps, 598 / 339 at one; ctm 141 / 
 "Released" are the settings of Kim-Dongjun/ctm-cifar10 (commands/uncond_CTM+DSM+GAN_command.sh and
 the checkpoint that it resumes, the defaults of cm/script_util.py, and cm/karras_diffusion.py,
 cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number               theirs               ours             why
     teacher              EDM's DDPM++, VP     `cifar10_pd`'s   trained here; or `:imported`

@@ -13,7 +13,7 @@ that for minutes on one accelerator, as in `cifar10_methods`.
 Sources: "released", of the teacher, is cifar_base.py of google-research/diffusion_distillation;
 "FastGen" is NVlabs/FastGen (fastgen/configs/experiments/EDM/config_dmd2_cifar10.py and
 configs/methods/config_dmd2.py), and "DMD2" the paper and tianweiy/DMD2, as in `imagenet64_dmd2`.
-What differs from FastGen:
+Differences from FastGen:
 
     number               FastGen           ours                 why
     teacher              EDM's, labels     `cifar10_pd`'s       trained here, without labels

@@ -11,7 +11,7 @@ Published: FID 1.54 to 1.56 for D2O-F (`cifar10_gan_frozen`), EDM's teacher 1.98
 
 "Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
 Zyriix/D2O); of the teacher, Salimans & Ho's cifar_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number          theirs               ours            why
     teacher         EDM's NCSN++         `cifar10_pd`'s  trained here; or `:imported`

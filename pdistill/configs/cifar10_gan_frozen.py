@@ -10,7 +10,7 @@ to 1.56. `cifar10_gan_frozen.py:cpu` is that part of `cifar10_gan.py:cpu`.
 
 "Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
 Zyriix/D2O); of the teacher, Salimans & Ho's cifar_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number          theirs               ours             why
     teacher         EDM's NCSN++         `cifar10_pd`'s   trained here; or `:imported`

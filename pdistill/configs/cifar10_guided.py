@@ -9,8 +9,8 @@ examples, stage one takes 100k updates at the teacher's learning rate, and stage
 cifar10_pd.py's.
 
 The teacher is that of Salimans & Ho 2022; there "released" is cifar_base.py of
-google-research/diffusion_distillation. Of Meng et al. no code was released: what is theirs is in
-the text above, and their other numbers are unknown. The teacher's that differ:
+google-research/diffusion_distillation. Meng et al. released no code. Their numbers are those in the
+text above, and the others are unknown. The teacher's that differ:
 
     number             theirs           ours        why
     head, loss weight  x, max(SNR, 1)   v, SNR + 1  as in `cifar10_pd`

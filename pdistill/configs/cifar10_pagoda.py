@@ -10,7 +10,7 @@ with the settings that were released for ImageNet, 50k updates of each size.
 "Released" are the settings of sony/pagoda (commands/data_latent_pair_generation.sh and
 res64to64.sh to res64to512.sh, the defaults of cm/script_util.py, cm/karras_diffusion.py and
 cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number                theirs                  ours              why
     teacher               EDM's                   `cifar10_pd`'s    trained here; or `:imported`

@@ -11,7 +11,7 @@ levels. Published: FID 1.92 at one evaluation, 1.73 at two; EDM's teacher 2.44 a
 "Released" are the settings of sony/ctm (commands/CTM+DSM_command.sh, CTM+DSM+GAN_command.sh and
 sampling_command.sh, the defaults of code/cm/script_util.py, and code/cm/karras_diffusion.py,
 train_util.py); of the teacher, Salimans & Ho's imagenet64_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number                theirs               ours               why
     teacher               EDM's                `imagenet64_pd`'s  trained here; or `:imported`

@@ -9,7 +9,7 @@ evaluations. They average no weights.
 
 Sources: "released", of the teacher, is imagenet64_base.py of google-research/diffusion_distillation;
 "DMD2" is the paper and tianweiy/DMD2 (experiments/imagenet/, its imagenet_gan_classifier_..._scratch;
-main/edm/train_edm.py and edm_guidance.py), which agree. What differs:
+main/edm/train_edm.py and edm_guidance.py), which agree. Differences:
 
     number          theirs             ours               why
     teacher         EDM's              `imagenet64_pd`'s  trained here; or `:imported`

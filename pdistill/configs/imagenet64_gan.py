@@ -9,7 +9,7 @@ most weights frozen (`--config.stages[1].fixed=d2o_f`) 1.13 to 1.16, EDM's teach
 
 "Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
 Zyriix/D2O); of the teacher, Salimans & Ho's imagenet64_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number          theirs              ours               why
     teacher         EDM's ADM           `imagenet64_pd`'s  trained here; or `:imported`

@@ -9,8 +9,8 @@ takes 100k updates at the teacher's learning rate, and stage two is imagenet64_p
 says that 4 steps compare with the guided teacher's 1024 pairs.
 
 The teacher is that of Salimans & Ho 2022; there "released" is imagenet64_base.py of
-google-research/diffusion_distillation. Of Meng et al. no code was released: what is theirs is in
-the text above, and their other numbers are unknown. The teacher's that differ:
+google-research/diffusion_distillation. Meng et al. released no code. Their numbers are those in the
+text above, and the others are unknown. The teacher's that differ:
 
     number             theirs             ours        why
     head, loss weight  both, max(SNR, 1)  v, SNR + 1  as in `imagenet64_pd`

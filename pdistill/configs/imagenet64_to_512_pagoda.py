@@ -11,7 +11,7 @@ are the released ones. Published, one evaluation without guidance: FID 1.21 at 6
 "Released" are the settings of sony/pagoda (commands/data_latent_pair_generation.sh and
 res64to64.sh to res64to512.sh, the defaults of cm/script_util.py, cm/karras_diffusion.py and
 cm/train_util.py); of the teacher, Salimans & Ho's imagenet64_base.py of
-google-research/diffusion_distillation. What differs:
+google-research/diffusion_distillation. Differences:
 
     number            theirs                  ours                why
     teacher           EDM's                   `imagenet64_pd`'s   trained here; or `:imported`

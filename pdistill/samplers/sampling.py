@@ -65,10 +65,8 @@ def sample(
 ) -> Array | tuple[Array, Array]:
     """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
-    `Edm` and `Multistep` have noise levels of their own.
-
-    Compile time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on
-    sharded `z_init`.
+    `Edm` and `Multistep` have noise levels of their own. Compile time and memory do not depend on
+    `num_steps`. Works under jit, vmap and grad, and on sharded `z_init`.
 
     Args:
       denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...]; for a solver that `jumps`, a
@@ -82,8 +80,7 @@ def sample(
       solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
         the last image is clipped.
-      z_init: standard normal noise [B, ...] to start from instead of drawing it. `Edm` starts from
-        noise a little narrower, as EDM does.
+      z_init: standard normal noise [B, ...] to start from instead of drawing it.
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, instead of
         stepping to logsnr(0). On a schedule that ends at almost clean data (logsnr 20) this keeps
         every solver's order; on one that stops earlier it is the better image but not the flow's.
@@ -110,8 +107,7 @@ def sample(
     z = z * solver.prior_std(logsnrs[0])
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
-    if solver.jumps and clip is not None:
-        x = jnp.clip(x, *clip)
+    x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
     return (x, trajectory) if return_trajectory else x
 
 
