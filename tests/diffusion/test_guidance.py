@@ -33,7 +33,7 @@ def test_guiding_gaussians_of_equal_width_extrapolates_their_means(x64, weight):
 
 @pytest.mark.parametrize("convert", [eps_from_x, v_from_x])
 def test_rule_is_the_same_for_eps_and_v(x64, convert):
-    """Guided in x and converted, or converted and guided."""
+    """docs/methods/guided.md, G1: guided in x and converted, or converted and guided."""
 
     def converted(denoise):
         return lambda z, logsnr: convert(z, denoise(z, logsnr), logsnr)
@@ -61,8 +61,9 @@ def test_interval_in_log_snr(x64):
     found = guide(PAIR, 2.0, interval=(-3.0, 3.0))(Z, LOGSNR)
     weights = np.array([0.0, 2.0, 2.0, 2.0, 0.0])
     np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
-    with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
-        guide(PAIR, 1.0, interval=(3.0, -3.0))
+    for interval in ((3.0, -3.0), (1.0, 1.0)):
+        with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
+            guide(PAIR, 1.0, interval=interval)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
@@ -75,12 +76,13 @@ def test_rescaling_brings_back_the_spread(x64, rescale):
     np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)
     if rescale == 1.0:
         np.testing.assert_allclose(np.std(found, 1), np.std(conditional, 1), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
-        guide(PAIR, 1.0, rescale=1.5)
+    for wrong in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
+            guide(PAIR, 1.0, rescale=wrong)
 
 
 def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):
-    """Bench A: noise z becomes m_w + s z with m_w = m_c + w (m_c - m_u); 2.5 here.
+    """docs/methods/guided.md, G2: noise z becomes m_w + s z, with m_w = 2.5 here.
 
     The tolerance is DDIM's error with 4,000 steps, a few over N.
     """
@@ -91,7 +93,7 @@ def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):
 
 
 def test_guided_flow_of_gaussians_of_other_widths(x64):
-    """Bench B: the standard deviation is s_c^(1 + w) / s_u^w; the error halves with the step."""
+    """docs/methods/guided.md, G3: s_c^(1 + w) / s_u^w; the error halves with the step."""
     pair = pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
     draw = functools.partial(
         sample, guide(pair, 1.7), None, schedule=SCHEDULE, z_init=jnp.ones((1, 1))
@@ -102,7 +104,7 @@ def test_guided_flow_of_gaussians_of_other_widths(x64):
 
 
 def test_one_guided_ddim_step_has_the_mixed_gain(x64):
-    """G^w = (1 + w) G_c - w G_u for zero-mean Gaussians."""
+    """docs/methods/guided.md, G3: G^w = (1 + w) G_c - w G_u for zero-mean Gaussians."""
     t, s = jnp.array([-1.0]), jnp.array([0.5])
 
     def gain(denoise):

@@ -25,11 +25,20 @@ DIT = network(DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3))
 
 
 def test_losses_at_zero_logits():
-    """Card, test 1: ln 2 for the generator, 2 ln 2 for the discriminator."""
+    """docs/methods/gan.md, A1: ln 2 for the generator, 2 ln 2 for the discriminator."""
     name, zero = "non_saturating", [jnp.zeros((4, 3))]
     assert over_judges(GENERATOR[name], zero) == pytest.approx(np.log(2))
     both = over_judges(FAKE[name], zero) + over_judges(REAL[name], zero)
     assert both == pytest.approx(2 * np.log(2))
+
+
+def test_losses_of_judges_that_disagree():
+    """A judge's is the mean of its logits; D2O adds judges, CTM and PaGoDA average them."""
+    logits = [jnp.array([[1.0, 3.0]]), jnp.array([[-5.0, -5.0], [-3.0, -3.0]])]
+    assert adversary(PIXELS, loss="hinge").cost(GENERATOR, logits) == pytest.approx(-2 + 4)
+    mean = adversary(PIXELS, loss="hinge", mean_of_judges=True)
+    assert mean.cost(GENERATOR, logits) == pytest.approx((-2 + 4) / 2)
+    assert mean.cost(FAKE, logits) == pytest.approx((3 + 0) / 2)
 
 
 def test_gradients_by_their_formulas(x64):
@@ -48,7 +57,7 @@ def test_gradients_by_their_formulas(x64):
 
 
 def test_optimal_discriminator_of_two_gaussians(x64):
-    """Card, test 4: its loss is 2 ln 2 - 2 JS, and the generator's gradient there is known."""
+    """docs/methods/gan.md, A4: its loss is 2 ln 2 - 2 JS, and the generator's gradient is known."""
     real_mean, fake_mean, std = 1.0, -0.5, 0.7
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
@@ -68,7 +77,7 @@ def test_optimal_discriminator_of_two_gaussians(x64):
 
 
 def test_r1_of_a_linear_discriminator(x64):
-    """Card, test 2: |sum_j w_j|^2 for n logits, and for two judges |w + u|^2."""
+    """docs/methods/gan.md, A2: |sum_j w_j|^2 for n logits, and for two judges |w + u|^2."""
     rng = np.random.default_rng(0)
     w, u = jnp.array(rng.normal(size=(16, 3))), jnp.array(rng.normal(size=(16, 2)))
     x = jnp.array(rng.normal(size=(5, 4, 4, 1)))
@@ -80,7 +89,7 @@ def test_r1_of_a_linear_discriminator(x64):
 
 
 def test_r1_of_a_quadratic_discriminator(x64):
-    """Card, test 3: the mean of |M x + w|^2 for D = x M x / 2 + w x."""
+    """docs/methods/gan.md, A3: the mean of |M x + w|^2 for D = x M x / 2 + w x."""
     rng = np.random.default_rng(0)
     m = rng.normal(size=(4, 4))
     m, w, x = jnp.array(m + m.T), jnp.array(rng.normal(size=4)), rng.normal(size=(6, 2, 2, 1))

@@ -22,12 +22,13 @@ from pdistill.diffusion import (
     alpha_sigma,
     expand,
 )
+from pdistill.features import load_extractor
 from pdistill.methods import Ctm
 from pdistill.methods.ctm import denoising_levels, draw_jumps
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.methods.parts.distance import Distance
+from pdistill.methods.parts.distance import Distance, directions
 from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Optimizer
@@ -62,7 +63,7 @@ def alpha_of(tau):
     ],
 )
 def test_exact_jumps_of_a_gaussian(x64, t, s, r):
-    """Card, A1: G = mu + r (x - mu) for x = z / alpha."""
+    """docs/methods/ctm.md, A1: G = mu + r (x - mu) for x = z / alpha."""
     x = jnp.array([[1.3], [-0.4]])
     actual = DATA.flow(alpha_of(t) * x, logsnr(t), logsnr(s)) / alpha_of(s)
     np.testing.assert_allclose(actual, 0.3 + r * (x - 0.3), rtol=1e-7)
@@ -78,7 +79,7 @@ def test_exact_jumps_of_a_gaussian(x64, t, s, r):
     ],
 )
 def test_exact_jumps_between_two_points(x64, x, t, s, desired):
-    """Card, A2: the quantile map of data at -1 and 1."""
+    """docs/methods/ctm.md, A2: the quantile map of data at -1 and 1."""
     points = GaussianMixture(np.full(2, 0.5), np.array([[-1.0], [1.0]]), np.zeros(2))
     z = jnp.full((1, 1), x * alpha_of(t))
     actual = points.flow(z, logsnr(t), logsnr(s)) / alpha_of(s)
@@ -86,7 +87,7 @@ def test_exact_jumps_between_two_points(x64, x, t, s, desired):
 
 
 def test_exact_jumps_compose(x64):
-    """Card, A4."""
+    """docs/methods/ctm.md, A4."""
     z = jnp.array([[0.7], [-1.2]])
     t, u, s = (logsnr(tau) for tau in (20.0, 3.0, 0.1))
     twice = DATA.flow(DATA.flow(z, t, u), u, s)
@@ -94,7 +95,7 @@ def test_exact_jumps_compose(x64):
 
 
 def test_short_jumps_are_the_denoisers(x64):
-    """Card, A3: what x_hat would make DDIM jump exactly is the denoiser's as s goes to t."""
+    """docs/methods/ctm.md, A3: the x_hat of exact DDIM jumps becomes the denoiser's as s -> t."""
     z, t = jnp.array([[0.7], [-1.2]]), jnp.array([0.4, 2.0])
     s = t + 2e-6  # s = t (1 - 1e-6) in sigma / alpha
     (_, sigma_t), (alpha_s, sigma_s) = (alpha_sigma(expand(a, z)) for a in (t, s))
@@ -120,7 +121,7 @@ def composed(levels):
 
 @pytest.mark.parametrize(("levels", "excess"), [(18, 0.055), (40, 0.0098), (80, 0.0023)])
 def test_bias_of_heuns_steps(x64, levels, excess):
-    """Card, section 15: how much too wide Heun's images of a Gaussian of 0.5 are."""
+    """docs/methods/ctm.md, A13: how much too wide Heun's images of a Gaussian of 0.5 are."""
     exact = np.hypot(0.5, 0.002) / np.hypot(0.5, 80)
     assert composed(grid(levels)) / exact - 1 == pytest.approx(excess, rel=0.02)
 
@@ -161,7 +162,7 @@ def draws(levels, solver_steps, **options):
     ],
 )
 def test_joint_law_of_the_three_times(levels, solver_steps, mean, at_noise, at_data):
-    """Card, A8. The steps' count is one for a batch, so that 2,000 of them count."""
+    """docs/methods/ctm.md, A8. The steps' count is one for a batch, so that 2,000 of them count."""
     jumps = draws(levels, solver_steps)
     t, u, s, steps = (np.asarray(a) for a in (jumps.t, jumps.u, jumps.s, jumps.steps))
     assert (t < u).all()
@@ -191,7 +192,7 @@ def test_consistency_distillation_jumps_to_the_data():
 
 
 def test_law_of_the_denoising_levels(x64):
-    """Card, A11."""
+    """docs/methods/ctm.md, A11."""
     levels = jax.jit(denoising_levels, static_argnums=(1, 2, 3))(
         jax.random.key(0), 20_000, SCHEDULE, jnp.float64
     )
@@ -266,14 +267,14 @@ def exact(**settings):
 
 @pytest.mark.parametrize("settings", [{}, {"to_data": True}, {"averaged_target": True}], ids=str)
 def test_exact_jumps_cost_nothing(x64, settings):
-    """Card, A5: with the average's own jump for a solver; nor does the gradient pull."""
+    """docs/methods/ctm.md, A5: the average's own jump is the solver; nor does the gradient pull."""
     state, metrics = first_step(exact(**settings))
     assert float(metrics["consistency"]) < 1e-16
     assert abs(float(gradient(state.student).params["off"])) < 1e-8
 
 
 def test_with_heuns_steps_they_cost_the_solvers_error(x64):
-    """Card, A5: the square of a second-order error."""
+    """docs/methods/ctm.md, A5: the square of a second-order error."""
 
     def cost(levels):
         method = exact(grid_points=levels, solver_steps=levels - 1)
@@ -294,7 +295,7 @@ def test_with_heuns_steps_they_cost_the_solvers_error(x64):
 
 
 def test_gradient_goes_through_the_frozen_network(x64):
-    """Card, A9: only the inner network's parameters are differentiated, and none detached.
+    """docs/methods/ctm.md, A9: only the inner parameters are differentiated, none detached.
 
     The gradient is that of an estimate written out by hand, in which the average's parameters
     are numbers.
@@ -355,16 +356,21 @@ def test_only_the_teacher_needs_a_teacher(x64):
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_the_denoising_loss_is_the_variance_of_v(x64):
-    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level."""
-    _, metrics = first_step(exact(denoising=1.0))
+@pytest.mark.parametrize("data_std", [1.0, 0.5])
+def test_the_denoising_loss_is_the_variance_of_v(x64, data_std):
+    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level.
+
+    With 0.5 as in the released code: (sigma^2 + 0.5^2) / (0.5 sigma)^2 on the error of x in EDM's
+    terms, which of v = -(alpha / sigma) x is alpha^2 + 4 sigma^2.
+    """
+    _, metrics = first_step(exact(denoising=1.0, data_std=data_std))
     levels = denoising_levels(jax.random.key(5), 200_000, SCHEDULE, jnp.float64)
     alpha, sigma = alpha_sigma(levels)
     # v = alpha eps - sigma x given z = alpha x + sigma eps, for a Gaussian of variance c^2.
     c2 = 0.25
-    variance = c2 / (alpha**2 * c2 + sigma**2)
-    # 64 levels of an example each: their variances differ by about as much as their mean.
-    error = 4 * float(np.std(variance)) / 8
+    variance = c2 / (alpha**2 * c2 + sigma**2) * (alpha**2 + sigma**2 / data_std**2)
+    # 64 levels of an example each, whose variances differ, and 100 squares of normal numbers each.
+    error = 4 * float(np.std(variance) / 8 + np.mean(variance) * np.sqrt(2 / 6400))
     assert float(metrics["denoising"]) == pytest.approx(float(np.mean(variance)), abs=error)
 
 
@@ -380,11 +386,27 @@ def test_the_average_moves_once_a_step(x64):
     np.testing.assert_allclose(second.average.params["off"], desired, rtol=1e-6)
 
 
+def test_another_average_makes_the_target(x64):
+    """It moves by its own decay from the start, not from the first update, and is not exported."""
+    method = exact(target_decay=0.75)
+    at_first = begin(method, 0.2, -0.1, EXACT)
+    at_first = at_first.replace(target=spoiled(at_first.target, 0.4))
+    state, metrics = compiled(method, method.parts(0))(at_first, {"image": X}, jax.random.key(2))
+    plain = exact()
+    told = begin(plain, 0.2, 0.4, EXACT)  # the same with 0.4 in the exported average
+    _, desired = compiled(plain, plain.parts(0))(told, {"image": X}, jax.random.key(2))
+    assert float(metrics["consistency"]) == pytest.approx(float(desired["consistency"]), rel=1e-12)
+    after = 0.75 * 0.4 + 0.25 * float(state.student.network.params["off"])
+    assert float(state.target.params["off"]) == pytest.approx(after, rel=1e-6)
+    exported = method.product(state).params["off"]
+    assert float(exported) == float(state.student.network.params["off"])
+
+
 # --- Weights --------------------------------------------------------------------------------------
 
 
 def test_adaptive_weights(x64):
-    """Card, A10: |a| / (|b| + 1e-4), clipped."""
+    """docs/methods/ctm.md, A10: |a| / (|b| + 1e-4), clipped."""
 
     def weights(a, b, c):
         params = {"late": {"kernel": jnp.asarray([2.0])}, "early": jnp.asarray([3.0])}
@@ -435,7 +457,7 @@ class Optimal(nn.Module):
 
 
 def test_it_learns_its_teachers_map():
-    """Card, A6: not the flow's, but Heun's, which is 5.5 percent wider on 18 levels."""
+    """docs/methods/ctm.md, A6: not the flow's map, but Heun's, 5.5 percent wider on 18 levels."""
     teacher = Network({}, Optimal(), "v", CosineSchedule(), (1,))
     table = Network(None, Table(), "v", CosineSchedule(), (1,))
     optimizer = Optimizer(2e-2, anneal="cosine", num_updates=1500, clip_norm=0.0, ema_decay=0.9)
@@ -585,3 +607,20 @@ def test_pixel_distances_in_closed_form():
     a, b = jnp.zeros((1, *IMAGE)), jnp.full((1, *IMAGE), 0.5)
     assert float(Distance.load("pixels")(a, b)[0]) == pytest.approx(0.25)
     assert float(Distance.load("huber")(a, b)[0]) == pytest.approx(0.5, abs=6e-4)
+
+
+def test_feature_distances_in_closed_form():
+    """Squared chords of unit vectors: means over a map's places, added over maps."""
+    a = [jnp.array([[[3.0, 0.0], [0.0, 2.0]]]), jnp.array([[[1.0, 1.0]]])]
+    b = [jnp.array([[[1.0, 0.0], [5.0, 0.0]]]), jnp.array([[[-2.0, -2.0]]])]
+    # Equal directions, right angles and opposite ones: 0, 2 and 4.
+    assert float(directions(a, b)[0]) == pytest.approx((0 + 2) / 2 + 4, rel=1e-5)
+
+
+def test_feature_distances_see_images_as_extractors_do():
+    """Those of images in [-1, 1] are those of the extractor's features of their levels."""
+    levels = np.random.default_rng(0).integers(0, 256, (2, 3, *IMAGE), np.uint8)
+    p, q = (load_extractor("classifier")(images)["features"] for images in levels)
+    p, q = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (p, q))
+    found = Distance.load("classifier")(*(jnp.asarray(images / 127.5 - 1) for images in levels))
+    np.testing.assert_allclose(found, np.sum((p - q) ** 2, axis=1), rtol=1e-4)

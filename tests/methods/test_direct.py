@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_loss_is_the_distance_to_the_teachers_sample(gaussian, steps):
-    """With an optimal teacher, and a student that is a copy of it: known in closed form.
+    """docs/methods/teacher.md, S4: with an optimal teacher, and a student that is a copy of it.
 
     The student says x_hat(z, 1), the mean m as far as float32 can tell; the teacher's sample is
     m + s z for s the product of its steps' slopes, so the loss in v is s^2 in the mean.

@@ -112,8 +112,10 @@ def with_fake_score(state, network):
 
 @pytest.mark.parametrize("logsnr", [-4.0, 0.0, 3.0])
 def test_it_is_the_gradient_of_kl(x64, logsnr):
-    """Of Gaussians, in three dimensions. The mean over z and eps is exact: the integrand is a
-    quadratic, which the points +-sqrt(n) e_i integrate.
+    """docs/methods/dmd.md, A2, in three dimensions.
+
+    The mean over z and eps is exact: the integrand is a quadratic, which the points +-sqrt(n) e_i
+    integrate.
     """
     d, n = 3, 6
     rng = np.random.RandomState(0)
@@ -161,7 +163,7 @@ def test_the_normalisers(x64):
 
 
 def test_the_edm_levels():
-    """The card's values; half a unit of their last place."""
+    """docs/methods/dmd.md, A6: to half a unit of their last place."""
     noise = dmd().noise
     i = np.array([0, 20, 100, 250, 500, 750, 900, 980, 999])
     alpha, noisy = diffusion.alpha_sigma(noise(jnp.array(i / 999)))
@@ -176,7 +178,7 @@ def test_the_edm_levels():
 
 
 def test_equal_scores_move_nothing():
-    """Whatever the generator makes; and the value logged is that of g, zero."""
+    """docs/methods/dmd.md, A1: whatever the generator makes; and the value logged is zero."""
     state = begin(dmd(), affine([2.0, 2.0], [0.1, 3.0]), posterior([0.3, -0.2], [0.5, 1.0]))
     (*_, after), rows = run(dmd(), state, {"image": jnp.zeros((64, 2))}, 1)
     chex.assert_trees_all_equal(after.generator.network, state.generator.network)
@@ -205,6 +207,27 @@ def test_each_optimizer_is_annealed_over_its_own_updates():
     assert (method.optimizer.num_updates, method.fake_optimizer.num_updates) == (4, 10)
 
 
+def test_the_generators_average_and_rate_count_its_own_updates():
+    """Of 7 updates 3 are the generator's: steps of 3, 2 and 1 thirds of the rate, since Adam
+    without moments takes whole ones, and the average's half-life is a third of their number."""
+    rate = Optimizer(
+        3e-3, anneal="linear", b1=0.0, b2=0.0, clip_norm=0.0, ema_decay=0.999, ema_ramp=1 / 3
+    )
+    method = dmd(optimizer=rate, fake_updates=3).over(7)
+    state = begin(method, affine(1.0, 1.0), posterior(0.0, 1.0))
+    state = with_fake_score(state, posterior(3.0, 1.0))  # far off, so that no slope is small
+    states, _ = run(method, state, {"image": jnp.zeros((64, 1))}, 7)
+    m = [float(states[i].generator.network.params["m"][0]) for i in (0, 1, 4, 7)]
+    np.testing.assert_allclose(np.abs(np.diff(m)), [3e-3, 2e-3, 1e-3], rtol=1e-3)
+    average = m[1]  # after the first update a copy
+    for value, done in ((m[2], 1), (m[3], 2)):
+        decay = 0.5 ** (3 / done)
+        average = decay * average + (1 - decay) * value
+    found = float(method.product(states[7]).params["m"][0])
+    assert found == pytest.approx(average, abs=1e-6)
+    assert abs(found - m[3]) > 1e-4
+
+
 def test_an_update_without_the_generators_part_is_the_same_but_for_it():
     """The fake score learns alike from the same images, and nothing hides behind a condition."""
     method = dmd(fake_updates=3)
@@ -226,7 +249,7 @@ def test_an_update_without_the_generators_part_is_the_same_but_for_it():
 
 
 def test_the_loss_is_that_of_the_gradient():
-    """Half the mean square of g; the slope at the images is g over their size."""
+    """docs/methods/dmd.md, A5: half the mean square of g; the slope is g over their size."""
     method = dmd(fake_updates=2)
     state = begin(method, affine(1.0, 0.3), posterior(0.0, 1.0))
     state = with_fake_score(state, posterior(1.0, 0.3))
@@ -238,7 +261,7 @@ def test_the_loss_is_that_of_the_gradient():
 
 
 def test_the_fake_score_learns_the_generator():
-    """Its optimum is the posterior mean of N(m, a^2): from far off, with the generator at rest."""
+    """docs/methods/dmd.md, A3: the posterior mean of N(m, a^2), from far off."""
     method = dmd(
         optimizer=dataclasses.replace(ADAM, learning_rate=1e-12),
         fake_optimizer=Optimizer(3e-2, b1=0.0, b2=0.99, anneal="linear", num_updates=600),
@@ -252,9 +275,20 @@ def test_the_fake_score_learns_the_generator():
     assert rows[-1]["fake_score_loss"] < 0.5 * rows[0]["fake_score_loss"]
 
 
+def test_the_fake_score_is_weighted_for_its_datas_deviation():
+    """SNR + 1 / d^2 on the squared error of x: of an error of 1 there are 4 - 1 more for 0.5."""
+    losses = []
+    for data_std in (0.5, 1.0):
+        method = dmd(noise=KarrasSchedule(sigma_min=0.5), data_std=data_std)
+        state = begin(method, affine(1.0, 0.0), affine(0.0, 0.0))  # from 0 to 1
+        _, [row] = run(method, state, {"image": jnp.zeros((64, 1))}, 1)
+        losses.append(row["fake_score_loss"])
+    assert losses[0] - losses[1] == pytest.approx(4 - 1, rel=1e-4)
+
+
 @pytest.mark.parametrize("fake_rate", [3e-2, 0.0])
 def test_where_the_flow_comes_to_rest(fake_rate):
-    """At the data, from either side; with a fake score that does not learn, elsewhere."""
+    """docs/methods/dmd.md, A4: at the data, from either side; else if the fake score rests."""
     method = dmd(
         optimizer=Optimizer(1e-2, b1=0.0, b2=0.99, anneal="linear", num_updates=500),
         fake_optimizer=Optimizer(fake_rate or 1e-12, b1=0.0, b2=0.99),
@@ -274,7 +308,7 @@ LEVELS = (-20.0, -2.0, 0.0, 2.0)
 
 
 def variances(s=0.25):
-    """Of z at each level, for data of variance s and exact denoisers: the card's recursion."""
+    """Of z at each level, for data of variance s and exact denoisers: docs/methods/dmd.md, A7."""
     alpha, sigma = (np.asarray(a, np.float64) for a in diffusion.alpha_sigma(jnp.array(LEVELS)))
     found, v = [1.0], (alpha[0] * s / (alpha[0] ** 2 * s + sigma[0] ** 2)) ** 2
     for j in range(1, len(LEVELS)):
@@ -405,7 +439,7 @@ def test_the_papers_head(size, convolutions):
 
 @pytest.mark.parametrize("features", ["fake_score", "teacher"])
 def test_a_classifier_that_says_nothing(teacher, batch, features):
-    """Zero logits: ln 2 for the generator, twice that for the classifier."""
+    """docs/methods/dmd.md, A8: ln 2 for the generator, twice that for the classifier."""
     method = of_images(features=features)
     state = from_teacher(method, teacher)
     fake = state.fake_score.network

@@ -80,7 +80,7 @@ def test_the_generator_is_the_sampler(num_steps, x64):
 
 
 def test_at_first_it_is_the_teacher(teacher):
-    """Card, test 5, also with frozen parameters: exported as it came, bit for bit."""
+    """docs/methods/gan.md, A5, also with frozen parameters: exported as it came, bit for bit."""
     for fixed in ("none", "dit"):
         method = gan(fixed=fixed)
         product = method.product(begin(method, teacher))
@@ -127,7 +127,7 @@ def test_frozen_parameters(fixed, teacher, batch):
 
 
 def test_order_of_updates(teacher, batch):
-    """Card, section 3: generator, then discriminator, then R1 at updates 3, 6, ... but not 0."""
+    """docs/methods/gan.md, A10: generator, discriminator, then R1 at 3, 6, ... but not 0."""
     method = gan(adversary=adversary(r1=1.0))
     states, rows = run(method, begin(method, teacher), batch, 7)
     assert ["r1" in row for row in rows] == [False, False, False, True, False, False, True]
@@ -179,7 +179,7 @@ def test_weight_of_r1(teacher, batch):
 
 
 def test_lazy_optimizer():
-    """Card, test 8: lr * 16 / 17 and beta2 ** (16 / 17)."""
+    """docs/methods/gan.md, A8: lr * 16 / 17 and beta2 ** (16 / 17)."""
     optimizer = adversary(r1_interval=16).lazy_optimizer
     assert optimizer.learning_rate == pytest.approx(2e-2 * 16 / 17)
     assert optimizer.b2 == pytest.approx(0.99 ** (16 / 17))
@@ -200,7 +200,7 @@ def test_both_schedules_end_together(teacher, batch):
 
 
 def test_average_ramps_up():
-    """Card, test 7: the half-life is the lesser of its own and 0.05 of the updates so far."""
+    """docs/methods/gan.md, A7: a half-life of its own or of 0.05 of the updates so far, if less."""
     optimizer = Optimizer(1e-3, ema_decay=0.5 ** (1 / 100), ema_ramp=0.05)
     decays = [float(optimizer.ema_decay_at(jnp.asarray(n))) for n in (0, 1, 20, 400, 10_000)]
     desired = [0, 0.5**20, 0.5, 0.5 ** (1 / 20), 0.5 ** (1 / 100)]

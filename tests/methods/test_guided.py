@@ -71,7 +71,7 @@ def teacher(classes):
 
 
 def test_the_optimum_is_the_guided_pair_at_every_weight(x64, teacher):
-    """The closed-form student has no loss, one that takes w for g = 1 + w has: pitfall 1."""
+    """docs/methods/guided.md, G5: no loss, but for one that takes w for g = 1 + w."""
     method = Guided(optimizer=OPTIMIZER, guidance=(0.5, 3.0))
     state = method.init(KEY, teacher=teacher)
     assert state.student.network.guidance == (0.5, 3.0)
@@ -96,7 +96,7 @@ def test_the_optimum_is_the_guided_pair_at_every_weight(x64, teacher):
     ids=["dit", "unet"],
 )
 def test_the_student_starts_as_the_conditional_teacher(network):
-    """G4, and G11: the weight's projection is zero and has a gradient at once."""
+    """docs/methods/guided.md, G4 and G11: the weight's projection is zero and has a gradient."""
     blank = Network(
         None, module=network, head="v", schedule=SCHEDULE, shape=(4, 4, 1), guidance=(0.0, np.inf)
     )
@@ -138,6 +138,16 @@ def test_discounted_examples(x64, teacher, discount, power):
     w = guidance_weights(weight_key, 5, method.guidance, stratified=False, dtype=jnp.float64)
     assert float(w.std()) > 0.5
     np.testing.assert_allclose(loss(method, state, 5), np.mean((1 + w) ** power), rtol=1e-12)
+
+
+def test_stratified_weights_do_not_go_with_stratified_times():
+    """One in each of B equal intervals, in another order than the times."""
+    keys = jax.random.split(KEY, 200)
+    w = jax.vmap(lambda key: guidance_weights(key, 16, (1.0, 3.0), stratified=True))(keys)
+    places = np.floor((np.asarray(w) - 1) * 8)
+    np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(16), (200, 1)))
+    # 200 means of 16 places whose deviation is 4.6: a standard deviation of 0.33.
+    np.testing.assert_allclose(places.mean(axis=0), 7.5, atol=1.5)
 
 
 def test_guided_needs_a_teacher_that_can_be_guided():
@@ -192,7 +202,7 @@ def test_each_example_keeps_its_weight_through_a_round(x64, classes, stochastic)
 
 @pytest.mark.parametrize("w", [0.0, 1.7])
 def test_rounds_keep_the_guided_sampler(x64, w):
-    """G6: a table of linear denoisers of the guided flow, halved exactly from 32 to 1."""
+    """docs/methods/guided.md, G6: linear denoisers of the guided flow, halved from 32 to 1."""
     pair = diffusion.pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
     denoise, num_steps = diffusion.guide(pair, w), 32
     end = functools.partial(samplers.sample, key=None, schedule=SCHEDULE, z_init=jnp.ones((1, 1)))
@@ -221,7 +231,7 @@ def test_rounds_keep_the_guided_sampler(x64, w):
 
 
 def test_targets_of_double_steps(x64):
-    """G9: from i = 1 the teacher's x_hat, from i = 2 its second one, else where two steps land."""
+    """docs/methods/guided.md, G9: x_hat from i = 1, the second from i = 2, else where two land."""
     teacher = Gaussian(0.3, 0.4).denoise
     num_steps, i = 8, jnp.arange(1.0, 9.0)
     z = jax.random.normal(KEY, (8, 3))

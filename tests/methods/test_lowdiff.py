@@ -141,7 +141,7 @@ def test_flops():
 
 @pytest.mark.slow  # parts of it: the network above, the loss below
 def test_one_resolution_is_the_plain_method():
-    """Updates and samples to the bit, with dropout too."""
+    """docs/methods/lowdiff.md, A6: updates and samples to the bit, with dropout too."""
     network = PLAIN.replace(module=UNET.clone(dropout=0.2))
     plain = Teacher(optimizer=ADAM)
     alone = LowDiff(optimizer=ADAM, resolutions=(8,), split=(12,), max_noise=0.2)

@@ -99,7 +99,7 @@ def pixels(*shape):
 
 @pytest.mark.parametrize(("num_steps", "bound"), [(20, 3e-2), (40, 8e-3), (80, 2e-3)])
 def test_the_gain_of_the_encoder(x64, num_steps, bound):
-    """B1: from z_0 = alpha_0 x by the ratio of the standard deviations; second order."""
+    """docs/methods/pagoda.md, B1: the ratio of the standard deviations; second order."""
     x = jnp.array([[0.3], [-1.0]])
     found = Latents(num_steps).encode(pixels(1), x)
     (alpha_t, sigma_t), (alpha_0, sigma_0) = (
@@ -111,7 +111,7 @@ def test_the_gain_of_the_encoder(x64, num_steps, bound):
 
 
 def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
-    """B7 and B9: white, of unit variance; E(flip x) = flip E(x) of an equivariant teacher."""
+    """docs/methods/pagoda.md, B7 and B9: white, of unit variance; E(flip x) = flip E(x)."""
     rng = np.random.default_rng(0)
     levels = np.clip(rng.normal(0, 0.5 * 127.5, (300, 8, 8, 1)) + 127.5, 0, 255)
     data = Dataset("normal:train", levels.astype(np.uint8), np.zeros(300, np.int32), 1)
@@ -150,7 +150,7 @@ def test_a_batch_has_the_latents_of_its_images_as_they_are():
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_what_has_grown_repeats_pixels_at_first(teacher, levels):
-    """B5: with a head that looks at single pixels the images are the smaller one's, repeated."""
+    """docs/methods/pagoda.md, B5: the smaller one's images, repeated."""
     flat = traverse_util.flatten_dict(teacher.params, sep="/")
     middle = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     flat["conv_out/kernel"] = flat["conv_out/kernel"] * middle
@@ -193,7 +193,7 @@ def test_levels_of_other_widths_have_fresh_heads(teacher):
 
 
 def test_the_rule_of_what_is_frozen():
-    """B6: encoder, middle, embeddings and coarse levels of the decoder."""
+    """docs/methods/pagoda.md, B6: encoder, middle, embeddings and coarse levels of the decoder."""
     learning, frozen = partition(grown(1).shapes.params, PRESETS["pagoda"])
     assert {name.split(".")[0] for name in learning} == {"up_0", "grown_0", "norm_out", "conv_out"}
     assert {name.split(".")[0] for name in frozen} == {
@@ -266,7 +266,7 @@ class Linear(nn.Module):
 
 
 def test_reconstructions_alone_lack_what_the_latent_does_not_say():
-    """B4 and B7: the regression of pixels on their average, whose missing variance is known.
+    """docs/methods/pagoda.md, B4 and B7: the regression of pixels on their average.
 
     Of four pixels of variance 1 and correlation r the average has (1 + 3 r) / 4, and so have
     reconstructions; latents of other images leave the whole variance and add theirs.

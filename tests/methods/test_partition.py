@@ -10,6 +10,7 @@ from pdistill.methods.parts.partition import by_balanced_kmeans, by_blocks, by_l
 
 @pytest.mark.parametrize(("labels", "parts"), [(c, k) for c in (1, 2, 7, 10) for k in range(1, c)])
 def test_blocks_and_kmeans(labels, parts):
+    """docs/methods/multi_student.md, A1."""
     embeddings = np.random.RandomState(0).randn(labels, 3)
     for found in (by_blocks(labels, parts), by_balanced_kmeans(embeddings, parts)):
         assert sorted(itertools.chain(*found)) == list(range(labels))

@@ -1,4 +1,4 @@
-"""Progressive distillation against the analytic test bench of Salimans & Ho's method."""
+"""Progressive distillation against the analytic values of docs/methods/progressive.md."""
 
 import chex
 import jax
@@ -38,7 +38,7 @@ def levels(i, num_steps, dtype=jnp.float64):
 
 
 def tanh_teacher(z, logsnr):
-    """The card's golden teacher 0.8 tanh(1.3 z + t), for any dtype."""
+    """The teacher of docs/methods/progressive.md, T5: 0.8 tanh(1.3 z + t), for any dtype."""
     t = angle(logsnr) * (2 / np.pi)  # t = 2 phi / pi but for the trimmed ends
     return 0.8 * jnp.tanh(1.3 * z + diffusion.expand(t, z))
 
@@ -54,7 +54,7 @@ def points(x64):
 
 
 def test_one_student_step_lands_where_two_teacher_steps_do(points):
-    """T4, at every index of the grid but the last step's."""
+    """docs/methods/progressive.md, T4, at every index of the grid but the last step's."""
     for num_steps in (2, 8, 1024):
         i = jax.random.randint(jax.random.key(1), points.shape, 1, num_steps)
         t, m, s = levels(i, num_steps)
@@ -64,7 +64,7 @@ def test_one_student_step_lands_where_two_teacher_steps_do(points):
 
 
 def test_the_three_forms_of_the_target_agree(points):
-    """T4: subtraction, angle and convex form; 1e-11 is what subtraction keeps in float64."""
+    """docs/methods/progressive.md, T4; 1e-11 is what subtraction keeps in float64."""
     i = jax.random.randint(jax.random.key(1), points.shape, 1, 32)
     t, m, s = levels(i, 32)
     target = two_step_target(tanh_teacher, points, t, m, s, last=i == 0)
@@ -80,7 +80,7 @@ def test_the_three_forms_of_the_target_agree(points):
 
 
 def test_golden_target(x64):
-    """T5. The teacher depends on t itself, so it is looked up by noise level here."""
+    """docs/methods/progressive.md, T5. The teacher depends on t, looked up by noise level."""
     t, m, s = levels(jnp.array([2]), 4)
     time = {float(t[0]): 0.75, float(m[0]): 0.625}
 
@@ -98,7 +98,7 @@ def test_golden_target(x64):
 
 
 def test_the_last_step_targets_the_middle_prediction(points):
-    """T6: at i = 0 a sampler returns x_hat, so the target is the teacher's second x_hat."""
+    """docs/methods/progressive.md, T6: at i = 0 the target is the teacher's second x_hat."""
     t, m, s = levels(jnp.zeros(64), 4)
     z_m = samplers.ddim_step(points, tanh_teacher(points, t), t, m)
     target = two_step_target(tanh_teacher, points, t, m, s, last=jnp.full(64, True))
@@ -106,7 +106,7 @@ def test_the_last_step_targets_the_middle_prediction(points):
 
 
 def test_gaussian_rounds_keep_the_sampler(x64):
-    """T7: a table of linear denoisers, halved exactly from 1024 to 1, samples as at the start."""
+    """docs/methods/progressive.md, T7: linear denoisers, halved exactly from 1024 to 1."""
     mean, std, num_steps = 0.3, 0.4, 1024
 
     def line(denoise, num_steps):
@@ -145,13 +145,13 @@ def test_gaussian_rounds_keep_the_sampler(x64):
         gains = jax.jit(lambda z, target=target: target(z + 1.0) - target(z))(centre)
         teacher = table(gains, num_steps)
     one_step = line(teacher, 1)
-    # The card measured 2e-15; 1,024 float64 steps may lose a digit more.
+    # Rounding: 1,024 float64 steps, each of a few 1e-16.
     np.testing.assert_allclose(one_step, start, atol=1e-12)
     np.testing.assert_allclose((one_step[1] - one_step[0]) / 2, 0.3993017870, atol=1e-10)
 
 
 def test_no_gradient_reaches_the_teacher(mlp):
-    """T10: of the loss through the whole step."""
+    """docs/methods/progressive.md, T10: of the loss through the whole step."""
     method = Progressive(optimizer=Optimizer(1e-3), start_steps=8)
     network = mlp.init(jax.random.key(0))
     state = method.init(jax.random.key(0), teacher=network, num_steps=4)
@@ -168,7 +168,7 @@ def test_no_gradient_reaches_the_teacher(mlp):
 
 
 def test_a_teacher_is_nearly_its_own_student_on_fine_grids(x64):
-    """T11: |x_target - x_hat(z, t)|^2 falls as N^-2 away from t = 0."""
+    """docs/methods/progressive.md, T11: the squared error falls as N^-2."""
     z = jax.random.normal(jax.random.key(0), (4096,))
     errors = []
     for num_steps in (64, 128, 256):
@@ -181,7 +181,7 @@ def test_a_teacher_is_nearly_its_own_student_on_fine_grids(x64):
 
 
 def test_rounds_hand_over(mlp):
-    """T12: each round starts from its teacher with fresh moments, and halves the steps."""
+    """docs/methods/progressive.md, T12: fresh moments, the teacher's weights, half the steps."""
     loop = LoopConfig(num_updates=100)
     adam = Optimizer(1e-3, anneal="linear")
     method = Progressive(optimizer=adam, start_steps=8, long_rounds=1)
@@ -217,7 +217,7 @@ def test_halvings_refuses_what_does_not_halve(start, end):
 
 
 def test_float32_targets_keep_their_digits(x64):
-    """T13: the convex form is within 1e-6 of float64 up to N = 16384."""
+    """docs/methods/progressive.md, T13: within 1e-6 of float64 up to N = 16384."""
     z = jax.random.normal(jax.random.key(0), (4096,))
     for num_steps in (16, 512, 16384):
         i = jax.random.randint(jax.random.key(1), z.shape, 0, num_steps)

@@ -54,6 +54,7 @@ def teacher():
 
 
 def test_of_its_own_teacher_there_is_nothing_to_learn(teacher):
+    """docs/methods/teacher.md, S1."""
     method = ScoreMatching(optimizer=Optimizer(1e-2))
     state = Taught(Learner.of(teacher, method.optimizer), teacher)
     _, (loss, norm) = train(method, state, 3)
@@ -61,6 +62,7 @@ def test_of_its_own_teacher_there_is_nothing_to_learn(teacher):
 
 
 def test_a_linear_student_finds_a_linear_teacher(teacher):
+    """docs/methods/teacher.md, S2."""
     rate = Optimizer(3e-2, anneal="linear", num_updates=1000, clip_norm=0.0)
     method = ScoreMatching(optimizer=rate)
     state, _ = train(method, method.init(jax.random.key(0), teacher=teacher), 1000)
@@ -69,7 +71,7 @@ def test_a_linear_student_finds_a_linear_teacher(teacher):
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_narrow_student_finds_the_best_of_its_rank(teacher, rank):
-    """Eckart and Young in the metric of the noised data: the loss is of the singular values left.
+    """docs/methods/teacher.md, S3: the loss is of the singular values left.
 
     alpha^2 = sigma^2 = 1 / 2, so z has the covariance (C + I) / 2; the bias is learnt.
     """

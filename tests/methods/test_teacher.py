@@ -41,7 +41,7 @@ def test_stratified_times_stay_below_one(monkeypatch):
 
 
 def test_optimal_loss_of_a_gaussian(gaussian):
-    """T9: the optimal v loss averaged over uniform t is the data's std (times the trim)."""
+    """docs/methods/teacher.md, T9: over uniform t it is the data's std (times the trim)."""
     method = Teacher(optimizer=Optimizer(1e-3))
     state = method.init(jax.random.key(0), model=gaussian)
     x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
@@ -69,7 +69,7 @@ def energy_distance(a, b):
 
 
 def test_a_mixture_from_teacher_to_one_step(mlp):
-    """T15: 64 -> 1 on a 2-D mixture. The one-step student is near the 64-step teacher and far
+    """docs/methods/progressive.md, T15: the one-step student is near the 64-step teacher and far
     below the undistilled teacher at one step."""
     mixture = GaussianMixture(
         jnp.full(4, 0.25),

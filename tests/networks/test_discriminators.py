@@ -93,7 +93,7 @@ def paper_maps(size, batch=2):
 
 @pytest.mark.parametrize(("size", "logits"), [(224, 64), (256, 100)])
 def test_counts_of_the_paper(size, logits):
-    """Card, section 6.6: the heads' parameters and logits of one backbone."""
+    """docs/methods/gan.md, A9: the heads' parameters and logits of one backbone."""
     network = ProjectedDiscriminator((4, 3, 2, 1))
     maps = paper_maps(size)
     (out, _), variables = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""Cascades of closed-form conditional denoisers, after the analytic tests of the method's card."""
+"""Cascades of closed-form conditional denoisers: the values of docs/methods/lowdiff.md."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from pdistill.samplers import Cascade, Heun, Level, sample_cascade
 SCHEDULE = CosineSchedule()
 KEY = jax.random.key(0)
 # Two pixels of covariance S beside each other, and the same two below: images of 2x2 that are
-# averaged to one pixel as the pair (card: Sl = 0.8, K = (1, 1), C = [[.2, -.2], [-.2, .2]]).
+# averaged to one pixel as the pair.
 PAIR = np.array([[1.0, 0.6], [0.6, 1.0]])
 S = np.tile(PAIR, (2, 2))
 P = np.full((1, 4), 0.25)
@@ -60,7 +60,8 @@ def draw(levels, num, num_steps, **settings):
     )
 
 
-def test_the_card_of_the_pair():
+def test_moments_of_the_pair():
+    """docs/methods/lowdiff.md, A1: S_l = 0.8, K = 1, C = +-0.2."""
     k, c = moments(0.0)
     np.testing.assert_allclose((P @ S @ P.T).item(), 0.8)
     np.testing.assert_allclose(k, 1.0)
@@ -77,9 +78,9 @@ def test_the_card_of_the_pair():
     ],
 )
 def test_a_cascade_of_gaussians(s, factor, variance, covariance):
-    """K (f Sl + s^2) K^T + C, to 5 standard errors sqrt(2 / n) of n = 200,000, 0.016.
+    """docs/methods/lowdiff.md, A1 and A2: K (f Sl + s^2) K^T + C.
 
-    Heun's error in 48 steps is below 2e-3.
+    To 5 standard errors sqrt(2 / n) of n = 200,000, 0.016. Heun's error in 48 steps is below 2e-3.
     """
     x = jax.jit(lambda: draw(pair_cascade(s, factor), 200_000, (48, 48), noise=s))()
     found = np.cov(np.asarray(x).reshape(-1, 4).T)
@@ -91,7 +92,7 @@ def test_a_cascade_of_gaussians(s, factor, variance, covariance):
 
 
 def test_perfect_models_keep_what_they_are_told():
-    """Without noise P C = 0, so that P mu = c: averages of x_hat are the condition, at any z."""
+    """docs/methods/lowdiff.md, A3: averages of x_hat are the condition, at any z."""
     np.testing.assert_allclose(P @ moments(0.0)[1], 0, atol=1e-12)
     low, high = jax.jit(lambda: draw(pair_cascade(0.0), 50, (3, 2), return_levels=True))()
     np.testing.assert_allclose(average(high, 2), low, atol=1e-5)  # float32
@@ -99,7 +100,7 @@ def test_perfect_models_keep_what_they_are_told():
 
 
 def test_averages_of_noise():
-    """Nearest pixels and averages: x = repeat(c) + detail, orthogonal; noise has half the std."""
+    """docs/methods/lowdiff.md, A4: x = repeat(c) + detail, orthogonal; noise has half the std."""
     eps = jax.random.normal(KEY, (500, 16, 16, 1))
     detail = eps - repeat(average(eps, 2), 2)
     np.testing.assert_allclose(average(detail, 2), 0, atol=1e-6)
@@ -129,7 +130,7 @@ class Counting:
     ("solver", "counts"), [(samplers.Ddim(), (4, 3, 1)), (samplers.Heun(), (7, 5, 1))]
 )
 def test_calls_of_the_network(solver, counts):
-    """Exactly n_l a level (2 n_l - 1 of Heun), with the level's shape and condition.
+    """docs/methods/lowdiff.md, A5: n_l a level (2 n_l - 1 of Heun), of its shape and condition.
 
     The condition's noise of std 0.1 has the log-SNR -2 log 0.1 = 4.605.
     """
@@ -195,7 +196,7 @@ def test_noise_is_fresh_everywhere():
 
 
 def test_a_tree_of_modes():
-    """A coarse mode, then a fine one that depends on it: frequencies of both levels.
+    """docs/methods/lowdiff.md, A7: a coarse mode, then a fine one that depends on it.
 
     Coarse: one pixel near -0.6 (0.3) or 0.6 (0.7), std 0.05. Fine: it in four pixels, plus or minus
     a pattern, by weights that the coarse mode decides. 4 standard errors of a frequency p of n are
@@ -262,5 +263,7 @@ def test_mistakes():
         )
     with pytest.raises(ValueError, match="solver must sample denoisers"):
         samplers.parse_solver("cascade:one_step:0.1")
+    with pytest.raises(ValueError, match=r"std must be \[B\]"):
+        samplers.with_noise(KEY, jnp.zeros((3, 2, 2, 1)), jnp.zeros(1))
     with pytest.raises(ValueError, match="noise must not be negative"):
         dataclasses.replace(Cascade(), noise=-1.0)

@@ -41,7 +41,7 @@ def start(x64):
     ("gamma", "correlation"), [(0.0, 1.0), (0.3, 0.851), (0.7, 0.325), (1.0, 0.0001)]
 )
 def test_moments_and_correlation(start, gamma, correlation):
-    """Every gamma keeps the marginal law; how much is left of the first noise is known."""
+    """docs/methods/ctm.md, A7: every gamma keeps the law; what is left of the first noise."""
     x, _ = draw(jax.random.key(1), start, gamma, 6)
     error = 4 / np.sqrt(NUM)  # four standard errors
     std = np.hypot(DATA.std, SCHEDULE.sigma_min)

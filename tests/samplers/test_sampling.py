@@ -60,6 +60,7 @@ def order(error, num_steps):
     ("num_steps", "std"), [(1, 7.26399e-06), (4, 0.2478887), (16, 0.3575134), (1024, 0.3993017870)]
 )
 def test_ddim_on_a_gaussian(x64, num_steps, std):
+    """docs/methods/progressive.md, T7."""
     z = np.array([[0.0], [1.0]])
     x = sample(Gaussian(0.3, 0.4).denoise, None, z_init=z, num_steps=num_steps)
     np.testing.assert_allclose(x[1] - x[0], std, rtol=5e-7)  # linear in z: the gain is the std
@@ -77,6 +78,7 @@ def test_ddim_on_a_gaussian(x64, num_steps, std):
     ],
 )
 def test_ddim_on_a_mixture(golden, num_steps, x):
+    """docs/methods/progressive.md, T8."""
     actual = sample(golden.mixture.denoise, None, z_init=golden.z, num_steps=num_steps)
     np.testing.assert_allclose(actual.ravel(), x, rtol=0, atol=6e-7)  # given to six places
 
@@ -90,7 +92,7 @@ def test_one_step_finds_the_mean_of_the_data(golden):
     ("variance", "std"), [("small", 0.286758), ("large", 0.426335), ("medium:0.5", 0.345827)]
 )
 def test_ancestral_on_a_gaussian(variance, std):
-    """Holds only if the noise of each of the 8 steps is independent of all before it."""
+    """docs/methods/progressive.md, T7; only if each step's noise is independent of all before."""
     solver = Ancestral(variance)
     x = sample(Gaussian(0.3, 0.4).denoise, KEY, (50_000, 4), num_steps=8, solver=solver)
     # Five standard errors of 2e5 samples.

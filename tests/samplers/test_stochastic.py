@@ -27,13 +27,13 @@ def draw(denoise, num_steps, num=NUM, **options):
     [(2, 0.1379310), (4, 0.2111617), (8, 0.2533354), (16, 0.3062695), (64, 0.3715810)],
 )
 def test_variance_of_the_undistilled_denoiser(x64, num_steps, std):
-    """The closed-form recursion of variances, as standard deviations of the samples."""
+    """docs/methods/guided.md, G8: the recursion of variances, as standard deviations."""
     np.testing.assert_allclose(jnp.std(draw(DENOISE, num_steps)), std, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("num_steps", [2, 4, 8])
 def test_an_exact_jump_keeps_the_marginals(x64, num_steps):
-    """x_hat chosen so that a double step lands on the flow: then the end is the data's law."""
+    """docs/methods/guided.md, G8: double steps that land on the flow end at the data's law."""
     levels = SCHEDULE(jnp.arange(num_steps + 1, dtype=jnp.float32) / num_steps)
 
     def jump(z, logsnr):

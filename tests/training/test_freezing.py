@@ -1,4 +1,4 @@
-"""What the rules freeze: the fractions of the method card on the networks it names, and ours."""
+"""What the rules freeze: the fractions of D2O-F on the networks of its paper, and of ours."""
 
 import jax
 import numpy as np
@@ -99,7 +99,7 @@ class EdmShapes:
     ids=["cifar10", "ffhq64", "imagenet64"],
 )  # fmt: skip
 def test_d2o_f_on_the_papers_networks(settings, total, frozen):
-    """Card, section 5: parameters to the last, and the fraction to its four digits."""
+    """docs/methods/gan.md, A6: parameters to the last, and the fraction to its four digits."""
     tree = EdmShapes(**settings).tree
     assert count(tree) == total
     _, held = partition(tree, PRESETS["d2o_f"])
@@ -119,7 +119,7 @@ ADM = UNet(  # and on ImageNet 64
     [
         (DIT, (8, 8, 1), "dit", 0.20),
         (DIT, (8, 8, 1), "dit_qkv", 0.04),
-        (ADM, (64, 64, 3), "d2o_f", 1 - 0.7877),  # the card's, of the same network by EDM's names
+        (ADM, (64, 64, 3), "d2o_f", 1 - 0.7877),  # as above, by EDM's names
         (UNET, (32, 32, 3), "unet", 0.10),
         (UNET, (32, 32, 3), "unet_qkv", 0.05),
         (DhariwalUNet(3, num_labels=1000), (64, 64, 3), "d2o_f", 1 - 0.7877),
