@@ -5,8 +5,8 @@
 
 `mean_flow` and `shortcut` learn from the data alone, 400,000 images; the others from the teacher,
 128,000 images each, as the methods of `digits_methods`. The network of `digits_pd`, with a time
-embedding that can be differentiated. `:sct` trains a consistency model from scratch instead. What
-an identity is given beside its preset is ours, as all numbers here.
+embedding that can be differentiated. `:sct` trains a consistency model from scratch instead. All
+numbers that are not a preset's are ours.
 """
 
 from ml_collections import ConfigDict

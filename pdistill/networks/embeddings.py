@@ -41,8 +41,8 @@ def logsnr_waves(logsnr: Array, features: int, scale: float = TIME_SCALE) -> Arr
     """Sinusoids of u = 2 phi / pi in [0, 1], the angle of the noise level, clipped to +-20.
 
     Args:
-      scale: fastest frequency, in radians over all of u. A network that is differentiated in time,
-        such as a flow map, needs one of about 16: of 1000 its derivative is mostly noise.
+      scale: fastest frequency, in radians over all of u: about 16 for a network that is
+        differentiated in time, such as a flow map, whose derivative is mostly noise with 1000.
     """
     return sinusoidal(angle(jnp.clip(logsnr, -20.0, 20.0)) * (2 / math.pi), features, scale)
 

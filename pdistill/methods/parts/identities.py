@@ -1,4 +1,4 @@
-"""What a flow map satisfies, each as a prediction and the target that it must meet.
+"""Identities of a flow map, each as a prediction and the target that it must meet.
 
 A flow map G(z, t, s) takes z along the probability flow from angle t to angle s. With
 G = cos(d) z - sin(d) F, d = t - s, it is the network's output F that is learnt; F(z, t, t) is the
@@ -19,8 +19,8 @@ Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] 
 def eulerian(F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, warm) -> Pair:
     """G does not change as z moves along the flow: cos(d) (F - v) + sin(d) (z + dF/dt) = 0.
 
-    Where s is the data's end this is sCM's tangent (Lu & Song 2024, eq. 6), in any other place
-    MeanFlow's identity (Geng et al. 2025, eq. 6) on the circle.
+    This is sCM's tangent (Lu & Song 2024, eq. 6) if s is the data's end, and for any s MeanFlow's
+    identity (Geng et al. 2025, eq. 6) on the circle.
 
     Args:
       v: velocity at z: the data's or a teacher's. along: the direction of dF/dt, v or the network's
