@@ -96,7 +96,7 @@ class Between:
         (SoFlow's l); "ect", where sigma / alpha is that of t times 1 - q^-(stage + 1)
         (1 + 8 sigmoid(-sigma / alpha)), not beyond s (Geng et al. 2024).
       least: smallest fraction of the way, for "shrinking".
-      q: as above. stages: how often `stage` grows in the run.
+      q, stages: as above; `stage` grows that many times in the run, from 0.
     """
 
     at: str = "half"
