@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
 PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
 HOLD = 90  # seconds
 # Loaded once, before a process is forked for each mutant.
-LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest", "xdist")
+LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest")
 
 
 @dataclasses.dataclass(frozen=True)
