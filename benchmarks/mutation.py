@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
 PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
 HOLD = 90  # seconds
 # Loaded once, before a process is forked for each mutant.
-LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest", "xdist")
+LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,26 +322,29 @@ def main() -> None:
     lock = Lock(options.lock and options.lock.resolve())
     if lock.over:
         lock.take()
-    mutants, results = list(select(config, options.set)), read_results()
-    known = ("caught",) if options.again else ("caught", "survived")
-    done = {key for key, row in results.items() if row["result"] in known}
-    ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
-    if ahead and not options.report:
+    if not options.report:
+        known = ("caught",) if options.again else ("caught", "survived")
+        done = {key for key, row in read_results().items() if row["result"] in known}
+        ahead = (m for m in select(config, options.set) if m.key not in done)
         with tempfile.TemporaryDirectory() as directory:
-            test_all(config, ahead, Workshop(Path(directory), options.jobs), lock)
-    report(config, mutants)
+            workshop = Workshop(Path(directory), options.jobs)
+            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop, lock)
+    report(config, list(select(config, options.set)))
 
 
-def test_all(config: dict[str, Any], mutants: list[Mutant], workshop: Workshop, lock: Lock) -> None:
+def test_all(
+    config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop, lock: Lock
+) -> None:
     """Tests mutants, each file of tests first with the package as it is; writes down results."""
-    ahead, passed = list(mutants[::-1]), set()
+    ahead, passed = next(mutants, None), set()
     while ahead or workshop.running:
         if lock.over and not workshop.running:
             lock.take()
         as_it_is = any(trial.mutant is None for trial in workshop.running)
         if ahead and not (workshop.full or lock.over or as_it_is):
-            files = tests_of(config, ahead[-1].module)
-            workshop.start(ahead.pop() if files in passed else None, files)
+            files = tests_of(config, ahead.module)
+            workshop.start(ahead if files in passed else None, files)
+            ahead = next(mutants, None) if files in passed else ahead
         for trial, found, by in workshop.finish(config["timeout"]):
             if trial.mutant is None:
                 if found == "caught":
@@ -352,7 +355,7 @@ def test_all(config: dict[str, Any], mutants: list[Mutant], workshop: Workshop, 
             row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{len(ahead)} left; {found} {trial.mutant} {by}", flush=True)
+            print(f"{found} {trial.mutant} {by}", flush=True)
         time.sleep(0.02)
 
 

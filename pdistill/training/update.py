@@ -125,7 +125,7 @@ def _step(method: Steppable, parts: Parts, max_grad_norm: float, state, batch, k
 
 
 def _wrong(result: Any, state: Any, max_grad_norm: float) -> str:
-    """Compares a traced step's result with the form of `Steppable.step`: what is wrong, or "".
+    """Finds what a step's result has wrong, by `Steppable.step`, at trace time; "" for nothing.
 
     Args:
       max_grad_norm: the bound on "grad_norm", which must then be there; 0 for none.
