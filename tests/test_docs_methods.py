@@ -127,7 +127,7 @@ def logged(name, run, step):
     return set(traced.out_info[1]["values"])
 
 
-SLOW = ("multi_student", "lowdiff")  # their losses are those of "teacher"
+SLOW = {"ctm", "dmd", "gan", "lowdiff", "pagoda"}  # to trace
 
 
 @pytest.mark.parametrize(
