@@ -102,6 +102,7 @@ LOGS = {
     "gan": [("digits_gan", "gan", 16)],
     "dmd": [("digits_dmd", "dm_gan", 0), ("digits_dmd", "dm_regression", 0)],
     "ctm": [("digits_ctm", "ctm_gan", 16)],
+    "flow_map": [("digits_flow_map", "mean_flow", 0)],
     "pagoda": [("digits_pagoda", "pagoda/4", 16)],
     "multi_student": [("digits_msd", "msd/tsm_0", 0)],
     "lowdiff": [("fashion_lowdiff", "lowdiff", 0)],

@@ -19,7 +19,7 @@ from pdistill.training import Optimizer
 
 MEAN, STD = 0.3, 0.7
 SCHEDULE = CosineSchedule(-20.0, 20.0)
-# docs/methods/flow_map.md, analytic values: z, t, s, v, F, G, dF/dt along the flow, F_z, F_t, F_s
+# docs/methods/flow_map.md, A1: z, t, s, v, F, G, dF/dt along the flow, F_z, F_t, F_s
 GOLDENS = """
  0.5 1.2 0.4   -0.20737710 -0.32492576  0.58144083 -0.385835 -0.115806 -0.409851  0.210141
 -1.3 1.5 0.001 -0.34691508  0.53415885 -0.62603778  1.236633 -0.630786  1.017804 -1.260316
@@ -82,6 +82,7 @@ def sides(name, F, z, t, s, v, u=None):
 
 @pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup", "short"])
 def test_the_exact_map_alone_satisfies_an_identity(jumps, name):
+    """docs/methods/flow_map.md, A2."""
     z, t, s = jumps
     prediction, target = sides(name, exact, z, t, s, velocity(z, t))
     np.testing.assert_allclose(prediction, target, atol=1e-11)
@@ -261,7 +262,7 @@ def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name):
 
 
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
-    """Its expected gradient vanishes at the exact map: within four standard errors of zero."""
+    """docs/methods/flow_map.md, A3: zero at the exact map, within four standard errors."""
     learning = method(jumps=Jumps(instantaneous=0.25))
     found = gradients(learning, gaussian_state(learning), 100_000)
     error = found.std(0) / np.sqrt(len(found))
@@ -271,7 +272,7 @@ def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
 
 
 def test_pairs_bias_a_semigroup_in_proportion_to_the_gap(x64):
-    """z_u of a pair is not the flow's; what is left falls with the first jump's length."""
+    """docs/methods/flow_map.md, A3: z_u of a pair is not the flow's."""
     bias = []
     for least in (0.2, 0.1, 0.05):
         between = Between(at="shrinking", least=least)
