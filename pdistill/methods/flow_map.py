@@ -163,9 +163,8 @@ class FlowMap(Method):
         if self.identity == "lagrangian":
             return lagrangian(F, z, t, s, v, velocity)
         progress = count / max(self.optimizer.num_updates, 1)
-        u = diffusion.angle(self.between.level(rows.t, rows.s, progress))
-        short = self.between.at != "half"
-        return semigroup(F, z, t, u, s, v, v if short else F(z, t, u), short)
+        way, short = self.between.way(rows.t, rows.s, progress), self.between.at != "half"
+        return semigroup(F, z, t, s, way, v, v if short else F(z, t, t - way), short)
 
     def normalise(self, residual: Array) -> Array:
         """The residual [B, ...] of each example over its norm plus `normalised`."""

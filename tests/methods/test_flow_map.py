@@ -70,14 +70,14 @@ def test_goldens(jumps):
         np.testing.assert_allclose(jax.jvp(exact, jumps, tangents)[1], slope, atol=1e-6)
 
 
-def sides(name, F, z, t, s, v, u=None):
+def sides(name, F, z, t, s, v):
     """An identity's two sides for a map with the output F and velocities v."""
     if name == "eulerian":
         return eulerian(F, z, t, s, v, v, 1.0)
     if name == "lagrangian":
         return lagrangian(F, z, t, s, v, velocity)
-    u = (t + s) / 2 if u is None else u
-    return semigroup(F, z, t, u, s, v, F(z, t, u), name == "short")
+    way = (t - s) / 2
+    return semigroup(F, z, t, s, way, v, F(z, t, t - way), name == "short")
 
 
 @pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup", "short"])
@@ -108,7 +108,7 @@ def test_the_short_semigroup_becomes_the_eulerian(jumps):
     prediction, target = eulerian(F, z, t, s, v, v, 1.0)
     off = []
     for gap in (1e-3, 1e-4):
-        both = semigroup(F, z, t, t - gap, s, v, v, True)
+        both = semigroup(F, z, t, s, jnp.full_like(t, gap), v, v, True)
         off.append(np.abs((both[0] - both[1]) - (prediction - target)).max())
     assert off[1] < 2e-4
     assert off[0] / off[1] == pytest.approx(10, rel=0.05)  # first order in the gap
@@ -335,22 +335,20 @@ def test_a_share_of_jumps_of_no_length():
     assert (t < s)[16:].all()
 
 
-def test_levels_between():
+def test_first_jumps_of_two():
     t, s = jnp.array([-6.0, -1.0, 3.0]), jnp.array([8.0, 5.0, 20.0])
-    half = diffusion.angle(Between().level(t, s, 0.3))
-    np.testing.assert_allclose(half, (diffusion.angle(t) + diffusion.angle(s)) / 2, rtol=1e-5)
+    whole = diffusion.angle(t) - diffusion.angle(s)
+    np.testing.assert_allclose(Between().way(t, s, 0.3), whole / 2, rtol=1e-6)
     shrinking = Between(at="shrinking", least=0.01)
     for progress, fraction in ((0.0, 0.99), (0.5, 0.5), (1.0, 0.01)):
-        u = diffusion.angle(shrinking.level(t, s, progress))
-        way = diffusion.angle(t) + fraction * (diffusion.angle(s) - diffusion.angle(t))
-        np.testing.assert_allclose(u, way, rtol=1e-4)
+        np.testing.assert_allclose(shrinking.way(t, s, progress), fraction * whole, rtol=1e-4)
     ect = Between(at="ect", q=4.0, stages=4)
     sigma = np.exp(-np.asarray(t, float) / 2)
-    for progress, stage in ((0.0, 0), (0.6, 2)):
+    for progress, stage in ((0.0, 0), (0.6, 2), (0.9, 3)):
         kept = np.maximum(1 - 4.0 ** -(stage + 1) * (1 + 8 / (1 + np.exp(sigma))), 0)
-        with np.errstate(divide="ignore"):
-            theirs = np.minimum(-2 * np.log(sigma * kept), s)
-        np.testing.assert_allclose(ect.level(t, s, progress), theirs, rtol=1e-5)
+        theirs = np.minimum(np.arctan(sigma) - np.arctan(sigma * kept), whole)
+        np.testing.assert_allclose(ect.way(t, s, progress), theirs, rtol=1e-5)
+    assert (ect.way(t, t, 0.5) == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Flow maps that are trained where the exact one is known: data at -1 and 1, unequally often."""
 
+import dataclasses
 import functools
 
 import jax
@@ -123,5 +124,10 @@ def test_from_pairs_of_data_and_noise(optimized, name):
 
 def test_the_eulerian_identity_in_short(optimized):
     """A tenth of the training: far closer than the teacher's own jump, one step of DDIM."""
-    start = error(trained(RECOVERIES["eulerian"], 1, teacher=True))
-    assert error(trained(RECOVERIES["eulerian"], 600, teacher=True)) < min(0.15, start / 3)
+    short = dataclasses.replace(
+        RECOVERIES["eulerian"],
+        optimizer=dataclasses.replace(RECOVERIES["eulerian"].optimizer, ema_decay=0.98),
+    )
+    learnt = error(trained(short, 600, teacher=True))
+    ddim = Network(None, module=Velocity(), head="x", schedule=SCHEDULE, shape=(1,))
+    assert learnt < 0.3 * error(ddim.init(jax.random.key(0)))

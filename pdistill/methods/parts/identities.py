@@ -49,19 +49,20 @@ def lagrangian(F: Output, z: Array, t: Array, s: Array, v: Array, velocity: Call
 
 
 def semigroup(
-    F: Output, z: Array, t: Array, u: Array, s: Array, v: Array, first: Array, short: bool
+    F: Output, z: Array, t: Array, s: Array, way: Array, v: Array, first: Array, short: bool
 ) -> Pair:
     """A jump is two jumps: G(z, t, s) = G(G(z, t, u), u, s).
 
     Args:
-      v: velocity at z, for jumps of no length. first: F of the jump from t to u: the network's own,
-        or v if that is short.
-      short: divide the residual by the length of the first jump, as discrete consistency training
-        does: then it does not vanish with it, and is the Eulerian one as u -> t.
+      way: t - u [B], the length of the first jump. v: velocity at z, for jumps of no length.
+      first: F of the jump from t to u: the network's own, or v if that is short.
+      short: divide the residual by the first jump's length, as discrete consistency training does:
+        then it does not vanish with it, and is the Eulerian one as u -> t.
     """
-    (d, e, rest), f = (_like(a, z) for a in (t - s, t - u, u - s)), F(z, t, s)
+    u, f = t - way, F(z, t, s)
+    d, e, rest = (_like(a, z) for a in (t - s, way, u - s))
     z_u = jnp.cos(e) * z - jnp.sin(e) * first
-    none = d == 0
+    none = (d == 0) | (e == 0)
     length, part = (jnp.where(none, 1.0, jnp.sin(a)) for a in (d, e))
     two = part * (jnp.cos(rest) * first - jnp.sin(rest) * z) + jnp.sin(rest) * F(z_u, u, s)
     residual = f - two / length

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Schedule, angle, between, logsnr_of_angle
+from pdistill.diffusion import Schedule, angle, logsnr_of_angle
 from pdistill.methods.parts.times import ends
 
 ENDS = ("ordered", "gap", "data", "dyadic")
@@ -110,14 +110,17 @@ class Between:
         if not (0 < self.least < 1 < self.q and self.stages >= 1):
             raise ValueError(f"between needs 0 < least < 1 < q and stages >= 1; got {self}")
 
-    def level(self, t: Array, s: Array, progress: Array) -> Array:
-        """The log-SNR between those at t and s, [B] each; progress goes from 0 to 1 in a run."""
+    def way(self, t: Array, s: Array, progress: Array) -> Array:
+        """The angle from t to u, [B], between log-SNRs t and s [B]; progress is 0 to 1 in a run."""
+        whole = angle(t) - angle(s)
         if self.at == "half":
-            return between(t, s, 0.5)[0]
+            return whole / 2
         if self.at == "shrinking":
             fraction = self.least + (1 - 2 * self.least) * (1 + jnp.cos(jnp.pi * progress)) / 2
-            return between(t, s, fraction)[0]
+            return whole * fraction
         stage = jnp.floor(progress * self.stages)
         sigma = jnp.exp(-t / 2)
-        kept = 1 - self.q ** -(stage + 1) * (1 + 8 * jax.nn.sigmoid(-sigma))
-        return jnp.minimum(t - 2 * jnp.log(jnp.maximum(kept, jnp.finfo(t.dtype).tiny)), s)
+        left = self.q ** -(stage + 1) * (1 + 8 * jax.nn.sigmoid(-sigma))
+        kept = jnp.maximum(1 - left, 0.0)
+        way = jnp.arctan(sigma * (1 - kept) / (1 + sigma**2 * kept))  # atan(a) - atan(b)
+        return jnp.minimum(way, whole)
