@@ -1,6 +1,8 @@
 """Tables that benchmarks make of results."""
 
-from benchmarks import across, ring, seeds, train_step
+import tomllib
+
+from benchmarks import across, mutation, ring, seeds, train_step
 from pdistill.runtime.files import write_jsonl
 
 
@@ -58,3 +60,19 @@ def test_the_configs_of_the_updates_are_there():
 def test_the_methods_of_the_ring_are_possible():
     for settings in ring.VARIANTS.values():
         assert ring.method_of(**settings).fake_updates == settings["fake_updates"]
+
+
+def test_every_module_has_tests_that_are_to_catch_its_mutants():
+    config = tomllib.loads(mutation.CONFIG.read_text())
+    for path in (mutation.ROOT / "pdistill").rglob("*.py"):
+        module = str(path.relative_to(mutation.ROOT / "pdistill"))
+        if not mutation.fits(module, config["without"]):
+            for file in mutation.tests_of(config, module):
+                assert (mutation.ROOT / file).exists(), file
+
+
+def test_mutants_that_mean_the_same():
+    code = "def f(a, *, b: int | None = 1):\n    return a + b"
+    same = "def f(a, /, b: int & None = 1):\n    return a + b"
+    other = code.replace("1", "2")
+    assert mutation.meaning(code) == mutation.meaning(same) != mutation.meaning(other)

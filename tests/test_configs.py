@@ -78,6 +78,34 @@ def test_defaults_change_no_experiment(name):
     assert configuration.as_plain(fill_defaults(fill_defaults(config))) == whole
 
 
+@pytest.mark.parametrize("name", ["imagenet64_dmd2", "imagenet64_msd", "cifar10_dmd2"])
+def test_the_warm_up_of_dmd2(name):
+    """500 steps of a scheduler that steps for each of 7 devices in every update of the fake score,
+    with every fifth of which the generator has one; and EDM's weight of its loss."""
+    *_, stage = config_named(name).stages
+    stage = stage.get("student", stage)
+    warmup = 500 // 7
+    assert (stage["fake_optimizer"]["warmup"], stage["optimizer"]["warmup"]) == (71, warmup // 5)
+    assert stage["data_std"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10_ctm", "imagenet64_ctm", "cifar10_pagoda", "imagenet64_to_512_pagoda"]
+)
+def test_ctm_and_pagoda_have_radam(name):
+    """For generator and critic, without another warm-up; judges are averaged."""
+    for stage in config_named(name).stages:
+        if stage["method"] in ("ctm", "pagoda"):
+            critic = stage.get("adversary")
+            for optimizer in (stage["optimizer"], *([critic["optimizer"]] if critic else [])):
+                assert optimizer["rule"] == "radam"
+                assert "warmup" not in optimizer
+            assert not critic or critic["mean_of_judges"]
+        if stage.get("grown"):
+            last = f"grown_{len(stage['grown']) - 1}.block_1/conv2/kernel"
+            assert stage["layer"] in ("", last)  # of the last level's last block
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "num_rounds", "updates"),
     [

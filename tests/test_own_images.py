@@ -167,7 +167,7 @@ def made(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    run(prepare.replace("=32", "=8"))
+    run(prepare, "--resolution=8")
     return folder, run(train, *SMALL)
 
 

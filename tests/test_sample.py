@@ -41,8 +41,9 @@ def directory(tmp_path_factory):
             {"label": 1, "num_steps": 1},
             2,
         ),
+        (["--solver=edm:4", "--num_steps=3"], 0, {"solver": "edm:4", "num_steps": 3}, 8),
     ],
-    ids=["defaults", "options"],
+    ids=["defaults", "options", "solver"],
 )
 def test_picture_holds_the_models_samples(directory, tmp_path, capsys, flags, key, options, scale):
     out = tmp_path / "new/grid.png"

@@ -11,7 +11,12 @@ and DDIM steps. The paper's FID with DDIM (and with its tuned stochastic sampler
     eps    2.91 (2.59)  diverges        3.27 (2.56)
     v      3.05 (2.65)  2.75 (2.45)     2.87 (2.49)
 
-Sources: "released" are the configs of google-research/diffusion_distillation.
+Sources: "released" is the config cifar_base.py of google-research/diffusion_distillation, which has
+the x head and truncated SNR alone; besides head and weight these numbers differ or are not in it:
+
+    number              theirs          ours  why
+    updates             not released    800k  those of the base model, in the paper's appendix
+    ancestral variance  tuned, unknown  0.5   the middle; to be tuned as they did
 """
 
 from ml_collections import ConfigDict

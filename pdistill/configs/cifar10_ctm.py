@@ -4,19 +4,30 @@
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_ctm.py --workdir=runs/cifar10_ctm
 
-The released settings for the unconditional model, from the teacher of `cifar10_pd` (theirs is
-EDM's, which has FID 1.97 at 35 evaluations): 50k updates of consistency and denoising, then 15k
-with an adversary. Published: FID 1.98 at one evaluation, 1.87 at two; without the adversary 5.19
-at one. `cifar10_ctm.py:cpu` is the same on a laptop's scale: expected (seed 0, Frechet distance of
-pixels / of EfficientNet-Lite0's features, 1,000 samples against 5,000 images) teacher 198 / 270 at
-8 steps, 598 / 339 at one; ctm 141 / 290 at one and 119 / 291 at four; ctm_gan 136 / 240 and
-105 / 244.
+The released settings for the unconditional model, from the teacher of `cifar10_pd`: 50k updates of
+consistency and denoising, then 15k with an adversary. Published: FID 1.98 at one evaluation, 1.87
+at two; without the adversary 5.19 at one. `cifar10_ctm.py:cpu` is the same on a laptop's scale:
+expected (seed 0, Frechet distance of pixels / of EfficientNet-Lite0's features, 1,000 samples
+against 5,000 images) teacher 198 / 270 at 8 steps, 598 / 339 at one; ctm 141 / 290 at one and 119 /
+291 at four; ctm_gan 136 / 240 and 105 / 244.
 
-They compare by LPIPS, with VGG16, and their discriminators also look at DeiT features; there is no
-kept JAX library for either: here EfficientNet-Lite0 stands for both. Their RAdam is like Adam with
-2,000 updates of warm-up, and their loss scaling is not needed. Dropout is left out. One update of
-"ctm_gan" is two of theirs, the generator's and the discriminator's. "Released" are the settings of
-Kim-Dongjun/ctm-cifar10; of the teacher, Salimans & Ho's of google-research/diffusion_distillation.
+"Released" are the settings of Kim-Dongjun/ctm-cifar10 (commands/uncond_CTM+DSM+GAN_command.sh and
+the checkpoint that it resumes, the defaults of cm/script_util.py, and cm/karras_diffusion.py,
+cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number               theirs               ours             why
+    teacher              EDM's DDPM++, VP     `cifar10_pd`'s   trained here; or `:imported`
+    teacher's head       x, max(SNR, 1)       v, SNR + 1       as in `cifar10_pd`
+    distance             LPIPS (VGG16)        EfficientNet     no kept JAX library has LPIPS
+    judges               EfficientNet, DeiT   EfficientNet     nor DeiT
+    students' dropout    0.13                 0                distilled without it
+    an update            generator or critic  both             15k updates are 30k of theirs
+    critic's batches     its own              the generator's  half the images in as many updates
+    start of the target  EMA of 0.9999        EMA of 0.999     one average is exported
+    updates              not released         50k, 15k         README: at least 10k to 50k, 30k
+    s in the blocks      ordinary start       zeros            so that it starts as its teacher
+    format               float16, scaled      float32          loss scaling is not needed
 """
 
 from ml_collections import ConfigDict
@@ -40,6 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
                         "embedding_channels": 1024,
                         "multipliers": (1, 1, 1),
                         "attention_sizes": (8, 16),
+                        "target_in_blocks": True,  # released
                         "dropout": 0.2,  # students: none
                     },
                 },
@@ -82,19 +94,20 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "ctm",
                     "teacher": "teacher",
                     "measured_at": (1, 2, 4, 18),
-                    "layer": "conv_out/kernel",
+                    "layer": "conv_out/kernel",  # released
+                    "data_std": 0.5,  # released
                     "grid_points": 18,  # released
                     "solver_steps": 17,  # released
                     "distance": "efficientnet_lite0",  # LPIPS in the release
                     "loop": {
                         "num_updates": 50_000,  # released
-                        "batch_size": 256,  # released
+                        "batch_size": 384,  # released
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {  # released; warm-up instead of RAdam
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 4e-4,
-                        "warmup": 2000,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
                     },
@@ -104,6 +117,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "ctm",
                     "teacher": "teacher",
                     "start": "ctm",
+                    "target_decay": 0.9999,  # released
                     "adversary": {
                         # In the release DeiT too.
                         "judges": (
@@ -115,29 +129,31 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {  # released; warm-up instead of RAdam
+                        "optimizer": {  # released
+                            "rule": "radam",
                             "learning_rate": 2e-3,
-                            "warmup": 2000,
                             "b1": 0.5,
                             "b2": 0.9,
                             "clip_norm": 0.0,
                         },
                     },
                     "measured_at": (1, 2, 4, 18),
-                    "layer": "conv_out/kernel",
+                    "layer": "conv_out/kernel",  # released
+                    "data_std": 0.5,  # released
                     "grid_points": 18,  # released
                     "solver_steps": 17,  # released
                     "distance": "efficientnet_lite0",  # LPIPS in the release
                     "loop": {
-                        "num_updates": 15_000,  # their README: at least 30k of both sides
-                        "batch_size": 528,  # released, at the end
+                        "num_updates": 15_000,  # released: at least 30k of both sides
+                        "batch_size": 528,  # released
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {  # released; warm-up instead of RAdam
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 4e-4,
-                        "warmup": 2000,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
                     },

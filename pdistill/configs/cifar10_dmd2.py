@@ -4,16 +4,25 @@
     python -m pdistill.main --config=configs/cifar10_dmd2.py --workdir=runs/cifar10_dmd2
 
 DMD2 has no CIFAR-10. Rate, batch, average and the weight of the generator's adversarial loss are
-those of FastGen; the rest is as DMD2 has it for ImageNet, such as its warm-up, its range of noise
-and the classifier on the fake score's encoder (FastGen's: on the teacher's, at three sizes). The
-teacher is that of `cifar10_pd`.
+those of FastGen; the rest is as DMD2 has it for ImageNet. The teacher is that of `cifar10_pd`.
 Published, with labels: FID 2.13 and, by FastGen, 1.99; without, by DMD, 3.77.
 `cifar10_dmd2.py:cpu` is on a laptop's scale: by the scores alone ("dm") and with the classifier
 ("dm_gan"), with two updates of the fake score for one of the generator; `cifar10_dmd2.py:gpu` is
 that for minutes on one accelerator, as in `cifar10_methods`.
 
-Sources: "released", of the teacher, are the configs of google-research/diffusion_distillation;
-"FastGen" is NVlabs/FastGen, and "DMD2" the paper and tianweiy/DMD2.
+Sources: "released", of the teacher, is cifar_base.py of google-research/diffusion_distillation;
+"FastGen" is NVlabs/FastGen (fastgen/configs/experiments/EDM/config_dmd2_cifar10.py and
+configs/methods/config_dmd2.py), and "DMD2" the paper and tianweiy/DMD2, as in `imagenet64_dmd2`.
+Differences from FastGen:
+
+    number               FastGen           ours                 why
+    teacher              EDM's, labels     `cifar10_pd`'s       trained here, without labels
+    warm-up              none              71 and 14            DMD2's
+    range of t           (0.002, 0.998)    (0.02, 0.98)         DMD2's for matching; elsewhere all
+    fake score's weight  1                 SNR + 4              DMD2's, which is EDM's
+    classifier           on 3 maps         on the fake score's  DMD2's
+    weight of its loss   1                 0.01                 DMD2's
+    updates              1 and 4, in turn  1 with 5             DMD2's
 """
 
 from ml_collections import ConfigDict
@@ -75,6 +84,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "dmd",
                     "teacher": "teacher",
                     "adversarial": 1e-3,  # FastGen
+                    "data_std": 0.5,  # DMD2
                     "loop": {
                         "num_updates": 100_000,  # of the fake score; FastGen's most
                         "batch_size": 2048,  # FastGen
@@ -83,14 +93,14 @@ def get_config(variant: str = "") -> ConfigDict:
                     },
                     "optimizer": {
                         "learning_rate": 1e-4,  # FastGen
-                        "warmup": 500,  # DMD2
+                        "warmup": 14,  # DMD2: while the fake score has 71
                         "weight_decay": 0.01,  # DMD2
                         "clip_norm": 10.0,  # DMD2
                         "ema_decay": 0.9999,  # FastGen; DMD2 averages nothing
                     },
                     "fake_optimizer": {
                         "learning_rate": 1e-4,  # FastGen
-                        "warmup": 500,
+                        "warmup": 71,  # DMD2
                         "weight_decay": 0.01,
                         "clip_norm": 10.0,
                     },

@@ -4,15 +4,22 @@
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_gan.py --workdir=runs/cifar10_gan
 
-The released settings for the unconditional model, 5M images, from the teacher of `cifar10_pd`
-(theirs is EDM's), and EfficientNet-Lite0 as the only feature network (theirs: VGG16 too).
+The released settings for the unconditional model, 5M images, from the teacher of `cifar10_pd`.
 Published: FID 1.54 to 1.56 for D2O-F (`cifar10_gan_frozen`), EDM's teacher 1.98 at 35 evaluations.
 `cifar10_gan.py:cpu` is the same on a laptop's scale, with D2O-F and a control from scratch;
 `cifar10_gan.py:gpu` is D2O alone for minutes on one accelerator (see `gpu` below).
 
-Their discriminators also look at VGG16 features, for which there is no kept JAX library. They do
-not mirror images; here it is as for the teacher. "Released" are the settings of D2O's code; of the
-teacher, Salimans & Ho's of google-research/diffusion_distillation.
+"Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
+Zyriix/D2O); of the teacher, Salimans & Ho's cifar_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number          theirs               ours            why
+    teacher         EDM's NCSN++         `cifar10_pd`'s  trained here; or `:imported`
+    teacher's head  x, max(SNR, 1)       v, SNR + 1      as in `cifar10_pd`
+    judges          EfficientNet, VGG16  EfficientNet    no kept JAX library has the other
+    losses          sums over a device   means           the same for Adam; `r1` is smaller
+    images          not mirrored         mirrored        as for the teacher
+    format          bfloat16             float32         model.network.arguments.dtype
 """
 
 from ml_collections import ConfigDict

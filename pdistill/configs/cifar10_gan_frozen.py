@@ -8,9 +8,18 @@ As `cifar10_gan`, but the blocks' convolutions, attention's output and, since th
 this network than in theirs, the embedding's layers stay as they are. Published for D2O-F: FID 1.54
 to 1.56. `cifar10_gan_frozen.py:cpu` is that part of `cifar10_gan.py:cpu`.
 
-Their discriminators also look at VGG16 features, for which there is no kept JAX library. They do
-not mirror images; here it is as for the teacher. "Released" are the settings of D2O's code; of the
-teacher, Salimans & Ho's of google-research/diffusion_distillation.
+"Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
+Zyriix/D2O); of the teacher, Salimans & Ho's cifar_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number          theirs               ours             why
+    teacher         EDM's NCSN++         `cifar10_pd`'s   trained here; or `:imported`
+    teacher's head  x, max(SNR, 1)       v, SNR + 1       as in `cifar10_pd`
+    judges          EfficientNet, VGG16  EfficientNet     no kept JAX library has the other
+    losses          sums over a device   means            the same for Adam; `r1` is smaller
+    images          not mirrored         mirrored         as for the teacher
+    frozen          convolutions         embedding's too  those layers are larger in this network
+    format          bfloat16             float32          model.network.arguments.dtype
 """
 
 from ml_collections import ConfigDict

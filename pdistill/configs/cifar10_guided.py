@@ -8,8 +8,14 @@ The rest, which the paper does not print, is chosen: labels are hidden for a ten
 examples, stage one takes 100k updates at the teacher's learning rate, and stage two is
 cifar10_pd.py's.
 
-The teacher is that of Salimans & Ho 2022; there "released" are the configs of
-google-research/diffusion_distillation.
+The teacher is that of Salimans & Ho 2022; there "released" is cifar_base.py of
+google-research/diffusion_distillation. Meng et al. released no code. Their numbers are those in the
+text above, and the others are unknown. The teacher's that differ:
+
+    number             theirs           ours        why
+    head, loss weight  x, max(SNR, 1)   v, SNR + 1  as in `cifar10_pd`
+    label dropout      none (unguided)  0.1         ours; the paper's is unknown
+    updates            not released     800k        the paper's appendix
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,15 @@ These have the sizes and the training length of EDM (Karras et al. 2022: DDPM++,
 images): a teacher of 32x32 pixels alone, the cascade trained with the same FLOPs, and the cascade
 distilled to 8, 4, 2 and one step at each level. The network is ours, predicts v, and is trained
 without EDM's augmentation. It has not been run.
+
+LowDiff has released nothing. "EDM" is NVlabs/edm, train.py and training/training_loop.py; the
+teacher differs from it:
+
+    number          EDM's           ours       why
+    network         SongUNet        UNet       its levels can take images of several sizes
+    data deviation  0.5             1          all models here: v for data of unit deviation
+    noise levels    N(-1.2, 1.2^2)  uniform t  the cosine schedule's, as for all teachers here
+    augmentation    0.12            mirrors    EDM's are not here
 """
 
 from ml_collections import ConfigDict
@@ -57,6 +66,8 @@ def get_config(variant: str = "") -> ConfigDict:
                         "learning_rate": 1e-3,
                         "warmup": 19_531,  # 10M images
                         "ema_decay": 0.5 ** (512 / 500_000),  # half-life of 0.5M images
+                        "ema_ramp": 0.05,
+                        "clip_norm": 0.0,
                     },
                 },
                 {
@@ -75,6 +86,8 @@ def get_config(variant: str = "") -> ConfigDict:
                         "learning_rate": 1e-3,
                         "warmup": 19_531,  # 10M images
                         "ema_decay": 0.5 ** (512 / 500_000),  # half-life of 0.5M images
+                        "ema_ramp": 0.05,
+                        "clip_norm": 0.0,
                     },
                 },
                 {

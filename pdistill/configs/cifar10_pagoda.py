@@ -7,13 +7,23 @@
 The paper has no CIFAR-10: the network of `cifar10_pd` on images averaged to 16x16, and generators
 with the settings that were released for ImageNet, 50k updates of each size.
 
-EfficientNet-Lite0 stands for their feature networks, in the distance and in the judges, and an
-update is two of theirs. Beyond 256 pixels theirs is updated for each loss in turn and has a second
-discriminator for reconstructions; that is left out. Generated and real images are augmented apart
-(theirs: alike), and not in the distance; the embedding scales and shifts in grown levels too
-(theirs: it is added); encoding takes the teacher's own grid of noise levels and clamps nothing.
-"Released" are the settings of sony/pagoda; of the teacher, Salimans & Ho's of
-google-research/diffusion_distillation.
+"Released" are the settings of sony/pagoda (commands/data_latent_pair_generation.sh and
+res64to64.sh to res64to512.sh, the defaults of cm/script_util.py, cm/karras_diffusion.py and
+cm/train_util.py); of the teacher, Salimans & Ho's cifar_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number                theirs                  ours              why
+    teacher               EDM's                   `cifar10_pd`'s    trained here; or `:imported`
+    teacher's head        x, max(SNR, 1)          v, SNR + 1        as in `cifar10_pd`
+    distance, judges      EfficientNet, DeiT      EfficientNet      no kept JAX library has DeiT
+    an update             generator or critic     both, one batch   two of theirs
+    image                 the raw output          the denoised one  half of it, at first
+    encoding              clamped images          not clamped       the flow, to be inverted
+    augmentation          alike, in distance too  apart, not in it  each judge draws its own
+    embedding, grown      added                   scale and shift   as in all other levels
+    format                float16, scaled         float32           loss scaling is not needed
+    data, batch, updates  ImageNet's              CIFAR-10's, ours  the paper has no CIFAR-10
+    decoder that learns   7 of 16 blocks          the finest level  of three levels
 """
 
 from ml_collections import ConfigDict
@@ -71,6 +81,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "pagoda",
                     "teacher": "teacher",
                     "resolution": 16,
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 0.2,  # released
                     "layer": "up_0.block_3/conv2/kernel",  # released
@@ -84,8 +95,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 50_000,  # ours
@@ -93,11 +109,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "pagoda/32",
@@ -107,9 +124,10 @@ def get_config(variant: str = "") -> ConfigDict:
                     "resolution": 32,
                     "grown": (256,),
                     "fixed": "pagoda",  # as the release
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 1.0,  # released
-                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "layer": "grown_0.block_1/conv2/kernel",  # released
                     "adversary": {
                         "judges": (
                             {
@@ -120,8 +138,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 50_000,  # ours
@@ -129,11 +152,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "upsampled/32",

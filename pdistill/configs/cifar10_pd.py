@@ -13,7 +13,14 @@ FID of the paper, 50k samples, DDIM: 2.51 for the undistilled x model at many st
 student in the first rounds (1e-4) is below bfloat16's: on TPU and GPU set
 JAX_DEFAULT_MATMUL_PRECISION=float32.
 
-Sources: "released" are the configs of google-research/diffusion_distillation.
+Sources: "released" are the configs of google-research/diffusion_distillation, cifar_base.py and
+cifar_distill.py, from which these numbers differ:
+
+    number             theirs        ours     why
+    head               x             v        conditioned at every noise level; `:x` has theirs
+    loss weight        max(SNR, 1)   SNR + 1  that of v's own error; `:x` has theirs
+    teacher's updates  not released  800k     the paper's appendix
+    rounds to 2 and 1  50k updates   100k     the paper's; the release has one number for all
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,15 @@
 The paper's abstract says an FID of 2.43; its settings could not be read, and what follows is ours:
 as `cifar10_lowdiff`, with EDM's settings for FFHQ (Karras et al. 2022: DDPM++, 200 million
 images). It has not been run.
+
+LowDiff has released nothing. "EDM" is NVlabs/edm, train.py and training/training_loop.py with the
+flags of README.md for FFHQ; the teacher differs from it:
+
+    number          EDM's           ours       why
+    network         SongUNet        UNet       its levels can take images of several sizes
+    data deviation  0.5             1          all models here: v for data of unit deviation
+    noise levels    N(-1.2, 1.2^2)  uniform t  the cosine schedule's, as for all teachers here
+    augmentation    0.15            mirrors    EDM's are not here
 """  # noqa: E501
 
 from ml_collections import ConfigDict
@@ -55,6 +64,8 @@ def get_config(variant: str = "") -> ConfigDict:
                         "learning_rate": 2e-4,
                         "warmup": 39_062,  # 10M images
                         "ema_decay": 0.5 ** (256 / 500_000),  # half-life of 0.5M images
+                        "ema_ramp": 0.05,
+                        "clip_norm": 0.0,
                     },
                 },
                 {
@@ -73,6 +84,8 @@ def get_config(variant: str = "") -> ConfigDict:
                         "learning_rate": 2e-4,
                         "warmup": 39_062,  # 10M images
                         "ema_decay": 0.5 ** (256 / 500_000),  # half-life of 0.5M images
+                        "ema_ramp": 0.05,
+                        "clip_norm": 0.0,
                     },
                 },
                 {

@@ -4,16 +4,27 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet64 --resolution=64 --resize=area
     python -m pdistill.main --config=configs/imagenet64_ctm.py --workdir=runs/imagenet64_ctm
 
-The released settings, from the teacher of `imagenet64_pd` (theirs is EDM's): 10k updates of
-consistency and denoising, then 24.5k with an adversary, with at most 39 and 20 of the teacher's
-steps at once on 40 levels. Published: FID 1.92 at one evaluation, 1.73 at two; EDM's teacher 2.44
-at 79.
+The released settings, from the teacher of `imagenet64_pd`: 10k updates of consistency and
+denoising, then 24.5k with an adversary, with at most 39 and 20 of the teacher's steps at once on 40
+levels. Published: FID 1.92 at one evaluation, 1.73 at two; EDM's teacher 2.44 at 79.
 
-They compare by LPIPS, with VGG16, and their discriminators also look at DeiT features; there is no
-kept JAX library for either: here EfficientNet-Lite0 stands for both. Their RAdam is like Adam with
-2,000 updates of warm-up, and their loss scaling is not needed. Dropout is left out. One update of
-"ctm_gan" is two of theirs, the generator's and the discriminator's. "Released" are the settings of
-sony/ctm; of the teacher, Salimans & Ho's of google-research/diffusion_distillation.
+"Released" are the settings of sony/ctm (commands/CTM+DSM_command.sh, CTM+DSM+GAN_command.sh and
+sampling_command.sh, the defaults of code/cm/script_util.py, and code/cm/karras_diffusion.py,
+train_util.py); of the teacher, Salimans & Ho's imagenet64_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number                theirs               ours               why
+    teacher               EDM's                `imagenet64_pd`'s  trained here; or `:imported`
+    teacher's head        both, max(SNR, 1)    v, SNR + 1         as in `imagenet64_pd`
+    distance              LPIPS (VGG16)        EfficientNet       no kept JAX library has LPIPS
+    judges                EfficientNet, DeiT   EfficientNet       nor DeiT
+    updates before        not released         10k                the paper's; README: 10k to 50k
+    batch of the GAN      264 to 4224          2112               for all: 52M images, theirs 61M
+    solver's steps in it  10, then 20          20                 the released command's
+    an update             generator or critic  both               24,500 are 49,000 of theirs
+    critic's batches      its own              the generator's    half the images in as many updates
+    s in the blocks       ordinary start       zeros              so that it starts as its teacher
+    format                float16, scaled      float32            loss scaling is not needed
 """  # noqa: E501
 
 from ml_collections import ConfigDict
@@ -35,6 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
                         "attention_sizes": (8, 16, 32),
                         "head_channels": 64,
                         "num_labels": 1000,
+                        "target_in_blocks": True,  # released
                         "dropout": 0.1,  # students: none
                     },
                 },
@@ -72,7 +84,8 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "ctm",
                     "teacher": "teacher",
                     "measured_at": (1, 2, 4, 18),
-                    "layer": "up_0.block_3/conv2/kernel",
+                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "data_std": 0.5,  # released
                     "grid_points": 40,  # released
                     "solver_steps": 39,  # released
                     "distance": "efficientnet_lite0",  # LPIPS in the release
@@ -82,9 +95,9 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 2500,
                     },
-                    "optimizer": {  # released; warm-up instead of RAdam
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 4e-4,
-                        "warmup": 2000,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
                     },
@@ -105,29 +118,31 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {  # released; warm-up instead of RAdam
+                        "optimizer": {  # released
+                            "rule": "radam",
                             "learning_rate": 2e-3,
-                            "warmup": 2000,
                             "b1": 0.5,
                             "b2": 0.9,
                             "clip_norm": 0.0,
                         },
                     },
                     "measured_at": (1, 2, 4, 18),
-                    "layer": "up_0.block_3/conv2/kernel",
+                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "data_std": 0.5,  # released
                     "grid_points": 40,  # released
                     "solver_steps": 20,  # released, at the end
                     "distance": "efficientnet_lite0",  # LPIPS in the release
                     "loop": {
                         "num_updates": 24_500,  # released: 49,000 of both sides
-                        "batch_size": 2112,  # released, the third of four
+                        "batch_size": 2112,  # released: the third of four
                         "substeps": 1,
                         "save_every": 2500,
                     },
-                    "optimizer": {  # released; warm-up instead of RAdam
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
-                        "warmup": 2000,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
                     },

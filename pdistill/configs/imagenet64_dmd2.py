@@ -3,12 +3,22 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet64 --resolution=64 --resize=area
     python -m pdistill.main --config=configs/imagenet64_dmd2.py --workdir=runs/imagenet64_dmd2
 
-The released settings, from the teacher of `imagenet64_pd` (theirs is EDM's). Published: FID 1.51
-after 200,000 updates of the fake score, 40,000 of the generator; 1.28 after longer training; EDM's
-teacher 2.32 at 511 evaluations. They average no weights.
+The released settings, from the teacher of `imagenet64_pd`. Published: FID 1.51 after 200,000 updates
+of the fake score, 40,000 of the generator; 1.28 after longer training; EDM's teacher 2.32 at 511
+evaluations. They average no weights.
 
-Sources: "released", of the teacher, are the configs of google-research/diffusion_distillation;
-"DMD2" is the paper and tianweiy/DMD2, which agree.
+Sources: "released", of the teacher, is imagenet64_base.py of google-research/diffusion_distillation;
+"DMD2" is the paper and tianweiy/DMD2 (experiments/imagenet/, its imagenet_gan_classifier_..._scratch;
+main/edm/train_edm.py and edm_guidance.py), which agree. Differences:
+
+    number          theirs             ours               why
+    teacher         EDM's              `imagenet64_pd`'s  trained here; or `:imported`
+    teacher's head  both, max(SNR, 1)  v, SNR + 1         as in `imagenet64_pd`
+    noise levels    1,000              continuous         one law; 20 to 980 of 999: t 0.02 to 0.98
+    warm-up         500 for 7 GPUs     71 and 14          theirs steps 7 times in an update: in 71
+                                                          of the fake score, 14 of the generator
+    images          not mirrored       mirrored           as for the teacher
+    format          bfloat16           float32            model.network.arguments.dtype
 """  # noqa: E501
 
 from ml_collections import ConfigDict
@@ -67,6 +77,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "dmd",
                     "teacher": "teacher",
                     "adversarial": 3e-3,  # DMD2
+                    "data_std": 0.5,  # DMD2
                     "loop": {
                         "num_updates": 200_000,  # of the fake score, which DMD2's code counts too
                         "batch_size": 280,  # DMD2: 7 x 40
@@ -75,13 +86,13 @@ def get_config(variant: str = "") -> ConfigDict:
                     },
                     "optimizer": {
                         "learning_rate": 2e-6,  # DMD2
-                        "warmup": 500,  # DMD2
+                        "warmup": 14,  # DMD2: while the fake score has 71
                         "weight_decay": 0.01,  # DMD2
                         "clip_norm": 10.0,  # DMD2
                     },
                     "fake_optimizer": {
                         "learning_rate": 2e-6,  # DMD2
-                        "warmup": 500,
+                        "warmup": 71,  # DMD2
                         "weight_decay": 0.01,
                         "clip_norm": 10.0,
                     },

@@ -4,13 +4,20 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet64 --resolution=64 --resize=area
     python -m pdistill.main --config=configs/imagenet64_gan.py --workdir=runs/imagenet64_gan
 
-The released settings, 10M images, from the teacher of `imagenet64_pd` (theirs is EDM's), with
-EfficientNet-Lite0 as the only feature network (theirs: DeiT too). Published: FID 1.42, with most
-weights frozen (`--config.stages[1].fixed=d2o_f`) 1.13 to 1.16, EDM's teacher 2.64.
+The released settings, 10M images, from the teacher of `imagenet64_pd`. Published: FID 1.42, with
+most weights frozen (`--config.stages[1].fixed=d2o_f`) 1.13 to 1.16, EDM's teacher 2.64.
 
-Their discriminators also look at DeiT features, for which there is no kept JAX library. They do
-not mirror images; here it is as for the teacher. "Released" are the settings of D2O's code; of the
-teacher, Salimans & Ho's of google-research/diffusion_distillation.
+"Released" are the settings of D2O's code (train.sh, train.py and training/training_loop.py of
+Zyriix/D2O); of the teacher, Salimans & Ho's imagenet64_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number          theirs              ours               why
+    teacher         EDM's ADM           `imagenet64_pd`'s  trained here; or `:imported`
+    teacher's head  both, max(SNR, 1)   v, SNR + 1         as in `imagenet64_pd`
+    judges          EfficientNet, DeiT  EfficientNet       no kept JAX library has the other
+    losses          sums over a device  means              the same for Adam; `r1` is smaller
+    images          not mirrored        mirrored           as for the teacher
+    format          bfloat16            float32            model.network.arguments.dtype
 """  # noqa: E501
 
 from ml_collections import ConfigDict

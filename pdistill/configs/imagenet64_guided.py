@@ -8,8 +8,14 @@ rest, which the paper does not print, is chosen: labels are hidden for a tenth o
 takes 100k updates at the teacher's learning rate, and stage two is imagenet64_pd.py's. The paper
 says that 4 steps compare with the guided teacher's 1024 pairs.
 
-The teacher is that of Salimans & Ho 2022; there "released" are the configs of
-google-research/diffusion_distillation.
+The teacher is that of Salimans & Ho 2022; there "released" is imagenet64_base.py of
+google-research/diffusion_distillation. Meng et al. released no code. Their numbers are those in the
+text above, and the others are unknown. The teacher's that differ:
+
+    number             theirs             ours        why
+    head, loss weight  both, max(SNR, 1)  v, SNR + 1  as in `imagenet64_pd`
+    label dropout      none (unguided)    0.1         ours; the paper's is unknown
+    updates            not released       550k        the paper's appendix
 """  # noqa: E501
 
 from ml_collections import ConfigDict

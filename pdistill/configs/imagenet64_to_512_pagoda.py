@@ -4,18 +4,29 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet512 --resolution=512 --resize=area
     python -m pdistill.main --config=configs/imagenet64_to_512_pagoda.py --workdir=runs/imagenet512
 
-The teacher is that of `imagenet64_pd`, on the images averaged to 64x64 (theirs is EDM's, of images
-made small from the originals); batches, weights and rates are the released ones, with 90k updates
-of each size, which the release does not say. Published, one evaluation without guidance: FID 1.21
-at 64x64, 1.48 at 128, 1.56 at 256, 1.80 at 512.
+The teacher is that of `imagenet64_pd`, on the images averaged to 64x64; batches, weights and rates
+are the released ones. Published, one evaluation without guidance: FID 1.21 at 64x64, 1.48 at 128,
+1.56 at 256, 1.80 at 512.
 
-EfficientNet-Lite0 stands for their feature networks, in the distance and in the judges, and an
-update is two of theirs. Beyond 256 pixels theirs is updated for each loss in turn and has a second
-discriminator for reconstructions; that is left out. Generated and real images are augmented apart
-(theirs: alike), and not in the distance; the embedding scales and shifts in grown levels too
-(theirs: it is added); encoding takes the teacher's own grid of noise levels and clamps nothing.
-"Released" are the settings of sony/pagoda; of the teacher, Salimans & Ho's of
-google-research/diffusion_distillation.
+"Released" are the settings of sony/pagoda (commands/data_latent_pair_generation.sh and
+res64to64.sh to res64to512.sh, the defaults of cm/script_util.py, cm/karras_diffusion.py and
+cm/train_util.py); of the teacher, Salimans & Ho's imagenet64_base.py of
+google-research/diffusion_distillation. Differences:
+
+    number            theirs                  ours                why
+    teacher           EDM's                   `imagenet64_pd`'s   trained here; or `:imported`
+    teacher's head    both, max(SNR, 1)       v, SNR + 1          as in `imagenet64_pd`
+    distance, judges  EfficientNet, DeiT      EfficientNet        no kept JAX library has DeiT
+    an update         generator or critic     both, one batch     two of theirs
+    image             the raw output          the denoised one    half of it, at first
+    encoding          clamped images          not clamped         the flow, to be inverted
+    augmentation      alike, in distance too  apart, not in it    each judge draws its own
+    embedding, grown  added                   scale and shift     as in all other levels
+    format            float16, scaled         float32             loss scaling is not needed
+    updates           not released            90k of each size    they sample after 180,000 of both
+    256x256 and more  losses in turn          together            one update of the generator
+    512x512           a second critic         none                of reconstructions; left out
+    images of 64x64   of the originals        of the larger ones  one data set for all sizes
 """  # noqa: E501
 
 from ml_collections import ConfigDict
@@ -75,6 +86,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "pagoda",
                     "teacher": "teacher",
                     "resolution": 64,
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 0.2,  # released
                     "layer": "up_0.block_3/conv2/kernel",  # released
@@ -89,8 +101,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 90_000,  # ours; they sampled after 180,000 of both
@@ -98,11 +115,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "pagoda/128",
@@ -112,9 +130,10 @@ def get_config(variant: str = "") -> ConfigDict:
                     "resolution": 128,
                     "grown": (192,),
                     "fixed": "pagoda_64",  # released
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 1.0,  # released
-                    "layer": "up_0.block_3/conv2/kernel",  # released
+                    "layer": "grown_0.block_1/conv2/kernel",  # released
                     "adversary": {
                         "judges": (
                             {
@@ -126,8 +145,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 90_000,  # ours
@@ -135,11 +159,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "pagoda/256",
@@ -149,6 +174,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "resolution": 256,
                     "grown": (192, 192),
                     "fixed": "pagoda_64",  # released
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 1.0,  # released
                     "layer": "",  # released: the weight does not adapt
@@ -163,8 +189,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 90_000,  # ours
@@ -172,11 +203,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "pagoda/512",
@@ -186,6 +218,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "resolution": 512,
                     "grown": (192, 192, 96),
                     "fixed": "pagoda_64",  # released
+                    "latents": {"solver": "edm", "num_steps": 40},  # released
                     "distance": "efficientnet_lite0",  # DeiT too in the release
                     "adversarial": 1.0,  # released
                     "layer": "",  # released: the weight does not adapt
@@ -200,8 +233,13 @@ def get_config(variant: str = "") -> ConfigDict:
                         ),
                         "augmentations": ("color", "translation", "cutout"),  # released
                         "loss": "hinge",  # released
+                        "mean_of_judges": True,  # released
                         "r1": 0.0,  # released
-                        "optimizer": {"learning_rate": 2e-3, "clip_norm": 0.0},  # released
+                        "optimizer": {  # released
+                            "rule": "radam",
+                            "learning_rate": 2e-3,
+                            "clip_norm": 0.0,
+                        },
                     },
                     "loop": {
                         "num_updates": 90_000,  # ours
@@ -209,11 +247,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "save_every": 5000,
                     },
-                    "optimizer": {
+                    "optimizer": {  # released
+                        "rule": "radam",
                         "learning_rate": 8e-6,
                         "clip_norm": 0.0,
                         "ema_decay": 0.999,
-                    },  # released
+                    },
                 },
                 {
                     "name": "upsampled/512",

@@ -7,7 +7,15 @@
 predicts v. 400k teacher updates and 600k of distillation, 1024 -> 1 steps, batch 2048. The paper
 plots FID without printing it.
 
-Sources: "released" are the configs of google-research/diffusion_distillation.
+Sources: "released" are the configs of google-research/diffusion_distillation, church128_base.py and
+church128_distill.py, from which these numbers differ:
+
+    number              theirs        ours     why
+    head                both          v        conditioned at every noise level; `:both` has theirs
+    loss weight         max(SNR, 1)   SNR + 1  that of v's own error; `:both` has theirs
+    teacher's updates   not released  400k     the paper's appendix
+    rounds to 2 and 1   50k updates   100k     the paper's; the release has one number for all
+    updates a dispatch  10            1        the same updates; for large batches
 """  # noqa: E501
 
 from ml_collections import ConfigDict

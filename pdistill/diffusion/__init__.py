@@ -2,7 +2,13 @@
 
 from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture, Jump
 from pdistill.diffusion.guidance import Pair, guide, pair_of
-from pdistill.diffusion.losses import WEIGHTINGS, check_weighting, denoising_loss, v_weight
+from pdistill.diffusion.losses import (
+    WEIGHTINGS,
+    check_data_std,
+    check_weighting,
+    denoising_loss,
+    v_weight,
+)
 from pdistill.diffusion.predictions import (
     HEADS,
     alpha_sigma,
@@ -48,6 +54,7 @@ __all__ = [
     "alpha_sigma",
     "angle",
     "between",
+    "check_data_std",
     "check_weighting",
     "denoising_loss",
     "diffuse",

@@ -5,6 +5,8 @@ x_error = -sigma v_error and eps_error = alpha v_error. So every weighting is a 
 the squared error of v, which is the well-conditioned way to compute it.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -26,23 +28,41 @@ def check_weighting(weighting: str) -> None:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
 
 
-def v_weight(weighting: str, logsnr: Array) -> Array:
-    """Factor on the squared v error, of logsnr's shape, in [0, 1].
+def check_data_std(data_std: float) -> None:
+    """Raises ValueError unless a deviation of data is positive and finite."""
+    if not 0 < data_std < math.inf:
+        raise ValueError(f"data_std must be positive and finite; got {data_std}")
+
+
+def v_weight(weighting: str, logsnr: Array, data_std: float = 1.0) -> Array:
+    """Factor on the squared v error, of logsnr's shape, in [0, 1] for data of unit deviation.
+
+    Args:
+      data_std: deviation d of the data. The loss is that of x / d, whose SNR is d^2 times as
+        large: for "v_mse" the weight on the squared error of x is SNR + 1 / d^2, as Karras et al.
+        (2022) have it with d = 0.5.
 
     Raises:
-      ValueError: `weighting` is not in WEIGHTINGS.
+      ValueError: `weighting` is not in WEIGHTINGS, or data_std is not positive.
     """
     check_weighting(weighting)
-    return WEIGHTINGS[weighting](*alpha_sigma(logsnr))
+    check_data_std(data_std)
+    alpha, sigma = alpha_sigma(logsnr)
+    if data_std == 1:
+        return WEIGHTINGS[weighting](alpha, sigma)
+    weight = WEIGHTINGS[weighting](*alpha_sigma(logsnr + 2 * math.log(data_std)))
+    return weight * (alpha**2 + (sigma / data_std) ** 2)
 
 
-def denoising_loss(v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_mse") -> Array:
+def denoising_loss(
+    v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_mse", data_std: float = 1.0
+) -> Array:
     """Weighted squared error of each example, averaged over its pixels.
 
     Args:
       v_hat, v: predicted and true velocity [B, ...].
       logsnr: noise levels [B], or one for all.
-      weighting: a key of WEIGHTINGS.
+      weighting: a key of WEIGHTINGS. data_std: as for `v_weight`.
 
     Returns:
       Losses [B]. Their mean is the loss of Salimans & Ho 2022, section 4.
@@ -52,4 +72,4 @@ def denoising_loss(v_hat: Array, v: Array, logsnr: Array, weighting: str = "v_ms
     """
     check_shape(v_hat, v)
     error = jnp.mean(jnp.square(v_hat - v), axis=tuple(range(1, v.ndim)))
-    return v_weight(weighting, expand(logsnr, error)) * error
+    return v_weight(weighting, expand(logsnr, error), data_std) * error

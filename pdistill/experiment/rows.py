@@ -18,7 +18,7 @@ from pdistill.samplers.noise import GENERATOR
 
 KEY = (
     *("stage", "nfe", "num_steps", "solver", "variance"),
-    *("metric", "reference", "seed", "guidance", "gamma"),
+    *("metric", "reference", "seed", "guidance", "gamma", "churn"),
 )
 
 
@@ -38,7 +38,7 @@ def identity(
         "solver": sampling.solver.name,
         "seed": seed,
     }
-    for setting in ("variance", "gamma"):
+    for setting in ("variance", "gamma", "churn"):
         if hasattr(sampling.solver, setting):
             fields[setting] = getattr(sampling.solver, setting)
     if guidance is not None:

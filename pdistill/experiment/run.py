@@ -152,12 +152,12 @@ class Experiment:
                 self._report()
 
     def _report(self) -> None:
-        """Builds the report from the first measurement on, in a twentieth of the time at most."""
+        """Builds the report from the first measurement on, in a fiftieth of the time at most."""
         before = time.monotonic()
         if (
             jax.process_index() > 0
             or not self.measurements.rows
-            or self._reporting > (before - self.began) / 20
+            or self._reporting > (before - self.began) / 50
         ):
             return
         path = report.build(self.workdir)

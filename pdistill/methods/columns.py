@@ -31,7 +31,7 @@ class Latents:
     The rows are float16 [N, 1, h, w, C], or [N, 2, h, w, C] with the mirrored image's behind each.
 
     Attributes:
-      num_steps, solver: the encoding; PaGoDA has 39 of Heun's.
+      num_steps, solver: the encoding; PaGoDA's is 40 of "edm".
     """
 
     num_steps: int = 39
@@ -120,7 +120,7 @@ class Pairs:
     Images, labels and the noise's keys are kept; the noise is drawn again when it is needed.
 
     Attributes:
-      num: number of pairs. num_steps, solver: the teacher's, deterministic; DMD has 18 of Heun's.
+      num: number of pairs. num_steps, solver: the teacher's, deterministic; DMD's is 18 of "edm".
       guidance: the teacher's weight; None for none.
       path: file of such pairs, made by `python -m pdistill.pairs`; "" to make them in the run.
     """

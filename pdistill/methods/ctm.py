@@ -11,12 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jax import Array
 from jax.lax import stop_gradient
 
 from pdistill import diffusion
-from pdistill.diffusion import KarrasSchedule, Schedule
+from pdistill.diffusion import KarrasSchedule, Schedule, check_data_std
 from pdistill.methods.method import Method
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import OUTPUT, balanced_update, find_layer
@@ -54,6 +55,10 @@ class Ctm(Method):
       averaged_target: the target's first jump is the average's, as in the paper, instead of the
         student's own without gradient, as in the released code.
       denoising, adversarial: factors on the weights of these losses; 0 leaves the first one out.
+      data_std: deviation of the data that the denoising loss is weighted for, as in
+        `diffusion.v_weight`; the released code has 0.5.
+      target_decay: decay of another average, with which estimate and target go on to the data; 0
+        for the exported one. The released code has 0.9999 beside 0.999 for one of its models.
       distance: name of the `Distance` of estimate and target.
       adversary: None for none.
     """
@@ -67,25 +72,35 @@ class Ctm(Method):
     averaged_target: bool = False
     denoising: float = 1.0
     adversarial: float = 1.0
+    data_std: float = 1.0
+    target_decay: float = 0.0
     distance: str = "pixels"
     adversary: Adversary | None = None
     name: ClassVar[str] = "ctm"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         student: Learner
         critic: Learner | None
+        target: Network | None  # the average of `target_decay`
         teacher: Network | None = frozen()
         distance: Distance = frozen()
         eyes: dict[str, Any] | None = frozen()
 
+        @property
+        def average(self) -> Network:
+            """The average with which estimate and target go on to the data."""
+            return self.target or self.student.averaged
+
     def __post_init__(self):
         check_distance_name(self.distance)
+        check_data_std(self.data_std)
         if not 1 <= self.solver_steps < self.grid_points:
             raise ValueError(
                 "solver_steps must be at least 1 and less than grid_points; got "
                 f"{self.solver_steps} and {self.grid_points}"
             )
+        if not 0 <= self.target_decay < 1:
+            raise ValueError(f"target_decay must be in [0, 1); got {self.target_decay}")
         if not (self.denoising >= 0 and self.adversarial > 0):
             raise ValueError(
                 "denoising must not be negative, and adversarial be positive; got "
@@ -128,13 +143,14 @@ class Ctm(Method):
         if self.adversary:
             critic, eyes = self.adversary.init(critic_key, student.image_shape, teacher or student)
         learner = Learner.of(student, self.optimizer, whole_batches=True)
-        return self.State(learner, critic, teacher, Distance.load(self.distance), eyes)
+        target = jax.tree.map(jnp.copy, student) if self.target_decay else None
+        return self.State(learner, critic, target, teacher, Distance.load(self.distance), eyes)
 
     def step(self, state: State, batch, key, parts=("student", "discriminator", "r1")):
         student_key, estimate_key, *critic_keys = jax.random.split(key, 5)
         draw_key, denoising_key, judge_key = jax.random.split(student_key, 3)
         x, label = batch["image"], batch.get("label")
-        told, average = Conditioning(label=label), state.student.averaged
+        told, average = Conditioning(label=label), state.average
         z, jump = self.draw(average, x, draw_key)
         target = self.target(state, z, jump, told)
 
@@ -157,15 +173,19 @@ class Ctm(Method):
             limits=LIMITS,
             factors={"denoising": self.denoising, "adversarial": self.adversarial},
         )
+        state = state.replace(student=student)
+        if state.target:
+            moved = optax.incremental_update(student.network, state.target, 1 - self.target_decay)
+            state = state.replace(target=moved)
         if self.adversary is None:
-            return state.replace(student=student), metrics
+            return state, metrics
         z, jump = self.draw(average, x, estimate_key)
-        fakes = self.estimate(student.network, student.averaged, z, jump, told)
+        fakes = self.estimate(student.network, state.average, z, jump, told)
         critic, more = self.adversary.update(
             state.critic.replace(carried=carried),
             state.eyes, fakes, x, label, tuple(critic_keys), parts,
         )  # fmt: skip
-        return state.replace(student=student, critic=critic), metrics | more
+        return state.replace(critic=critic), metrics | more
 
     def draw(self, student: Network, x: Array, key: Array) -> tuple[Array, "Jumps"]:
         """Images of a batch at the beginnings of random jumps, and the jumps."""
@@ -185,7 +205,7 @@ class Ctm(Method):
 
     def target(self, state: State, z: Array, jump: "Jumps", told: Conditioning) -> Array:
         """Images: from t to u by the teacher, to s by the student, to the data by its average."""
-        average = state.student.averaged
+        average = state.average
         first = average if self.averaged_target else state.student.network
         z_u = self.solve(state, z, jump, told)
         z_s = first.jump(z_u, jump.u, jump.s, told)
@@ -193,7 +213,7 @@ class Ctm(Method):
 
     def solve(self, state: State, z: Array, jump: "Jumps", told: Conditioning) -> Array:
         """z at u: by the teacher's Heun steps or, without a teacher, the average's jump."""
-        average = state.student.averaged
+        average = state.average
         if state.teacher is None:
             return average.jump(z, jump.t, jump.u, told)
         denoise, grid = state.teacher.denoiser(told), self.grid(average.schedule, z.dtype)
@@ -205,12 +225,14 @@ class Ctm(Method):
         return jax.lax.fori_loop(0, jump.steps, step, z)
 
     def denoise(self, student: Network, x: Array, told: Conditioning, key: Array) -> Array:
-        """The denoising loss, with the weight SNR + 1, at noise levels of its own law."""
+        """The denoising loss, with the weight SNR + 1 / data_std^2, at levels of its own law."""
         level_key, noise_key = jax.random.split(key)
         logsnr = denoising_levels(level_key, len(x), student.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, logsnr)
         v = diffusion.v_target(x, eps, logsnr)
-        return jnp.mean(diffusion.denoising_loss(student.v(z, logsnr, told), v, logsnr))
+        v_hat = student.v(z, logsnr, told)
+        losses = diffusion.denoising_loss(v_hat, v, logsnr, data_std=self.data_std)
+        return jnp.mean(losses)
 
     def grid(self, schedule: Schedule, dtype=jnp.float32) -> Array:
         """Log-SNRs from noise to data, [grid_points]."""

@@ -18,7 +18,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pdistill import diffusion
-from pdistill.diffusion import KarrasSchedule
+from pdistill.diffusion import KarrasSchedule, check_data_std
 from pdistill.methods.columns import Pairs
 from pdistill.methods.method import Method
 from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL
@@ -60,7 +60,9 @@ class Dmd(Method):
         it is not: then the images of all levels together match the data, and one level's may be too
         dark as another's are too bright.
       noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`. Images
-        are not scaled to unit deviation here, so that EDM's sigma is ours with data_std = 1.
+        are not scaled to unit deviation here, so that EDM's sigma is ours with noise.data_std = 1.
+      data_std: deviation of the images that the fake score's loss is weighted for, as in
+        `diffusion.v_weight`; DMD2's code has 0.5.
       pairs: noise and samples of the teacher for the regression loss.
       scratch, network: as in `Gan`.
     """
@@ -79,14 +81,14 @@ class Dmd(Method):
     bottleneck: int = -1
     told_level: bool = False
     noise: KarrasSchedule = KarrasSchedule()  # noqa: RUF009
+    data_std: float = 1.0
     matching_times: tuple[float, ...] = (0.02, 0.98)
     pairs: Pairs | None = None
     scratch: bool = False
     network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "dmd"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         generator: Learner
         fake_score: Learner
         teacher: Network = frozen()
@@ -110,6 +112,7 @@ class Dmd(Method):
                 "weights must not be negative, nor matching, adversarial and regression all zero; "
                 f"got {self}"
             )
+        check_data_std(self.data_std)
         check_interval("matching_times", self.matching_times, 0.0, 1.0)
         if bool(self.regression) != bool(self.pairs):
             raise ValueError("regression and pairs go together; give both or none")
@@ -251,8 +254,8 @@ class Dmd(Method):
         return matching_gradient(images, real, fake, logsnr, self.normaliser)
 
     def regress(self, generator: Network, pairs, key=None) -> Array:
-        """Squared distance of the generator's images to what the teacher's sampler made of the
-        same noise (DMD, section 3.3, in pixels)."""
+        """Squared distance, in pixels, of the generator's images to what the teacher's sampler
+        made of the same noise (DMD, section 3.3, where it is LPIPS: its VGG16 is not here)."""
         del key
         level = jnp.full(len(pairs["noise"]), self.levels(generator)[0], pairs["noise"].dtype)
         x_hat = generator.denoise(pairs["noise"], level, Conditioning(label=pairs["label"]))
@@ -273,7 +276,8 @@ class Dmd(Method):
         def loss(fake: FakeScore, rows, key):
             z, logsnr, v, images, x, level, told, told_x = rows
             v_hat = fake.network.v(z, logsnr, told.replace(target=level))
-            denoising = jnp.mean(diffusion.denoising_loss(v_hat, v, logsnr))
+            losses = diffusion.denoising_loss(v_hat, v, logsnr, data_std=self.data_std)
+            denoising = jnp.mean(losses)
             if not self.adversarial:
                 return denoising, {"fake_score_loss": denoising}
             generated = self.logit(fake, state, images, level, told, fake_key)

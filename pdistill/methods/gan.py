@@ -43,8 +43,7 @@ class Gan(Method):
     network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "gan"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         generator: Learner
         critic: Learner
         eyes: dict[str, Any] = frozen()

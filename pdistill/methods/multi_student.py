@@ -67,6 +67,7 @@ class MultiStudent(Method):
         images = sum(run.loop.images_seen for run in runs)
         joined = Joined(
             routes=routes(parts),
+            parent=self.student.given["teacher"],
             train_steps=sum(run.loop.num_updates for run in runs),
             images_seen=images,
             images_seen_a_student=images // len(parts),
@@ -80,11 +81,12 @@ class Joined(Method):
     """The model of several students, in zero updates: each label has its student.
 
     Attributes:
-      routes: the student of each label.
+      routes: the student of each label. parent: the students' teacher, for the card.
       train_steps, images_seen, images_seen_a_student: sums over all its runs, for the card.
     """
 
     routes: tuple[int, ...]
+    parent: str
     train_steps: int
     images_seen: int
     images_seen_a_student: int
@@ -105,6 +107,8 @@ class Joined(Method):
 
     def card(self, state: Network) -> dict[str, Any]:
         return {
+            "parent": self.parent,
+            "selected_step": self.train_steps,
             "train_steps": self.train_steps,
             "images_seen": self.images_seen,
             "images_seen_a_student": self.images_seen_a_student,

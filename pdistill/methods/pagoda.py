@@ -58,8 +58,7 @@ class Pagoda(Method):
     network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "pagoda"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         generator: Learner
         critic: Learner
         eyes: dict[str, Any] = frozen()

@@ -56,8 +56,7 @@ class Progressive(Method):
     max_noise: float = 0.2
     name: ClassVar[str] = "progressive"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         student: Learner
         teacher: Network = frozen()
         num_steps: Array = frozen()

@@ -41,8 +41,7 @@ class Teacher(Method):
     network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "teacher"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         model: Learner
 
     def __post_init__(self):

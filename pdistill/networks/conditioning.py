@@ -7,8 +7,7 @@ from jax import Array
 from pdistill.samplers import LowRes
 
 
-@struct.dataclass
-class Conditioning:
+class Conditioning(struct.PyTreeNode):
     """Values that a network is told beside its noisy image; None for what it is not told.
 
     Attributes:

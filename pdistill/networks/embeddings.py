@@ -1,5 +1,6 @@
 """Embeddings: the way of noise level, label and guidance weight into a network."""
 
+import functools
 import math
 
 import jax
@@ -76,13 +77,14 @@ class TargetEmbedding(nn.Module):
     waves: int
     features: int
     dtype: jnp.dtype | None = None
+    zero: bool = True  # not where zeros are in the layers behind it
 
     @nn.compact
     def __call__(self, target: Array | None, logsnr: Array) -> Array:
         waves = logsnr_waves(logsnr if target is None else target, self.waves)
-        h = nn.Dense(self.features, dtype=self.dtype, name="in")(waves)
-        zeros = nn.initializers.zeros
-        return nn.Dense(self.features, kernel_init=zeros, dtype=self.dtype, name="out")(nn.swish(h))
+        dense = functools.partial(nn.Dense, self.features, dtype=self.dtype)
+        init = {"kernel_init": nn.initializers.zeros} if self.zero else {}
+        return dense(name="out", **init)(nn.swish(dense(name="in")(waves)))
 
 
 class GuidanceEmbedding(nn.Module):

@@ -23,8 +23,7 @@ from pdistill.samplers import Level, LowRes
 static = functools.partial(struct.field, pytree_node=False)
 
 
-@struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """A diffusion network with its parameters: a pytree that is called, differentiated, averaged.
 
     Only `params` is traced. Two networks of the same static fields share compiled functions. A

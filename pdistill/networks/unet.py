@@ -32,6 +32,9 @@ double = functools.partial(repeat, factor=2)
 class ResBlock(nn.Module):
     """h [B, H, W, C], embedding [B, E] -> [B, H', W', features]; at first its skip path alone.
 
+    With two embeddings, (embedding, of the target), each has a layer of its own; that of the
+    target is zero at first.
+
     Attributes:
       features: channels of the output; if they are not C, the skip path is a 1x1 convolution.
       resample: `halve` or `double`, applied on both paths before the first convolution.
@@ -45,16 +48,19 @@ class ResBlock(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, h: Array, embedding: Array) -> Array:
+    def __call__(self, h: Array, embedding: Array | tuple[Array, Array]) -> Array:
+        embedding, *target = embedding if isinstance(embedding, tuple) else (embedding,)
         conv = functools.partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
         skip, h = h, nn.swish(group_norm(h, "norm1"))
         if self.resample is not None:
             skip, h = self.resample(skip), self.resample(h)
         h = conv(name="conv1")(h)
 
-        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="temb_proj")(
-            nn.swish(embedding)
-        )
+        project = functools.partial(nn.Dense, 2 * self.features, dtype=self.dtype)
+        modulation = project(name="temb_proj")(nn.swish(embedding))
+        for of_target in target:
+            zeros = nn.initializers.zeros
+            modulation += project(kernel_init=zeros, name="target_proj")(nn.swish(of_target))
         scale, shift = jnp.split(modulation[:, None, None], 2, axis=-1)
         h = nn.swish(group_norm(h, "norm2") * (1 + scale) + shift)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
@@ -127,6 +133,8 @@ class UNet(nn.Module):
       num_labels: 0 for an unconditional network.
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
+      target_in_blocks: the target's embedding goes into each residual block by a layer of its own,
+        as in CTM's code, instead of being added to the other one.
       dropout: rate within each residual block when training.
       dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute blocks in the backward pass instead of storing their activations: True, or
@@ -149,6 +157,7 @@ class UNet(nn.Module):
     num_labels: int = 0
     guidance: bool = False
     target: bool = False
+    target_in_blocks: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool | str = False
@@ -201,8 +210,11 @@ class UNet(nn.Module):
         )(h)
         return channels_to_pixels(h, self.patch)
 
-    def _embedding(self, logsnr: Array, told: Conditioning, batch: int, height: int) -> Array:
-        """The embedding [B, E] of everything that is told, and of the images' height."""
+    def _embedding(self, logsnr: Array, told: Conditioning, batch: int, height: int):
+        """The embedding [B, E] of everything that is told, and of the images' height.
+
+        Or two, with one of the target alone, for `target_in_blocks`.
+        """
         dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
         second = functools.partial(
             TargetEmbedding, self.channels, self.embedding_channels, self.dtype
@@ -212,8 +224,10 @@ class UNet(nn.Module):
             waves += GuidanceEmbedding(self.channels, name="guidance_in")(told.guidance, batch)
         embedding = dense(name="dense0")(waves)
         embedding = dense(name="dense1")(nn.swish(embedding))
+        apart = self.target and self.target_in_blocks
         if self.target:
-            embedding += second(name="target_in")(told.target, logsnr)
+            of_target = second(zero=not apart, name="target_in")(told.target, logsnr)
+            embedding = embedding if apart else embedding + of_target
         if self.num_labels:
             labels = one_hot(told.label, self.num_labels, batch)
             embedding += dense(name="class_emb")(labels)
@@ -224,7 +238,7 @@ class UNet(nn.Module):
             embedding += embed(jnp.full(1, self.resolutions.index(height)))
         if told.image is not None:
             embedding += second(name="condition_in")(told.image.logsnr, logsnr)
-        return embedding
+        return (embedding, of_target) if apart else embedding
 
     def _down(self, h: Array, embedding: Array, levels, block, attention) -> list[Array]:
         """Activations on the way down from h, the first layer's, for the skip connections."""

@@ -27,6 +27,7 @@ COLUMNS = {  # by a pattern of the whole name
     "variance": Column("noise that the solver adds in each step"),
     "guidance": Column("weight of guidance, 0 for none"),
     "gamma": Column("share of noise put back after each jump, 0 for none"),
+    "churn": Column("noise that EDM's sampler adds before its steps, all together; 0 for none"),
     "seed": Column("of the noise"),
     "fid": Column("Fréchet distance of 50,000 samples' Inception features to the data's", "lower"),
     r"fid_\d+k?": Column(

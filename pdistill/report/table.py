@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-SETTINGS = ("variance", "guidance", "gamma")  # a solver's or a model's, if they apply
+SETTINGS = ("variance", "guidance", "gamma", "churn")  # a solver's or a model's, if they apply
 LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # equal in the rows of a line
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 

@@ -1,6 +1,7 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
 from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise
+from pdistill.samplers.edm import Edm
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.names import SOLVERS, format_steps, parse_solver, parse_steps
 from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
@@ -26,6 +27,7 @@ __all__ = [
     "Cascade",
     "Ddim",
     "DpmSolverPP2M",
+    "Edm",
     "Gamma",
     "Heun",
     "Level",

@@ -3,7 +3,7 @@
 import itertools
 import numbers
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ def sample(
 ) -> Array | tuple[Array, Array]:
     """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
-    Compile time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on
-    sharded `z_init`.
+    `Edm` and `Multistep` have noise levels of their own. Compile time and memory do not depend on
+    `num_steps`. Works under jit, vmap and grad, and on sharded `z_init`.
 
     Args:
       denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...]; for a solver that `jumps`, a
@@ -104,10 +104,10 @@ def sample(
         logsnrs = schedule(jnp.asarray(times, z.dtype))
     if not solver.jumps:
         denoise = _clipped(denoise, clip)
+    z = z * solver.prior_std(logsnrs[0])
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
-    if solver.jumps and clip is not None:
-        x = jnp.clip(x, *clip)
+    x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
     return (x, trajectory) if return_trajectory else x
 
 
@@ -142,6 +142,30 @@ def _start(
     return key, at_least_float32(z_init)
 
 
+@overload
+def encode(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver | str = ...,
+    return_trajectory: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def encode(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    num_steps: int,
+    solver: Solver | str = ...,
+    return_trajectory: Literal[True],
+) -> tuple[Array, Array]: ...
+
+
 def encode(
     denoise: Denoiser,
     x: Array,
@@ -150,8 +174,8 @@ def encode(
     num_steps: int,
     solver: Solver | str = Heun(),  # noqa: B008
     return_trajectory: bool = False,
-) -> Any:
-    """Maps data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1.
+) -> Array | tuple[Array, Array]:
+    """Maps data to noise along the probability-flow ODE: t = 0, 1/N, ..., 1, or a solver's grid.
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
     with the default last step `sample` differs from that by one more Euler step's local error.
@@ -173,9 +197,10 @@ def encode(
             f"encode needs a deterministic solver of denoisers, such as heun; got {solver}"
         )
     x = at_least_float32(x)
-    logsnr = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
+    logsnr = solver.grid(schedule, num_steps, x.dtype)[::-1]
     alpha, _ = alpha_sigma(logsnr[0])
     z, trajectory = _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+    z = z / solver.prior_std(logsnr[-1])
     return (z, trajectory) if return_trajectory else z
 
 
@@ -254,16 +279,22 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
     num_steps = logsnrs.shape[0] - 1
     at_once = num_steps == 1 and last_step_is_x_hat and not return_trajectory
     denoise = _checked(denoise, larger=at_once)
+
+    def evaluate(i, z, logsnr_t, logsnr_s, memory):
+        """x_hat of a step's perturbed beginning, which it returns too, with the step's key."""
+        step_key = None if key is None else noise.fold_in(key, i)
+        z, logsnr_t = solver.perturb(z, logsnr_t, step_key, memory)
+        return solver.evaluate(denoise, z, logsnr_t, logsnr_s, memory), z, logsnr_t, step_key
+
     if at_once:
         # Outside a loop, the end may be larger than the beginning.
-        return solver.evaluate(denoise, z, *logsnrs, solver.init(z, logsnrs)), None
+        return evaluate(0, z, *logsnrs, solver.init(z, logsnrs))[0], None
 
     def step(carry, inputs):
         z, memory = carry
         i, logsnr_t, logsnr_s, logsnr_k = inputs
         ahead = {"logsnr_k": logsnr_k} if solver.looks_ahead else {}
-        step_key = None if key is None else noise.fold_in(key, i)
-        x_hat = solver.evaluate(denoise, z, logsnr_t, logsnr_s, memory)
+        x_hat, z, logsnr_t, step_key = evaluate(i, z, logsnr_t, logsnr_s, memory)
 
         def advance():
             return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory, **ahead)

@@ -58,10 +58,22 @@ class Solver(abc.ABC):
         """Noise levels of N steps, logsnr [N + 1]: the schedule at t = 1, (N-1)/N, ..., 0."""
         return schedule(jnp.arange(num_steps, -1, -1, dtype=dtype) / num_steps)
 
+    def prior_std(self, logsnr: Array) -> Array | float:
+        """Returns the deviation of the noise that a sample starts from, at the first level."""
+        del logsnr
+        return 1.0
+
     def init(self, z: Array, logsnrs: Array) -> Any:
         """Returns the memory before the first step, on the grid `logsnrs` [N + 1]."""
         del z, logsnrs
         return ()
+
+    def perturb(
+        self, z: Array, logsnr_t: Array, key: Array | None, memory: Any
+    ) -> tuple[Array, Array]:
+        """Moves z and its level before a step's evaluation; most solvers leave both."""
+        del key, memory
+        return z, logsnr_t
 
     def evaluate(
         self, denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, memory: Any
@@ -99,17 +111,20 @@ def ddim_step(z: Array, x_hat: Array, logsnr_t: Array, logsnr_s: Array) -> Array
     return sigma_s / sigma_t * z - alpha_s * jnp.expm1((logsnr_t - logsnr_s) / 2) * x_hat
 
 
-def heun_step(denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+def heun_step(
+    denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, x_hat: Array | None = None
+) -> Array:
     """Heun's step of Karras et al. (2022, algorithm 1), two evaluations; noise levels are [B].
 
-    It is the trapezoid rule in the variance exploding coordinates z / alpha and sigma / alpha,
-    where the slope is eps and Euler's step is DDIM's: half of that step with eps at t, half with
-    eps at s.
+    Without the first one if x_hat at t is given. It is the trapezoid rule in the variance exploding
+    coordinates z / alpha and sigma / alpha, where the slope is eps and Euler's step is DDIM's: half
+    of that step with eps at t, half with eps at s.
     """
     level_t, level_s = expand(logsnr_t, z), expand(logsnr_s, z)
     alpha_t, sigma_t = alpha_sigma(level_t)
     alpha_s, sigma_s = alpha_sigma(level_s)
-    z_euler = ddim_step(z, denoise(z, logsnr_t), level_t, level_s)
+    x_hat = denoise(z, logsnr_t) if x_hat is None else x_hat
+    z_euler = ddim_step(z, x_hat, level_t, level_s)
     eps_s = eps_from_x(z_euler, denoise(z_euler, logsnr_s), logsnr_s)
     with_eps_s = alpha_s / alpha_t * (z - sigma_t * eps_s) + sigma_s * eps_s
     return (z_euler + with_eps_s) / 2

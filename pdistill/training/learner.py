@@ -17,8 +17,7 @@ from pdistill.training.optimizers import Optimizer
 Metrics = dict[str, Array]
 
 
-@struct.dataclass
-class Learner:
+class Learner(struct.PyTreeNode):
     """One network under training. Its own count of updates anneals it.
 
     Attributes:

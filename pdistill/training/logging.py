@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,11 @@ class Writer:
         return NotImplementedError(f"{type(self).__name__} does not write {kind}.")
 
 
+def _tag(name: str) -> str:
+    """Replaces what a tag may not have by _, about which tensorboardX tells in the terminal."""
+    return re.sub(r"[^\w./-]", "_", name)
+
+
 class MetricWriter(Writer):
     """TensorBoard events of a whole experiment, from the first process."""
 
@@ -114,21 +120,21 @@ class MetricWriter(Writer):
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         if self._events:
             for name, value in scalars.items():
-                self._events.add_scalar(name, np.asarray(value), step)
+                self._events.add_scalar(_tag(name), np.asarray(value), step)
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         if self._events:
             for name, image in images.items():
                 image = np.asarray(image)
                 if image.ndim == 4:
-                    self._events.add_images(name, image, step, dataformats="NHWC")
+                    self._events.add_images(_tag(name), image, step, dataformats="NHWC")
                 else:
-                    self._events.add_image(name, image, step, dataformats="HWC")
+                    self._events.add_image(_tag(name), image, step, dataformats="HWC")
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         if self._events:
             for name, text in texts.items():
-                self._events.add_text(name, text, step)
+                self._events.add_text(_tag(name), text, step)
 
     def write_histograms(
         self,
@@ -139,7 +145,7 @@ class MetricWriter(Writer):
         if self._events:
             for name, array in arrays.items():
                 bins = (num_buckets or {}).get(name, "tensorflow")
-                self._events.add_histogram(name, np.asarray(array), step, bins=bins)
+                self._events.add_histogram(_tag(name), np.asarray(array), step, bins=bins)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         if self._events:

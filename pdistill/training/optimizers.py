@@ -7,6 +7,7 @@ import optax
 from jax import Array
 
 ANNEALS = ("constant", "linear", "cosine")
+RULES = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Optimizer:
     """Adam with warm-up, annealing, clipping and decoupled weight decay, and the weights' EMA.
 
     Attributes:
+      rule: "adam", or "radam", which leaves out the division by the second moment in its first
+        updates and warms up by itself (Liu et al. 2020).
       learning_rate: peak rate. warmup: updates of linear warm-up from zero.
       anneal: "constant", or "linear" / "cosine" to zero at update `num_updates`.
       num_updates: length of the run that `anneal` covers; a stage fills it in.
@@ -37,10 +40,13 @@ class Optimizer:
     ema_decay: float = 0.0
     ema_ramp: float = 0.0
     microbatches: int = 1
+    rule: str = "adam"
 
     def __post_init__(self):
         if self.anneal not in ANNEALS:
             raise ValueError(f"anneal must be one of {', '.join(ANNEALS)}; got {self.anneal!r}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
@@ -77,10 +83,12 @@ class Optimizer:
         return jnp.minimum(decay, 0.5 ** (1 / half_life))
 
     def transform(self) -> optax.GradientTransformation:
-        """The optax chain: clip, Adam, weight decay, learning rate."""
+        """The optax chain: clip, Adam or RAdam, weight decay, learning rate."""
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
-            optax.adamw(
-                self.schedule(), self.b1, self.b2, self.eps, weight_decay=self.weight_decay
+            optax.chain(  # as optax.adamw is
+                RULES[self.rule](self.b1, self.b2, self.eps),
+                optax.add_decayed_weights(self.weight_decay),
+                optax.scale_by_learning_rate(self.schedule()),
             ),
         )

@@ -22,8 +22,7 @@ def take_frozen(state: Any) -> tuple[Any, dict[str, Any]]:
     return state.replace(**dict.fromkeys(names)), held
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The loop's state, from update to update.
 
     Attributes:

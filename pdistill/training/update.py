@@ -24,9 +24,11 @@ class Steppable(Protocol):
     """The loop's view of a method: a frozen, hashable description, a static argument of jit."""
 
     def step(self, state: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Metrics]:
-        """One update. Metrics are scalars; at least one is called "...grad_norm".
+        """One update: a state of the same form and shapes, and metrics.
 
-        A method whose updates are not all alike also takes `parts`.
+        Metrics are scalars; at least one is called "...grad_norm", and "grad_norm" is the one that
+        `LoopConfig.max_grad_norm` bounds. A method whose updates are not all alike also takes
+        `parts`.
         """
         ...
 
@@ -108,12 +110,10 @@ def compile_update(
 def _step(method: Steppable, parts: Parts, max_grad_norm: float, state, batch, key):
     """One update with these parts: the state (the old one if it is left out), metrics, if kept."""
     told = {"parts": parts} if parts else {}
-    new, values = method.step(state, batch, key, **told)
-    if not any(name.endswith("grad_norm") for name in values):
-        raise TypeError(
-            f'{type(method).__name__}.step must report a gradient\'s norm, "grad_norm" or '
-            f'"..._grad_norm"; its metrics are {", ".join(values) or "none"}'
-        )
+    result = method.step(state, batch, key, **told)
+    if wrong := _wrong(result, state, max_grad_norm if not parts else 0.0):
+        raise TypeError(f"{type(method).__name__}.step must return {wrong}")
+    new, values = result
     kept = jnp.stack([jnp.isfinite(value) for value in values.values()]).all()
     if max_grad_norm and "grad_norm" in values:
         kept &= values["grad_norm"] <= max_grad_norm
@@ -122,6 +122,37 @@ def _step(method: Steppable, parts: Parts, max_grad_norm: float, state, batch, k
         return jnp.where(kept, new.astype(old.dtype), old)
 
     return jax.tree.map(keep, new, state), values, kept
+
+
+def _wrong(result: Any, state: Any, max_grad_norm: float) -> str:
+    """Finds what a step's result has wrong, by `Steppable.step`, at trace time; "" for nothing.
+
+    Args:
+      max_grad_norm: the bound on "grad_norm", which must then be there; 0 for none.
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        return f"the state and a dictionary of metrics; it returns {type(result).__name__}"
+    new, values = result
+    before, after = (
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (state, new))
+    )
+    for path in before | after:
+        was, found = before.get(path, "not there"), after.get(path, "not there")
+        if was != found:
+            return f"a state like the one it is given; state{path} was {was} and is {found}"
+    if jax.tree.structure(new) != jax.tree.structure(state):
+        return "a state like the one it is given; fields that are not arrays differ"
+    norms = [name for name in values if name.endswith("grad_norm")]
+    names = ", ".join(values) or "none"
+    for name, value in values.items():
+        if jnp.shape(value) != ():
+            return f"metrics that are scalars; {name} is {jnp.shape(value)}"
+    if not norms:
+        return f'a gradient\'s norm, "grad_norm" or "..._grad_norm"; its metrics are {names}'
+    if max_grad_norm and "grad_norm" not in norms:
+        return f'"grad_norm", which loop.max_grad_norm is a bound on; its metrics are {names}'
+    return ""
 
 
 def _switch(branches: list[Callable], which: Array, *inputs: Any):

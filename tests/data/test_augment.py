@@ -73,3 +73,16 @@ def test_color_keeps_what_it_should():
     assert 0.4 < np.abs(moved).max() <= 0.5
     contrast = np.asarray(out.std((1, 2, 3)) / grey.std((1, 2, 3)))
     assert 0.5 <= contrast.min() < 0.6 < 1.4 < contrast.max() <= 1.5
+
+
+def test_color_scales_what_differs_from_grey():
+    """Saturation by 0 .. 2, and contrast on top; brightness leaves differences of channels."""
+    out = AUGMENTATIONS["color"](jax.random.key(1), X, 1.0)
+    colour, grey = (np.asarray(x - x.mean(3, keepdims=True)) for x in (out, X)), X.mean(3)
+    after, before = colour
+    contrast = out.mean(3).std((1, 2)) / grey.std((1, 2))
+    scale = np.sum(after * before, (1, 2, 3)) / np.sum(before**2, (1, 2, 3))
+    np.testing.assert_allclose(after, scale[:, None, None, None] * before, atol=1e-5)
+    saturation = scale / np.asarray(contrast)
+    assert 0 <= saturation.min() < 0.2
+    assert 1.8 < saturation.max() <= 2

@@ -124,6 +124,13 @@ def test_mixture_of_one_is_the_gaussian(x64):
     np.testing.assert_allclose(flow(one, z, -5.0, 7.0), flow(GAUSSIAN, z, -5.0, 7.0), atol=1e-12)
 
 
+def test_the_flow_of_a_wide_mixture_far_out(x64):
+    """Ten standard deviations from the mean, and further from zero than any narrow one reaches."""
+    one = GaussianMixture(np.ones(1), np.full((1, 1), 0.3), np.full(1, 3.0))
+    z = np.linspace(-30, 30, 7)[:, None]
+    np.testing.assert_allclose(flow(one, z, 5.0, 7.0), flow(Gaussian(0.3, 3.0), z, 5.0, 7.0), 1e-9)
+
+
 @pytest.mark.parametrize("logsnr", LEVELS)
 def test_scalar_logsnr_broadcasts(mixture_2d, logsnr):
     z = np.random.default_rng(0).normal(size=(3, 2))
@@ -260,3 +267,7 @@ def test_flows_compose(golden):
 def test_bad_arguments(x64, make):
     with pytest.raises(ValueError, match=r"std|need weights"):
         make()
+
+
+def test_the_gaussian_is_standard_by_default():
+    assert Gaussian() == Gaussian(0.0, 1.0)

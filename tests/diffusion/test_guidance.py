@@ -61,8 +61,9 @@ def test_interval_in_log_snr(x64):
     found = guide(PAIR, 2.0, interval=(-3.0, 3.0))(Z, LOGSNR)
     weights = np.array([0.0, 2.0, 2.0, 2.0, 0.0])
     np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
-    with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
-        guide(PAIR, 1.0, interval=(3.0, -3.0))
+    for interval in ((3.0, -3.0), (1.0, 1.0)):
+        with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
+            guide(PAIR, 1.0, interval=interval)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
@@ -75,8 +76,9 @@ def test_rescaling_brings_back_the_spread(x64, rescale):
     np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)
     if rescale == 1.0:
         np.testing.assert_allclose(np.std(found, 1), np.std(conditional, 1), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
-        guide(PAIR, 1.0, rescale=1.5)
+    for wrong in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
+            guide(PAIR, 1.0, rescale=wrong)
 
 
 def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):

@@ -27,6 +27,29 @@ def test_loss_is_the_weighted_mean_squared_error_of_x(x64, weighting, shape):
     np.testing.assert_allclose(loss, DEFINITIONS[weighting](np.exp(logsnr)) * x_mse, rtol=1e-10)
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_for_data_of_another_deviation_it_is_the_loss_of_scaled_data(x64, weighting):
+    """Of x / d at the SNR of z / d, which is d^2 times as large; EDM's weight for d = 0.5."""
+    logsnr, std = jnp.linspace(-10, 10, 21), 0.5
+    sigma2 = jax.nn.sigmoid(-logsnr)
+    weight = v_weight(weighting, logsnr, std) / sigma2  # on the squared error of x
+    desired = DEFINITIONS[weighting](std**2 * np.exp(logsnr)) / std**2
+    np.testing.assert_allclose(weight, desired, rtol=1e-12)
+    if weighting == "v_mse":
+        sigma = np.exp(-logsnr / 2)  # EDM's
+        edm = (sigma**2 + std**2) / (sigma * std) ** 2
+        np.testing.assert_allclose(weight, edm, rtol=1e-12)
+    error = jnp.ones_like(logsnr)
+    loss = denoising_loss(error, 0 * error, logsnr, weighting, std)
+    np.testing.assert_allclose(loss, desired * sigma2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, np.inf])
+def test_a_deviation_that_is_none(std):
+    with pytest.raises(ValueError, match="data_std must be positive"):
+        v_weight("v_mse", jnp.zeros(1), std)
+
+
 @pytest.mark.parametrize(
     ("weighting", "noise_end", "middle", "data_end"),
     [

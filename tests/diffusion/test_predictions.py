@@ -48,6 +48,23 @@ def test_angle(truth):
     close(np.sin(phi), truth.sigma.ravel())
 
 
+def test_between_two_levels(x64):
+    """A fraction of the way in the angle, from either side of pi / 4 to either."""
+    t, s = np.array([-6.0, -3.0, 0.5, 5.0, -8.0]), np.array([7.0, -1.0, -4.0, 2.0, -9.0])
+    phi_t, phi_s = (np.arctan(np.exp(-level / 2)) for level in (t, s))
+    found, way = diffusion.between(jnp.array(t), jnp.array(s), 0.3)
+    close(diffusion.angle(found), phi_t + 0.3 * (phi_s - phi_t))
+    close(way, phi_s - phi_t)
+
+
+def test_between_levels_beyond_float32s_angles():
+    """Both are pi / 2 in float32, but not what is left of it."""
+    found, way = diffusion.between(jnp.array(-60.0), jnp.array(-50.0), 0.5)
+    rest_t, rest_s = np.exp(-30.0), np.exp(-25.0)
+    np.testing.assert_allclose(way, rest_t - rest_s, rtol=1e-5)
+    np.testing.assert_allclose(found, 2 * np.log((rest_t + rest_s) / 2), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "found"),
     [

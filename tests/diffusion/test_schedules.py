@@ -146,11 +146,46 @@ def test_is_a_value(schedule):
         lambda: LinearBetaSchedule(beta_min=2.0, beta_max=1.0),
         lambda: LinearBetaSchedule(t_min=0.0),
         lambda: LinearBetaSchedule(t_min=1.0),
+        lambda: CosineSchedule(-math.inf, 0.0),
+        lambda: CosineSchedule(0.0, math.inf),
+        lambda: LinearBetaSchedule(beta_max=math.inf),
+        lambda: KarrasSchedule(sigma_min=80.0),
+        lambda: KarrasSchedule(sigma_max=math.inf),
+        lambda: KarrasSchedule(rho=0.0),
+        lambda: KarrasSchedule(rho=math.inf),
+        lambda: KarrasSchedule(data_std=0.0),
+        lambda: KarrasSchedule(data_std=math.inf),
+        lambda: DdpmSchedule(beta_start=0.03),
+        lambda: DdpmSchedule(beta_end=1.0),
+        lambda: DdpmSchedule(num=100_001),
     ],
 )
 def test_bad_arguments(make):
     with pytest.raises(ValueError, match=r"need|must"):
         make()
+
+
+def test_arguments_at_their_bounds():
+    LinearBetaSchedule(beta_min=1.0, beta_max=1.0)
+    DdpmSchedule(beta_start=0.02, beta_end=0.02)
+    DdpmSchedule(num=2)
+    DdpmSchedule(num=100_000)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "end"),
+    [
+        # Both integrals of betas, to first order and whole; the product of 1,000 betas.
+        (LinearBetaSchedule(), -math.log(0.1e-5 + 19.9e-10 / 2), -math.log(math.expm1(10.05))),
+        (LinearLogsnrSchedule(), 6.0, -6.0),
+        (KarrasSchedule(), -2 * math.log(0.002), -2 * math.log(80)),
+        (KarrasSchedule(0.1, 10.0, 3.0, 0.5), -2 * math.log(0.2), -2 * math.log(20)),
+        (DdpmSchedule(), None, math.log(4.0358e-5 / (1 - 4.0358e-5))),
+    ],
+)
+def test_ends(x64, schedule, start, end):
+    assert float(schedule(1.0)) == pytest.approx(end, abs=1e-5)
+    assert start is None or float(schedule(0.0)) == pytest.approx(start, abs=1e-5)
 
 
 def test_edm_is_the_grid_of_karras(x64):

@@ -30,8 +30,9 @@ class Counting:
 
     name, preprocessing, channels, size = "pixels", "none", None, None
 
-    def __init__(self, fingerprint="1"):
-        self.fingerprint = fingerprint
+    def __init__(self, **changes):
+        self.fingerprint = "1"
+        vars(self).update(changes)
         self.images = 0
 
     def __call__(self, images):
@@ -62,7 +63,7 @@ def test_statistics_are_computed_once():
     assert again.count == 40
 
 
-def test_a_change_of_images_name_or_weights_is_computed_anew():
+def test_whatever_statistics_depend_on_is_computed_anew(monkeypatch):
     extractor = Counting()
     for reference in (
         Reference("noise", noise()),
@@ -71,9 +72,13 @@ def test_a_change_of_images_name_or_weights_is_computed_anew():
     ):
         reference.statistics(extractor)
     assert extractor.images == 3 * 40
-    other = Counting(fingerprint="2")
-    Reference("noise", noise()).statistics(other)
-    assert other.images == 40
+    for changes in ({"fingerprint": "2"}, {"preprocessing": "scaled"}, {"name": "others"}):
+        other = Counting(**changes)
+        Reference("noise", noise()).statistics(other)
+        assert other.images == 40
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "another")
+    Reference("noise", noise()).statistics(extractor)
+    assert extractor.images == 4 * 40
 
 
 def test_a_damaged_cache_is_made_again():

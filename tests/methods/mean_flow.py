@@ -30,8 +30,7 @@ class MeanFlow(Method):
     power: float = 1.0
     name: ClassVar[str] = "mean_flow"
 
-    @struct.dataclass
-    class State:
+    class State(struct.PyTreeNode):
         student: Learner
         teacher: Network = frozen()
 

@@ -32,6 +32,15 @@ def test_losses_at_zero_logits():
     assert both == pytest.approx(2 * np.log(2))
 
 
+def test_losses_of_judges_that_disagree():
+    """A judge's is the mean of its logits; D2O adds judges, CTM and PaGoDA average them."""
+    logits = [jnp.array([[1.0, 3.0]]), jnp.array([[-5.0, -5.0], [-3.0, -3.0]])]
+    assert adversary(PIXELS, loss="hinge").cost(GENERATOR, logits) == pytest.approx(-2 + 4)
+    mean = adversary(PIXELS, loss="hinge", mean_of_judges=True)
+    assert mean.cost(GENERATOR, logits) == pytest.approx((-2 + 4) / 2)
+    assert mean.cost(FAKE, logits) == pytest.approx((3 + 0) / 2)
+
+
 def test_gradients_by_their_formulas(x64):
     """Non-saturating: -(1 - sigmoid(l)) for the generator; hinge: constants within the margin."""
     logit = jnp.linspace(-3.1, 3.0, 20)

@@ -22,12 +22,13 @@ from pdistill.diffusion import (
     alpha_sigma,
     expand,
 )
+from pdistill.features import load_extractor
 from pdistill.methods import Ctm
 from pdistill.methods.ctm import denoising_levels, draw_jumps
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.methods.parts.distance import Distance
+from pdistill.methods.parts.distance import Distance, directions
 from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Optimizer
@@ -355,16 +356,21 @@ def test_only_the_teacher_needs_a_teacher(x64):
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_the_denoising_loss_is_the_variance_of_v(x64):
-    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level."""
-    _, metrics = first_step(exact(denoising=1.0))
+@pytest.mark.parametrize("data_std", [1.0, 0.5])
+def test_the_denoising_loss_is_the_variance_of_v(x64, data_std):
+    """Of an exact denoiser: E[var(v | z)], for v of N(0.3, 0.5^2) at each noise level.
+
+    With 0.5 as in the released code: (sigma^2 + 0.5^2) / (0.5 sigma)^2 on the error of x in EDM's
+    terms, which of v = -(alpha / sigma) x is alpha^2 + 4 sigma^2.
+    """
+    _, metrics = first_step(exact(denoising=1.0, data_std=data_std))
     levels = denoising_levels(jax.random.key(5), 200_000, SCHEDULE, jnp.float64)
     alpha, sigma = alpha_sigma(levels)
     # v = alpha eps - sigma x given z = alpha x + sigma eps, for a Gaussian of variance c^2.
     c2 = 0.25
-    variance = c2 / (alpha**2 * c2 + sigma**2)
-    # 64 levels of an example each: their variances differ by about as much as their mean.
-    error = 4 * float(np.std(variance)) / 8
+    variance = c2 / (alpha**2 * c2 + sigma**2) * (alpha**2 + sigma**2 / data_std**2)
+    # 64 levels of an example each, whose variances differ, and 100 squares of normal numbers each.
+    error = 4 * float(np.std(variance) / 8 + np.mean(variance) * np.sqrt(2 / 6400))
     assert float(metrics["denoising"]) == pytest.approx(float(np.mean(variance)), abs=error)
 
 
@@ -378,6 +384,22 @@ def test_the_average_moves_once_a_step(x64):
     second = step(state, {"image": X}, jax.random.key(9))[0].student
     desired = 0.9 * first.average.params["off"] + 0.1 * second.network.params["off"]
     np.testing.assert_allclose(second.average.params["off"], desired, rtol=1e-6)
+
+
+def test_another_average_makes_the_target(x64):
+    """It moves by its own decay from the start, not from the first update, and is not exported."""
+    method = exact(target_decay=0.75)
+    at_first = begin(method, 0.2, -0.1, EXACT)
+    at_first = at_first.replace(target=spoiled(at_first.target, 0.4))
+    state, metrics = compiled(method, method.parts(0))(at_first, {"image": X}, jax.random.key(2))
+    plain = exact()
+    told = begin(plain, 0.2, 0.4, EXACT)  # the same with 0.4 in the exported average
+    _, desired = compiled(plain, plain.parts(0))(told, {"image": X}, jax.random.key(2))
+    assert float(metrics["consistency"]) == pytest.approx(float(desired["consistency"]), rel=1e-12)
+    after = 0.75 * 0.4 + 0.25 * float(state.student.network.params["off"])
+    assert float(state.target.params["off"]) == pytest.approx(after, rel=1e-6)
+    exported = method.product(state).params["off"]
+    assert float(exported) == float(state.student.network.params["off"])
 
 
 # --- Weights --------------------------------------------------------------------------------------
@@ -585,3 +607,20 @@ def test_pixel_distances_in_closed_form():
     a, b = jnp.zeros((1, *IMAGE)), jnp.full((1, *IMAGE), 0.5)
     assert float(Distance.load("pixels")(a, b)[0]) == pytest.approx(0.25)
     assert float(Distance.load("huber")(a, b)[0]) == pytest.approx(0.5, abs=6e-4)
+
+
+def test_feature_distances_in_closed_form():
+    """Squared chords of unit vectors: means over a map's places, added over maps."""
+    a = [jnp.array([[[3.0, 0.0], [0.0, 2.0]]]), jnp.array([[[1.0, 1.0]]])]
+    b = [jnp.array([[[1.0, 0.0], [5.0, 0.0]]]), jnp.array([[[-2.0, -2.0]]])]
+    # Equal directions, right angles and opposite ones: 0, 2 and 4.
+    assert float(directions(a, b)[0]) == pytest.approx((0 + 2) / 2 + 4, rel=1e-5)
+
+
+def test_feature_distances_see_images_as_extractors_do():
+    """Those of images in [-1, 1] are those of the extractor's features of their levels."""
+    levels = np.random.default_rng(0).integers(0, 256, (2, 3, *IMAGE), np.uint8)
+    p, q = (load_extractor("classifier")(images)["features"] for images in levels)
+    p, q = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (p, q))
+    found = Distance.load("classifier")(*(jnp.asarray(images / 127.5 - 1) for images in levels))
+    np.testing.assert_allclose(found, np.sum((p - q) ** 2, axis=1), rtol=1e-4)

@@ -207,6 +207,27 @@ def test_each_optimizer_is_annealed_over_its_own_updates():
     assert (method.optimizer.num_updates, method.fake_optimizer.num_updates) == (4, 10)
 
 
+def test_the_generators_average_and_rate_count_its_own_updates():
+    """Of 7 updates 3 are the generator's: steps of 3, 2 and 1 thirds of the rate, since Adam
+    without moments takes whole ones, and the average's half-life is a third of their number."""
+    rate = Optimizer(
+        3e-3, anneal="linear", b1=0.0, b2=0.0, clip_norm=0.0, ema_decay=0.999, ema_ramp=1 / 3
+    )
+    method = dmd(optimizer=rate, fake_updates=3).over(7)
+    state = begin(method, affine(1.0, 1.0), posterior(0.0, 1.0))
+    state = with_fake_score(state, posterior(3.0, 1.0))  # far off, so that no slope is small
+    states, _ = run(method, state, {"image": jnp.zeros((64, 1))}, 7)
+    m = [float(states[i].generator.network.params["m"][0]) for i in (0, 1, 4, 7)]
+    np.testing.assert_allclose(np.abs(np.diff(m)), [3e-3, 2e-3, 1e-3], rtol=1e-3)
+    average = m[1]  # after the first update a copy
+    for value, done in ((m[2], 1), (m[3], 2)):
+        decay = 0.5 ** (3 / done)
+        average = decay * average + (1 - decay) * value
+    found = float(method.product(states[7]).params["m"][0])
+    assert found == pytest.approx(average, abs=1e-6)
+    assert abs(found - m[3]) > 1e-4
+
+
 def test_an_update_without_the_generators_part_is_the_same_but_for_it():
     """The fake score learns alike from the same images, and nothing hides behind a condition."""
     method = dmd(fake_updates=3)
@@ -252,6 +273,17 @@ def test_the_fake_score_learns_the_generator():
     assert float(learnt["m"][0]) == pytest.approx(0.7, abs=0.02)
     assert abs(float(learnt["a"][0])) == pytest.approx(0.4, abs=0.02)
     assert rows[-1]["fake_score_loss"] < 0.5 * rows[0]["fake_score_loss"]
+
+
+def test_the_fake_score_is_weighted_for_its_datas_deviation():
+    """SNR + 1 / d^2 on the squared error of x: of an error of 1 there are 4 - 1 more for 0.5."""
+    losses = []
+    for data_std in (0.5, 1.0):
+        method = dmd(noise=KarrasSchedule(sigma_min=0.5), data_std=data_std)
+        state = begin(method, affine(1.0, 0.0), affine(0.0, 0.0))  # from 0 to 1
+        _, [row] = run(method, state, {"image": jnp.zeros((64, 1))}, 1)
+        losses.append(row["fake_score_loss"])
+    assert losses[0] - losses[1] == pytest.approx(4 - 1, rel=1e-4)
 
 
 @pytest.mark.parametrize("fake_rate", [3e-2, 0.0])

@@ -1,6 +1,7 @@
 """Several students: what each learns from, and the model that they make."""
 
 import dataclasses
+import importlib
 
 import chex
 import jax
@@ -18,6 +19,8 @@ from pdistill.methods import Dmd, MultiStudent, Run, ScoreMatching
 from pdistill.networks import DiT
 from pdistill.runtime.files import read_jsonl
 from pdistill.training import Optimizer
+
+running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
 IMAGE = (8, 8, 1)
 MODULE = DiT(out_channels=1, features=16, depth=1, heads=2, num_labels=4)
@@ -106,14 +109,37 @@ def test_a_model_of_several_is_no_teacher():
 
 
 @pytest.fixture(scope="module")
-def workdir(finished):
-    return finished(tiny_msd())
+def trained_on():
+    """Run -> the labels of its data set, filled in by `workdir`."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def workdir(finished, trained_on):
+    train = running.train
+
+    def watched(method, state, pipeline, *args, name, **kwargs):
+        trained_on[name] = set(pipeline.dataset.labels.tolist())
+        return train(method, state, pipeline, *args, name=name, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train", watched)
+        return finished(tiny_msd())
+
+
+def test_each_student_is_trained_on_its_own_labels(workdir, trained_on):
+    parts = {0: set(range(5)), 1: set(range(5, 10))}
+    assert trained_on == {"teacher": set(range(10))} | {
+        f"msd/{name}_{k}": part for name in ("tsm", "dmd") for k, part in parts.items()
+    }
 
 
 def test_the_model_is_its_students(workdir):
     """docs/methods/multi_student.md, A6: images are of the student that has learnt the label."""
     model = pdistill.load(workdir / "msd")
     assert (model.card["kind"], model.card["solver"]) == ("routed", "one_step")
+    assert model.card["parent"] == "teacher"
+    assert model.card["selected_step"] == model.card["train_steps"]
     assert model.card["train_steps"] == sum(
         pdistill.load(workdir / f"msd/{name}_{k}").card["train_steps"]
         for name in ("tsm", "dmd")

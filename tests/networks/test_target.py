@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from pdistill import samplers
 from pdistill.diffusion import CosineSchedule, KarrasSchedule, output_channels, x_from_v
@@ -29,6 +30,7 @@ SMALL = {"multipliers": (1,), "blocks": 1, "attention_sizes": ()}
 NETWORKS = {
     "dit": DiT(1, features=8, depth=1, heads=2),
     "unet": UNET,
+    "unet_in_blocks": UNET.clone(target_in_blocks=True),
     "song_unet": SongUNet(1, channels=8, **SMALL),
     "dhariwal_unet": DhariwalUNet(1, channels=8, **SMALL),
     "diffusers_unet": DiffusersUNet(
@@ -58,10 +60,16 @@ def teacher_and_student(module):
     student = teacher.with_target(KarrasSchedule())
     fresh = random(student, seed=2)
     # What its own initialisation does is looked at alone: the rest need not be compiled.
-    fresh.params["target_in"] = jax.jit(
-        lambda: student.init(jax.random.key(0)).params["target_in"]
-    )()
+    own = jax.jit(lambda: of_target(student.init(jax.random.key(0)).params))()
+    params = traverse_util.flatten_dict(fresh.params, sep="/") | own
+    fresh = fresh.replace(params=traverse_util.unflatten_dict(params, sep="/"))
     return teacher, *fresh.taking(teacher)
+
+
+def of_target(params):
+    """Parameters that take the target, by path."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {path: array for path, array in flat.items() if "target_" in path}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -69,7 +77,8 @@ def test_a_teachers_weights_behave_as_before(name):
     """For every target, to the last bit; only what takes the target is new."""
     teacher, student, report = teacher_and_student(NETWORKS[name])
     assert not report.unused
-    assert {path.split("/")[0] for path in report.new} == {"target_in"}
+    assert all("target_in/" in path or "/target_proj/" in path for path in report.new)
+    assert any("/target_proj/" in path for path in report.new) == ("blocks" in name)
     desired = jax.jit(teacher.denoiser())(Z, LOGSNR_T)
     np.testing.assert_array_equal(jax.jit(student.denoiser())(Z, LOGSNR_T), desired)
     ours, theirs = (jax.jit(network.jump)(Z, LOGSNR_T, LOGSNR_S) for network in (student, teacher))
@@ -98,6 +107,22 @@ def test_the_target_is_heard(name):
     assert np.std(v(LOGSNR_S) - v(LOGSNR_T)) > 0.01
     diagonal = jax.jit(student.v)(Z, LOGSNR_T)
     np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=2e-3)
+
+
+def test_layers_in_blocks_learn_from_the_first_update():
+    """Zeros in the blocks need a target's embedding that is not zero itself."""
+    _, student, _ = teacher_and_student(NETWORKS["unet_in_blocks"])
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        told = Conditioning(target=jnp.asarray(LOGSNR_S))
+        return jnp.sum(student.replace(params=params).v(Z, LOGSNR_T, told) ** 2)
+
+    slopes = of_target(slope(student.params))
+    kernels = [a for path, a in slopes.items() if path.endswith("target_proj/kernel")]
+    assert len(kernels) == 10  # 2 down, 2 in the middle, 4 up, and what halves and doubles
+    assert all(np.abs(kernel).max() > 0 for kernel in kernels)
 
 
 @pytest.mark.parametrize("head", ["v", "x", "both"])

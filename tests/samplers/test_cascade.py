@@ -263,5 +263,7 @@ def test_mistakes():
         )
     with pytest.raises(ValueError, match="solver must sample denoisers"):
         samplers.parse_solver("cascade:one_step:0.1")
+    with pytest.raises(ValueError, match=r"std must be \[B\]"):
+        samplers.with_noise(KEY, jnp.zeros((3, 2, 2, 1)), jnp.zeros(1))
     with pytest.raises(ValueError, match="noise must not be negative"):
         dataclasses.replace(Cascade(), noise=-1.0)

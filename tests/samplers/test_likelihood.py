@@ -90,3 +90,20 @@ def test_hutchinson_is_unbiased(x64):
 def test_it_does_not_use_one_example_for_another(x64):
     run_one = functools.partial(run, Gaussian(0.3, 0.5).denoise, schedule=CosineSchedule())
     np.testing.assert_allclose(run_one(X)[2:3], run_one(X[2:3]), rtol=1e-12)
+
+
+def test_numbers_of_steps(x64):
+    """One is enough, none is not, and 64 are taken if nothing is said."""
+    denoise, how = Gaussian(0.3, 0.5).denoise, {"schedule": CosineSchedule()}
+    assert np.isfinite(run(denoise, X, num_steps=1, **how)).all()
+    np.testing.assert_array_equal(run(denoise, X, **how), run(denoise, X, num_steps=64, **how))
+    with pytest.raises(ValueError, match="num_steps must be at least 1; got 0"):
+        log_likelihood(denoise, X, num_steps=0, **how)
+
+
+def test_half_precision_is_integrated_in_float32():
+    x = jnp.asarray(X, jnp.bfloat16)
+    found = run(Gaussian(0.3, 0.5).denoise, x, schedule=CosineSchedule())
+    assert found.dtype == jnp.float32
+    exact = run(Gaussian(0.3, 0.5).denoise, x.astype(jnp.float32), schedule=CosineSchedule())
+    np.testing.assert_array_equal(found, exact)

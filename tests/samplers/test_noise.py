@@ -52,3 +52,20 @@ def test_raw_keys_are_keys():
         for key in (jax.random.key(5), jax.random.PRNGKey(5))
     ]
     np.testing.assert_array_equal(*draw)
+
+
+def test_keys_of_another_generator_are_those_of_the_same_seed():
+    """Typed or raw: the first two words of four."""
+    key = jax.random.key(5, impl="rbg")
+    for given in (key, jax.random.key_data(key)):
+        found = jax.random.key_data(noise.as_threefry(given))
+        np.testing.assert_array_equal(found, [0, 5])
+    assert jax.random.key_impl(noise.as_threefry(key)) == noise.GENERATOR
+
+
+@pytest.mark.parametrize(
+    "words", [np.zeros(3, np.uint32), np.zeros(2, np.int32), np.zeros((), np.uint32), 7]
+)
+def test_what_is_no_key(words):
+    with pytest.raises(ValueError, match="key must be a PRNG key"):
+        noise.as_threefry(words)

@@ -7,7 +7,21 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
-from pdistill.samplers import SOLVERS, Ancestral, Ddim, DpmSolverPP2M, Heun, ddim_step
+from pdistill.samplers import (
+    SOLVERS,
+    Ancestral,
+    Cascade,
+    Ddim,
+    DpmSolverPP2M,
+    Gamma,
+    Heun,
+    Multistep,
+    Solver,
+    check_steps,
+    ddim_step,
+    heun_step,
+    sample,
+)
 
 DETERMINISTIC = [Ddim(), Heun(), DpmSolverPP2M()]
 KEY = jax.random.key(0)
@@ -89,6 +103,23 @@ def test_heun_on_a_gaussian(x64, logsnr_t, logsnr_s):
     actual, _ = Heun().step(model.denoise, z, x_hat, logsnr_t, logsnr_s, None, ())
     # At logsnr 20, v divides by sigma = 5e-5.
     np.testing.assert_allclose(actual, gain * z, rtol=1e-10)
+
+
+def test_heuns_step_in_variance_exploding_coordinates(x64):
+    """Karras et al. 2022, algorithm 1: y = z / alpha on the slope eps = (y - x_hat) / tau."""
+    model, z = Gaussian(0.3, 0.4), np.array([[1.0], [-2.0]])
+    t, s = np.array([-2.0, 1.0]), np.array([0.5, 1.5])
+    tau_t, tau_s = np.exp(-t / 2)[:, None], np.exp(-s / 2)[:, None]
+
+    def slope(y, tau):
+        return (y - (0.3 + 0.16 / (0.16 + tau**2) * (y - 0.3))) / tau
+
+    y = z * np.hypot(1, tau_t)
+    euler = y + (tau_s - tau_t) * slope(y, tau_t)
+    y = y + (tau_s - tau_t) * (slope(y, tau_t) + slope(euler, tau_s)) / 2
+    np.testing.assert_allclose(
+        heun_step(model.denoise, z, t, s), y / np.hypot(1, tau_s), rtol=1e-12
+    )
 
 
 def test_dpm_solver_is_algorithm_2(x64):
@@ -246,3 +277,47 @@ def test_variances_are_told_apart():
 def test_bad_variance(variance):
     with pytest.raises(ValueError, match="variance must be 'small', 'large' or 'medium:F'"):
         Ancestral(variance)
+
+
+def test_multistep_denoises_and_adds_noise_of_the_next_level(x64):
+    solver = Multistep((-5.0, 0.0, 3.0))
+    assert solver.max_steps == 3
+    np.testing.assert_allclose(solver.grid(lambda t: 7 + t, 2, np.float64), [-5, 0, 7])
+    x_hat = np.full((50_000, 1), 0.5)
+    alpha, sigma = alpha_sigma(0.0)
+    z = step(solver, np.zeros_like(x_hat), x_hat, -5.0, 0.0, KEY)
+    # Five standard errors of 50,000 draws.
+    np.testing.assert_allclose([z.mean(), z.std()], [0.5 * alpha, sigma], atol=0.022 * sigma)
+    with pytest.raises(ValueError, match="key may be None only"):
+        sample(None, None, z_init=x_hat, schedule=CosineSchedule(), num_steps=2, solver=solver)
+
+
+def test_a_solver_needs_a_step():
+    with pytest.raises(TypeError, match=r"abstract method '?step"):
+        type("Lazy", (Solver,), {})()
+
+
+def test_defaults():
+    assert hash(Cascade()) == hash(Cascade(Ddim(), 0.0))
+    assert Multistep() == Multistep((-20.0,))
+    assert Gamma() == Gamma(0.0)
+    assert Cascade() == Cascade(Ddim(), 0.0)
+    assert (Cascade.stochastic, Cascade.jumps) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Multistep(()), "levels must be rising"),
+        (lambda: Multistep((0.0, 0.0)), "levels must be rising"),
+        (lambda: Gamma(-0.1), "gamma must be in"),
+        (lambda: Gamma(1.1), "gamma must be in"),
+        (lambda: Cascade(noise=np.inf), "noise must not be negative, and finite"),
+        (lambda: check_steps(Ddim(), 2.0), "num_steps must be at least 1; got 2.0"),
+        (lambda: check_steps(Cascade(), ()), "a cascade takes a tuple"),
+        (lambda: check_steps(Cascade(), (2, 0)), "num_steps must be at least 1; got 0"),
+    ],
+)
+def test_solvers_and_steps_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -187,6 +187,14 @@ def test_a_kind_that_is_not_written_is_refused(tmp_path, kind):
         getattr(writer, f"write_{kind}")(0, {"a": np.zeros(3)})
 
 
+def test_names_that_a_tag_may_not_have(tmp_path, caplog):
+    """They are changed here: tensorboardX would tell of each in the terminal."""
+    with caplog.at_level("INFO"), MetricWriter(tmp_path) as writer:
+        writer.write_scalars(1, {"teacher/8+4/fd/digits:train": 2.0})
+    assert "illegal" not in caplog.text
+    assert [e.value for e in read(tmp_path).Scalars("teacher/8_4/fd/digits_train")] == [2]
+
+
 def test_a_killed_run_has_no_update_twice(tmp_path):
     """Killed at 8 after a save at 4. The run before it, which went further, stays whole, and so
     does one whose name only begins alike."""

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from typing import Any
 
 import chex
 import jax
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import struct
 from tiny_training import noise_dataset
 
 from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
-from pdistill.methods import Progressive, Teacher
+from pdistill.methods import Method, Progressive, Teacher
 from pdistill.networks import DiT, Network
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
@@ -29,7 +31,9 @@ from pdistill.training import (
     LoopConfig,
     Optimizer,
     StopSignals,
+    compile_update,
     init_state,
+    kinds_of,
     start_of,
     take_frozen,
     train,
@@ -165,6 +169,83 @@ def test_parts_that_not_all_updates_have(tmp_path, substeps):
     losses = [row["loss"] for row in log_of_plain]
     np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
     chex.assert_trees_all_close(state, plain, rtol=1e-7, atol=2e-3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing(Method):
+    """It learns nothing, and keeps a number that it has drawn with the key of each update."""
+
+    @struct.dataclass
+    class State:
+        count: Any
+        drawn: Any
+
+    def init(self, key):
+        return self.State(jnp.zeros((), jnp.int32), jnp.zeros(12))
+
+    def step(self, state, batch, key):
+        drawn = state.drawn.at[state.count].set(jax.random.uniform(key))
+        return self.State(state.count + 1, drawn), {"grad_norm": jnp.zeros(())}
+
+
+def test_every_update_has_a_key_of_its_own(tmp_path):
+    """The same ones in dispatches of one or several updates, and where a run is resumed."""
+    method = Drawing()
+    how = {"method": method, "init": method.init}
+    state, _ = run(tmp_path / "one", 12, substeps=1, **how)
+    assert len(np.unique(state.drawn)) == 12
+    run(tmp_path / "two", 4, **how)
+    resumed, _ = run(tmp_path / "two", 12, **how)
+    np.testing.assert_array_equal(resumed.drawn, state.drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Returning(Drawing):
+    """A method whose step returns something of its own."""
+
+    result: Any = None
+
+    def step(self, state, batch, key):
+        return self.result(*super().step(state, batch, key))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda state, metrics: state, "a dictionary of metrics; it returns State"),
+        (lambda state, metrics: (state, {}), "a gradient's norm.*; its metrics are none"),
+        (lambda state, metrics: (state, {"loss": 0.0}), "a gradient's norm.*metrics are loss"),
+        (
+            lambda state, metrics: (state, metrics | {"losses": jnp.zeros(16)}),
+            r"metrics that are scalars; losses is \(16,\)",
+        ),
+        (
+            lambda state, metrics: (state.replace(drawn=state.drawn[:3]), metrics),
+            r"like the one it is given; state.drawn was \(12,\) and is \(3,\)",
+        ),
+        (
+            lambda state, metrics: (state.replace(count=None), metrics),
+            r"state.count was \(\) and is not there",
+        ),
+        (
+            lambda state, metrics: (state.replace(drawn=[state.drawn]), metrics),
+            r"state.drawn was \(12,\) and is not there",
+        ),
+        (
+            lambda state, metrics: (state, {"critic_grad_norm": 0.0}),
+            '"grad_norm", which loop.max_grad_norm is a bound on.*are critic_grad_norm',
+        ),
+    ],
+)
+def test_a_step_that_breaks_its_contract_is_refused_when_it_is_traced(result, message):
+    method, mesh = Returning(result), make_mesh()
+    state = start_of(method.init(KEY), mesh)
+    raw = {"index": jnp.zeros((1, 16), jnp.int32)}
+    update = compile_update(method, mesh, flip=False, max_grad_norm=1.0)
+    with pytest.raises(TypeError, match=f"Returning.step must return .*{message}"):
+        update.trace(
+            state, {}, DATA.arrays(), raw, KEY, **kinds_of(method, range(1), substeps=1)(0)
+        )
 
 
 def test_fsdp_shards_parameters_and_moments(tmp_path):

@@ -18,8 +18,7 @@ PARAMS = {
 }
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     student: Learner
     teacher: Network = frozen()
 

@@ -45,6 +45,28 @@ def test_updates_and_ema_follow_their_definitions(x64):
         assert learner.count == k + 1
 
 
+@pytest.mark.parametrize("b2", [0.999, 0.9])
+def test_radam_follows_its_definition(x64, b2):
+    """Liu et al. (2020), algorithm 2: momentum alone while at most 5 samples are averaged."""
+    rng = np.random.default_rng(0)
+    w, grads, rate, b1 = rng.normal(size=5), rng.normal(size=(12, 5)), 0.1, 0.9
+    optimizer = Optimizer(rate, rule="radam", b1=b1, b2=b2, clip_norm=0.0)
+    learner = Learner.of({"w": jnp.asarray(w)}, optimizer)
+    m = v = np.zeros(5)
+    most, rectified = 2 / (1 - b2) - 1, []
+    for k, grad in enumerate(grads, start=1):
+        m, v = b1 * m + (1 - b1) * grad, b2 * v + (1 - b2) * grad**2
+        step, length = m / (1 - b1**k), most - 2 * k * b2**k / (1 - b2**k)
+        rectified.append(length > 5)
+        if length > 5:
+            ratio = (length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)
+            step = np.sqrt(ratio) * step / (np.sqrt(v / (1 - b2**k)) + 1e-8)
+        w = w - rate * step
+        learner, _ = learner.update({"w": jnp.asarray(grad)})
+        np.testing.assert_allclose(learner.network["w"], w, rtol=1e-6)
+    assert 0 < sum(rectified) < 12
+
+
 def test_without_ema_decay_the_average_is_the_parameters():
     learner = Learner.of({"w": jnp.ones(3)}, Optimizer(0.1))
     for _ in range(3):
@@ -73,6 +95,7 @@ def test_cosine_schedule_has_its_closed_form():
     [
         {"learning_rate": 0.0},
         {"learning_rate": 1.0, "anneal": "step"},
+        {"learning_rate": 1.0, "rule": "sgd"},
         {"learning_rate": 1.0, "ema_decay": 1.0},
         {"learning_rate": 1.0, "microbatches": 0},
         {"learning_rate": 1.0, "anneal": "linear", "warmup": 5, "num_updates": 5},

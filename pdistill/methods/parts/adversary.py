@@ -1,6 +1,7 @@
 """A discriminator under training, for any method whose network makes images."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -33,6 +34,8 @@ class Adversary:
       judges, augmentations, strength: as in `Discriminator`.
       optimizer: the critic's.
       loss: one of LOSSES.
+      mean_of_judges: losses are means over judges, as in the code of CTM and PaGoDA, instead of
+        sums, as in that of D2O.
       r1: gamma; R1 is gamma / 2 times its penalty on real images without augmentation. 0 for none.
       r1_interval: updates between two R1 updates, each of which counts as many times.
     """
@@ -42,6 +45,7 @@ class Adversary:
     augmentations: tuple[str, ...] = ()
     strength: float = 1.0
     loss: str = "non_saturating"
+    mean_of_judges: bool = False
     r1: float = 1e-4
     r1_interval: int = 16
 
@@ -90,12 +94,17 @@ class Adversary:
         )
         return critic, eyes
 
+    def cost(self, costs: Mapping[str, Any], logits: Sequence[Array]) -> Array:
+        """The loss of all judges' logits, by one of the tables of costs: a scalar."""
+        total = over_judges(costs[self.loss], logits)
+        return total / len(logits) if self.mean_of_judges else total
+
     def deceive(
         self, critic: Learner, eyes: Eyes, images: Array, label: Array | None, key: Array
     ) -> tuple[Array, Any]:
         """The generator's loss for its images [B, H, W, C], and what the critic carries on."""
         logits, carried = critic.network(eyes, critic.carried, images, label, key)
-        return over_judges(GENERATOR[self.loss], logits), carried
+        return self.cost(GENERATOR, logits), carried
 
     def update(
         self,
@@ -126,7 +135,7 @@ class Adversary:
         def loss(discriminator):
             fake, carried = discriminator(eyes, critic.carried, fakes, label, fake_key)
             real, carried = discriminator(eyes, carried, x, label, real_key)
-            value = over_judges(FAKE[self.loss], fake) + over_judges(REAL[self.loss], real)
+            value = self.cost(FAKE, fake) + self.cost(REAL, real)
             return value, (carried, {"real_logit": real, "fake_logit": fake})
 
         slope = jax.value_and_grad(loss, has_aux=True)

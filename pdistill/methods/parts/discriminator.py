@@ -48,8 +48,7 @@ class Judge:
             )
 
 
-@struct.dataclass
-class Discriminator:
+class Discriminator(struct.PyTreeNode):
     """Several judges of an image in [-1, 1], after the same random augmentation.
 
     Attributes:

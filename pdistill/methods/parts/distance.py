@@ -17,8 +17,7 @@ HUBER = 0.00054  # c of Song & Dhariwal (2023), for the root of the mean instead
 _extractor = functools.cache(load_extractor)
 
 
-@struct.dataclass
-class Distance:
+class Distance(struct.PyTreeNode):
     """Distance of images in [-1, 1], one by one.
 
     Attributes:

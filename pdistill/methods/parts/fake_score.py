@@ -12,8 +12,7 @@ from pdistill.networks.discriminators import BottleneckHead
 FEATURES = ("fake_score", "teacher")
 
 
-@struct.dataclass(kw_only=True)
-class FakeScore:
+class FakeScore(struct.PyTreeNode, kw_only=True):
     """A network that learns the score of generated images and, perhaps, a classifier of them.
 
     The classifier is a head on one map of an encoder, which tells generated images from real ones

@@ -14,16 +14,14 @@ from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Metrics, frozen, value_and_grad
 
 
-@struct.dataclass
-class Taught:
+class Taught(struct.PyTreeNode):
     """State of a student that learns from a teacher as it is."""
 
     student: Learner
     teacher: Network = frozen()
 
 
-@struct.dataclass
-class Examples:
+class Examples(struct.PyTreeNode):
     """Inputs of a network and the v that it is to predict there.
 
     Attributes:

@@ -1,0 +1,363 @@
+"""Makes small wrong changes of the package, one at a time, and counts those that its tests catch.
+
+    python -m benchmarks.mutation SET [--again] [--jobs=N] [--lock=FILE]
+
+cosmic-ray makes the changes (extra `mutation`, beside `test`). `mutation.toml` has the sets, the
+tests of each module, and the changes that change nothing. Each is tested in a copy of the package.
+Results go to `results/mutation.jsonl`, so that a run that was stopped goes on where it was. Mutants
+of a module whose source has changed are new ones; --again tests those that survived anew.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import fcntl
+import fnmatch
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CONFIG = Path(__file__).with_suffix(".toml")
+RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
+PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
+HOLD = 90  # seconds
+# Loaded once, before a process is forked for each mutant.
+LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A wrong change of a module.
+
+    Attributes:
+      module: path below pdistill/. operator: cosmic-ray's name. code: the changed module.
+      line: line of the change, from 1. before, after: the lines that differ.
+    """
+
+    module: str
+    operator: str
+    code: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.module}\n{self.code}".encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"pdistill/{self.module}:{self.line}: {self.before}  ->  {self.after}"
+
+
+def select(config: dict[str, Any], name: str) -> Iterator[Mutant]:
+    """The mutants of a set, in a random order by its seed; equal ones once."""
+    chosen, taken = config["sets"][name], set()
+    order = places(config, chosen["modules"], config["without"] + chosen.get("except", []))
+    random.Random(chosen["seed"]).shuffle(order)
+    for place in order:
+        if len(taken) == chosen.get("count"):
+            return
+        mutant = make(*place)
+        if mutant and mutant.key not in taken:
+            taken.add(mutant.key)
+            yield mutant
+
+
+def places(
+    config: dict[str, Any], patterns: list[str], without: list[str]
+) -> list[tuple[str, str, int]]:
+    """Module, operator and number of each change that operators can make in the modules."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.plugins import get_operator
+
+    found = []
+    for path in sorted((ROOT / "pdistill").rglob("*.py")):
+        module = str(path.relative_to(ROOT / "pdistill"))
+        if not fits(module, patterns) or fits(module, without):
+            continue
+        nodes = list(ast_nodes(get_ast_from_path(path)))
+        for name in config["operators"]:
+            operator = get_operator(f"core/{name}")()
+            count = sum(len(list(operator.mutation_positions(node))) for node in nodes)
+            found += [(module, name, number) for number in range(count)]
+    return found
+
+
+def fits(module: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatch(module, pattern) for pattern in patterns)
+
+
+def make(module: str, name: str, number: int) -> Mutant | None:
+    """One mutant; None if it does the same by `meaning`, or is no Python."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / "pdistill" / module).read_text()
+    code = mutate_code(source, get_operator(f"core/{name}")(), number)
+    try:
+        if meaning(code) == meaning(source):
+            return None
+    except SyntaxError:
+        return None
+    a, b = source.splitlines(), code.splitlines()
+    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
+    _, start, end, first, last = next(c for c in matcher.get_opcodes() if c[0] != "equal")
+    texts = (" ".join(map(str.strip, lines)) for lines in (a[start:end], b[first:last]))
+    return Mutant(module, name, code, start + 1, *texts)
+
+
+def meaning(code: str) -> str:
+    """What a module does: its syntax tree without what is for type checkers and callers' manners.
+
+    These are annotations, functions of "..." alone, and which arguments need names.
+    """
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef):
+            node.body = [part for part in node.body if not is_stub(part)]
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.arguments):
+            node.args = node.posonlyargs + node.args + node.kwonlyargs
+            node.defaults = node.defaults + [d for d in node.kw_defaults if d]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def is_stub(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef) or not isinstance(node.body[-1], ast.Expr):
+        return False
+    value = node.body[-1].value
+    return isinstance(value, ast.Constant) and value.value is ...
+
+
+def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
+    """Test files of a module: those of the first pattern that fits it."""
+    for pattern, files in config["tests"].items():
+        if fnmatch.fnmatch(module, pattern):
+            return tuple(f"tests/{file}" for file in files)
+    own = f"tests/{Path(module).parent}/test_{Path(module).name}"
+    if (ROOT / own).exists():
+        return (own,)
+    raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Tests of a mutant, in a process of their own; of the package as it is without a mutant.
+
+    Attributes:
+      child: the process. directory: the copy that it has. whole: its module without the change.
+    """
+
+    mutant: Mutant | None
+    files: tuple[str, ...]
+    child: int
+    directory: Path
+    whole: str
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.begun, 1)
+
+
+class Workshop:
+    """Copies of the package and its tests; in each one module at a time is changed.
+
+    Attributes:
+      running: trials that are not over.
+    """
+
+    def __init__(self, directory: Path, copies: int):
+        self._free = [directory / str(i) for i in range(copies)]
+        self.running: list[Trial] = []
+        for copy in self._free:
+            for name in ("pdistill", "tests"):
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+            shutil.copy(ROOT / "pyproject.toml", copy)
+        sys.dont_write_bytecode = True  # a change within a second has the same time stamp
+        self._enter(self._free[0])
+        for name in ("conftest", *LIBRARIES):  # conftest sets what jax reads from the environment
+            __import__(name)
+
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    def start(self, mutant: Mutant | None, files: tuple[str, ...]) -> None:
+        """Begins a trial; not if it is full."""
+        directory, whole = self._free.pop(), ""
+        if mutant:
+            path = directory / "pdistill" / mutant.module
+            whole = path.read_text()
+            path.write_text(mutant.code)
+        if not (child := os.fork()):
+            self._be_tested(files, directory)
+        self.running.append(Trial(mutant, files, child, directory, whole))
+
+    def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
+        """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
+        for trial in list(self.running):
+            done, status = os.waitpid(trial.child, os.WNOHANG)
+            if not done and trial.seconds < timeout:
+                continue
+            if not done:
+                os.killpg(trial.child, signal.SIGKILL)
+                os.waitpid(trial.child, 0)
+            if trial.mutant:
+                (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
+            self.running.remove(trial)
+            self._free.append(trial.directory)
+            yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
+
+    def _result(self, trial: Trial, status: int) -> tuple[str, str]:
+        code, text = os.waitstatus_to_exitcode(status), (trial.directory / "output").read_text()
+        if not code:
+            return "survived", ""
+        if code in (3, 4, 5):  # an error of pytest, wrong options, no tests
+            raise SystemExit(f"pytest failed:\n{text}")
+        by = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "caught", by[0] if by else f"exit code {code}"
+
+    def _enter(self, directory: Path) -> None:
+        sys.path[:0] = [str(directory), str(directory / "tests")]
+        os.chdir(directory)
+
+    def _be_tested(self, files: tuple[str, ...], directory: Path) -> None:
+        """Runs the tests in this process, which ends."""
+        os.setpgid(0, 0)
+        output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        self._enter(directory)
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("pdistill", "conftest"):
+                del sys.modules[name]
+        import pytest
+
+        code = pytest.main([*PYTEST, *files])
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+class Lock:
+    """A lock that `flock` knows, given up after HOLD seconds, so that others have their turn."""
+
+    def __init__(self, path: Path | None):
+        self._path, self._file, self._since = path, None, -math.inf
+
+    @property
+    def over(self) -> bool:
+        return self._path is not None and time.monotonic() - self._since > HOLD
+
+    def take(self) -> None:
+        """Waits for it, behind all who wait already."""
+        if self._file:
+            self._file.close()
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._since = time.monotonic()
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Results by the mutants' keys; the last of each."""
+    if not RESULTS.exists():
+        return {}
+    rows = map(json.loads, RESULTS.read_text().splitlines())
+    return {row["key"]: row for row in rows}
+
+
+def reason_of(config: dict[str, Any], mutant: Mutant) -> str:
+    """Why a mutant is no wrong change; "" if it is one."""
+    for known in config.get("equivalent", ()):
+        if all(getattr(mutant, name) == known[name] for name in ("module", "before", "after")):
+            return known["reason"]
+    return ""
+
+
+def report(config: dict[str, Any], mutants: list[Mutant]) -> None:
+    """Prints the survivors of a set, and its counts."""
+    results = read_results()
+    equivalent = {mutant.key for mutant in mutants if reason_of(config, mutant)}
+    tested = [m for m in mutants if m.key in results and m.key not in equivalent]
+    survivors = [m for m in tested if results[m.key]["result"] == "survived"]
+    for mutant in sorted(survivors, key=str):
+        print(f"survived {mutant}")
+    caught = len(tested) - len(survivors)
+    print(
+        f"{len(mutants)} mutants, {len(equivalent)} of them equivalent; {len(tested)} tested, "
+        f"{caught} caught ({caught / max(len(tested), 1):.1%})"
+    )
+
+
+def main() -> None:
+    config = tomllib.loads(CONFIG.read_text())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("set", choices=config["sets"], help="a set of mutation.toml")
+    parser.add_argument("--again", action="store_true", help="test survivors anew")
+    parser.add_argument("--lock", type=Path, help="a file to lock while it computes")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument("--report", action="store_true", help="test nothing")
+    options = parser.parse_args()
+    lock = Lock(options.lock and options.lock.resolve())
+    if lock.over:
+        lock.take()
+    if not options.report:
+        known = ("caught",) if options.again else ("caught", "survived")
+        done = {key for key, row in read_results().items() if row["result"] in known}
+        ahead = (m for m in select(config, options.set) if m.key not in done)
+        with tempfile.TemporaryDirectory() as directory:
+            workshop = Workshop(Path(directory), options.jobs)
+            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop, lock)
+    report(config, list(select(config, options.set)))
+
+
+def test_all(
+    config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop, lock: Lock
+) -> None:
+    """Tests mutants, each file of tests first with the package as it is; writes down results."""
+    ahead, passed = next(mutants, None), set()
+    while ahead or workshop.running:
+        if lock.over and not workshop.running:
+            lock.take()
+        as_it_is = any(trial.mutant is None for trial in workshop.running)
+        if ahead and not (workshop.full or lock.over or as_it_is):
+            files = tests_of(config, ahead.module)
+            workshop.start(ahead if files in passed else None, files)
+            ahead = next(mutants, None) if files in passed else ahead
+        for trial, found, by in workshop.finish(config["timeout"]):
+            if trial.mutant is None:
+                if found == "caught":
+                    raise SystemExit(f"{' '.join(trial.files)} fails without a mutant: {by}")
+                passed.add(trial.files)
+                continue
+            row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
+            row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{found} {trial.mutant} {by}", flush=True)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main()

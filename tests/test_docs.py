@@ -1,0 +1,125 @@
+"""The documentation: its code runs, its links lead somewhere, its commands and names exist."""
+
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+from pages import DOCS, ROOT, blocks, titled
+from tiny_experiment import tiny
+
+import pdistill
+from pdistill import experiment, samplers
+from pdistill.__main__ import COMMANDS
+from pdistill.cli.config_file import load_config
+
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+EACH = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def executed(page):
+    """The names that a page's Python makes, block after block."""
+    names = {}
+    for info, text in blocks(page):
+        if info == "python":
+            exec(compile(text, page.name, "exec"), names)
+    return names
+
+
+def test_a_sampler_for_your_own_network():
+    names = executed(DOCS / "your_own_network.md")
+    assert names["images"].shape == (16, 32, 32, 3)
+    assert np.abs(names["images"]).max() <= 1
+    exact = pdistill.diffusion.Gaussian(mean=0.0, std=0.5)
+    z = jax.random.normal(jax.random.key(0), (9, 8, 8, 1))
+    logsnr = jax.numpy.linspace(-12.0, 12.0, 9)
+    ours = names["from_velocity"](names["velocity"])(z, logsnr)
+    np.testing.assert_allclose(ours, exact.denoise(z, logsnr), atol=1e-4)
+    assert abs(names["x"].std() - 0.5) < 0.02
+    unit = pdistill.diffusion.Gaussian(mean=0.0, std=1.0)
+    np.testing.assert_allclose(
+        names["denoise_edm"](z, logsnr), unit.denoise(z, logsnr), rtol=1e-4, atol=1e-6
+    )
+    assert names["points"].shape == names["others"].shape == (5, 2)
+
+
+def test_samplers():
+    names = executed(DOCS / "samplers.md")
+    assert names["x"].shape == (16, 32, 32, 3)
+    assert names["nats"].shape == (16,)
+
+
+def test_every_solver_is_on_its_page():
+    listed = re.findall(r"^\| `(\w+)\(", (DOCS / "samplers.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(solver.__name__ for solver in samplers.SOLVERS.values())
+
+
+def test_extending(tmp_path, monkeypatch):
+    """The page's method, after a tiny teacher, makes in one step what that makes in four."""
+    for name, text in titled(DOCS / "extending.md").items():
+        (tmp_path / name).write_text(text)
+    assert 40 <= len((tmp_path / "my_method.py").read_text().splitlines()) <= 60
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config("my_config.py")
+    stage = dict(config.stages[1])
+    small = tiny()
+    small.stages = (small.stages[0], stage | {"loop": small.stages[0]["loop"], "teacher_steps": 2})
+    experiment.run(small, tmp_path / "run")
+    student = pdistill.load(tmp_path / "run/knowledge")
+    teacher = pdistill.load(tmp_path / "run/teacher")
+    key, num = jax.random.key(0), 16
+    target = teacher.sample(key, num=num, num_steps=2)
+    apart = [
+        np.square(m.sample(key, num=num, num_steps=1) - target).mean() for m in (student, teacher)
+    ]
+    assert apart[0] < apart[1]
+    del sys.modules["my_method"]
+
+
+@EACH
+def test_links(page):
+    """To files and headings in the repository; addresses elsewhere are not looked at."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def anchors(page):
+    """The names that headings have, as GitHub and mkdocs make them."""
+    headings = re.findall("^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+def without_code(page):
+    return re.sub("^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@EACH
+def test_commands_and_configs(page):
+    """Commands that a page tells are ours, and the configs in them load."""
+    text = page.read_text()
+    for command in re.findall(r"^(?:pdistill|python -m pdistill\.) ?(\w+)", text, re.MULTILINE):
+        assert command in (*COMMANDS, "main", "data"), command
+    found = re.findall(r"pdistill (?:train|show) ([a-z0-9_]+(?::\w+)?)(?![\w.])", text)
+    found += re.findall(r"--config=(?:configs/)?([a-z0-9_]+)(?:\.py)?(?::(\w+))?", text)
+    for config in found:
+        name = config if isinstance(config, str) else ":".join(filter(None, config))
+        if name.startswith("own_images") or name.endswith(":imported"):
+            continue
+        load_config(name)
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
