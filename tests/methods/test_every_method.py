@@ -14,6 +14,7 @@ from pdistill.methods import (
     Ctm,
     Direct,
     Dmd,
+    FlowMap,
     Gan,
     Guided,
     LowDiff,
@@ -25,6 +26,7 @@ from pdistill.methods import (
 from pdistill.methods.columns import Pairs
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
+from pdistill.methods.parts.jumps import Jumps
 from pdistill.networks import NOTHING, Network
 from pdistill.training import Learner, Optimizer
 
@@ -99,6 +101,9 @@ CASES = {
     "ctm": (
         Ctm(optimizer=ADAM, layer="off", adversary=JUDGED),
         {"model": BLANK, "teacher": TEACHER}, ("consistency", "denoising"),
+    ),
+    "flow_map": (
+        FlowMap(optimizer=ADAM, jumps=Jumps(level=(-1.0, 1.0))), {"model": BLANK}, ("residual",)
     ),
     "pagoda": (
         Pagoda(optimizer=ADAM, adversary=JUDGED), {"teacher": TEACHER}, ("reconstruction",)
