@@ -34,6 +34,7 @@ VARIANTS = [
     *("digits_gan", "digits_gan:polish", "digits_minima", "fashion_gan", "cifar10_gan"),
     *("cifar10_gan:cpu", "cifar10_gan_frozen", "cifar10_gan_frozen:cpu", "imagenet64_gan"),
     *("digits_ctm", "cifar10_ctm", "cifar10_ctm:cpu", "imagenet64_ctm"),
+    *("digits_flow_map", "digits_flow_map:sct"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
     *("cifar10_gan:gpu", "cifar10_dmd2:gpu"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
