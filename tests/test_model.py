@@ -308,6 +308,16 @@ def test_damaged_parameters(tmp_path):
 # --- Sampling -----------------------------------------------------------------------------------
 
 
+def test_parameters_of_another_save(tmp_path):
+    """They can be read, but are not those of the card: one model's file beside another's card."""
+    for name, seed in (("one", 0), ("two", 1)):
+        save_random(tmp_path / name, seed=seed)
+    shutil.rmtree(tmp_path / "one/params")
+    shutil.copytree(tmp_path / "two/params", tmp_path / "one/params")
+    with pytest.raises(ModelError, match="its parameters are not those that were saved"):
+        load(tmp_path / "one")
+
+
 def test_images_are_float32_in_minus_one_to_one(labelled):
     images = labelled.sample(KEY, 5)
     assert isinstance(images, jax.Array)
