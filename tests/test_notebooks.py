@@ -34,10 +34,10 @@ def environment(path):
 SMALL = """
 for stage in config.stages:
     if "loop" in stage:
-        stage["loop"].update(num_updates=2, save_every=2, log_every=2, substeps=2)
+        stage["loop"].update(num_updates=2, save_every=2, log_every=2, substeps=1)
         stage["optimizer"]["warmup"] = 0
-if config.model.network.name == "dit":
-    config.model.network.arguments.update(features=16, depth=1)
+small = {"dit": {"features": 16, "depth": 1}, "unet": {"channels": 16}}
+config.model.network.arguments.update(small[config.model.network.name])
 config.update({"evaluation": {"num_samples": 32}})
 """
 
