@@ -294,12 +294,12 @@ class Network(struct.PyTreeNode):
 
     def _example(self, shape: tuple[int, ...]) -> tuple[Array, Array, Conditioning]:
         """Inputs of the module for one image of zeros."""
-        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-        told = Conditioning(label=jnp.zeros(1, int) if self.num_labels else None)
+        zeros = jnp.zeros(1)
+        told = Conditioning(label=zeros.astype(int) if self.num_labels else None)
         if shape[0] in self.resolutions[1:]:
             below = self.resolutions[self.resolutions.index(shape[0]) - 1]
-            told = told.replace(image=LowRes(zeros((1, below, below, shape[-1])), zeros(1)))
-        return zeros((1, *shape)), zeros(1), told
+            told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))
+        return jnp.zeros((1, *shape)), zeros, told
 
 
 @functools.lru_cache(maxsize=64)  # tracing a large network takes seconds

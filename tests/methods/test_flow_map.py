@@ -159,7 +159,8 @@ def test_mean_flows_target(jumps):
 def randomised(module, shape, key=0):
     """A network with parameters that are all random, in double precision."""
     blank = Network(None, module=module, head="v", schedule=SCHEDULE, shape=shape)
-    leaves, tree = jax.tree.flatten(blank.shapes.params)
+    with jax.numpy_dtype_promotion("standard"):
+        leaves, tree = jax.tree.flatten(blank.shapes.params)
     keys = jax.random.split(jax.random.key(key), len(leaves))
     drawn = [
         0.3 * jax.random.normal(k, a.shape, jnp.float64) for k, a in zip(keys, leaves, strict=True)
