@@ -42,6 +42,13 @@ VARIANTS = [
 ]
 
 
+# Configs like others, of digits, CIFAR-10 or bedrooms, but for their data and numbers.
+ALIKE = (
+    *("cifar10_ablation", "cifar10_methods", "imagenet64_guided", "lsun_church128_pd"),
+    "ffhq64_lowdiff",
+)
+
+
 @functools.cache
 def read(name):
     """The experiment a config describes, and its planned runs."""
@@ -55,13 +62,8 @@ def count(tree):
 
 @pytest.mark.parametrize(
     "name",
-    # Variants differ from their configs in numbers only, others of CIFAR-10 from those of digits.
-    [
-        pytest.param(n, marks=pytest.mark.slow)
-        if ":" in n or n in ("cifar10_ablation", "cifar10_methods")
-        else n
-        for n in VARIANTS
-    ],
+    # Variants differ from their configs in numbers only.
+    [pytest.param(n, marks=pytest.mark.slow) if ":" in n or n in ALIKE else n for n in VARIANTS],
 )
 def test_a_config_unfolds(name):
     _, runs = read(name)
@@ -121,7 +123,9 @@ def test_ctm_and_pagoda_have_radam(name):
         ("cifar10_pd:x", 60_004_099, 13, 800_000 + 750_000),
         ("imagenet64_pd:both", 295_905_222, 10, 550_000 + 600_000),
         ("lsun_bedroom128_pd:both", 139_578_502, 10, 400_000 + 600_000),
-        ("lsun_church128_pd:both", 139_578_502, 10, 400_000 + 600_000),
+        pytest.param(
+            "lsun_church128_pd:both", 139_578_502, 10, 400_000 + 600_000, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_papers_sizes(name, parameters, num_rounds, updates):
@@ -198,7 +202,13 @@ def test_an_update_keeps_its_states_formats_in_double_precision(x64):
     assert formats[0] == formats[1]
 
 
-@pytest.mark.parametrize("name", ["fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("fashion_lowdiff", "cifar10_lowdiff"),
+        pytest.param("ffhq64_lowdiff", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cascade_is_like_its_teacher(name):
     """Parameters within 3 percent, and the FLOPs of an update within as many: layers of three sizes
     instead of one, and splits of round numbers."""
