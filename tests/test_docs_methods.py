@@ -128,7 +128,7 @@ def logged(name, run, step):
     return set(traced.out_info[1]["values"])
 
 
-SLOW = {"ctm", "dmd", "gan", "lowdiff", "pagoda"}  # to trace
+SLOW = {"ctm", "dmd", "gan", "lowdiff", "multi_student", "pagoda"}  # to trace
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 # The other takes the way of quickstart with larger images, and its pictures want a TPU.
-OF_LAPTOPS = pytest.mark.parametrize(
-    "path", [path for path in PATHS if path.stem != "cifar10_tpu"], ids=lambda path: path.stem
-)
+LAPTOPS = [path for path in PATHS if path.stem != "cifar10_tpu"]
+OF_LAPTOPS = pytest.mark.parametrize("path", LAPTOPS, ids=lambda path: path.stem)
 
 
 def environment(path):
@@ -49,7 +48,12 @@ def hurried(source):
     return re.sub(r"^( *)assert .*$", r"\1pass", source, flags=re.MULTILINE)
 
 
-@OF_LAPTOPS
+@pytest.mark.parametrize(
+    "path",
+    # The growing generator compiles for a minute.
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem == "resolution" else p for p in LAPTOPS],
+    ids=[path.stem for path in LAPTOPS],
+)
 def test_notebook_in_a_hurry(path, tmp_path):
     """Anywhere, as on Colab: the kernel does not start in the checkout."""
     notebook = execute(path, tmp_path, hurried, environment(path))
