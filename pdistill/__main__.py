@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -52,7 +53,12 @@ def run(command: str, arguments: Sequence[str] | None = None, program: bool = Fa
                 stream.reconfigure(errors="replace")  # a terminal may be of ASCII only
         arguments = sys.argv[1:] if arguments is None else arguments
         if not training:
-            importlib.import_module(f"pdistill.cli.{command}").main(arguments)
+            try:
+                importlib.import_module(f"pdistill.cli.{command}").main(arguments)
+                sys.stdout.flush()
+            except BrokenPipeError:  # as by `| head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(1)
             return
 
         from pdistill.runtime.cpu import use_huge_pages

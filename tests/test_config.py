@@ -258,6 +258,13 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
         claim(tmp_path, changed, experiment.stages, runs)
 
 
+def test_a_reader_that_has_enough_ends_a_command_quietly():
+    command = f"{sys.executable} -m pdistill show imagenet64_pd | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("seed")
+    assert done.stderr == ""
+
+
 def test_show_prints_values_and_marks_defaults(capsys, tmp_path):
     main(["show", "digits_pd"])
     shown = capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_extending(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     assert 40 <= len((tmp_path / "my_method.py").read_text().splitlines()) <= 60
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as of a console script
     config = load_config("my_config.py")
     stage = dict(config.stages[1])
     small = tiny()

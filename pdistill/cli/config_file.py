@@ -64,6 +64,9 @@ def load_config(text: str) -> ConfigDict:
 
 def _function(path: str) -> Callable[..., ConfigDict]:
     """The function get_config of a file; ends the program if it has none."""
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:  # where a config's own methods are
+        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -71,6 +71,14 @@ class FlowMap(Method):
             )
         if self.identity != "eulerian" and (self.normalised or self.warmup):
             raise ValueError("normalised and warmup are of the Eulerian identity; leave them out")
+        own = self.identity == "lagrangian" and self.own_velocity
+        if not self.jumps.instantaneous and (
+            own or (self.identity == "semigroup" and self.between.at == "half")
+        ):
+            raise ValueError(
+                "the flow of any field satisfies this identity, so that nothing would be learnt: "
+                "let jumps.instantaneous be above 0, where the velocity is"
+            )
         if self.power < 0 or self.floor <= 0 or self.normalised < 0 or self.warmup < 0:
             raise ValueError(
                 "power, normalised and warmup must not be negative, and floor be positive; got "

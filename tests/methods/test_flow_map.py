@@ -366,6 +366,8 @@ def test_first_jumps_of_two():
         (lambda: method("newtonian"), "identity must be one of"),
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
         (lambda: method(power=-1.0), "must not be negative"),
+        (lambda: method("semigroup"), "nothing would be learnt"),
+        (lambda: method("lagrangian", own_velocity=True), "nothing would be learnt"),
         (lambda: gaussian_state(method("lagrangian")), "needs a velocity where jumps end"),
         (lambda: gaussian_state(method(guidance=1.0)), "guidance is the teacher's"),
     ],

@@ -2,7 +2,9 @@
 
 A flow map G(z, t, s) takes z along the probability flow from angle t to angle s. With
 G = cos(d) z - sin(d) F, d = t - s, it is the network's output F that is learnt; F(z, t, t) is the
-velocity v. All three hold for the exact map and for no other. Angles are [B], broadcast to z.
+velocity v. All three hold for the exact map. The flow of any other field satisfies the semigroup's
+too, and the Lagrangian's with a velocity of its own: v comes in by jumps of no length, or by a
+first jump that is short. Angles are [B], broadcast to z.
 """
 
 from collections.abc import Callable
