@@ -1,6 +1,6 @@
 """Makes small wrong changes of the package, one at a time, and counts those that its tests catch.
 
-    python -m benchmarks.mutation SET [--again] [--jobs=N] [--lock=FILE]
+    python -m benchmarks.mutation SET [--again] [--jobs=N]
 
 cosmic-ray makes the changes (extra `mutation`, beside `test`). `mutation.toml` has the sets, the
 tests of each module, and the changes that change nothing. Each is tested in a copy of the package.
@@ -12,11 +12,9 @@ import argparse
 import ast
 import dataclasses
 import difflib
-import fcntl
 import fnmatch
 import hashlib
 import json
-import math
 import os
 import random
 import shutil
@@ -33,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 CONFIG = Path(__file__).with_suffix(".toml")
 RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
 PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
-HOLD = 90  # seconds
 # Loaded once, before a process is forked for each mutant.
 LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest")
 
@@ -259,25 +256,6 @@ class Workshop:
         os._exit(int(code))
 
 
-class Lock:
-    """A lock that `flock` knows, given up after HOLD seconds, so that others have their turn."""
-
-    def __init__(self, path: Path | None):
-        self._path, self._file, self._since = path, None, -math.inf
-
-    @property
-    def over(self) -> bool:
-        return self._path is not None and time.monotonic() - self._since > HOLD
-
-    def take(self) -> None:
-        """Waits for it, behind all who wait already."""
-        if self._file:
-            self._file.close()
-        self._file = self._path.open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._since = time.monotonic()
-
-
 def read_results() -> dict[str, dict[str, Any]]:
     """Results by the mutants' keys; the last of each."""
     if not RESULTS.exists():
@@ -315,33 +293,25 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("set", choices=config["sets"], help="a set of mutation.toml")
     parser.add_argument("--again", action="store_true", help="test survivors anew")
-    parser.add_argument("--lock", type=Path, help="a file to lock while it computes")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="test nothing")
     options = parser.parse_args()
-    lock = Lock(options.lock and options.lock.resolve())
-    if lock.over:
-        lock.take()
     if not options.report:
         known = ("caught",) if options.again else ("caught", "survived")
         done = {key for key, row in read_results().items() if row["result"] in known}
         ahead = (m for m in select(config, options.set) if m.key not in done)
         with tempfile.TemporaryDirectory() as directory:
             workshop = Workshop(Path(directory), options.jobs)
-            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop, lock)
+            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop)
     report(config, list(select(config, options.set)))
 
 
-def test_all(
-    config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop, lock: Lock
-) -> None:
+def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
     """Tests mutants, each file of tests first with the package as it is; writes down results."""
     ahead, passed = next(mutants, None), set()
     while ahead or workshop.running:
-        if lock.over and not workshop.running:
-            lock.take()
         as_it_is = any(trial.mutant is None for trial in workshop.running)
-        if ahead and not (workshop.full or lock.over or as_it_is):
+        if ahead and not (workshop.full or as_it_is):
             files = tests_of(config, ahead.module)
             workshop.start(ahead if files in passed else None, files)
             ahead = next(mutants, None) if files in passed else ahead
