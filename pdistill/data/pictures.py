@@ -39,16 +39,8 @@ def _loops(folder: Path) -> bool:
 
 def common_channels(paths: Iterable[Path]) -> int:
     """Returns 1 if all pictures are grey, else 3; reads headers up to the first one in colour."""
-    return 1 if all(map(_is_grey, paths)) else 3
-
-
-def _is_grey(path: Path) -> bool:
-    try:
-        _check_file(path)
-        with Image.open(path) as image:
-            return image.mode.split(";")[0] in GREY
-    except Exception:  # whoever reads the picture says so
-        return True
+    modes = (header.mode.split(";")[0] for header in map(_header, paths) if header)
+    return 1 if all(mode in GREY for mode in modes) else 3
 
 
 def common_resolution(paths: Sequence[Path]) -> int:
@@ -57,16 +49,18 @@ def common_resolution(paths: Sequence[Path]) -> int:
     It is the median of their shorter sides, rounded down to a multiple of 4, at least 8 and at most
     LARGEST_SIDE; of SIDES_READ of them, spread evenly. Pictures that cannot be read do not count.
     """
-    sides = filter(None, map(_shorter_side, paths[:: -(-len(paths) // SIDES_READ)]))
-    median = int(np.median([*sides] or [LARGEST_SIDE]))
+    headers = map(_header, paths[:: -(-len(paths) // SIDES_READ)])
+    sides = [min(header.size) for header in headers if header] or [LARGEST_SIDE]
+    median = int(np.median(sides))
     return min(max(median // 4 * 4, 8), LARGEST_SIDE)
 
 
-def _shorter_side(path: Path) -> int | None:
+def _header(path: Path) -> Image.Image | None:
+    """A closed picture, whose mode and size are known; None for one that cannot be read."""
     try:
         _check_file(path)
         with Image.open(path) as image:
-            return min(image.size)
+            return image
     except Exception:  # whoever reads the picture says so
         return None
 

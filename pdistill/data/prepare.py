@@ -102,16 +102,17 @@ def prepare_images(
 
     with new_folder(root, name, VERSION) as scratch:
         found = read_folder(folder, labelled, held_out)
-        resolution = resolution or common_resolution(found.paths())
+        paths = found.paths()
+        resolution = resolution or common_resolution(paths)
         _tell(found.files, found.classes, resolution)
-        channels = channels or common_channels(found.paths())
+        channels = channels or common_channels(paths)
         features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}
         if found.classes:
             features["label"] = tfds.features.ClassLabel(names=found.classes)
         about = f"{folder}: central squares, {resize} to {resolution}x{resolution}"
         info = _describe(scratch, name, about, features)
         write(info, found.files, make)
-        for line in summary(done, len(found.paths())):
+        for line in summary(done, len(paths)):
             print(line, file=sys.stderr)
     return root / info.full_name
 
