@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pdistill.runtime.interruption import ProgramSignals
 
@@ -52,13 +52,10 @@ def run(command: str, arguments: Sequence[str] | None = None, program: bool = Fa
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal may be of ASCII only
         arguments = sys.argv[1:] if arguments is None else arguments
+        if command != "train":
+            stack.enter_context(_read_to_its_end())
         if not training:
-            try:
-                importlib.import_module(f"pdistill.cli.{command}").main(arguments)
-                sys.stdout.flush()
-            except BrokenPipeError:  # as by `| head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                sys.exit(1)
+            importlib.import_module(f"pdistill.cli.{command}").main(arguments)
             return
 
         from pdistill.runtime.cpu import use_huge_pages
@@ -68,6 +65,17 @@ def run(command: str, arguments: Sequence[str] | None = None, program: bool = Fa
         from pdistill.cli.train import start
 
         start(arguments, plan=command == "plan", stop=stop)
+
+
+@contextlib.contextmanager
+def _read_to_its_end() -> Iterator[None]:
+    """Ends a command whose output is read no further, as by `| head`, without a traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _usage() -> str:

@@ -6,10 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import DOCS, ROOT, blocks
 from PIL import Image
 
 from pdistill.configs import fashion_pd, own_images
@@ -20,8 +20,7 @@ from pdistill.experiment.dry_run import Cost
 from pdistill.experiment.plan import plan
 from pdistill.runtime import platform
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/your_own_images.md").read_text()
+PAGE = DOCS / "your_own_images.md"
 SMALL = (
     *("--config.model.network.arguments.channels=8", "--config.stages[1].start_steps=2"),
     *("--config.stages[0].loop.num_updates=4", "--config.stages[1].loop.num_updates=4"),
@@ -156,7 +155,7 @@ def made(tmp_path_factory):
         path = folder / "photos" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(path)
-    prepare, train, _ = re.findall("^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    prepare, train, _ = (text for info, text in blocks(PAGE) if info == "bash")
     environment = os.environ | {"TFDS_DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
 
     def run(command, *more):

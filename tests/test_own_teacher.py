@@ -4,13 +4,13 @@ import contextlib
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pages import DOCS, ROOT, blocks
 from test_configs import SHAPES
 
 import pdistill
@@ -25,8 +25,7 @@ from pdistill.methods.parts.balance import find_layer
 from pdistill.networks import DhariwalUNet, DiffusersUNet, DiT, Network, SongUNet
 from pdistill.runtime.mesh import make_mesh
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/your_own_teacher.md").read_text()
+PAGE = DOCS / "your_own_teacher.md"
 EDM = {"channels": 16, "multipliers": (1, 2), "blocks": 0, "attention_sizes": ()}
 DIFFUSERS = DiffusersUNet(
     3, channels=(8, 16), blocks=1, groups=4, middle_groups=4, resample_down=("conv",),
@@ -171,11 +170,11 @@ def test_layers_are_found_or_listed(directory):
 def test_the_pages_code_runs(tmp_path):
     """What it shows as bash and as python, in order, in a new folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert {language for language, _ in blocks} == {"bash", "python"}
+    shown = [(info, code) for info, code in blocks(PAGE) if info in ("bash", "python")]
+    assert {language for language, _ in shown} == {"bash", "python"}
     variables = {}
     with contextlib.chdir(tmp_path):
-        for language, code in blocks:
+        for language, code in shown:
             if language == "python":
                 exec(code, variables)
                 continue

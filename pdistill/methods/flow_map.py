@@ -19,7 +19,7 @@ from pdistill.diffusion import logsnr_of_angle
 from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Between, Jumps
+from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
 
@@ -51,8 +51,8 @@ class FlowMap(Method):
     optimizer: Optimizer
     identity: str = "eulerian"
     own_velocity: bool = False
-    jumps: Jumps = Jumps()  # noqa: RUF009
-    between: Between = Between()  # noqa: RUF009
+    jumps: JumpLaw = JumpLaw()  # noqa: RUF009
+    between: Cut = Cut()  # noqa: RUF009
     power: float = 0.0
     floor: float = 1e-3
     normalised: float = 0.0
@@ -109,10 +109,10 @@ class FlowMap(Method):
                 "the Lagrangian identity needs a velocity where jumps end: give a teacher or set "
                 "own_velocity"
             )
-        student = start or teacher or model
-        student = student.with_target(student.schedule).replace(sampler="gamma", guidance=None)
-        student = student.init(key)
-        if first := start or teacher:
+        first = start or teacher
+        student = (first or model).with_target((first or model).schedule)
+        student = student.replace(sampler="gamma", guidance=None).init(key)
+        if first:
             student, _ = student.taking(first)
         teacher = teacher and teacher.without_dropout()
         return self.State(Learner.of(student, self.optimizer), teacher)
@@ -122,12 +122,10 @@ class FlowMap(Method):
 
         def loss(student, rows, key):
             prediction, target = self.sides(student, state, rows, key)
-            axes = tuple(range(1, prediction.ndim))
-            square = jnp.sum(jnp.square(prediction - target), axis=axes)
+            squares = jnp.square(prediction - target)
+            square = jnp.sum(squares, axis=tuple(range(1, squares.ndim)))
             weight = stop_gradient(square + self.floor) ** -self.power
-            return jnp.mean(weight * square), {
-                "residual": jnp.mean(square) * len(square) / prediction.size
-            }
+            return jnp.mean(weight * square), {"residual": jnp.mean(squares)}
 
         rows = self.examples(state, batch, example_key)
         (value, more), grads = value_and_grad(loss, state.student, rows, dropout_key, has_aux=True)
@@ -150,7 +148,6 @@ class FlowMap(Method):
         self, student: Network, state: State, rows: "Rows", key: Array | None = None
     ) -> tuple[Array, Array]:
         """The identity's prediction and target [B, ...]; `key` is that of dropout."""
-        key = key if getattr(student.module, "dropout", 0.0) else None
         told, count = rows.told, state.student.count
 
         def F(z, t, s):  # of angles

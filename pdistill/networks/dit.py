@@ -14,7 +14,8 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend, modulate, normalize, wide
+from pdistill.networks.transformer import attend, modulate, normalize
+from pdistill.samplers.sampling import at_least_float32
 
 
 class Block(nn.Module):
@@ -115,7 +116,7 @@ class DiT(nn.Module):
         tokens = modulate(normalize(tokens), shift, scale)
         pixels = nn.Dense(
             p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
-        )(wide(tokens))
+        )(at_least_float32(tokens))
         return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
 
     def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:

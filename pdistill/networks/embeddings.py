@@ -10,6 +10,8 @@ from jax import Array
 
 from pdistill.diffusion import angle
 
+TIME_SCALE = 1000.0  # of the progressive distillation release
+
 
 def waves(time: Array, features: int, *, shift: float = 0.0, cosines_first: bool = True) -> Array:
     """Sines and cosines of a time: [B] -> [B, features].
@@ -24,9 +26,6 @@ def waves(time: Array, features: int, *, shift: float = 0.0, cosines_first: bool
     parts = [jnp.cos(angles), jnp.sin(angles)]
     joined = jnp.concatenate(parts if cosines_first else parts[::-1], axis=-1)
     return jnp.pad(joined, ((0, 0), (0, features % 2)))
-
-
-TIME_SCALE = 1000.0  # of the progressive distillation release
 
 
 def sinusoidal(u: Array, features: int, scale: float = TIME_SCALE) -> Array:

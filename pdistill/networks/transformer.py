@@ -7,10 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-
-def wide(a: Array) -> Array:
-    """Casts to float32 what is narrower: what sums and outputs of a network are computed in."""
-    return a if a.dtype == jnp.float64 else a.astype(jnp.float32)
+from pdistill.samplers.sampling import at_least_float32
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:
@@ -21,8 +18,8 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     of the time of `jax.nn.dot_product_attention`.
     """
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
-    sums = q.dtype if q.dtype == jnp.float64 else jnp.float32
-    matmul = functools.partial(jnp.matmul, preferred_element_type=sums)
+    wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
+    matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
@@ -30,9 +27,9 @@ def attend(q: Array, k: Array, v: Array) -> Array:
 
 
 def normalize(tokens: Array, epsilon: float = 1e-6) -> Array:
-    """Layer norm without scale and bias; `wide` inside, as the input outside."""
+    """Layer norm without scale and bias; at least float32 inside, as the input outside."""
     norm = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False)
-    return norm(wide(tokens)).astype(tokens.dtype)
+    return norm(at_least_float32(tokens)).astype(tokens.dtype)
 
 
 def modulate(tokens: Array, shift: Array, scale: Array) -> Array:

@@ -23,8 +23,9 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend, wide
+from pdistill.networks.transformer import attend
 from pdistill.samplers import LowRes
+from pdistill.samplers.sampling import at_least_float32
 
 halve = functools.partial(average, factor=2)
 double = functools.partial(repeat, factor=2)
@@ -204,7 +205,7 @@ class UNet(nn.Module):
         h = self._up(h, skips, embedding, levels, block, attention)
         h = grow(h, embedding, self.grown, self.grown_blocks, block)
 
-        h = nn.swish(group_norm(wide(h), f"norm_out{size}"))
+        h = nn.swish(group_norm(at_least_float32(h), f"norm_out{size}"))
         h = nn.Conv(
             self.patch**2 * self.out_channels,
             (3, 3),
@@ -333,6 +334,6 @@ def grow(
 
 
 def group_norm(h: Array, name: str) -> Array:
-    """A layer of gcd(32, C) groups: 32, or fewer for small networks; float32 inside."""
+    """A layer of gcd(32, C) groups: 32, or fewer for small networks; at least float32 inside."""
     norm = nn.GroupNorm(math.gcd(32, h.shape[-1]), name=name)
-    return norm(wide(h)).astype(h.dtype)
+    return norm(at_least_float32(h)).astype(h.dtype)

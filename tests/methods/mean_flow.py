@@ -57,7 +57,7 @@ class MeanFlow(Method):
 
         def loss(student):
             def F(z, phi):
-                return student.v(z, -2 * jnp.log(jnp.tan(phi)), told.replace(target=s))
+                return student.v(z, diffusion.logsnr_of_angle(phi), told.replace(target=s))
 
             f, dF = jax.jvp(F, (z, phi), (v, jnp.ones_like(phi)))
             g = stop_gradient(jnp.cos(d) * (f - v) + jnp.sin(d) * (z + dF))

@@ -26,7 +26,7 @@ from pdistill.methods import (
 from pdistill.methods.columns import Pairs
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.methods.parts.jumps import Jumps
+from pdistill.methods.parts.jumps import JumpLaw
 from pdistill.networks import NOTHING, Network
 from pdistill.training import Learner, Optimizer
 
@@ -103,7 +103,7 @@ CASES = {
         {"model": BLANK, "teacher": TEACHER}, ("consistency", "denoising"),
     ),
     "flow_map": (
-        FlowMap(optimizer=ADAM, jumps=Jumps(level=(-1.0, 1.0))), {"model": BLANK}, ("residual",)
+        FlowMap(optimizer=ADAM, jumps=JumpLaw(level=(-1.0, 1.0))), {"model": BLANK}, ("residual",)
     ),
     "pagoda": (
         Pagoda(optimizer=ADAM, adversary=JUDGED), {"teacher": TEACHER}, ("reconstruction",)

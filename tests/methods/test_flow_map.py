@@ -13,7 +13,7 @@ from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import as_plain, parse
 from pdistill.methods.flow_map import PRESETS, FlowMap
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Between, Jumps
+from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.training import Optimizer
 
@@ -248,14 +248,14 @@ IDENTITIES = {
     "eulerian": {},
     "lagrangian": {"identity": "lagrangian"},
     "semigroup": {"identity": "semigroup"},
-    "short": {"identity": "semigroup", "between": Between(at="shrinking", least=0.1)},
+    "short": {"identity": "semigroup", "between": Cut(at="shrinking", least=0.1)},
 }
 
 
 @pytest.mark.parametrize("name", ["eulerian", "lagrangian", "semigroup"])
 def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name):
     """Row by row: no identity leaves any residual."""
-    distilling = method(jumps=Jumps(instantaneous=0.25), **IDENTITIES[name])
+    distilling = method(jumps=JumpLaw(instantaneous=0.25), **IDENTITIES[name])
     state = gaussian_state(distilling, teacher=True)
     assert jnp.abs(gradients(distilling, state, 64)).max() < 1e-10
     off = gaussian_state(distilling, off=(0.0, 0.0, 0.1), teacher=True)
@@ -264,7 +264,7 @@ def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name):
 
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
     """docs/methods/flow_map.md, A3: zero at the exact map, within four standard errors."""
-    learning = method(jumps=Jumps(instantaneous=0.25))
+    learning = method(jumps=JumpLaw(instantaneous=0.25))
     found = gradients(learning, gaussian_state(learning), 100_000)
     error = found.std(0) / np.sqrt(len(found))
     assert (jnp.abs(found.mean(0)) < 4 * error).all()
@@ -276,7 +276,7 @@ def test_pairs_bias_a_semigroup_in_proportion_to_the_gap(x64):
     """docs/methods/flow_map.md, A3: z_u of a pair is not the flow's."""
     bias = []
     for least in (0.2, 0.1, 0.05):
-        between = Between(at="shrinking", least=least)
+        between = Cut(at="shrinking", least=least)
         learning = method("semigroup", between=between)
         state = gaussian_state(learning)
         end = state.student.replace(count=jnp.array(10))  # of 10 updates
@@ -291,7 +291,7 @@ def test_pairs_bias_a_semigroup_in_proportion_to_the_gap(x64):
 
 
 def drawn(num=4096, **values):
-    t, s = Jumps(**values).draw(jax.random.key(0), num, SCHEDULE)
+    t, s = JumpLaw(**values).draw(jax.random.key(0), num, SCHEDULE)
     return np.asarray(t), np.asarray(s)
 
 
@@ -339,11 +339,11 @@ def test_a_share_of_jumps_of_no_length():
 def test_first_jumps_of_two():
     t, s = jnp.array([-6.0, -1.0, 3.0]), jnp.array([8.0, 5.0, 20.0])
     whole = diffusion.angle(t) - diffusion.angle(s)
-    np.testing.assert_allclose(Between().way(t, s, 0.3), whole / 2, rtol=1e-6)
-    shrinking = Between(at="shrinking", least=0.01)
+    np.testing.assert_allclose(Cut().way(t, s, 0.3), whole / 2, rtol=1e-6)
+    shrinking = Cut(at="shrinking", least=0.01)
     for progress, fraction in ((0.0, 0.99), (0.5, 0.5), (1.0, 0.01)):
         np.testing.assert_allclose(shrinking.way(t, s, progress), fraction * whole, rtol=1e-4)
-    ect = Between(at="ect", q=4.0, stages=4)
+    ect = Cut(at="ect", q=4.0, stages=4)
     sigma = np.exp(-np.asarray(t, float) / 2)
     for progress, stage in ((0.0, 0), (0.6, 2), (0.9, 3)):
         kept = np.maximum(1 - 4.0 ** -(stage + 1) * (1 + 8 / (1 + np.exp(sigma))), 0)
@@ -355,14 +355,14 @@ def test_first_jumps_of_two():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Jumps(to="noise"), "jumps.to must be one of"),
-        (lambda: Jumps(level=(1.0,)), "jumps.level must be"),
-        (lambda: Jumps(to="gap"), "to='gap', which must"),
-        (lambda: Jumps(to="data", end=(0.0, 1.0)), "jumps.end is for"),
-        (lambda: Jumps(instantaneous=1.5), r"in \[0, 1\]"),
-        (lambda: Jumps(most=12), "power of two"),
-        (lambda: Between(at="third"), "half, shrinking or ect"),
-        (lambda: Between(q=0.5), "between needs"),
+        (lambda: JumpLaw(to="noise"), "jumps.to must be one of"),
+        (lambda: JumpLaw(level=(1.0,)), "jumps.level must be"),
+        (lambda: JumpLaw(to="gap"), "to='gap', which must"),
+        (lambda: JumpLaw(to="data", end=(0.0, 1.0)), "jumps.end is for"),
+        (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
+        (lambda: JumpLaw(most=12), "power of two"),
+        (lambda: Cut(at="third"), "half, shrinking or ect"),
+        (lambda: Cut(q=0.5), "between needs"),
         (lambda: method("newtonian"), "identity must be one of"),
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
         (lambda: method(power=-1.0), "must not be negative"),

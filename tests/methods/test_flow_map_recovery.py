@@ -13,7 +13,7 @@ from flax import linen as nn
 from pdistill import diffusion
 from pdistill.diffusion import CosineSchedule, GaussianMixture
 from pdistill.methods.flow_map import FlowMap
-from pdistill.methods.parts.jumps import Between, Jumps
+from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.training import Optimizer
 
@@ -98,7 +98,7 @@ def method(identity="eulerian", **values):
         3e-3, anneal="cosine", warmup=100, b2=0.99, ema_decay=0.998, clip_norm=1.0
     )
     return FlowMap(
-        optimizer=optimizer, identity=identity, jumps=Jumps(instantaneous=0.25), **values
+        optimizer=optimizer, identity=identity, jumps=JumpLaw(instantaneous=0.25), **values
     )
 
 
@@ -106,7 +106,7 @@ RECOVERIES = {
     "eulerian": method(),
     "lagrangian": method("lagrangian"),
     "semigroup": method("semigroup"),
-    "short": method("semigroup", between=Between(at="shrinking", least=1e-3)),
+    "short": method("semigroup", between=Cut(at="shrinking", least=1e-3)),
 }
 
 

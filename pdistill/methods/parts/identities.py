@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
+from pdistill.diffusion import expand
+
 Output = Callable[[Array, Array, Array], Array]  # F(z [B, ...], t [B], s [B])
 Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] each
 
@@ -29,7 +31,7 @@ def eulerian(F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, wa
         own F(z, t, t) (improved MeanFlow). warm: factor on the second term, in [0, 1].
     """
     f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
-    d = _like(t - s, z)
+    d = expand(t - s, z)
     residual = jnp.cos(d) * (f - v) + warm * jnp.sin(d) * (z + change)
     return f, stop_gradient(f - residual)
 
@@ -42,11 +44,11 @@ def lagrangian(F: Output, z: Array, t: Array, s: Array, v: Array, velocity: Call
     """
 
     def jump(s):
-        d = _like(t - s, z)
+        d = expand(t - s, z)
         return jnp.cos(d) * z - jnp.sin(d) * F(z, t, s)
 
     end, change = jax.jvp(jump, (s,), (jnp.ones_like(s),))
-    target = jnp.where(_like(t == s, z), v, velocity(stop_gradient(end), s))
+    target = jnp.where(expand(t == s, z), v, velocity(stop_gradient(end), s))
     return change, stop_gradient(target)
 
 
@@ -62,7 +64,7 @@ def semigroup(
         then it does not vanish with it, and is the Eulerian one as u -> t.
     """
     u, f = t - way, F(z, t, s)
-    d, e, rest = (_like(a, z) for a in (t - s, way, u - s))
+    d, e, rest = (expand(a, z) for a in (t - s, way, u - s))
     z_u = jnp.cos(e) * z - jnp.sin(e) * first
     none = (d == 0) | (e == 0)
     length, part = (jnp.where(none, 1.0, jnp.sin(a)) for a in (d, e))
@@ -71,7 +73,3 @@ def semigroup(
     if short:
         residual = residual * length / part
     return f, stop_gradient(f - jnp.where(none, f - v, residual))
-
-
-def _like(a: Array, z: Array) -> Array:
-    return a.reshape(a.shape + (1,) * (z.ndim - a.ndim))

@@ -14,7 +14,7 @@ ENDS = ("ordered", "gap", "data", "dyadic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Jumps:
+class JumpLaw:
     """The law of a jump's levels, from t to s, both log-SNRs within the schedule's.
 
     Attributes:
@@ -44,7 +44,7 @@ class Jumps:
             law = getattr(self, name)
             if law and not (len(law) == 2 and law[1] > 0):
                 raise ValueError(f"jumps.{name} must be (mean, deviation) or empty; got {law}")
-        if bool(self.end) > (self.to in ("ordered", "gap")) or (self.to == "gap" and not self.end):
+        if (self.to == "gap" and not self.end) or (self.end and self.to not in ("ordered", "gap")):
             raise ValueError(
                 "jumps.end is for to='ordered', which may have it, and for to='gap', which must; "
                 f"got {self.end} with {self.to!r}"
@@ -63,31 +63,34 @@ class Jumps:
             step = 1 + jnp.floor(count * jax.random.uniform(second_key, (num,), dtype))
             t, s = schedule(step / count), schedule((step - 1) / count)
         else:
-            t = self._level(first_key, self.level, num, schedule, dtype)
+            t = _level(first_key, self.level, num, schedule, dtype)
             clean = jnp.full_like(t, ends(schedule)[1])
+        if self.to == "data":
             s = clean
-            if self.to == "gap":
-                mean, deviation = self.end
-                way = jax.nn.sigmoid(
-                    mean + deviation * jax.random.normal(second_key, (num,), dtype)
-                )
-                s = logsnr_of_angle(jnp.maximum(angle(t) - way * jnp.pi / 2, angle(clean)))
-            if self.to == "ordered":
-                s = self._level(second_key, self.end or self.level, num, schedule, dtype)
-                t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
+        elif self.to == "gap":
+            way = jax.nn.sigmoid(_normal(second_key, self.end, num, dtype)) * jnp.pi / 2
+            s = logsnr_of_angle(jnp.maximum(angle(t) - way, angle(clean)))
+        elif self.to == "ordered":
+            s = _level(second_key, self.end or self.level, num, schedule, dtype)
+            t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
         same = jnp.arange(num) < round(self.instantaneous * num)
         return t, jnp.where(same, t, s)
 
-    def _level(self, key, law, num, schedule, dtype):
-        if not law:
-            return schedule(jax.random.uniform(key, (num,), dtype))
-        mean, deviation = law
-        logsnr = -2 * (mean + deviation * jax.random.normal(key, (num,), dtype))
-        return jnp.clip(logsnr, *ends(schedule))
+
+def _level(key: Array, law: tuple[float, ...], num: int, schedule: Schedule, dtype) -> Array:
+    """Log-SNRs [num] with log(sigma / alpha) by a normal law, or at uniform times without one."""
+    if not law:
+        return schedule(jax.random.uniform(key, (num,), dtype))
+    return jnp.clip(-2 * _normal(key, law, num, dtype), *ends(schedule))
+
+
+def _normal(key: Array, law: tuple[float, ...], num: int, dtype) -> Array:
+    mean, deviation = law
+    return mean + deviation * jax.random.normal(key, (num,), dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Between:
+class Cut:
     """The law of a level u between t and s, at which a jump is cut in two.
 
     Attributes:
