@@ -20,7 +20,9 @@ class Method(abc.ABC):
     The fields are what a config's stage says of the method. The keyword arguments of `init` are
     what it is given: networks that earlier runs have made, by the names that the config has for
     them ("teacher", "start"); "model" is the config's own, blank. The rest of this class are
-    defaults; no part of an algorithm is here.
+    defaults; no part of an algorithm is here. None of the three functions is abstract: a method of
+    zero updates has no `step`, and one that only unfolds into runs of others, as `MultiStudent`
+    does, has none of them. Called all the same, they raise NotImplementedError.
 
     Attributes:
       name: its name in configs and results.jsonl.
