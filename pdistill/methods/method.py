@@ -1,6 +1,5 @@
 """The form of a method: its hyperparameters and three pure functions."""
 
-import abc
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pdistill.samplers import Steps
 from pdistill.training import LoopConfig, Metrics, Optimizer
 
 
-class Method(abc.ABC):
+class Method:
     """A frozen dataclass of hyperparameters with `init`, `step` and `product`.
 
     The fields are what a config's stage says of the method. The keyword arguments of `init` are
@@ -30,21 +29,21 @@ class Method(abc.ABC):
 
     name: ClassVar[str]
 
-    @abc.abstractmethod
     def init(self, key: Array, **given: Any) -> Any:
         """The state before the first update; ValueError for networks that it cannot use."""
+        raise NotImplementedError
 
     def step(self, state: Any, batch: Mapping[str, Any], key: Array) -> tuple[Any, Metrics]:
         """One update. `batch` has "image" [B, H, W, C], "label" [B] and the columns' rows.
 
         A method whose updates are not all alike takes `parts` as well. A method of zero updates has
-        no step of its own.
+        no step.
         """
-        raise TypeError(f"{type(self).__name__} has no updates: its `init` makes all there is")
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def product(self, state: Any) -> Network:
         """The network that was learnt."""
+        raise NotImplementedError
 
     def unfold(self, stage: "Run", model: Network) -> list["Run"]:
         """The runs of a stage with this method, in order; `model` is the config's, blank."""

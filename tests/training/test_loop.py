@@ -187,9 +187,6 @@ class Drawing(Method):
         drawn = state.drawn.at[state.count].set(jax.random.uniform(key))
         return self.State(state.count + 1, drawn), {"grad_norm": jnp.zeros(())}
 
-    def product(self, state):
-        return state.drawn
-
 
 def test_every_update_has_a_key_of_its_own(tmp_path):
     """The same ones in dispatches of one or several updates, and where a run is resumed."""
