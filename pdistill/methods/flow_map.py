@@ -6,6 +6,7 @@ choices; docs/methods/flow_map.md tells which is which.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,6 +21,10 @@ from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.times import check_interval
+from pdistill.methods.parts.weights import LogVariance
+from pdistill.methods.teacher import hide_labels
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
 
@@ -41,11 +46,20 @@ class FlowMap(Method):
       jumps: the law of the levels t and s. between: for "semigroup", the law of u.
       power, floor: weight of an example, (|residual|^2 + floor)^-power without gradient, with the
         sum over its values, as in the papers.
+      learnt_weight: the weight exp(-w) of the mean square is learnt, w a function of t and s, by
+        the loss exp(-w) mean square + w (Karras et al. 2024, sCM).
       normalised: if positive, the Eulerian residual g becomes g / (|g| + normalised) (sCM's tangent
         normalisation).
       warmup: updates over which the Eulerian identity's second term comes in (sCM's tangent
         warm-up).
-      guidance: weight w of the teacher's velocity, 0 for none.
+      difference: dF/dt of the Eulerian identity by a central difference of this step in the angle,
+        for embeddings of time that are too fast to be differentiated; 0 for the derivative.
+      guidance: () for none; (w,) for one weight; (low, high) for weights that the network takes as
+        an input, drawn with log(1 + w) uniform (improved MeanFlow). The teacher is guided, or
+        without one the pair's velocity, by `guided`.
+      omega: share of the pair's velocity in a guided one, as in `guided`.
+      guided_levels: lowest and highest log(sigma / alpha) at t where guidance acts; () for all.
+      label_dropout: fraction of examples whose label is hidden; they are not guided.
     """
 
     optimizer: Optimizer
@@ -55,13 +69,19 @@ class FlowMap(Method):
     between: Cut = Cut()  # noqa: RUF009
     power: float = 0.0
     floor: float = 1e-3
+    learnt_weight: bool = False
     normalised: float = 0.0
     warmup: int = 0
-    guidance: float = 0.0
+    difference: float = 0.0
+    guidance: tuple[float, ...] = ()
+    omega: float = 1.0
+    guided_levels: tuple[float, ...] = ()
+    label_dropout: float = 0.0
     name: ClassVar[str] = "flow_map"
 
     class State(struct.PyTreeNode):
         student: Learner
+        weight: Learner | None
         teacher: Network | None = frozen()
 
     def __post_init__(self):
@@ -79,10 +99,24 @@ class FlowMap(Method):
                 "the flow of any field satisfies this identity, so that nothing would be learnt: "
                 "let jumps.instantaneous be above 0, where the velocity is"
             )
-        if self.power < 0 or self.floor <= 0 or self.normalised < 0 or self.warmup < 0:
+        least = {n: getattr(self, n) for n in ("power", "normalised", "warmup", "difference")}
+        if min(least.values()) < 0 or self.floor <= 0:
             raise ValueError(
-                "power, normalised and warmup must not be negative, and floor be positive; got "
-                f"{self.power}, {self.normalised}, {self.warmup} and {self.floor}"
+                f"{', '.join(least)} must not be negative, and floor be positive; got "
+                f"{', '.join(map(str, least.values()))} and {self.floor}"
+            )
+        if len(self.guidance) == 2:
+            check_interval("guidance", self.guidance, 0.0, math.inf)
+        elif self.guidance and not (len(self.guidance) == 1 and self.guidance[0] > 0):
+            raise ValueError(
+                f"guidance must be (), (w,) with w above 0, or (low, high); got {self.guidance}"
+            )
+        if self.guided_levels:
+            check_interval("guided_levels", self.guided_levels, -math.inf, math.inf)
+        if not (0 < self.omega <= 1 and 0 <= self.label_dropout < 1):
+            raise ValueError(
+                "omega must be in (0, 1] and label_dropout in [0, 1); got "
+                f"{self.omega} and {self.label_dropout}"
             )
 
     @property
@@ -100,10 +134,6 @@ class FlowMap(Method):
         for role, network in (("teacher", teacher), ("start", start)):
             if network:
                 check_given(network, role)
-        if self.guidance:
-            if not teacher:
-                raise ValueError("guidance is the teacher's: give a teacher, or leave it out")
-            check_guidable(teacher, "teacher")
         if self.identity == "lagrangian" and not (teacher or self.own_velocity):
             raise ValueError(
                 "the Lagrangian identity needs a velocity where jumps end: give a teacher or set "
@@ -111,38 +141,81 @@ class FlowMap(Method):
             )
         first = start or teacher
         student = (first or model).with_target((first or model).schedule)
-        student = student.replace(sampler="gamma", guidance=None).init(key)
+        self.check_guidance(student, teacher)
+        weights = None
+        if len(self.guidance) == 2:
+            student, weights = student.with_module({"guidance": True}), self.guidance
+        network_key, weight_key = jax.random.split(key)
+        student = student.replace(sampler="gamma", guidance=weights).init(network_key)
         if first:
             student, _ = student.taking(first)
+        weight = None
+        if self.learnt_weight:
+            zeros = jnp.zeros(1)
+            rule = dataclasses.replace(self.optimizer, ema_decay=0.0, ema_ramp=0.0)
+            params = LogVariance().init(weight_key, zeros, zeros)["params"]
+            weight = Learner.of(params, rule, averaged=False)
         teacher = teacher and teacher.without_dropout()
-        return self.State(Learner.of(student, self.optimizer), teacher)
+        return self.State(Learner.of(student, self.optimizer), weight, teacher)
+
+    def check_guidance(self, student: Network, teacher: Network | None) -> None:
+        """Raises ValueError if nobody knows the guided velocity."""
+        if self.label_dropout and not student.num_labels:
+            raise ValueError("label_dropout needs a network with labels; set its num_labels")
+        if self.guidance and teacher:
+            check_guidable(teacher, "teacher")
+        elif self.guidance and not self.label_dropout:
+            raise ValueError(
+                "guidance without a teacher is towards the labels of the network's own velocity: "
+                "set label_dropout, such as 0.1, so that it also learns the one without"
+            )
 
     def step(self, state: State, batch, key):
         example_key, dropout_key = jax.random.split(key)
 
         def loss(student, rows, key):
             prediction, target = self.sides(student, state, rows, key)
-            squares = jnp.square(prediction - target)
-            square = jnp.sum(squares, axis=tuple(range(1, squares.ndim)))
-            weight = stop_gradient(square + self.floor) ** -self.power
-            return jnp.mean(weight * square), {"residual": jnp.mean(squares)}
+            square = jnp.square(prediction - target).reshape(len(rows.t), -1)
+            weight, slopes = self.weigh(state, rows, stop_gradient(square))
+            value = jnp.mean(weight * jnp.sum(square, axis=1))
+            return value, ({"residual": jnp.mean(square)}, slopes)
 
         rows = self.examples(state, batch, example_key)
-        (value, more), grads = value_and_grad(loss, state.student, rows, dropout_key, has_aux=True)
+        (value, (more, slopes)), grads = value_and_grad(
+            loss, state.student, rows, dropout_key, has_aux=True
+        )
         student, norms = state.student.update(grads)
-        return state.replace(student=student), {"loss": value, **more, **norms}
+        weight = state.weight and state.weight.update(slopes)[0]
+        state = state.replace(student=student, weight=weight)
+        return state, {"loss": value, **more, **norms}
 
     def examples(self, state: State, batch, key: Array) -> "Rows":
         """Jumps of a batch, with the velocity where each begins: the teacher's or the pair's."""
-        jump_key, noise_key = jax.random.split(key)
-        x, told = batch["image"], Conditioning(label=batch.get("label"))
-        t, s = self.jumps.draw(jump_key, len(x), state.student.network.schedule, x.dtype)
+        jump_key, noise_key, label_key, weight_key = jax.random.split(key, 4)
+        x, network = batch["image"], state.student.network
+        t, s = self.jumps.draw(jump_key, len(x), network.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, t)
+        label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
+        w = self.draw_guidance(weight_key, t, label, network)
+        told = Conditioning(label=label, guidance=w if network.takes_guidance else None)
         if state.teacher:
-            v = stop_gradient(self.teach(state.teacher, z, t, told))
+            v = stop_gradient(self.teach(state.teacher, z, t, label, w))
         else:
             v = diffusion.v_target(x, eps, t)
-        return Rows(z, v, t, s, told)
+            if w is not None:
+                v = guided(network, z, t, told, w, v, self.omega)
+        return Rows(z, v, t, s, told, w)
+
+    def draw_guidance(self, key: Array, t: Array, label, network: Network) -> Array | None:
+        """Weights w [B] at log-SNRs t [B], 0 where nothing is guided; None without guidance."""
+        if not self.guidance:
+            return None
+        low, high = (math.log1p(w) for w in (self.guidance[0], self.guidance[-1]))
+        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, t.shape, t.dtype))
+        if self.guided_levels:
+            least, most = self.guided_levels
+            w = jnp.where((least <= -t / 2) & (-t / 2 <= most), w, 0.0)
+        return jnp.where(label == network.num_labels, 0.0, w)
 
     def sides(
         self, student: Network, state: State, rows: "Rows", key: Array | None = None
@@ -156,14 +229,14 @@ class FlowMap(Method):
 
         def velocity(z, s):
             if state.teacher and not self.own_velocity:
-                return self.teach(state.teacher, z, logsnr_of_angle(s), told)
+                return self.teach(state.teacher, z, logsnr_of_angle(s), told.label, rows.w)
             return F(z, s, s)
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
             along = stop_gradient(F(z, t, t)) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
-            f, target = eulerian(F, z, t, s, v, along, warm)
+            f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
             return f, stop_gradient(f - self.normalise(f - target))
         if self.identity == "lagrangian":
             return lagrangian(F, z, t, s, v, velocity)
@@ -179,28 +252,44 @@ class FlowMap(Method):
         norm = jnp.sqrt(jnp.sum(jnp.square(residual), axis=axes, keepdims=True))
         return residual / (norm + self.normalised)
 
-    def teach(self, teacher: Network, z: Array, t: Array, told: Conditioning) -> Array:
-        """The teacher's velocity at log-SNRs t [B]."""
-        if self.guidance:
-            told = told.replace(guidance=jnp.full(len(z), self.guidance, z.dtype))
-        return teacher.v(z, t, told)
+    def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
+        """Weights [B] of examples with squares [B, D], and the gradient of what makes them."""
+        weight = (jnp.sum(square, axis=1) + self.floor) ** -self.power
+        if state.weight is None:
+            return weight, None
+
+        def fit(params):
+            w = LogVariance().apply({"params": params}, rows.t, rows.s)
+            loss = jnp.exp(-w) * weight * jnp.mean(square, axis=1) + w
+            return jnp.mean(loss), jnp.exp(-w) / square.shape[1]
+
+        slopes, learnt = jax.grad(fit, has_aux=True)(state.weight.network)
+        return weight * learnt, slopes
+
+    def teach(self, teacher: Network, z: Array, t: Array, label, w: Array | None) -> Array:
+        """The teacher's velocity at log-SNRs t [B], guided by weights w [B]."""
+        return teacher.v(z, t, Conditioning(label=label, guidance=w))
 
     def product(self, state: State) -> Network:
         return state.student.averaged
 
 
 class Rows(NamedTuple):
-    """Jumps of a batch: z [B, ...] at log-SNRs t [B], to s [B], and the velocity v at z."""
+    """Jumps of a batch: z [B, ...] at log-SNRs t [B], to s [B], and the velocity v at z.
+
+    The student is told `told`; w [B] are the weights of guidance, None without.
+    """
 
     z: Array
     v: Array
     t: Array
     s: Array
     told: Conditioning
+    w: Array | None = None
 
 
 # The papers' choices, as values of a stage. Levels are those of log(sigma / alpha); what a paper
-# has besides (a network's form, a schedule, learnt weights) is not in them.
+# has besides (a network's form, a schedule) is not in them.
 PRESETS: dict[str, dict[str, Any]] = {
     "mean_flow": {  # Geng et al. 2025; code of ImageNet 256
         "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.75},
@@ -213,10 +302,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "power": 1.0,
         "floor": 1e-2,
     },
+    "alpha_flow": {  # Zhang et al. 2025; theirs ends in MeanFlow's identity where ours stays a step
+        "identity": "semigroup",
+        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.25},
+        "between": {"at": "sigmoid", "least": 5e-3},
+        "power": 1.0,
+        "floor": 1e-3,
+    },
     "sct": {  # Lu & Song 2024; the same with a teacher is sCD
         "jumps": {"level": (-1.0, 1.4), "to": "data"},
+        "learnt_weight": True,
         "normalised": 0.1,
         "warmup": 10_000,
+    },
+    "ict": {  # Song & Dhariwal 2023, on CIFAR-10: floor is 0.00054^2 times 3072 values
+        "identity": "semigroup",
+        "jumps": {"level": (-1.1, 2.0), "to": "data"},
+        "between": {"at": "ict", "stages": 8},
+        "power": 0.5,
+        "floor": 9e-4,
     },
     "ect": {  # Geng et al. 2024
         "identity": "semigroup",
@@ -240,6 +344,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "identity": "lagrangian",
         "own_velocity": True,
         "jumps": {"to": "gap", "end": (-0.8, 1.0), "instantaneous": 0.5},
+    },
+    "ayf": {  # Sabour et al. 2025, from a teacher; the law of jumps is ours
+        "jumps": {"to": "below"},
+        "normalised": 0.1,
+        "warmup": 10_000,
     },
 }
 PRESETS["scd"] = PRESETS["sct"]

@@ -321,6 +321,21 @@ def test_gaps():
     assert (way >= 0).all()
 
 
+def test_levels_below():
+    """Uniform in the angle below t, which keeps its own law: t is not the larger of two."""
+    t, s = drawn(to="below")
+    t, s = (2 / np.pi * np.asarray(diffusion.angle(a)) for a in (t, s))
+    assert scipy.stats.kstest(t, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(s / t, "uniform").pvalue > 1e-3
+
+
+def test_stratified_times_are_even_and_in_a_random_order():
+    t, s = (2 / np.pi * np.asarray(diffusion.angle(a)) for a in drawn(64, to="below", stratified=1))
+    for even, other in ((t, np.arange(64)), (s / t, np.arange(64)), (t, s / t)):
+        np.testing.assert_allclose(np.diff(np.sort(even)), 1 / 64, rtol=2e-2)
+        assert abs(scipy.stats.spearmanr(even, other).statistic) < 0.4
+
+
 def test_dyadic_jumps_are_whole_steps():
     t, s = drawn(to="dyadic", most=8)
     time = 2 / np.pi * np.asarray(diffusion.angle(np.stack([t, s]).astype(np.float64)))
@@ -350,6 +365,22 @@ def test_first_jumps_of_two():
         theirs = np.minimum(np.arctan(sigma) - np.arctan(sigma * kept), whole)
         np.testing.assert_allclose(ect.way(t, s, progress), theirs, rtol=1e-5)
     assert (ect.way(t, t, 0.5) == 0).all()
+    sigmoid = Cut(at="sigmoid", least=0.005)
+    for progress, fraction in ((0.0, 1.0), (0.5, 0.5), (0.6, 1 / (1 + np.exp(2.5))), (1.0, 0.005)):
+        np.testing.assert_allclose(sigmoid.way(t, s, progress), fraction * whole, rtol=1e-4)
+
+
+def test_ict_steps_along_edms_grid():
+    """From a node of the grid it is the next one, with 10, 20, 40, ... steps, and not beyond s."""
+    cut = Cut(at="ict", stages=8)
+    for progress, steps in ((0.0, 10), (0.3, 40), (0.95, 1280)):
+        nodes = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), steps + 1) ** 7
+        t = jnp.asarray(-2 * np.log(nodes[:-1]), jnp.float32)
+        way = cut.way(t, jnp.full_like(t, 30.0), progress)
+        theirs = np.arctan(nodes[:-1]) - np.arctan(nodes[1:])
+        np.testing.assert_allclose(way, theirs, rtol=2e-3, atol=1e-6)
+    t, s = jnp.array([2.0]), jnp.array([2.1])
+    np.testing.assert_allclose(cut.way(t, s, 0.0), diffusion.angle(t) - diffusion.angle(s))
 
 
 @pytest.mark.parametrize(
@@ -361,7 +392,8 @@ def test_first_jumps_of_two():
         (lambda: JumpLaw(to="data", end=(0.0, 1.0)), "jumps.end is for"),
         (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
         (lambda: JumpLaw(most=12), "power of two"),
-        (lambda: Cut(at="third"), "half, shrinking or ect"),
+        (lambda: JumpLaw(stratified=True, level=(0.0, 1.0)), "leave level out"),
+        (lambda: Cut(at="third"), "between.at must be one of"),
         (lambda: Cut(q=0.5), "between needs"),
         (lambda: method("newtonian"), "identity must be one of"),
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
@@ -369,7 +401,13 @@ def test_first_jumps_of_two():
         (lambda: method("semigroup"), "nothing would be learnt"),
         (lambda: method("lagrangian", own_velocity=True), "nothing would be learnt"),
         (lambda: gaussian_state(method("lagrangian")), "needs a velocity where jumps end"),
-        (lambda: gaussian_state(method(guidance=1.0)), "guidance is the teacher's"),
+        (lambda: gaussian_state(method(guidance=(1.0,))), "set label_dropout"),
+        (lambda: gaussian_state(method(label_dropout=0.1)), "needs a network with labels"),
+        (lambda: gaussian_state(method(guidance=(1.0,)), teacher=True), "cannot be guided"),
+        (lambda: method(guidance=(0.0,)), "with w above 0"),
+        (lambda: method(guidance=(2.0, 1.0)), "low < high"),
+        (lambda: method(guided_levels=(1.0,)), "low < high"),
+        (lambda: method(omega=0.0), r"in \(0, 1\]"),
     ],
 )
 def test_settings_that_cannot_be(make, message):

@@ -20,7 +20,9 @@ Output = Callable[[Array, Array, Array], Array]  # F(z [B, ...], t [B], s [B])
 Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] each
 
 
-def eulerian(F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, warm) -> Pair:
+def eulerian(
+    F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, warm=1.0, difference=0.0
+) -> Pair:
     """G does not change as z moves along the flow: cos(d) (F - v) + sin(d) (z + dF/dt) = 0.
 
     This is sCM's tangent (Lu & Song 2024, eq. 6) if s is the data's end, and for any s MeanFlow's
@@ -29,8 +31,14 @@ def eulerian(F: Output, z: Array, t: Array, s: Array, v: Array, along: Array, wa
     Args:
       v: velocity at z: the data's or a teacher's. along: the direction of dF/dt, v or the network's
         own F(z, t, t) (improved MeanFlow). warm: factor on the second term, in [0, 1].
+      difference: if positive, dF/dt is a central difference of this step in the angle.
     """
-    f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
+    if difference:
+        h = difference * along
+        ahead, behind = F(z + h, t + difference, s), F(z - h, t - difference, s)
+        f, change = F(z, t, s), (ahead - behind) / (2 * difference)
+    else:
+        f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
     d = expand(t - s, z)
     residual = jnp.cos(d) * (f - v) + warm * jnp.sin(d) * (z + change)
     return f, stop_gradient(f - residual)

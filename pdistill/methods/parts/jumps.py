@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.methods.parts.times import ends
+from pdistill.methods.parts.times import ends, uniform_times
 
-ENDS = ("ordered", "gap", "data", "dyadic")
+ENDS = ("ordered", "below", "gap", "data", "dyadic")
+CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,15 @@ class JumpLaw:
       level: mean and deviation of log(sigma / alpha) at t, normal: that is a lognormal sigma for
         EDM and consistency models, and a logit-normal time for rectified flows. () for times that
         are uniform in the schedule's.
-      to: "ordered", a second level, and t is the noisier of the two; "gap", so far below t as
-        `end` says; "data", the schedule's clean end; "dyadic", one of 1, 2, 4, ... `most` equal
-        steps from 1 to 0 in the schedule's time, each count as often (shortcut models).
+      to: "ordered", a second level, and t is the noisier of the two; "below", uniform in the angle
+        from the clean end to t; "gap", so far below t as `end` says; "data", the schedule's clean
+        end; "dyadic", one of 1, 2, 4, ... `most` equal steps from 1 to 0 in the schedule's time,
+        each count as often (shortcut models).
       end: for "ordered" as `level`, of s: then s is the less noisy of it and t; () for the same
         law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
         angle; s is not beyond the clean end.
+      stratified: what is uniform, times of t and the share of "below", is evenly spread over the
+        batch, in a random order, as in `uniform_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
     """
@@ -34,6 +38,7 @@ class JumpLaw:
     level: tuple[float, ...] = ()
     to: str = "ordered"
     end: tuple[float, ...] = ()
+    stratified: bool = False
     instantaneous: float = 0.0
     most: int = 128
 
@@ -49,6 +54,8 @@ class JumpLaw:
                 "jumps.end is for to='ordered', which may have it, and for to='gap', which must; "
                 f"got {self.end} with {self.to!r}"
             )
+        if self.stratified and (self.level or self.to == "dyadic"):
+            raise ValueError("jumps.stratified is for times that are uniform: leave level out")
         if not 0 <= self.instantaneous <= 1:
             raise ValueError(f"jumps.instantaneous must be in [0, 1]; got {self.instantaneous}")
         if self.most < 1 or self.most & self.most - 1:
@@ -63,10 +70,13 @@ class JumpLaw:
             step = 1 + jnp.floor(count * jax.random.uniform(second_key, (num,), dtype))
             t, s = schedule(step / count), schedule((step - 1) / count)
         else:
-            t = _level(first_key, self.level, num, schedule, dtype)
+            t = self._first(first_key, num, schedule, dtype)
             clean = jnp.full_like(t, ends(schedule)[1])
         if self.to == "data":
             s = clean
+        elif self.to == "below":
+            share = self._uniform(second_key, num, dtype)
+            s = logsnr_of_angle(angle(clean) + share * (angle(t) - angle(clean)))
         elif self.to == "gap":
             way = jax.nn.sigmoid(_normal(second_key, self.end, num, dtype)) * jnp.pi / 2
             s = logsnr_of_angle(jnp.maximum(angle(t) - way, angle(clean)))
@@ -75,6 +85,17 @@ class JumpLaw:
             t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
         same = jnp.arange(num) < round(self.instantaneous * num)
         return t, jnp.where(same, t, s)
+
+    def _first(self, key: Array, num: int, schedule: Schedule, dtype) -> Array:
+        """Log-SNRs at t, [num]."""
+        if self.level:
+            return _level(key, self.level, num, schedule, dtype)
+        return schedule(self._uniform(key, num, dtype))
+
+    def _uniform(self, key: Array, num: int, dtype) -> Array:
+        draw_key, order_key = jax.random.split(key)
+        u = uniform_times(draw_key, num, self.stratified, dtype)
+        return jax.random.permutation(order_key, u)
 
 
 def _level(key: Array, law: tuple[float, ...], num: int, schedule: Schedule, dtype) -> Array:
@@ -96,9 +117,12 @@ class Cut:
     Attributes:
       at: "half" of the way in the angle (progressive distillation, shortcut models); "shrinking",
         (1 - `least`) of the way at first and `least` in the end, with a cosine between
-        (SoFlow's l); "ect", where sigma / alpha is that of t times 1 - q^-(stage + 1)
-        (1 + 8 sigmoid(-sigma / alpha)), not beyond s (Geng et al. 2024).
-      least: smallest fraction of the way, for "shrinking".
+        (SoFlow's l); "sigmoid", the whole way at first and `least` in the end, with a sigmoid of
+        steepness 25 between (AlphaFlow); "ect", where sigma / alpha is that of t times
+        1 - q^-(stage + 1) (1 + 8 sigmoid(-sigma / alpha)), not beyond s (Geng et al. 2024); "ict",
+        one step further on EDM's grid of 10 * 2^stage + 1 levels from 80 to 0.002 (Song & Dhariwal
+        2023).
+      least: smallest fraction of the way, for "shrinking" and "sigmoid".
       q, stages: as above; `stage` grows that many times in the run, from 0.
     """
 
@@ -108,8 +132,8 @@ class Cut:
     stages: int = 8
 
     def __post_init__(self):
-        if self.at not in ("half", "shrinking", "ect"):
-            raise ValueError(f"between.at must be half, shrinking or ect; got {self.at!r}")
+        if self.at not in CUTS:
+            raise ValueError(f"between.at must be one of {', '.join(CUTS)}; got {self.at!r}")
         if not (0 < self.least < 1 < self.q and self.stages >= 1):
             raise ValueError(f"between needs 0 < least < 1 < q and stages >= 1; got {self}")
 
@@ -121,9 +145,14 @@ class Cut:
         if self.at == "shrinking":
             fraction = self.least + (1 - 2 * self.least) * (1 + jnp.cos(jnp.pi * progress)) / 2
             return whole * fraction
-        stage = jnp.floor(progress * self.stages)
-        sigma = jnp.exp(-t / 2)
-        left = self.q ** -(stage + 1) * (1 + 8 * jax.nn.sigmoid(-sigma))
-        kept = jnp.maximum(1 - left, 0.0)
-        way = jnp.arctan(sigma * (1 - kept) / (1 + sigma**2 * kept))  # atan(a) - atan(b)
+        if self.at == "sigmoid":
+            return whole * jnp.maximum(jax.nn.sigmoid(25 * (0.5 - progress)), self.least)
+        stage, sigma = jnp.floor(progress * self.stages), jnp.exp(-t / 2)
+        if self.at == "ict":
+            step = (80 ** (1 / 7) - 0.002 ** (1 / 7)) / (10 * 2**stage)
+            lower = jnp.maximum(sigma ** (1 / 7) - step, 0.0) ** 7
+        else:
+            left = self.q ** -(stage + 1) * (1 + 8 * jax.nn.sigmoid(-sigma))
+            lower = sigma * jnp.maximum(1 - left, 0.0)
+        way = jnp.arctan((sigma - lower) / (1 + sigma * lower))  # atan(sigma) - atan(lower)
         return jnp.minimum(way, whole)

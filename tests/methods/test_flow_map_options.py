@@ -1,0 +1,208 @@
+"""Guidance inside a flow map's training, its learnt weight, and differences for derivatives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import linen as nn
+
+from pdistill import diffusion
+from pdistill.diffusion import CosineSchedule
+from pdistill.methods.flow_map import FlowMap
+from pdistill.methods.parts.identities import eulerian
+from pdistill.methods.parts.jumps import JumpLaw
+from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.weights import LogVariance
+from pdistill.networks import Conditioning, DiT, Network
+from pdistill.training import Optimizer
+from tests.methods.stepping import run
+
+SCHEDULE = CosineSchedule(-20.0, 20.0)
+BATCH = {
+    "image": jax.random.normal(jax.random.key(5), (16, 4, 4, 1)),
+    "label": jnp.arange(16) % 3,
+}
+
+
+def method(**values):
+    values = {"jumps": JumpLaw(to="below", instantaneous=0.25)} | values
+    return FlowMap(optimizer=Optimizer(1e-3, num_updates=4), **values)
+
+
+def model(**arguments):
+    module = DiT(1, features=16, depth=1, heads=2, num_labels=3, time_scale=16.0, **arguments)
+    return Network(None, module=module, head="v", schedule=SCHEDULE, shape=(4, 4, 1))
+
+
+def randomised(network):
+    """The network with parameters that are nowhere zero."""
+    network = network.init(jax.random.key(7))
+    draw = lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)  # noqa: E731
+    return network.replace(params=jax.tree.map(draw, network.params))
+
+
+class Velocities(nn.Module):
+    """Label 0: (1 + w) c - w u with w as it is told, or `weight`; no label: u."""
+
+    num_labels: int = 1
+    guidance: bool = True
+    target: bool = True
+    weight: float = 0.0
+
+    @nn.compact
+    def __call__(self, z, logsnr, told, *, train=False):
+        self.param("none", nn.initializers.zeros, ())
+        w = jnp.full(len(z), self.weight) if told.guidance is None else told.guidance
+        c, u = labelled(z), free(z)
+        own = c + diffusion.expand(w, z) * (c - u)
+        return jnp.where(diffusion.expand(told.label, z) == 0, own, u)
+
+
+def labelled(z):
+    return jnp.sin(2 * z)
+
+
+def free(z):
+    return 0.3 * z
+
+
+@pytest.mark.parametrize("omega", [1.0, 0.2])
+@pytest.mark.parametrize("told_weight", [True, False])
+def test_the_guided_velocity_is_a_fixed_point(omega, told_weight):
+    """A network that is guided already stays so: its target is what it says, for any omega."""
+    w = jnp.array([0.5, 1.5, 3.0]) if told_weight else jnp.full(3, 1.5)
+    module = Velocities(guidance=told_weight, weight=0.0 if told_weight else 1.5)
+    network = Network({}, module=module, head="v", schedule=SCHEDULE, shape=(2,))
+    network = network.init(jax.random.key(0))
+    z, t = jax.random.normal(jax.random.key(1), (3, 2)), jnp.zeros(3)
+    told = Conditioning(label=jnp.zeros(3, int), guidance=w if told_weight else None)
+    found = guided(network, z, t, told, w, labelled(z), omega)
+    c, u = np.asarray(labelled(z)), np.asarray(free(z))
+    np.testing.assert_allclose(found, c + np.asarray(w)[:, None] * (c - u), atol=1e-5)
+    none = guided(network, z, t, told, jnp.zeros(3), z, omega)
+    np.testing.assert_array_equal(none, z)  # the pair's own
+
+
+def test_omega_is_the_share_of_the_pair():
+    network = Network({}, module=Velocities(), head="v", schedule=SCHEDULE, shape=(2,))
+    network = network.init(jax.random.key(0))
+    z, w = jnp.ones((3, 2)), jnp.full(3, 1.5)
+    told = Conditioning(label=jnp.zeros(3, int), guidance=w)
+    slope = lambda omega: jax.jvp(  # noqa: E731
+        lambda pair: guided(network, z, jnp.zeros(3), told, w, pair, omega), (z,), (z,)
+    )[1]
+    assert not slope(0.2).any()  # a target has no gradient
+    change = [guided(network, z, jnp.zeros(3), told, w, pair, 0.2) for pair in (z, 2 * z)]
+    np.testing.assert_allclose(change[1] - change[0], 0.2, rtol=1e-5)
+
+
+def test_the_law_of_the_weights():
+    learning = method(guidance=(0.5, 7.0), label_dropout=0.1)
+    network = model(guidance=True)
+    label = jnp.where(jnp.arange(4096) < 400, 3, 1)
+    t = jnp.linspace(-10.0, 10.0, 4096)
+    w = np.asarray(learning.draw_guidance(jax.random.key(0), t, label, network))
+    assert (w[:400] == 0).all()  # hidden labels
+    share = np.log1p(w[400:]) - np.log(1.5)
+    assert scipy.stats.kstest(share / np.log(8.0 / 1.5), "uniform").pvalue > 1e-3
+    bounded = dataclasses.replace(learning, guided_levels=(-1.0, 2.0))
+    inside = (t >= -4) & (t <= 2)  # log(sigma / alpha) = -t / 2
+    w = np.asarray(bounded.draw_guidance(jax.random.key(0), t, label, network))
+    np.testing.assert_array_equal(w[400:] > 0, np.asarray(inside)[400:])
+    one = dataclasses.replace(learning, guidance=(1.5,))
+    w = one.draw_guidance(jax.random.key(0), t, label, network)
+    np.testing.assert_allclose(w[400:], 1.5, rtol=1e-6)
+
+
+def test_weights_as_an_input():
+    learning = method(guidance=(0.5, 7.0), label_dropout=0.3, own_velocity=True)
+    state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
+    states, rows = run(learning, state, BATCH, 2)
+    product = learning.product(states[-1])
+    assert product.takes_guidance
+    assert product.guidance == (0.5, 7.0)
+    assert np.isfinite([row["loss"] for row in rows]).all()
+    kernel = states[-1].student.network.params["guidance_in"]["linear"]["kernel"]
+    assert jnp.abs(kernel).max() > 0  # what is told is learnt from
+    rows = learning.examples(state, BATCH, jax.random.key(3))
+    hidden = rows.told.label == 3
+    assert hidden.any()
+    np.testing.assert_array_equal(rows.w == 0, hidden)
+    np.testing.assert_array_equal(rows.told.guidance, rows.w)
+
+
+def test_a_guided_teacher():
+    """Its velocities are guided, where the jump begins and where it ends; the student is told
+    the weight."""
+    teacher = randomised(model()).replace(guidance=(0.0, np.inf))
+    learning = method(identity="lagrangian", guidance=(0.5, 3.0))
+    state = learning.init(jax.random.key(0), model=model(), teacher=teacher)
+    rows = learning.examples(state, BATCH, jax.random.key(3))
+    told = Conditioning(label=rows.told.label)
+    c = teacher.v(rows.z, rows.t, told)
+    u = teacher.v(rows.z, rows.t, Conditioning(label=jnp.full(16, 3)))
+    np.testing.assert_allclose(rows.v, c + diffusion.expand(rows.w, c) * (c - u), atol=2e-5)
+    _, target = learning.sides(state.student.network, state, rows)
+    t, s = (diffusion.expand(diffusion.angle(a), c) for a in (rows.t, rows.s))
+    told = rows.told.replace(target=rows.s)
+    F = state.student.network.v(rows.z, rows.t, told)
+    end = jnp.cos(t - s) * rows.z - jnp.sin(t - s) * F
+    there = teacher.v(end, rows.s, Conditioning(label=rows.told.label, guidance=rows.w))
+    jump = (rows.t != rows.s).nonzero()[0]
+    np.testing.assert_allclose(target[jump], there[jump], atol=2e-5)
+
+
+def test_a_learnt_weight():
+    """w is the log of the expected mean square: there its gradient is zero, and the weight is
+    exp(-w) / D."""
+    learning = method(learnt_weight=True)
+    state = learning.init(jax.random.key(0), model=model())
+    rows = learning.examples(state, BATCH, jax.random.key(3))
+    square = 0.2 + jax.random.uniform(jax.random.key(4), (16, 16))
+    bias = jnp.log(jnp.mean(square))[None]
+    params = jax.tree.map(jnp.zeros_like, state.weight.network)
+    params["w"]["bias"] = bias
+    at = state.replace(weight=state.weight.replace(network=params))
+    weight, slopes = learning.weigh(at, rows, square)
+    np.testing.assert_allclose(weight, 1 / (jnp.mean(square) * 16), rtol=1e-5)
+    assert abs(float(slopes["w"]["bias"][0])) < 1e-6
+    below, more = learning.weigh(state, rows, 3 * square)  # w = 0 at first
+    np.testing.assert_allclose(below, 1 / 16, rtol=1e-6)
+    np.testing.assert_allclose(more["w"]["bias"], 1 - 3 * jnp.mean(square), rtol=1e-5)
+    states, _ = run(learning, state, BATCH, 1)
+    moved = states[1].weight.network["w"]["kernel"]
+    assert jnp.abs(moved).max() > 0
+
+
+def test_the_learnt_weight_knows_both_levels():
+    module = LogVariance()
+    params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1))["params"]
+    params = jax.tree.map(lambda a: jnp.ones_like(a) * 0.1, params)
+    t, s = jnp.array([-2.0, -2.0, 1.0]), jnp.array([1.0, 4.0, 1.0])
+    w = module.apply({"params": params}, t, s)
+    assert len(set(np.asarray(w).round(4))) == 3
+
+
+def test_a_difference_for_the_derivative(x64):
+    """Second order in its step."""
+    F = lambda z, t, s: jnp.sin(2 * z + t) * jnp.cos(s)  # noqa: E731
+    z, t, s = jnp.array([0.5, -1.3]), jnp.array([1.2, 0.9]), jnp.array([0.4, 0.1])
+    v = jnp.cos(z)
+    exact = eulerian(F, z, t, s, v, v)
+    off = [jnp.abs(eulerian(F, z, t, s, v, v, 1.0, h)[1] - exact[1]).max() for h in (1e-2, 5e-3)]
+    assert off[0] < 1e-3
+    assert off[0] / off[1] == pytest.approx(4, rel=0.01)
+
+
+def test_the_difference_is_the_methods():
+    learning = method()
+    state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
+    rows = learning.examples(state, BATCH, jax.random.key(3))
+    both = [
+        dataclasses.replace(learning, difference=h).sides(state.student.network, state, rows)[1]
+        for h in (0.0, 1e-2)
+    ]
+    assert 1e-5 < jnp.abs(both[0] - both[1]).max() < 1e-2 * jnp.abs(both[0]).max()
