@@ -5,6 +5,8 @@ All numbers here are ours. A published experiment's own file has its own.
 
 from ml_collections import ConfigDict
 
+from pdistill.methods.flow_map import PRESETS
+
 ADVERSARIAL = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # Adam of generators and discriminators
 
 
@@ -169,4 +171,52 @@ def ctm(config: ConfigDict) -> ConfigDict:
         "select": "fd_pixels",
     }
     config.stages = (teacher, *map(ConfigDict, (stage, adversarial)))
+    return config
+
+
+def mean_flow(config: ConfigDict) -> ConfigDict:
+    """MeanFlow from scratch in place of teacher and students, with as many images as they see."""
+    teacher, progressive = config.stages
+    rounds = 3 + 2 * progressive.get("long_rounds", 0)
+    images = progressive["loop"]["num_updates"] * progressive["loop"]["batch_size"] * rounds
+    config.model.network.arguments.time_scale = 16.0
+    loop = dict(teacher["loop"])
+    loop["num_updates"] += images // loop["batch_size"]
+    config.stages = (
+        ConfigDict(
+            {
+                "name": "mean_flow",
+                "method": "flow_map",
+                "measured_at": (1, 2, 4, 8),
+                "jumps": {"to": "below", "instantaneous": 0.5, "stratified": True},
+                "power": 0.75,
+                "floor": 1e-2,
+                "loop": loop,
+                "optimizer": dict(teacher["optimizer"]),
+            }
+        ),
+    )
+    return config
+
+
+def ect(config: ConfigDict) -> ConfigDict:
+    """Easy consistency tuning after the teacher of `config`."""
+    teacher = config.stages[0]
+    config.model.network.arguments.time_scale = 16.0
+    stage = {
+        "name": "ect",
+        "method": "flow_map",
+        "start": "teacher",
+        "measured_at": (1, 2),
+        **PRESETS["ect"],
+        "between": {"at": "ect", "q": 256.0, "stages": 1},
+        "loop": dict(teacher["loop"]) | {"num_updates": 8000, "batch_size": 128},
+        "optimizer": {
+            "rule": "radam",
+            "learning_rate": 1e-4,
+            "clip_norm": 0.0,
+            "ema_decay": 0.9993,
+        },
+    }
+    config.stages = (teacher, ConfigDict(stage))
     return config

@@ -154,7 +154,7 @@ def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dic
         if parameter.annotation is Network and name not in (*given, "model") and not any_name:
             raise ValueError(f"it needs {name!r}, the name of an earlier stage")
     start = earlier[given["start"]] if "start" in given else None
-    for name in [name for name in parameters if start and name not in given]:
+    for name in [name for name in parameters if start and name not in (*given, "model")]:
         learner = getattr(start.state, name, None)
         if learner is not None and hasattr(learner, "network"):
             given[f"start.{name}"] = start.name

@@ -139,6 +139,7 @@ class FlowMap(Method):
                 "the Lagrangian identity needs a velocity where jumps end: give a teacher or set "
                 "own_velocity"
             )
+        teacher = teacher and teacher.without_dropout()
         first = start or teacher
         student = (first or model).with_target((first or model).schedule)
         self.check_guidance(student, teacher)
@@ -155,7 +156,6 @@ class FlowMap(Method):
             rule = dataclasses.replace(self.optimizer, ema_decay=0.0, ema_ramp=0.0)
             params = LogVariance().init(weight_key, zeros, zeros)["params"]
             weight = Learner.of(params, rule, averaged=False)
-        teacher = teacher and teacher.without_dropout()
         return self.State(Learner.of(student, self.optimizer), weight, teacher)
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:

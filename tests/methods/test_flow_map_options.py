@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import linen as nn
+from planning import TEACHER, plan_of, stage
+from stepping import run
 
 from pdistill import diffusion
 from pdistill.diffusion import CosineSchedule
@@ -18,7 +20,6 @@ from pdistill.methods.parts.own_guidance import guided
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.training import Optimizer
-from tests.methods.stepping import run
 
 SCHEDULE = CosineSchedule(-20.0, 20.0)
 BATCH = {
@@ -206,3 +207,12 @@ def test_the_difference_is_the_methods():
         for h in (0.0, 1e-2)
     ]
     assert 1e-5 < jnp.abs(both[0] - both[1]).max() < 1e-2 * jnp.abs(both[0]).max()
+
+
+@pytest.mark.parametrize("role", ["start", "teacher"])
+def test_it_follows_a_teachers_stage(role):
+    """Whose state has a learner named `model`, as what `init` is given of the config is named."""
+    runs = plan_of(model().module, TEACHER, stage(method(), given={role: "teacher"}))
+    made = runs["flow_map"].network
+    assert made.takes_target
+    assert "target_in" in made.params
