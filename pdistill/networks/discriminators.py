@@ -82,6 +82,12 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, label: Array | None) -> Array:
+        height, width = h.shape[1:3]
+        if min(height, width) < 2**self.halvings:
+            raise ValueError(
+                f"a map of {height} x {width} places cannot be halved {self.halvings} times: lower "
+                "halvings, or let the judge see larger images by its resolution"
+            )
         for i in range(self.halvings):
             features = max(self.width >> (self.halvings - 1 - i), 1)
             h = SpectralConv(features, 4, stride=2, padding=1, name=f"halve_{i}")(h)

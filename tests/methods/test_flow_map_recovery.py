@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
-from pdistill import diffusion
+from pdistill import diffusion, experiment
+from pdistill.configs import digits_flow_map
 from pdistill.diffusion import CosineSchedule, GaussianMixture
 from pdistill.methods.flow_map import FlowMap
 from pdistill.methods.parts.jumps import Cut, JumpLaw
@@ -131,3 +132,14 @@ def test_the_eulerian_identity_in_short(optimized):
     learnt = error(trained(short, 600, teacher=True))
     ddim = Network(None, module=Velocity(), head="x", schedule=SCHEDULE, shape=(1,))
     assert learnt < 0.3 * error(ddim.init(jax.random.key(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_no_update_is_left_out(optimized, tmp_path, seed):
+    """From scratch, where nothing is warmed up by a teacher."""
+    config = digits_flow_map.get_config()
+    stage = {s["name"]: s for s in config.stages}["mean_flow"]
+    stage["loop"].update(num_updates=1000, max_skipped=0)
+    config.update(seed=seed, stages=(stage,))
+    experiment.run(config, tmp_path)  # raises Diverged for the first that is

@@ -315,7 +315,7 @@ def test_what_it_makes():
             "without a moving average",
         ),
         (lambda: gan(adversary=judged(halvings=(1, 1))), "judges: .*there are 1"),
-        (lambda: gan(adversary=judged(halvings=(4,))), "judges: "),
+        (lambda: gan(adversary=judged(halvings=(4,))), "judges: .*8 x 8 places cannot be halved 4"),
         (lambda: gan(adversary=adversary(strength=20.0)), "strength must be in"),
         (lambda: gan(network={"features": 8}), "set scratch"),
         (lambda: gan(network={"width": 8}, scratch=True), "has no 'width'"),
