@@ -36,7 +36,9 @@ class FlowMap(Method):
     """The network's jumps obey an identity of the probability flow's.
 
     It starts from "start", else from the teacher, else from scratch. With a teacher the flow is the
-    teacher's (distillation), without one the data's.
+    teacher's (distillation), without one the data's. With `below`, a map to the data, it learns
+    only levels from `jumps.least` on, and `below` is the map under them (truncated consistency
+    models, Lee et al. 2024).
 
     Attributes:
       identity: "eulerian", "lagrangian" or "semigroup", as in `parts.identities`.
@@ -83,6 +85,7 @@ class FlowMap(Method):
         student: Learner
         weight: Learner | None
         teacher: Network | None = frozen()
+        below: Network | None = frozen()
 
     def __post_init__(self):
         if self.identity not in IDENTITIES:
@@ -130,8 +133,14 @@ class FlowMap(Method):
         model: Network,
         teacher: Network | None = None,
         start: Network | None = None,
+        below: Network | None = None,
     ) -> State:
-        for role, network in (("teacher", teacher), ("start", start)):
+        if bool(below) != bool(self.jumps.least) or (below and self.identity != "semigroup"):
+            raise ValueError(
+                "a map below and jumps.least go together, for the semigroup identity: give both or "
+                "none"
+            )
+        for role, network in (("teacher", teacher), ("start", start), ("below", below)):
             if network:
                 check_given(network, role)
         if self.identity == "lagrangian" and not (teacher or self.own_velocity):
@@ -156,7 +165,8 @@ class FlowMap(Method):
             rule = dataclasses.replace(self.optimizer, ema_decay=0.0, ema_ramp=0.0)
             params = LogVariance().init(weight_key, zeros, zeros)["params"]
             weight = Learner.of(params, rule, averaged=False)
-        return self.State(Learner.of(student, self.optimizer), weight, teacher)
+        below = below and below.without_dropout()
+        return self.State(Learner.of(student, self.optimizer), weight, teacher, below)
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:
         """Raises ValueError if nobody knows the guided velocity."""
@@ -221,7 +231,7 @@ class FlowMap(Method):
         self, student: Network, state: State, rows: "Rows", key: Array | None = None
     ) -> tuple[Array, Array]:
         """The identity's prediction and target [B, ...]; `key` is that of dropout."""
-        told, count = rows.told, state.student.count
+        told, count = rows.told, state.student.count.astype(rows.t.dtype)
 
         def F(z, t, s):  # of angles
             told_s = told.replace(target=logsnr_of_angle(s))
@@ -231,6 +241,11 @@ class FlowMap(Method):
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, logsnr_of_angle(s), told.label, rows.w)
             return F(z, s, s)
+
+        def second(z, u, s):  # of two jumps, the map below where that begins there
+            known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
+            border = math.atan(math.exp(self.jumps.least[0]))
+            return jnp.where(diffusion.expand(u, z) < border, known, F(z, u, s))
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
@@ -242,7 +257,8 @@ class FlowMap(Method):
             return lagrangian(F, z, t, s, v, velocity)
         progress = count / max(self.optimizer.num_updates, 1)
         way, short = self.between.way(rows.t, rows.s, progress), self.between.at != "half"
-        return semigroup(F, z, t, s, way, v, v if short else F(z, t, t - way), short)
+        first = v if short else F(z, t, t - way)
+        return semigroup(F, z, t, s, way, v, first, short, second if state.below else None)
 
     def normalise(self, residual: Array) -> Array:
         """The residual [B, ...] of each example over its norm plus `normalised`."""
@@ -325,6 +341,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ect": {  # Geng et al. 2024
         "identity": "semigroup",
         "jumps": {"level": (-1.1, 2.0), "to": "data"},
+        "between": {"at": "ect", "q": 2.0, "stages": 8},
+        "power": 0.5,
+        "floor": 1e-8,
+    },
+    "tcm": {  # Lee et al. 2024, its second stage; "below" is ect's model, the law of levels ours
+        "identity": "semigroup",
+        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data"},
         "between": {"at": "ect", "q": 2.0, "stages": 8},
         "power": 0.5,
         "floor": 1e-8,
