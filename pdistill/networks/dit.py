@@ -14,35 +14,59 @@ from pdistill.networks.embeddings import (
 )
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend, modulate, normalize
+from pdistill.networks.transformer import (
+    attend,
+    modulate,
+    normalize,
+    rms_normalize,
+    rotary_angles,
+    rotate,
+    swiglu,
+)
 from pdistill.samplers.sampling import at_least_float32
 
 
 class Block(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the embedding; identity at first."""
+    """Attention and MLP, each shifted, scaled and gated by the embedding; identity at first.
+
+    Queries and keys are turned by `angles`, see `rotary_angles`; None for no rotary positions.
+    """
 
     heads: int
     dtype: jnp.dtype | None = None
+    rms_norm: bool = False
+    qk_norm: bool = False
+    swiglu: bool = False
 
     @nn.compact
-    def __call__(self, tokens: Array, embedding: Array) -> Array:
+    def __call__(self, tokens: Array, embedding: Array, angles: Array | None = None) -> Array:
         features = tokens.shape[-1]
         modulation = nn.Dense(
             6 * features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
         )(nn.swish(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
-        h = modulate(normalize(tokens), shift1, scale1)
+        h = modulate(self._normalize(tokens, "norm1"), shift1, scale1)
         qkv = nn.DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
         q, k, v = jnp.moveaxis(qkv(h), -3, 0)
+        if self.qk_norm:
+            q, k = rms_normalize(q, "q_norm"), rms_normalize(k, "k_norm")
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         out = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")
         h = out(attend(q, k, v))
         tokens = tokens + gate1 * h
 
-        h = modulate(normalize(tokens), shift2, scale2)
-        h = nn.Dense(4 * features, dtype=self.dtype, name="mlp_in")(h)
-        h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
+        h = modulate(self._normalize(tokens, "norm2"), shift2, scale2)
+        if self.swiglu:
+            h = swiglu(h, self.dtype)
+        else:
+            h = nn.gelu(nn.Dense(4 * features, dtype=self.dtype, name="mlp_in")(h))
+        h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(h)
         return tokens + gate2 * h
+
+    def _normalize(self, tokens: Array, name: str) -> Array:
+        return rms_normalize(tokens, name) if self.rms_norm else normalize(tokens)
 
 
 class DiT(nn.Module):
@@ -57,6 +81,11 @@ class DiT(nn.Module):
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       time_scale: fastest frequency of the noise levels' embedding, see `logsnr_waves`.
+      rms_norm, qk_norm, rope, swiglu: RMS norms with a learnt scale in place of layer norms; such
+        norms of queries and keys; rotary positions beside the learnt ones (rows turn one half of a
+        head's channels, columns the other); an MLP with a gate. All four are LightningDiT's.
+      registers: number of learnt tokens beside those of patches, dropped before the output.
+      velocity: it has a second head, for `Network.velocity` (improved MeanFlow).
       dropout: rate on the input of each block when training.
       dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations: True, or
@@ -72,6 +101,12 @@ class DiT(nn.Module):
     guidance: bool = False
     target: bool = False
     time_scale: float = TIME_SCALE
+    rms_norm: bool = False
+    qk_norm: bool = False
+    rope: bool = False
+    swiglu: bool = False
+    registers: int = 0
+    velocity: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool | str = False
@@ -98,26 +133,42 @@ class DiT(nn.Module):
         tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
-        position = self.param(
-            "position", nn.initializers.normal(0.02), tokens.shape[1:], jnp.float32
-        )
-        tokens += position[None].astype(tokens.dtype)
+        tokens += self._learnt("position", tokens.shape[1], tokens.dtype)
+        if self.registers:
+            first = self._learnt("registers", self.registers, tokens.dtype)
+            tokens = jnp.concatenate([first.repeat(batch, axis=0), tokens], axis=1)
+        channels = self.features // self.heads
+        angles = rotary_angles(grid, channels, self.registers) if self.rope else None
 
         block = rematerialised(Block, self.remat)
+        options = {name: getattr(self, name) for name in ("rms_norm", "qk_norm", "swiglu", "dtype")}
         for i in range(self.depth):
             tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-            tokens = block(self.heads, dtype=self.dtype, name=f"block_{i}")(tokens, embedding)
-            self.sow("maps", "maps", tokens.reshape(batch, *grid, -1))
+            tokens = block(self.heads, **options, name=f"block_{i}")(tokens, embedding, angles)
+            self.sow("maps", "maps", tokens[:, self.registers :].reshape(batch, *grid, -1))
 
         modulation = nn.Dense(
             2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"
         )(nn.swish(embedding))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
-        tokens = modulate(normalize(tokens), shift, scale)
-        pixels = nn.Dense(
-            p * p * self.out_channels, kernel_init=nn.initializers.zeros, name="pixels"
-        )(at_least_float32(tokens))
-        return channels_to_pixels(pixels.reshape(batch, *grid, -1), p)
+        tokens = tokens[:, self.registers :]
+        normed = rms_normalize(tokens, "norm") if self.rms_norm else normalize(tokens)
+        maps = at_least_float32(modulate(normed, shift, scale)).reshape(batch, *grid, -1)
+        if self.velocity:
+            self.sow("velocity", "velocity", self._pixels(maps, "velocity_pixels"))
+        return self._pixels(maps, "pixels")
+
+    def _learnt(self, name: str, num: int, dtype: jnp.dtype) -> Array:
+        """A learnt array [1, num, features]."""
+        init = nn.initializers.normal(0.02)
+        return self.param(name, init, (num, self.features), jnp.float32)[None].astype(dtype)
+
+    def _pixels(self, maps: Array, name: str) -> Array:
+        """A head: [B, h, w, features] -> [B, H, W, out_channels], zero at first."""
+        layer = nn.Dense(
+            self.patch**2 * self.out_channels, kernel_init=nn.initializers.zeros, name=name
+        )
+        return channels_to_pixels(layer(maps), self.patch)
 
     def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:
         """The embedding [B, features] of everything that is told."""

@@ -70,6 +70,17 @@ class Network(struct.PyTreeNode):
         """v_hat [B, ...] of z [B, ...] at logsnr [B]; with dropout if a key for it is given."""
         return self._predict(diffusion.v_from_output, z, logsnr, told, dropout_key)
 
+    def velocity(
+        self, z: Array, logsnr: Array, told: Conditioning = NOTHING, *, dropout_key=None
+    ) -> Array:
+        """v_hat [B, ...] where a jump begins: of a second head, else `v` of a jump of no length.
+
+        A second head's output is read as the first's. It learns nothing by `v`.
+        """
+        told = told.replace(target=None)
+        second = self.has_velocity
+        return self._predict(diffusion.v_from_output, z, logsnr, told, dropout_key, second)
+
     def denoise(self, z: Array, logsnr: Array, told: Conditioning = NOTHING) -> Array:
         """x_hat [B, ...] of z [B, ...] at logsnr [B].
 
@@ -112,10 +123,10 @@ class Network(struct.PyTreeNode):
         """denoise(z, logsnr) -> x_hat, with everything else closed over."""
         return lambda z, logsnr: self.denoise(z, logsnr, told)
 
-    def _predict(self, convert, z, logsnr, told, dropout_key=None) -> Array:
+    def _predict(self, convert, z, logsnr, told, dropout_key=None, second=False) -> Array:
         """The output as x or as v, by `convert`; guided by a pair of evaluations if need be."""
         if told.guidance is None or self.takes_guidance:
-            return self._read(convert, z, logsnr, told, dropout_key)
+            return self._read(convert, z, logsnr, told, dropout_key, second)
         if told.label is None:
             raise ValueError("guidance is towards a label; give label too")
         weight, told = told.guidance, told.replace(guidance=None)
@@ -125,16 +136,19 @@ class Network(struct.PyTreeNode):
             both = jax.tree.map(
                 lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, hidden)
             )
-            return jnp.split(self._read(convert, *both, dropout_key), 2)
+            return jnp.split(self._read(convert, *both, dropout_key, second), 2)
 
         return diffusion.guide(pair, weight)(z, logsnr)
 
-    def _read(self, convert, z, logsnr, told, dropout_key) -> Array:
+    def _read(self, convert, z, logsnr, told, dropout_key, second) -> Array:
+        """The output, or the second head's, by `convert`."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         output = self.module.apply(
             {"params": self.params}, z, logsnr, self._heard(told),
-            train=dropout_key is not None, rngs=rngs,
+            train=dropout_key is not None, rngs=rngs, mutable=["velocity"] if second else False,
         )  # fmt: skip
+        if second:
+            (output,) = output[1]["velocity"]["velocity"]
         z = repeat(z, output.shape[1] // z.shape[1])  # for a network that has grown
         return convert(self.head, z, output, logsnr)
 
@@ -163,6 +177,11 @@ class Network(struct.PyTreeNode):
     def takes_target(self) -> bool:
         """Whether the log-SNR to jump to is an input of the network."""
         return getattr(self.module, "target", False)
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether it has a second head, see `velocity`."""
+        return getattr(self.module, "velocity", False)
 
     @property
     def resolutions(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -30,6 +31,55 @@ def normalize(tokens: Array, epsilon: float = 1e-6) -> Array:
     """Layer norm without scale and bias; at least float32 inside, as the input outside."""
     norm = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False)
     return norm(at_least_float32(tokens)).astype(tokens.dtype)
+
+
+def rms_normalize(a: Array, name: str, epsilon: float = 1e-6) -> Array:
+    """RMS norm over the last axis with a learnt scale, `name`, in a module's compact call.
+
+    At least float32 inside, as the input outside.
+    """
+    norm = nn.RMSNorm(epsilon=epsilon, name=name)
+    return norm(at_least_float32(a)).astype(a.dtype)
+
+
+def rotary_angles(grid: tuple[int, int], channels: int, registers: int = 0) -> np.ndarray:
+    """Angles [registers + H W, channels / 2] of rotary positions on a grid of H x W tokens.
+
+    Those of the row, then as many of the column, with frequencies 10000^(-4 j / channels); zeros
+    for registers, which come first.
+
+    Raises:
+      ValueError: channels, of one head, are not a multiple of four.
+    """
+    if channels % 4:
+        raise ValueError(
+            f"rotary positions need a multiple of 4 channels in each head; got {channels}: change "
+            "features or heads"
+        )
+    quarter = channels // 4
+    frequencies = 10_000 ** -(np.arange(quarter) / quarter)
+    places = np.indices(grid).reshape(2, -1, 1) * frequencies  # [2, H W, quarter]
+    return np.pad(np.concatenate(places, axis=1), ((registers, 0), (0, 0)))
+
+
+def rotate(a: Array, angles: Array) -> Array:
+    """Turns neighbouring pairs of channels of a [B, T, heads, C] by angles [T, C / 2]."""
+    wide = at_least_float32(a)
+    turn = jnp.asarray(angles, wide.dtype)[None, :, None]
+    first, second = wide[..., 0::2], wide[..., 1::2]
+    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    pairs = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return pairs.reshape(a.shape).astype(a.dtype)
+
+
+def swiglu(tokens: Array, dtype: jnp.dtype | None) -> Array:
+    """silu(a) b of linear layers a, b of int(2/3 4 C) channels: as many parameters as 4 C of one.
+
+    In a module's compact call (Shazeer 2020). [B, T, C] -> [B, T, int(2/3 4 C)].
+    """
+    hidden = int(2 / 3 * 4 * tokens.shape[-1])
+    a, b = jnp.split(nn.Dense(2 * hidden, dtype=dtype, name="mlp_in")(tokens), 2, axis=-1)
+    return nn.silu(a) * b
 
 
 def modulate(tokens: Array, shift: Array, scale: Array) -> Array:

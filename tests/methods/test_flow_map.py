@@ -168,15 +168,22 @@ def randomised(module, shape, key=0):
     return blank.replace(params=jax.tree.unflatten(tree, drawn))
 
 
-@pytest.mark.parametrize("scale", [16.0, 32.0])
-@pytest.mark.parametrize("module", [DiT, UNet])
-def test_the_derivative_along_the_flow(x64, module, scale):
+SMALL_DIT = DiT(1, target=True, features=16, depth=1, heads=2)
+MODERN = {name: True for name in ("rms_norm", "qk_norm", "rope", "swiglu", "velocity")}
+STUDENTS = {
+    "dit": SMALL_DIT,
+    "modern_dit": SMALL_DIT.clone(registers=2, **MODERN),
+    "unet": UNet(1, target=True, channels=16, embedding_channels=16, multipliers=(1,), blocks=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("dit", 16.0), ("dit", 32.0), ("unet", 16.0), ("unet", 32.0), ("modern_dit", 32.0)],
+)
+def test_the_derivative_along_the_flow(x64, name, scale):
     """Forward mode against central differences, in double precision."""
-    arguments = {
-        DiT: {"features": 16, "depth": 1, "heads": 2},
-        UNet: {"channels": 16, "embedding_channels": 16, "multipliers": (1,), "blocks": 1},
-    }[module]
-    network = randomised(module(1, target=True, time_scale=scale, **arguments), (4, 4, 1))
+    network = randomised(STUDENTS[name].clone(time_scale=scale), (4, 4, 1))
     z, v = jax.random.normal(jax.random.key(1), (2, 3, 4, 4, 1), jnp.float64)
     t, s = jnp.array([0.3, 0.9, 1.4]), jnp.array([0.1, 0.9, 0.5])
     told = diffusion.logsnr_of_angle(s)

@@ -5,12 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from pdistill.networks import Conditioning, DiT
 from pdistill.networks.dit import Block
+from pdistill.networks.transformer import rotary_angles, rotate
 
 SHAPE = (4, 6, 2)  # not square, so that rows and columns cannot be swapped unseen
 SMALL = DiT(out_channels=3, patch=2, features=8, depth=2, heads=2, num_labels=5)
+# Options, alone and together; 8 channels in a head have two frequencies each way.
+MODERN = {
+    **{name: {name: True} for name in ("rms_norm", "qk_norm", "rope", "swiglu", "velocity")},
+    "registers": {"registers": 3},
+}
+MODERN["all"] = {name: value for option in MODERN.values() for name, value in option.items()}
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(3, *SHAPE)).astype(np.float32)
 LOGSNR = np.array([-8.0, 0.5, 6.0], np.float32)
@@ -43,10 +51,28 @@ def dense(params, x):
     return np.tensordot(x, params["kernel"], 1) + params["bias"]
 
 
-def modulated(tokens, shift, scale):
+def rms(params, x):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6) * params["scale"]
+
+
+def modulated(params, name, tokens, shift, scale):
+    """With an RMS norm where there are parameters of one."""
     centred = tokens - tokens.mean(-1, keepdims=True)
     normed = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-6)
+    if name in params:
+        normed = rms(params[name], tokens)
     return normed * (1 + scale[:, None]) + shift[:, None]
+
+
+def turned(a, places):
+    """Pairs [B, T, C] as complex numbers, times exp(i angle), by row and by column."""
+    pairs = (a[..., 0::2] + 1j * a[..., 1::2]).reshape(*a.shape[:2], 2, -1)  # row or column
+    quarter = pairs.shape[-1]
+    for token, place in enumerate(places):
+        for axis, j in np.ndindex(2, quarter):
+            pairs[:, token, axis, j] *= np.exp(1j * place[axis] * 10_000.0 ** (-j / quarter))
+    pairs = pairs.reshape(*a.shape[:2], -1)
+    return np.stack([pairs.real, pairs.imag], -1).reshape(a.shape)
 
 
 def swish(x):
@@ -57,28 +83,39 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def numpy_block(params, tokens, embedding):
+def numpy_block(params, tokens, embedding, places=None):
     shift1, scale1, gate1, shift2, scale2, gate2 = np.split(
         dense(params["modulation"], swish(embedding)), 6, axis=-1
     )
-    qkv = dense(params["qkv"], modulated(tokens, shift1, scale1))  # [B, N, 3, heads, F / heads]
+    h = modulated(params, "norm1", tokens, shift1, scale1)
+    qkv = dense(params["qkv"], h)  # [B, N, 3, heads, F / heads]
     heads = []
     for head in range(qkv.shape[3]):
         q, k, v = (qkv[:, :, i, head] for i in range(3))
+        if "q_norm" in params:
+            q, k = rms(params["q_norm"], q), rms(params["k_norm"], k)
+        if places is not None:
+            q, k = turned(q, places), turned(k, places)
         weights = np.exp(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1]))
         heads.append(weights / weights.sum(-1, keepdims=True) @ v)
     out = params["attention_out"]
     flat = {"kernel": out["kernel"].reshape(-1, out["kernel"].shape[-1]), "bias": out["bias"]}
     tokens = tokens + gate1[:, None] * dense(flat, np.concatenate(heads, -1))
-    h = gelu(dense(params["mlp_in"], modulated(tokens, shift2, scale2)))
+    h = dense(params["mlp_in"], modulated(params, "norm2", tokens, shift2, scale2))
+    if h.shape[-1] == 4 * tokens.shape[-1]:
+        h = gelu(h)
+    else:
+        hidden = int(2 / 3 * 4 * tokens.shape[-1])
+        h = swish(h[..., :hidden]) * h[..., hidden:]
     return tokens + gate2[:, None] * dense(params["mlp_out"], h)
 
 
 def numpy_dit(network, params, z, logsnr, label):
+    """The output of the network's first head, and of its second if it has one."""
     params, z = jax.tree.map(lambda a: a.astype(np.float64), (params, z))
     half, p = network.features // 2, network.patch
     u = np.arctan(np.exp(-logsnr.astype(np.float64) / 2)) * 2 / math.pi
-    angles = 1000 * u[:, None] * 10_000 ** -(np.arange(half) / (half - 1))
+    angles = network.time_scale * u[:, None] * 10_000 ** -(np.arange(half) / (half - 1))
     embedding = dense(params["logsnr_in"], np.concatenate([np.sin(angles), np.cos(angles)], -1))
     embedding = dense(params["logsnr_out"], swish(embedding))
     embedding = embedding + params["label"]["Embed_0"]["embedding"][label]
@@ -87,14 +124,23 @@ def numpy_dit(network, params, z, logsnr, label):
     kernel, bias = params["patches"]["kernel"], params["patches"]["bias"]
     patches = [np.tensordot(z[:, h : h + p, w : w + p], kernel, 3) + bias for h, w in corners]
     tokens = np.stack(patches, axis=1) + params["position"]
+    places = [(h // p, w // p) for h, w in corners]
+    if network.registers:
+        first = np.broadcast_to(params["registers"], (len(z), *params["registers"].shape))
+        tokens = np.concatenate([first, tokens], axis=1)
+        places = [(0, 0)] * network.registers + places
     for i in range(network.depth):
-        tokens = numpy_block(params[f"block_{i}"], tokens, embedding)
+        block = params[f"block_{i}"]
+        tokens = numpy_block(block, tokens, embedding, places if network.rope else None)
     shift, scale = np.split(dense(params["modulation"], swish(embedding)), 2, axis=-1)
-    pixels = dense(params["pixels"], modulated(tokens, shift, scale))
-    output = np.zeros((*z.shape[:3], network.out_channels))
-    for i, (h, w) in enumerate(corners):
-        output[:, h : h + p, w : w + p] = pixels[:, i].reshape(-1, p, p, network.out_channels)
-    return output
+    maps = modulated(params, "norm", tokens[:, network.registers :], shift, scale)
+    outputs = []
+    for name in ("pixels", "velocity_pixels")[: 1 + network.velocity]:
+        pixels, output = dense(params[name], maps), np.zeros((*z.shape[:3], network.out_channels))
+        for i, (h, w) in enumerate(corners):
+            output[:, h : h + p, w : w + p] = pixels[:, i].reshape(-1, p, p, network.out_channels)
+        outputs.append(output)
+    return outputs
 
 
 def test_block_against_numpy():
@@ -108,7 +154,7 @@ def test_block_against_numpy():
 
 def test_network_against_numpy():
     params = random_params(SMALL)
-    desired = numpy_dit(SMALL, params, Z, LOGSNR, LABEL)
+    [desired] = numpy_dit(SMALL, params, Z, LOGSNR, LABEL)
     assert np.std(desired) > 0.5
     # The sines have errors up to 1e-4 in float32.
     np.testing.assert_allclose(apply(SMALL, params), desired, rtol=0, atol=1e-3)
@@ -120,6 +166,57 @@ def test_bias_of_the_last_layer_is_laid_out_as_pixels():
     output = apply(SMALL, params | {"pixels": params["pixels"] | {"bias": bias}})
     for h, w, c in np.ndindex(4, 6, 3):
         assert np.all(output[:, h, w, c] == bias[(h % 2) * 6 + (w % 2) * 3 + c])
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_options_against_numpy(name):
+    network = SMALL.clone(features=16, depth=1, time_scale=16.0, **MODERN[name])
+    params = random_params(network)
+    actual, sown = jax.jit(functools.partial(network.apply, mutable=["velocity"]))(
+        {"params": params}, Z, LOGSNR, Conditioning(LABEL)
+    )
+    seconds = sown["velocity"]["velocity"] if network.velocity else ()
+    desired = numpy_dit(network, params, Z, LOGSNR, LABEL)
+    assert min(map(np.std, desired)) > 0.5
+    np.testing.assert_allclose([actual, *seconds], desired, rtol=0, atol=2e-5)
+    [plain] = numpy_dit(network.clone(rope=False, velocity=False), params, Z, LOGSNR, LABEL)
+    assert name != "rope" or np.std(plain - actual) > 0.01
+
+
+def test_rotary_positions_are_relative():
+    """What a query is to a key depends on how far it is, in rows and in columns."""
+    q, k = RNG.normal(size=(2, 8)).astype(np.float32)
+    angles = rotary_angles((5, 4), 8)
+
+    def logits(a):
+        return np.asarray(rotate(jnp.tile(a, (1, 20, 1, 1)), angles)).reshape(5, 4, 8)
+
+    products = np.einsum("abc,dec->abde", logits(q), logits(k))
+    for down, right in ((0, 0), (2, 0), (0, 1), (3, 2)):
+        same = [products[a, b, a + down, b + right] for a, b in np.ndindex(5 - down, 4 - right)]
+        np.testing.assert_allclose(same, same[0], rtol=0, atol=1e-5)
+    assert abs(products[0, 0, 1, 0] - products[0, 0, 0, 1]) > 0.1
+    assert not rotary_angles((5, 4), 8, registers=2)[:2].any()
+
+
+def test_registers_are_dropped_and_heard():
+    network = SMALL.clone(depth=1, registers=2)
+    params = random_params(network)
+    output = apply(network, params)
+    assert output.shape == (3, 4, 6, 3)
+    moved = params | {"registers": -params["registers"]}
+    assert np.std(apply(network, moved) - output) > 0.01
+    swapped = params | {"registers": params["registers"][::-1]}  # they have no order
+    np.testing.assert_allclose(apply(network, swapped), output, rtol=0, atol=1e-5)
+
+
+def test_parameters_of_old_models_are_all_that_there_are_by_default():
+    found = {"/".join(path) for path in traverse_util.flatten_dict(shapes(SMALL.clone(depth=1)))}
+    layers = ["patches", "logsnr_in", "logsnr_out", "modulation", "pixels"]
+    layers += [f"block_0/{name}" for name in ("modulation", "qkv", "attention_out")]
+    layers += [f"block_0/{name}" for name in ("mlp_in", "mlp_out")]
+    desired = {f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")}
+    assert found == desired | {"position", "label/Embed_0/embedding"}
 
 
 # --- At initialisation --------------------------------------------------------------------------
@@ -215,6 +312,7 @@ def test_no_label_is_a_label_of_its_own():
         (DiT(1), LABEL, r"label was given to a network without labels \(num_labels=0\)"),
         (DiT(1, patch=3), None, "patch 3 must divide the image size 4x6"),
         (DiT(1, features=10, heads=4), None, "heads 4 must divide features 10"),
+        (DiT(1, features=12, heads=2, rope=True), None, "multiple of 4 channels in each head; got"),
     ],
 )
 def test_impossible_settings(network, label, message):

@@ -81,6 +81,27 @@ def test_dropout_needs_its_key():
     assert np.std(one - other) > 0.01
 
 
+def test_a_second_head_is_a_velocity_of_its_own():
+    """Not told where to; without one it is v of a jump of no length. Guided as v is."""
+    plain, network = (
+        random(blank(num_labels=3, target=True, time_scale=16.0, **more))
+        for more in ({}, {"velocity": True})
+    )
+    told = Conditioning(LABEL, np.full(4, 2, np.float32), target=LOGSNR + 1)
+    run = jax.jit(lambda network, told: (network.velocity(Z, LOGSNR, told), network.v(Z, LOGSNR)))
+    own, _ = run(plain, told.replace(guidance=None))
+    here = jax.jit(lambda told: plain.v(Z, LOGSNR, told))
+    np.testing.assert_allclose(own, here(Conditioning(LABEL)), rtol=0, atol=1e-6)
+    swapped = network.params | {"pixels": network.params["velocity_pixels"]}
+    _, first = run(network.replace(params=swapped), told)
+    second, before = run(network, Conditioning(target=LOGSNR + 1))
+    np.testing.assert_allclose(second, first, rtol=0, atol=1e-6)
+    assert np.std(second - before) > 0.1
+    guided, _ = run(network, told)
+    pair = [run(network, Conditioning(label))[0] for label in (LABEL, np.full(4, 3, np.int32))]
+    np.testing.assert_allclose(guided, 3 * pair[0] - 2 * pair[1], rtol=0, atol=1e-5)
+
+
 def test_shapes_are_those_of_init():
     network = blank(num_labels=3)
     chex.assert_trees_all_equal_shapes_and_dtypes(
