@@ -42,9 +42,9 @@ class FlowMap(Method):
 
     Attributes:
       identity: "eulerian", "lagrangian" or "semigroup", as in `parts.identities`.
-      own_velocity: the velocity along a jump is the network's own, F(z, t, t), as in improved
-        MeanFlow's tangent; without a teacher the Lagrangian identity needs it, since no pair of
-        data and noise is known where a jump ends.
+      own_velocity: the velocity along a jump is the network's own, as in improved MeanFlow's
+        tangent: F(z, t, t), or that of a second head, which learns v beside. Without a teacher the
+        Lagrangian identity needs it, since no pair of data and noise is known where a jump ends.
       jumps: the law of the levels t and s. between: for "semigroup", the law of u.
       power, floor: weight of an example, (|residual|^2 + floor)^-power without gradient, with the
         sum over its values, as in the papers.
@@ -152,6 +152,8 @@ class FlowMap(Method):
         first = start or teacher
         student = (first or model).with_target((first or model).schedule)
         self.check_guidance(student, teacher)
+        if student.has_velocity and not self.own_velocity:
+            raise ValueError("a network with a second head is for own_velocity; set it, or no head")
         weights = None
         if len(self.guidance) == 2:
             student, weights = student.with_module({"guidance": True}), self.guidance
@@ -184,10 +186,16 @@ class FlowMap(Method):
         example_key, dropout_key = jax.random.split(key)
 
         def loss(student, rows, key):
-            prediction, target = self.sides(student, state, rows, key)
+            own = None
+            if self.own_velocity:
+                own = student.velocity(rows.z, rows.t, rows.told, dropout_key=key)
+            prediction, target = self.sides(student, state, rows, own, key)
             square = jnp.square(prediction - target).reshape(len(rows.t), -1)
-            weight, slopes = self.weigh(state, rows, stop_gradient(square))
+            weight, slopes = self.weigh(state, rows, square)
             value = jnp.mean(weight * jnp.sum(square, axis=1))
+            if student.has_velocity:  # the second head learns v
+                apart = jnp.sum(jnp.square(own - rows.v).reshape(len(rows.t), -1), axis=1)
+                value += jnp.mean(apart * self.adaptive(apart))
             return value, ({"residual": jnp.mean(square)}, slopes)
 
         rows = self.examples(state, batch, example_key)
@@ -228,9 +236,13 @@ class FlowMap(Method):
         return jnp.where(label == network.num_labels, 0.0, w)
 
     def sides(
-        self, student: Network, state: State, rows: "Rows", key: Array | None = None
+        self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """The identity's prediction and target [B, ...]; `key` is that of dropout."""
+        """The identity's prediction and target [B, ...].
+
+        Args:
+          own: the student's velocity at z, for `own_velocity`. key: that of dropout.
+        """
         told, count = rows.told, state.student.count.astype(rows.t.dtype)
 
         def F(z, t, s):  # of angles
@@ -240,7 +252,7 @@ class FlowMap(Method):
         def velocity(z, s):
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, logsnr_of_angle(s), told.label, rows.w)
-            return F(z, s, s)
+            return student.velocity(z, logsnr_of_angle(s), told, dropout_key=key)
 
         def second(z, u, s):  # of two jumps, the map below where that begins there
             known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
@@ -249,7 +261,7 @@ class FlowMap(Method):
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
-            along = stop_gradient(F(z, t, t)) if self.own_velocity else v
+            along = stop_gradient(own) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
             f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
             return f, stop_gradient(f - self.normalise(f - target))
@@ -269,8 +281,12 @@ class FlowMap(Method):
         return residual / (norm + self.normalised)
 
     def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
-        """Weights [B] of examples with squares [B, D], and the gradient of what makes them."""
-        weight = (jnp.sum(square, axis=1) + self.floor) ** -self.power
+        """Weights [B] of examples with squares [B, D], and the gradient of what makes them.
+
+        The weights have no gradient.
+        """
+        square = stop_gradient(square)
+        weight = self.adaptive(jnp.sum(square, axis=1))
         if state.weight is None:
             return weight, None
 
@@ -281,6 +297,10 @@ class FlowMap(Method):
 
         slopes, learnt = jax.grad(fit, has_aux=True)(state.weight.network)
         return weight * learnt, slopes
+
+    def adaptive(self, square: Array) -> Array:
+        """Weights of examples with square residuals [B], without gradient."""
+        return (stop_gradient(square) + self.floor) ** -self.power
 
     def teach(self, teacher: Network, z: Array, t: Array, label, w: Array | None) -> Array:
         """The teacher's velocity at log-SNRs t [B], guided by weights w [B]."""
