@@ -7,11 +7,13 @@ choices; docs/methods/flow_map.md tells which is which.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 from jax.lax import stop_gradient
 
@@ -22,11 +24,14 @@ from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.methods.teacher import hide_labels
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
+
+__all__ = ["PRESETS", "FlowMap"]
 
 IDENTITIES = ("eulerian", "lagrangian", "semigroup")
 
@@ -62,6 +67,7 @@ class FlowMap(Method):
       omega: share of the pair's velocity in a guided one, as in `guided`.
       guided_levels: lowest and highest log(sigma / alpha) at t where guidance acts; () for all.
       label_dropout: fraction of examples whose label is hidden; they are not guided.
+      network: arguments in which the student differs from what it starts as.
     """
 
     optimizer: Optimizer
@@ -79,6 +85,7 @@ class FlowMap(Method):
     omega: float = 1.0
     guided_levels: tuple[float, ...] = ()
     label_dropout: float = 0.0
+    network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "flow_map"
 
     class State(struct.PyTreeNode):
@@ -150,7 +157,7 @@ class FlowMap(Method):
             )
         teacher = teacher and teacher.without_dropout()
         first = start or teacher
-        student = (first or model).with_target((first or model).schedule)
+        student = (first or model).with_target((first or model).schedule).with_module(self.network)
         self.check_guidance(student, teacher)
         if student.has_velocity and not self.own_velocity:
             raise ValueError("a network with a second head is for own_velocity; set it, or no head")
@@ -241,7 +248,7 @@ class FlowMap(Method):
         """The identity's prediction and target [B, ...].
 
         Args:
-          own: the student's velocity at z, for `own_velocity`. key: that of dropout.
+          own: the student's velocity at z, for `own_velocity`. key: for dropout.
         """
         told, count = rows.told, state.student.count.astype(rows.t.dtype)
 
@@ -322,76 +329,3 @@ class Rows(NamedTuple):
     s: Array
     told: Conditioning
     w: Array | None = None
-
-
-# The papers' choices, as values of a stage. Levels are those of log(sigma / alpha); what a paper
-# has besides (a network's form, a schedule) is not in them.
-PRESETS: dict[str, dict[str, Any]] = {
-    "mean_flow": {  # Geng et al. 2025; code of ImageNet 256
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.75},
-        "power": 1.0,
-        "floor": 1e-2,
-    },
-    "improved_mean_flow": {  # Geng et al. 2025b
-        "own_velocity": True,
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.5},
-        "power": 1.0,
-        "floor": 1e-2,
-    },
-    "alpha_flow": {  # Zhang et al. 2025; theirs ends in MeanFlow's identity where ours stays a step
-        "identity": "semigroup",
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.25},
-        "between": {"at": "sigmoid", "least": 5e-3},
-        "power": 1.0,
-        "floor": 1e-3,
-    },
-    "sct": {  # Lu & Song 2024; the same with a teacher is sCD
-        "jumps": {"level": (-1.0, 1.4), "to": "data"},
-        "learnt_weight": True,
-        "normalised": 0.1,
-        "warmup": 10_000,
-    },
-    "ict": {  # Song & Dhariwal 2023, on CIFAR-10: floor is 0.00054^2 times 3072 values
-        "identity": "semigroup",
-        "jumps": {"level": (-1.1, 2.0), "to": "data"},
-        "between": {"at": "ict", "stages": 8},
-        "power": 0.5,
-        "floor": 9e-4,
-    },
-    "ect": {  # Geng et al. 2024
-        "identity": "semigroup",
-        "jumps": {"level": (-1.1, 2.0), "to": "data"},
-        "between": {"at": "ect", "q": 2.0, "stages": 8},
-        "power": 0.5,
-        "floor": 1e-8,
-    },
-    "tcm": {  # Lee et al. 2024, its second stage; "below" is ect's model, the law of levels ours
-        "identity": "semigroup",
-        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data"},
-        "between": {"at": "ect", "q": 2.0, "stages": 8},
-        "power": 0.5,
-        "floor": 1e-8,
-    },
-    "shortcut": {  # Frans et al. 2024
-        "identity": "semigroup",
-        "jumps": {"to": "dyadic", "most": 64, "instantaneous": 0.75},
-    },
-    "soflow": {  # Luo et al. 2025, on CIFAR-10
-        "identity": "semigroup",
-        "jumps": {"level": (-0.9, 1.6), "end": (-4.0, 1.6)},
-        "between": {"at": "shrinking", "least": 3e-4},
-        "power": 0.75,
-        "floor": 1e-3,
-    },
-    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity out
-        "identity": "lagrangian",
-        "own_velocity": True,
-        "jumps": {"to": "gap", "end": (-0.8, 1.0), "instantaneous": 0.5},
-    },
-    "ayf": {  # Sabour et al. 2025, from a teacher; the law of jumps is ours
-        "jumps": {"to": "below"},
-        "normalised": 0.1,
-        "warmup": 10_000,
-    },
-}
-PRESETS["scd"] = PRESETS["sct"]

@@ -30,7 +30,7 @@ class JumpLaw:
       end: for "ordered" as `level`, of s: then s is the less noisy of it and t; () for the same
         law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
         angle; s is not beyond the clean end.
-      stratified: what is uniform, times of t and the share of "below", is evenly spread over the
+      stratified: uniform times of t, and the uniform share of "below", are evenly spread over the
         batch, in a random order, as in `uniform_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
