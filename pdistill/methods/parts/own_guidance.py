@@ -14,8 +14,8 @@ def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, p
 
     omega v + kappa F(label) - (omega + kappa - 1) F(none), kappa = 1 - omega / (1 + w), with v of
     the pair of data and noise and F of the network's velocity (Geng et al. 2025, eq. 21). The
-    network learns (1 + w) v(label) - w v(none), whatever omega: less of it has less variance. omega = 1
-    is improved MeanFlow's v + w / (1 + w) (F(label) - F(none)). It is v where w is 0.
+    network learns (1 + w) v(label) - w v(none), whatever omega: less of it has less variance. With
+    omega = 1 it is improved MeanFlow's v + w / (1 + w) (F(label) - F(none)). It is v where w is 0.
 
     Args:
       z: [B, ...] at log-SNRs t [B]. told: the network's, with labels. w: weights [B].
