@@ -3,9 +3,10 @@
     python -m pdistill.sample --model=DIR --num=64 --out=grid.png
     python -m pdistill.sample --model=DIR --num=50000 --label=0-9 --out=samples.npz
     python -m pdistill.sample --model=DIR --seeds=0-99 --out=samples/
+    python -m pdistill.sample --model=DIR --latents --out=latents.npz
 
 A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
-and their "label" or "seed", where they have one. pdistill.evaluate measures the last two.
+and their "label" or "seed", where they have one; with --latents "latents", float32 [N, h, w, c]. pdistill.evaluate measures the last two.
 """
 
 import argparse
@@ -35,24 +36,29 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
         mesh = make_mesh()
-        model = load(options.model, mesh)
+        model = load(options.model, mesh, codec=options.codec)
         out = Path(options.out)
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)
+        kind = "latents" if options.latents else "images"
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() in PICTURES:
             Image.fromarray(tile(np.concatenate(list(batches)), options.scale)).save(out)
         elif out.suffix == ".npz":
-            write_arrays(out, {"images": np.concatenate(list(batches))} | extra)
+            write_arrays(out, {kind: np.concatenate(list(batches))} | extra)
         else:
             _write_folder(out, batches, options.seeds or range(num))
     steps = format_steps(options.num_steps or model.sampling.num_steps)
-    print(f"{num} images, {steps} steps -> {out}")
+    print(f"{num} {kind}, {steps} steps -> {out}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
+    parser.add_argument("--codec", help="where a codec is that is not where the model's card says")
+    parser.add_argument(
+        "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
+    )
     parser.add_argument("--num", type=int, help="number of images (default 64)")
     parser.add_argument(
         "--out", default="grid.png", help="picture, .npz or folder to write (default grid.png)"
@@ -98,6 +104,10 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("--seeds gives each image its seed; leave out --num and --seed")
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise ValueError("--seeds has a seed twice, whose images would be the same")
+    if options.latents and not model.network.codec:
+        raise ValueError("the model makes images, not latents; leave --latents out")
+    if options.latents and out.suffix != ".npz":
+        raise ValueError(f"--latents are written to an .npz; got --out={out}")
     folder = not out.suffix or out.is_dir()
     if not folder and out.suffix.lower() not in (*PICTURES, ".npz"):
         raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")
@@ -125,8 +135,8 @@ def _draw(
     sampling = model.sampling_with(options.num_steps, options.solver)
     guidance = model.network.effective_guidance(options.guidance)
     batches = generate_batches(
-        model.network, key, num, sampling=sampling, labels=label, guidance=guidance,
-        batch_size=options.batch_size, mesh=mesh, description="images",
+        model.network.replace(codec=None) if options.latents else model.network, key, num, sampling=sampling, labels=label, guidance=guidance,
+        batch_size=options.batch_size, mesh=mesh, description="images", raw=options.latents,
     )  # fmt: skip
     return num, extra, batches
 

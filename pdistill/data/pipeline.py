@@ -111,6 +111,7 @@ def make_batch(
     flip: bool,
     factor: int = 1,
     columns: Sequence[Column] = (),
+    codec: Any = None,
 ) -> dict[str, Any]:
     """One raw batch, inside jit, to {"image": float32 [B, H, W, C] in [-1, 1], "label": [B]}.
 
@@ -119,14 +120,20 @@ def make_batch(
       flip: mirror each image left to right with probability one half.
       factor: side of the squares of pixels that are averaged.
       columns: the data set's, which a batch has by their names, see `Column.batch`.
+      codec: blank; the data set's images are moments by it, as in `data.moments`, and the batch's
+        are latents drawn of them.
     """
     if resident:
         raw = {name: array[raw[_order_of(name, raw)]] for name, array in resident.items()}
     image, mirrored = raw["image"], None
     if flip:
         mirrored = jax.random.bernoulli(key, shape=(image.shape[0], 1, 1, 1))
-        image = jnp.where(mirrored, image[:, :, ::-1], image)
-    batch = {"image": average(to_float(image), factor), "label": raw["label"]}
+    if codec:
+        image = _draw_latents(codec, jax.random.fold_in(key, 1), image, mirrored)
+    else:
+        image = image if mirrored is None else jnp.where(mirrored, image[:, :, ::-1], image)
+        image = average(to_float(image), factor)
+    batch = {"image": image, "label": raw["label"]}
     for column in columns:
         prefix = f"{column.name}/"
         rows = {
@@ -136,3 +143,12 @@ def make_batch(
         }
         batch[column.name] = column.batch(rows, mirrored)
     return batch
+
+
+def _draw_latents(codec: Any, key: Array, moments: Array, mirrored: Array | None) -> Array:
+    """Latents [B, h, w, c] of images, or of their mirror images, by their moments."""
+    moments = moments.astype(jnp.float32)
+    if mirrored is not None:
+        plain, other = jnp.split(moments, 2, axis=-1)
+        moments = jnp.where(mirrored, other, plain)
+    return codec.latents(jnp.split(moments, 2, axis=-1), key)

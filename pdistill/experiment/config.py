@@ -144,6 +144,9 @@ class ExperimentConfig:
 
     Attributes:
       model: None where the first stage imports a model, whose network it is then.
+      codec: what the networks work on latents of: the name of an earlier stage that makes a codec, or
+        a codec's directory; "" for images, or for the codec of an imported model. Stages that make
+        codecs work on images.
       teacher: the model directory of stages that import one without saying its path.
       wandb: also log to Weights & Biases.
       estimate: tell the run's time and memory before its first update, see `tell_estimate`.
@@ -155,6 +158,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
+    codec: str = ""
     teacher: str = ""
     wandb: bool = False
     estimate: bool = False

@@ -18,6 +18,7 @@ from pdistill.samplers import Steps
 from pdistill.samplers.noise import GENERATOR
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+CODEC = "codec"  # a codec's parameters among a network's
 
 
 def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
     (b,) = jax_export.symbolic_shape("b")
     arguments = {}
     if not inside:
-        flat = traverse_util.flatten_dict(model.network.params, sep="/")
+        flat = weights(model)
         arguments["weights"] = {k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in flat.items()}
     if start == "key":
         arguments["key"] = jax.eval_shape(lambda: jax.random.key(0, impl=GENERATOR))
@@ -45,6 +46,14 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
     if model.guidance_range is not None:
         arguments["guidance"] = jax.ShapeDtypeStruct((b,), jnp.float32)
     return arguments
+
+
+def weights(model: Model) -> dict[str, Array]:
+    """A model's parameters by their paths, a codec's below "codec/"."""
+    params = dict(model.network.params)
+    if model.network.codec:
+        params[CODEC] = model.network.codec.params
+    return traverse_util.flatten_dict(params, sep="/")
 
 
 def export_sampler(
@@ -72,12 +81,13 @@ def export_sampler(
 
     def sample(*values: Any) -> Array:
         named = dict(zip(arguments, values, strict=True))
-        params = model.network.params
-        if not inside:
-            params = traverse_util.unflatten_dict(named["weights"], sep="/")
         # Nothing is folded into constants, so that the numbers are those of Model.sample.
-        params = jax.lax.optimization_barrier(params)
-        network = model.network.replace(params=params)
+        flat = jax.lax.optimization_barrier(weights(model) if inside else named["weights"])
+        params = traverse_util.unflatten_dict(flat, sep="/")
+        network = model.network
+        if network.codec:
+            network = network.replace(codec=network.codec.replace(params=params.pop(CODEC)))
+        network = network.replace(params=params)
         told = Conditioning(label=named.get("label"), guidance=named.get("guidance"))
         if start == "noise":
             return sampling.run(network, told, key=None, z_init=named["noise"])
@@ -100,7 +110,7 @@ def write_sampler(
     files = [path]
     if not inside:
         files.append(path.with_suffix(".npz"))
-        write_arrays(files[-1], traverse_util.flatten_dict(model.network.params, sep="/"))
+        write_arrays(files[-1], weights(model))
     with replacing(path) as temporary:
         temporary.write_bytes(exported.serialize())
     return files

@@ -113,6 +113,7 @@ class Model:
         num_steps: samplers.Steps | None = None,
         solver: samplers.Solver | samplers.Cascade | str | None = None,
         guidance: Array | float | None = None,
+        latents: bool = False,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
 
@@ -122,6 +123,7 @@ class Model:
             was trained with some labels left out has learnt.
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
+          latents: leave a codec's latents as they are, [num, h, w, c].
           num_steps, solver: instead of the model's own; a solver or its name, such as "heun". A
             cascade takes a tuple of steps, those of each resolution.
 
@@ -129,14 +131,17 @@ class Model:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
 
         Raises:
-          ValueError: a seed for a key, bad counts, a label or weight out of range or for a model
+          ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight out of range or for a model
             without.
         """
         key, told = as_threefry(key), self.told(num, label, guidance)
+        if latents and not self.network.codec:
+            raise ValueError("this model makes images, not latents; leave latents out")
         if key.ndim:
             raise ValueError(f"key must be one key, such as jax.random.key(0); got {key.shape}")
         sampling = self.sampling_with(num_steps, solver)
-        return generate(self.network, key, jnp.arange(num), told, sampling=sampling)
+        network = self.network.replace(codec=None) if latents else self.network
+        return generate(network, key, jnp.arange(num), told, sampling=sampling)
 
     def told(
         self, num: int, label: Array | int | None = None, guidance: Array | float | None = None

@@ -76,7 +76,10 @@ class Sampling:
         return sum(n * of_level for n, of_level in zip(counts, flops, strict=True)) / flops[-1]
 
     def run(self, network: Network, told: Conditioning = NOTHING, **start: Any) -> Array:
-        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`."""
+        """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`.
+
+        Latents are decoded by the network's codec, if it has one.
+        """
         how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
         if isinstance(self.solver, Cascade):
             return samplers.sample_cascade(network.levels(told), **start, **how)
@@ -84,7 +87,8 @@ class Sampling:
         x = samplers.sample(
             functools.partial(method, told=told), **start, schedule=network.schedule, **how
         )
-        return x if network.enlarged == 1 else enlarge(x, network.enlarged)
+        x = x if network.enlarged == 1 else enlarge(x, network.enlarged)
+        return network.codec.decode(x) if network.codec else x
 
 
 def enlarge(x: Array, factor: int) -> Array:
@@ -128,8 +132,9 @@ def generate_batches(
     batch_size: int,
     mesh: Mesh,
     description: str | None = None,
+    raw: bool = False,
 ) -> Iterator[np.ndarray]:
-    """`num` samples as uint8 [B, H, W, C], in batches of one compiled shape.
+    """`num` samples as uint8 [B, H, W, C], in batches of one compiled shape; float32 if `raw`.
 
     Sample i is number i of the stream `key`; of keys [num], number 0 of the i-th.
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
@@ -149,7 +154,8 @@ def generate_batches(
         keys = place(key[indices % num]) if key.ndim else key
         numbers = np.zeros_like(indices) if key.ndim else indices
         images = generate(network, keys, place(numbers), place(told), sampling=sampling)
-        images, finite = _to_uint8(images), _is_finite(images)
+        finite = _is_finite(images)
+        images = images if raw else _to_uint8(images)
         if not finite:
             raise SamplingError("the model's samples are not finite: it has diverged")
         return images

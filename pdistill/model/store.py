@@ -66,20 +66,29 @@ def change_card(directory: Path, **changes: Any) -> None:
     write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
 
 
-def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
+def load(
+    directory: str | Path, mesh: Mesh | None = None, *, codec: str | Path | None = None
+) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
+      codec: where the codec of a model of latents is, if it is not where its card says.
 
     Raises:
-      ModelError: there is no model there, or it cannot be read.
+      ModelError: there is no model there, or it cannot be read; or its codec is not there, or is
+        another one.
     """
     directory = find(directory)
     card = read_card(directory)
     try:
-        model = Model(read_params(directory, build_blank(card), card, mesh), card)
+        network = read_params(directory, build_blank(card), card, mesh)
+        if card.get("codec") or codec:
+            network = network.replace(codec=read_codec(directory, card, mesh, codec))
+        model = Model(network, card)
         _ = model.sampling_with()
+    except ModelError:
+        raise
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
     except Exception as error:  # a card may hold anything
@@ -99,3 +108,32 @@ def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | 
     if checksum(params) != card["checksum"]:
         raise ValueError("its parameters are not those that were saved")
     return shapes.replace(params=params)
+
+
+def read_codec(
+    directory: Path, card: dict[str, Any], mesh: Mesh | None, path: str | Path | None = None
+) -> Any:
+    """Loads the codec that the card of a model of latents names, from `path` if that is given.
+
+    Raises:
+      ModelError: it is not there, or is another one than the model's.
+    """
+    from pdistill.model.codecs import load_codec
+
+    named = card.get("codec")
+    if not named:
+        raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
+    found = find(path or directory / named["path"])
+    try:
+        checksum = read_card(found, codec=True)["checksum"]
+    except ModelError as error:
+        raise ModelError(
+            f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
+            f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
+        ) from error
+    if checksum != named["checksum"]:
+        raise ModelError(
+            f"{directory} makes latents of another codec than the one in {found}, which would "
+            "decode them wrongly; give the codec that it was trained with"
+        )
+    return load_codec(found, mesh)

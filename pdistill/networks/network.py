@@ -40,6 +40,8 @@ class Network(struct.PyTreeNode):
       sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
         solver.
       enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
+      codec: a `Codec` that decodes samples, which are its latents; None for a network of images, and
+        wherever one is trained.
     """
 
     params: Any
@@ -51,6 +53,7 @@ class Network(struct.PyTreeNode):
     guidance: tuple[float, float] | None = static(default=None)
     sampler: str = static(default="")
     enlarged: int = static(default=1)
+    codec: Any = None
 
     def __repr__(self) -> str:
         """Everything but the values of the parameters, of which the number is said."""
@@ -58,9 +61,10 @@ class Network(struct.PyTreeNode):
         fields = ", ".join(
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
-            if field.name not in ("params", "module") and getattr(self, field.name) != field.default
+            if field.name not in ("params", "module", "codec") and getattr(self, field.name) != field.default
         )
-        return f"Network({_line(self.module)}, {fields}, {count:,} parameters)"
+        decoded = f", {self.codec}" if self.codec else ""
+        return f"Network({_line(self.module)}, {fields}, {count:,} parameters{decoded})"
 
     # ---------------------------------------------------------------- predictions
 
@@ -191,6 +195,8 @@ class Network(struct.PyTreeNode):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image, [H, W, C]: larger than `shape` for a network that has grown."""
+        if self.codec:
+            return self.codec.image_shape(self.shape)
         factor = self.enlarged * 2 ** len(getattr(self.module, "grown", ()))
         return (factor * self.shape[0], factor * self.shape[1], self.shape[2])
 
@@ -243,7 +249,7 @@ class Network(struct.PyTreeNode):
     @property
     def blank(self) -> "Network":
         """The same network without parameters: hashable."""
-        return self.replace(params=None)
+        return self.replace(params=None, codec=None)
 
     @property
     def shapes(self) -> "Network":

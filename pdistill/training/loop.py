@@ -100,6 +100,7 @@ def train(
     mesh: Mesh,
     flip: bool = False,
     factor: int = 1,
+    codec: Any = None,
     stop: StopSignals | None = None,
     on_save: Callable[[int, Any], None] = lambda step, state: None,
 ) -> Any:
@@ -109,7 +110,7 @@ def train(
       state: the method's initial state; donated but for what is frozen. key: seeds the run.
       name: the run's, in progress lines and TensorBoard.
       directory: place of checkpoints/ and log.jsonl. writer: takes the metrics.
-      flip, factor: as for `data.make_batch`. stop: asked after every dispatch; several processes
+      flip, factor, codec: as for `data.make_batch`. stop: asked after every dispatch; several processes
         stop at the same one.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
         again for the same update.
@@ -134,7 +135,7 @@ def train(
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
             settings = config.max_grad_norm, config.offload
-            update = compile_update(method, mesh, flip, factor, *settings)
+            update = compile_update(method, mesh, flip, factor, *settings, codec)
             kinds = kinds_of(method, range(config.num_updates), config.substeps)
             dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
 

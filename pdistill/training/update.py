@@ -65,6 +65,7 @@ def compile_update(
     factor: int = 1,
     max_grad_norm: float = 0.0,
     offload: bool = False,
+    codec: Any = None,
 ) -> Callable:
     """update(state, frozen, resident, raw, key, which, kinds) -> (state, metrics), jitted.
 
@@ -78,8 +79,9 @@ def compile_update(
     def substep(state: TrainState, frozen, resident, raw, key, which, kinds):
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = make_batch(
-            resident, raw, augment_key, flip=flip, factor=factor, columns=method.columns
-        )
+            resident, raw, augment_key, flip=flip, factor=factor, columns=method.columns,
+            codec=codec,
+        )  # fmt: skip
         branches = [functools.partial(_step, method, parts, max_grad_norm) for parts in kinds]
         inputs = state.method.replace(**frozen), batch, method_key
         new, values, had, kept = _switch(branches, which, *inputs)

@@ -81,6 +81,11 @@ class Codec(struct.PyTreeNode):
             )
         return height // self.factor, width // self.factor, self.channels
 
+    def image_shape(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Shape [H, W, C] of the image of latents [h, w, c]."""
+        height, width, _ = latent_shape
+        return height * self.factor, width * self.factor, self.module.image_channels
+
     def encode(self, images: Array) -> Posterior:
         """Images [B, H, W, C] in [-1, 1] -> means and log-variances, [B, H / f, W / f, c].
 

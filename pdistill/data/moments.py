@@ -1,0 +1,133 @@
+"""Moments of a data set's images, by a codec: means and log-variances of latents, on disk.
+
+They are computed once, of each image and, for training with mirroring, of its mirror image; training
+draws latents of them. A folder has moments.json and shards, 00000.npy and so on, each written whole
+or not at all, so that what was stopped goes on where it was.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import Mesh
+
+from pdistill.data.images import to_float
+from pdistill.data.sources import Dataset
+from pdistill.runtime.files import read_json, write_atomically
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.processes import in_all
+from pdistill.runtime.temporary import replacing
+
+SHARD = 8192  # images in a shard
+FORMAT = np.float16  # of files: its error is far below a latent's own deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """A description of a folder of moments; equal ones hold the same numbers.
+
+    Attributes:
+      codec: checksum of the codec's parameters. data: name of the data set and split. num: images.
+      shape: of a row, [h, w, C]: mean and log-variance, then those of the mirror image.
+    """
+
+    codec: str
+    data: str
+    num: int
+    shape: tuple[int, ...]
+
+    @property
+    def shards(self) -> int:
+        return -(-self.num // SHARD)
+
+    def missing(self, folder: Path) -> list[Path]:
+        """Shards that are not there.
+
+        Raises:
+          ValueError: the folder holds moments of another codec, or of other images.
+        """
+        about = folder / "moments.json"
+        if about.exists() and (found := read_json(about)) != self._plain():
+            differ = [name for name, value in self._plain().items() if found.get(name) != value]
+            raise ValueError(
+                f"{folder} holds moments with another {', '.join(differ)}: delete it, or give the "
+                "codec and the data that it was made with"
+            )
+        return [p for i in range(self.shards) if not (p := folder / f"{i:05}.npy").exists()]
+
+    def write(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        encode: Callable[[Array], tuple[Array, Array]],
+        *,
+        flip: bool,
+        batch_size: int,
+        mesh: Mesh,
+    ) -> None:
+        """Writes the shards that are missing, from all processes together.
+
+        Args:
+          encode: images [B, H, W, C] in [-1, 1] -> means and log-variances, [B, h, w, c] each.
+          flip: also of mirrored images.
+        """
+        missing = [path.name for path in self.missing(folder)]
+        if in_all(not missing):
+            return
+        first = jax.process_index() == 0
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "moments.json", json.dumps(self._plain(), indent=2) + "\n")
+        sync_global_devices(f"begins {folder}")
+
+        @jax.jit
+        def moments(images: Array) -> Array:
+            x = to_float(images)
+            both = (x, x[:, :, ::-1]) if flip else (x,)
+            return jnp.concatenate([a for each in both for a in encode(each)], -1).astype(FORMAT)
+
+        for i in range(self.shards):
+            path, start = folder / f"{i:05}.npy", i * SHARD
+            num = min(SHARD, self.num - start)
+            if path.name not in missing:
+                continue
+
+            def batch(indices: np.ndarray, start: int = start, num: int = num) -> Array:
+                rows = dataset.images[start + indices % num]
+                return moments(jax.device_put(rows, batch_sharding(mesh)))
+
+            shown = f"latents {i + 1}/{self.shards}"
+            found = np.concatenate(list(gather_batches(batch, num, batch_size, mesh, shown)))
+            if first:
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, found)
+        sync_global_devices(f"wrote {folder}")
+
+    def read(self, folder: Path) -> np.ndarray:
+        """The rows of a whole folder, [num, h, w, C].
+
+        Raises:
+          ValueError: shards are missing, or are of something else.
+        """
+        if missing := self.missing(folder):
+            raise ValueError(
+                f"{folder} is half prepared, {len(missing)} of {self.shards} shards are missing: "
+                "run the command that makes it again, which goes on where it stopped"
+            )
+        paths = [folder / f"{i:05}.npy" for i in range(self.shards)]
+        shards = [np.load(path, mmap_mode="r" if len(paths) == 1 else None) for path in paths]
+        rows = shards[0] if len(shards) == 1 else np.concatenate(shards)
+        if rows.shape != (self.num, *self.shape) or rows.dtype != FORMAT:
+            raise ValueError(f"{folder} is damaged: it holds {rows.dtype} {rows.shape}; delete it")
+        return rows
+
+    def _plain(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
