@@ -202,7 +202,7 @@ class Network(struct.PyTreeNode):
             return self
         schedule = self.schedule
         if shift := dict(zip(self.resolutions, self.shifts, strict=False)).get(size):
-            schedule = dataclasses.replace(schedule, shift=schedule.shift + shift)
+            schedule = schedule.shifted(shift)
         return self.replace(schedule=schedule, shifts=(), shape=(size, size, self.shape[-1]))
 
     def levels(self, told: Conditioning = NOTHING) -> list[Level]:
@@ -285,8 +285,10 @@ class Network(struct.PyTreeNode):
                 f"shifts must be one for each of the resolutions {self.resolutions}; got "
                 f"{self.shifts}"
             )
-        if any(self.shifts) and not hasattr(self.schedule, "shift"):
-            raise ValueError("shifts need a schedule that has a shift: the cosine schedule")
+        if any(self.shifts) and not hasattr(self.schedule, "shifted"):
+            raise ValueError(
+                "shifts need a schedule that has a shift: the cosine schedule or a rectified flow's"
+            )
         if self.resolutions and tuple(self.shape[:2]) != (self.resolutions[-1],) * 2:
             raise ValueError(
                 f"resolutions end at {self.resolutions[-1]}, but images are of {self.shape}"

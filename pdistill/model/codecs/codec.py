@@ -33,10 +33,10 @@ class Codec(struct.PyTreeNode):
       params: nested dictionary of arrays, or None.
       module: an `AutoencoderKL`, an `AutoencoderTiny`, or another with their `encode`, `decode`,
         `factor`, `latent_channels` and `image_channels`.
-      mean, std: of each channel of the encoder's z: a network's latents are (z - mean) / std. A
-        published scaling factor and shift are std = 1 / factor and mean = shift.
+      mean, std: scale of each channel of the encoder's z: a network's latents are (z - mean) / std.
+        A published scaling factor and shift are std = 1 / factor and mean = shift.
       tile: side in pixels of the tiles of `encode_tiled` and `decode_tiled`, a multiple of
-        4 * factor: that of the images that it was trained with.
+        4 * factor; best as large as the images that it was trained with.
     """
 
     params: Any
