@@ -265,7 +265,7 @@ REMOVED = object()
         ("schedule.name", "cosin", "schedule must be one of cosine, .*; got 'cosin'"),
         ("schedule.arguments.slope", 1.0, "no 'slope'; it has logsnr_min, logsnr_max"),
         ("schedule.arguments.logsnr_min", 30.0, "logsnr_min must be below logsnr_max"),
-        ("head", "w", "head must be one of v, x, eps, both; got 'w'"),
+        ("head", "w", "head must be one of v, x, eps, both, velocity; got 'w'"),
         ("solver", "dimm", "solver must be one of ddim, .*; got 'dimm'"),
         ("solver", REMOVED, "solver"),
         ("num_steps", REMOVED, "num_steps"),

@@ -6,7 +6,8 @@
     python -m pdistill.sample --model=DIR --latents --out=latents.npz
 
 A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
-and their "label" or "seed", where they have one; with --latents "latents", float32 [N, h, w, c]. pdistill.evaluate measures the last two.
+and their "label" or "seed", where they have one. pdistill.evaluate measures the last two. With
+--latents an .npz has "latents" instead, float32 [N, h, w, c].
 """
 
 import argparse
@@ -134,8 +135,9 @@ def _draw(
     model.told(num, label, options.guidance)  # raises for what the model does not take
     sampling = model.sampling_with(options.num_steps, options.solver)
     guidance = model.network.effective_guidance(options.guidance)
+    network = model.network.replace(codec=None) if options.latents else model.network
     batches = generate_batches(
-        model.network.replace(codec=None) if options.latents else model.network, key, num, sampling=sampling, labels=label, guidance=guidance,
+        network, key, num, sampling=sampling, labels=label, guidance=guidance,
         batch_size=options.batch_size, mesh=mesh, description="images", raw=options.latents,
     )  # fmt: skip
     return num, extra, batches

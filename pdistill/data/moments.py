@@ -1,8 +1,8 @@
 """Moments of a data set's images, by a codec: means and log-variances of latents, on disk.
 
-They are computed once, of each image and, for training with mirroring, of its mirror image; training
-draws latents of them. A folder has moments.json and shards, 00000.npy and so on, each written whole
-or not at all, so that what was stopped goes on where it was.
+They are computed once, of each image and, for training with mirroring, of its mirror image;
+training draws latents of them. A folder has moments.json and shards, 00000.npy and so on, each
+written whole or not at all, so that what was stopped goes on where it was.
 """
 
 import dataclasses

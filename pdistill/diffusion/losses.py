@@ -19,6 +19,7 @@ WEIGHTINGS = {
     "snr": lambda alpha, sigma: alpha**2,  # SNR
     "snr_trunc": lambda alpha, sigma: jnp.maximum(alpha**2, sigma**2),  # max(SNR, 1)
     "v_mse": lambda alpha, sigma: jnp.ones_like(alpha),  # SNR + 1
+    "velocity_mse": lambda alpha, sigma: (alpha + sigma) ** 2,  # (sqrt(SNR) + 1)^2
 }
 
 
@@ -35,7 +36,7 @@ def check_data_std(data_std: float) -> None:
 
 
 def v_weight(weighting: str, logsnr: Array, data_std: float = 1.0) -> Array:
-    """Factor on the squared v error, of logsnr's shape, in [0, 1] for data of unit deviation.
+    """Factor on the squared v error, of logsnr's shape, in [0, 2] for data of unit deviation.
 
     Args:
       data_std: deviation d of the data. The loss is that of x / d, whose SNR is d^2 times as

@@ -2,18 +2,22 @@
 
 Everything is variance preserving: z = alpha x + sigma eps, alpha^2 = sigmoid(logsnr),
 sigma^2 = sigmoid(-logsnr). v = alpha eps - sigma x (Salimans & Ho 2022, section 4), so that
-alpha = cos(phi), sigma = sin(phi) and dz/dphi = v.
+alpha = cos(phi), sigma = sin(phi) and dz/dphi = v. "Velocity" is that of a rectified flow,
+u = eps - x: the flow's image (1 - tau) x + tau eps is z / (alpha + sigma), and its time tau is
+sigma / (alpha + sigma).
 
 Shapes: z, x, eps, v are [B, ...], all of one shape; logsnr is [B] or a scalar. Other shapes are a
 ValueError at trace time, for [B] against [B, 1] would broadcast to [B, B] without a word.
 float64 in gives float64 out.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-HEADS = ("v", "x", "eps", "both")
+HEADS = ("v", "x", "eps", "both", "velocity")
 
 
 def expand(a: Array, like: Array) -> Array:
@@ -53,9 +57,12 @@ def angle(logsnr: Array) -> Array:
 def logsnr_of_angle(phi: Array) -> Array:
     """Log-SNR -2 log tan(phi) at an angle in (0, pi/2): the inverse of `angle`.
 
-    Within 1e-3 of pi/2 float32 has few digits of it.
+    Within 1e-3 of pi/2 float32 has few digits of it. It is finite at 0 and pi/2 too, where tan is
+    0, or negative as float32 has pi/2.
     """
-    return -2 * jnp.log(jnp.tan(phi))
+    phi = jnp.asarray(phi)
+    limits = jnp.finfo(phi.dtype)
+    return -2 * jnp.log(jnp.tan(jnp.clip(phi, limits.tiny, math.pi / 2 - limits.eps)))
 
 
 def between(logsnr_t: Array, logsnr_s: Array, fraction: Array | float) -> tuple[Array, Array]:
@@ -135,6 +142,36 @@ def v_from_eps(z: Array, eps: Array, logsnr: Array) -> Array:
     return (eps - sigma * z) / alpha
 
 
+def x_from_velocity(z: Array, velocity: Array, logsnr: Array) -> Array:
+    """Image x = (z - sigma u) / (alpha + sigma) from the velocity u = eps - x."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, velocity)
+    return (z - sigma * velocity) / (alpha + sigma)
+
+
+def eps_from_velocity(z: Array, velocity: Array, logsnr: Array) -> Array:
+    """Noise eps = (z + alpha u) / (alpha + sigma) from the velocity u = eps - x."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, velocity)
+    return (z + alpha * velocity) / (alpha + sigma)
+
+
+def v_from_velocity(z: Array, velocity: Array, logsnr: Array) -> Array:
+    """v = ((alpha - sigma) z + u) / (alpha + sigma) from the velocity u = eps - x."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, velocity)
+    return ((alpha - sigma) * z + velocity) / (alpha + sigma)
+
+
+def velocity_from_v(z: Array, v: Array, logsnr: Array) -> Array:
+    """Velocity of a rectified flow, u = eps - x = (alpha + sigma) v - (alpha - sigma) z."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, v)
+    return (alpha + sigma) * v - (alpha - sigma) * z
+
+
+def velocity_from_x(z: Array, x: Array, logsnr: Array) -> Array:
+    """Velocity u = (z - (alpha + sigma) x) / sigma; ill-conditioned as sigma -> 0."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, x)
+    return (z - (alpha + sigma) * x) / sigma
+
+
 def output_channels(head: str, channels: int) -> int:
     """Channels a network must output for images of `channels` channels."""
     _check_head(head)
@@ -145,9 +182,10 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     """Velocity v_hat implied by a network's output.
 
     Args:
-      head: "v", "x", "eps", or "both": x in the first half of the last axis, eps in the second.
-        The two merge into x_hat = sigma^2 x + alpha^2 x_from_eps(eps), which is
-        v_hat = alpha eps - sigma x (Salimans & Ho 2022, section 4).
+      head: "v", "x", "eps", "velocity" of a rectified flow, eps - x, or "both": x in the first half
+        of the last axis, eps in the second. The two merge into
+        x_hat = sigma^2 x + alpha^2 x_from_eps(eps), which is v_hat = alpha eps - sigma x
+        (Salimans & Ho 2022, section 4).
       z: [B, ..., C]. output: [B, ..., C], or [B, ..., 2C] for "both". logsnr: [B].
     """
     _check_head(head)
@@ -158,6 +196,8 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         return v_from_x(z, output, logsnr)
     if head == "eps":
         return v_from_eps(z, output, logsnr)
+    if head == "velocity":
+        return v_from_velocity(z, output, logsnr)
     x, eps = jnp.split(output, 2, axis=-1)
     check_shape(x, z)
     return v_target(x, eps, logsnr)
@@ -171,6 +211,8 @@ def x_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         return output
     if head == "eps":
         return x_from_eps(z, output, logsnr)
+    if head == "velocity":
+        return x_from_velocity(z, output, logsnr)
     return x_from_v(z, v_from_output(head, z, output, logsnr), logsnr)
 
 

@@ -50,6 +50,40 @@ class CosineSchedule:
         late = 2 * jnp.log(jnp.tan(slope * (1 - jnp.maximum(t, 0.5)) + rest))
         return jnp.where(t > 0.5, late, early) + self.shift
 
+    def shifted(self, logsnr: float) -> "CosineSchedule":
+        """The schedule with so much more log-SNR at every time."""
+        return dataclasses.replace(self, shift=self.shift + logsnr)
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedFlow:
+    """Times of a rectified flow, x_t = (1 - t) x + t eps (Liu et al. 2022; Lipman et al. 2022).
+
+    logsnr(t) = 2 log((1 - t) / t) - 2 log(shift): on a grid of equal t, as many steps are spent on
+    more noise for a shift above one, at tau = shift t / (1 + (shift - 1) t) (Esser et al. 2024,
+    section 5.3.2; 3 for SD3). The ends are clipped at (1 - t) / t = e^30 and e^-30, so that logsnr
+    is never infinite: z there is the data's or the noise's to 1e-13, and logsnr(0) and logsnr(1)
+    are 60 and -60 without a shift.
+
+    Attributes:
+      shift: the factor a, in [0.001, 1000].
+    """
+
+    shift: float = 1.0
+
+    def __post_init__(self):
+        if not 1e-3 <= self.shift <= 1e3:
+            raise ValueError(f"shift must be in [0.001, 1000]; got {self.shift}")
+
+    def __call__(self, t: Array) -> Array:
+        t, least = jnp.asarray(t), math.exp(-30)
+        ratio = jnp.log(jnp.maximum(1 - t, least)) - jnp.log(jnp.maximum(t, least))
+        return 2 * ratio - 2 * math.log(self.shift)
+
+    def shifted(self, logsnr: float) -> "RectifiedFlow":
+        """The schedule with so much more log-SNR at every time."""
+        return dataclasses.replace(self, shift=self.shift * math.exp(-logsnr / 2))
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearBetaSchedule:

@@ -62,8 +62,11 @@ class ModelConfig:
     schedule: Named
     head: str = "v"
 
-    def build(self, image_shape: tuple[int, ...]) -> Network:
-        """The blank network for images of this shape, [H, W, C].
+    def build(self, image_shape: tuple[int, ...], fits: bool = True) -> Network:
+        """The blank network for images or latents of this shape, [H, W, C].
+
+        Args:
+          fits: False for a shape that it need not take.
 
         Raises:
           ValueError: the network cannot be built, or not for this image shape.
@@ -80,7 +83,8 @@ class ModelConfig:
                 schedule=build_schedule(self.schedule.name, self.schedule.arguments),
                 shape=tuple(image_shape),
             )
-            network.shapes  # noqa: B018  # raises for arguments that do not fit
+            if fits:
+                network.shapes  # noqa: B018  # raises for arguments that do not fit
         except Exception as error:  # whatever Flax raises
             raise ValueError(one_line(error)) from error
         return network
@@ -144,7 +148,7 @@ class ExperimentConfig:
 
     Attributes:
       model: None where the first stage imports a model, whose network it is then.
-      codec: what the networks work on latents of: the name of an earlier stage that makes a codec, or
+      codec: the networks work on its latents: the name of a stage that makes one, before theirs, or
         a codec's directory; "" for images, or for the codec of an imported model. Stages that make
         codecs work on images.
       teacher: the model directory of stages that import one without saying its path.

@@ -38,7 +38,7 @@ class Imported(Method):
         """The model as it is on disk, also where only shapes are asked for."""
         del key
         with jax.ensure_compile_time_eval():
-            return load(self.path).network
+            return load(self.path).network.replace(codec=None)
 
     def product(self, state: Network) -> Network:
         return state

@@ -12,13 +12,15 @@ from jax.sharding import Mesh
 from pdistill import report
 from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
+from pdistill.experiment.codecs import CodecSource
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.rows import draw_samples, identity, measure, row_key
 from pdistill.model import Model
+from pdistill.model.codecs import load_codec
 from pdistill.model.sampling import Sampling
-from pdistill.networks import Network
+from pdistill.networks import Codec, Network
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.terminal import say, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
@@ -92,6 +94,7 @@ class Measurements:
         self._runs = runs
         self._splits = {config.data.train: data}
         self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
+        self._codecs: dict[Path, Codec] = {}
         for r in runs.values():
             self._check_guidance(r)
             self._check_labels(r)
@@ -101,11 +104,11 @@ class Measurements:
             splits = self._settings.references
             self._evaluators = {
                 shape: self._build(self._settings.metrics, splits, shape)
-                for shape in {r.network.image_shape for r in runs.values() if r.run.measured}
+                for shape in {r.image_shape for r in runs.values() if r.run.measured}
             }
             self._selecting = {
-                (r.run.select, r.network.image_shape): self._build(
-                    (r.run.select,), splits[:1], r.network.image_shape
+                (r.run.select, r.image_shape): self._build(
+                    (r.run.select,), splits[:1], r.image_shape
                 )
                 for r in runs.values()
                 if r.run.select
@@ -139,7 +142,7 @@ class Measurements:
 
     def measure(self, r: Planned, model: Model, measurement: Measurement, writer: Writer) -> None:
         """Adds the rows and pictures of one measurement."""
-        sampling, evaluator = measurement.sampling, self._evaluators[r.network.image_shape]
+        sampling, evaluator = measurement.sampling, self._evaluators[r.image_shape]
         num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
         steps = format_steps(sampling.num_steps)
         what = f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}"
@@ -176,22 +179,29 @@ class Measurements:
 
         The noise and the labels are those that the model will be measured with.
         """
-        evaluator = self._selecting[r.run.select, r.network.image_shape]
+        evaluator = self._selecting[r.run.select, r.image_shape]
         update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
+        if r.codec:
+            network = network.replace(codec=self._codec(r.codec))
         batches, labels = draw_samples(
             network,
             num=evaluator.num_samples,
-            **self._sampling_arguments(Sampling(r.measured_at[0], solver, self.clip)),
+            **self._sampling_arguments(Sampling(r.measured_at[0], solver, self.clip(r))),
         )
         samples = np.concatenate(list(batches))
         [row] = evaluator.measure([samples], labels)
         return row, samples
 
-    @property
-    def clip(self) -> tuple[float, float] | None:
-        """Range that x_hat is clipped to in sampling, or None."""
-        return (-1.0, 1.0) if self._settings.clip else None
+    def clip(self, r: Planned) -> tuple[float, float] | None:
+        """Range that a run's x_hat is clipped to in sampling, or None, as for latents."""
+        return (-1.0, 1.0) if self._settings.clip and not r.codec else None
+
+    def _codec(self, source: CodecSource) -> Codec:
+        directory = source.directory(self._workdir)
+        if directory not in self._codecs:
+            self._codecs[directory] = load_codec(directory, self._mesh)
+        return self._codecs[directory]
 
     def _sampling_arguments(self, sampling: Sampling) -> dict[str, Any]:
         """Arguments that all samples are drawn with."""
@@ -208,7 +218,7 @@ class Measurements:
         sampled = identity(r.name, r.network, measurement.sampling, measurement.guidance, seed)
         expected = {
             row_key(sampled | {"metric": metric, "reference": reference})
-            for metric, reference in self._evaluators[r.network.image_shape].expected()
+            for metric, reference in self._evaluators[r.image_shape].expected()
         }
         return expected <= {row_key(row) for row in self.rows} and (
             not measurement.pictured
@@ -231,9 +241,7 @@ class Measurements:
         if not measurement.pictured:
             return False
         # By all processes, which compute features together.
-        pictures = (
-            self._evaluators[r.network.image_shape].pictures(samples) if measurement.main else None
-        )
+        pictures = self._evaluators[r.image_shape].pictures(samples) if measurement.main else None
         before = self._arrays(r, "samples.npz")
         if jax.process_index() == 0:
             if pictures:
@@ -257,7 +265,7 @@ class Measurements:
         weights = (None,) if r.network.guidance is None else self._settings.guidance
         return [
             Measurement(
-                Sampling(num_steps, solver, self.clip),
+                Sampling(num_steps, solver, self.clip(r)),
                 weight,
                 pictured=solver == solvers[0],
                 first=weight == weights[0],

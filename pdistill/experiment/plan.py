@@ -14,10 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from pdistill.data.columns import Column
 from pdistill.data.images import check_average
+from pdistill.data.moments import FORMAT
 from pdistill.evaluation import check_distance
+from pdistill.experiment.codecs import CodecSource, codec_source, moments_shape
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.methods import Run
-from pdistill.networks import Network
+from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
@@ -32,7 +34,9 @@ class Planned:
     Attributes:
       given: names of the runs whose networks it gets, by the method's names for them.
       arguments: values that `Method.init` gets besides.
-      state: before the first update. network: its product.
+      state: before the first update. network: its product, a codec's instead of a network.
+      image_shape: shape of the images that it makes or, a codec, is trained on, [H, W, C].
+      codec: of the latents that it works on, if it does not work on images.
       measured_at: step counts, of a cascade those of all resolutions each time.
       made_for: the only step counts that its model takes, likewise; () for any.
     """
@@ -41,9 +45,11 @@ class Planned:
     given: Mapping[str, str]
     arguments: Mapping[str, Any]
     state: Any
-    network: Network
-    measured_at: tuple[Steps, ...]
+    network: Network | Codec
+    image_shape: tuple[int, ...]
+    measured_at: tuple[Steps, ...] = ()
     made_for: tuple[Steps, ...] = ()
+    codec: "CodecSource | None" = None
 
     @property
     def name(self) -> str:
@@ -53,6 +59,15 @@ class Planned:
     def trains(self) -> bool:
         """Whether it has updates."""
         return trains(self.run.method)
+
+    @property
+    def makes_codec(self) -> bool:
+        """Whether its product is a codec, which no solver samples."""
+        return isinstance(self.network, Codec)
+
+    def factor(self, data_shape: tuple[int, ...]) -> int:
+        """Factor by which the data's images, [H, W, C], are reduced for it."""
+        return data_shape[0] // self.image_shape[0]
 
     @property
     def carried_on(self) -> tuple[str, ...]:
@@ -77,7 +92,7 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
     model = None  # until the first stage has imported one
     if experiment.model:
         try:
-            model = experiment.model.build(image_shape)
+            model = experiment.model.build(image_shape, fits=not experiment.codec)
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
     planned: dict[str, Planned] = {}
@@ -85,12 +100,15 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
         name = stage.name
         try:
             shape = stage_shape(stage, image_shape)
-            own = model and model.replace(shape=shape)
+            codec = codec_source(experiment, stage, planned)
+            if codec:
+                shape = _latent_shape(codec.blank, stage, shape)
+            own = model and _of_shape(model, experiment, shape, codec)
             for run in stage.unfold(own):
                 name = run.name
                 if name in planned:
                     raise ConfigError(f"stages[{i}].name: {name!r} is used twice")
-                planned[name] = _plan_run(run, own, shape, planned)
+                planned[name] = _plan_run(run, own, shape, planned, codec)
                 model = model or planned[name].network.blank.replace(sampler="", guidance=None)
         except ConfigError:
             raise
@@ -107,8 +125,36 @@ def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (stage.resolution, stage.resolution, image_shape[-1])
 
 
+def _latent_shape(codec: Codec, stage: Run, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a stage's latents, [h, w, c]; raises ValueError for what has no latents."""
+    if stage.resolution:
+        raise ValueError("resolution is of images, but this stage works on latents; leave it out")
+    if made := [column.name for column in stage.method.columns]:
+        raise ValueError(
+            f"{made[0]} are made of images, but this stage works on latents: leave out what needs "
+            "them, or the codec"
+        )
+    return codec.latent_shape(shape)
+
+
+def _of_shape(
+    model: Network, experiment: ExperimentConfig, shape: tuple[int, ...], codec: CodecSource | None
+) -> Network:
+    """The config's model for a stage's images or latents of this shape."""
+    if not (codec and experiment.model):
+        return model.replace(shape=shape)
+    try:
+        return experiment.model.build(shape)
+    except ValueError as error:
+        raise ConfigError(f"model, for latents {shape}: {error}") from error
+
+
 def _plan_run(
-    run: Run, model: Network | None, shape: tuple[int, ...], earlier: Mapping[str, Planned]
+    run: Run,
+    model: Network | None,
+    shape: tuple[int, ...],
+    earlier: Mapping[str, Planned],
+    codec: "CodecSource | None" = None,
 ) -> Planned:
     given, values = _bind(run, earlier)
     parameters = inspect.signature(run.method.init).parameters
@@ -117,10 +163,14 @@ def _plan_run(
         arguments["model"] = model
     if "labels" in parameters:
         arguments["labels"] = run.labels
-    draft = Planned(run, given, arguments, None, model, ())
+    draft = Planned(run, given, arguments, None, model, shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(draft.init, key, values)
     network = jax.eval_shape(run.method.product, state)
+    if isinstance(network, Codec):
+        _check_codec(run)
+        run = dataclasses.replace(run, measured=False)
+        return dataclasses.replace(draft, run=run, state=state, network=network)
     _check_shape(network.image_shape, shape)
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
@@ -132,7 +182,13 @@ def _plan_run(
     if made_for and not set(steps) <= set(made_for):
         raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
     return dataclasses.replace(
-        draft, state=state, network=network, measured_at=steps, made_for=made_for
+        draft,
+        state=state,
+        network=network,
+        image_shape=codec.blank.image_shape(network.shape) if codec else network.image_shape,
+        codec=codec,
+        measured_at=steps,
+        made_for=made_for,
     )
 
 
@@ -149,6 +205,8 @@ def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dic
         if role not in parameters and not any_name:
             raise ValueError(f"method {run.method.name} takes no {role!r}")
         found = find_run(name, earlier)
+        if found.makes_codec:
+            raise ValueError(f"{role}: {name!r} makes a codec, not a network; name another stage")
         given[role], values[role] = found.name, found.network
     for name, parameter in parameters.items():
         if parameter.annotation is Network and name not in (*given, "model") and not any_name:
@@ -197,6 +255,15 @@ def _check_run(run: Run, steps: tuple[Steps, ...]) -> None:
         raise ValueError(f"measured_at must be counts of at least 1; got {steps}")
     if run.select:
         check_distance(run.select, "select")
+    if run.loop:
+        run.method.check_batch(run.loop.batch_size)
+
+
+def _check_codec(run: Run) -> None:
+    """Raises ValueError for settings that a run has no use for that makes a codec."""
+    for name in ("measured_at", "select"):
+        if getattr(run, name):
+            raise ValueError(f"{name} is for models that sample; leave it out for a codec")
     if run.loop:
         run.method.check_batch(run.loop.batch_size)
 
@@ -261,8 +328,8 @@ def trace_update(
         frozen = _placed(frozen, host)
     resident, raw = _inputs(planned, runs, experiment, mesh, data_shape)
     update = compile_update(
-        run.method, mesh, experiment.data.flip, data_shape[1] // planned.network.image_shape[0],
-        run.loop.max_grad_norm, run.loop.offload,
+        run.method, mesh, experiment.data.flip, planned.factor(data_shape[1:]),
+        run.loop.max_grad_norm, run.loop.offload, planned.codec and planned.codec.blank,
     )  # fmt: skip
     key = jax.eval_shape(lambda: jax.random.key(0))
     kinds = kinds_of(run.method, range(run.loop.num_updates), 1)(step)
@@ -280,8 +347,12 @@ def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, An
 def _inputs(planned, runs, experiment, mesh, data_shape):
     """Shapes that the data pipeline gives: the resident data set, and one raw batch."""
     loop = planned.run.loop
+    image = jax.ShapeDtypeStruct(data_shape, "uint8")
+    if planned.codec:
+        shape = moments_shape(planned.codec.blank, data_shape[1:], experiment.data.flip)
+        image = jax.ShapeDtypeStruct((data_shape[0], *shape), FORMAT)
     arrays = {
-        "image": jax.ShapeDtypeStruct(data_shape, "uint8"),
+        "image": image,
         "label": jax.ShapeDtypeStruct(data_shape[:1], "int32"),
     }
     orders = ["index"]

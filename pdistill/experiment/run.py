@@ -18,6 +18,7 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
+from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
@@ -26,7 +27,8 @@ from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.methods.columns import check_rows
-from pdistill.networks import Network
+from pdistill.model import standardised
+from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
@@ -98,7 +100,8 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
-        self.measurements = Measurements(workdir, config, self.train_data, self.runs, self.mesh)
+        sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
+        self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
 
     def _check(self, planned: Planned) -> None:
@@ -172,7 +175,8 @@ class Experiment:
         directory = self._directory(planned) / "model"
         if not (directory.exists() and planned.trains):
             return directory.exists()
-        return models.read_card(directory)["train_steps"] == planned.run.loop.num_updates
+        card = models.read_card(directory, codec=planned.makes_codec)
+        return card["train_steps"] == planned.run.loop.num_updates
 
     def _train_and_export(self, planned: Planned, writer: Writer) -> None:
         run, directory = planned.run, self._directory(planned)
@@ -204,14 +208,15 @@ class Experiment:
             state = train(
                 run.method, state, pipeline, run.loop, train_key,
                 name=run.name, directory=directory, writer=writer, mesh=self.mesh,
-                flip=self.config.data.flip, factor=self._factor(planned), stop=self.stop,
-                on_save=on_save,
+                flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
+                codec=planned.codec and planned.codec.blank, stop=self.stop, on_save=on_save,
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        self.measurements.forget(planned, writer)
+        if not planned.makes_codec:
+            self.measurements.forget(planned, writer)
         if selection:
             selection.finish(**_length(planned))
         else:
@@ -225,7 +230,8 @@ class Experiment:
                 learner = getattr(self._last_state(name), role.removeprefix("start."))
                 given[role] = learner.network
             else:
-                given[role] = models.load(self.workdir / name / "model", self.mesh).network
+                network = models.load(self.workdir / name / "model", self.mesh).network
+                given[role] = network.replace(codec=None)
         return given
 
     def _last_state(self, name: str) -> Any:
@@ -242,7 +248,7 @@ class Experiment:
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""
-        data = self.train_data
+        data = self._latents(planned) if planned.codec else self.train_data
         for column in planned.run.method.columns:
             path = Path(column.path)
             if not column.path:
@@ -266,12 +272,20 @@ class Experiment:
         check_rows(column, rows, column.shapes(teacher, num, flip))
         return rows
 
-    def _factor(self, planned: Planned) -> int:
-        """Factor by which the data's images are reduced for a run."""
-        return self.train_data.image_shape[0] // planned.network.image_shape[0]
+    def _latents(self, planned: Planned) -> Dataset:
+        """The training images as moments by the codec of a run."""
+        directory = planned.codec.directory(self.workdir)
+        flip = self.config.data.flip
+        folder = self.workdir / planned.codec.stage / "latents" if planned.codec.stage else None
+        return in_latents(
+            self.train_data, directory, folder, flip=flip,
+            batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+        )  # fmt: skip
 
     def _save_model(self, planned: Planned, directory: Path, network: Network, step: int) -> None:
         """Exports the network of update `step`."""
+        if planned.makes_codec:
+            return self._save_codec(planned, directory, network)
         run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
         routed = hasattr(network.module, "routes")
         card = {
@@ -279,12 +293,12 @@ class Experiment:
             "solver": solver,
             "num_steps": planned.measured_at[0],
             "made_for": planned.made_for,
-            "clip": self.measurements.clip,
+            "clip": self.measurements.clip(planned),
             "num_labels": network.num_labels,
             "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
             "data": {
                 "name": self.train_data.name,
-                "shape": network.image_shape,
+                "shape": planned.image_shape,
                 "noise_shape": network.shape,
                 "scale": "image / 127.5 - 1",
             },
@@ -297,8 +311,24 @@ class Experiment:
             **run.method.card(planned.state),
             **_length(planned),
         }
+        if planned.codec:
+            card["codec"] = planned.codec.entry(self.workdir, directory)
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
+
+    def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
+        """Exports a codec, whose latents of the training images are scaled to deviation one."""
+        update(f"{planned.name:<16} exports to {directory}")
+        data = self._dataset(planned, {})
+        data = data.at(planned.image_shape[0])
+        models.save_codec(
+            directory,
+            standardised(codec, data.images, self.config.evaluation.batch_size),
+            stage=planned.name,
+            method=planned.run.method.name,
+            data={"name": data.name, "shape": planned.image_shape},
+            **_length(planned),
+        )
 
     def _inherited(self, planned: Planned) -> dict[str, Any]:
         """Card entries that a model that is not trained itself has from its teacher."""

@@ -15,7 +15,7 @@ from pdistill import diffusion
 from pdistill.diffusion import check_weighting
 from pdistill.methods.method import Method
 from pdistill.methods.parts.regression import Examples, regress
-from pdistill.methods.parts.times import uniform_times
+from pdistill.methods.parts.times import check_law, noise_levels
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer
 
@@ -26,7 +26,10 @@ class Teacher(Method):
 
     Attributes:
       weighting: weight of the loss, a key of `diffusion.WEIGHTINGS`.
-      stratified: spread the batch's times evenly, see `uniform_times`; the paper does not.
+      level: mean and deviation of log(sigma / alpha), normal: a logit-normal time for rectified
+        flows, where a schedule's shift a adds log(a) to the mean, and a lognormal sigma for EDM. ()
+        for times that are uniform in the schedule's.
+      stratified: spread the batch's times evenly, see `times.uniform_times`; the paper does not.
       label_dropout: fraction of examples whose label is hidden, so that the network also learns
         the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
       head: instead of the model's; "" for that.
@@ -35,6 +38,7 @@ class Teacher(Method):
 
     optimizer: Optimizer
     weighting: str = "v_mse"
+    level: tuple[float, ...] = ()
     stratified: bool = False
     label_dropout: float = 0.0
     head: str = ""
@@ -46,6 +50,7 @@ class Teacher(Method):
 
     def __post_init__(self):
         check_weighting(self.weighting)
+        check_law("level", self.level)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1]; got {self.label_dropout}")
 
@@ -59,8 +64,8 @@ class Teacher(Method):
         time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
         x, network = batch["image"], state.model.network
         label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
-        t = uniform_times(time_key, len(x), self.stratified, x.dtype)
-        logsnr = network.schedule(t)
+        schedule = network.schedule
+        logsnr = noise_levels(time_key, len(x), self.level, schedule, self.stratified, x.dtype)
         z, eps = diffusion.noised(noise_key, x, logsnr)
         v = diffusion.v_target(x, eps, logsnr)
         examples = Examples(z, logsnr, v, Conditioning(label=label))

@@ -19,6 +19,7 @@ SCHEDULES = {
     "karras": diffusion.KarrasSchedule,
     "linear_beta": diffusion.LinearBetaSchedule,
     "linear_logsnr": diffusion.LinearLogsnrSchedule,
+    "rectified_flow": diffusion.RectifiedFlow,
 }
 FORMAT = 1
 LARGEST_SIDE = 2**14  # of an image, in pixels

@@ -131,8 +131,8 @@ class Model:
           [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
 
         Raises:
-          ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight out of range or for a model
-            without.
+          ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight
+            out of range or for a model without.
         """
         key, told = as_threefry(key), self.told(num, label, guidance)
         if latents and not self.network.codec:

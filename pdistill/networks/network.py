@@ -40,8 +40,8 @@ class Network(struct.PyTreeNode):
       sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
         solver.
       enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
-      codec: a `Codec` that decodes samples, which are its latents; None for a network of images, and
-        wherever one is trained.
+      codec: a `Codec` that decodes samples, which are its latents; None for a network of images,
+        and wherever one is trained.
     """
 
     params: Any
@@ -61,7 +61,8 @@ class Network(struct.PyTreeNode):
         fields = ", ".join(
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
-            if field.name not in ("params", "module", "codec") and getattr(self, field.name) != field.default
+            if field.name not in ("params", "module", "codec")
+            and getattr(self, field.name) != field.default
         )
         decoded = f", {self.codec}" if self.codec else ""
         return f"Network({_line(self.module)}, {fields}, {count:,} parameters{decoded})"
@@ -227,7 +228,7 @@ class Network(struct.PyTreeNode):
             return self
         schedule = self.schedule
         if shift := dict(zip(self.resolutions, self.shifts, strict=False)).get(size):
-            schedule = dataclasses.replace(schedule, shift=schedule.shift + shift)
+            schedule = schedule.shifted(shift)
         return self.replace(schedule=schedule, shifts=(), shape=(size, size, self.shape[-1]))
 
     def levels(self, told: Conditioning = NOTHING) -> list[Level]:
@@ -310,8 +311,10 @@ class Network(struct.PyTreeNode):
                 f"shifts must be one for each of the resolutions {self.resolutions}; got "
                 f"{self.shifts}"
             )
-        if any(self.shifts) and not hasattr(self.schedule, "shift"):
-            raise ValueError("shifts need a schedule that has a shift: the cosine schedule")
+        if any(self.shifts) and not hasattr(self.schedule, "shifted"):
+            raise ValueError(
+                "shifts need a schedule that has a shift: the cosine schedule or a rectified flow's"
+            )
         if self.resolutions and tuple(self.shape[:2]) != (self.resolutions[-1],) * 2:
             raise ValueError(
                 f"resolutions end at {self.resolutions[-1]}, but images are of {self.shape}"

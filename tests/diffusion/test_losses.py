@@ -11,6 +11,7 @@ DEFINITIONS = {
     "snr": lambda snr: snr,
     "snr_trunc": lambda snr: np.maximum(snr, 1),
     "v_mse": lambda snr: snr + 1,
+    "velocity_mse": lambda snr: (np.sqrt(snr) + 1) ** 2,
 }
 
 
@@ -57,6 +58,7 @@ def test_a_deviation_that_is_none(std):
         ("snr", 0, 0.5, 1),
         ("snr_trunc", 1, 0.5, 1),
         ("v_mse", 1, 1, 1),
+        ("velocity_mse", 1 + 1 / np.cosh(10), 2, 1 + 1 / np.cosh(10)),
     ],
 )
 def test_weight_on_v_is_bounded(weighting, noise_end, middle, data_end):
@@ -64,7 +66,7 @@ def test_weight_on_v_is_bounded(weighting, noise_end, middle, data_end):
     # SNR e^-20 is 2e-9, not 0.
     np.testing.assert_allclose(weights, [noise_end, middle, data_end], rtol=1e-6, atol=3e-9)
     extreme = v_weight(weighting, jnp.linspace(-100, 100, 101))
-    assert np.all((extreme >= 0) & (extreme <= 1))
+    assert np.all((extreme >= 0) & (extreme <= max(noise_end, middle, data_end)))
 
 
 def test_default_is_v_mse():

@@ -17,7 +17,9 @@ def truth(x64):
     x, eps = rng.uniform(-1, 1, (64, 3, 2)), rng.normal(size=(64, 3, 2))
     alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * logsnr)))[:, None, None] for s in (-1, 1))
     z, v = alpha * x + sigma * eps, alpha * eps - sigma * x
-    return SimpleNamespace(logsnr=logsnr, alpha=alpha, sigma=sigma, x=x, eps=eps, z=z, v=v)
+    return SimpleNamespace(
+        logsnr=logsnr, alpha=alpha, sigma=sigma, x=x, eps=eps, z=z, v=v, velocity=eps - x
+    )
 
 
 def close(actual, desired):
@@ -48,6 +50,19 @@ def test_angle(truth):
     close(np.sin(phi), truth.sigma.ravel())
 
 
+def test_logsnr_of_angle(truth):
+    close(diffusion.logsnr_of_angle(diffusion.angle(truth.logsnr)), truth.logsnr)
+
+
+def test_logsnr_of_angle_is_finite_at_the_ends():
+    """tan(pi / 2) is negative in float32."""
+    phi = diffusion.angle(jnp.array([-60.0, -40.0, 60.0]))
+    logsnr = diffusion.logsnr_of_angle(jnp.append(phi, 0.0))
+    assert np.isfinite(logsnr).all()
+    assert np.all(logsnr[:2] < -30)  # as far as float32 tells angles apart there
+    np.testing.assert_allclose(logsnr[2], 60.0, rtol=1e-6)
+
+
 def test_between_two_levels(x64):
     """A fraction of the way in the angle, from either side of pi / 4 to either."""
     t, s = np.array([-6.0, -3.0, 0.5, 5.0, -8.0]), np.array([7.0, -1.0, -4.0, 2.0, -9.0])
@@ -76,6 +91,11 @@ def test_between_levels_beyond_float32s_angles():
         ("eps_from_v", ("z", "v"), "eps"),
         ("v_from_x", ("z", "x"), "v"),
         ("v_from_eps", ("z", "eps"), "v"),
+        ("x_from_velocity", ("z", "velocity"), "x"),
+        ("eps_from_velocity", ("z", "velocity"), "eps"),
+        ("v_from_velocity", ("z", "velocity"), "v"),
+        ("velocity_from_v", ("z", "v"), "velocity"),
+        ("velocity_from_x", ("z", "x"), "velocity"),
     ],
 )
 def test_conversions(truth, name, given, found):
@@ -149,7 +169,7 @@ def test_v_is_well_conditioned_in_float32(name):
 @pytest.mark.parametrize("function", [x_from_output, v_from_output])
 def test_unknown_head(function):
     a = jnp.zeros((1, 2))
-    with pytest.raises(ValueError, match="head must be one of v, x, eps, both; got 'noise'"):
+    with pytest.raises(ValueError, match=r"head must be one of v, .*, both, velocity; got 'noise'"):
         function("noise", a, a, jnp.zeros(1))
     with pytest.raises(ValueError, match="head must be one of"):
         output_channels("noise", 3)
@@ -159,7 +179,8 @@ def test_unknown_head(function):
     "convert",
     [
         *("diffuse", "v_target", "x_from_v", "x_from_eps"),
-        *("eps_from_x", "eps_from_v", "v_from_x", "v_from_eps"),
+        *("eps_from_x", "eps_from_v", "v_from_x", "v_from_eps", "x_from_velocity"),
+        *("eps_from_velocity", "v_from_velocity", "velocity_from_v", "velocity_from_x"),
     ],
 )
 def test_nothing_broadcasts_silently(convert):

@@ -12,6 +12,7 @@ from pdistill.diffusion import (
     KarrasSchedule,
     LinearBetaSchedule,
     LinearLogsnrSchedule,
+    RectifiedFlow,
     alpha_sigma,
 )
 
@@ -23,6 +24,8 @@ SCHEDULES = [
     KarrasSchedule(),
     DdpmSchedule(),
     DdpmSchedule("cosine"),
+    RectifiedFlow(),
+    RectifiedFlow(3.0),
 ]
 
 
@@ -79,6 +82,12 @@ def test_shift_adds_to_logsnr(x64):
     alpha, sigma = alpha_sigma(CosineSchedule()(t))
     alpha_shifted, sigma_shifted = alpha_sigma(shifted(t))
     np.testing.assert_allclose(sigma_shifted / alpha_shifted, 4 * sigma / alpha, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(shift=0.5), RectifiedFlow(2.0)], ids=str)
+def test_shifted_has_so_much_more_logsnr(x64, schedule):
+    t = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(schedule.shifted(-1.5)(t), schedule(t) - 1.5, rtol=1e-12)
 
 
 def test_linear_beta_is_the_limit_of_ddpm(x64):
@@ -158,6 +167,8 @@ def test_is_a_value(schedule):
         lambda: DdpmSchedule(beta_start=0.03),
         lambda: DdpmSchedule(beta_end=1.0),
         lambda: DdpmSchedule(num=100_001),
+        lambda: RectifiedFlow(0.0),
+        lambda: RectifiedFlow(math.inf),
     ],
 )
 def test_bad_arguments(make):
@@ -170,6 +181,8 @@ def test_arguments_at_their_bounds():
     DdpmSchedule(beta_start=0.02, beta_end=0.02)
     DdpmSchedule(num=2)
     DdpmSchedule(num=100_000)
+    RectifiedFlow(1e-3)
+    RectifiedFlow(1e3)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +193,8 @@ def test_arguments_at_their_bounds():
         (LinearLogsnrSchedule(), 6.0, -6.0),
         (KarrasSchedule(), -2 * math.log(0.002), -2 * math.log(80)),
         (KarrasSchedule(0.1, 10.0, 3.0, 0.5), -2 * math.log(0.2), -2 * math.log(20)),
+        (RectifiedFlow(), 60.0, -60.0),
+        (RectifiedFlow(3.0), 60 - 2 * math.log(3), -60 - 2 * math.log(3)),
         (DdpmSchedule(), None, math.log(4.0358e-5 / (1 - 4.0358e-5))),
     ],
 )

@@ -17,6 +17,7 @@ from pdistill.methods import (
     FlowMap,
     Gan,
     Guided,
+    KlCodec,
     LowDiff,
     Pagoda,
     Progressive,
@@ -110,6 +111,9 @@ CASES = {
     ),
     "lowdiff": (
         LowDiff(optimizer=ADAM, resolutions=(4, 8), split=(20, 12)), {"model": BLANK}, ("loss",)
+    ),
+    "codec": (
+        KlCodec(optimizer=ADAM, network={"channels": (4,), "blocks": 1}), {"model": BLANK}, ()
     ),
 }  # fmt: skip
 

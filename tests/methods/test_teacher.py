@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from scipy.stats import norm
 from stepping import compiled
 
 from pdistill import samplers
-from pdistill.diffusion import Gaussian, GaussianMixture
+from pdistill.diffusion import Gaussian, GaussianMixture, LinearLogsnrSchedule, RectifiedFlow
 from pdistill.methods import Progressive, Teacher
-from pdistill.methods.parts.times import uniform_times
+from pdistill.methods.parts.times import noise_levels, uniform_times
 from pdistill.training import Learner, Optimizer
 
 
@@ -61,6 +62,40 @@ def test_gradient_of_a_gaussian(gaussian, x64):
     phi = (np.arange(100_000) + 0.5) / 100_000 * np.pi / 2
     eps_squared = np.mean(np.sin(phi) ** 2 / (0.49 * np.cos(phi) ** 2 + np.sin(phi) ** 2))
     np.testing.assert_allclose(norm, 2 * off * eps_squared, rtol=0.01)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_levels_by_a_law(stratified):
+    """log(sigma / alpha) is normal, within the schedule's ends."""
+    logsnr = np.asarray(
+        noise_levels(jax.random.key(0), 20_000, (-0.4, 1.2), RectifiedFlow(), stratified)
+    )
+    # Standard errors of 20,000 draws, in units of the deviation: 0.007 and 0.005.
+    np.testing.assert_allclose([(-logsnr / 2).mean(), (-logsnr / 2).std()], [-0.4, 1.2], atol=0.03)
+    skew = ((-logsnr / 2 + 0.4) ** 3).mean() / 1.2**3
+    assert abs(skew) < 0.06
+    narrow = noise_levels(
+        jax.random.key(0), 1000, (0.0, 5.0), LinearLogsnrSchedule(-1.0, 2.0), stratified
+    )
+    assert (narrow.min(), narrow.max()) == (-1.0, 2.0)
+
+
+def test_optimal_loss_of_flow_matching(gaussian):
+    """E[var(eps - x | x_t)] at logit-normal times: s^2 / ((1 - tau)^2 s^2 + tau^2)."""
+    method = Teacher(optimizer=Optimizer(1e-3), weighting="velocity_mse", level=(-0.4, 1.0))
+    model = gaussian.replace(schedule=RectifiedFlow())
+    state = method.init(jax.random.key(0), model=model)
+    x = Gaussian(0.3, 0.7).sample(jax.random.key(1), (1_000_000, 1))
+    loss = compiled(method)(state, {"image": x}, jax.random.key(2))[1]["loss"]
+    tau = 1 / (1 + np.exp(0.4 - norm.ppf((np.arange(100_000) + 0.5) / 100_000)))
+    desired = np.mean(0.49 / ((1 - tau) ** 2 * 0.49 + tau**2))
+    np.testing.assert_allclose(loss, desired, rtol=0.01)  # Monte Carlo of 1e6 samples
+
+
+@pytest.mark.parametrize("level", [(0.0,), (0.0, 0.0), (0.0, 1.0, 2.0), (np.nan, 1.0)])
+def test_a_law_that_is_none(level):
+    with pytest.raises(ValueError, match=r"level must be \(mean, deviation\) or empty"):
+        Teacher(optimizer=Optimizer(1e-3), level=level)
 
 
 def energy_distance(a, b):

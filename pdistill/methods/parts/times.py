@@ -1,5 +1,7 @@
 """Laws of the times and guidance weights of a batch."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,6 +18,27 @@ def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -
         return jax.random.uniform(key, (batch,), dtype)
     t = (jnp.arange(batch, dtype=dtype) + jax.random.uniform(key, (), dtype)) / batch
     return jnp.minimum(t, 1 - jnp.finfo(dtype).epsneg)  # the last one may round to 1
+
+
+def noise_levels(
+    key: Array,
+    batch: int,
+    law: tuple[float, ...],
+    schedule: Schedule,
+    stratified: bool,
+    dtype=jnp.float32,
+) -> Array:
+    """Log-SNRs [batch] within the schedule's, at `uniform_times` or by a law of noise.
+
+    Args:
+      law: mean and deviation of log(sigma / alpha), normal; () for uniform times.
+    """
+    u = uniform_times(key, batch, stratified, dtype)
+    if not law:
+        return schedule(u)
+    mean, deviation = law
+    normal = jax.scipy.special.ndtri(jnp.maximum(u, jnp.finfo(dtype).tiny))
+    return jnp.clip(-2 * (mean + deviation * normal), *ends(schedule))
 
 
 def guidance_weights(
@@ -41,6 +64,12 @@ def ends(schedule: Schedule) -> tuple[float, float]:
     """Log-SNRs at the noisiest time, 1, and at 0: numbers, also inside a traced function."""
     with jax.ensure_compile_time_eval():
         return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
+
+
+def check_law(name: str, law: tuple[float, ...]) -> None:
+    """Raises ValueError unless a law is (mean, deviation) of a normal one, or empty."""
+    if law and not (len(law) == 2 and math.isfinite(law[0]) and 0 < law[1] < math.inf):
+        raise ValueError(f"{name} must be (mean, deviation) or empty; got {law}")
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:

@@ -9,8 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
-from pdistill.model.codecs.tiles import in_tiles
-from pdistill.networks.network import static
+from pdistill.networks.codecs.tiles import in_tiles
 
 
 class Posterior(NamedTuple):
@@ -33,17 +32,17 @@ class Codec(struct.PyTreeNode):
       params: nested dictionary of arrays, or None.
       module: an `AutoencoderKL`, an `AutoencoderTiny`, or another with their `encode`, `decode`,
         `factor`, `latent_channels` and `image_channels`.
-      mean, std: of each channel of the encoder's z: a network's latents are (z - mean) / std. A
-        published scaling factor and shift are std = 1 / factor and mean = shift.
+      mean, std: scale of each channel of the encoder's z: a network's latents are (z - mean) / std.
+        A published scaling factor and shift are std = 1 / factor and mean = shift.
       tile: side in pixels of the tiles of `encode_tiled` and `decode_tiled`, a multiple of
-        4 * factor: that of the images that it was trained with.
+        4 * factor; best as large as the images that it was trained with.
     """
 
     params: Any
-    module: nn.Module = static()
-    mean: tuple[float, ...] = static()
-    std: tuple[float, ...] = static()
-    tile: int = static(default=512)
+    module: nn.Module = struct.field(pytree_node=False)
+    mean: tuple[float, ...] = struct.field(pytree_node=False)
+    std: tuple[float, ...] = struct.field(pytree_node=False)
+    tile: int = struct.field(pytree_node=False, default=512)
 
     def __repr__(self) -> str:
         """Everything but the values of the parameters, of which the number is said."""

@@ -1,0 +1,115 @@
+"""The codec that an experiment's networks work on latents of, and the moments that it makes."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jax.sharding import Mesh
+
+from pdistill import model as models
+from pdistill.data import Dataset
+from pdistill.data.moments import Moments
+from pdistill.data.sources import data_dir
+from pdistill.experiment.config import ConfigError, ExperimentConfig
+from pdistill.experiment.imported import Imported
+from pdistill.methods import Run
+from pdistill.model.card import find, read_card
+from pdistill.model.codecs import blank_codec
+from pdistill.networks import Codec
+from pdistill.runtime.terminal import update
+
+if TYPE_CHECKING:
+    from pdistill.experiment.plan import Planned
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecSource:
+    """A codec and where it is.
+
+    Attributes:
+      blank: the codec without parameters. stage: the run that makes it; "" for one in `path`.
+    """
+
+    blank: Codec
+    stage: str = ""
+    path: str = ""
+
+    def directory(self, workdir: Path) -> Path:
+        return find(workdir / self.stage if self.stage else self.path)
+
+    def entry(self, workdir: Path, model: Path) -> dict[str, Any]:
+        """The entry of the card of a model in the directory `model`, a path and a checksum."""
+        directory = self.directory(workdir)
+        path = str(directory.resolve())
+        if self.stage:  # of the same run directory, which may be moved
+            path = os.path.relpath(directory, model)
+        return {"path": path, "checksum": read_card(directory, codec=True)["checksum"]}
+
+
+def codec_source(
+    experiment: ExperimentConfig, stage: Run, planned: Mapping[str, "Planned"]
+) -> CodecSource | None:
+    """The codec whose latents a stage works on; None for a stage that works on images.
+
+    Raises:
+      ValueError: the config's codec is neither a stage before nor a codec's directory.
+    """
+    name, method = experiment.codec, stage.method
+    if method.name == "codec":
+        return None
+    if isinstance(method, Imported) and method.path:
+        model = find(method.path)
+        if entry := read_card(model).get("codec"):
+            path = str(model / entry["path"])
+            if name and not planned.get(name):
+                path = name
+            return CodecSource(blank_codec(path), path=path)
+    if not name:  # the codec of a model that was imported before
+        return next((p.codec for p in planned.values() if p.codec), None)
+    if name in planned:
+        if not planned[name].makes_codec:
+            raise ConfigError(f"codec: stage {name!r} makes no codec")
+        return CodecSource(planned[name].network.blank, stage=name)
+    if not find(name).exists():
+        raise ConfigError(
+            f"codec: {name!r} is neither a stage before {stage.name!r} nor a directory; stages "
+            "before it are " + (", ".join(planned) or "none")
+        )
+    return CodecSource(blank_codec(name), path=name)
+
+
+def moments_shape(codec: Codec, image_shape: tuple[int, ...], flip: bool) -> tuple[int, ...]:
+    """Shape of a row of moments, [h, w, C]."""
+    height, width, channels = codec.latent_shape(image_shape)
+    return height, width, 2 * channels * (1 + flip)
+
+
+def in_latents(
+    data: Dataset,
+    directory: Path,
+    folder: Path | None,
+    *,
+    flip: bool,
+    batch_size: int,
+    mesh: Mesh,
+) -> Dataset:
+    """The data set with a codec's moments for images, made if they are not there.
+
+    Args:
+      directory: the codec's. folder: for the moments; None for one beside the data sets.
+      flip: also of mirrored images. batch_size: images at a time.
+
+    Raises:
+      ValueError: the folder holds something else.
+    """
+    codec = models.load_codec(directory, mesh)
+    checksum = read_card(directory, codec=True)["checksum"]
+    shape = moments_shape(codec, data.image_shape, flip)
+    moments = Moments(checksum, data.name, len(data), shape)
+    folder = folder or data_dir() / "latents" / data.name / f"{checksum[:16]}{'-flip' * flip}"
+    if moments.missing(folder):
+        update(f"latents of {data.name} by {directory} are written to {folder}")
+        moments.write(folder, data, codec.encode, flip=flip, batch_size=batch_size, mesh=mesh)
+    return dataclasses.replace(data, images=moments.read(folder))

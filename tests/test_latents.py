@@ -1,0 +1,191 @@
+"""Networks on a codec's latents: moments on disk, training, sampling, and what is wrong."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_experiment import LOOP, tiny
+
+import pdistill
+from pdistill import experiment
+from pdistill import model as models
+from pdistill.data import load_dataset, make_batch, moments, to_float
+from pdistill.data.moments import Moments
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.plan import plan
+from pdistill.interop.stablehlo import export_sampler, weights
+from pdistill.model import ModelError
+from pdistill.networks import Posterior
+from pdistill.runtime.mesh import make_mesh
+
+
+def config():
+    """A codec of digits, and a teacher and its student on latents of 2 x 2 x 2."""
+    config = tiny()
+    teacher, progressive = config.stages
+    teacher["measured_at"] = (2,)
+    progressive.update(start_steps=2, measured_at=(1,))
+    config.model.network.arguments.patch = 1
+    config.codec = "codec"
+    codec = ConfigDict(
+        {
+            "name": "codec",
+            "method": "codec",
+            "network": {"channels": (8, 8), "blocks": 1, "latent_channels": 2},
+            "loop": LOOP,
+            "optimizer": {"learning_rate": 1e-3},
+        }
+    )
+    config.stages = (codec, teacher, progressive)
+    config.data.flip = True
+    config.evaluation.update(num_samples=32, batch_size=16, metrics=("fd_pixels",))
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("latents")
+    experiment.run(config(), workdir)
+    return workdir
+
+
+def test_a_run_in_latents(workdir):
+    rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    assert {(row["stage"], row["nfe"]) for row in rows} == {("teacher", 2), ("progressive/1", 1)}
+    model = pdistill.load(workdir / "progressive/1")
+    assert model.image_shape == (8, 8, 1)
+    assert model.noise_shape == (2, 2, 2)
+    assert model.card["clip"] is None
+    samples = np.load(workdir / "teacher/samples.npz")["2"]
+    assert samples.shape == (32, 8, 8, 1)
+
+
+def test_samples_are_decoded_latents(workdir):
+    model = pdistill.load(workdir / "progressive/1")
+    codec = pdistill.load_codec(workdir / "codec")
+    key = jax.random.key(1)
+    latents = model.sample(key, 3, latents=True)
+    assert latents.shape == (3, 2, 2, 2)
+    np.testing.assert_allclose(model.sample(key, 3), codec.decode(latents), atol=1e-5)
+
+
+def test_the_command_line_leaves_latents(workdir, tmp_path):
+    from pdistill.cli import sample
+
+    arguments = [f"--model={workdir / 'progressive/1'}", "--num=3", "--seed=1"]
+    sample.main([*arguments, "--latents", f"--out={tmp_path / 'latents.npz'}"])
+    sample.main([*arguments, f"--out={tmp_path / 'images.npz'}"])
+    latents = np.load(tmp_path / "latents.npz")["latents"]
+    images = pdistill.load_codec(workdir / "codec").decode(jnp.asarray(latents))
+    found = np.load(tmp_path / "images.npz")["images"]
+    np.testing.assert_array_equal(found, pdistill.data.to_uint8(images))
+    with pytest.raises(SystemExit):
+        sample.main([*arguments, "--latents", f"--out={tmp_path / 'grid.png'}"])
+
+
+def test_moments_are_those_of_the_codec(workdir):
+    """Of each image, then of its mirror image; batches are drawn of them."""
+    codec = pdistill.load_codec(workdir / "codec")
+    rows = np.load(workdir / "codec/latents/00000.npy")
+    assert rows.shape == (1437, 2, 2, 8)
+    data = load_dataset("digits")
+    x = to_float(data.images[:5])
+    expected = np.concatenate([*codec.encode(x), *codec.encode(x[:, :, ::-1])], axis=-1)
+    np.testing.assert_allclose(rows[:5], expected, atol=2e-3)
+    resident = {"image": jnp.asarray(rows[:1]), "label": jnp.zeros(1, int)}
+    raw = {"index": jnp.zeros(4096, int)}
+    batch = make_batch(resident, raw, jax.random.key(0), flip=True, codec=codec.blank)
+    drawn = np.asarray(batch["image"])
+    both = [Posterior(*np.split(half, 2, -1)) for half in np.split(rows[:1].astype(float), 2, -1)]
+    means = np.concatenate([codec.latents(Posterior(jnp.asarray(p.mean), p.logvar)) for p in both])
+    variance = [np.exp(p.logvar) / np.square(codec.std) for p in both]
+    second = np.concatenate(variance) + np.square(means)
+    np.testing.assert_allclose(drawn.mean(0), means.mean(0), atol=0.15)
+    np.testing.assert_allclose(np.square(drawn).mean(0), second.mean(0), rtol=0.2, atol=0.05)
+    plain = make_batch(resident | {"image": resident["image"][..., :4]}, raw, jax.random.key(0),
+                       flip=False, codec=codec.blank)  # fmt: skip
+    np.testing.assert_allclose(plain["image"].mean(0), means[0], atol=0.15)
+
+
+def test_a_run_directory_may_move(workdir, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(workdir, moved)
+    key = jax.random.key(1)
+    images = [pdistill.load(w / "teacher").sample(key, 2) for w in (workdir, moved)]
+    np.testing.assert_array_equal(*images)
+
+
+def test_a_codec_that_is_missing_or_another_one(workdir, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(workdir, moved)
+    (moved / "codec").rename(tmp_path / "codec")
+    with pytest.raises(ModelError, match=r"latents of a codec that is not in .*--codec=DIR"):
+        pdistill.load(moved / "teacher")
+    found = pdistill.load(moved / "teacher", codec=tmp_path / "codec")
+    assert found.image_shape == (8, 8, 1)
+    codec = pdistill.load_codec(tmp_path / "codec")
+    other = jax.tree.map(lambda a: a + 1, codec.params)
+    models.save_codec(moved / "codec/model", codec.replace(params=other), stage="", method="codec")
+    with pytest.raises(ModelError, match="makes latents of another codec"):
+        pdistill.load(moved / "teacher")
+
+
+def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
+    """Shards that are there stay; what is missing is said, or made."""
+    monkeypatch.setattr(moments, "SHARD", 500)
+    codec = pdistill.load_codec(workdir / "codec")
+    data = load_dataset("digits")
+    about = Moments("sum", data.name, len(data), (2, 2, 4))
+    arguments = {"flip": False, "batch_size": 100, "mesh": make_mesh()}
+    about.write(tmp_path, data, codec.encode, **arguments)
+    whole = about.read(tmp_path)
+    assert len(whole) == 1437
+    (tmp_path / "00001.npy").unlink()
+    stamp = (tmp_path / "00000.npy").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="half prepared, 1 of 3 shards are missing"):
+        about.read(tmp_path)
+    about.write(tmp_path, data, codec.encode, **arguments)
+    np.testing.assert_array_equal(about.read(tmp_path), whole)
+    assert (tmp_path / "00000.npy").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="holds moments with another codec: delete it"):
+        dataclasses.replace(about, codec="other").write(tmp_path, data, codec.encode, **arguments)
+
+
+def test_an_exported_sampler_decodes(workdir):
+    model = pdistill.load(workdir / "progressive/1")
+    key, index = jax.random.key(1, impl="threefry2x32"), jnp.arange(3)
+    expected = model.sample(key, 3)
+    inside = export_sampler(model)
+    np.testing.assert_allclose(inside.call(key, index), expected, atol=1e-6)
+    beside = export_sampler(model, inside=False)
+    np.testing.assert_allclose(beside.call(weights(model), key, index), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codec": "nothing"}, "neither a stage before 'teacher' nor a directory"),
+        ({"codec": "teacher"}, "neither a stage before 'teacher'"),
+        ({"resolution": 4}, "resolution is of images, but this stage works on latents"),
+    ],
+)
+def test_codecs_that_cannot_be(change, message):
+    wrong = config()
+    if "codec" in change:
+        wrong.codec = change["codec"]
+    else:
+        wrong.stages[1].update(change)
+    with pytest.raises(ConfigError, match=message):
+        plan(parse(as_plain(wrong)), (8, 8, 1))
+
+
+def test_latents_that_a_network_cannot_take():
+    wrong = config()
+    wrong.model.network.arguments.patch = 4
+    with pytest.raises(ConfigError, match=r"model, for latents \(2, 2, 2\): .*must divide"):
+        plan(parse(as_plain(wrong)), (8, 8, 1))
