@@ -8,20 +8,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from methods.planning import stage
 from ml_collections import ConfigDict
+from PIL import Image
 from tiny_experiment import LOOP, tiny
 
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
+from pdistill.cli import prepare
 from pdistill.data import load_dataset, make_batch, moments, to_float
 from pdistill.data.moments import Moments
+from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, as_plain, parse
-from pdistill.experiment.plan import plan
+from pdistill.experiment.plan import plan, trace_update
 from pdistill.interop.stablehlo import export_sampler, weights
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
 from pdistill.networks import Posterior
 from pdistill.runtime.mesh import make_mesh
+from pdistill.training import Optimizer
+
+PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
 
 
 def config():
@@ -56,7 +66,12 @@ def workdir(tmp_path_factory):
 
 def test_a_run_in_latents(workdir):
     rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
-    assert {(row["stage"], row["nfe"]) for row in rows} == {("teacher", 2), ("progressive/1", 1)}
+    assert {(row["stage"], row["nfe"]) for row in rows} == {
+        *(("codec", 0), ("teacher", 2), ("progressive/1", 1))
+    }
+    before = (workdir / "results.jsonl").read_bytes()
+    experiment.run(config(), workdir)
+    assert (workdir / "results.jsonl").read_bytes() == before
     model = pdistill.load(workdir / "progressive/1")
     assert model.image_shape == (8, 8, 1)
     assert model.noise_shape == (2, 2, 2)
@@ -140,7 +155,7 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(moments, "SHARD", 500)
     codec = pdistill.load_codec(workdir / "codec")
     data = load_dataset("digits")
-    about = Moments("sum", data.name, len(data), (2, 2, 4))
+    about = Moments(1, data.name, len(data), (2, 2, 4))
     arguments = {"flip": False, "batch_size": 100, "mesh": make_mesh()}
     about.write(tmp_path, data, codec.encode, **arguments)
     whole = about.read(tmp_path)
@@ -153,7 +168,7 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     np.testing.assert_array_equal(about.read(tmp_path), whole)
     assert (tmp_path / "00000.npy").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="holds moments with another codec: delete it"):
-        dataclasses.replace(about, codec="other").write(tmp_path, data, codec.encode, **arguments)
+        dataclasses.replace(about, codec=2).write(tmp_path, data, codec.encode, **arguments)
 
 
 def test_an_exported_sampler_decodes(workdir):
@@ -189,3 +204,57 @@ def test_latents_that_a_network_cannot_take():
     wrong.model.network.arguments.patch = 4
     with pytest.raises(ConfigError, match=r"model, for latents \(2, 2, 2\): .*must divide"):
         plan(parse(as_plain(wrong)), (8, 8, 1))
+
+
+ADAM = Optimizer(1e-3)
+METHODS = [
+    Gan(optimizer=ADAM, adversary=Adversary(judges=(PIXELS,), optimizer=ADAM)),
+    Dmd(optimizer=ADAM, fake_optimizer=ADAM),
+    Ctm(optimizer=ADAM, grid_points=4, solver_steps=2),
+    FlowMap(optimizer=ADAM),
+    Guided(optimizer=ADAM),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_methods_in_latents(workdir, method):
+    """Each makes a model of images of its teacher of latents."""
+    described = as_plain(config())
+    described["stages"] = described["stages"][:2]
+    described["model"]["network"]["arguments"]["num_labels"] = 10
+    described["stages"][1]["label_dropout"] = 0.1
+    parsed = parse(described)
+    parsed = dataclasses.replace(parsed, stages=(*parsed.stages, stage(method, measured_at=(1,))))
+    runs = plan(parsed, (8, 8, 1))
+    made = runs[method.name]
+    assert (made.network.shape, made.image_shape) == ((2, 2, 2), (8, 8, 1))
+    traced = trace_update(made, runs, parsed, make_mesh(1, 1, jax.devices()[:1]), (1437, 8, 8, 1))
+    assert traced.data[0]["image"].shape == (1437, 2, 2, 8)
+
+
+def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys):
+    """By prepare --codec; a run with or without mirroring then uses what is there."""
+    images = tmp_path / "pictures"
+    images.mkdir()
+    for i in range(12):
+        levels = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(levels).save(images / f"{i}.png")
+    codec = f"--codec={workdir / 'codec'}"
+    root = f"--data_dir={tmp_path / 'data'}"
+    monkeypatch.setenv("TFDS_DATA_DIR", "")
+    prepare.main([f"--images={images}", "--name=mine", "--resolution=8", root, codec])
+    assert "images/s" in capsys.readouterr().out
+    [shard] = (tmp_path / "data/latents").rglob("*.npy")
+    stamp = shard.stat().st_mtime_ns
+    prepare.main(["--name=mine", root, codec])
+    data = load_dataset("mine")
+    arguments = {"batch_size": 8, "mesh": make_mesh()}
+    both, one = (
+        in_latents(data, workdir / "codec/model", None, flip=flip, **arguments).images
+        for flip in (True, False)
+    )
+    np.testing.assert_array_equal(both[..., :4], one)
+    assert [*(tmp_path / "data/latents").rglob("*.npy")] == [shard]
+    assert shard.stat().st_mtime_ns == stamp
+    with pytest.raises(SystemExit, match="no codec in"):
+        prepare.main(["--name=mine", root, f"--codec={tmp_path}"])

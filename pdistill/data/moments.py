@@ -39,7 +39,7 @@ class Moments:
       shape: of a row, [h, w, C]: mean and log-variance, then those of the mirror image.
     """
 
-    codec: str
+    codec: int
     data: str
     num: int
     shape: tuple[int, ...]

@@ -18,7 +18,7 @@ from pdistill.methods import Run
 from pdistill.model.card import find, read_card
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec
-from pdistill.runtime.terminal import update
+from pdistill.runtime.terminal import say
 
 if TYPE_CHECKING:
     from pdistill.experiment.plan import Planned
@@ -98,7 +98,8 @@ def in_latents(
     """The data set with a codec's moments for images, made if they are not there.
 
     Args:
-      directory: the codec's. folder: for the moments; None for one beside the data sets.
+      directory: the codec's. folder: for the moments; None for `prepared`, where those of mirrored
+        images do for any run.
       flip: also of mirrored images. batch_size: images at a time.
 
     Raises:
@@ -106,10 +107,23 @@ def in_latents(
     """
     codec = models.load_codec(directory, mesh)
     checksum = read_card(directory, codec=True)["checksum"]
-    shape = moments_shape(codec, data.image_shape, flip)
-    moments = Moments(checksum, data.name, len(data), shape)
-    folder = folder or data_dir() / "latents" / data.name / f"{checksum[:16]}{'-flip' * flip}"
-    if moments.missing(folder):
-        update(f"latents of {data.name} by {directory} are written to {folder}")
-        moments.write(folder, data, codec.encode, flip=flip, batch_size=batch_size, mesh=mesh)
-    return dataclasses.replace(data, images=moments.read(folder))
+
+    def moments(flip: bool) -> tuple[Moments, Path]:
+        shape = moments_shape(codec, data.image_shape, flip)
+        found = Moments(checksum, data.name, len(data), shape)
+        return found, folder or prepared(data.name, checksum, flip)
+
+    wanted, path = moments(flip)
+    if not flip and not folder:
+        both, other = moments(True)
+        if not both.missing(other):
+            return dataclasses.replace(data, images=both.read(other)[..., : wanted.shape[-1]])
+    if wanted.missing(path):
+        say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
+        wanted.write(path, data, codec.encode, flip=flip, batch_size=batch_size, mesh=mesh)
+    return dataclasses.replace(data, images=wanted.read(path))
+
+
+def prepared(name: str, checksum: int, flip: bool) -> Path:
+    """Folder beside the data sets for the moments of one, "cifar10:train", by a codec."""
+    return data_dir() / "latents" / name / f"{checksum:08x}{'-flip' * flip}"

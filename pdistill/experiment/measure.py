@@ -18,7 +18,7 @@ from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.rows import draw_samples, identity, measure, row_key
 from pdistill.model import Model
-from pdistill.model.codecs import load_codec
+from pdistill.model.codecs import load_codec, reconstructions
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Codec, Network
 from pdistill.runtime.files import write_arrays
@@ -173,6 +173,39 @@ class Measurements:
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
         writer.write_scalars(sampling.nfe, scalars)
         writer.flush()
+
+    def measure_codec(self, r: Planned, codec: Codec) -> None:
+        """Adds the rows of training images that a codec has encoded and decoded, of no evaluations.
+
+        They say how close latents can come. Nothing is done where they are there already, or where
+        no model of this shape is measured.
+        """
+        evaluator = self._evaluators.get(r.image_shape)
+        if evaluator is None or not evaluator.metrics:
+            return
+        what = {"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"}
+        what["seed"] = self._config.seed
+        expected = {
+            row_key(what | {"metric": metric, "reference": reference})
+            for metric, reference in evaluator.expected()
+        }
+        present = {row_key(row) for row in self.rows}
+        if expected <= present:
+            return
+        update(f"{r.name:<16} measures images that it has encoded and decoded")
+        images = self._data.at(r.image_shape[0]).images
+        rows = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
+        batches = reconstructions(codec, images, rows, self._settings.batch_size, self._mesh)
+        about = {"method": r.run.method.name, "train_steps": r.run.loop.num_updates}
+        about |= {"images_seen": r.run.loop.images_seen, "seconds_per_image": None}
+        measured = evaluator.measure(batches, self._data.labels[rows])
+        about["device"] = jax.devices()[0].device_kind
+        for row in measured:
+            row = what | row | about
+            if row_key(row) not in present:
+                self._log.append(row)
+                where = f"{row['metric']} {row['reference'] or ''}"
+                say(f"{r.name:<16} encoded and decoded: {where} {row['value']:.3f}")
 
     def of_network(self, r: Planned, network: Network) -> tuple[dict[str, Any], np.ndarray]:
         """The row by which a run's model is chosen, and its samples, uint8 [N, H, W, C].

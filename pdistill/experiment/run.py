@@ -146,6 +146,10 @@ class Experiment:
                 self.measurements.forget(planned, writer)
                 network = planned.run.method.product(state)
                 self._save_model(planned, self._directory(planned) / "model", network, 0)
+        if planned.makes_codec:
+            directory = self._directory(planned) / "model"
+            self.measurements.measure_codec(planned, models.load_codec(directory, self.mesh))
+            self._report()
         if not planned.run.measured:
             return
         if missing := self.measurements.missing(planned):

@@ -1,5 +1,6 @@
 """Directories of codecs, with parameters and model.json as of a model, and their scale."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from pdistill.data.images import to_float
+from pdistill.data.images import to_float, to_uint8
 from pdistill.model.card import ModelError, find, read_card
 from pdistill.model.store import read_params, write
 from pdistill.networks import Codec, build_codec, describe_network
 from pdistill.runtime.files import one_line
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding
 
 
 def save_codec(directory: str | Path, codec: Codec, /, **card: Any) -> None:
@@ -72,6 +75,23 @@ def standardised(codec: Codec, images: np.ndarray, batch_size: int = 100) -> Cod
     mean, square = sums / count
     std = np.sqrt(square - mean**2)
     return codec.replace(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def reconstructions(
+    codec: Codec, images: np.ndarray, rows: np.ndarray, batch_size: int, mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """Images number `rows`, encoded and decoded without noise: batches of uint8 [B, H, W, C]."""
+
+    def batch(indices: np.ndarray) -> Array:
+        chosen = images[rows[indices % len(rows)]]
+        return _reconstruct(codec, jax.device_put(chosen, batch_sharding(mesh)))
+
+    yield from gather_batches(batch, len(rows), batch_size, mesh)
+
+
+@jax.jit
+def _reconstruct(codec: Codec, images: Array) -> Array:
+    return to_uint8(codec.decode(codec.latents(codec.encode(to_float(images)))))
 
 
 @jax.jit

@@ -77,7 +77,11 @@ def headline(rows: Sequence[dict[str, Any]]) -> str:
     By the first metric whose values are better or worse; "" without one. It names the best of the
     first group's rows, and of the others' the best and the best of those with fewest evaluations.
     """
-    ranked = [row for row in rows if describe(row["metric"]).better and math.isfinite(row["value"])]
+    ranked = [
+        row
+        for row in rows
+        if row["nfe"] and describe(row["metric"]).better and math.isfinite(row["value"])
+    ]
     if not ranked:
         return ""
     metric, reference = ranked[0]["metric"], ranked[0]["reference"]

@@ -129,12 +129,20 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
 
 
 def drawable(row: dict[str, Any]) -> bool:
-    """Tells whether the row's value is finite and, for a logarithmic axis, positive."""
-    return math.isfinite(row["value"]) and (row["metric"] in LINEAR or row["value"] > 0)
+    """Tells whether the row's value is finite and, for a logarithmic axis, positive.
+
+    Rows of no evaluations, a codec's, are for tables.
+    """
+    return (
+        bool(row["nfe"])
+        and math.isfinite(row["value"])
+        and (row["metric"] in LINEAR or row["value"] > 0)
+    )
 
 
 def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
     """Labels each line (group, solver, *SETTINGS) by its group and the settings that differ."""
+    rows = [row for row in rows if row["nfe"]]
     settings = varying(rows, ("solver", *SETTINGS))
     labels = {}
     for row in rows:
