@@ -220,3 +220,95 @@ def ect(config: ConfigDict) -> ConfigDict:
     }
     config.stages = (teacher, ConfigDict(stage))
     return config
+
+
+def latents(name: str, *, flip: bool) -> ConfigDict:
+    """A codec that divides height and width by four, a small transformer, and its students."""
+    loop = {"batch_size": 16, "log_every": 100, "save_every": 500}
+    adam = {"warmup": 100, "anneal": "cosine", "b2": 0.99, "ema_decay": 0.998}
+    taught = {"teacher": "teacher", "loop": loop | {"num_updates": 1000}}
+    return ConfigDict(
+        {
+            "data": {"name": name, "flip": flip},
+            "codec": "codec",
+            "model": {
+                "network": {
+                    "name": "dit",
+                    "arguments": {
+                        "patch": 1,
+                        "features": 64,
+                        "depth": 4,
+                        "heads": 4,
+                        "num_labels": 10,
+                        "time_scale": 16.0,
+                    },
+                },
+                "schedule": {
+                    "name": "cosine",
+                    "arguments": {"logsnr_min": -20.0, "logsnr_max": 20.0},
+                },
+            },
+            "evaluation": {
+                "metrics": ("fd_pixels",),
+                "references": ("train",),
+                "num_samples": 1000,
+                "batch_size": 500,
+            },
+            "stages": (
+                {
+                    "name": "codec",
+                    "method": "codec",
+                    "network": {"channels": (16, 32), "latent_channels": 4},
+                    "loop": loop | {"num_updates": 1500},
+                    "optimizer": adam | {"learning_rate": 4e-3},
+                },
+                {
+                    "name": "teacher",
+                    "method": "teacher",
+                    "measured_at": (16, 8, 4, 2, 1),
+                    "stratified": True,
+                    "label_dropout": 0.1,
+                    "loop": loop | {"num_updates": 2500},
+                    "optimizer": adam | {"learning_rate": 3e-3},
+                },
+                {
+                    "name": "mean_flow",
+                    "method": "flow_map",
+                    "start": "teacher",
+                    "measured_at": (1, 2, 4),
+                    "jumps": {"to": "below", "instantaneous": 0.5, "stratified": True},
+                    "power": 0.75,
+                    "floor": 1e-2,
+                    "loop": loop | {"num_updates": 1500},
+                    "optimizer": adam | {"learning_rate": 2e-3},
+                },
+                {
+                    "name": "progressive",
+                    "method": "progressive",
+                    "teacher": "teacher",
+                    "start_steps": 8,
+                    "stratified": True,
+                    "loop": loop | {"num_updates": 300, "save_every": 300},
+                    "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
+                },
+                {
+                    "name": "guided",
+                    "method": "guided",
+                    "measured_at": (8, 4),
+                    "guidance": (0.0, 2.0),
+                    "stratified": True,
+                    "optimizer": adam | {"learning_rate": 1e-3},
+                    **taught,
+                },
+                {
+                    "name": "dmd",
+                    "method": "dmd",
+                    "fake_updates": 2,
+                    "optimizer": ADVERSARIAL
+                    | {"learning_rate": 5e-4, "anneal": "linear", "ema_decay": 0.99},
+                    "fake_optimizer": ADVERSARIAL | {"learning_rate": 1e-3, "anneal": "linear"},
+                    **taught,
+                },
+            ),
+        }
+    )
