@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-HEADS = ("v", "x", "eps", "both")
+HEADS = ("v", "x", "eps", "both", "flow")
 
 
 def expand(a: Array, like: Array) -> Array:
@@ -135,6 +135,36 @@ def v_from_eps(z: Array, eps: Array, logsnr: Array) -> Array:
     return (eps - sigma * z) / alpha
 
 
+def x_from_flow(z: Array, flow: Array, logsnr: Array) -> Array:
+    """Image x = (z - sigma flow) / (alpha + sigma); flow = eps - x, see `v_from_flow`."""
+    alpha, sigma = _alpha_sigma_like(logsnr, z, flow)
+    return (z - sigma * flow) / (alpha + sigma)
+
+
+def v_from_flow(z: Array, flow: Array, logsnr: Array) -> Array:
+    """Velocity v = ((alpha - sigma) z + flow) / (alpha + sigma); nothing is divided by zero.
+
+    flow = eps - x is the velocity of rectified flows, on the line z / (alpha + sigma) =
+    (1 - tau) x + tau eps with tau = sigma / (alpha + sigma). It is MeanFlow's average velocity
+    where v is that of a `jump`.
+    """
+    alpha, sigma = _alpha_sigma_like(logsnr, z, flow)
+    return ((alpha - sigma) * z + flow) / (alpha + sigma)
+
+
+def jump(z: Array, v: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
+    """z at logsnr_s from z [B, ...] at logsnr_t: cos(d) z - sin(d) v, d = phi_t - phi_s.
+
+    It is exactly z for s = t. With the velocity v at z it is a step of DDIM; a flow map has a v of
+    the jump instead. In whichever line a jump is written, it is this one with v of its output:
+    MeanFlow's, tau_t - tau_s times an average velocity (`v_from_flow`); CTM's, sigma_s / sigma_t of
+    the noisy image and the rest of an image (`v_from_x`).
+    """
+    turn = expand(angle(logsnr_t) - angle(logsnr_s), z)
+    check_shape(v, z)
+    return jnp.cos(turn) * z - jnp.sin(turn) * v
+
+
 def output_channels(head: str, channels: int) -> int:
     """Channels a network must output for images of `channels` channels."""
     _check_head(head)
@@ -145,8 +175,8 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     """Velocity v_hat implied by a network's output.
 
     Args:
-      head: "v", "x", "eps", or "both": x in the first half of the last axis, eps in the second.
-        The two merge into x_hat = sigma^2 x + alpha^2 x_from_eps(eps), which is
+      head: "v", "x", "eps", "flow", or "both": x in the first half of the last axis, eps in the
+        second. The two merge into x_hat = sigma^2 x + alpha^2 x_from_eps(eps), which is
         v_hat = alpha eps - sigma x (Salimans & Ho 2022, section 4).
       z: [B, ..., C]. output: [B, ..., C], or [B, ..., 2C] for "both". logsnr: [B].
     """
@@ -158,6 +188,8 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         return v_from_x(z, output, logsnr)
     if head == "eps":
         return v_from_eps(z, output, logsnr)
+    if head == "flow":
+        return v_from_flow(z, output, logsnr)
     x, eps = jnp.split(output, 2, axis=-1)
     check_shape(x, z)
     return v_target(x, eps, logsnr)
@@ -171,6 +203,8 @@ def x_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         return output
     if head == "eps":
         return x_from_eps(z, output, logsnr)
+    if head == "flow":
+        return x_from_flow(z, output, logsnr)
     return x_from_v(z, v_from_output(head, z, output, logsnr), logsnr)
 
 

@@ -17,7 +17,8 @@ def truth(x64):
     x, eps = rng.uniform(-1, 1, (64, 3, 2)), rng.normal(size=(64, 3, 2))
     alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * logsnr)))[:, None, None] for s in (-1, 1))
     z, v = alpha * x + sigma * eps, alpha * eps - sigma * x
-    return SimpleNamespace(logsnr=logsnr, alpha=alpha, sigma=sigma, x=x, eps=eps, z=z, v=v)
+    known = {"x": x, "eps": eps, "z": z, "v": v, "flow": eps - x}
+    return SimpleNamespace(logsnr=logsnr, alpha=alpha, sigma=sigma, **known)
 
 
 def close(actual, desired):
@@ -76,6 +77,8 @@ def test_between_levels_beyond_float32s_angles():
         ("eps_from_v", ("z", "v"), "eps"),
         ("v_from_x", ("z", "x"), "v"),
         ("v_from_eps", ("z", "eps"), "v"),
+        ("x_from_flow", ("z", "flow"), "x"),
+        ("v_from_flow", ("z", "flow"), "v"),
     ],
 )
 def test_conversions(truth, name, given, found):
@@ -136,6 +139,15 @@ def test_errors_of_x_eps_and_v_are_proportional(truth):
     np.testing.assert_allclose(v_mse / x_mse, 1 + snr, rtol=1e-10)
 
 
+def test_flow_is_well_conditioned_in_float32():
+    """At both ends v and x follow from it without division by a small number."""
+    logsnr = jnp.linspace(-20, 20, 101)
+    x, eps = jax.random.normal(jax.random.key(0), (2, 101, 16))
+    z, v = diffusion.diffuse(x, eps, logsnr), diffusion.v_target(x, eps, logsnr)
+    for convert, desired in ((diffusion.v_from_flow, v), (diffusion.x_from_flow, x)):
+        np.testing.assert_allclose(convert(z, eps - x, logsnr), desired, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["x_from_v", "eps_from_v"])
 def test_v_is_well_conditioned_in_float32(name):
     """The reason for v: x and eps follow from it at both ends without division."""
@@ -149,7 +161,7 @@ def test_v_is_well_conditioned_in_float32(name):
 @pytest.mark.parametrize("function", [x_from_output, v_from_output])
 def test_unknown_head(function):
     a = jnp.zeros((1, 2))
-    with pytest.raises(ValueError, match="head must be one of v, x, eps, both; got 'noise'"):
+    with pytest.raises(ValueError, match="head must be one of v, x, eps, both, flow; got 'noise'"):
         function("noise", a, a, jnp.zeros(1))
     with pytest.raises(ValueError, match="head must be one of"):
         output_channels("noise", 3)
@@ -159,7 +171,7 @@ def test_unknown_head(function):
     "convert",
     [
         *("diffuse", "v_target", "x_from_v", "x_from_eps"),
-        *("eps_from_x", "eps_from_v", "v_from_x", "v_from_eps"),
+        *("eps_from_x", "eps_from_v", "v_from_x", "v_from_eps", "v_from_flow", "x_from_flow"),
     ],
 )
 def test_nothing_broadcasts_silently(convert):
