@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdistill import diffusion, samplers
-    from pdistill.model import Model, load
+    from pdistill.model import Codec, Model, load, load_codec
 
     __version__: str
 
-__all__ = ["Model", "__version__", "diffusion", "load", "samplers"]
+__all__ = ["Codec", "Model", "__version__", "diffusion", "load", "load_codec", "samplers"]
 
 
 def __getattr__(name: str):
     """Imports when first used: the samplers come without flax, `pdistill --help` without jax."""
     if name in ("diffusion", "samplers"):
         return importlib.import_module(f"pdistill.{name}")
-    if name in ("Model", "load"):
+    if name in ("Codec", "Model", "load", "load_codec"):
         return getattr(importlib.import_module("pdistill.model"), name)
     if name == "__version__":
         return importlib.metadata.version("pdistill")

@@ -111,7 +111,7 @@ def test_errors_leave_nothing(pickle_file, tmp_path):
     assert not out.parent.exists()
 
 
-@pytest.mark.parametrize("name", ["adm", "diffusers", "edm", "official_pd", "safetensors"])
+@pytest.mark.parametrize("name", ["adm", "diffusers", "edm", "ldm", "official_pd", "safetensors"])
 def test_pipes_devices_and_deep_json(tmp_path, name):
     """No reader waits for a pipe, fills memory from a device, or shows a traceback."""
     more = {"adm": ["--flags="], "official_pd": ["--image_size=8"]}.get(name, [])

@@ -18,7 +18,7 @@ from pdistill.interop import export_sampler
 from pdistill.methods import METHODS, Method
 from pdistill.methods.dmd import Dmd
 from pdistill.methods.progressive import Progressive
-from pdistill.model import Model
+from pdistill.model import Codec, Model, Posterior
 from pdistill.networks import Conditioning, Network, UNet
 from pdistill.training import Learner, Optimizer
 
@@ -33,6 +33,17 @@ def a_model(path: Path) -> Array:
     images = model.sample(KEY, num=4, num_steps=2, solver="heun", label=3)
     assert_type(images, Array)
     return images
+
+
+def a_codec(path: Path, images: Array) -> Array:
+    codec = pdistill.load_codec(path)
+    assert_type(codec, Codec)
+    posterior = codec.encode(images)
+    assert_type(posterior, Posterior)
+    latents = codec.latents(posterior, KEY)
+    assert_type(latents, Array)
+    assert_type(codec.encode_tiled(images).mean, Array)
+    return codec.decode_tiled(latents)
 
 
 def a_sampler(denoise: Callable[[Array, Array], Array]) -> tuple[Array, Array]:

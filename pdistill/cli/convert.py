@@ -1,17 +1,19 @@
-"""Makes a model directory from somebody else's weights.
+"""Makes the directory of a model, or of a codec, from somebody else's weights.
 
     python -m pdistill.convert --from=diffusers --source=ddpm-cifar10-32 --out=models/ddpm
     python -m pdistill.convert --from=edm --source=edm-cifar10-32x32-cond-vp.pkl --out=models/edm
     python -m pdistill.convert --from=adm --source=64x64_diffusion.pt --out=models/adm \
         --flags="--image_size 64 --class_cond True --learn_sigma True ..."
     python -m pdistill.convert --from=official_pd --source=cifar_8 --image_size=32 --out=models/pd
+    python -m pdistill.convert --from=diffusers --source=stable-diffusion/vae --out=models/codec
 
 --from says what the source is:
 
   diffusers     a folder with a UNet2DModel or a DiTTransformer2DModel (safetensors), its config
-                and its scheduler's
+                and its scheduler's; or with an AutoencoderKL or an AutoencoderTiny, a codec
   edm           a network's pickle of Karras et al. 2022; nothing in it is executed
   adm           a state dict of guided-diffusion, with its MODEL_FLAGS as --flags
+  ldm           an autoencoder's checkpoint of latent-diffusion, such as VA-VAE: a codec
   official_pd   a checkpoint of the official progressive distillation release
   safetensors   a folder written by pdistill.export --to=safetensors
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from pdistill.cli.options import command_parser
 from pdistill.interop import CONVERTERS, ConversionError, write_model
+from pdistill.model import Codec
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError
 
@@ -34,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image_size", type=int, help="official_pd: height of its images")
     parser.add_argument("--head", help="official_pd: its network's prediction, if not as released")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
+    parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
     options = vars(parser.parse_args(arguments))
     format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}
@@ -43,8 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
         _check(format, given)
         conversion = CONVERTERS[format](source, **given)
         write_model(out, conversion)
-    network = type(conversion.network.module).__name__
-    print(f"{source} -> {out}: {network}, {conversion.card['num_steps']} steps")
+    made = conversion.network
+    if isinstance(made, Codec):
+        print(f"{source} -> {out}: {made}")
+    else:
+        steps = conversion.card["num_steps"]
+        print(f"{source} -> {out}: {type(made.module).__name__}, {steps} steps")
 
 
 def _check(format: str, given: dict[str, object]) -> None:

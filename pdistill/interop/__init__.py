@@ -5,6 +5,7 @@ Noise levels, heads and layouts of others are translated here and in
 """
 
 from pdistill.interop.adm import convert_adm
+from pdistill.interop.codecs import convert_ldm
 from pdistill.interop.conversion import Conversion, write_model
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.interop.edm import convert_edm
@@ -17,6 +18,7 @@ CONVERTERS = {
     "adm": convert_adm,
     "diffusers": convert_diffusers,
     "edm": convert_edm,
+    "ldm": convert_ldm,
     "official_pd": convert_official_pd,
     "safetensors": read_folder,
 }
@@ -28,6 +30,7 @@ __all__ = [
     "convert_adm",
     "convert_diffusers",
     "convert_edm",
+    "convert_ldm",
     "convert_official_pd",
     "export_sampler",
     "read_folder",

@@ -9,6 +9,7 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
+from pdistill.model import Codec
 from pdistill.networks import Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
@@ -18,9 +19,9 @@ NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user sa
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted model, the arguments of `model.save`."""
+    """A converted model or codec, the arguments of `model.save` or `model.save_codec`."""
 
-    network: Network
+    network: Network | Codec
     card: dict[str, Any]
 
 
@@ -60,8 +61,9 @@ def teacher_card(
 
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:
-    """Writes a model directory, whole or not at all."""
-    models.save(directory, conversion.network, **conversion.card)
+    """Writes the directory of a model or a codec, whole or not at all."""
+    save = models.save_codec if isinstance(conversion.network, Codec) else models.save
+    save(directory, conversion.network, **conversion.card)
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:

@@ -1,21 +1,14 @@
-"""Folders of diffusers, with UNet2DModel or DiTTransformer2DModel and a scheduler's config."""
+"""Folders of diffusers: UNet2DModel or DiTTransformer2DModel with a scheduler, or a codec."""
 
 from pathlib import Path
 from typing import Any
 
+from pdistill.interop.codecs import convert_codec
 from pdistill.interop.conversion import Conversion, build, converter, count, read_json, teacher_card
 from pdistill.interop.diffusers_scheduler import CODECS, check, read_index, read_scheduler
-from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
+from pdistill.interop.weights import WEIGHTS, ConversionError, from_torch, read_diffusers
 from pdistill.networks.published.conventions import describe_convention
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-# Names of attention's layers in older files.
-OLD_NAMES = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
 # These networks have fixed values here, their configs' defaults; other values are refused.
 UNET_IS = {
     "center_input_sample": False,
@@ -35,10 +28,14 @@ DIT_IS = {
 
 @converter
 def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Conversion:
-    """Reads the folder of a pipeline, or of its unet or transformer.
+    """Reads the folder of a pipeline, of its unet or transformer, or of its vae, a codec.
 
     A model makes latents if the pipeline has a codec beside it, or its channels are not one or
     three. Its card says to clip as the scheduler does.
+
+    Args:
+      source: path of the folder.
+      num_steps: sampling steps for the card of a model.
 
     Raises:
       ConversionError: something is missing, damaged, unknown or not supported.
@@ -48,8 +45,15 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     path = folder / "config.json"
     config = read_json(path)
     name = config.get("_class_name")
+    if name in ("AutoencoderKL", "AutoencoderTiny"):
+        if num_steps is not None:
+            raise ConversionError("a codec has no sampling steps; leave num_steps out")
+        return convert_codec(folder, config)
     if name not in ("UNet2DModel", "DiTTransformer2DModel"):
-        raise ConversionError(f"{path} is of {name}, not UNet2DModel or DiTTransformer2DModel")
+        raise ConversionError(
+            f"{path} is of {name}, not UNet2DModel, DiTTransformer2DModel, AutoencoderKL or "
+            "AutoencoderTiny"
+        )
     scheduler = _first(
         [folder / "scheduler", folder.parent / "scheduler", folder], "scheduler_config.json", source
     )
@@ -64,7 +68,7 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     shape = (*(size if isinstance(size, list) else (size, size)), channels)
     arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
     blank = build(network, arguments, convention.head, convention.schedule, shape)
-    tensors = {_renamed(k): a for k, a in read_safetensors(folder / WEIGHTS).items()}
+    tensors = read_diffusers(folder / WEIGHTS)
     if not is_unet:
         tensors = _without_variance(tensors, config, arguments["patch"], channels)
     card = teacher_card(
@@ -150,13 +154,6 @@ def _dit(config: dict[str, Any], path: Path) -> dict[str, Any]:
         "dropout": config.get("dropout", 0.0),
         "epsilon": config.get("norm_eps", 1e-5),
     }
-
-
-def _renamed(name: str) -> str:
-    """Gives a tensor of an older file its newer name."""
-    for old, new in OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
 
 
 def _without_variance(

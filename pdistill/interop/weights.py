@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,24 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from pdistill.model import Codec
 from pdistill.networks import Network, describe_network, num_blocks
 from pdistill.runtime.files import one_line, regular
 
 # PyTorch's names of our parameters.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # of diffusers, in the folder of a network
+# Names of attention's layers in its older files.
+OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+
+Filled = TypeVar("Filled", Network, Codec)
 
 
 class ConversionError(ValueError):
@@ -31,6 +44,14 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(regular(path))
     except Exception as error:  # whatever the reader raises for damage
         raise ConversionError(f"cannot read {path}: {one_line(error)}") from error
+
+
+def read_diffusers(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a file of diffusers by their newer names; as `read_safetensors`."""
+    tensors = read_safetensors(path)
+    for old, new in OLD_NAMES.items():
+        tensors = {name.replace(old, new): a for name, a in tensors.items()}
+    return tensors
 
 
 def match(
@@ -71,8 +92,8 @@ def from_flat(blank: Network, tensors: dict[str, np.ndarray], source: str | Path
     return blank.replace(params=traverse_util.unflatten_dict(arrays, sep="/"))
 
 
-def from_torch(blank: Network, tensors: dict[str, np.ndarray], source: str | Path) -> Network:
-    """Fills a network with tensors whose layers are named as in PyTorch.
+def from_torch(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path) -> Filled:
+    """Fills a network or a codec with tensors whose layers are named as in PyTorch.
 
     A layer's name is its path joined with "."; its kernel is "weight" there, outputs first. A 1x1
     convolution in PyTorch may be a dense layer here. The tensors are taken out of their dictionary,
@@ -98,7 +119,9 @@ def from_torch(blank: Network, tensors: dict[str, np.ndarray], source: str | Pat
     return blank.replace(params=traverse_util.unflatten_dict(arrays))
 
 
-def check_size(blank: Network, tensors: Mapping[str, np.ndarray], source: str | Path) -> None:
+def check_size(
+    blank: Network | Codec, tensors: Mapping[str, np.ndarray], source: str | Path
+) -> None:
     """Raises ConversionError for more blocks than tensors, before anything is traced."""
     blocks = num_blocks(describe_network(blank.module)["arguments"])
     if blocks > len(tensors):

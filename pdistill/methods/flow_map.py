@@ -7,11 +7,13 @@ choices; docs/methods/flow_map.md tells which is which.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 from jax.lax import stop_gradient
 
@@ -22,11 +24,14 @@ from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.methods.teacher import hide_labels
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
+
+__all__ = ["PRESETS", "FlowMap"]
 
 IDENTITIES = ("eulerian", "lagrangian", "semigroup")
 
@@ -36,13 +41,15 @@ class FlowMap(Method):
     """The network's jumps obey an identity of the probability flow's.
 
     It starts from "start", else from the teacher, else from scratch. With a teacher the flow is the
-    teacher's (distillation), without one the data's.
+    teacher's (distillation), without one the data's. With `below`, a map to the data, it learns
+    only levels from `jumps.least` on, and `below` is the map under them (truncated consistency
+    models, Lee et al. 2024).
 
     Attributes:
       identity: "eulerian", "lagrangian" or "semigroup", as in `parts.identities`.
-      own_velocity: the velocity along a jump is the network's own, F(z, t, t), as in improved
-        MeanFlow's tangent; without a teacher the Lagrangian identity needs it, since no pair of
-        data and noise is known where a jump ends.
+      own_velocity: the velocity along a jump is the network's own, as in improved MeanFlow's
+        tangent: F(z, t, t), or that of a second head, which learns v beside. Without a teacher the
+        Lagrangian identity needs it, since no pair of data and noise is known where a jump ends.
       jumps: the law of the levels t and s. between: for "semigroup", the law of u.
       power, floor: weight of an example, (|residual|^2 + floor)^-power without gradient, with the
         sum over its values, as in the papers.
@@ -60,6 +67,7 @@ class FlowMap(Method):
       omega: share of the pair's velocity in a guided one, as in `guided`.
       guided_levels: lowest and highest log(sigma / alpha) at t where guidance acts; () for all.
       label_dropout: fraction of examples whose label is hidden; they are not guided.
+      network: arguments in which the student differs from what it starts as.
     """
 
     optimizer: Optimizer
@@ -77,12 +85,14 @@ class FlowMap(Method):
     omega: float = 1.0
     guided_levels: tuple[float, ...] = ()
     label_dropout: float = 0.0
+    network: Mapping[str, Any] = FrozenDict()
     name: ClassVar[str] = "flow_map"
 
     class State(struct.PyTreeNode):
         student: Learner
         weight: Learner | None
         teacher: Network | None = frozen()
+        below: Network | None = frozen()
 
     def __post_init__(self):
         if self.identity not in IDENTITIES:
@@ -130,8 +140,14 @@ class FlowMap(Method):
         model: Network,
         teacher: Network | None = None,
         start: Network | None = None,
+        below: Network | None = None,
     ) -> State:
-        for role, network in (("teacher", teacher), ("start", start)):
+        if bool(below) != bool(self.jumps.least) or (below and self.identity != "semigroup"):
+            raise ValueError(
+                "a map below and jumps.least go together, for the semigroup identity: give both or "
+                "none"
+            )
+        for role, network in (("teacher", teacher), ("start", start), ("below", below)):
             if network:
                 check_given(network, role)
         if self.identity == "lagrangian" and not (teacher or self.own_velocity):
@@ -141,8 +157,10 @@ class FlowMap(Method):
             )
         teacher = teacher and teacher.without_dropout()
         first = start or teacher
-        student = (first or model).with_target((first or model).schedule)
+        student = (first or model).with_target((first or model).schedule).with_module(self.network)
         self.check_guidance(student, teacher)
+        if student.has_velocity and not self.own_velocity:
+            raise ValueError("a network with a second head is for own_velocity; set it, or no head")
         weights = None
         if len(self.guidance) == 2:
             student, weights = student.with_module({"guidance": True}), self.guidance
@@ -156,7 +174,8 @@ class FlowMap(Method):
             rule = dataclasses.replace(self.optimizer, ema_decay=0.0, ema_ramp=0.0)
             params = LogVariance().init(weight_key, zeros, zeros)["params"]
             weight = Learner.of(params, rule, averaged=False)
-        return self.State(Learner.of(student, self.optimizer), weight, teacher)
+        below = below and below.without_dropout()
+        return self.State(Learner.of(student, self.optimizer), weight, teacher, below)
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:
         """Raises ValueError if nobody knows the guided velocity."""
@@ -174,10 +193,16 @@ class FlowMap(Method):
         example_key, dropout_key = jax.random.split(key)
 
         def loss(student, rows, key):
-            prediction, target = self.sides(student, state, rows, key)
+            own = None
+            if self.own_velocity:
+                own = student.velocity(rows.z, rows.t, rows.told, dropout_key=key)
+            prediction, target = self.sides(student, state, rows, own, key)
             square = jnp.square(prediction - target).reshape(len(rows.t), -1)
-            weight, slopes = self.weigh(state, rows, stop_gradient(square))
+            weight, slopes = self.weigh(state, rows, square)
             value = jnp.mean(weight * jnp.sum(square, axis=1))
+            if student.has_velocity:  # the second head learns v
+                apart = jnp.sum(jnp.square(own - rows.v).reshape(len(rows.t), -1), axis=1)
+                value += jnp.mean(apart * self.adaptive(apart))
             return value, ({"residual": jnp.mean(square)}, slopes)
 
         rows = self.examples(state, batch, example_key)
@@ -218,10 +243,14 @@ class FlowMap(Method):
         return jnp.where(label == network.num_labels, 0.0, w)
 
     def sides(
-        self, student: Network, state: State, rows: "Rows", key: Array | None = None
+        self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """The identity's prediction and target [B, ...]; `key` is that of dropout."""
-        told, count = rows.told, state.student.count
+        """The identity's prediction and target [B, ...].
+
+        Args:
+          own: the student's velocity at z, for `own_velocity`. key: for dropout.
+        """
+        told, count = rows.told, state.student.count.astype(rows.t.dtype)
 
         def F(z, t, s):  # of angles
             told_s = told.replace(target=logsnr_of_angle(s))
@@ -230,11 +259,16 @@ class FlowMap(Method):
         def velocity(z, s):
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, logsnr_of_angle(s), told.label, rows.w)
-            return F(z, s, s)
+            return student.velocity(z, logsnr_of_angle(s), told, dropout_key=key)
+
+        def second(z, u, s):  # of two jumps, the map below where that begins there
+            known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
+            border = math.atan(math.exp(self.jumps.least[0]))
+            return jnp.where(diffusion.expand(u, z) < border, known, F(z, u, s))
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
-            along = stop_gradient(F(z, t, t)) if self.own_velocity else v
+            along = stop_gradient(own) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
             f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
             return f, stop_gradient(f - self.normalise(f - target))
@@ -242,7 +276,8 @@ class FlowMap(Method):
             return lagrangian(F, z, t, s, v, velocity)
         progress = count / max(self.optimizer.num_updates, 1)
         way, short = self.between.way(rows.t, rows.s, progress), self.between.at != "half"
-        return semigroup(F, z, t, s, way, v, v if short else F(z, t, t - way), short)
+        first = v if short else F(z, t, t - way)
+        return semigroup(F, z, t, s, way, v, first, short, second if state.below else None)
 
     def normalise(self, residual: Array) -> Array:
         """The residual [B, ...] of each example over its norm plus `normalised`."""
@@ -253,8 +288,12 @@ class FlowMap(Method):
         return residual / (norm + self.normalised)
 
     def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
-        """Weights [B] of examples with squares [B, D], and the gradient of what makes them."""
-        weight = (jnp.sum(square, axis=1) + self.floor) ** -self.power
+        """Weights [B] of examples with squares [B, D], and the gradient of what makes them.
+
+        The weights have no gradient.
+        """
+        square = stop_gradient(square)
+        weight = self.adaptive(jnp.sum(square, axis=1))
         if state.weight is None:
             return weight, None
 
@@ -265,6 +304,10 @@ class FlowMap(Method):
 
         slopes, learnt = jax.grad(fit, has_aux=True)(state.weight.network)
         return weight * learnt, slopes
+
+    def adaptive(self, square: Array) -> Array:
+        """Weights of examples with square residuals [B], without gradient."""
+        return (stop_gradient(square) + self.floor) ** -self.power
 
     def teach(self, teacher: Network, z: Array, t: Array, label, w: Array | None) -> Array:
         """The teacher's velocity at log-SNRs t [B], guided by weights w [B]."""
@@ -286,69 +329,3 @@ class Rows(NamedTuple):
     s: Array
     told: Conditioning
     w: Array | None = None
-
-
-# The papers' choices, as values of a stage. Levels are those of log(sigma / alpha); what a paper
-# has besides (a network's form, a schedule) is not in them.
-PRESETS: dict[str, dict[str, Any]] = {
-    "mean_flow": {  # Geng et al. 2025; code of ImageNet 256
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.75},
-        "power": 1.0,
-        "floor": 1e-2,
-    },
-    "improved_mean_flow": {  # Geng et al. 2025b
-        "own_velocity": True,
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.5},
-        "power": 1.0,
-        "floor": 1e-2,
-    },
-    "alpha_flow": {  # Zhang et al. 2025; theirs ends in MeanFlow's identity where ours stays a step
-        "identity": "semigroup",
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.25},
-        "between": {"at": "sigmoid", "least": 5e-3},
-        "power": 1.0,
-        "floor": 1e-3,
-    },
-    "sct": {  # Lu & Song 2024; the same with a teacher is sCD
-        "jumps": {"level": (-1.0, 1.4), "to": "data"},
-        "learnt_weight": True,
-        "normalised": 0.1,
-        "warmup": 10_000,
-    },
-    "ict": {  # Song & Dhariwal 2023, on CIFAR-10: floor is 0.00054^2 times 3072 values
-        "identity": "semigroup",
-        "jumps": {"level": (-1.1, 2.0), "to": "data"},
-        "between": {"at": "ict", "stages": 8},
-        "power": 0.5,
-        "floor": 9e-4,
-    },
-    "ect": {  # Geng et al. 2024
-        "identity": "semigroup",
-        "jumps": {"level": (-1.1, 2.0), "to": "data"},
-        "between": {"at": "ect", "q": 2.0, "stages": 8},
-        "power": 0.5,
-        "floor": 1e-8,
-    },
-    "shortcut": {  # Frans et al. 2024
-        "identity": "semigroup",
-        "jumps": {"to": "dyadic", "most": 64, "instantaneous": 0.75},
-    },
-    "soflow": {  # Luo et al. 2025, on CIFAR-10
-        "identity": "semigroup",
-        "jumps": {"level": (-0.9, 1.6), "end": (-4.0, 1.6)},
-        "between": {"at": "shrinking", "least": 3e-4},
-        "power": 0.75,
-        "floor": 1e-3,
-    },
-    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity out
-        "identity": "lagrangian",
-        "own_velocity": True,
-        "jumps": {"to": "gap", "end": (-0.8, 1.0), "instantaneous": 0.5},
-    },
-    "ayf": {  # Sabour et al. 2025, from a teacher; the law of jumps is ours
-        "jumps": {"to": "below"},
-        "normalised": 0.1,
-        "warmup": 10_000,
-    },
-}
-PRESETS["scd"] = PRESETS["sct"]

@@ -20,6 +20,7 @@ from pdistill.model.card import (
     read_card,
     versions,
 )
+from pdistill.model.codecs import Codec, Posterior, load_codec, save_codec
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
 from pdistill.model.store import change_card, copy, load, save
@@ -28,8 +29,10 @@ __all__ = [
     "CARD",
     "FORMAT",
     "SCHEDULES",
+    "Codec",
     "Model",
     "ModelError",
+    "Posterior",
     "Sampling",
     "SamplingError",
     "build_blank",
@@ -41,9 +44,11 @@ __all__ = [
     "describe",
     "find",
     "load",
+    "load_codec",
     "noise_shape",
     "num_steps",
     "read_card",
     "save",
+    "save_codec",
     "versions",
 ]

@@ -27,6 +27,7 @@ CARD = (
     *("data", "num_steps", "solver", "clip", "guidance", "checksum"),
     *("stage", "method", "train_steps", "images_seen"),
 )
+CODEC_CARD = ("codec", "mean", "std", "tile", "checksum", "stage", "method")
 
 
 class ModelError(ValueError):
@@ -118,8 +119,8 @@ def build_blank(card: dict[str, Any]) -> Network:
     )
 
 
-def read_card(directory: Path) -> dict[str, Any]:
-    """model.json of a model directory.
+def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
+    """model.json of a model directory, or of a codec's.
 
     Raises:
       ModelError: it is not there, or not of a format that this version reads.
@@ -128,12 +129,13 @@ def read_card(directory: Path) -> dict[str, Any]:
     try:
         card = read_json(path)
     except FileNotFoundError as error:
-        raise ModelError(f"no model in {directory}: {_advice(directory)}") from error
+        what = "codec" if codec else "model"
+        raise ModelError(f"no {what} in {directory}: {_advice(directory)}") from error
     except (ValueError, OSError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
-    check_card(card, path)
+    check_card(card, path, codec=codec)
     return card
 
 
@@ -156,11 +158,18 @@ def _advice(directory: Path) -> str:
     return "give a folder with model.json, such as runs/digits/progressive/4"
 
 
-def check_card(card: dict[str, Any], path: Path) -> None:
-    """Raises ModelError for a card of another format, or without what every one has."""
+def check_card(card: dict[str, Any], path: Path, *, codec: bool = False) -> None:
+    """Raises ModelError for a card of another format or kind, or without what every one has."""
     if card.get("format") != FORMAT:
         raise ModelError(f"{path} has format {card.get('format')}; this reads {FORMAT}")
-    for key in CARD:
+    if (card.get("kind") == "codec") != codec:
+        raise ModelError(
+            f"{path.parent} holds a model, not a codec; load it with pdistill.load"
+            if codec
+            else f"{path.parent} holds a codec, which makes no samples of its own; load it with "
+            "pdistill.load_codec"
+        )
+    for key in CODEC_CARD if codec else CARD:
         if key not in card:
             raise ModelError(f"{path} lacks the key {key!r}")
 

@@ -35,13 +35,17 @@ def save(directory: str | Path, network: Network, /, **card: Any) -> None:
       card: kind, solver, num_steps, clip, num_labels, data={"shape", "scale"}, method, parent
         and whatever else a reader should know; all of it JSON.
     """
+    write(directory, describe(network) | card, network.params)
+
+
+def write(directory: str | Path, card: dict[str, Any], params: Any) -> None:
+    """Writes parameters and their card as a directory, whole or not at all."""
     directory = Path(directory)
-    card = {"format": FORMAT, **describe(network), **card, "versions": versions()}
-    card["checksum"] = checksum(network.params)
+    card = {"format": FORMAT, **card, "versions": versions(), "checksum": checksum(params)}
     first = jax.process_index() == 0
     token = bytes(broadcast_one_to_all(np.frombuffer(secrets.token_bytes(6), np.uint8))).hex()
     with replacing(directory, token, mine=first) as temporary:
-        save_params(temporary / "params", network.params)
+        save_params(temporary / "params", params)
         if first:
             (temporary / "model.json").write_text(json.dumps(card, indent=2) + "\n")
     sync_global_devices(f"saved {directory}")
@@ -74,15 +78,24 @@ def load(directory: str | Path, mesh: Mesh | None = None) -> Model:
     directory = find(directory)
     card = read_card(directory)
     try:
-        shapes = build_blank(card).shapes
-        shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
-        params = load_params(directory / "params", shapes.params, shardings)
-        if checksum(params) != card["checksum"]:
-            raise ValueError("its parameters are not those that were saved")
-        model = Model(shapes.replace(params=params), card)
+        model = Model(read_params(directory, build_blank(card), card, mesh), card)
         _ = model.sampling_with()
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
     return model
+
+
+def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None) -> Any:
+    """Fills a blank network or codec with the parameters of a directory that `write` wrote.
+
+    Raises:
+      ValueError: they are damaged, or not those of the card.
+    """
+    shapes = blank.shapes
+    shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
+    params = load_params(directory / "params", shapes.params, shardings)
+    if checksum(params) != card["checksum"]:
+        raise ValueError("its parameters are not those that were saved")
+    return shapes.replace(params=params)

@@ -1,5 +1,6 @@
 """Flax linen networks, and `Network`, which is one with its parameters."""
 
+from pdistill.networks.codecs import AutoencoderKL, AutoencoderTiny
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.dit import DiT
 from pdistill.networks.network import Network
@@ -7,7 +8,9 @@ from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.registry import (
+    CODECS,
     NETWORKS,
+    build_codec,
     build_network,
     change_network,
     describe_network,
@@ -18,8 +21,11 @@ from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
 
 __all__ = [
+    "CODECS",
     "NETWORKS",
     "NOTHING",
+    "AutoencoderKL",
+    "AutoencoderTiny",
     "Conditioning",
     "DhariwalUNet",
     "DiT",
@@ -30,6 +36,7 @@ __all__ = [
     "SongUNet",
     "Transfer",
     "UNet",
+    "build_codec",
     "build_network",
     "change_network",
     "describe_network",

@@ -1,5 +1,6 @@
 """A small diffusion transformer (Peebles & Xie 2022) with adaLN-zero blocks."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -80,6 +81,9 @@ class DiT(nn.Module):
         and num_labels for "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
+      target_blocks: the last of the blocks, which with `target` are told where to jump instead of
+        from where, by the same embedding: the teacher's parameters are a flow map's as they are
+        (decoupled MeanFlow, Lee et al. 2025). 0 for an embedding of its own, in all blocks.
       time_scale: fastest frequency of the noise levels' embedding, see `logsnr_waves`.
       rms_norm, qk_norm, rope, swiglu: RMS norms with a learnt scale in place of layer norms; such
         norms of queries and keys; rotary positions beside the learnt ones (rows turn one half of a
@@ -100,6 +104,7 @@ class DiT(nn.Module):
     num_labels: int = 0
     guidance: bool = False
     target: bool = False
+    target_blocks: int = 0
     time_scale: float = TIME_SCALE
     rms_norm: bool = False
     qk_norm: bool = False
@@ -129,10 +134,11 @@ class DiT(nn.Module):
         if told.label is not None and not self.num_labels:
             raise ValueError("a label was given to a network without labels (num_labels=0)")
 
-        embedding = self._embedding(logsnr, told, batch)
+        embedding, late = self._embeddings(logsnr, told, batch)
         tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
+        self._check_size(tokens.shape[1])
         tokens += self._learnt("position", tokens.shape[1], tokens.dtype)
         if self.registers:
             first = self._learnt("registers", self.registers, tokens.dtype)
@@ -144,12 +150,13 @@ class DiT(nn.Module):
         options = {name: getattr(self, name) for name in ("rms_norm", "qk_norm", "swiglu", "dtype")}
         for i in range(self.depth):
             tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-            tokens = block(self.heads, **options, name=f"block_{i}")(tokens, embedding, angles)
+            known = late if i >= self.depth - self.target_blocks else embedding
+            tokens = block(self.heads, **options, name=f"block_{i}")(tokens, known, angles)
             self.sow("maps", "maps", tokens[:, self.registers :].reshape(batch, *grid, -1))
 
         modulation = nn.Dense(
             2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"
-        )(nn.swish(embedding))
+        )(nn.swish(late))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
         tokens = tokens[:, self.registers :]
         normed = rms_normalize(tokens, "norm") if self.rms_norm else normalize(tokens)
@@ -157,6 +164,16 @@ class DiT(nn.Module):
         if self.velocity:
             self.sow("velocity", "velocity", self._pixels(maps, "velocity_pixels"))
         return self._pixels(maps, "pixels")
+
+    def _check_size(self, num: int) -> None:
+        """Raises ValueError for images of another size than the parameters are for."""
+        if self.has_variable("params", "position"):
+            known = len(self.get_variable("params", "position"))
+            if known != num:
+                raise ValueError(
+                    f"this transformer knows {known} patches of {self.patch} pixels a side, but "
+                    f"the images have {num}; give images of the size that it was made for"
+                )
 
     def _learnt(self, name: str, num: int, dtype: jnp.dtype) -> Array:
         """A learnt array [1, num, features]."""
@@ -170,6 +187,16 @@ class DiT(nn.Module):
         )
         return channels_to_pixels(layer(maps), self.patch)
 
+    def _embeddings(self, logsnr: Array, told: Conditioning, batch: int) -> tuple[Array, Array]:
+        """The embeddings [B, features] of the blocks, and of the last `target_blocks` of them."""
+        if not (self.target and self.target_blocks):
+            embedding = self._embedding(logsnr, told, batch)
+            return embedding, embedding
+        target = logsnr if told.target is None else told.target
+        twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), told)
+        both = self._embedding(jnp.concatenate([logsnr, target]), twice, 2 * batch)
+        return both[:batch], both[batch:]
+
     def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:
         """The embedding [B, features] of everything that is told."""
         waves = logsnr_waves(logsnr, self.features, self.time_scale)
@@ -179,7 +206,7 @@ class DiT(nn.Module):
         embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
             nn.swish(embedding)
         )
-        if self.target:
+        if self.target and not self.target_blocks:
             embedding += TargetEmbedding(
                 self.features, self.features, self.dtype, self.time_scale, name="target_in"
             )(told.target, logsnr)

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pdistill.networks.codecs import AutoencoderKL, AutoencoderTiny
 from pdistill.networks.dit import DiT
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
@@ -25,6 +26,8 @@ NETWORKS = {
     "song_unet": SongUNet,
 }
 
+CODECS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
+
 LARGEST = 10**6  # of the numbers among a network's arguments
 MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes
 
@@ -37,22 +40,29 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
-    return NETWORKS[name](**_fields(NETWORKS[name], name, arguments))
+    return NETWORKS[name](**_fields(NETWORKS[name], f"network {name!r}", arguments))
 
 
-def _fields(cls: type[nn.Module], name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a network from plain data; raises as `build_network`."""
-    known = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
+def build_codec(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """An autoencoder from plain data: its name in CODECS and its fields; as `build_network`."""
+    if name not in CODECS:
+        raise ValueError(f"codec must be one of {', '.join(CODECS)}; got {name!r}")
+    return CODECS[name](**_fields(CODECS[name], f"codec {name!r}", arguments))
+
+
+def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `what` from plain data; raises as `build_network`."""
+    known = _own_fields(cls)
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise ValueError(f"network {name!r} has no {unknown[0]!r}; it has {', '.join(known)}")
+        raise ValueError(f"{what} has no {unknown[0]!r}; it has {', '.join(known)}")
     kinds = {f.name: f.type for f in dataclasses.fields(cls)}
     for key, value in arguments.items():
         if problem := _problem(key, kinds[key], value):
             got = f"{value:,}" if type(value) is int else repr(value)
-            raise ValueError(f"network {name!r}: {key} must be {problem}; got {got}")
+            raise ValueError(f"{what}: {key} must be {problem}; got {got}")
     if (blocks := num_blocks(arguments)) > MOST_BLOCKS:
-        raise ValueError(f"network {name!r} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
+        raise ValueError(f"{what} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
@@ -86,16 +96,17 @@ def num_blocks(arguments: Mapping[str, Any]) -> int:
         for key in ("channels", "multipliers")
         if isinstance(value := arguments.get(key), Sequence)
     ]
-    return arguments.get("depth", 1) * arguments.get("blocks", 1) * math.prod(levels)
+    listed = sum(sum(arguments.get(key, ())) for key in ("encoder_blocks", "decoder_blocks"))
+    return listed or arguments.get("depth", 1) * arguments.get("blocks", 1) * math.prod(levels)
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """The inverse of `build_network`: {"name": ..., "arguments": ...}, ready for JSON."""
-    names = [name for name, cls in NETWORKS.items() if type(network) is cls]
+    """The inverse of `build_network` or `build_codec`: {"name", "arguments"}, ready for JSON."""
+    known = NETWORKS | CODECS
+    names = [name for name, cls in known.items() if type(network) is cls]
     if not names:
-        raise ValueError(f"{type(network).__name__} is not one of {', '.join(NETWORKS)}")
-    fields = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
-    arguments = {f: getattr(network, f) for f in fields}
+        raise ValueError(f"{type(network).__name__} is not one of {', '.join(known)}")
+    arguments = {f: getattr(network, f) for f in _own_fields(type(network))}
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
     if "network" in arguments:
@@ -107,4 +118,10 @@ def change_network(network: nn.Module, arguments: Mapping[str, Any]) -> nn.Modul
     """The same network, of any class, with other arguments; raises as `build_network`."""
     cls = type(network)
     names = {known: name for name, known in NETWORKS.items()}
-    return network.clone(**_fields(cls, names.get(cls, cls.__name__), arguments))
+    what = f"network {names.get(cls, cls.__name__)!r}"
+    return network.clone(**_fields(cls, what, arguments))
+
+
+def _own_fields(cls: type[nn.Module]) -> list[str]:
+    """Names of a module's fields but Flax's."""
+    return [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]

@@ -45,8 +45,8 @@ def rms_normalize(a: Array, name: str, epsilon: float = 1e-6) -> Array:
 def rotary_angles(grid: tuple[int, int], channels: int, registers: int = 0) -> np.ndarray:
     """Angles [registers + H W, channels / 2] of rotary positions on a grid of H x W tokens.
 
-    The row turns the first half of the pairs of channels and the column the second, each with
-    frequencies 10000^(-4 j / channels). Registers come first, and have zeros.
+    Rows come first, then as many angles of columns, with frequencies 10000^(-4 j / channels); zeros
+    for registers, which come first.
 
     Raises:
       ValueError: channels, of one head, are not a multiple of four.

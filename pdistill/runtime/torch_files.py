@@ -73,7 +73,8 @@ class LoadedStorage(NamedTuple):
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a flat state dict by name, as read-only arrays, strided as saved.
 
-    The file is mapped, not read: the arrays are views of it, which must not change meanwhile.
+    A checkpoint may have the state dict under "state_dict", and plain values beside it. The file is
+    mapped, not read: the arrays are views of it, which must not change meanwhile.
 
     Raises:
       WeightsError: the file is missing, damaged, or holds anything but tensors by name.
@@ -88,6 +89,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError("it is in neither format of torch.save")
         if not isinstance(tensors, dict):
             raise ValueError("it is not a state dict")
+        if isinstance(tensors.get("state_dict"), dict):
+            tensors = tensors["state_dict"]
         return {name: array(name, tensor, buffers) for name, tensor in tensors.items()}
     except Exception as error:  # a damaged pickle can raise anything
         cause = str(error) or type(error).__name__

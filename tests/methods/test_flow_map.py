@@ -282,6 +282,24 @@ def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name, head)
     assert jnp.abs(gradients(distilling, off, 64).mean(0)).max() > 1e-3
 
 
+def test_a_map_below_stands_in_where_the_second_jump_begins(x64):
+    """It is right there, and is not learnt: what is wrong with it reaches no other row."""
+    jumps = JumpLaw(level=(0.9, 1.4), least=(0.0,), to="data")
+    truncated = method("semigroup", jumps=jumps, between=Cut(at="ect", q=4.0, stages=1))
+    state = gaussian_state(truncated, below=True, teacher=True)
+    wrong = state.below.replace(params={"off": jnp.array([0.5, 0.0, 0.0])})
+    rows = truncated.examples(state, {"image": jnp.zeros((256, 1))}, jax.random.key(0))
+    assert rows.t.max() == 0  # log(sigma / alpha) of at least 0
+    assert 0.15 < jnp.mean(rows.t == 0) < 0.35
+    way = truncated.between.way(rows.t, rows.s, 0.0)
+    under = np.asarray(diffusion.angle(rows.t) - way < np.pi / 4)
+    sides = [truncated.sides(state.student.network, state.replace(below=b), rows)
+             for b in (state.below, wrong)]  # fmt: skip
+    changed = np.asarray(jnp.abs(sides[0][1] - sides[1][1])[:, 0] > 1e-6)
+    np.testing.assert_array_equal(changed, under)
+    assert 0.3 < under.mean() < 0.99
+
+
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
     """docs/methods/flow_map.md, A3: zero at the exact map, within four standard errors."""
     learning = method(jumps=JumpLaw(instantaneous=0.25))
@@ -412,6 +430,8 @@ def test_ict_steps_along_edms_grid():
         (lambda: JumpLaw(to="data", end=(0.0, 1.0)), "jumps.end is for"),
         (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
         (lambda: JumpLaw(most=12), "power of two"),
+        (lambda: JumpLaw(least=(0.0,)), "for a level and to='data'"),
+        (lambda: gaussian_state(method("semigroup", between=Cut(at="ect")), below=True), "go toge"),
         (lambda: JumpLaw(stratified=True, level=(0.0, 1.0)), "leave level out"),
         (lambda: Cut(at="third"), "between.at must be one of"),
         (lambda: Cut(q=0.5), "between needs"),

@@ -41,8 +41,10 @@ def model(**arguments):
 def randomised(network):
     """The network with parameters that are nowhere zero."""
     network = network.init(jax.random.key(7))
-    draw = lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)  # noqa: E731
-    return network.replace(params=jax.tree.map(draw, network.params))
+    leaves, tree = jax.tree.flatten(network.params)
+    keys = jax.random.split(jax.random.key(8), len(leaves))
+    drawn = [a + 0.2 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+    return network.replace(params=jax.tree.unflatten(tree, drawn))
 
 
 class Velocities(nn.Module):
@@ -203,7 +205,9 @@ def test_the_difference_is_the_methods():
     state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
     rows = learning.examples(state, BATCH, jax.random.key(3))
     both = [
-        dataclasses.replace(learning, difference=h).sides(state.student.network, state, rows)[1]
+        dataclasses.replace(learning, difference=h).sides(
+            state.student.network, state, rows, rows.v
+        )[1]
         for h in (0.0, 1e-2)
     ]
     assert 1e-5 < jnp.abs(both[0] - both[1]).max() < 1e-2 * jnp.abs(both[0]).max()
@@ -216,3 +220,25 @@ def test_it_follows_a_teachers_stage(role):
     made = runs["flow_map"].network
     assert made.takes_target
     assert "target_in" in made.params
+
+
+def test_a_second_head_is_the_tangent_and_learns_v():
+    learning = method(own_velocity=True)
+    network = model(velocity=True)
+    state = learning.init(jax.random.key(0), model=network, start=randomised(network))
+    student, rows = state.student.network, learning.examples(state, BATCH, jax.random.key(3))
+    own = student.velocity(rows.z, rows.t, rows.told)
+    assert jnp.abs(own - student.v(rows.z, rows.t, rows.told)).max() > 0.1
+    _, target = learning.sides(student, state, rows, own)
+    _, other = learning.sides(student, state, rows, own + 1)
+    moved = jnp.abs(target - other).max(axis=(1, 2, 3)) > 1e-4
+    np.testing.assert_array_equal(moved, rows.t != rows.s)
+    _, metrics = learning.step(state, BATCH, key := jax.random.key(9))
+    rows = learning.examples(state, BATCH, jax.random.split(key)[0])
+    own = student.velocity(rows.z, rows.t, rows.told)
+    prediction, target = learning.sides(student, state, rows, own)
+    squares = jnp.square(prediction - target) + jnp.square(own - rows.v)
+    expected = jnp.mean(jnp.sum(squares, axis=(1, 2, 3)))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="second head is for own_velocity"):
+        method().init(jax.random.key(0), model=network)

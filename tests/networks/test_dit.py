@@ -318,3 +318,39 @@ def test_no_label_is_a_label_of_its_own():
 def test_impossible_settings(network, label, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, Conditioning(label)))
+
+
+def test_targets_of_the_last_blocks():
+    """Decoupled MeanFlow: no parameter more, the teacher where a jump has no length, and blocks
+    before the last that do not hear of it."""
+    plain = DiT(1, features=16, depth=3, heads=2, num_labels=2)
+    late = plain.clone(target=True, target_blocks=1)
+    z, logsnr = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([-2.0, 0.0, 3.0])
+    told = Conditioning(label=jnp.array([0, 1, 2]))
+    params = plain.init(jax.random.key(1), z, logsnr, told)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    drawn = [0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+    params = {"params": jax.tree.unflatten(tree, drawn)}
+    assert jax.tree.structure(params["params"]) == jax.tree.structure(
+        late.init(jax.random.key(1), z, logsnr, told)["params"]
+    )
+    expected, seen = plain.apply(params, z, logsnr, told, mutable=["maps"])
+    for target in (None, logsnr):
+        found = late.apply(params, z, logsnr, told.replace(target=target))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    jump, maps = late.apply(params, z, logsnr, told.replace(target=logsnr + 3), mutable=["maps"])
+    same = [
+        np.allclose(a, b, atol=1e-6)
+        for a, b in zip(seen["maps"]["maps"], maps["maps"]["maps"], strict=True)
+    ]
+    assert same == [True, True, False]
+    assert np.abs(jump - expected).max() > 1e-2
+
+
+def test_images_of_another_size_are_refused():
+    module = DiT(1, features=16, depth=1, heads=2)
+    logsnr = jnp.zeros(1)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), logsnr)
+    with pytest.raises(ValueError, match="knows 4 patches of 2 pixels a side, but the images have"):
+        module.apply(params, jnp.zeros((1, 8, 8, 1)), logsnr)

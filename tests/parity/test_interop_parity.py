@@ -1,7 +1,8 @@
 """The fixtures that CI compares with are what the original networks compute today.
 
-EDM's and guided-diffusion's code is not on a package index: EDM_CHECKOUT and ADM_CHECKOUT say where
-copies of NVlabs/edm and openai/guided-diffusion are.
+EDM's, guided-diffusion's and LightningDiT's code is not on a package index: EDM_CHECKOUT,
+ADM_CHECKOUT and LIGHTNINGDIT_CHECKOUT say where copies of NVlabs/edm, openai/guided-diffusion and
+hustvl/LightningDiT are.
 """
 
 import importlib.util
@@ -23,7 +24,7 @@ def load_make(kind):
     return make
 
 
-def compare(kind, name, computed):
+def compare(kind, name, computed, rtol=1e-4, atol=1e-5):
     with np.load(FOLDER / kind / f"{name}.npz") as stored:
         assert sorted(stored) == sorted(computed)
         for key, array in computed.items():
@@ -31,7 +32,7 @@ def compare(kind, name, computed):
                 np.testing.assert_array_equal(stored[key], array)
             else:
                 scale = np.abs(stored[key]).max()
-                np.testing.assert_allclose(stored[key], array, rtol=1e-4, atol=1e-5 * scale)
+                np.testing.assert_allclose(stored[key], array, rtol=rtol, atol=atol * scale)
 
 
 def checkout(variable):
@@ -63,3 +64,17 @@ def test_adm(name, monkeypatch):
 
 def test_official_pd():
     compare("official_pd", "both", load_make("official_pd").compute())
+
+
+@pytest.mark.parametrize("name", ["kl", "flux", "tiny", "tiles", "ldm"])
+def test_codecs(name):
+    """In float64 on both sides."""
+    pytest.importorskip("diffusers", reason="diffusers is not installed")
+    make = load_make("codecs")
+    if name == "tiles":
+        computed = make.compute_tiles()
+    elif name == "ldm":
+        computed = make.compute(make.build_ldm(checkout("LIGHTNINGDIT_CHECKOUT")))
+    else:
+        computed = make.compute(make.build(name))
+    compare("codecs", name, computed, rtol=1e-9, atol=1e-10)

@@ -61,7 +61,15 @@ def lagrangian(F: Output, z: Array, t: Array, s: Array, v: Array, velocity: Call
 
 
 def semigroup(
-    F: Output, z: Array, t: Array, s: Array, way: Array, v: Array, first: Array, short: bool
+    F: Output,
+    z: Array,
+    t: Array,
+    s: Array,
+    way: Array,
+    v: Array,
+    first: Array,
+    short: bool,
+    second: Output | None = None,
 ) -> Pair:
     """A jump is two jumps: G(z, t, s) = G(G(z, t, u), u, s).
 
@@ -70,13 +78,16 @@ def semigroup(
       first: F of the jump from t to u: the network's own, or v if that is short.
       short: divide the residual by the first jump's length, as discrete consistency training does:
         then it does not vanish with it, and is the Eulerian one as u -> t.
+      second: F of the jump from u to s, if it is another network's.
     """
     u, f = t - way, F(z, t, s)
     d, e, rest = (expand(a, z) for a in (t - s, way, u - s))
     z_u = jnp.cos(e) * z - jnp.sin(e) * first
     none = (d == 0) | (e == 0)
     length, part = (jnp.where(none, 1.0, jnp.sin(a)) for a in (d, e))
-    two = part * (jnp.cos(rest) * first - jnp.sin(rest) * z) + jnp.sin(rest) * F(z_u, u, s)
+    two = part * (jnp.cos(rest) * first - jnp.sin(rest) * z) + jnp.sin(rest) * (second or F)(
+        z_u, u, s
+    )
     residual = f - two / length
     if short:
         residual = residual * length / part

@@ -26,16 +26,18 @@ class JumpLaw:
         from the clean end to t; "gap", so far below t as `end` says; "data", the schedule's clean
         end; "dyadic", one of 1, 2, 4, ... `most` equal steps from 1 to 0 in the schedule's time,
         each count as often (shortcut models).
+      least: lowest log(sigma / alpha) of t, if not (); what `level` draws below is there.
       end: for "ordered" as `level`, of s: then s is the less noisy of it and t; () for the same
         law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
         angle; s is not beyond the clean end.
-      stratified: what is uniform, times of t and the share of "below", is evenly spread over the
+      stratified: uniform times of t, and the uniform share of "below", are evenly spread over the
         batch, in a random order, as in `uniform_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
     """
 
     level: tuple[float, ...] = ()
+    least: tuple[float, ...] = ()
     to: str = "ordered"
     end: tuple[float, ...] = ()
     stratified: bool = False
@@ -49,6 +51,10 @@ class JumpLaw:
             law = getattr(self, name)
             if law and not (len(law) == 2 and law[1] > 0):
                 raise ValueError(f"jumps.{name} must be (mean, deviation) or empty; got {law}")
+        if self.least and not (len(self.least) == 1 and self.level and self.to == "data"):
+            raise ValueError(
+                f"jumps.least is one number, for a level and to='data'; got {self.least}"
+            )
         if (self.to == "gap" and not self.end) or (self.end and self.to not in ("ordered", "gap")):
             raise ValueError(
                 "jumps.end is for to='ordered', which may have it, and for to='gap', which must; "
@@ -89,7 +95,8 @@ class JumpLaw:
     def _first(self, key: Array, num: int, schedule: Schedule, dtype) -> Array:
         """Log-SNRs at t, [num]."""
         if self.level:
-            return _level(key, self.level, num, schedule, dtype)
+            drawn = _level(key, self.level, num, schedule, dtype)
+            return jnp.minimum(drawn, -2 * self.least[0]) if self.least else drawn
         return schedule(self._uniform(key, num, dtype))
 
     def _uniform(self, key: Array, num: int, dtype) -> Array:

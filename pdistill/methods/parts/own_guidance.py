@@ -13,9 +13,9 @@ def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, p
     """The guided velocity that a network learns without a teacher, [B, ...], without gradient.
 
     omega v + kappa F(label) - (omega + kappa - 1) F(none), kappa = 1 - omega / (1 + w), with v of
-    the pair of data and noise and F of the network at s = t (Geng et al. 2025, eq. 21). What is
-    learnt is (1 + w) v(label) - w v(none), whatever omega: less of it has less variance. omega = 1
-    is improved MeanFlow's v + w / (1 + w) (F(label) - F(none)). Where w is 0 it is v.
+    the pair of data and noise and F of the network's velocity (Geng et al. 2025, eq. 21). The
+    network learns (1 + w) v(label) - w v(none), whatever omega: less of it has less variance. With
+    omega = 1 it is improved MeanFlow's v + w / (1 + w) (F(label) - F(none)). It is v where w is 0.
 
     Args:
       z: [B, ...] at log-SNRs t [B]. told: the network's, with labels. w: weights [B].
@@ -24,7 +24,7 @@ def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, p
     if told.guidance is not None:
         none = none.replace(guidance=jnp.zeros_like(w))
     both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, t, told), (z, t, none))
-    labelled, free = jnp.split(network.v(*both), 2)
+    labelled, free = jnp.split(network.velocity(*both), 2)
     w = expand(w, z)
     kappa = 1 - omega / (1 + w)
     mixed = omega * pair + kappa * labelled - (omega + kappa - 1) * free

@@ -18,12 +18,12 @@ from pdistill.networks.unet import double, halve
 
 
 class ResnetBlock(nn.Module):
-    """h [B, H, W, C], embedding [B, E] -> [B, H', W', features].
+    """h [B, H, W, C], embedding [B, E] or None -> [B, H', W', features].
 
     Attributes:
       resample: "up", "down" or "", on both paths.
       scale_shift: the embedding scales and shifts the second norm; else it is added before it.
-      groups, epsilon: as in `nn.GroupNorm`.
+      groups, epsilon, use_fast_variance: as in `nn.GroupNorm`.
     """
 
     features: int
@@ -31,16 +31,24 @@ class ResnetBlock(nn.Module):
     scale_shift: bool = False
     groups: int = 32
     epsilon: float = 1e-5
+    use_fast_variance: bool = True
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, h: Array, embedding: Array) -> Array:
-        norm = functools.partial(nn.GroupNorm, self.groups, epsilon=self.epsilon)
+    def __call__(self, h: Array, embedding: Array | None = None) -> Array:
+        norm = functools.partial(
+            nn.GroupNorm,
+            self.groups,
+            epsilon=self.epsilon,
+            use_fast_variance=self.use_fast_variance,
+        )
         resample = {"up": double, "down": halve, "": lambda h: h}[self.resample]
         skip, h = resample(h), resample(nn.silu(norm(name="norm1")(h)))
         h = nn.Conv(self.features, (3, 3), name="conv1")(h)
-        width = self.features * (2 if self.scale_shift else 1)
-        change = nn.Dense(width, name="time_emb_proj")(nn.silu(embedding))[:, None, None]
+        change = 0.0
+        if embedding is not None:
+            width = self.features * (2 if self.scale_shift else 1)
+            change = nn.Dense(width, name="time_emb_proj")(nn.silu(embedding))[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(change, 2, axis=-1)
             h = norm(name="norm2")(h) * (1 + scale) + shift
@@ -58,13 +66,20 @@ class Attention(nn.Module):
     heads: int
     groups: int = 32
     epsilon: float = 1e-5
+    use_fast_variance: bool = True
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         batch, height, width, channels = h.shape
         tokens = h
         if self.groups:
-            tokens = nn.GroupNorm(self.groups, epsilon=self.epsilon, name="group_norm")(h)
+            norm = nn.GroupNorm(
+                self.groups,
+                epsilon=self.epsilon,
+                use_fast_variance=self.use_fast_variance,
+                name="group_norm",
+            )
+            tokens = norm(h)
         tokens = tokens.reshape(batch, height * width, channels)
         q, k, v = (
             nn.Dense(channels, name=f"to_{name}")(tokens).reshape(*tokens.shape[:2], self.heads, -1)
