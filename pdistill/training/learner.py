@@ -1,6 +1,7 @@
 """A learner: a network under training, with its averages, its optimizer and a count of its own."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -67,13 +68,15 @@ class Learner(struct.PyTreeNode):
                 "a network without a moving average: leave its optimizer's ema_decay and ema_ramp "
                 "at 0, and its ema_widths empty"
             )
-        network = jax.tree.map(jnp.copy, network)
+        copy = functools.partial(jax.tree.map, jnp.copy)
+        network = copy(network)
         learning = _learning(network, fixed)
-        averages = tuple(jax.tree.map(jnp.copy, learning) for _ in optimizer.ema_widths or (0,))
-        average = averages if optimizer.ema_widths else averages[0]
+        average = copy(learning) if averaged and not optimizer.ema_widths else None
+        if optimizer.ema_widths:
+            average = tuple(copy(learning) for _ in optimizer.ema_widths)
         return cls(
             network=network,
-            average=average if averaged else None,
+            average=average,
             opt_state=optimizer.transform().init(learning),
             count=jnp.zeros((), jnp.int32),
             carried=carried or {},

@@ -1,11 +1,14 @@
 """Muon against Newton-Schulz in NumPy; the other parameters against Adam alone."""
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from optax.contrib import MuonDimensionNumbers
 
-from pdistill.training import Learner, Optimizer
+from pdistill.runtime.mesh import make_mesh
+from pdistill.training import Checkpointer, Learner, Optimizer, init_state, start_of
 from pdistill.training.muon import matrix_axes
 
 PARAMS = {
@@ -91,6 +94,25 @@ def test_the_rest_is_updated_by_adam_to_the_bit(trained, read):
     muon, adam, start, _ = trained
     np.testing.assert_array_equal(read(muon), read(adam))
     assert np.all(read(muon) != read(start))
+
+
+def test_its_state_is_cut_among_devices_and_saved_whole(tmp_path):
+    mesh = make_mesh(1, 8)
+    optimizer = Optimizer(0.1, rule="muon", ema_widths=(0.05, 0.1))
+    params = {"mlp_in": {"kernel": jnp.ones((64, 256)), "bias": jnp.ones(256)}}
+    start = start_of(init_state(lambda: Learner.of(params, optimizer), mesh), mesh)
+    grads = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size).reshape(a.shape)), params)
+    update = jax.jit(lambda learner: learner.update(grads)[0])
+    learner = update(start.method)
+    momentum = learner.opt_state[1][0].inner_states["muon"].inner_state[0].mu["mlp_in"]["kernel"]
+    for whole in (momentum, *(average["mlp_in"]["kernel"] for average in learner.average)):
+        assert whole.addressable_shards[0].data.size == 64 * 256 / 8
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, start.replace(method=learner), {})
+    expected = jax.device_get(update(learner))
+    with Checkpointer(tmp_path) as checkpointer:
+        state, _ = checkpointer.restore(start)
+    chex.assert_trees_all_equal(jax.device_get(update(state.method)), expected)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from pdistill.runtime.mesh import make_mesh
-from pdistill.training import Learner, Optimizer, init_state
+from pdistill.training import Learner, Optimizer
 from pdistill.training.power_ema import Profile, exponent, fit, inner_product, step_size
 
 GOLDEN = {0.05: 16.97, 0.10: 6.94}  # Karras et al. (2024), section 3.1
@@ -110,22 +108,6 @@ def test_an_average_of_a_third_length_is_made_of_snapshots(walked):
         assert error < 1e-6
     # Far from both it is not one of their sums; earlier snapshots help.
     assert made(0.28, slice(2, None))[1] > made(0.28)[1] > 0.1
-
-
-def test_averages_are_sharded_as_the_parameters():
-    optimizer = Optimizer(1e-2, ema_widths=(0.05, 0.1))
-
-    def updated(mesh):
-        learner = init_state(lambda: Learner.of({"w": jnp.ones((128, 64))}, optimizer), mesh)
-        grads = {"w": jnp.arange(128 * 64.0).reshape(128, 64) - 9}
-        step = jax.jit(lambda learner: learner.update(grads)[0], donate_argnums=0)
-        return step(step(learner))
-
-    ours, expected = updated(make_mesh(1, 8)), updated(make_mesh(8, 1))
-    for average in ours.average:
-        assert average["w"].sharding == ours.network["w"].sharding
-        assert average["w"].addressable_shards[0].data.size == 128 * 64 / 8
-    chex.assert_trees_all_close(ours.average, expected.average, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
