@@ -19,6 +19,7 @@ COMMANDS = {
     "pairs": "makes noise-image pairs of a teacher",
     "partition": "parts of a model's labels whose embeddings are near each other",
     "convert": "makes a model directory of somebody else's weights",
+    "average": "makes an average of another length of a finished run's snapshots",
     "export": "writes a model's sampler, or the model, for other programs",
     "report": "makes the report of a run again",
     "prepare": "puts a data set on disk",

@@ -108,7 +108,9 @@ def test_defaults_and_conversions():
     assert parsed.seed == 0
 
 
-@pytest.mark.parametrize(("head", "channels"), [("v", 3), ("x", 3), ("eps", 3), ("both", 6)])
+@pytest.mark.parametrize(
+    ("head", "channels"), [("v", 3), ("x", 3), ("eps", 3), ("velocity", 3), ("both", 6)]
+)
 def test_output_channels_follow_from_the_head_and_the_data(head, channels):
     runs = plan(parse(changed("model.head", head)), (8, 8, 3)).values()
     assert {r.network.module.out_channels for r in runs} == {channels}

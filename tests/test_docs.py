@@ -37,6 +37,9 @@ def test_a_sampler_for_your_own_network():
     ours = names["from_velocity"](names["velocity"])(z, logsnr)
     np.testing.assert_allclose(ours, exact.denoise(z, logsnr), atol=1e-4)
     assert abs(names["x"].std() - 0.5) < 0.02
+    assert abs(names["jumped"].std() - 0.5) < 0.02
+    jumped = names["from_average"](names["average"])(z, logsnr, logsnr + 1)
+    np.testing.assert_allclose(jumped, exact.flow(z, logsnr, logsnr + 1), atol=1e-4)
     unit = pdistill.diffusion.Gaussian(mean=0.0, std=1.0)
     np.testing.assert_allclose(
         names["denoise_edm"](z, logsnr), unit.denoise(z, logsnr), rtol=1e-4, atol=1e-6

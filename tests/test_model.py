@@ -37,6 +37,7 @@ def blank(module, head="v", schedule=CosineSchedule(), **more):  # noqa: B008
 LABELLED = blank(MODULE.clone(num_labels=3))
 STUDENT = blank(MODULE.clone(num_labels=3, guidance=True), guidance=(0.0, 4.0))
 PLAIN = blank(MODULE, "x", LinearLogsnrSchedule(-5.0, 5.0))
+JUMPING = blank(MODULE.clone(target=True), "velocity", sampler="gamma")
 
 
 @functools.cache
@@ -79,9 +80,12 @@ def plain(tmp_path_factory):
 # --- Saving and loading -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", [LABELLED, PLAIN], ids=["labelled", "plain"])
+@pytest.mark.parametrize(
+    "network", [LABELLED, PLAIN, JUMPING], ids=["labelled", "plain", "jumping"]
+)
 def test_round_trip(tmp_path, network):
-    model = load(save_random(tmp_path / "model", network, method="teacher"))
+    solver = network.sampler or "ddim"
+    model = load(save_random(tmp_path / "model", network, method="teacher", solver=solver))
     chex.assert_trees_all_equal(model.network, random(network))
     assert model.image_shape == SHAPE
     assert model.card["method"] == "teacher"

@@ -24,7 +24,7 @@ from pdistill.runtime.terminal import say
 # Keys of a config that may change between runs of one directory: they change no result that is
 # there. A metric more is measured, one less is kept.
 HARMLESS = (
-    r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at)|wandb|estimate|mesh\..*|"
+    r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at|snapshot_every)|wandb|estimate|mesh\..*|"
     r"data\.resident|evaluation\.inception_weights|evaluation\.metrics(\[\d+\])?"
 )
 

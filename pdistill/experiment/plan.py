@@ -23,6 +23,7 @@ from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
+from pdistill.training.learner import learner_with_widths
 
 HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
 
@@ -174,6 +175,11 @@ def _plan_run(
     _check_shape(network.image_shape, shape)
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
+    if not learner_with_widths(state) and run.loop and run.loop.snapshot_every:
+        raise ValueError(
+            "loop.snapshot_every keeps the averages of ema_widths; set those of its optimizer, or "
+            "leave it at 0"
+        )
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
     made_for = run.method.made_for(**run.arguments)
     if not trains(run.method) and given:  # made of earlier models

@@ -18,6 +18,7 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
+from pdistill.experiment.averages import products, snapshot_directory
 from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
@@ -205,7 +206,8 @@ class Experiment:
 
         def on_save(step: int, state: Any) -> None:
             if selection:
-                selection(step, run.method.product(state))
+                selection(step, products(run.method, state))
+            self._keep_snapshots(planned, state, step)
             self._report()
 
         try:
@@ -224,7 +226,20 @@ class Experiment:
         if selection:
             selection.finish(**_length(planned))
         else:
-            save(directory / "model", run.method.product(state), run.loop.num_updates)
+            first = products(run.method, state)[0]
+            save(directory / "model", first.network, run.loop.num_updates, **first.average)
+
+    def _keep_snapshots(self, planned: Planned, state: Any, step: int) -> None:
+        """Saves all averages of update `step` as models, if snapshots are due.
+
+        After a crash perhaps again, with the same values.
+        """
+        every, last = planned.run.loop.snapshot_every, planned.run.loop.num_updates
+        if not every or (step % every and step != last):
+            return
+        for product in products(planned.run.method, state):
+            directory = snapshot_directory(self._directory(planned), step, product.width)
+            self._save_model(planned, directory, product.network, step, **product.average)
 
     def _given(self, planned: Planned) -> dict[str, Any]:
         """The networks, and parts of its start's last state, that a run begins with."""
@@ -286,8 +301,10 @@ class Experiment:
             batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
         )  # fmt: skip
 
-    def _save_model(self, planned: Planned, directory: Path, network: Network, step: int) -> None:
-        """Exports the network of update `step`."""
+    def _save_model(
+        self, planned: Planned, directory: Path, network: Network, step: int, **more: Any
+    ) -> None:
+        """Exports the network of update `step`, with `more` entries of its card."""
         if planned.makes_codec:
             return self._save_codec(planned, directory, network)
         run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
@@ -314,6 +331,7 @@ class Experiment:
             **self._inherited(planned),
             **run.method.card(planned.state),
             **_length(planned),
+            **more,
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)

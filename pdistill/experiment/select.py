@@ -1,6 +1,6 @@
 """Measures a model at every save of its training, and keeps the best one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_d
 
 from pdistill import model as models
 from pdistill.evaluation import radial_spectrum
+from pdistill.experiment.averages import Product
 from pdistill.networks import Network
 from pdistill.runtime.temporary import replace
 from pdistill.runtime.terminal import say
@@ -21,11 +22,12 @@ IMAGES = 1000  # that a spectrum is averaged over
 class Selection:
     """The best model of a training run, in <directory>/best, and the log that it is chosen by.
 
-    A row of selection.jsonl is {"step", "metric", "value", "spectrum"}; smaller values are better.
+    A row of selection.jsonl is {"step", "metric", "value", "spectrum"}, and "width" of an average
+    with `ema_widths`; smaller values are better.
 
     Args:
       measure: network -> the row of the one metric that decides, and the samples measured,
-        uint8 [N, H, W, C]. save: (directory, network, step) -> None.
+        uint8 [N, H, W, C]. save: (directory, network, step, **card) -> None.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class Selection:
         directory: Path,
         name: str,
         measure: Callable[[Network], tuple[dict[str, Any], np.ndarray]],
-        save: Callable[[Path, Network, int], None],
+        save: Callable[..., None],
         writer: Writer,
     ):
         self._directory = directory
@@ -46,22 +48,27 @@ class Selection:
             model.rename(best)  # of a run that is trained on
         sync_global_devices(f"selecting in {directory}")
 
-    def __call__(self, step: int, network: Network) -> None:
-        """Measures the model of update `step`, and keeps it if it is the best."""
+    def __call__(self, step: int, products: Sequence[Product]) -> None:
+        """Measures the models of update `step`, and keeps one if it is the best so far."""
         rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
-        measured, samples = self._measure(network)
+        for product in products:
+            self._measure_and_keep(step, product, rows)
+
+    def _measure_and_keep(self, step: int, product: Product, rows: LogFile) -> None:
+        measured, samples = self._measure(product.network)
         value, metric = measured["value"], measured["metric"]
         before = min((row["value"] for row in rows.rows), default=np.inf)
         better = bool(broadcast_one_to_all(np.int32(value < before)))
         say(
-            f"{self._name:<16} step {step}: {metric} {value:.4g}"
+            f"{self._name:<16} step {step}{_of(product)}: {metric} {value:.4g}"
             + (", the best so far" if better else f" (best {before:.4g})")
         )
-        self._writer.write_scalars(step, {f"{self._name}/{metric}": value})
+        self._writer.write_scalars(step, {f"{self._name}/{metric}{_of(product, '/')}": value})
         if better:
-            self._save(self._directory / "best", network, step)
+            self._save(self._directory / "best", product.network, step, **product.average)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
-        rows.append({"step": step, "metric": metric, "value": value, "spectrum": spectrum})
+        row = {"step": step, "metric": metric, "value": value, "spectrum": spectrum}
+        rows.append(row | ({"width": product.width} if product.width else {}))
 
     @property
     def found(self) -> bool:
@@ -71,10 +78,16 @@ class Selection:
     def finish(self, **card: Any) -> None:
         """Makes the best model the run's, with these changes of its card."""
         best = self._directory / "best"
-        step = models.read_card(best)["selected_step"]
-        say(f"{self._name:<16} the model of step {step} is kept")
+        kept = models.read_card(best)
+        width = f", width {kept['average']['width']:g}" if "average" in kept else ""
+        say(f"{self._name:<16} the model of step {kept['selected_step']}{width} is kept")
         sync_global_devices(f"read {best}")
         if jax.process_index() == 0:
             models.change_card(best, **card)
             replace(best, self._directory / "model")
         sync_global_devices(f"selected {self._directory}")
+
+
+def _of(product: Product, between: str = " width ") -> str:
+    """The width of a product's average after some words, or ""."""
+    return f"{between}{product.width:g}" if product.width else ""

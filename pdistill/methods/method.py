@@ -103,8 +103,8 @@ class Run:
       loop: length of the training; None for a method of zero updates.
       measured_at: step counts to measure at, of a cascade those of all resolutions each time; the
         model samples with the first. () for those that the method makes it for.
-      select: metric by which the exported model is chosen among those of all saves; "" for the
-        last.
+      select: metric by which the exported model is chosen among those of all saves, and of all
+        averages with `ema_widths`; "" for the last, of the first average.
       labels: labels of the images to train on; None for all.
       resolution: pixels a side that images are averaged to; 0 for those of the data.
       measured: False for what is only a part of a later model.

@@ -4,6 +4,7 @@ model = load("runs/digits/progressive/4")
 images = model.sample(jax.random.key(0), num=64)
 """
 
+from pdistill.model.averages import AVERAGES, posthoc_average
 from pdistill.model.card import (
     CARD,
     FORMAT,
@@ -26,6 +27,7 @@ from pdistill.model.sampling import Sampling, SamplingError
 from pdistill.model.store import change_card, copy, load, save
 
 __all__ = [
+    "AVERAGES",
     "CARD",
     "FORMAT",
     "SCHEDULES",
@@ -45,6 +47,7 @@ __all__ = [
     "load_codec",
     "noise_shape",
     "num_steps",
+    "posthoc_average",
     "read_card",
     "save",
     "save_codec",

@@ -102,12 +102,11 @@ class Network(struct.PyTreeNode):
     ) -> Array:
         """z at logsnr_s [B] from z [B, ...] at logsnr_t [B]; exactly z for s = t.
 
-        The DDIM step cos(phi_t - phi_s) z - sin(phi_t - phi_s) v, with v for g of Kim et al. (2023,
-        eq. 4). v is told the target if the network takes it, and else is the denoiser's.
+        See `diffusion.jump`: v is told the target if the network takes it, and else is the
+        denoiser's, so that this is DDIM's step.
         """
         v = self.v(z, logsnr_t, told.replace(target=logsnr_s))
-        turn = diffusion.expand(diffusion.angle(logsnr_t) - diffusion.angle(logsnr_s), z)
-        return jnp.cos(turn) * z - jnp.sin(turn) * v
+        return diffusion.jump(z, v, logsnr_t, logsnr_s)
 
     def features(self, z: Array, logsnr: Array, told: Conditioning = NOTHING) -> tuple[Array, ...]:
         """Maps [B, h, w, C] that the encoder makes of z, in z's dtype, finest first.

@@ -215,10 +215,15 @@ def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None)
     """
     figure = Figure((WIDTH, 3.0 if data is None else 6.0), dpi=DPI, layout="constrained")
     above, *below = figure.subplots(1 if data is None else 2, squeeze=False)[:, 0]
-    steps, values = zip(*((row["step"], row["value"]) for row in rows), strict=True)
-    best = int(np.argmin(values))
-    above.plot(steps, values, "o-", color="C0")
-    above.plot(steps[best], values[best], "o", color="C3", label=f"kept: update {steps[best]}")
+    values = [row["value"] for row in rows]
+    best = rows[int(np.argmin(values))]
+    widths = list(dict.fromkeys(row.get("width") for row in rows))
+    for i, width in enumerate(widths):
+        points = [(row["step"], row["value"]) for row in rows if row.get("width") == width]
+        label = None if width is None else f"width {width:g}"
+        color = "C0" if width is None else _shade(i, len(widths))
+        above.plot(*zip(*points, strict=True), "o-", color=color, label=label)
+    above.plot(best["step"], best["value"], "o", color="C3", label=f"kept: update {best['step']}")
     above.set_title(run)
     above.set_xlabel("updates")
     above.set_ylabel(f"{rows[0]['metric']}, lower is better")

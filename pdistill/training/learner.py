@@ -1,6 +1,7 @@
-"""A learner: a network under training, with its average, its optimizer and a count of its own."""
+"""A learner: a network under training, with its averages, its optimizer and a count of its own."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -13,6 +14,7 @@ from jax import Array
 from pdistill.networks import Network
 from pdistill.training.freezing import count, merge, partition
 from pdistill.training.optimizers import Optimizer
+from pdistill.training.power_ema import step_size
 
 Metrics = dict[str, Array]
 
@@ -22,7 +24,8 @@ class Learner(struct.PyTreeNode):
 
     Attributes:
       network: a `Network` or another pytree; with `fixed` it has `params`, a nested dictionary.
-      average: moving average of what learns; None for a network that nobody samples.
+      average: moving average of what learns, or a tuple of those of `optimizer.ema_widths`; None
+        for a network that nobody samples.
       opt_state: the optimizer's.
       count: updates so far, int32.
       carried: values that evaluations carry on, such as the vectors of spectral norm.
@@ -60,16 +63,20 @@ class Learner(struct.PyTreeNode):
         """
         if whole_batches and optimizer.microbatches > 1:
             raise ValueError("its losses are of a whole batch: leave optimizer.microbatches at 1")
-        if not averaged and (optimizer.ema_decay or optimizer.ema_ramp):
+        if not averaged and (optimizer.ema_decay or optimizer.ema_ramp or optimizer.ema_widths):
             raise ValueError(
                 "a network without a moving average: leave its optimizer's ema_decay and ema_ramp "
-                "at 0"
+                "at 0, and its ema_widths empty"
             )
-        network = jax.tree.map(jnp.copy, network)
+        copy = functools.partial(jax.tree.map, jnp.copy)
+        network = copy(network)
         learning = _learning(network, fixed)
+        average = copy(learning) if averaged and not optimizer.ema_widths else None
+        if optimizer.ema_widths:
+            average = tuple(copy(learning) for _ in optimizer.ema_widths)
         return cls(
             network=network,
-            average=jax.tree.map(jnp.copy, learning) if averaged else None,
+            average=average,
             opt_state=optimizer.transform().init(learning),
             count=jnp.zeros((), jnp.int32),
             carried=carried or {},
@@ -78,9 +85,10 @@ class Learner(struct.PyTreeNode):
         )
 
     def update(self, grads: Any) -> tuple["Learner", Metrics]:
-        """One optimizer update and one step of the moving average.
+        """One optimizer update and one step of each moving average.
 
-        average <- d average + (1 - d) parameters with d = `optimizer.ema_decay_at(count)`.
+        average <- d average + (1 - d) parameters with d = `optimizer.ema_decay_at(count)`, or
+        1 - d = `power_ema.step_size` of a width.
 
         Args:
           grads: like `network`.
@@ -95,7 +103,12 @@ class Learner(struct.PyTreeNode):
             updates, opt_state = transform.update(grads, self.opt_state, learning)
         learning = optax.apply_updates(learning, updates)
         average = self.average
-        if average is not None:
+        if self.optimizer.ema_widths:
+            average = tuple(
+                _moved(old, learning, step_size(width, self.count + 1))
+                for old, width in zip(average, self.optimizer.ema_widths, strict=True)
+            )
+        elif average is not None:
             decay = self.optimizer.ema_decay_at(self.count)
             average = optax.incremental_update(learning, average, 1 - decay)
         norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(learning)}
@@ -109,8 +122,8 @@ class Learner(struct.PyTreeNode):
 
     @property
     def averaged(self) -> Network:
-        """The network with its averaged parameters: what to sample with."""
-        return self._with(self.average)
+        """The network with its averaged parameters, the first of several: what to sample with."""
+        return self._with(self.average[0] if self.optimizer.ema_widths else self.average)
 
     @property
     def trainable_fraction(self) -> float:
@@ -123,6 +136,40 @@ class Learner(struct.PyTreeNode):
             return learning
         _, held = partition(self.network.params, self.fixed)
         return self.network.replace(params=merge(learning, held))
+
+
+def learner_with_widths(state: Any) -> Learner | None:
+    """Finds the learner with `ema_widths` in a method's state, if there is one.
+
+    Raises:
+      ValueError: there are several, of which it is not clear whose averages the product is.
+    """
+    found = [part for part in jax.tree.leaves(state, is_leaf=_is_learner) if _has_widths(part)]
+    if len(found) > 1:
+        raise ValueError(f"ema_widths may be set for one optimizer of a method; got {len(found)}")
+    return found[0] if found else None
+
+
+def with_average(state: Any, i: int) -> Any:
+    """A method's state in which average number i of the learner with `ema_widths` is the first."""
+    return jax.tree.map(
+        lambda part: part.replace(average=part.average[i:]) if _has_widths(part) else part,
+        state,
+        is_leaf=_is_learner,
+    )
+
+
+def _is_learner(part: Any) -> bool:
+    return isinstance(part, Learner)
+
+
+def _has_widths(part: Any) -> bool:
+    return _is_learner(part) and bool(part.optimizer.ema_widths)
+
+
+def _moved(old: Any, new: Any, step: Array) -> Any:
+    """An average, a fraction `step` of the way to new parameters."""
+    return jax.tree.map(lambda a, b: a + step.astype(a.dtype) * (b - a), old, new)
 
 
 def _learning(network: Any, fixed: tuple[str, ...]) -> Any:

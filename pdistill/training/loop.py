@@ -40,6 +40,8 @@ class LoopConfig:
         convolutions on a CPU, whose gradients XLA runs ten times slower inside a loop. Parts of an
         update that not all have are compiled by themselves with 1, and else behind a switch.
       log_every, save_every: intervals.
+      snapshot_every: interval of the saves at which an experiment keeps the averages of
+        `Optimizer.ema_widths`, as models in <run>/averages; 0 for none.
       max_skipped: updates that may be left out because a metric (a loss, a gradient's norm) was
         not finite, or the gradient too large; one more stops the run.
       max_grad_norm: largest "grad_norm", before clipping, of an update that is not left out; 0 for
@@ -58,6 +60,7 @@ class LoopConfig:
     max_grad_norm: float = 0.0
     offload: bool = False
     profile_at: int = 0
+    snapshot_every: int = 0
 
     def __post_init__(self):
         for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):
@@ -79,6 +82,12 @@ class LoopConfig:
             raise ValueError(
                 f"save_every must be a multiple of log_every={self.log_every}; "
                 f"got {self.save_every}"
+            )
+
+        if self.snapshot_every < 0 or self.snapshot_every % self.save_every:
+            raise ValueError(
+                f"snapshot_every must be 0 or a multiple of save_every={self.save_every}; "
+                f"got {self.snapshot_every}"
             )
 
     @property

@@ -6,17 +6,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from pdistill.training.muon import muon_and_adam
+from pdistill.training.power_ema import check_width
+
 ANNEALS = ("constant", "linear", "cosine")
-RULES = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
+RULES = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam, "muon": muon_and_adam}
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam with warm-up, annealing, clipping and decoupled weight decay, and the weights' EMA.
+    """Adam with warm-up, annealing, clipping and decoupled weight decay, and the weights' averages.
 
     Attributes:
       rule: "adam", or "radam", which leaves out the division by the second moment in its first
-        updates and warms up by itself (Liu et al. 2020).
+        updates and warms up by itself (Liu et al. 2020), or "muon" for the matrices between a
+        network's layers and Adam for the rest, see `training.muon`.
       learning_rate: peak rate. warmup: updates of linear warm-up from zero.
       anneal: "constant", or "linear" / "cosine" to zero at update `num_updates`.
       num_updates: length of the run that `anneal` covers; a stage fills it in.
@@ -25,6 +29,9 @@ class Optimizer:
       ema_decay: decay of the parameters' moving average; 0 makes it a copy of the parameters.
       ema_ramp: the average's half-life is at most this fraction of the updates so far (Karras et
         al. 2022 have 0.05); 0 for no such bound.
+      ema_widths: instead of `ema_decay`, the relative standard deviations, above 0 and at most
+        0.2886, of averages with power-function profiles (Karras et al. 2024 have 0.05 and 0.1).
+        All are kept; the first is the one that the method uses and the run exports.
       microbatches: parts a batch is cut into to accumulate its gradient.
     """
 
@@ -41,6 +48,7 @@ class Optimizer:
     ema_ramp: float = 0.0
     microbatches: int = 1
     rule: str = "adam"
+    ema_widths: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.anneal not in ANNEALS:
@@ -53,6 +61,12 @@ class Optimizer:
             raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
         if self.ema_ramp < 0:
             raise ValueError(f"ema_ramp must not be negative; got {self.ema_ramp}")
+        if self.ema_widths and (self.ema_decay or self.ema_ramp):
+            raise ValueError("ema_widths stand in for ema_decay and ema_ramp: leave those at 0")
+        if len(set(self.ema_widths)) < len(self.ema_widths):
+            raise ValueError(f"ema_widths must differ from each other; got {self.ema_widths}")
+        for width in self.ema_widths:
+            check_width(width)
         if self.microbatches < 1:
             raise ValueError(f"microbatches must be at least 1; got {self.microbatches}")
         if self.anneal != "constant" and 0 < self.num_updates <= self.warmup:
@@ -83,7 +97,7 @@ class Optimizer:
         return jnp.minimum(decay, 0.5 ** (1 / half_life))
 
     def transform(self) -> optax.GradientTransformation:
-        """The optax chain: clip, Adam or RAdam, weight decay, learning rate."""
+        """The optax chain: clip, the rule, weight decay, learning rate."""
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             optax.chain(  # as optax.adamw is

@@ -156,6 +156,15 @@ def test_errors_of_x_eps_and_v_are_proportional(truth):
     np.testing.assert_allclose(v_mse / x_mse, 1 + snr, rtol=1e-10)
 
 
+def test_flow_is_well_conditioned_in_float32():
+    """At both ends v and x follow from it without division by a small number."""
+    logsnr = jnp.linspace(-20, 20, 101)
+    x, eps = jax.random.normal(jax.random.key(0), (2, 101, 16))
+    z, v = diffusion.diffuse(x, eps, logsnr), diffusion.v_target(x, eps, logsnr)
+    for convert, desired in ((diffusion.v_from_velocity, v), (diffusion.x_from_velocity, x)):
+        np.testing.assert_allclose(convert(z, eps - x, logsnr), desired, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["x_from_v", "eps_from_v"])
 def test_v_is_well_conditioned_in_float32(name):
     """The reason for v: x and eps follow from it at both ends without division."""

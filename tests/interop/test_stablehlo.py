@@ -73,8 +73,9 @@ def test_starts_from_noise(plain):
 
 
 def test_a_model_that_jumps(tmp_path):
-    """Its sampler is given jumps, not a denoiser."""
-    directory = save_random(tmp_path / "model", target=True, kind="jump", solver="gamma:0.5")
+    """Its sampler is given jumps, not a denoiser; here MeanFlow's."""
+    jumping = {"kind": "jump", "solver": "gamma:0.5", "head": "velocity"}
+    directory = save_random(tmp_path / "model", target=True, **jumping)
     model = pdistill.load(directory)
     images = reserialized(export_sampler(model, num_steps=2)).call(KEY, jnp.arange(3))
     np.testing.assert_array_equal(images, model.sample(KEY, 3, num_steps=2))

@@ -51,6 +51,7 @@ def test_v_and_denoiser_read_the_output(head):
         "x": lambda: (ALPHA * Z - output) / SIGMA,
         "eps": lambda: (output - SIGMA * Z) / ALPHA,
         "both": lambda: ALPHA * output[..., 1:] - SIGMA * output[..., :1],
+        "velocity": lambda: ((ALPHA - SIGMA) * Z + output) / (ALPHA + SIGMA),
     }
     close(v, desired_v[head]())
 

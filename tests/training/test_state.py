@@ -144,6 +144,7 @@ def test_a_pull_back_in_microbatches_is_the_whole_one(x64):
         (Optimizer(0.1, microbatches=2), {"whole_batches": True}, "microbatches at 1"),
         (Optimizer(0.1, ema_decay=0.9), {"averaged": False}, "ema_decay and ema_ramp at 0"),
         (Optimizer(0.1, ema_ramp=0.1), {"averaged": False}, "ema_decay and ema_ramp at 0"),
+        (Optimizer(0.1, ema_widths=(0.1,)), {"averaged": False}, "ema_widths empty"),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(optimizer, how, message):

@@ -1,0 +1,154 @@
+"""Muon against Newton-Schulz in NumPy; the other parameters against Adam alone."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+from pdistill.runtime.mesh import make_mesh
+from pdistill.training import Checkpointer, Learner, Optimizer, init_state, start_of
+from pdistill.training.muon import matrix_axes
+
+PARAMS = {
+    "patches": {"kernel": (2, 2, 1, 12), "bias": (12,)},
+    "conv1": {"kernel": (3, 3, 4, 6)},
+    "qkv": {"kernel": (12, 3, 2, 6), "bias": (3, 2, 6)},
+    "attention_out": {"kernel": (2, 6, 12)},
+    "mlp_in": {"kernel": (12, 20)},
+    "position": (5, 12),
+}
+# The hidden ones as matrices [batch, in, out], and back.
+MATRICES = {
+    "conv1": (lambda a: a.reshape(1, 36, 6), lambda a: a.reshape(3, 3, 4, 6)),
+    "qkv": (
+        lambda a: a.transpose(1, 0, 2, 3).reshape(3, 12, 12),
+        lambda a: a.reshape(3, 12, 2, 6).transpose(1, 0, 2, 3),
+    ),
+    "attention_out": (lambda a: a.reshape(1, 12, 12), lambda a: a.reshape(2, 6, 12)),
+    "mlp_in": (lambda a: a[None], lambda a: a[0]),
+}
+
+
+def orthogonalised(matrix):
+    """Five steps of the quintic of Jordan et al. (2024), of the singular values."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / np.linalg.norm(values)
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left * values @ right
+
+
+def random_tree(rng, shapes):
+    if isinstance(shapes, tuple):
+        return rng.normal(size=shapes)
+    return {name: random_tree(rng, shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Parameters by Muon and by Adam after three updates, their start, and the gradients."""
+    rng = np.random.default_rng(0)
+    start, *grads = (random_tree(rng, PARAMS) for _ in range(4))
+    ends = []
+    with jax.enable_x64():
+        update = jax.jit(lambda learner, grad: learner.update(grad)[0])
+        for rule in ("muon", "adam"):
+            learner = Learner.of(start, Optimizer(0.1, rule=rule, clip_norm=0.0, weight_decay=0.01))
+            for grad in grads:
+                learner = update(learner, grad)
+            ends.append(jax.device_get(learner.network))
+    return *ends, start, grads
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_matrix_moves_by_orthogonalised_momentum(trained, name):
+    """Relative 1e-6, for optax's learning rate is of single precision. NumPy iterates the singular
+    values, so that only rounding differs between the two."""
+    muon, _, start, grads = trained
+    to_matrix, back = MATRICES[name]
+    momentum, w = 0.0, start[name]["kernel"]
+    for k, grad in enumerate(grads, start=1):
+        grad = grad[name]["kernel"]
+        momentum = 0.95 * momentum + 0.05 * grad
+        looking_ahead = 0.95 * momentum / (1 - 0.95 ** (k + 1)) + 0.05 * grad / (1 - 0.95**k)
+        update = np.stack([orthogonalised(m) for m in to_matrix(looking_ahead)])
+        update = back(0.2 * np.sqrt(max(update.shape[1:])) * update)
+        w = w - 0.1 * (update + 0.01 * w)
+    moved = np.linalg.norm(w - start[name]["kernel"])
+    assert np.linalg.norm(muon[name]["kernel"] - w) < 1e-6 * moved
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda tree: tree["patches"]["kernel"],
+        lambda tree: tree["patches"]["bias"],
+        lambda tree: tree["qkv"]["bias"],
+        lambda tree: tree["position"],
+    ],
+    ids=["input", "bias", "biases of heads", "position"],
+)
+def test_the_rest_is_updated_by_adam_to_the_bit(trained, read):
+    muon, adam, start, _ = trained
+    np.testing.assert_array_equal(read(muon), read(adam))
+    assert np.all(read(muon) != read(start))
+
+
+def test_its_state_is_cut_among_devices_and_saved_whole(tmp_path):
+    mesh = make_mesh(1, 8)
+    optimizer = Optimizer(0.1, rule="muon", ema_widths=(0.05, 0.1))
+    params = {"mlp_in": {"kernel": jnp.ones((64, 256)), "bias": jnp.ones(256)}}
+    start = start_of(init_state(lambda: Learner.of(params, optimizer), mesh), mesh)
+    grads = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size).reshape(a.shape)), params)
+    update = jax.jit(lambda learner: learner.update(grads)[0])
+    learner = update(start.method)
+    momentum = learner.opt_state[1][0].inner_states["muon"].inner_state[0].mu["mlp_in"]["kernel"]
+    for whole in (momentum, *(average["mlp_in"]["kernel"] for average in learner.average)):
+        assert whole.addressable_shards[0].data.size == 64 * 256 / 8
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, start.replace(method=learner), {})
+    expected = jax.device_get(update(learner))
+    with Checkpointer(tmp_path) as checkpointer:
+        state, _ = checkpointer.restore(start)
+    chex.assert_trees_all_equal(jax.device_get(update(state.method)), expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("params/patches/kernel", (2, 2, 3, 64)),
+        ("params/pixels/kernel", (64, 12)),
+        ("params/logsnr_in/kernel", (64, 64)),
+        ("params/conv_in/kernel", (3, 3, 3, 64)),
+        ("conv_in32/kernel", (3, 3, 3, 64)),
+        ("params/conv_out/kernel", (3, 3, 64, 3)),
+        ("params/target_in/in/kernel", (64, 64)),
+        ("params/guidance_in/linear/kernel", (64, 64)),
+        ("params/label/Embed_0/embedding", (11, 64)),
+        ("params/enc.32x32_conv/kernel", (3, 3, 3, 64)),
+        ("params/dec.32x32_aux_conv/kernel", (3, 3, 64, 3)),
+        ("params/time_embedding.linear_1/kernel", (64, 256)),
+        ("params/pos_embed.proj/kernel", (2, 2, 3, 64)),
+        ("params/block_0/norm/scale", (64,)),
+    ],
+)
+def test_ends_of_networks_are_left_to_adam(path, shape):
+    assert matrix_axes(path, shape) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "axes"),
+    [
+        ("params/logsnr_out/kernel", (64, 64), ((0,), (-1,))),
+        ("params/target_in/out/kernel", (64, 64), ((0,), (-1,))),
+        ("params/down_0.block_0/conv1/kernel", (3, 3, 8, 16), ((0, 1, 2), (-1,))),
+        ("params/mid.attn_1/q/kernel", (64, 1, 64), ((0,), (-2, -1))),
+        ("params/mid.attn_1/proj_out/kernel", (2, 32, 64), ((0, 1), (-1,))),
+        ("params/enc.32x32_block0/conv0/kernel", (3, 3, 8, 16), ((0, 1, 2), (-1,))),
+        ("params/down_blocks.0.downsamplers.0.conv/kernel", (3, 3, 8, 8), ((0, 1, 2), (-1,))),
+    ],
+)
+def test_hidden_matrices_have_axes(path, shape, axes):
+    assert matrix_axes(path, shape) == MuonDimensionNumbers(*axes)
