@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdistill import diffusion, samplers
-    from pdistill.model import Codec, Model, load, load_codec
+    from pdistill.model import Model, load, load_codec
+    from pdistill.networks import Codec
 
     __version__: str
 
@@ -23,8 +24,10 @@ def __getattr__(name: str):
     """Imports when first used: the samplers come without flax, `pdistill --help` without jax."""
     if name in ("diffusion", "samplers"):
         return importlib.import_module(f"pdistill.{name}")
-    if name in ("Codec", "Model", "load", "load_codec"):
+    if name in ("Model", "load", "load_codec"):
         return getattr(importlib.import_module("pdistill.model"), name)
+    if name == "Codec":
+        return importlib.import_module("pdistill.networks").Codec
     if name == "__version__":
         return importlib.metadata.version("pdistill")
     raise AttributeError(f"module 'pdistill' has no attribute {name!r}")

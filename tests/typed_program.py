@@ -18,8 +18,8 @@ from pdistill.interop import export_sampler
 from pdistill.methods import METHODS, Method
 from pdistill.methods.dmd import Dmd
 from pdistill.methods.progressive import Progressive
-from pdistill.model import Codec, Model, Posterior
-from pdistill.networks import Conditioning, Network, UNet
+from pdistill.model import Model
+from pdistill.networks import Codec, Conditioning, Network, Posterior, UNet
 from pdistill.training import Learner, Optimizer
 
 KEY = jax.random.key(0)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pdistill.cli.options import command_parser
 from pdistill.interop import CONVERTERS, ConversionError, write_model
-from pdistill.model import Codec
+from pdistill.networks import Codec
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError
 

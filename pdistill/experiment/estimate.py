@@ -26,20 +26,24 @@ def tell_estimate(
     """Says how many minutes the runs `ahead` will train and sample, and in how much memory.
 
     Operations are counted, and memory is the compiler's, as in the dry run. The rate is measured: a
-    network's own forward pass on one device. Gradients run at other rates, and metrics and
-    compilation are left out, so that the time may be wrong by a factor of two.
+    network's own forward pass on one device; nothing is said where there are codecs only. Gradients
+    run at other rates, and metrics and compilation are left out, so that the time may be wrong by a
+    factor of two.
 
     Args:
       ahead: runs that train, of all `runs`. data_shape: [N, H, W, C].
     """
+    sampled = next((p for p in ahead if not p.makes_codec), None)
+    if sampled is None:
+        return
     update(f"{'estimate':<16} counts operations and measures their rate")
     first = first_of_each_method({planned.name: planned for planned in ahead})
     costs = {p.run.method.name: cost(p, runs, experiment, mesh, data_shape) for p in first}
     training = sum(costs[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
     num = experiment.evaluation.num_samples or data_shape[0]
     sampling = sum(num * n * p.network.flops() for p in ahead for n in _evaluations(p))
-    batch = max(ahead[0].run.loop.batch_size // mesh.size, 1)
-    rate = mesh.size * _rate(ahead[0].network, batch)
+    batch = max(sampled.run.loop.batch_size // mesh.size, 1)
+    rate = mesh.size * _rate(sampled.network, batch)
     memory = max(c.total for c in costs.values())
     say(
         f"{'estimate':<16} {_about(training / rate)} to train and {_about(sampling / rate)} to "

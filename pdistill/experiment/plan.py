@@ -17,7 +17,7 @@ from pdistill.data.images import check_average
 from pdistill.evaluation import check_distance
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.methods import Run
-from pdistill.networks import Network
+from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
@@ -32,7 +32,8 @@ class Planned:
     Attributes:
       given: names of the runs whose networks it gets, by the method's names for them.
       arguments: values that `Method.init` gets besides.
-      state: before the first update. network: its product.
+      state: before the first update. network: its product, a codec's instead of a network.
+      image_shape: shape of the images that it makes or, a codec, is trained on, [H, W, C].
       measured_at: step counts, of a cascade those of all resolutions each time.
       made_for: the only step counts that its model takes, likewise; () for any.
     """
@@ -41,8 +42,9 @@ class Planned:
     given: Mapping[str, str]
     arguments: Mapping[str, Any]
     state: Any
-    network: Network
-    measured_at: tuple[Steps, ...]
+    network: Network | Codec
+    image_shape: tuple[int, ...]
+    measured_at: tuple[Steps, ...] = ()
     made_for: tuple[Steps, ...] = ()
 
     @property
@@ -53,6 +55,11 @@ class Planned:
     def trains(self) -> bool:
         """Whether it has updates."""
         return trains(self.run.method)
+
+    @property
+    def makes_codec(self) -> bool:
+        """Whether its product is a codec, which no solver samples."""
+        return isinstance(self.network, Codec)
 
     @property
     def carried_on(self) -> tuple[str, ...]:
@@ -117,10 +124,14 @@ def _plan_run(
         arguments["model"] = model
     if "labels" in parameters:
         arguments["labels"] = run.labels
-    draft = Planned(run, given, arguments, None, model, ())
+    draft = Planned(run, given, arguments, None, model, shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(draft.init, key, values)
     network = jax.eval_shape(run.method.product, state)
+    if isinstance(network, Codec):
+        _check_codec(run)
+        run = dataclasses.replace(run, measured=False)
+        return dataclasses.replace(draft, run=run, state=state, network=network)
     _check_shape(network.image_shape, shape)
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
@@ -132,7 +143,12 @@ def _plan_run(
     if made_for and not set(steps) <= set(made_for):
         raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
     return dataclasses.replace(
-        draft, state=state, network=network, measured_at=steps, made_for=made_for
+        draft,
+        state=state,
+        network=network,
+        image_shape=network.image_shape,
+        measured_at=steps,
+        made_for=made_for,
     )
 
 
@@ -149,6 +165,8 @@ def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dic
         if role not in parameters and not any_name:
             raise ValueError(f"method {run.method.name} takes no {role!r}")
         found = find_run(name, earlier)
+        if found.makes_codec:
+            raise ValueError(f"{role}: {name!r} makes a codec, not a network; name another stage")
         given[role], values[role] = found.name, found.network
     for name, parameter in parameters.items():
         if parameter.annotation is Network and name not in (*given, "model") and not any_name:
@@ -197,6 +215,15 @@ def _check_run(run: Run, steps: tuple[Steps, ...]) -> None:
         raise ValueError(f"measured_at must be counts of at least 1; got {steps}")
     if run.select:
         check_distance(run.select, "select")
+    if run.loop:
+        run.method.check_batch(run.loop.batch_size)
+
+
+def _check_codec(run: Run) -> None:
+    """Raises ValueError for settings that a run has no use for that makes a codec."""
+    for name in ("measured_at", "select"):
+        if getattr(run, name):
+            raise ValueError(f"{name} is for models that sample; leave it out for a codec")
     if run.loop:
         run.method.check_batch(run.loop.batch_size)
 
@@ -261,7 +288,7 @@ def trace_update(
         frozen = _placed(frozen, host)
     resident, raw = _inputs(planned, runs, experiment, mesh, data_shape)
     update = compile_update(
-        run.method, mesh, experiment.data.flip, data_shape[1] // planned.network.image_shape[0],
+        run.method, mesh, experiment.data.flip, data_shape[1] // planned.image_shape[0],
         run.loop.max_grad_norm, run.loop.offload,
     )  # fmt: skip
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -26,7 +26,8 @@ from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.methods.columns import check_rows
-from pdistill.networks import Network
+from pdistill.model import standardised
+from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
@@ -98,7 +99,8 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
-        self.measurements = Measurements(workdir, config, self.train_data, self.runs, self.mesh)
+        sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
+        self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
 
     def _check(self, planned: Planned) -> None:
@@ -172,7 +174,8 @@ class Experiment:
         directory = self._directory(planned) / "model"
         if not (directory.exists() and planned.trains):
             return directory.exists()
-        return models.read_card(directory)["train_steps"] == planned.run.loop.num_updates
+        card = models.read_card(directory, codec=planned.makes_codec)
+        return card["train_steps"] == planned.run.loop.num_updates
 
     def _train_and_export(self, planned: Planned, writer: Writer) -> None:
         run, directory = planned.run, self._directory(planned)
@@ -211,7 +214,8 @@ class Experiment:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        self.measurements.forget(planned, writer)
+        if not planned.makes_codec:
+            self.measurements.forget(planned, writer)
         if selection:
             selection.finish(**_length(planned))
         else:
@@ -268,10 +272,12 @@ class Experiment:
 
     def _factor(self, planned: Planned) -> int:
         """Factor by which the data's images are reduced for a run."""
-        return self.train_data.image_shape[0] // planned.network.image_shape[0]
+        return self.train_data.image_shape[0] // planned.image_shape[0]
 
     def _save_model(self, planned: Planned, directory: Path, network: Network, step: int) -> None:
         """Exports the network of update `step`."""
+        if planned.makes_codec:
+            return self._save_codec(planned, directory, network)
         run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
         routed = hasattr(network.module, "routes")
         card = {
@@ -299,6 +305,20 @@ class Experiment:
         }
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
+
+    def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
+        """Exports a codec, whose latents of the training images are scaled to deviation one."""
+        update(f"{planned.name:<16} exports to {directory}")
+        data = self._dataset(planned, {})
+        data = data if self._factor(planned) == 1 else data.at(planned.image_shape[0])
+        models.save_codec(
+            directory,
+            standardised(codec, data.images, self.config.evaluation.batch_size),
+            stage=planned.name,
+            method=planned.run.method.name,
+            data={"name": data.name, "shape": planned.image_shape},
+            **_length(planned),
+        )
 
     def _inherited(self, planned: Planned) -> dict[str, Any]:
         """Card entries that a model that is not trained itself has from its teacher."""

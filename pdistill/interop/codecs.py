@@ -10,8 +10,7 @@ import numpy as np
 from pdistill.interop.conversion import Conversion, converter, count
 from pdistill.interop.diffusers_scheduler import check
 from pdistill.interop.weights import WEIGHTS, ConversionError, from_torch, read_diffusers
-from pdistill.model import Codec
-from pdistill.networks import build_codec
+from pdistill.networks import Codec, build_codec
 from pdistill.runtime.torch_files import read_torch
 
 # These autoencoders have fixed values here, their configs' defaults; other values are refused.

@@ -9,8 +9,7 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
-from pdistill.model import Codec
-from pdistill.networks import Network, build_network
+from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 

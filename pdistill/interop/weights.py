@@ -10,8 +10,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.model import Codec
-from pdistill.networks import Network, describe_network, num_blocks
+from pdistill.networks import Codec, Network, describe_network, num_blocks
 from pdistill.runtime.files import one_line, regular
 
 # PyTorch's names of our parameters.

@@ -1,5 +1,6 @@
 """Training methods: hyperparameters and pure functions over one state, one file a method."""
 
+from pdistill.methods.codec import KlCodec
 from pdistill.methods.ctm import Ctm
 from pdistill.methods.direct import Direct
 from pdistill.methods.dmd import Dmd
@@ -19,7 +20,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(Teacher, Progressive, Guided, Gan, Direct, Dmd, ScoreMatching, MultiStudent),
-        *(Ctm, FlowMap, Pagoda, Upsampled, LowDiff),
+        *(Ctm, FlowMap, Pagoda, Upsampled, LowDiff, KlCodec),
     )
 }
 

@@ -20,7 +20,7 @@ from pdistill.model.card import (
     read_card,
     versions,
 )
-from pdistill.model.codecs import Codec, Posterior, load_codec, save_codec
+from pdistill.model.codecs import load_codec, save_codec, standardised
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
 from pdistill.model.store import change_card, copy, load, save
@@ -29,10 +29,8 @@ __all__ = [
     "CARD",
     "FORMAT",
     "SCHEDULES",
-    "Codec",
     "Model",
     "ModelError",
-    "Posterior",
     "Sampling",
     "SamplingError",
     "build_blank",
@@ -50,5 +48,6 @@ __all__ = [
     "read_card",
     "save",
     "save_codec",
+    "standardised",
     "versions",
 ]

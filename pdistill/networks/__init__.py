@@ -1,6 +1,12 @@
 """Flax linen networks, and `Network`, which is one with its parameters."""
 
-from pdistill.networks.codecs import AutoencoderKL, AutoencoderTiny
+from pdistill.networks.codecs import (
+    AutoencoderKL,
+    AutoencoderResidual,
+    AutoencoderTiny,
+    Codec,
+    Posterior,
+)
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.dit import DiT
 from pdistill.networks.network import Network
@@ -25,13 +31,16 @@ __all__ = [
     "NETWORKS",
     "NOTHING",
     "AutoencoderKL",
+    "AutoencoderResidual",
     "AutoencoderTiny",
+    "Codec",
     "Conditioning",
     "DhariwalUNet",
     "DiT",
     "DiffusersDiT",
     "DiffusersUNet",
     "Network",
+    "Posterior",
     "Routed",
     "SongUNet",
     "Transfer",

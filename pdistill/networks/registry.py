@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from pdistill.networks.codecs import AutoencoderKL, AutoencoderTiny
+from pdistill.networks.codecs import AutoencoderKL, AutoencoderResidual, AutoencoderTiny
 from pdistill.networks.dit import DiT
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
@@ -26,7 +26,11 @@ NETWORKS = {
     "song_unet": SongUNet,
 }
 
-CODECS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
+CODECS = {
+    "autoencoder_kl": AutoencoderKL,
+    "autoencoder_residual": AutoencoderResidual,
+    "autoencoder_tiny": AutoencoderTiny,
+}
 
 LARGEST = 10**6  # of the numbers among a network's arguments
 MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes

@@ -23,7 +23,7 @@ from pdistill import model as models
 from pdistill.data.images import average, repeat
 from pdistill.interop import ConversionError, convert_diffusers, convert_ldm
 from pdistill.interop.weights import TORCH_NAMES, WEIGHTS, from_torch
-from pdistill.networks import AutoencoderKL, AutoencoderTiny
+from pdistill.networks import AutoencoderKL, AutoencoderTiny, Posterior
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/interop"
 FOLDER = FIXTURES / "codecs"
@@ -225,7 +225,7 @@ def test_scale_of_the_latents(tmp_path, change, desired):
     edit(folder, **change)
     codec = convert_diffusers(folder).network
     z = jnp.full((1, 2, 3, 4), 2.0)
-    latents = codec.latents(models.Posterior(z, 0 * z))
+    latents = codec.latents(Posterior(z, 0 * z))
     np.testing.assert_allclose(latents, desired, rtol=1e-6)
 
 
@@ -242,7 +242,7 @@ def test_latents_are_drawn(codecs):
     """z of mean 1 and deviation 3, scaled; without a key their means."""
     codec = codecs["flux"]
     mean = jnp.ones((4, 40, 40, 6))
-    posterior = models.Posterior(mean, jnp.full_like(mean, 2 * np.log(3)))
+    posterior = Posterior(mean, jnp.full_like(mean, 2 * np.log(3)))
     drawn = np.asarray(codec.latents(posterior, jax.random.key(0)))
     # 38,400 draws: the standard error of the mean is 0.005 of the deviation, of that 0.004.
     assert drawn.std() == pytest.approx(3 * 0.3611, rel=0.02)

@@ -95,7 +95,10 @@ def test_truncated(folder, tmp_path, keep):
     ("card", "message"),
     [
         ({"format": 2}, "has format 2; this reads 1"),
-        ({"head": "w"}, "cannot convert .*: head must be one of v, x, eps, both, velocity; got 'w'"),
+        (
+            {"head": "w"},
+            "cannot convert .*: head must be one of v, x, eps, both, velocity; got 'w'",
+        ),
         ({"network": {"name": "dit"}}, "cannot convert .*: it lacks 'arguments'"),
         ({"network": 3}, "cannot convert .*: 'int' object"),
         ({"solver": "ddjm"}, "cannot convert .*: solver must be one of"),

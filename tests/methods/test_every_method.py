@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.core import FrozenDict
 from stepping import compiled
 
 from pdistill.diffusion import CosineSchedule, alpha_sigma, expand
@@ -17,6 +18,7 @@ from pdistill.methods import (
     FlowMap,
     Gan,
     Guided,
+    KlCodec,
     LowDiff,
     Pagoda,
     Progressive,
@@ -110,6 +112,9 @@ CASES = {
     ),
     "lowdiff": (
         LowDiff(optimizer=ADAM, resolutions=(4, 8), split=(20, 12)), {"model": BLANK}, ("loss",)
+    ),
+    "codec": (
+        KlCodec(optimizer=ADAM, network=FrozenDict(channels=(4,), blocks=1)), {"model": BLANK}, ()
     ),
 }  # fmt: skip
 

@@ -9,8 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
-from pdistill.model.codecs.tiles import in_tiles
-from pdistill.networks.network import static
+from pdistill.networks.codecs.tiles import in_tiles
 
 
 class Posterior(NamedTuple):
@@ -40,10 +39,10 @@ class Codec(struct.PyTreeNode):
     """
 
     params: Any
-    module: nn.Module = static()
-    mean: tuple[float, ...] = static()
-    std: tuple[float, ...] = static()
-    tile: int = static(default=512)
+    module: nn.Module = struct.field(pytree_node=False)
+    mean: tuple[float, ...] = struct.field(pytree_node=False)
+    std: tuple[float, ...] = struct.field(pytree_node=False)
+    tile: int = struct.field(pytree_node=False, default=512)
 
     def __repr__(self) -> str:
         """Everything but the values of the parameters, of which the number is said."""

@@ -1,14 +1,18 @@
-"""Directories of codecs: parameters and model.json, as of a model."""
+"""Directories of codecs, with parameters and model.json as of a model, and their scale."""
 
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
+from pdistill.data.images import to_float
 from pdistill.model.card import ModelError, find, read_card
-from pdistill.model.codecs.codec import Codec
 from pdistill.model.store import read_params, write
-from pdistill.networks import build_codec, describe_network
+from pdistill.networks import Codec, build_codec, describe_network
 from pdistill.runtime.files import one_line
 
 
@@ -45,3 +49,26 @@ def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:
         return read_params(directory, blank.checked(), card, mesh)
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
+
+
+def standardised(codec: Codec, images: np.ndarray, batch_size: int = 100) -> Codec:
+    """The codec whose drawn latents of these images have mean 0 and deviation 1 in each channel.
+
+    Args:
+      images: uint8 [N, H, W, C].
+    """
+    sums = np.zeros((2, codec.channels))
+    for i in range(0, len(images), batch_size):
+        sums += np.asarray(_sums(codec, images[i : i + batch_size]), np.float64)
+    count = len(images) * np.prod(codec.latent_shape(images.shape[1:])[:2])
+    mean, square = sums / count
+    std = np.sqrt(square - mean**2)
+    return codec.replace(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+@jax.jit
+def _sums(codec: Codec, images: Array) -> Array:
+    """Sums of z and of the expectation of z^2 over images and places, [2, c]."""
+    mean, logvar = codec.encode(to_float(images))
+    squares = jnp.square(mean) + jnp.exp(logvar)
+    return jnp.stack([jnp.sum(a, axis=(0, 1, 2)) for a in (mean, squares)])
