@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from flax.core import FrozenDict
 from planning import TEACHER, plan_of, stage
 from stepping import compiled
 from tiny_training import noise_dataset
@@ -12,6 +12,8 @@ from tiny_training import noise_dataset
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
+from pdistill.configs import digits_pd
+from pdistill.data import load_dataset
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError
 from pdistill.methods import Progressive
@@ -22,7 +24,7 @@ from pdistill.networks import AutoencoderResidual, Codec, DiT, Network, Posterio
 from pdistill.training import Optimizer
 
 SHAPE = (8, 8, 1)
-SMALL = {"channels": (4, 8), "blocks": 1, "latent_channels": 2}
+SMALL = FrozenDict(channels=(4, 8), blocks=1, latent_channels=2)
 MODEL = Network(None, DiT(1, features=8, depth=1, heads=2), "v", CosineSchedule(), SHAPE)
 ADAM = Optimizer(3e-3, ema_decay=0.9)
 JUDGE = Judge(features="pixels", halvings=(1,), width=8, mixing=0, batch_norm=False)
@@ -41,24 +43,24 @@ def test_divergence_is_that_of_two_normal_distributions():
 
 def test_edges():
     """Rows differ by 2, columns by 0.5."""
-    error = 2.0 * jnp.arange(3)[:, None] + 0.5 * jnp.arange(4)[None]
+    error = 2 * jnp.arange(3.0)[:, None] + jnp.arange(4.0)[None] / 2
     np.testing.assert_allclose(edges(error[None, :, :, None]), 2.5)
 
 
 def test_updates_lower_the_error():
-    """Of two brightnesses, which the mean of both misses by one half."""
-    method = KlCodec(optimizer=ADAM, network=SMALL)
+    """Of two brightnesses, which a decoder that does not heed its latents misses by one half."""
+    method = KlCodec(optimizer=Optimizer(1e-2, ema_decay=0.9), network=SMALL)
     state = method.init(jax.random.key(0), model=MODEL)
     x = jnp.where(jnp.arange(16) % 2, 0.5, -0.5)[:, None, None, None] * jnp.ones((16, *SHAPE))
     step = compiled(method)
     for i in range(60):
         state, metrics = step(state, {"image": x}, jax.random.key(i))
-    assert metrics["reconstruction"] < 0.15
+    assert metrics["reconstruction"] < 0.1
     total = metrics["reconstruction"] + 0.5 * metrics["edges"] + 0.5 * metrics["distance"]
     np.testing.assert_allclose(metrics["loss"], total + 1e-3 * metrics["kl"], rtol=1e-5)
     product = method.product(state)
     assert product.blank == method.blank(SHAPE)
-    assert np.abs(product.decode(product.latents(product.encode(x))) - x).mean() < 0.3
+    assert np.abs(product.decode(product.latents(product.encode(x))) - x).mean() < 0.2
 
 
 def test_an_adversary_of_its_images():
@@ -99,11 +101,11 @@ def test_plans():
         ((stage(method, given={}, measured_at=(4,)),), "measured_at is for models that sample"),
         ((stage(method, given={}), stage(method, "other", given={"teacher": "codec"})), "no 'teac"),
         (
-            (stage(KlCodec(optimizer=ADAM, network={"channels": (4,) * 4}), given={}),),
+            (stage(KlCodec(optimizer=ADAM, network=FrozenDict(channels=(4,) * 4)), given={}),),
             "must be multiples of 16 for this codec; got 8x8",
         ),
         (
-            (stage(KlCodec(optimizer=ADAM, network={"name": "vq"}), given={}),),
+            (stage(KlCodec(optimizer=ADAM, network=FrozenDict(name="vq")), given={}),),
             "codec must be one of autoencoder_kl, autoencoder_residual",
         ),
     ]
@@ -120,38 +122,20 @@ def test_a_codec_is_no_teacher():
 
 
 def test_a_run(tmp_path):
-    """Codec and teacher of digits; again it changes nothing."""
+    """A codec of digits; again it changes nothing."""
     loop = {"num_updates": 4, "batch_size": 16, "substeps": 2, "log_every": 2, "save_every": 4}
-    model = {
-        "network": {"name": "dit", "arguments": {"features": 8, "depth": 1, "heads": 2}},
-        "schedule": {"name": "rectified_flow", "arguments": {"shift": 2.0}},
-        "head": "velocity",
-    }
-    flow = {"level": (0.0, 1.0), "weighting": "velocity_mse"}
-    config = ConfigDict({
-        "data": {"name": "digits"},
-        "model": model,
-        "evaluation": {"num_samples": 32, "metrics": ("fd_pixels",), "references": ("train",)},
-        "estimate": True,
-        "stages": (
-            {
-                "name": "codec", "method": "codec", "network": SMALL, "loop": loop,
-                "optimizer": {"learning_rate": 2e-3},
-            },
-            {
-                "name": "teacher", "method": "teacher", "measured_at": (2,), "loop": loop,
-                "optimizer": {"learning_rate": 2e-3}, **flow,
-            },
-        ),
-    })  # fmt: skip
+    codec = {
+        "name": "codec", "method": "codec", "network": dict(SMALL), "loop": loop,
+        "optimizer": {"learning_rate": 2e-3},
+    }  # fmt: skip
+    config = digits_pd.get_config()
+    config.stages = (codec,)
     experiment.run(config, tmp_path / "run")
     codec = pdistill.load_codec(tmp_path / "run/codec")
-    digits = pdistill.data.load_dataset("digits", "train").images
-    found = models.standardised(codec, digits)
+    images = load_dataset("digits", "train").images
+    found = models.standardised(codec, images, batch_size=500)
     np.testing.assert_allclose(found.mean, codec.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.std, codec.std, rtol=1e-4)
-    images = pdistill.load(tmp_path / "run/teacher").sample(jax.random.key(0), num=2)
-    assert np.isfinite(images).all()
     path = tmp_path / "run/codec/model/model.json"
     before = path.stat().st_mtime_ns
     experiment.run(config, tmp_path / "run")

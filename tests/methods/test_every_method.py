@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.core import FrozenDict
 from stepping import compiled
 
 from pdistill.diffusion import CosineSchedule, alpha_sigma, expand
@@ -113,7 +114,7 @@ CASES = {
         LowDiff(optimizer=ADAM, resolutions=(4, 8), split=(20, 12)), {"model": BLANK}, ("loss",)
     ),
     "codec": (
-        KlCodec(optimizer=ADAM, network={"channels": (4,), "blocks": 1}), {"model": BLANK}, ()
+        KlCodec(optimizer=ADAM, network=FrozenDict(channels=(4,), blocks=1)), {"model": BLANK}, ()
     ),
 }  # fmt: skip
 
