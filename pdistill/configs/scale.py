@@ -224,7 +224,7 @@ def ect(config: ConfigDict) -> ConfigDict:
 
 def latents(name: str, *, flip: bool) -> ConfigDict:
     """A codec that divides height and width by four, a small transformer, and its students."""
-    loop = {"batch_size": 16, "log_every": 100, "save_every": 500}
+    loop = {"batch_size": 16, "substeps": 1, "log_every": 100, "save_every": 500}
     adam = {"warmup": 100, "anneal": "cosine", "b2": 0.99, "ema_decay": 0.998}
     taught = {"teacher": "teacher", "loop": loop | {"num_updates": 1000}}
     return ConfigDict(

@@ -177,8 +177,8 @@ def jump(z: Array, v: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
 
     It is exactly z for s = t. With the velocity v at z it is a step of DDIM; a flow map has a v of
     the jump instead. In whichever line a jump is written, it is this one with v of its output:
-    MeanFlow's, tau_t - tau_s times an average velocity (`v_from_velocity`); CTM's, sigma_s / sigma_t
-    of the noisy image and the rest of an image (`v_from_x`).
+    MeanFlow's, tau_t - tau_s times an average velocity (`v_from_velocity`); CTM's, sigma_s over
+    sigma_t of the noisy image and the rest of an image (`v_from_x`).
     """
     turn = expand(angle(logsnr_t) - angle(logsnr_s), z)
     check_shape(v, z)
