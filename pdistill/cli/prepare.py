@@ -22,7 +22,7 @@ from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pdistill.data.prepare",
         description="Prepares a published data set, or a folder of images, for load_dataset.",
@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, default=64, help="images that --codec encodes at a time")
     picture_options(parser)
     add("--data_dir", type=Path, default=data_dir(), help="default: %(default)s")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = _parser()
     args = parser.parse_args(argv)
     known = args.codec and args.name and not args.images and not args.published
     if bool(args.published) == bool(args.images) and not known:

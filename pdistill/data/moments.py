@@ -36,7 +36,7 @@ class Moments:
 
     Attributes:
       codec: checksum of the codec's parameters. data: name of the data set and split. num: images.
-      shape: of a row, [h, w, C]: mean and log-variance, then those of the mirror image.
+      shape: a row's, [h, w, C]: mean and log-variance, then those of the mirror image.
     """
 
     codec: int

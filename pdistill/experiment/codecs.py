@@ -17,7 +17,7 @@ from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.model.card import find, read_card
 from pdistill.model.codecs import blank_codec
-from pdistill.networks import Codec
+from pdistill.networks import Codec, Network
 from pdistill.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -78,6 +78,30 @@ def codec_source(
             "before it are " + (", ".join(planned) or "none")
         )
     return CodecSource(blank_codec(name), path=name)
+
+
+def latent_shape(codec: Codec, stage: Run, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a stage's latents, [h, w, c]; raises ValueError for what has no latents."""
+    if stage.resolution:
+        raise ValueError("resolution is of images, but this stage works on latents; leave it out")
+    if made := [column.name for column in stage.method.columns]:
+        raise ValueError(
+            f"{made[0]} are made of images, but this stage works on latents: leave out what needs "
+            "them, or the codec"
+        )
+    return codec.latent_shape(shape)
+
+
+def model_of_shape(
+    model: Network, experiment: ExperimentConfig, shape: tuple[int, ...], codec: CodecSource | None
+) -> Network:
+    """The config's model for a stage's images or latents of this shape."""
+    if not (codec and experiment.model):
+        return model.replace(shape=shape)
+    try:
+        return experiment.model.build(shape)
+    except ValueError as error:
+        raise ConfigError(f"model, for latents {shape}: {error}") from error
 
 
 def moments_shape(codec: Codec, image_shape: tuple[int, ...], flip: bool) -> tuple[int, ...]:

@@ -16,7 +16,13 @@ from pdistill.data.columns import Column
 from pdistill.data.images import check_average
 from pdistill.data.moments import FORMAT
 from pdistill.evaluation import check_distance
-from pdistill.experiment.codecs import CodecSource, codec_source, moments_shape
+from pdistill.experiment.codecs import (
+    CodecSource,
+    codec_source,
+    latent_shape,
+    model_of_shape,
+    moments_shape,
+)
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.methods import Run
 from pdistill.networks import Codec, Network
@@ -37,7 +43,7 @@ class Planned:
       arguments: values that `Method.init` gets besides.
       state: before the first update. network: its product, a codec's instead of a network.
       image_shape: shape of the images that it makes or, a codec, is trained on, [H, W, C].
-      codec: of the latents that it works on, if it does not work on images.
+      codec: the one whose latents it works on; None for a run that works on images.
       measured_at: step counts, of a cascade those of all resolutions each time.
       made_for: the only step counts that its model takes, likewise; () for any.
     """
@@ -103,8 +109,8 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
             shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)
             if codec:
-                shape = _latent_shape(codec.blank, stage, shape)
-            own = model and _of_shape(model, experiment, shape, codec)
+                shape = latent_shape(codec.blank, stage, shape)
+            own = model and model_of_shape(model, experiment, shape, codec)
             for run in stage.unfold(own):
                 name = run.name
                 if name in planned:
@@ -124,30 +130,6 @@ def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(image_shape)
     check_average(image_shape, stage.resolution)
     return (stage.resolution, stage.resolution, image_shape[-1])
-
-
-def _latent_shape(codec: Codec, stage: Run, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stage's latents, [h, w, c]; raises ValueError for what has no latents."""
-    if stage.resolution:
-        raise ValueError("resolution is of images, but this stage works on latents; leave it out")
-    if made := [column.name for column in stage.method.columns]:
-        raise ValueError(
-            f"{made[0]} are made of images, but this stage works on latents: leave out what needs "
-            "them, or the codec"
-        )
-    return codec.latent_shape(shape)
-
-
-def _of_shape(
-    model: Network, experiment: ExperimentConfig, shape: tuple[int, ...], codec: CodecSource | None
-) -> Network:
-    """The config's model for a stage's images or latents of this shape."""
-    if not (codec and experiment.model):
-        return model.replace(shape=shape)
-    try:
-        return experiment.model.build(shape)
-    except ValueError as error:
-        raise ConfigError(f"model, for latents {shape}: {error}") from error
 
 
 def _plan_run(

@@ -10,7 +10,6 @@ from pdistill.model.card import ModelError, read_card
 from pdistill.model.model import Model
 from pdistill.model.store import load
 from pdistill.runtime.temporary import TEMPORARY
-from pdistill.training.power_ema import Profile, check_width, fit
 
 AVERAGES = "averages"  # folder of snapshots, <updates>/<width>/, in a run's directory
 LARGEST_ERROR = 0.1  # of a profile
@@ -31,6 +30,9 @@ def posthoc_average(run: str | Path, width: float) -> Model:
       ModelError: there are no snapshots, too few for this width, or they cannot be read.
       ValueError: there is no such width.
     """
+    # A model comes without what trains.
+    from pdistill.training.power_ema import Profile, check_width, fit
+
     check_width(width)
     folder = Path(run) / AVERAGES
     found = sorted(path.parent for path in folder.glob("*/*/model.json"))

@@ -73,7 +73,7 @@ def load(
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
-      codec: where the codec of a model of latents is, if it is not where its card says.
+      codec: directory of the codec of a model of latents, if its card names another place.
 
     Raises:
       ModelError: there is no model there, or it cannot be read; or its codec is not there, or is

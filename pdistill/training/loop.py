@@ -119,8 +119,7 @@ def train(
       state: the method's initial state; donated but for what is frozen. key: seeds the run.
       name: the run's, in progress lines and TensorBoard.
       directory: place of checkpoints/ and log.jsonl. writer: takes the metrics.
-      flip, factor, codec: as for `data.make_batch`. stop: asked after every dispatch; several
-        processes stop at the same one.
+      flip, factor, codec: as for `data.make_batch`. stop: asked after every dispatch.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
         again for the same update.
 
@@ -143,8 +142,8 @@ def train(
             batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
-            settings = config.max_grad_norm, config.offload
-            update = compile_update(method, mesh, flip, factor, *settings, codec)
+            settings = flip, factor, config.max_grad_norm, config.offload, codec
+            update = compile_update(method, mesh, *settings)
             kinds = kinds_of(method, range(config.num_updates), config.substeps)
             dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
 
