@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from optax.contrib import MuonDimensionNumbers
 
+from pdistill.networks import DiffusersUNet, DiT, Network, SongUNet, UNet
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Checkpointer, Learner, Optimizer, init_state, start_of
 from pdistill.training.muon import matrix_axes
@@ -115,27 +117,30 @@ def test_its_state_is_cut_among_devices_and_saved_whole(tmp_path):
     chex.assert_trees_all_equal(jax.device_get(update(state.method)), expected)
 
 
-@pytest.mark.parametrize(
-    ("path", "shape"),
-    [
-        ("params/patches/kernel", (2, 2, 3, 64)),
-        ("params/pixels/kernel", (64, 12)),
-        ("params/logsnr_in/kernel", (64, 64)),
-        ("params/conv_in/kernel", (3, 3, 3, 64)),
-        ("conv_in32/kernel", (3, 3, 3, 64)),
-        ("params/conv_out/kernel", (3, 3, 64, 3)),
-        ("params/target_in/in/kernel", (64, 64)),
-        ("params/guidance_in/linear/kernel", (64, 64)),
-        ("params/label/Embed_0/embedding", (11, 64)),
-        ("params/enc.32x32_conv/kernel", (3, 3, 3, 64)),
-        ("params/dec.32x32_aux_conv/kernel", (3, 3, 64, 3)),
-        ("params/time_embedding.linear_1/kernel", (64, 256)),
-        ("params/pos_embed.proj/kernel", (2, 2, 3, 64)),
-        ("params/block_0/norm/scale", (64,)),
-    ],
-)
-def test_ends_of_networks_are_left_to_adam(path, shape):
-    assert matrix_axes(path, shape) is None
+TOLD = {"num_labels": 3, "guidance": True, "target": True}
+NCSNPP = {"waves": "fourier", "wave_multiplier": 2, "residual": True, "taps": (1, 3, 3, 1)}
+ENDS = {
+    DiT(1, features=16, depth=1, heads=2, **TOLD):
+        {"patches", "pixels", "logsnr_in", "guidance_in/linear", "target_in/in"},
+    UNet(1, channels=8, multipliers=(1,), embedding_channels=16, **TOLD):
+        {"conv_in", "conv_out", "dense0", "class_emb", "guidance_in/linear", "target_in/in"},
+    SongUNet(1, channels=32, multipliers=(1, 1), blocks=1, num_labels=3, **NCSNPP):
+        {"enc.8x8_conv", "enc.4x4_aux_residual", "dec.8x8_aux_conv", "map_layer0", "map_label"},
+    DiffusersUNet(1, channels=(32,), blocks=1, attention=(), num_labels=3):
+        {"conv_in", "conv_out", "time_embedding.linear_1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "ends"), ENDS.items(), ids=lambda v: type(v).__name__)
+def test_ends_of_networks_are_left_to_adam(module, ends):
+    """Of all kernels these are; nothing but kernels is Muon's."""
+    network = Network(None, module=module, head="v", schedule=None, shape=(8, 8, 1))
+    flat = traverse_util.flatten_dict(network.shapes.params, sep="/")
+    by_adam = {path for path, a in flat.items() if matrix_axes(path, a.shape) is None}
+    assert {path.removesuffix("/kernel") for path in by_adam if path.endswith("kernel")} == ends
+    assert all(path.endswith("kernel") for path in set(flat) - by_adam)
+    assert matrix_axes("params/out_conv/kernel", (3, 3, 64, 3)) is None  # of EDM's ADM
+    assert matrix_axes("params/proj_out_2/kernel", (64, 12)) is None  # of diffusers' DiT
 
 
 @pytest.mark.parametrize(
