@@ -13,8 +13,8 @@ RMS = 0.2  # of an update, about Adam's, so that both have one learning rate (Li
 # Layers that read or write pixels, waves of a noise level, or labels: the ends of our networks, of
 # diffusers' and of EDM's. Embeddings and positions are no kernels.
 ENDS = re.compile(
-    r"(^|[/.])(patches|(velocity_)?pixels|conv_in\d*|conv_out\d*|logsnr_in|dense0|class_emb|guidance_in/linear"
-    r"|\w+_in/in|logits?(/conv)?|pos_embed\.proj|proj_out_2|linear_1|\d+x\d+_conv"
+    r"(^|[/.])(patches|(velocity_)?pixels|conv_in\d*|conv_out\d*|logsnr_in|dense0|class_emb"
+    r"|guidance_in/linear|\w+_in/in|logits?(/conv)?|pos_embed\.proj|proj_out_2|linear_1|\d+x\d+_conv"
     r"|\w*_aux_\w+|out_conv|map_layer0|map_label)/kernel$"
 )
 
