@@ -103,11 +103,11 @@ def make(module: str, name: str, number: int) -> Mutant | None:
     from cosmic_ray.plugins import get_operator
 
     source = (ROOT / "pdistill" / module).read_text()
-    code = mutate_code(source, get_operator(f"core/{name}")(), number)
     try:
+        code = mutate_code(source, get_operator(f"core/{name}")(), number)
         if meaning(code) == meaning(source):
             return None
-    except SyntaxError:
+    except (SyntaxError, AttributeError):  # the latter of cosmic-ray, for an exception module.Name
         return None
     a, b = source.splitlines(), code.splitlines()
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
@@ -156,15 +156,34 @@ def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
     raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
 
 
+class Order:
+    """A plugin of pytest: some tests run before the others."""
+
+    def __init__(self, first: list[str]):
+        self._first = first
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        place = {test: i for i, test in enumerate(self._first)}
+        items.sort(key=lambda item: place.get(item.nodeid.split()[0], len(place)))
+
+
+def likely(mutant: Mutant, results: dict[str, dict[str, Any]]) -> list[str]:
+    """The tests that caught other mutants of the module, those of the nearest lines first."""
+    start = f"pdistill/{mutant.module}:"
+    rows = [row for row in results.values() if row["by"] and row["mutant"].startswith(start)]
+    rows.sort(key=lambda row: abs(int(row["mutant"].split(":")[1]) - mutant.line))
+    return list(dict.fromkeys(row["by"] for row in rows))
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Tests of a mutant, in a process of their own; of the package as it is without a mutant.
+    """Tests of a mutant, in a process of their own.
 
     Attributes:
       child: the process. directory: the copy that it has. whole: its module without the change.
     """
 
-    mutant: Mutant | None
+    mutant: Mutant
     files: tuple[str, ...]
     child: int
     directory: Path
@@ -192,6 +211,7 @@ class Workshop:
                 shutil.copytree(ROOT / name, copy / name, ignore=ignored)
             shutil.copy(ROOT / "pyproject.toml", copy)
         sys.dont_write_bytecode = True  # a change within a second has the same time stamp
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # much is the same
         self._enter(self._free[0])
         for name in ("conftest", *LIBRARIES):  # conftest sets what jax reads from the environment
             __import__(name)
@@ -200,16 +220,26 @@ class Workshop:
     def full(self) -> bool:
         return not self._free
 
-    def start(self, mutant: Mutant | None, files: tuple[str, ...]) -> None:
-        """Begins a trial; not if it is full."""
-        directory, whole = self._free.pop(), ""
-        if mutant:
-            path = directory / "pdistill" / mutant.module
-            whole = path.read_text()
-            path.write_text(mutant.code)
-        if not (child := os.fork()):
-            self._be_tested(files, directory)
+    def start(self, mutant: Mutant, files: tuple[str, ...], first: list[str]) -> None:
+        """Begins a trial, with the tests `first`; not if it is full."""
+        directory = self._free.pop()
+        path = directory / "pdistill" / mutant.module
+        whole = path.read_text()
+        path.write_text(mutant.code)
+        child = self._fork(files, first, directory)
         self.running.append(Trial(mutant, files, child, directory, whole))
+
+    def check(self, tests: tuple[str, ...]) -> None:
+        """Runs tests of the package as it is; not if it is full.
+
+        Raises:
+          SystemExit: they fail.
+        """
+        directory = self._free[-1]
+        _, status = os.waitpid(self._fork(tests, [], directory), 0)
+        if status:
+            output = (directory / "output").read_text()
+            raise SystemExit(f"{' '.join(tests)} fails without a mutant:\n{output}")
 
     def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
         """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
@@ -220,8 +250,7 @@ class Workshop:
             if not done:
                 os.killpg(trial.child, signal.SIGKILL)
                 os.waitpid(trial.child, 0)
-            if trial.mutant:
-                (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
+            (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
             self.running.remove(trial)
             self._free.append(trial.directory)
             yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
@@ -239,8 +268,10 @@ class Workshop:
         sys.path[:0] = [str(directory), str(directory / "tests")]
         os.chdir(directory)
 
-    def _be_tested(self, files: tuple[str, ...], directory: Path) -> None:
-        """Runs the tests in this process, which ends."""
+    def _fork(self, files: tuple[str, ...], first: list[str], directory: Path) -> int:
+        """Starts a process that runs tests in a copy, those of `first` before the others."""
+        if child := os.fork():
+            return child
         os.setpgid(0, 0)
         output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
@@ -251,7 +282,7 @@ class Workshop:
                 del sys.modules[name]
         import pytest
 
-        code = pytest.main([*PYTEST, *files])
+        code = pytest.main([*PYTEST, *files], [Order(first)])
         sys.stdout.flush()
         os._exit(int(code))
 
@@ -307,22 +338,21 @@ def main() -> None:
 
 
 def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
-    """Tests mutants, each file of tests first with the package as it is; writes down results."""
-    ahead, passed = next(mutants, None), set()
+    """Tests mutants and writes down results; what catches one must pass without it."""
+    results, passed = read_results(), set()
+    ahead = next(mutants, None)
     while ahead or workshop.running:
-        as_it_is = any(trial.mutant is None for trial in workshop.running)
-        if ahead and not (workshop.full or as_it_is):
-            files = tests_of(config, ahead.module)
-            workshop.start(ahead if files in passed else None, files)
-            ahead = next(mutants, None) if files in passed else ahead
+        if ahead and not workshop.full:
+            workshop.start(ahead, tests_of(config, ahead.module), likely(ahead, results))
+            ahead = next(mutants, None)
         for trial, found, by in workshop.finish(config["timeout"]):
-            if trial.mutant is None:
-                if found == "caught":
-                    raise SystemExit(f"{' '.join(trial.files)} fails without a mutant: {by}")
-                passed.add(trial.files)
-                continue
+            tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
+            if found == "caught" and tests not in passed:
+                workshop.check(tests)
+                passed.add(tests)
             row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
             row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
+            results[row["key"]] = row
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{found} {trial.mutant} {by}", flush=True)
