@@ -15,6 +15,7 @@ import difflib
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -156,15 +157,25 @@ def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
     raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
 
 
-class Order:
-    """A plugin of pytest: some tests run before the others."""
+class Haste:
+    """A plugin of pytest: some tests run first, then the quick ones; it writes down what passed."""
 
-    def __init__(self, first: list[str]):
-        self._first = first
+    def __init__(self, first: list[str], seconds: dict[str, float], path: Path):
+        self._first, self._seconds, self._path = first, seconds, path
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         place = {test: i for i, test in enumerate(self._first)}
-        items.sort(key=lambda item: place.get(item.nodeid.split()[0], len(place)))
+
+        def rank(item: Any) -> tuple[float, float]:
+            test = item.nodeid.split()[0]
+            return place.get(test, math.inf), self._seconds.get(test, math.inf)
+
+        items.sort(key=rank)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            with self._path.open("a") as file:
+                file.write(f"{report.nodeid.split()[0]} {report.duration}\n")
 
 
 def likely(mutant: Mutant, results: dict[str, dict[str, Any]]) -> list[str]:
@@ -199,12 +210,13 @@ class Workshop:
     """Copies of the package and its tests; in each one module at a time is changed.
 
     Attributes:
-      running: trials that are not over.
+      running: trials that are not over. seconds: of each test that has passed.
     """
 
     def __init__(self, directory: Path, copies: int):
         self._free = [directory / str(i) for i in range(copies)]
         self.running: list[Trial] = []
+        self.seconds: dict[str, float] = {}
         for copy in self._free:
             for name in ("pdistill", "tests"):
                 ignored = shutil.ignore_patterns("__pycache__")
@@ -237,6 +249,7 @@ class Workshop:
         """
         directory = self._free[-1]
         _, status = os.waitpid(self._fork(tests, [], directory), 0)
+        self._read_passed(directory)
         if status:
             output = (directory / "output").read_text()
             raise SystemExit(f"{' '.join(tests)} fails without a mutant:\n{output}")
@@ -253,6 +266,7 @@ class Workshop:
             (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
             self.running.remove(trial)
             self._free.append(trial.directory)
+            self._read_passed(trial.directory)
             yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
 
     def _result(self, trial: Trial, status: int) -> tuple[str, str]:
@@ -264,12 +278,17 @@ class Workshop:
         by = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return "caught", by[0] if by else f"exit code {code}"
 
+    def _read_passed(self, directory: Path) -> None:
+        rows = map(str.split, (directory / "passed").read_text().splitlines())
+        self.seconds |= {test: float(seconds) for test, seconds in rows}
+
     def _enter(self, directory: Path) -> None:
         sys.path[:0] = [str(directory), str(directory / "tests")]
         os.chdir(directory)
 
     def _fork(self, files: tuple[str, ...], first: list[str], directory: Path) -> int:
         """Starts a process that runs tests in a copy, those of `first` before the others."""
+        (passed := directory / "passed").write_text("")
         if child := os.fork():
             return child
         os.setpgid(0, 0)
@@ -282,7 +301,7 @@ class Workshop:
                 del sys.modules[name]
         import pytest
 
-        code = pytest.main([*PYTEST, *files], [Order(first)])
+        code = pytest.main([*PYTEST, *files], [Haste(first, self.seconds, passed)])
         sys.stdout.flush()
         os._exit(int(code))
 
@@ -339,17 +358,16 @@ def main() -> None:
 
 def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
     """Tests mutants and writes down results; what catches one must pass without it."""
-    results, passed = read_results(), set()
-    ahead = next(mutants, None)
+    results, ahead = read_results(), next(mutants, None)
     while ahead or workshop.running:
         if ahead and not workshop.full:
             workshop.start(ahead, tests_of(config, ahead.module), likely(ahead, results))
             ahead = next(mutants, None)
         for trial, found, by in workshop.finish(config["timeout"]):
-            tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
-            if found == "caught" and tests not in passed:
+            if found == "caught" and by not in workshop.seconds:
+                tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
                 workshop.check(tests)
-                passed.add(tests)
+                workshop.seconds.setdefault(tests[0], math.inf)
             row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
             row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
             results[row["key"]] = row
