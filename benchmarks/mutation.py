@@ -15,6 +15,7 @@ import difflib
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -103,11 +104,11 @@ def make(module: str, name: str, number: int) -> Mutant | None:
     from cosmic_ray.plugins import get_operator
 
     source = (ROOT / "pdistill" / module).read_text()
-    code = mutate_code(source, get_operator(f"core/{name}")(), number)
     try:
+        code = mutate_code(source, get_operator(f"core/{name}")(), number)
         if meaning(code) == meaning(source):
             return None
-    except SyntaxError:
+    except (SyntaxError, AttributeError):  # the latter of cosmic-ray, for an exception module.Name
         return None
     a, b = source.splitlines(), code.splitlines()
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
@@ -156,15 +157,44 @@ def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
     raise SystemExit(f"mutation.toml says no tests of {module}; add them to [tests]")
 
 
+class Haste:
+    """A plugin of pytest: some tests run first, then the quick ones; it writes down what passed."""
+
+    def __init__(self, first: list[str], seconds: dict[str, float], path: Path):
+        self._first, self._seconds, self._path = first, seconds, path
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        place = {test: i for i, test in enumerate(self._first)}
+
+        def rank(item: Any) -> tuple[float, float]:
+            test = item.nodeid.split()[0]
+            return place.get(test, math.inf), self._seconds.get(test, math.inf)
+
+        items.sort(key=rank)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            with self._path.open("a") as file:
+                file.write(f"{report.nodeid.split()[0]} {report.duration}\n")
+
+
+def likely(mutant: Mutant, results: dict[str, dict[str, Any]]) -> list[str]:
+    """The tests that caught other mutants of the module, those of the nearest lines first."""
+    start = f"pdistill/{mutant.module}:"
+    rows = [row for row in results.values() if row["by"] and row["mutant"].startswith(start)]
+    rows.sort(key=lambda row: abs(int(row["mutant"].split(":")[1]) - mutant.line))
+    return list(dict.fromkeys(row["by"] for row in rows))
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Tests of a mutant, in a process of their own; of the package as it is without a mutant.
+    """Tests of a mutant, in a process of their own.
 
     Attributes:
       child: the process. directory: the copy that it has. whole: its module without the change.
     """
 
-    mutant: Mutant | None
+    mutant: Mutant
     files: tuple[str, ...]
     child: int
     directory: Path
@@ -180,18 +210,20 @@ class Workshop:
     """Copies of the package and its tests; in each one module at a time is changed.
 
     Attributes:
-      running: trials that are not over.
+      running: trials that are not over. seconds: of each test that has passed.
     """
 
     def __init__(self, directory: Path, copies: int):
         self._free = [directory / str(i) for i in range(copies)]
         self.running: list[Trial] = []
+        self.seconds: dict[str, float] = {}
         for copy in self._free:
             for name in ("pdistill", "tests"):
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(ROOT / name, copy / name, ignore=ignored)
             shutil.copy(ROOT / "pyproject.toml", copy)
         sys.dont_write_bytecode = True  # a change within a second has the same time stamp
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # much is the same
         self._enter(self._free[0])
         for name in ("conftest", *LIBRARIES):  # conftest sets what jax reads from the environment
             __import__(name)
@@ -200,16 +232,27 @@ class Workshop:
     def full(self) -> bool:
         return not self._free
 
-    def start(self, mutant: Mutant | None, files: tuple[str, ...]) -> None:
-        """Begins a trial; not if it is full."""
-        directory, whole = self._free.pop(), ""
-        if mutant:
-            path = directory / "pdistill" / mutant.module
-            whole = path.read_text()
-            path.write_text(mutant.code)
-        if not (child := os.fork()):
-            self._be_tested(files, directory)
+    def start(self, mutant: Mutant, files: tuple[str, ...], first: list[str]) -> None:
+        """Begins a trial, with the tests `first`; not if it is full."""
+        directory = self._free.pop()
+        path = directory / "pdistill" / mutant.module
+        whole = path.read_text()
+        path.write_text(mutant.code)
+        child = self._fork(files, first, directory)
         self.running.append(Trial(mutant, files, child, directory, whole))
+
+    def check(self, tests: tuple[str, ...]) -> None:
+        """Runs tests of the package as it is; not if it is full.
+
+        Raises:
+          SystemExit: they fail.
+        """
+        directory = self._free[-1]
+        _, status = os.waitpid(self._fork(tests, [], directory), 0)
+        self._read_passed(directory)
+        if status:
+            output = (directory / "output").read_text()
+            raise SystemExit(f"{' '.join(tests)} fails without a mutant:\n{output}")
 
     def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
         """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
@@ -220,10 +263,10 @@ class Workshop:
             if not done:
                 os.killpg(trial.child, signal.SIGKILL)
                 os.waitpid(trial.child, 0)
-            if trial.mutant:
-                (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
+            (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
             self.running.remove(trial)
             self._free.append(trial.directory)
+            self._read_passed(trial.directory)
             yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
 
     def _result(self, trial: Trial, status: int) -> tuple[str, str]:
@@ -235,12 +278,19 @@ class Workshop:
         by = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return "caught", by[0] if by else f"exit code {code}"
 
+    def _read_passed(self, directory: Path) -> None:
+        rows = map(str.split, (directory / "passed").read_text().splitlines())
+        self.seconds |= {test: float(seconds) for test, seconds in rows}
+
     def _enter(self, directory: Path) -> None:
         sys.path[:0] = [str(directory), str(directory / "tests")]
         os.chdir(directory)
 
-    def _be_tested(self, files: tuple[str, ...], directory: Path) -> None:
-        """Runs the tests in this process, which ends."""
+    def _fork(self, files: tuple[str, ...], first: list[str], directory: Path) -> int:
+        """Starts a process that runs tests in a copy, those of `first` before the others."""
+        (passed := directory / "passed").write_text("")
+        if child := os.fork():
+            return child
         os.setpgid(0, 0)
         output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
@@ -251,7 +301,7 @@ class Workshop:
                 del sys.modules[name]
         import pytest
 
-        code = pytest.main([*PYTEST, *files])
+        code = pytest.main([*PYTEST, *files], [Haste(first, self.seconds, passed)])
         sys.stdout.flush()
         os._exit(int(code))
 
@@ -307,22 +357,20 @@ def main() -> None:
 
 
 def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
-    """Tests mutants, each file of tests first with the package as it is; writes down results."""
-    ahead, passed = next(mutants, None), set()
+    """Tests mutants and writes down results; what catches one must pass without it."""
+    results, ahead = read_results(), next(mutants, None)
     while ahead or workshop.running:
-        as_it_is = any(trial.mutant is None for trial in workshop.running)
-        if ahead and not (workshop.full or as_it_is):
-            files = tests_of(config, ahead.module)
-            workshop.start(ahead if files in passed else None, files)
-            ahead = next(mutants, None) if files in passed else ahead
+        if ahead and not workshop.full:
+            workshop.start(ahead, tests_of(config, ahead.module), likely(ahead, results))
+            ahead = next(mutants, None)
         for trial, found, by in workshop.finish(config["timeout"]):
-            if trial.mutant is None:
-                if found == "caught":
-                    raise SystemExit(f"{' '.join(trial.files)} fails without a mutant: {by}")
-                passed.add(trial.files)
-                continue
+            if found == "caught" and by not in workshop.seconds:
+                tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
+                workshop.check(tests)
+                workshop.seconds.setdefault(tests[0], math.inf)
             row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
             row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
+            results[row["key"]] = row
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{found} {trial.mutant} {by}", flush=True)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ import pdistill
 from pdistill import evaluate, experiment, report, samplers
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError
+from pdistill.experiment.run import Experiment
 from pdistill.runtime.files import read_jsonl
 
 TIMINGS = ("seconds_per_image",)
@@ -178,6 +181,18 @@ def reports(monkeypatch):
 
     monkeypatch.setattr(report, "build", build)
     return found
+
+
+@pytest.mark.parametrize(("spent", "grows"), [(19.0, True), (21.0, False)])
+def test_reports_take_a_fiftieth_of_the_time(tmp_path, reports, spent, grows):
+    """20 of a run's first 1,000 seconds."""
+    (tmp_path / "results.jsonl").touch()
+    measurements = SimpleNamespace(rows=[{}])
+    run = SimpleNamespace(
+        began=time.monotonic() - 1000, workdir=tmp_path, measurements=measurements, _reporting=spent
+    )
+    Experiment._report(run)
+    assert bool(reports) == grows
 
 
 def test_more_steps_of_the_last_stage(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,13 @@ def test_a_folder_takes_anothers_place(tmp_path):
 
 
 def test_remnants_go_when_they_are_old(tmp_path):
+    """After a day."""
     old, fresh = (tmp_path / f"file.tmp-{digit * 12}" for digit in "ab")
     others = [tmp_path / "file.tmp-mine", tmp_path / f"other.tmp-{'c' * 12}"]
-    for path in (old, fresh, *others):
+    for path, hours in ({old: 24.1, fresh: 23.9} | dict.fromkeys(others, 1000)).items():
         path.touch()
-        os.utime(path, (0, 0) if path != fresh else None)
+        changed = time.time() - 3600 * hours
+        os.utime(path, (changed, changed))
     write_atomically(tmp_path / "file", "text")
     assert not old.exists()
     assert all(path.exists() for path in (fresh, *others))

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -267,6 +268,11 @@ def test_flows_compose(golden):
 def test_bad_arguments(x64, make):
     with pytest.raises(ValueError, match=r"std|need weights"):
         make()
+
+
+def test_a_mixture_stays_what_it_is(golden):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        golden.mixture.weights = np.ones(1)
 
 
 def test_the_gaussian_is_standard_by_default():

@@ -69,8 +69,9 @@ def test_interval_in_log_snr(x64):
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
 def test_rescaling_brings_back_the_spread(x64, rescale):
     """At 1 each guided example has the conditional one's standard deviation, exactly."""
-    found = guide(PAIR, 3.0, rescale=rescale)(Z, LOGSNR)
-    guided, conditional = guide(PAIR, 3.0)(Z, LOGSNR), CONDITIONAL.denoise(Z, LOGSNR)
+    pair = pair_of(CONDITIONAL.denoise, Gaussian(-0.1, 0.8).denoise)  # guided has another one
+    found = guide(pair, 3.0, rescale=rescale)(Z, LOGSNR)
+    guided, conditional = guide(pair, 3.0)(Z, LOGSNR), CONDITIONAL.denoise(Z, LOGSNR)
     ratio = np.std(conditional, axis=1) / np.std(guided, axis=1)
     scale = rescale * ratio + 1 - rescale
     np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)

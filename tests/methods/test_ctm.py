@@ -24,7 +24,7 @@ from pdistill.diffusion import (
 )
 from pdistill.features import load_extractor
 from pdistill.methods import Ctm
-from pdistill.methods.ctm import denoising_levels, draw_jumps
+from pdistill.methods.ctm import denoising_levels, draw_jumps, narrowed
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
@@ -539,6 +539,14 @@ def test_what_it_is_given():
     assert gan.state.critic is not None
     assert alone.state.teacher is None
     assert alone.network.takes_target
+
+
+def test_a_grid_is_narrowed_to_the_teachers_levels():
+    """From sigma / alpha = 0.05 to 20 here; not where the teacher knows more."""
+    found = narrowed(KarrasSchedule(), KarrasSchedule(0.05, 20.0))
+    assert (found.sigma_min, found.sigma_max) == pytest.approx((0.05, 20), rel=1e-4)
+    within = KarrasSchedule(0.1, 10.0)
+    assert narrowed(within, KarrasSchedule()) == within
 
 
 def test_it_starts_from_its_start():

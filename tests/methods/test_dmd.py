@@ -772,7 +772,7 @@ def test_what_does_not_go_on():
 
 
 def test_levels_in_turn_meet_all_noise():
-    """Times are stratified over the batch, in rising order."""
+    """Times are stratified over the batch, in rising order; there is no more noise than at 1."""
     method = dmd(generated_at=LEVELS, noise=KarrasSchedule())
     logsnr = [
         method.noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
@@ -782,6 +782,7 @@ def test_levels_in_turn_meet_all_noise():
     highest, lowest = (float(method.noise(jnp.array(t))) for t in (0.1, 0.9))
     assert np.all(of_level.max(axis=0) > highest)
     assert np.all(of_level.min(axis=0) < lowest)
+    assert of_level.min() > float(method.noise(jnp.ones(()))) - 1e-3
 
 
 @pytest.mark.parametrize(

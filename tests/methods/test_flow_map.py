@@ -421,6 +421,18 @@ def test_ict_steps_along_edms_grid():
     np.testing.assert_allclose(cut.way(t, s, 0.0), diffusion.angle(t) - diffusion.angle(s))
 
 
+def test_defaults_are_the_plain_square():
+    plain = {"power": 0.0, "floor": 1e-3, "normalised": 0.0, "warmup": 0, "guidance": 0.0}
+    assert method() == method(own_velocity=False, **plain)
+
+
+def test_each_residual_over_its_norm():
+    """(3, 4) has the norm 5, and 0.5 more is to be added."""
+    residual = jnp.array([[3.0, 4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
+    found = method(normalised=0.5).normalise(residual)
+    np.testing.assert_allclose(found, residual / jnp.array([5.5, 0.5])[:, None, None, None])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

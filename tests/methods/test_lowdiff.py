@@ -354,6 +354,7 @@ def test_a_stage_and_its_rounds():
         ({"resolutions": (2, 8)}, "one for each of the 2 levels at most"),
         ({"resolutions": (6, 8)}, "must rise by powers of two"),
         ({"shifts": (1.0,)}, "shifts must be one for each of the resolutions"),
+        ({"label_dropout": -0.5}, r"label_dropout must be in \[0, 1\]"),
         ({"noise": 0.5}, "noise 0.5 in sampling is more than any in training"),
         ({"solver": "ancestral"}, "solver must be deterministic"),
         ({"network": FrozenDict(grown=(8,))}, "cannot have grown levels"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pdistill import diffusion
-from pdistill.diffusion import LinearBetaSchedule, alpha_sigma
+from pdistill.diffusion import DdpmSchedule, LinearBetaSchedule, alpha_sigma
 from pdistill.networks.published.conventions import (
     CONVENTIONS,
     Ddpm,
@@ -78,6 +78,7 @@ def test_times_of_vp_and_ddpm_are_their_schedules(x64):
     _, step = ddpm.enter(jnp.zeros((100, 1)), ddpm.schedule(t))
     np.testing.assert_allclose(step, np.arange(100), atol=1e-9)
     assert ddpm.head == "v"
+    assert Ddpm().schedule == DdpmSchedule("linear", 1e-4, 0.02, 1000)  # Ho et al. 2020
 
 
 def test_specifications():

@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from pdistill.networks import Conditioning, DiT
 from pdistill.networks.dit import Block
-from pdistill.networks.transformer import rotary_angles, rotate
+from pdistill.networks.transformer import attend, rotary_angles, rotate
 
 SHAPE = (4, 6, 2)  # not square, so that rows and columns cannot be swapped unseen
 SMALL = DiT(out_channels=3, patch=2, features=8, depth=2, heads=2, num_labels=5)
@@ -150,6 +150,12 @@ def test_block_against_numpy():
         {"params": params}, tokens.astype(np.float32), embedding.astype(np.float32)
     )
     np.testing.assert_allclose(actual, numpy_block(params, tokens, embedding), rtol=0, atol=1e-5)
+
+
+def test_attention_with_large_logits():
+    """Of 400 and 800, whose exponentials float32 has not: all weight on the larger one."""
+    keys, values = (jnp.array(pair).reshape(1, 2, 1, 1) for pair in ([400.0, 800.0], [1.0, 2.0]))
+    np.testing.assert_array_equal(attend(jnp.ones((1, 1, 1, 1)), keys, values).ravel(), [2.0])
 
 
 def test_network_against_numpy():

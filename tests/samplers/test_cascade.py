@@ -257,6 +257,8 @@ def test_mistakes():
         samplers.check_steps(samplers.Ddim(), (4, 2))
     with pytest.raises(ValueError, match="makes images of 2 pixels a side"):
         sample_cascade(levels, KEY, (3, 4, 4, 1), num_steps=(1, 1), solver=Cascade())
+    with pytest.raises(ValueError, match="makes images of 1 pixels a side"):
+        sample_cascade(levels[:1], KEY, (3, 4, 4, 1), num_steps=(1,), solver=Cascade())
     with pytest.raises(ValueError, match="use sample_cascade for a cascade"):
         samplers.sample(
             lambda z, _: z, KEY, (3, 1), schedule=SCHEDULE, num_steps=(1, 1), solver=Cascade()

@@ -11,11 +11,12 @@ from pdistill.diffusion import (
     CosineSchedule,
     Gaussian,
     GaussianMixture,
+    KarrasSchedule,
     LinearLogsnrSchedule,
     alpha_sigma,
     x_from_v,
 )
-from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Heun, OneStep, num_evaluations
+from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Edm, Heun, OneStep, num_evaluations
 from pdistill.samplers import encode as eager_encode
 from pdistill.samplers import sample as eager_sample
 
@@ -32,7 +33,7 @@ sample = functools.partial(
     jax.jit(
         eager_sample,
         static_argnums=(0, 2),
-        static_argnames=(*STATIC, "clip", "last_step_is_x_hat"),
+        static_argnames=(*STATIC, "times", "clip", "last_step_is_x_hat"),
     ),
     schedule=COSINE,
 )
@@ -98,6 +99,25 @@ def test_ancestral_on_a_gaussian(variance, std):
     # Five standard errors of 2e5 samples.
     np.testing.assert_allclose(np.std(x), std, rtol=0.008)
     np.testing.assert_allclose(np.mean(x), 0.3, atol=5 * std / np.sqrt(x.size))
+
+
+def test_noise_of_the_first_levels_deviation(x64):
+    """Without an image, sigma / alpha goes from 1 to 1/2 and z with sigma: by hand."""
+    zero, solver = (lambda z, logsnr: 0 * z), Edm(sigma_min=0.5, sigma_max=1.0)
+    settings = {"schedule": KarrasSchedule(0.5, 1.0), "num_steps": 3, "solver": solver}
+    x, trajectory = sample(
+        zero, None, z_init=Z, last_step_is_x_hat=False, return_trajectory=True, **settings
+    )
+    np.testing.assert_allclose(trajectory[0], Z / np.sqrt(2), rtol=1e-12)
+    np.testing.assert_allclose(x, Z / np.sqrt(5), rtol=1e-12)
+    np.testing.assert_allclose(encode(zero, Z, **settings), 2 * Z, rtol=1e-12)
+
+
+def test_two_times_are_one_step():
+    steps = [
+        sample(GAUSSIAN, KEY, (3, 2), **how) for how in ({"num_steps": 1}, {"times": (1.0, 0.0)})
+    ]
+    np.testing.assert_array_equal(*steps)
 
 
 # --- Orders of convergence ----------------------------------------------------------------------
