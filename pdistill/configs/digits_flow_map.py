@@ -58,7 +58,12 @@ def get_config(variant: str = "") -> ConfigDict:
         {"name": "mean_flow", **scratch, **BELOW},
         {"name": "shortcut", **scratch, **PRESETS["shortcut"], "power": 0.5, "floor": 1e-2},
         {"name": "mean_flow_tuned", "start": "teacher", **taught, **BELOW},
-        {"name": "mean_flow_distilled", **given, **taught, **BELOW},
+        {
+            "name": "mean_flow_distilled",
+            **given,
+            **taught,
+            "jumps": {"instantaneous": 0.5, "stratified": True},
+        },
         {"name": "scd", **given, **taught, **PRESETS["scd"], "warmup": 1000},
         {"name": "shortcut_distilled", **given, **taught, **PRESETS["shortcut"], "power": 0.5},
         {"name": "tvm", **given, **taught, **BELOW, "identity": "lagrangian", "power": 0.5},
