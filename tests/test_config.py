@@ -343,8 +343,8 @@ def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
             "stages[1].method",
             "progresive",
             "stages[1].method must be one of teacher, progressive, guided, gan, direct, dmd, "
-            "score_matching, multi_student, ctm, flow_map, pagoda, upsampled, lowdiff, codec, imported, "
-            "or a class of your own as module:Class; got 'progresive'",
+            "score_matching, multi_student, ctm, flow_map, pagoda, upsampled, lowdiff, codec, "
+            "imported, or a class of your own as module:Class; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),

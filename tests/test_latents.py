@@ -1,6 +1,7 @@
 """Networks on a codec's latents: moments on disk, training, sampling, and what is wrong."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 
@@ -31,6 +32,7 @@ from pdistill.networks import Posterior
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
 
+running = importlib.import_module("pdistill.experiment.run")
 PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
 
 
@@ -78,6 +80,23 @@ def test_a_run_in_latents(workdir):
     assert model.card["clip"] is None
     samples = np.load(workdir / "teacher/samples.npz")["2"]
     assert samples.shape == (32, 8, 8, 1)
+
+
+def test_networks_learn_scaled_latents(tmp_path, monkeypatch):
+    """By the codec as it is saved, whose scale the plan did not know."""
+    train, found = running.train, {}
+
+    def spy(*arguments, name, codec, **others):
+        found[name] = codec
+        return train(*arguments, name=name, codec=codec, **others)
+
+    monkeypatch.setattr(running, "train", spy)
+    short = config()
+    short.stages = short.stages[:2]
+    experiment.run(short, tmp_path)
+    assert found["codec"] is None
+    assert found["teacher"] == pdistill.load_codec(tmp_path / "codec").blank
+    assert max(found["teacher"].std) < 0.9  # of an untrained encoder
 
 
 def test_samples_are_decoded_latents(workdir):

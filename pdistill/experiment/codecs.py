@@ -29,7 +29,8 @@ class CodecSource:
     """A codec and where it is.
 
     Attributes:
-      blank: the codec without parameters. stage: the run that makes it; "" for one in `path`.
+      blank: the codec without parameters; of a run that has not made it, also without its scale.
+      stage: the run that makes it; "" for one in `path`.
     """
 
     blank: Codec

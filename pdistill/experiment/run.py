@@ -29,6 +29,7 @@ from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
+from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
@@ -215,7 +216,8 @@ class Experiment:
                 run.method, state, pipeline, run.loop, train_key,
                 name=run.name, directory=directory, writer=writer, mesh=self.mesh,
                 flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
-                codec=planned.codec and planned.codec.blank, stop=self.stop, on_save=on_save,
+                codec=planned.codec and blank_codec(planned.codec.directory(self.workdir)),
+                stop=self.stop, on_save=on_save,
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
