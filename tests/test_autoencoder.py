@@ -92,6 +92,11 @@ def test_between_two_latents(coder):
     np.testing.assert_allclose(images[jnp.array([0, 4])], ends, atol=1e-5)
     way = slerp(first, 2 * first, jnp.array([0.0, 0.5, 1.0]))  # of one direction: straight
     np.testing.assert_allclose(way[1], 1.5 * first, rtol=1e-5)
+    along = slerp(jnp.array([2.0, 0.0]), jnp.array([4.0, 0.0]), jnp.array([0.25]))  # cosine 1
+    np.testing.assert_allclose(along[0], [2.5, 0])
+    half = slerp(jnp.array([2.0, 0.0]), jnp.array([2.0, 2.0]), jnp.array([0.5]))  # 45 degrees
+    share = np.sin(np.pi / 8) / np.sin(np.pi / 4)
+    np.testing.assert_allclose(half[0], [4 * share, 2 * share], rtol=1e-6)
     right = slerp(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), jnp.array([0.25]))
     np.testing.assert_allclose(right[0], [np.cos(np.pi / 8), np.sin(np.pi / 8)], rtol=1e-6)
 

@@ -11,7 +11,7 @@ import pytest
 
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
-from pdistill.runtime.files import write_arrays, write_atomically
+from pdistill.runtime.files import read_json, write_arrays, write_atomically
 from pdistill.runtime.temporary import replacing, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +82,15 @@ def test_a_folder_takes_anothers_place(tmp_path):
             folder.mkdir()
             (folder / name).touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "b"]
+
+
+def test_json_of_16_mb_is_the_largest(tmp_path):
+    path = tmp_path / "card.json"
+    path.write_bytes(b"1".ljust(2**24))
+    assert read_json(path) == 1
+    path.write_bytes(b"1".ljust(2**24 + 1))
+    with pytest.raises(ValueError, match="has more than 16,777,216 bytes"):
+        read_json(path)
 
 
 def test_remnants_go_when_they_are_old(tmp_path):

@@ -213,6 +213,10 @@ WRONG = {
     "stride": (state_dict(full=tensor(strides=(5, 1))), BEYOND),
     # The last element is 2**64 bytes in, which is 0 in int64.
     "huge stride": (state_dict(full=tensor(shape=(2**32 + 1,), strides=(2**30,))), BEYOND),
+    "expanded": (
+        state_dict(full=tensor(shape=(2**20 + 1,), strides=(0,))),
+        "repeats a storage of 12 elements too often",
+    ),
     "axes": (state_dict(full=tensor(shape=(3,))), "argument 2 is longer"),
     "number": (state_dict(good=tensor(), full=value(3)), "'full' is not a tensor by name"),
     "name": (program(call(ORDERED_DICT) + value(3) + tensor() + b"s"), "3 is not a tensor by name"),

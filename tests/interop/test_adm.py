@@ -47,6 +47,21 @@ def test_parity(weights, name):
     check_parity(conversion, arrays, levels, "eps")
 
 
+@pytest.mark.parametrize(
+    ("size", "multipliers"),
+    [
+        (64, (1, 2, 3, 4)),
+        (128, (1, 1, 2, 3, 4)),
+        (256, (1, 1, 2, 2, 4, 4)),
+        (512, (0.5, 1, 1, 2, 2, 4, 4)),
+    ],
+)
+def test_multipliers_of_each_size(size, multipliers):
+    """Those of `create_model` in guided-diffusion."""
+    network = adm.describe(adm.parse_flags(f"--image_size {size} --num_channels 64"))
+    assert network.module.channels == tuple(64 * m for m in multipliers)
+
+
 def test_published_flags():
     """Those of the 64x64 model, in guided-diffusion's README."""
     flags = (

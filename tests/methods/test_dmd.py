@@ -572,6 +572,11 @@ def drawn(pairs, num=300):
     return PAIRS.batch({name: jnp.asarray(rows[:num]) for name, rows in pairs.items()}, None)
 
 
+def test_pairs_take_the_papers_steps():
+    """18, as in DMD."""
+    assert Pairs(5) == Pairs(5, num_steps=18, solver="heun", guidance=None, path="")
+
+
 def test_pairs_are_the_flow(pairs):
     """x = m + a z of the row's noise; half precision and Heun's error are below 0.004."""
     expected = np.array([0.2, -0.4]) + np.array([0.5, 0.25]) * np.asarray(drawn(pairs)["noise"])

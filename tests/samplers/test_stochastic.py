@@ -69,3 +69,15 @@ def test_one_step_is_the_denoiser():
         DENOISE, jax.random.key(0), schedule=SCHEDULE, num_steps=1, solver=Stochastic(), z_init=z
     )
     np.testing.assert_allclose(x, DENOISE(z, SCHEDULE(jnp.ones(2))), rtol=1e-6)
+
+
+def test_it_needs_a_key():
+    with pytest.raises(ValueError, match="key may be None only"):
+        sample(
+            DENOISE,
+            None,
+            schedule=SCHEDULE,
+            num_steps=2,
+            solver=Stochastic(),
+            z_init=jnp.ones((1, 1)),
+        )
