@@ -128,9 +128,13 @@ def train(
         held = into_device_memory(frozen) if config.offload else frozen
         return state.method.replace(**held)
 
-    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
+    columns = local_columns(mesh, pipeline.batch_size)
+    with (
+        stop.deferred(),
+        Checkpointer(directory / "checkpoints") as checkpointer,
+        pipeline.iterator(config.substeps, columns) as batches,
+    ):
         with stop.at_once():
-            batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
             settings = config.max_grad_norm, config.offload
