@@ -24,11 +24,12 @@ UNPACK = "unpack the tars, and `python -m pdistill.data.prepare --images=FOLDER`
 
 
 class Index(NamedTuple):
-    """Where the pictures of a split are.
+    """Places of the pictures of a split, in the order of shards and members.
 
     Attributes:
-      shard, offset, size, label: int64 [N], in the order of shards and members; label is -1 for
-        none. grey: whether one channel holds them all.
+      shard: number of the tar, int64 [N]. offset: of the picture's first byte, int64 [N].
+      size: number of its bytes, int64 [N]. label: int64 [N]; -1 for none.
+      grey: whether one channel holds all pictures, bool [].
     """
 
     shard: np.ndarray
@@ -72,11 +73,9 @@ class Tars:
         return np.maximum(self._index.label, 0).astype(np.int32)
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        return [self._read(row) for row in rows]
-
-    def _read(self, row: int) -> bytes:
-        with open(self._paths[self._index.shard[row]], "rb") as file:
-            return os.pread(file.fileno(), self._index.size[row], self._index.offset[row])
+        where = self._index.shard, self._index.offset, self._index.size
+        places = zip(*(array[list(rows)].tolist() for array in where), strict=True)
+        return [_read(self._paths[shard], offset, size) for shard, offset, size in places]
 
     def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
         channels = 1 if self._index.grey else 3
@@ -91,6 +90,12 @@ class Tars:
             ) from error
         pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
         return pixels, max(int(self._index.label[row]), 0)
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a tar, which is not kept open: there may be thousands."""
+    with path.open("rb") as file:
+        return os.pread(file.fileno(), size, offset)
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
@@ -210,15 +215,13 @@ def _label(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) ->
 def _are_grey(folder: Path, paths: Sequence[Path], columns: np.ndarray) -> bool:
     """Whether pictures are grey, as far as SIDES_READ headers tell, which must have one size."""
     modes, sizes = set(), set()
-    for shard, offset, *_ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
-        with paths[shard].open("rb") as file:
-            file.seek(offset)
-            try:
-                with Image.open(file) as image:
-                    modes.add(image.mode.split(";")[0])
-                    sizes.add(f"{image.width}x{image.height}")
-            except Exception:  # whoever reads the picture says so
-                continue
+    for shard, offset, size, _ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
+        try:
+            with Image.open(io.BytesIO(_read(paths[shard], offset, size))) as image:
+                modes.add(image.mode.split(";")[0])
+                sizes.add(f"{image.width}x{image.height}")
+        except Exception:  # whoever reads the picture says so
+            continue
     if len(sizes) > 1:
         raise DataError(
             f"{folder} has pictures of several sizes, such as {' and '.join(sorted(sizes)[:2])}; "

@@ -128,12 +128,8 @@ def train(
         held = into_device_memory(frozen) if config.offload else frozen
         return state.method.replace(**held)
 
-    columns = local_columns(mesh, pipeline.batch_size)
-    with (
-        stop.deferred(),
-        Checkpointer(directory / "checkpoints") as checkpointer,
-        pipeline.iterator(config.substeps, columns) as batches,
-    ):
+    batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
+    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer, batches:
         with stop.at_once():
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
