@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from pdistill import experiment
 from pdistill.cli import config_file
+from pdistill.data.records import DataError
 from pdistill.evaluation import EvaluationError
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.dry_run import dry_run
@@ -70,9 +71,9 @@ def main(_, stop: ProgramSignals) -> None:
         except ValueError as error:
             sys.exit(f"error: {error}")
         stop.install()  # JAX has set a handler of SIGTERM
-    errors = ConfigError, CheckpointError, Diverged, EvaluationError, ModelError, SamplingError
+    errors = ConfigError, CheckpointError, DataError, Diverged, EvaluationError, ModelError
     try:
-        with plain_errors(*errors, OSError):
+        with plain_errors(*errors, SamplingError, OSError):
             experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
     except Interrupted as interruption:
         message = "" if jax.process_index() else str(interruption)

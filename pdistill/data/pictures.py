@@ -78,24 +78,31 @@ def read_picture(
         common error for that.
     """
     _check_file(path)
-    done = []
     with Image.open(path) as image:
-        if getattr(image, "is_animated", False):
-            done.append("first of several frames taken")
-        turned = _is_turned(image)
-        image.load()  # which turns a TIFF, and only that
-        if turned:
-            done.append("turned as EXIF says")
-            ImageOps.exif_transpose(image, in_place=True)
-        picture = _of_8_bits(image, done)
-        grey = picture.mode in GREY
-        if picture.has_transparency_data:
-            picture = _on(background, picture, done)
-        elif not grey:
-            picture = _in_colour(picture, done)
-        if grey != (channels == 1):
-            done.append("grey repeated in 3 channels" if grey else "colours made grey")
-        return picture.convert("L" if channels == 1 else "RGB"), done
+        return picture_of(image, channels, background)
+
+
+def picture_of(
+    image: ImageFile.ImageFile, channels: int, background: str = "white"
+) -> tuple[Image.Image, list[str]]:
+    """Converts an opened picture as `read_picture` does, whose errors it has."""
+    done = []
+    if getattr(image, "is_animated", False):
+        done.append("first of several frames taken")
+    turned = _is_turned(image)
+    image.load()  # which turns a TIFF, and only that
+    if turned:
+        done.append("turned as EXIF says")
+        ImageOps.exif_transpose(image, in_place=True)
+    picture = _of_8_bits(image, done)
+    grey = picture.mode in GREY
+    if picture.has_transparency_data:
+        picture = _on(background, picture, done)
+    elif not grey:
+        picture = _in_colour(picture, done)
+    if grey != (channels == 1):
+        done.append("grey repeated in 3 channels" if grey else "colours made grey")
+    return picture.convert("L" if channels == 1 else "RGB"), done
 
 
 def _is_turned(image: Image.Image) -> bool:

@@ -1,15 +1,17 @@
-"""Batches: a deterministic order, read from host memory or from the device.
+"""Batches: a deterministic order, read from disk, from host memory or from the device.
 
 The order belongs to grain: a shuffle for each epoch, repeated, cut into global batches. Update k
 always sees batch k, so the position of the input is the update's number. A data set that fits is
-kept on the device as uint8 and only row numbers travel; otherwise the rows do. Both give the
-same batches for the same seed, and so does any number of processes: each reads its own columns
-of the same global batch, those that its devices hold.
+kept on the device as uint8 and only row numbers travel; otherwise the rows do, which threads read
+a little ahead of the updates. Both give the same batches for the same seed, and so does any number
+of processes: each reads its own columns of the same global batch, those that its devices hold.
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,13 @@ from pdistill.data.columns import Column
 from pdistill.data.images import average, to_float
 from pdistill.data.sources import Dataset
 
+AHEAD = 2  # dispatches whose rows are read before they are asked for
+
 
 class BatchIterator(Iterator):
     """Iterates over {leaf: [substeps, local batch, ...]}; `get_state`/`set_state` move it.
+
+    Use with `with`, at whose end the reading ahead ends too.
 
     `columns` are the places of the global batch that this process reads.
     Without `resident` the leaves are those of `Dataset.arrays`; with it just "index" and, of
@@ -34,24 +40,61 @@ class BatchIterator(Iterator):
         self._substeps = substeps
         self._columns = columns
         self._next_index = 0
+        self._readers = None if pipeline.resident else ThreadPoolExecutor(AHEAD)
+        self._ahead: deque[Future] = deque()  # from _next_index on
 
     def __next__(self) -> dict[str, np.ndarray]:
-        steps = range(self._next_index, self._next_index + self._substeps)
+        if self._readers is None:
+            batch = self._rows(self._next_index)
+        else:
+            while len(self._ahead) <= AHEAD:
+                start = self._next_index + len(self._ahead) * self._substeps
+                self._ahead.append(self._readers.submit(self._read, start))
+            batch = self._ahead[0].result()
+            self._ahead.popleft()
         self._next_index += self._substeps
-        rows = {
+        return batch
+
+    def _rows(self, start: int) -> dict[str, np.ndarray]:
+        """Row numbers of the dispatch that begins with update number `start`, by orders."""
+        steps = range(start, start + self._substeps)
+        return {
             name: np.stack([self._pipeline.rows(step, name)[self._columns] for step in steps])
             for name in self._pipeline.orders
         }
-        if self._pipeline.resident:
-            return rows
-        arrays = self._pipeline.dataset.arrays()
-        return {name: array[rows[_order_of(name, rows)]] for name, array in arrays.items()}
+
+    def _read(self, start: int) -> dict[str, np.ndarray]:
+        rows = self._rows(start)
+        dataset, shape = self._pipeline.dataset, rows["index"].shape
+        images, labels = dataset.examples(rows["index"].reshape(-1))
+        return {
+            "image": images.reshape(*shape, *images.shape[1:]),
+            "label": labels.reshape(shape),
+            **{
+                name: array[rows[_order_of(name, rows)]]
+                for name, array in dataset.column_arrays().items()
+            },
+        }
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self._next_index}
 
     def set_state(self, state: dict[str, int]) -> None:
         self._next_index = state["next_index"]
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._cancel()
+        if self._readers:
+            self._readers.shutdown(wait=False)
 
 
 def _order_of(name: str, orders: Mapping[str, Any]) -> str:

@@ -1,23 +1,25 @@
-"""Image data sets as uint8 arrays."""
+"""Image data sets as uint8 arrays, in memory or on disk."""
 
 import dataclasses
 import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pdistill.data.images import at_size
+from pdistill.data.records import Labels, Records
 from pdistill.runtime.files import in_home
-from pdistill.runtime.terminal import progress
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
+    from pdistill.data.array_records import ArrayRecords
+    from pdistill.data.tars import Tars
+
 DIGITS_TRAIN = 1437  # the first 80% of a fixed permutation; the other 360 are held out
-BLOCK = 1024  # records read at a time
 PREPARE = "python -m pdistill.data.prepare"
 PREPARE_IMAGES = f"{PREPARE} --images=FOLDER --name=NAME --resolution=64"
 
@@ -31,17 +33,19 @@ class ColumnRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A split of a data set in host memory.
+    """A split of a data set, in host memory or on disk.
 
     Attributes:
       name: "digits:train" and the like; what `reference` is in results.jsonl.
-      images: uint8 [N, H, W, C]. labels: int32 [N]. num_labels: labels are 0 .. num_labels - 1.
+      images: uint8 [N, H, W, C]. labels: int32 [N]. Of a data set on disk both are read when they
+        are asked for, see `examples`.
+      num_labels: labels are 0 .. num_labels - 1.
       columns: rows that networks have made of it, by name; see `data.columns`.
     """
 
     name: str
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray | Records
+    labels: np.ndarray | Labels
     num_labels: int
     columns: Mapping[str, "ColumnRows"] = dataclasses.field(default_factory=dict)
 
@@ -51,6 +55,19 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
+
+    def examples(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images, uint8 [n, H, W, C], and labels, int32 [n], of some rows [n]."""
+        if isinstance(self.images, Records):
+            return self.images.examples(rows)
+        return self.images[rows], self.labels[rows]
+
+    def in_memory(self) -> "Dataset":
+        """The data set with all of its images and labels in memory."""
+        if not isinstance(self.images, Records):
+            return self
+        images, labels = self.images.everything()
+        return dataclasses.replace(self, images=images, labels=labels)
 
     def with_column(self, name: str, rows: Mapping[str, np.ndarray], aligned: bool) -> "Dataset":
         """The data set with one more column; `aligned` if its row i belongs to image i."""
@@ -68,18 +85,22 @@ class Dataset:
             rows = chosen if column.aligned else np.isin(column.rows["label"], labels)
             kept = {leaf: array[rows] for leaf, array in column.rows.items()}
             columns[name] = ColumnRows(kept, column.aligned)
-        return dataclasses.replace(
-            self, images=self.images[chosen], labels=self.labels[chosen], columns=columns
-        )
+        rows = np.flatnonzero(chosen)
+        on_disk = isinstance(self.images, Records)
+        images = self.images.choose(rows) if on_disk else self.images[rows]
+        return dataclasses.replace(self, images=images, labels=self.labels[rows], columns=columns)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays, by names: "image", "label" and, of the columns, "<column>/<leaf>"."""
-        of_columns = {
+        """All arrays of a data set in memory, by names: "image", "label" and `column_arrays`."""
+        return {"image": self.images, "label": self.labels, **self.column_arrays()}
+
+    def column_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the columns, by names: "<column>/<leaf>"."""
+        return {
             f"{name}/{leaf}": array
             for name, column in self.columns.items()
             for leaf, array in column.rows.items()
         }
-        return {"image": self.images, "label": self.labels, **of_columns}
 
     def unaligned(self) -> dict[str, int]:
         """Names of the columns whose rows have an order of their own, and how many these are."""
@@ -99,7 +120,8 @@ class Dataset:
         if self.image_shape[:2] == (size, size):
             return self
         name, _, split = self.name.partition(":")
-        images = at_size(self.images, size)
+        on_disk = isinstance(self.images, Records)
+        images = self.images.at(size) if on_disk else at_size(self.images, size)
         return dataclasses.replace(self, name=f"{name}@{size}:{split}", images=images)
 
 
@@ -134,35 +156,41 @@ def describe(name: str) -> Description:
     if base == "digits":
         first = load_dataset(name)
         splits = {split: len(_digits(split)) for split in ("train", "test")}
+    elif _is_folder(base):
+        splits = _tars(base, "train").splits
+        first = load_dataset(name, "train[:1]", in_memory=False)
     else:
         splits = {s: info.num_examples for s, info in _builder(base).info.splits.items()}
         if not splits.get("train"):
             raise ValueError(f"{base} has no split train; it has {', '.join(splits) or 'none'}")
-        first = load_dataset(name, "train[:1]")
+        first = load_dataset(name, "train[:1]", in_memory=False)
     return Description(name, splits, first.image_shape, first.num_labels)
 
 
-def load_dataset(name: str, split: str = "train") -> Dataset:
-    """Reads a split of a data set, decoded once.
+def load_dataset(name: str, split: str = "train", in_memory: bool = True) -> Dataset:
+    """Opens a split of a data set.
 
     Args:
       name: "digits" (scikit-learn's 1,797 handwritten digits of 8x8 pixels, 16 grey levels
         stretched to 0..255), or any image data set that `python -m pdistill.data.prepare` or
-        TensorFlow Datasets has put into `data_dir()` in array_record format. "cifar10@16" has its
-        images at 16 pixels a side, "fashion_mnist@32@8" first at 32: see `Dataset.at`.
+        TensorFlow Datasets has put into `data_dir()` in array_record format, or the path of a
+        folder of WebDataset's tars, see `tars.Tars`. "cifar10@16" has its images at 16 pixels a
+        side, "fashion_mnist@32@8" first at 32: see `Dataset.at`.
       split: "train" or "test"; for TFDS anything it understands, such as "train[:10%]".
+      in_memory: decode all of it at once; else rows are read when they are asked for.
 
     Raises:
       ValueError: an unknown data set or split, or one without uint8 images of one size.
+      DataError: files are damaged; also later, if they are read then.
       FileNotFoundError: the data set is not on disk, or not in a format readable here.
     """
     name, *sizes = name.split("@")
-    dataset = _digits(split) if name == "digits" else _tfds(name, split)
+    dataset = _digits(split) if name == "digits" else _on_disk(name, split)
     for size in sizes:
         if not size.isdigit():
             raise ValueError(f"after @ comes a size in pixels, such as {name}@32; got {size!r}")
         dataset = dataset.at(int(size))
-    return dataset
+    return dataset.in_memory() if in_memory else dataset
 
 
 def data_dir() -> Path:
@@ -186,20 +214,30 @@ def _digits(split: str) -> Dataset:
     return Dataset(f"digits:{split}", images[..., None], labels, num_labels=10)
 
 
-def _tfds(name: str, split: str) -> Dataset:
-    from tensorflow_datasets.core.features import ClassLabel
+def _on_disk(name: str, split: str) -> Dataset:
+    source = _tars(name, split) if _is_folder(name) else _array_records(name, split)
+    images = Records(source)
+    return Dataset(source.name, images, Labels(images), source.num_labels)
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a data set is a folder of tars."""
+    return name.startswith(("/", "./", "../", "~"))
+
+
+def _tars(folder: str, split: str) -> "Tars":
+    from pdistill.data.tars import Tars
+
+    return Tars(folder, split)
+
+
+def _array_records(name: str, split: str) -> "ArrayRecords":
+    from pdistill.data.array_records import ArrayRecords
 
     builder = _builder(name)
-    features = builder.info.features
-    if "image" not in features:
-        raise ValueError(f"{name} has no 'image' feature; it has {list(features)}")
-    for path in builder.info.splits[split].filepaths:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; {_how_to_prepare(name)}")
-    labelled = "label" in features and isinstance(features["label"], ClassLabel)
-    images, labels = _decode(builder.as_data_source(split), f"{name}:{split}", labelled)
-    num_labels = features["label"].num_classes if labelled else 1
-    return Dataset(f"{name}:{split}", images, labels, num_labels)
+    if "image" not in builder.info.features:
+        raise ValueError(f"{name} has no 'image' feature; it has {list(builder.info.features)}")
+    return ArrayRecords(builder, name, split, _how_to_prepare(name))
 
 
 def _builder(name: str) -> "DatasetBuilder":
@@ -209,6 +247,11 @@ def _builder(name: str) -> "DatasetBuilder":
     if found := list((data_dir() / name).glob("[0-9]*/dataset_info.json")):
         newest = max((path.parent for path in found), key=lambda p: tfds.core.Version(p.name))
         builder = tfds.builder_from_directory(newest)
+    elif (scratch := data_dir() / f"incomplete.{name}").exists():
+        raise FileNotFoundError(
+            f"{name} is half prepared: {scratch} is what prepare has written so far, or left when "
+            f"it was killed; wait for it, or {_how_to_prepare(name)}"
+        )
     else:
         try:
             builder = tfds.builder(name, data_dir=data_dir())
@@ -241,26 +284,3 @@ def _how_to_prepare(name: str) -> str:
             f"`{PREPARE_IMAGES}` on a folder of its images"
         )
     return f"{advice}; or set TFDS_DATA_DIR to a folder that has it in array_record format"
-
-
-def _decode(source: Any, name: str, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a random-access source, uint8 [N, H, W, C], and their labels, int32 [N]."""
-    first = source[0]["image"]
-    images = np.empty((len(source), *first.shape), np.uint8)
-    labels = np.zeros(len(source), np.int32)
-    with progress(name, len(source)) as bar:
-        for start in range(0, len(source), BLOCK):
-            rows = range(start, min(start + BLOCK, len(source)))
-            for row, example in zip(rows, source.__getitems__(rows), strict=True):
-                image = example["image"]
-                if image.dtype != np.uint8 or image.shape != first.shape or image.ndim > 3:
-                    raise ValueError(
-                        f"image {row} of {name} is {image.dtype} {image.shape} and the first is "
-                        f"{first.dtype} {first.shape}; all must be uint8 and of one size, as "
-                        f"`{PREPARE_IMAGES}` makes them"
-                    )
-                images[row] = image
-                if labelled:
-                    labels[row] = example["label"]
-            bar.update(len(rows))
-    return images if images.ndim == 4 else images[..., None], labels

@@ -22,6 +22,7 @@ from pdistill.runtime.temporary import passing, remove
 
 BLOCK = 256  # examples in memory at a time
 SHARD_BYTES = 2**25  # bytes of pixels in a shard; as PNG they take less
+SHARD_RECORDS = 2**13  # as a record is read in a time that grows with their number, 3 ns each
 MAX_SHARDS = 512  # most shards in a split, as readers keep all of them open
 
 
@@ -106,7 +107,8 @@ def write(
     """
     Path(info.data_dir).mkdir(parents=True)
     most = max(len(keys) for keys in splits.values())
-    per_shard = max(SHARD_BYTES // math.prod(info.features["image"].shape), most // MAX_SHARDS + 1)
+    fitting = SHARD_BYTES // math.prod(info.features["image"].shape)
+    per_shard = max(min(fitting, SHARD_RECORDS), most // MAX_SHARDS + 1)
     writer = tfds.core.SequentialWriter(info, per_shard, file_format="array_record")
     writer.initialize_splits(list(splits))
     with ThreadPoolExecutor() as pool:

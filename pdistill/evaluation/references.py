@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import progress, say
 
 BLOCK = 1024  # images whose features are computed at a time
+IN_MEMORY = 2 * 10**9  # bytes of a data set's images; of a larger one they stay on disk
 
 
 class Reference:
@@ -123,7 +125,10 @@ class Reference:
 
     @functools.cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+        digest = hashlib.sha256()
+        for start in range(0, len(self), BLOCK):  # they may be on disk
+            digest.update(np.ascontiguousarray(self.images[start : start + BLOCK]))
+        return digest.hexdigest()
 
 
 class StatisticsReference:
@@ -174,8 +179,10 @@ def load_reference(
             f"a reference is a data set with its split, such as cifar10:train, an .npz file or a "
             f"folder of images; got {text!r}"
         )
-    dataset = load_dataset(name, split)
-    check_images(dataset.images, dataset.name)
+    dataset = load_dataset(name, split, in_memory=False)
+    if math.prod(dataset.images.shape) <= IN_MEMORY:
+        dataset = dataset.in_memory()
+    check_images(dataset.images[:BLOCK], dataset.name)
     return Reference(dataset.name, dataset.images, dataset.labels)
 
 

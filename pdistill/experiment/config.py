@@ -34,7 +34,8 @@ class DataConfig:
     """The data set `name`, as in `data.load_dataset`, and how it is read.
 
     Attributes:
-      train: split to train on. flip: random mirroring. resident: keep it on the device.
+      train: split to train on. flip: random mirroring.
+      resident: keep it on the device; else its images are read from disk while it trains.
     """
 
     name: str

@@ -67,7 +67,8 @@ def dry_run(
     """
     experiment = parse(as_plain(config))
     try:
-        data_shape = data_shape or load_dataset(experiment.data.name, "train").images.shape
+        name = experiment.data.name
+        data_shape = data_shape or load_dataset(name, in_memory=False).images.shape
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"{error}; --data_shape=N,H,W,C does without the data") from error
     try:

@@ -338,7 +338,9 @@ class Measurements:
         """A split's images at a shape; each is made once."""
         if (split, shape) not in self._references:
             if split not in self._splits:
-                self._splits[split] = load_dataset(self._config.data.name, split)
+                self._splits[split] = load_dataset(
+                    self._config.data.name, split, in_memory=self._config.data.resident
+                )
             data = self._splits[split]
             data = data.at(shape[0]) if shape != data.image_shape else data
             self._references[split, shape] = Reference(data.name, data.images, data.labels)

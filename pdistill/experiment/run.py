@@ -95,7 +95,9 @@ class Experiment:
         self.workdir = workdir
         self.stop = stop
         try:
-            self.train_data = load_dataset(config.data.name, config.data.train)
+            self.train_data = load_dataset(
+                config.data.name, config.data.train, in_memory=config.data.resident
+            )
             self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error

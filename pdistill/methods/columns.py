@@ -86,7 +86,7 @@ class Latents:
             return jnp.stack(encoded, axis=1).astype(jnp.float16)
 
         def batch(indices: np.ndarray) -> Array:
-            rows = dataset.images[indices % num], dataset.labels[indices % num]
+            rows = dataset.examples(indices % num)
             return latents(network, *jax.device_put(rows, batch_sharding(mesh)))
 
         first = jax.process_index() == 0

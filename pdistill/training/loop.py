@@ -137,9 +137,9 @@ def train(
         held = into_device_memory(frozen) if config.offload else frozen
         return state.method.replace(**held)
 
-    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
+    batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
+    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer, batches:
         with stop.at_once():
-            batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
             state, start = _restore(checkpointer, start_of(learning, mesh), batches)
         if start < config.num_updates:
             settings = flip, factor, config.max_grad_norm, config.offload, codec

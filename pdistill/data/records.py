@@ -1,0 +1,164 @@
+"""Images that stay on disk: rows are read and decoded by threads when they are asked for."""
+
+import copy
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, Protocol, Self
+
+import numpy as np
+
+from pdistill.data.images import at_size
+from pdistill.runtime.terminal import progress
+
+PART = 16  # rows that a thread decodes at a time
+MANY = 256  # rows from which on it is quicker to read all of them before any is decoded
+BLOCK = 1024  # rows in memory at a time where all are gone through
+
+
+class DataError(ValueError):
+    """Files of a data set are damaged or not what they should be; the message names them."""
+
+
+class Source(Protocol):
+    """Encoded examples in files, read in any order, by several threads.
+
+    Attributes:
+      name: the split's, such as "cifar10:train". labels: int32 [N], read when they are asked for.
+    """
+
+    name: str
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The encoded examples of some rows; raises DataError for one that cannot be read."""
+        ...
+
+    def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
+        """A row's image, [H, W, C], and label; raises DataError if it is damaged."""
+        ...
+
+
+class Records:
+    """Images of a source: `records[rows]` reads uint8 [..., H, W, C] of a slice or numbers [...].
+
+    Attributes:
+      shape: of all images, (N, H, W, C).
+
+    Raises:
+      DataError: also later, an image that is damaged, or not uint8 or not of the first one's size.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, source: Source):
+        if not len(source):
+            raise DataError(f"{source.name} has no images; give another split")
+        self._source = source
+        self._chosen: np.ndarray | None = None
+        self._sizes: tuple[int, ...] = ()
+        self._pool = ThreadPoolExecutor(thread_name_prefix="records")
+        image, _ = source.decode(0, source.read([0])[0])
+        self._stored = image.shape  # before it is resized
+        self._check(0, image)
+        self.shape = (len(source), *image.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        rows = _numbers(rows, len(self))
+        return self.examples(rows.reshape(-1))[0].reshape(*rows.shape, *self.shape[1:])
+
+    def __array__(self, *_, **__) -> NoReturn:
+        raise TypeError(f"{self._source.name} is on disk: take rows of it, such as images[:100]")
+
+    def examples(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads images, uint8 [n, H, W, C], and their labels, int32 [n], of some rows [n]."""
+        rows = _numbers(rows, len(self))
+        rows = (rows if self._chosen is None else self._chosen[rows]).tolist()
+        images = np.empty((len(rows), *self._stored), np.uint8)
+        labels = np.empty(len(rows), np.int32)
+        encoded = self._source.read(rows) if len(rows) >= MANY else None
+
+        def decode(part: slice) -> None:
+            found = self._source.read(rows[part]) if encoded is None else encoded[part]
+            for i, row, example in zip(range(part.start, part.stop), rows[part], found):  # noqa: B905
+                image, labels[i] = self._source.decode(row, example)
+                self._check(row, image)
+                images[i] = image
+
+        parts = [slice(start, start + PART) for start in range(0, len(rows), PART)]
+        for _ in self._pool.map(decode, parts):
+            pass
+        for size in self._sizes:
+            images = at_size(images, size)
+        return images, labels
+
+    def everything(self) -> tuple[np.ndarray, np.ndarray]:
+        """Reads all images and labels into memory, with a progress bar."""
+        images, labels = np.empty(self.shape, np.uint8), np.empty(len(self), np.int32)
+        with progress(self._source.name, len(self)) as bar:
+            for start in range(0, len(self), BLOCK):
+                block = slice(start, start + BLOCK)
+                images[block], labels[block] = self.examples(block)
+                bar.update(len(labels[block]))
+        return images, labels
+
+    def all_labels(self) -> np.ndarray:
+        """Reads all labels, int32 [N], without the images; from memory the next time."""
+        labels = self._source.labels
+        return labels if self._chosen is None else labels[self._chosen]
+
+    def choose(self, rows: np.ndarray) -> Self:
+        """The images of these rows [n] alone."""
+        new = copy.copy(self)
+        new._chosen = rows if self._chosen is None else self._chosen[rows]
+        new.shape = (len(rows), *self.shape[1:])
+        return new
+
+    def at(self, size: int) -> Self:
+        """The images at `size` pixels a side, as `at_size`; raises ValueError if they cannot be."""
+        new = copy.copy(self)
+        new._sizes = (*self._sizes, size)
+        new.shape = (len(self), *at_size(np.zeros((1, *self.shape[1:]), np.uint8), size).shape[1:])
+        return new
+
+    def _check(self, row: int, image: np.ndarray) -> None:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape != self._stored:
+            raise DataError(
+                f"image {row} of {self._source.name} is {image.dtype} {image.shape} and the first "
+                f"is {self._stored}; all must be uint8 and of one size, as "
+                "`python -m pdistill.data.prepare --images=FOLDER --name=NAME --resolution=64` "
+                "makes them"
+            )
+
+
+class Labels:
+    """Labels of records, int32 [N], which NumPy reads when it is given them."""
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(self, records: Records):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._records.all_labels()[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._records.all_labels(), dtype=dtype, copy=copy)
+
+
+def _numbers(rows: slice | np.ndarray, num: int) -> np.ndarray:
+    """Row numbers, int [...], of a slice or of numbers; IndexError for others than 0 .. num - 1."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(num))
+    rows = np.asarray(rows)
+    if rows.size and not 0 <= rows.min() <= rows.max() < num:
+        raise IndexError(f"rows from {rows.min()} to {rows.max()} of {num} images")
+    return rows

@@ -1,0 +1,230 @@
+"""Folders of WebDataset's shards: uncompressed tars of pictures and their labels."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pdistill.data.folders import SPLITS
+from pdistill.data.pictures import GREY, SIDES_READ, SUFFIXES, picture_of
+from pdistill.data.records import DataError
+from pdistill.runtime.files import cache_dir, in_home, one_line, read_arrays, write_arrays
+from pdistill.runtime.terminal import say, update
+
+UNPACK = "unpack the tars, and `python -m pdistill.data.prepare --images=FOLDER` makes them so"
+
+
+class Index(NamedTuple):
+    """Places of the pictures of a split, in the order of shards and members.
+
+    Attributes:
+      shard: number of the tar, int64 [N]. offset: of the picture's first byte, int64 [N].
+      size: number of its bytes, int64 [N]. label: int64 [N]; -1 for none.
+      grey: whether one channel holds all pictures, bool [].
+    """
+
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    label: np.ndarray
+    grey: np.ndarray
+
+
+class Tars:
+    """A split of a folder of tars, as a `records.Source`.
+
+    A sample is what has a name up to the first dot: KEY.png, or another of SUFFIXES, and its label,
+    a number in KEY.cls or the "label" of KEY.json. The splits are the folders in it named train,
+    test or val, or else the split train is the folder itself. Where the pictures are in the tars is
+    kept in the cache; it is looked for again when a tar has changed.
+
+    Args:
+      folder: the folder's path. split: "train", "train[:10%]" or the like.
+
+    Raises:
+      FileNotFoundError: there are no tars. ValueError: there is no such split.
+      DataError: a shard is missing or not whole, or pictures are of several sizes.
+    """
+
+    def __init__(self, folder: str, split: str):
+        shards = _shards(in_home(folder))
+        indices = {name: _index(in_home(folder), paths) for name, paths in shards.items()}
+        self.splits = {name: len(index.label) for name, index in indices.items()}
+        name, rows = _rows(split, self.splits)
+        self.name = f"{folder}:{split}"
+        self.num_labels = max(1, *(int(index.label.max()) + 1 for index in indices.values()))
+        self._paths = shards[name]
+        self._index = Index(*(a[rows] if a.ndim else a for a in indices[name]))
+
+    def __len__(self) -> int:
+        return len(self._index.label)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.maximum(self._index.label, 0).astype(np.int32)
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        where = self._index.shard, self._index.offset, self._index.size
+        places = zip(*(array[list(rows)].tolist() for array in where), strict=True)
+        return [_read(self._paths[shard], offset, size) for shard, offset, size in places]
+
+    def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
+        channels = 1 if self._index.grey else 3
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                picture, _ = picture_of(image, channels)
+        except Exception as error:  # PIL has no common error for damaged files
+            path = self._paths[self._index.shard[row]]
+            raise DataError(
+                f"image {row} of {self.name}, in {path}, cannot be read: {one_line(error)}; get "
+                "this tar again, or take the picture out of it"
+            ) from error
+        pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
+        return pixels, max(int(self._index.label[row]), 0)
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a tar, which is not kept open: there may be thousands."""
+    with path.open("rb") as file:
+        return os.pread(file.fileno(), size, offset)
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """The tars of each split, sorted."""
+    found = {"train": sorted(folder.glob("*.tar"))}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.lower() in SPLITS and (tars := sorted(path.glob("*.tar"))):
+            found[SPLITS[path.name.lower()]] = tars
+    if not found["train"]:
+        raise FileNotFoundError(f"there are no .tar files in {folder}, nor in {folder / 'train'}")
+    for paths in found.values():
+        _check_numbers(paths)
+    return found
+
+
+def _check_numbers(paths: Sequence[Path]) -> None:
+    """Raises DataError if the numbers in the names of shards have a gap."""
+    series = defaultdict(dict)
+    for path in paths:
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", path.name):
+            before, number, after = match.groups()
+            series[before, after][int(number)] = number
+    for (before, after), numbers in series.items():
+        for number in range(min(numbers), max(numbers)):
+            if number not in numbers:
+                width = len(numbers[min(numbers)])
+                missing = f"{before}{number:0{width}}{after}"
+                raise DataError(f"{paths[0].parent} lacks the shard {missing}; get it")
+
+
+def _rows(split: str, lengths: dict[str, int]) -> tuple[str, slice]:
+    """The split's name, and its part, as TFDS understands them; ValueError if there is none."""
+    from tensorflow_datasets.core import splits
+
+    infos = [splits.SplitInfo(name, [num], num_bytes=0) for name, num in lengths.items()]
+    instructions = splits.ReadInstruction.from_spec(split).to_absolute(splits.SplitDict(infos))
+    if len(instructions) > 1:
+        raise ValueError(f"a folder of tars has no sums of splits; got {split!r}")
+    return instructions[0].splitname, slice(instructions[0].from_, instructions[0].to)
+
+
+def _index(folder: Path, paths: Sequence[Path]) -> Index:
+    """The index of some shards, from the cache or made anew."""
+    about = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    code = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    kept = cache_dir() / "tars" / f"{code}.npz"
+    try:
+        return Index(**read_arrays(kept))
+    except Exception:  # not there, or damaged
+        index = _make_index(folder, paths)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(kept, index._asdict())
+    except OSError as error:
+        say(
+            f"warning: where the pictures of {folder} are is not kept for the next time: {error}; "
+            "PDISTILL_CACHE_DIR can name a folder that can be written"
+        )
+    return index
+
+
+def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
+    rows = []
+    for shard, path in enumerate(paths):
+        update(f"{folder}: pictures are looked for in tar {shard + 1} of {len(paths)}")
+        rows += [(shard, *sample) for sample in _samples(path)]
+    if not rows:
+        raise DataError(f"there are no pictures in the tars of {folder}: {', '.join(SUFFIXES)}")
+    columns = np.array(rows, np.int64).T
+    if lacking := np.sum(columns[3] < 0) % len(rows):
+        raise DataError(
+            f"{lacking:,} of {len(rows):,} samples of {folder} have no label, a number in KEY.cls "
+            'or the "label" of KEY.json; give all of them one, or none'
+        )
+    return Index(*columns, np.array(_are_grey(folder, paths, columns)))
+
+
+def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Offset, bytes and label of each picture of a shard."""
+    try:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            samples = defaultdict(dict)
+            for member in tar:
+                where, _, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")
+                if member.isfile() and key:
+                    samples[where, key][suffix.lower()] = member
+            if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end")
+            for (_, key), parts in samples.items():
+                picture = next((parts[p] for p in parts if f".{p}" in SUFFIXES), None)
+                if picture:
+                    yield picture.offset_data, picture.size, _label(tar, key, parts)
+    except tarfile.ReadError as error:
+        raise DataError(
+            f"{path} is not whole, or no uncompressed tar: {error}; get it again, or unpack it"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _label(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> int:
+    """The label of a sample; -1 if it has none."""
+    name = "cls" if "cls" in parts else "json"
+    if name not in parts:
+        return -1
+    text = tar.extractfile(parts[name]).read()
+    try:
+        label = int(text) if name == "cls" else json.loads(text).get("label", -1)
+    except (ValueError, AttributeError):
+        label = None
+    if not isinstance(label, int) or (label < 0 and name == "cls"):
+        raise ValueError(f"the label in {key}.{name} is no number from 0 on: {text[:50]!r}")
+    return label
+
+
+def _are_grey(folder: Path, paths: Sequence[Path], columns: np.ndarray) -> bool:
+    """Whether pictures are grey, as far as SIDES_READ headers tell, which must have one size."""
+    modes, sizes = set(), set()
+    for shard, offset, size, _ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
+        try:
+            with Image.open(io.BytesIO(_read(paths[shard], offset, size))) as image:
+                modes.add(image.mode.split(";")[0])
+                sizes.add(f"{image.width}x{image.height}")
+        except Exception:  # whoever reads the picture says so
+            continue
+    if len(sizes) > 1:
+        raise DataError(
+            f"{folder} has pictures of several sizes, such as {' and '.join(sorted(sizes)[:2])}; "
+            f"all must be of one: {UNPACK}"
+        )
+    return modes <= set(GREY)

@@ -1,0 +1,366 @@
+"""Data on disk: the same batches as from memory, in bounded memory, and clear messages."""
+
+import io
+import itertools
+import json
+import shutil
+import tarfile
+import threading
+import time
+
+import chex
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tiny_experiment import leaves, tiny
+
+from pdistill import experiment
+from pdistill.data import Pipeline, load_dataset
+from pdistill.data.pipeline import AHEAD
+from pdistill.data.records import BLOCK, DataError, Labels, Records
+from pdistill.data.sources import Dataset, describe
+from pdistill.data.tfds_writer import png, write
+from pdistill.evaluation import Reference
+from pdistill.runtime.files import read_jsonl
+
+NUM, SHAPE = 300, (8, 8, 3)  # more than are read one by one
+
+
+def images_and_labels():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (NUM, *SHAPE), np.uint8), rng.integers(0, 5, NUM)
+
+
+def prepare(root, name="noise"):
+    """Writes a data set as `prepare` does; returns its folder."""
+    images, labels = images_and_labels()
+    folder = root / name / "1.0.0"
+    features = {
+        "image": tfds.features.Image(shape=SHAPE),
+        "label": tfds.features.ClassLabel(num_classes=5),
+        "id": tfds.features.Text(),
+    }
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), ""),
+        features=tfds.features.FeaturesDict(features),
+    )
+    write(
+        info,
+        {"train": range(NUM)},
+        lambda _, i: {"image": png(images[i]), "label": labels[i], "id": str(i)},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    prepare(root)
+    return root
+
+
+@pytest.fixture
+def data(root, monkeypatch):
+    """(a data set on disk, the same in memory)"""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    return load_dataset("noise", in_memory=False), load_dataset("noise")
+
+
+def check_same(on_disk, in_memory):
+    assert isinstance(on_disk.images, Records)
+    assert isinstance(in_memory.images, np.ndarray)
+    assert len(on_disk) == len(in_memory)
+    assert (on_disk.name, on_disk.image_shape) == (in_memory.name, in_memory.image_shape)
+    rows = np.array([len(in_memory) - 1, 0, 3, 3])
+    chex.assert_trees_all_equal(on_disk.examples(rows), in_memory.examples(rows))
+    chex.assert_trees_all_equal(on_disk.examples(slice(None)), in_memory.examples(slice(None)))
+    np.testing.assert_array_equal(on_disk.labels, in_memory.labels)
+
+
+# --- What is read -------------------------------------------------------------------------------
+
+
+def test_disk_has_what_was_prepared(data):
+    check_same(*data)
+    images, labels = images_and_labels()
+    ours = {(image.tobytes(), label) for image, label in zip(*data[1].examples(slice(None)))}  # noqa: B905
+    assert ours == {(image.tobytes(), label) for image, label in zip(images, labels)}  # noqa: B905
+
+
+def test_rows_are_taken_as_of_an_array(data):
+    on_disk, in_memory = (d.images for d in data)
+    assert (on_disk.shape, on_disk.dtype) == (in_memory.shape, in_memory.dtype)
+    for rows in (slice(2, 9, 3), np.array([[1, 2], [0, 299]]), np.array([], int), 7):
+        np.testing.assert_array_equal(on_disk[rows], in_memory[rows])
+    with pytest.raises(IndexError, match="from 0 to 300 of 300 images"):
+        on_disk[np.array([0, 300])]
+    with pytest.raises(TypeError, match="noise:train is on disk: take rows of it"):
+        np.asarray(on_disk)
+
+
+def test_parts_and_sizes_stay_on_disk(data):
+    for change in (
+        lambda d: d.of_labels([1, 4]),
+        lambda d: d.at(4),
+        lambda d: d.at(9).of_labels([0]).of_labels([0, 2]),
+    ):
+        check_same(*map(change, data))
+    check_same(*(load_dataset("noise@4", "train[10%:50%]", in_memory=m) for m in (False, True)))
+    with pytest.raises(ValueError, match="cannot be averaged to resolution 3"):
+        data[0].at(3)
+
+
+def test_a_reference_on_disk_is_the_same(data):
+    on_disk, in_memory = (Reference(d.name, d.images, d.labels) for d in data)
+    assert on_disk._digest == in_memory._digest
+
+
+# --- Batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num", [NUM, 7], ids=["aligned", "of its own order"])
+def test_batches_are_those_of_data_in_memory(data, num):
+    """All processes' parts of them, and from any update on."""
+    rows = {"value": np.arange(num), "label": np.arange(num)}
+    on_disk, in_memory = (d.with_column("number", rows, aligned=num == NUM) for d in data)
+    pipelines = Pipeline(on_disk, 12, seed=3, resident=False), Pipeline(in_memory, 12, seed=3)
+    leaves = in_memory.arrays()
+    for columns in (slice(None), np.array([0, 1, 6, 11])):
+        with pipelines[0].iterator(2, columns) as streamed:
+            streamed.set_state({"next_index": 20})
+            resident = pipelines[1].iterator(2, columns)
+            resident.set_state({"next_index": 20})
+            for _ in range(5):
+                index = next(resident)
+                own = {"number/value", "number/label"} if num == 7 else set()
+                expected = {
+                    name: array[index["number/index" if name in own else "index"]]
+                    for name, array in leaves.items()
+                }
+                chex.assert_trees_all_equal(next(streamed), expected)
+            streamed.set_state({"next_index": 20})  # what was read ahead is not what follows
+            rows = np.stack([pipelines[1].rows(20 + i)[columns] for i in range(2)])
+            np.testing.assert_array_equal(next(streamed)["label"], in_memory.labels[rows])
+
+
+class Counting:
+    """A source of a million grey images, whose labels are not to be read, and what was decoded."""
+
+    name = "many:train"
+
+    def __init__(self):
+        self.decoded = []
+
+    def __len__(self):
+        return 10**6
+
+    @property
+    def labels(self):
+        raise AssertionError("labels come with the images")
+
+    def read(self, rows):
+        return [row.to_bytes(4, "little") for row in rows]
+
+    def decode(self, row, encoded):
+        assert int.from_bytes(encoded, "little") == row
+        self.decoded.append(row)
+        return np.full((2, 2, 1), row % 251, np.uint8), row % 7
+
+
+def many():
+    source = Counting()
+    records = Records(source)
+    source.decoded.clear()
+    return source, Dataset(source.name, records, Labels(records), 7)
+
+
+def test_no_more_is_read_than_a_few_batches_ahead():
+    source, dataset = many()
+    pipeline = Pipeline(dataset, 64, seed=0, resident=False)
+    with pipeline.iterator(2) as batches:
+        for step in range(3):
+            batch = next(batches)
+            rows = [pipeline.rows(2 * step + i) for i in range(2)]
+            np.testing.assert_array_equal(batch["label"], np.array(rows) % 7)
+            wait_for(lambda: len(source.decoded) == (step + 1 + AHEAD) * 128)  # noqa: B023
+            time.sleep(0.05)
+            assert len(source.decoded) == (step + 1 + AHEAD) * 128
+    assert len(dataset.images[: 10 * BLOCK]) == 10 * BLOCK
+
+
+def wait_for(happened):
+    end = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_threads_end_with_the_batches_and_the_data():
+    before = set(threading.enumerate())
+    _, dataset = many()
+    pipeline = Pipeline(dataset, 64, seed=0, resident=False)
+    with pipeline.iterator() as batches:
+        next(batches)
+        ours = set(threading.enumerate()) - before
+        assert ours
+    del dataset, pipeline, batches
+    wait_for(lambda: not any(thread.is_alive() for thread in ours))
+
+
+def test_a_run_goes_on_with_the_batches_that_would_have_followed(data, tmp_path):
+    """To the bit, from a save when more was read ahead; measured against images on disk."""
+    config = tiny()
+    config.data = {"name": "noise", "flip": True, "resident": False}
+    config.stages = config.stages[:1]
+    config.stages[0]["measured_at"] = (1,)
+    config.evaluation.update(metrics=("fd_pixels",), references=("train",), num_samples=16)
+    experiment.run(config, tmp_path)
+    [row] = read_jsonl(tmp_path / "results.jsonl")
+    assert row["reference"] == "noise:train"
+    teacher = tmp_path / "teacher"
+    whole, log = leaves(teacher), read_jsonl(teacher / "log.jsonl")
+    shutil.rmtree(teacher / "model")
+    shutil.rmtree(teacher / "checkpoints" / "8")
+    experiment.run(config, tmp_path)
+    chex.assert_trees_all_equal(leaves(teacher), whole)
+    assert [row["loss"] for row in read_jsonl(teacher / "log.jsonl")] == [r["loss"] for r in log]
+
+
+# --- Files that are not whole -------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    return prepare(tmp_path)
+
+
+def test_a_damaged_record_is_named(folder):
+    """When it is read, also among many and where a batch is read ahead."""
+    [shard] = folder.glob("*array_record*")
+    content = bytearray(shard.read_bytes())
+    start = len(content) // 4
+    content[start : start + 20] = bytes(20)
+    shard.write_bytes(content)
+    data = load_dataset("noise", in_memory=False)
+    message = rf"record \d+ of noise:train, in {shard}, is damaged: .*hash mismatch.*; delete"
+    with pytest.raises(DataError, match=message):
+        data.in_memory()
+    batches = Pipeline(data, NUM, seed=0, resident=False).iterator()
+    with batches, pytest.raises(DataError, match=message):
+        next(batches)
+    few = Pipeline(data, 50, seed=0, resident=False).iterator()
+    with few, pytest.raises(DataError, match=message):
+        list(itertools.islice(few, 6))
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_a_shard_that_is_cut_short_is_named_at_once(folder, kept):
+    [shard] = folder.glob("*array_record*")
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DataError, match=f"{shard} is not whole: it has 0 records and .* 300; del"):
+        describe("noise")
+
+
+def test_a_half_prepared_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "incomplete.mine").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"mine is half prepared: .*incomplete.mine is"):
+        load_dataset("mine")
+
+
+# --- Folders of tars ----------------------------------------------------------------------------
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def sample(i, image, label, suffix="cls"):
+    """A picture and its label, as number or in JSON."""
+    text = str(label) if suffix == "cls" else json.dumps({"caption": "a", "label": int(label)})
+    return {f"./{i:03}.png": png(image), f"./{i:03}.{suffix}": text.encode()}
+
+
+def write_tars(folder, num=30):
+    images, labels = images_and_labels()
+    for shard in range(3):
+        members = {"./": b"", "./000.a.txt": b"of no picture"}
+        for i in range(shard * 10, shard * 10 + 10):
+            members |= sample(i, images[i], labels[i], "json" if shard else "cls")
+        write_tar(folder / f"part-{shard:04}.tar", members)
+    return images[:num], labels[:num]
+
+
+def test_a_folder_of_tars(tmp_path):
+    images, labels = write_tars(tmp_path / "train")
+    write_tar(tmp_path / "val" / "0.tar", sample(0, images[3], 6))
+    on_disk, in_memory = (load_dataset(str(tmp_path), in_memory=m) for m in (False, True))
+    check_same(on_disk, in_memory)
+    chex.assert_trees_all_equal((in_memory.images, in_memory.labels), (images, labels))
+    about = describe(f"{tmp_path}@4")
+    assert (about.splits, about.shape) == ({"train": 30, "validation": 1}, (4, 4, 3))
+    assert about.num_labels == in_memory.num_labels == 7
+    part = load_dataset(f"{tmp_path}", "train[50%:]", in_memory=False)
+    np.testing.assert_array_equal(part.images[:], images[15:])
+    assert load_dataset(str(tmp_path), "validation").labels.tolist() == [6]
+    with pytest.raises(ValueError, match=r"Unknown split 'test'.*'train', 'validation'"):
+        load_dataset(str(tmp_path), "test")
+
+
+def test_tars_that_have_changed_are_read_anew(tmp_path):
+    """Grey pictures, without labels."""
+    image = images_and_labels()[0][0][..., :1]
+    for value in (image, 255 - image):
+        write_tar(tmp_path / "0.tar", {"a.png": png(value), "b.png": png(value)})
+        found = load_dataset(str(tmp_path))
+        np.testing.assert_array_equal(found.images[1], value)
+        assert (found.num_labels, found.labels.tolist()) == (1, [0, 0])
+
+
+def cut(folder):
+    path = folder / "part-0001.tar"
+    path.write_bytes(path.read_bytes()[:-9000])
+
+
+def cut_at_a_member(folder):
+    path = folder / "part-0001.tar"
+    path.write_bytes(path.read_bytes()[:3584])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut, "part-0001.tar is not whole, or no uncompressed tar: .*get it again"),
+        (cut_at_a_member, "part-0001.tar is not whole, .*: it has no end"),
+        (lambda folder: (folder / "part-0001.tar").unlink(), "lacks the shard part-0001.tar; get"),
+        (lambda folder: write_tar(folder / "a.tar", {}), None),
+        (lambda folder: write_tar(folder / "a.tar", {"x.png": png(np.zeros(SHAPE, np.uint8))}),
+         "1 of 31 samples of .* have no label"),
+        (lambda folder: write_tar(folder / "a.tar", sample(0, np.zeros((4, 8, 3), np.uint8), 1)),
+         "pictures of several sizes, such as 8x4 and 8x8.*prepare --images"),
+        (lambda folder: write_tar(folder / "a.tar", {"x.cls": b"cat", "x.png": b""}),
+         "a.tar: the label in x.cls is no number from 0 on: b'cat'"),
+        (lambda folder: write_tar(folder / "a.tar", {"x.cls": b"1", "x.png": b"?"}),
+         "image 0 of .*:train, in .*a.tar, cannot be read: cannot identify"),
+    ],
+)  # fmt: skip
+def test_tars_that_are_not_whole(tmp_path, spoil, message):
+    write_tars(tmp_path)
+    spoil(tmp_path)
+    if message is None:  # an empty one is
+        assert len(load_dataset(str(tmp_path))) == 30
+        return
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(tmp_path))
+
+
+def test_a_folder_without_tars(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there are no .tar files in .*"):
+        load_dataset(str(tmp_path / "nothing"))
