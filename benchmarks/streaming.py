@@ -43,15 +43,14 @@ def make(root: Path, gigabytes: float) -> None:
     folder = root / NAME / "1.0.0"
     part = root / "part" / NAME / "1.0.0"
     num = PART // 784
-    copies = max(round(gigabytes * 10**9 / PART), 1)
+    copies = max(round(gigabytes * 10**9 / num / 900), 1)  # bytes of a record
     shards = max(min(MAX_SHARDS // copies, 24), 1)
     part.mkdir(parents=True)
     write_part(part, num, -(-num // shards))
     found = sorted(part.glob("*array_record*"))
     folder.mkdir(parents=True)
     for number, shard in enumerate(found * copies):
-        name = re.sub(r"\d+-of-\d+$", f"{number:05}-of-{len(found) * copies:05}", shard.name)
-        shutil.copyfile(shard, folder / name)
+        shutil.copyfile(shard, folder / re.sub(r"\d+$", f"{number:05}", shard.name))
     info = json.loads((part / "dataset_info.json").read_text())
     [split] = info["splits"]
     split["shardLengths"] *= copies
@@ -162,7 +161,7 @@ def main() -> None:
     arguments = parser("streaming", __doc__)
     arguments.add_argument("--data_dir", type=Path, required=True, help="folder for the records")
     arguments.add_argument("--gigabytes", type=float, default=10.0, help="default: %(default)s")
-    arguments.add_argument("--rounds", type=int, default=15, help="turns of each way")
+    arguments.add_argument("--rounds", type=int, default=6, help="turns of each way")
     arguments.add_argument("--seconds", type=float, default=15.0, help="for the loader alone")
     options = options_of(arguments)
     os.environ["TFDS_DATA_DIR"] = str(options.data_dir)

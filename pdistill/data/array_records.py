@@ -20,8 +20,9 @@ class ArrayRecords:
     """A split of a prepared data set, as a `records.Source`.
 
     Args:
-      builder: of a data set with the feature "image". name: the data set's. split: "train[:10%]"
-        or the like. advice: end of messages about files that are missing or damaged.
+      builder: builder whose data set has the feature "image". name: the data set's name.
+      split: "train[:10%]" or the like.
+      advice: end of messages about files that are missing or damaged.
 
     Raises:
       FileNotFoundError: a shard is missing. DataError: a shard is not whole.

@@ -44,7 +44,7 @@ class Records:
     """Images of a source: `records[rows]` reads uint8 [..., H, W, C] of a slice or numbers [...].
 
     Attributes:
-      shape: of all images, (N, H, W, C).
+      shape: shape (N, H, W, C) of all images.
 
     Raises:
       DataError: also later, an image that is damaged, or not uint8 or not of the first one's size.

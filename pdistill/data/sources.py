@@ -37,8 +37,8 @@ class Dataset:
 
     Attributes:
       name: "digits:train" and the like; what `reference` is in results.jsonl.
-      images: uint8 [N, H, W, C]. labels: int32 [N]. Of a data set on disk both are read when they
-        are asked for, see `examples`.
+      images: uint8 [N, H, W, C]. labels: int32 [N]. On disk, both are read when they are asked
+        for, see `examples`.
       num_labels: labels are 0 .. num_labels - 1.
       columns: rows that networks have made of it, by name; see `data.columns`.
     """

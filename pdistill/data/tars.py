@@ -27,7 +27,7 @@ class Index(NamedTuple):
     """Places of the pictures of a split, in the order of shards and members.
 
     Attributes:
-      shard: number of the tar, int64 [N]. offset: of the picture's first byte, int64 [N].
+      shard: number of the tar, int64 [N]. offset: first byte of the picture, int64 [N].
       size: number of its bytes, int64 [N]. label: int64 [N]; -1 for none.
       grey: whether one channel holds all pictures, bool [].
     """
@@ -44,8 +44,8 @@ class Tars:
 
     A sample is what has a name up to the first dot: KEY.png, or another of SUFFIXES, and its label,
     a number in KEY.cls or the "label" of KEY.json. The splits are the folders in it named train,
-    test or val, or else the split train is the folder itself. Where the pictures are in the tars is
-    kept in the cache; it is looked for again when a tar has changed.
+    test or val, or else the split train is the folder itself. The cache keeps the places of the
+    pictures until a tar changes.
 
     Args:
       folder: the folder's path. split: "train", "train[:10%]" or the like.
