@@ -18,7 +18,7 @@ import pdistill
 from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import prepare
-from pdistill.data import load_dataset, make_batch, moments, to_float
+from pdistill.data import Pipeline, load_dataset, make_batch, moments, to_float
 from pdistill.data.moments import Moments
 from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -177,15 +177,20 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     about = Moments(1, data.name, len(data), (2, 2, 4))
     arguments = {"flip": False, "batch_size": 100, "mesh": make_mesh()}
     about.write(tmp_path, data, codec.encode, **arguments)
-    whole = about.read(tmp_path)
+    whole = about.read(tmp_path)[:]
     assert len(whole) == 1437
+    rows = np.array([1400, 3, 499, 500, 3])
+    np.testing.assert_array_equal(about.read(tmp_path, 2)[rows], whole[rows][..., :2])
     (tmp_path / "00001.npy").unlink()
     stamp = (tmp_path / "00000.npy").stat().st_mtime_ns
     with pytest.raises(ValueError, match="half prepared, 1 of 3 shards are missing"):
         about.read(tmp_path)
     about.write(tmp_path, data, codec.encode, **arguments)
-    np.testing.assert_array_equal(about.read(tmp_path), whole)
+    np.testing.assert_array_equal(about.read(tmp_path)[:], whole)
     assert (tmp_path / "00000.npy").stat().st_mtime_ns == stamp
+    (tmp_path / "00001.npy").write_bytes((tmp_path / "00001.npy").read_bytes()[:-9])
+    with pytest.raises(ValueError, match="is damaged: "):
+        about.read(tmp_path)
     with pytest.raises(ValueError, match="holds moments with another codec: delete it"):
         dataclasses.replace(about, codec=2).write(tmp_path, data, codec.encode, **arguments)
 
@@ -277,3 +282,22 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
     assert shard.stat().st_mtime_ns == stamp
     with pytest.raises(SystemExit, match="no codec in"):
         prepare.main(["--name=mine", root, f"--codec={tmp_path}"])
+
+
+def test_latents_on_disk_are_the_same(workdir):
+    """Rows that are read as a run goes are those of all latents in memory."""
+    arguments = {"flip": True, "batch_size": 100, "mesh": make_mesh()}
+    data, folder = load_dataset("digits"), workdir / "codec/latents"
+    resident, disk = (
+        Pipeline(
+            in_latents(data, workdir / "codec/model", folder, in_memory=kept, **arguments),
+            *(16, 0, kept),
+        )
+        for kept in (True, False)
+    )
+    arrays = resident.resident_arrays()
+    with resident.iterator(2) as order, disk.iterator(2) as rows:
+        for _ in range(3):
+            index, found = next(order)["index"], next(rows)
+            for name in ("image", "label"):
+                np.testing.assert_array_equal(found[name], arrays[name][index])

@@ -111,8 +111,11 @@ class Moments:
                     np.save(file, found)
         sync_global_devices(f"wrote {folder}")
 
-    def read(self, folder: Path) -> np.ndarray:
-        """The rows of a whole folder, [num, h, w, C].
+    def read(self, folder: Path, channels: int | None = None) -> "Shards":
+        """The rows of a whole folder, [num, h, w, C], on disk.
+
+        Args:
+          channels: the first ones, instead of all.
 
         Raises:
           ValueError: shards are missing, or are of something else.
@@ -123,11 +126,42 @@ class Moments:
                 "run the command that makes it again, which goes on where it stopped"
             )
         paths = [folder / f"{i:05}.npy" for i in range(self.shards)]
-        shards = [np.load(path, mmap_mode="r" if len(paths) == 1 else None) for path in paths]
-        rows = shards[0] if len(shards) == 1 else np.concatenate(shards)
-        if rows.shape != (self.num, *self.shape) or rows.dtype != FORMAT:
-            raise ValueError(f"{folder} is damaged: it holds {rows.dtype} {rows.shape}; delete it")
-        return rows
+        try:
+            arrays = [np.load(path, mmap_mode="r") for path in paths]
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{folder} is damaged: {error}; delete it") from error
+        found = {(a.shape[1:], a.dtype) for a in arrays}
+        if found != {(self.shape, np.dtype(FORMAT))} or sum(map(len, arrays)) != self.num:
+            raise ValueError(f"{folder} is damaged: its shards are not {self.shape}; delete it")
+        return Shards(arrays, channels or self.shape[-1])
 
     def _plain(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+class Shards:
+    """Arrays of rows on disk, one after another, of which the first channels are read.
+
+    Attributes:
+      shape: [N, h, w, channels]. dtype: number format.
+    """
+
+    def __init__(self, arrays: list[np.ndarray], channels: int):
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:-1], channels)
+        self.dtype = arrays[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice, numbers [n] or a mask [N], in memory: [n, h, w, channels]."""
+        numbers = np.arange(len(self))[rows]
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        shards = np.searchsorted(self._ends, numbers, side="right")
+        for i in np.unique(shards):
+            here = shards == i
+            start = self._ends[i] - len(self._arrays[i])
+            found[here] = self._arrays[i][numbers[here] - start][..., : self.shape[-1]]
+        return found

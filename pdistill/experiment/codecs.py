@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from pdistill import model as models
 from pdistill.data import Dataset
-from pdistill.data.moments import Moments
+from pdistill.data.moments import Moments, Shards
 from pdistill.data.sources import data_dir
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
@@ -119,6 +119,7 @@ def in_latents(
     flip: bool,
     batch_size: int,
     mesh: Mesh,
+    in_memory: bool = True,
 ) -> Dataset:
     """The data set with a codec's moments for images, made if they are not there.
 
@@ -126,6 +127,7 @@ def in_latents(
       directory: the codec's. folder: for the moments; None for `prepared`, where those of mirrored
         images do for any run.
       flip: also of mirrored images. batch_size: images at a time.
+      in_memory: read all of them; else rows are read when they are asked for.
 
     Raises:
       ValueError: the folder holds something else.
@@ -142,11 +144,16 @@ def in_latents(
     if not flip and not folder:
         both, other = moments(True)
         if not both.missing(other):
-            return dataclasses.replace(data, images=both.read(other)[..., : wanted.shape[-1]])
+            return _with(data, both.read(other, wanted.shape[-1]), in_memory)
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
         wanted.write(path, data, codec.encode, flip=flip, batch_size=batch_size, mesh=mesh)
-    return dataclasses.replace(data, images=wanted.read(path))
+    return _with(data, wanted.read(path), in_memory)
+
+
+def _with(data: Dataset, rows: Shards, in_memory: bool) -> Dataset:
+    labels = data.labels[:] if in_memory else data.labels
+    return dataclasses.replace(data, images=rows[:] if in_memory else rows, labels=labels)
 
 
 def prepared(name: str, checksum: int, flip: bool) -> Path:

@@ -303,6 +303,7 @@ class Experiment:
         return in_latents(
             self.train_data, directory, folder, flip=flip,
             batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+            in_memory=self.config.data.resident,
         )  # fmt: skip
 
     def _save_model(
