@@ -422,7 +422,7 @@ def test_ict_steps_along_edms_grid():
 
 
 def test_defaults_are_the_plain_square():
-    plain = {"power": 0.0, "floor": 1e-3, "normalised": 0.0, "warmup": 0, "guidance": 0.0}
+    plain = {"power": 0.0, "floor": 1e-3, "normalised": 0.0, "warmup": 0, "guidance": ()}
     assert method() == method(own_velocity=False, **plain)
 
 
