@@ -324,8 +324,7 @@ def method_named(name: Any, path: str) -> type[Method]:
 
 def trains(method: Method | type[Method]) -> bool:
     """Whether a method has updates."""
-    cls = method if isinstance(method, type) else type(method)
-    return cls.step is not Method.step
+    return hasattr(method, "step")
 
 
 def _join(path: str, key: str) -> str:

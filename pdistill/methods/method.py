@@ -5,45 +5,32 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from jax import Array
-
 from pdistill.data.columns import Column
 from pdistill.networks import Network
 from pdistill.samplers import Steps
-from pdistill.training import LoopConfig, Metrics, Optimizer
+from pdistill.training import LoopConfig, Optimizer
 
 
 class Method:
-    """A frozen dataclass of hyperparameters with `init`, `step` and `product`.
+    """A frozen dataclass of hyperparameters, whose subclasses have three pure functions.
 
-    The fields are what a config's stage says of the method. The keyword arguments of `init` are
-    what it is given: networks that earlier runs have made, by the names that the config has for
-    them ("teacher", "start"); "model" is the config's own, blank. The rest of this class are
-    defaults; no part of an algorithm is here. None of the three functions is abstract: a method of
-    zero updates has no `step`, and one that only unfolds into runs of others, as `MultiStudent`
-    does, has none of them. Called all the same, they raise NotImplementedError.
+    - `init(key, **given)` makes the state before the first update of networks that earlier runs
+      have made, by the names that the config has for them ("teacher", "start"); "model" is the
+      config's own, blank. ValueError for networks that it cannot use.
+    - `step(state, batch, key)` does one update and returns the new state and metrics. `batch` has
+      "image" [B, H, W, C], "label" [B] and the columns' rows. A method whose updates are not all
+      alike takes `parts` as well. A method without `step` has no updates.
+    - `product(state)` returns the network that was learnt.
+
+    A method that only unfolds into runs of others, as `MultiStudent` does, has none of them. The
+    fields are what a config's stage says of the method. This class has defaults; no part of an
+    algorithm is here.
 
     Attributes:
       name: its name in configs and results.jsonl.
     """
 
     name: ClassVar[str]
-
-    def init(self, key: Array, **given: Any) -> Any:
-        """The state before the first update; ValueError for networks that it cannot use."""
-        raise NotImplementedError
-
-    def step(self, state: Any, batch: Mapping[str, Any], key: Array) -> tuple[Any, Metrics]:
-        """One update. `batch` has "image" [B, H, W, C], "label" [B] and the columns' rows.
-
-        A method whose updates are not all alike takes `parts` as well. A method of zero updates has
-        no step.
-        """
-        raise NotImplementedError
-
-    def product(self, state: Any) -> Network:
-        """The network that was learnt."""
-        raise NotImplementedError
 
     def unfold(self, stage: "Run", model: Network) -> list["Run"]:
         """The runs of a stage with this method, in order; `model` is the config's, blank."""
@@ -170,12 +157,17 @@ def roles(method: Any) -> tuple[str, ...]:
 
     They are the keyword arguments that are annotated as a `Network`, but for "model".
     """
-    parameters = inspect.signature(method.init).parameters.values()
     kinds = (Network, Network | None)
-    return tuple(p.name for p in parameters if p.annotation in kinds and p.name != "model")
+    return tuple(p.name for p in _arguments(method) if p.annotation in kinds and p.name != "model")
 
 
 def optional_roles(method: Any) -> tuple[str, ...]:
     """Names among `roles` that a method does without, such as "start"."""
-    parameters = inspect.signature(method.init).parameters
-    return tuple(name for name in roles(method) if parameters[name].default is None)
+    defaults = {p.name: p.default for p in _arguments(method)}
+    return tuple(name for name in roles(method) if defaults[name] is None)
+
+
+def _arguments(method: Any) -> list[inspect.Parameter]:
+    """The arguments of a method's `init`; none for one that only unfolds."""
+    init = getattr(method, "init", None)
+    return list(inspect.signature(init).parameters.values()) if init else []
