@@ -92,9 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _encode(args: argparse.Namespace, name: str) -> None:
     """Writes the moments of a prepared set."""
-    data, mesh, began = load_dataset(name, args.split), make_mesh(), time.monotonic()
+    data, began = load_dataset(name, args.split, in_memory=False), time.monotonic()
     flip = not args.no_flip
-    in_latents(data, find(args.codec), None, flip=flip, batch_size=args.batch_size, mesh=mesh)
+    in_latents(
+        data, find(args.codec), None, flip=flip, batch_size=args.batch_size, mesh=make_mesh(),
+        in_memory=False,
+    )  # fmt: skip
     rate = len(data) * (1 + flip) / (time.monotonic() - began)
     print(f"latents of {data.name}: {rate:.0f} images/s")
 

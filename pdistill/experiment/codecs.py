@@ -58,7 +58,7 @@ def codec_source(
       ValueError: the config's codec is neither a stage before nor a codec's directory.
     """
     name, method = experiment.codec, stage.method
-    if method.name == "codec":
+    if method.makes_codec:
         return None
     if isinstance(method, Imported) and method.path:
         model = find(method.path)
@@ -132,7 +132,7 @@ def in_latents(
     Raises:
       ValueError: the folder holds something else.
     """
-    codec = models.load_codec(directory, mesh)
+    codec = blank_codec(directory)
     checksum = read_card(directory, codec=True)["checksum"]
 
     def moments(flip: bool) -> tuple[Moments, Path]:
@@ -147,7 +147,8 @@ def in_latents(
             return _with(data, both.read(other, wanted.shape[-1]), in_memory)
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
-        wanted.write(path, data, codec.encode, flip=flip, batch_size=batch_size, mesh=mesh)
+        encode = models.load_codec(directory, mesh).encode
+        wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
 
 

@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 from pdistill import report
 from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
-from pdistill.experiment.codecs import CodecSource
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.rows import draw_samples, identity, measure, row_key
 from pdistill.model import Model
+from pdistill.model.card import find
 from pdistill.model.codecs import load_codec, reconstructions
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Codec, Network
@@ -174,7 +174,7 @@ class Measurements:
         writer.write_scalars(sampling.nfe, scalars)
         writer.flush()
 
-    def measure_codec(self, r: Planned, codec: Codec) -> None:
+    def measure_codec(self, r: Planned) -> None:
         """Adds the rows of training images that a codec has encoded and decoded, of no evaluations.
 
         They say how close latents can come. Nothing is done where they are there already, or where
@@ -195,6 +195,7 @@ class Measurements:
         update(f"{r.name:<16} measures images that it has encoded and decoded")
         images = self._data.at(r.image_shape[0]).images
         rows = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
+        codec = self._codec(find(self._workdir / r.name))
         batches = reconstructions(codec, images, rows, self._settings.batch_size, self._mesh)
         about = {"method": r.run.method.name, "train_steps": r.run.loop.num_updates}
         about |= {"images_seen": r.run.loop.images_seen, "seconds_per_image": None}
@@ -216,7 +217,7 @@ class Measurements:
         update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
         if r.codec:
-            network = network.replace(codec=self._codec(r.codec))
+            network = network.replace(codec=self._codec(r.codec.directory(self._workdir)))
         batches, labels = draw_samples(
             network,
             num=evaluator.num_samples,
@@ -230,8 +231,7 @@ class Measurements:
         """Range that a run's x_hat is clipped to in sampling, or None, as for latents."""
         return (-1.0, 1.0) if self._settings.clip and not r.codec else None
 
-    def _codec(self, source: CodecSource) -> Codec:
-        directory = source.directory(self._workdir)
+    def _codec(self, directory: Path) -> Codec:
         if directory not in self._codecs:
             self._codecs[directory] = load_codec(directory, self._mesh)
         return self._codecs[directory]

@@ -151,8 +151,7 @@ class Experiment:
                 network = planned.run.method.product(state)
                 self._save_model(planned, self._directory(planned) / "model", network, 0)
         if planned.makes_codec:
-            directory = self._directory(planned) / "model"
-            self.measurements.measure_codec(planned, models.load_codec(directory, self.mesh))
+            self.measurements.measure_codec(planned)
             self._report()
         if not planned.run.measured:
             return

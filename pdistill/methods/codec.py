@@ -46,6 +46,7 @@ class KlCodec(Method):
     adversary: Adversary | None = None
     adversarial: float = 0.1
     name: ClassVar[str] = "codec"
+    makes_codec: ClassVar[bool] = True
 
     class State(struct.PyTreeNode):
         codec: Learner

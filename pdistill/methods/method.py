@@ -28,9 +28,11 @@ class Method:
 
     Attributes:
       name: its name in configs and results.jsonl.
+      makes_codec: its product is a codec, so that it works on images where others do on latents.
     """
 
     name: ClassVar[str]
+    makes_codec: ClassVar[bool] = False
 
     def unfold(self, stage: "Run", model: Network) -> list["Run"]:
         """The runs of a stage with this method, in order; `model` is the config's, blank."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.methods.parts.times import ends, uniform_times
+from pdistill.methods.parts.times import ends, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
@@ -31,7 +31,7 @@ class JumpLaw:
         law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
         angle; s is not beyond the clean end.
       stratified: uniform times of t, and the uniform share of "below", are evenly spread over the
-        batch, in a random order, as in `uniform_times`.
+        batch, as `shuffled_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
     """
@@ -81,10 +81,12 @@ class JumpLaw:
         if self.to == "data":
             s = clean
         elif self.to == "below":
-            share = self._uniform(second_key, num, dtype)
+            share = shuffled_times(second_key, num, self.stratified, dtype)
             s = logsnr_of_angle(angle(clean) + share * (angle(t) - angle(clean)))
         elif self.to == "gap":
-            way = jax.nn.sigmoid(_normal(second_key, self.end, num, dtype)) * jnp.pi / 2
+            mean, deviation = self.end
+            logit = mean + deviation * jax.random.normal(second_key, (num,), dtype)
+            way = jax.nn.sigmoid(logit) * jnp.pi / 2
             s = logsnr_of_angle(jnp.maximum(angle(t) - way, angle(clean)))
         elif self.to == "ordered":
             s = _level(second_key, self.end or self.level, num, schedule, dtype)
@@ -97,24 +99,14 @@ class JumpLaw:
         if self.level:
             drawn = _level(key, self.level, num, schedule, dtype)
             return jnp.minimum(drawn, -2 * self.least[0]) if self.least else drawn
-        return schedule(self._uniform(key, num, dtype))
-
-    def _uniform(self, key: Array, num: int, dtype) -> Array:
-        draw_key, order_key = jax.random.split(key)
-        u = uniform_times(draw_key, num, self.stratified, dtype)
-        return jax.random.permutation(order_key, u)
+        return schedule(shuffled_times(key, num, self.stratified, dtype))
 
 
 def _level(key: Array, law: tuple[float, ...], num: int, schedule: Schedule, dtype) -> Array:
     """Log-SNRs [num] with log(sigma / alpha) by a normal law, or at uniform times without one."""
     if not law:
         return schedule(jax.random.uniform(key, (num,), dtype))
-    return jnp.clip(-2 * _normal(key, law, num, dtype), *ends(schedule))
-
-
-def _normal(key: Array, law: tuple[float, ...], num: int, dtype) -> Array:
-    mean, deviation = law
-    return mean + deviation * jax.random.normal(key, (num,), dtype)
+    return normal_levels(jax.random.normal(key, (num,), dtype), law, schedule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

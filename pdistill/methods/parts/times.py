@@ -36,23 +36,28 @@ def noise_levels(
     u = uniform_times(key, batch, stratified, dtype)
     if not law:
         return schedule(u)
-    mean, deviation = law
     normal = jax.scipy.special.ndtri(jnp.maximum(u, jnp.finfo(dtype).tiny))
+    return normal_levels(normal, law, schedule)
+
+
+def normal_levels(normal: Array, law: tuple[float, ...], schedule: Schedule) -> Array:
+    """Log-SNRs within the schedule's of standard normal numbers; law as in `noise_levels`."""
+    mean, deviation = law
     return jnp.clip(-2 * (mean + deviation * normal), *ends(schedule))
+
+
+def shuffled_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
+    """Times as `uniform_times`, in a random order: stratified ones do not go with others."""
+    draw_key, order_key = jax.random.split(key)
+    return jax.random.permutation(order_key, uniform_times(draw_key, batch, stratified, dtype))
 
 
 def guidance_weights(
     key: Array, batch: int, interval: tuple[float, float], stratified: bool, dtype=jnp.float32
 ) -> Array:
-    """Guidance weights in [low, high): [batch].
-
-    They are drawn as `uniform_times`, but come in a random order, so that with stratified times the
-    two do not go together.
-    """
+    """Guidance weights in [low, high), as `shuffled_times`: [batch]."""
     low, high = interval
-    draw_key, order_key = jax.random.split(key)
-    u = uniform_times(draw_key, batch, stratified, dtype)
-    return low + (high - low) * jax.random.permutation(order_key, u)
+    return low + (high - low) * shuffled_times(key, batch, stratified, dtype)
 
 
 def importance(guidance: Array, discount: float) -> Array:
