@@ -38,7 +38,10 @@ def save_codec(directory: str | Path, codec: Codec, /, **card: Any) -> None:
 def blank_codec(directory: str | Path) -> Codec:
     """The codec of a directory without its parameters; raises as `load_codec`."""
     directory = find(directory)
-    card = read_card(directory, codec=True)
+    return _blank(directory, read_card(directory, codec=True))
+
+
+def _blank(directory: Path, card: dict[str, Any]) -> Codec:
     try:
         module = build_codec(card["codec"]["name"], card["codec"]["arguments"])
         return Codec(None, module, tuple(card["mean"]), tuple(card["std"]), card["tile"]).checked()
@@ -55,9 +58,11 @@ def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:
     Raises:
       ModelError: there is no codec there, or it cannot be read.
     """
-    directory, blank = find(directory), blank_codec(directory)
+    directory = find(directory)
+    card = read_card(directory, codec=True)
+    blank = _blank(directory, card)
     try:
-        return read_params(directory, blank, read_card(directory, codec=True), mesh)
+        return read_params(directory, blank, card, mesh)
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -136,13 +136,26 @@ class Network(struct.PyTreeNode):
         weight, told = told.guidance, told.replace(guidance=None)
 
         def pair(z, logsnr):
-            hidden = told.replace(label=jnp.full_like(told.label, self.num_labels))
-            both = jax.tree.map(
-                lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, hidden)
-            )
-            return jnp.split(self._read(convert, *both, dropout_key, second), 2)
+            def read(*both):
+                return self._read(convert, *both, dropout_key, second)
+
+            return self.with_and_without_label(read, z, logsnr, told)
 
         return diffusion.guide(pair, weight)(z, logsnr)
+
+    def with_and_without_label(
+        self, read: Callable, z: Array, logsnr: Array, told: Conditioning
+    ) -> tuple[Array, Array]:
+        """read(z, logsnr, told) [B, ...] with the labels and without them, in one evaluation.
+
+        Weights of guidance that a network takes are 0 without labels.
+        """
+        free = told.replace(label=jnp.full_like(told.label, self.num_labels))
+        if told.guidance is not None:
+            free = free.replace(guidance=jnp.zeros_like(told.guidance))
+        both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, free))
+        labelled, unlabelled = jnp.split(read(*both), 2)
+        return labelled, unlabelled
 
     def _read(self, convert, z, logsnr, told, dropout_key, second) -> Array:
         """The output, or the second head's, by `convert`."""

@@ -1,6 +1,5 @@
 """Guidance of a network that has no teacher, by its own velocities."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
@@ -20,11 +19,7 @@ def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, p
     Args:
       z: [B, ...] at log-SNRs t [B]. told: the network's, with labels. w: weights [B].
     """
-    none = told.replace(label=jnp.full_like(told.label, network.num_labels))
-    if told.guidance is not None:
-        none = none.replace(guidance=jnp.zeros_like(w))
-    both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, t, told), (z, t, none))
-    labelled, free = jnp.split(network.velocity(*both), 2)
+    labelled, free = network.with_and_without_label(network.velocity, z, t, told)
     w = expand(w, z)
     kappa = 1 - omega / (1 + w)
     mixed = omega * pair + kappa * labelled - (omega + kappa - 1) * free
