@@ -156,16 +156,9 @@ class Measurements:
             keep=PICTURE_IMAGES,
             **self._sampling_arguments(sampling),
         )
-        # What was measured before, with other metrics or until a kill, is not logged again.
         pictured = self._keep_pictures(r, measurement, samples)
-        present = {row_key(row) for row in self.rows}
-        rows = [row for row in rows if row_key(row) not in present]
-        for row in rows:
-            self._log.append(row)
-        values = "  ".join(
-            f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows
-        )
-        say(f"{what}: {values}")
+        rows = self._append(rows)
+        say(f"{what}: {_values(rows)}")
         if pictured:
             grid = report.tile(samples[:GRID_IMAGES])
             writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
@@ -183,30 +176,43 @@ class Measurements:
         evaluator = self._evaluators.get(r.image_shape)
         if evaluator is None or not evaluator.metrics:
             return
-        what = {"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"}
-        what["seed"] = self._config.seed
+        what = {
+            **{"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"},
+            "seed": self._config.seed,
+        }
+        if self._has(what, evaluator):
+            return
+        update(f"{r.name:<16} measures images that it has encoded and decoded")
+        images = self._data.at(r.image_shape[0]).images
+        chosen = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
+        codec = self._codec(find(self._workdir / r.name))
+        batches = reconstructions(codec, images, chosen, self._settings.batch_size, self._mesh)
+        about = {
+            "method": r.run.method.name,
+            "train_steps": r.run.loop.num_updates,
+            "images_seen": r.run.loop.images_seen,
+            "seconds_per_image": None,
+            "device": jax.devices()[0].device_kind,
+        }
+        measured = evaluator.measure(batches, self._data.labels[chosen])
+        rows = self._append([what | row | about for row in measured])
+        say(f"{r.name:<16} encoded and decoded: {_values(rows)}")
+
+    def _has(self, what: dict[str, Any], evaluator: Evaluator) -> bool:
+        """Whether all rows of an evaluator are there for what was sampled."""
         expected = {
             row_key(what | {"metric": metric, "reference": reference})
             for metric, reference in evaluator.expected()
         }
+        return expected <= {row_key(row) for row in self.rows}
+
+    def _append(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Logs rows but for those that are there: of other metrics, or until a kill."""
         present = {row_key(row) for row in self.rows}
-        if expected <= present:
-            return
-        update(f"{r.name:<16} measures images that it has encoded and decoded")
-        images = self._data.at(r.image_shape[0]).images
-        rows = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
-        codec = self._codec(find(self._workdir / r.name))
-        batches = reconstructions(codec, images, rows, self._settings.batch_size, self._mesh)
-        about = {"method": r.run.method.name, "train_steps": r.run.loop.num_updates}
-        about |= {"images_seen": r.run.loop.images_seen, "seconds_per_image": None}
-        measured = evaluator.measure(batches, self._data.labels[rows])
-        about["device"] = jax.devices()[0].device_kind
-        for row in measured:
-            row = what | row | about
-            if row_key(row) not in present:
-                self._log.append(row)
-                where = f"{row['metric']} {row['reference'] or ''}"
-                say(f"{r.name:<16} encoded and decoded: {where} {row['value']:.3f}")
+        rows = [row for row in rows if row_key(row) not in present]
+        for row in rows:
+            self._log.append(row)
+        return rows
 
     def of_network(self, r: Planned, network: Network) -> tuple[dict[str, Any], np.ndarray]:
         """The row by which a run's model is chosen, and its samples, uint8 [N, H, W, C].
@@ -249,11 +255,7 @@ class Measurements:
     def _is_measured(self, r: Planned, measurement: Measurement) -> bool:
         seed = self._config.seed
         sampled = identity(r.name, r.network, measurement.sampling, measurement.guidance, seed)
-        expected = {
-            row_key(sampled | {"metric": metric, "reference": reference})
-            for metric, reference in self._evaluators[r.image_shape].expected()
-        }
-        return expected <= {row_key(row) for row in self.rows} and (
+        return self._has(sampled, self._evaluators[r.image_shape]) and (
             not measurement.pictured
             or (
                 measurement.name in self._arrays(r, "samples.npz")
@@ -359,3 +361,8 @@ class Measurements:
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
         )
+
+
+def _values(rows: Sequence[dict[str, Any]]) -> str:
+    """Metrics, references and values of rows, for people."""
+    return "  ".join(f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows)

@@ -171,7 +171,8 @@ class FlowMap(Method):
         weight = None
         if self.learnt_weight:
             zeros = jnp.zeros(1)
-            rule = dataclasses.replace(self.optimizer, ema_decay=0.0, ema_ramp=0.0)
+            none = {"ema_decay": 0.0, "ema_ramp": 0.0, "ema_widths": ()}
+            rule = dataclasses.replace(self.optimizer, **none)
             params = LogVariance().init(weight_key, zeros, zeros)["params"]
             weight = Learner.of(params, rule, averaged=False)
         below = below and below.without_dropout()

@@ -117,9 +117,9 @@ def train(
 
     Args:
       state: the method's initial state; donated but for what is frozen. key: seeds the run.
-      name: the run's, in progress lines and TensorBoard.
-      directory: place of checkpoints/ and log.jsonl. writer: takes the metrics.
-      flip, factor, codec: as for `data.make_batch`. stop: asked after every dispatch.
+      name: the run's, in progress lines and TensorBoard. writer: takes the metrics.
+      directory: place of checkpoints/ and log.jsonl. flip, factor, codec: as for `data.make_batch`.
+      stop: asked after every dispatch; several processes stop at the same one.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
         again for the same update.
 

@@ -180,6 +180,15 @@ def test_a_learnt_weight():
     assert jnp.abs(moved).max() > 0
 
 
+def test_a_learnt_weight_beside_several_averages():
+    """Which are the student's alone."""
+    optimizer = Optimizer(1e-3, ema_widths=(0.1, 0.05))
+    learning = dataclasses.replace(method(learnt_weight=True), optimizer=optimizer)
+    state = learning.init(jax.random.key(0), model=model())
+    assert len(state.student.average) == 2
+    assert state.weight.average is None
+
+
 def test_the_learnt_weight_knows_both_levels():
     module = LogVariance()
     params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1))["params"]
