@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import linen as nn
@@ -160,12 +161,9 @@ def randomised(module, shape, key=0):
     """A network with parameters that are all random, in double precision."""
     blank = Network(None, module=module, head="v", schedule=SCHEDULE, shape=shape)
     with jax.numpy_dtype_promotion("standard"):
-        leaves, tree = jax.tree.flatten(blank.shapes.params)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
-    drawn = [
-        0.3 * jax.random.normal(k, a.shape, jnp.float64) for k, a in zip(keys, leaves, strict=True)
-    ]
-    return blank.replace(params=jax.tree.unflatten(tree, drawn))
+        shapes = blank.shapes.params
+    drawn = optax.tree.random_like(jax.random.key(key), shapes, dtype=jnp.float64)
+    return blank.replace(params=optax.tree.scale(0.3, drawn))
 
 
 SMALL_DIT = DiT(1, target=True, features=16, depth=1, heads=2)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import linen as nn
@@ -41,10 +42,8 @@ def model(**arguments):
 def randomised(network):
     """The network with parameters that are nowhere zero."""
     network = network.init(jax.random.key(7))
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.random.split(jax.random.key(8), len(leaves))
-    drawn = [a + 0.2 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-    return network.replace(params=jax.tree.unflatten(tree, drawn))
+    drawn = optax.tree.random_like(jax.random.key(8), network.params)
+    return network.replace(params=optax.tree.add_scale(network.params, 0.2, drawn))
 
 
 class Velocities(nn.Module):

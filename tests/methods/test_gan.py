@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from planning import TEACHER, plan_of, stage
@@ -42,11 +43,8 @@ def gan(**changes):
 def teacher():
     """A network without zeros, so that every gradient is alive."""
     network = jax.jit(lambda: NETWORK.init(jax.random.key(0)))()
-    leaves, tree = jax.tree.flatten(network)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    )
+    drawn = optax.tree.random_like(jax.random.key(1), network)
+    return optax.tree.add_scale(network, 0.1, drawn)
 
 
 @pytest.fixture(scope="module")

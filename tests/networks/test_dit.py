@@ -4,6 +4,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 
@@ -334,10 +335,8 @@ def test_targets_of_the_last_blocks():
     z, logsnr = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([-2.0, 0.0, 3.0])
     told = Conditioning(label=jnp.array([0, 1, 2]))
     params = plain.init(jax.random.key(1), z, logsnr, told)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    drawn = [0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-    params = {"params": jax.tree.unflatten(tree, drawn)}
+    drawn = optax.tree.random_like(jax.random.key(2), params)
+    params = {"params": optax.tree.scale(0.3, drawn)}
     assert jax.tree.structure(params["params"]) == jax.tree.structure(
         late.init(jax.random.key(1), z, logsnr, told)["params"]
     )
