@@ -1,5 +1,6 @@
 """Against files of PyTorch, and files built here opcode by opcode to be wrong in every way."""
 
+import argparse
 import io
 import os
 import pickle
@@ -113,6 +114,22 @@ def read(tmp_path, data):
     path = tmp_path / "weights.pth"
     path.write_bytes(data)
     return read_torch(path)
+
+
+def test_the_average_of_a_checkpoint(tmp_path):
+    """As training programs save them, with their options and an optimiser's state."""
+    part = {"exp_avg": tensor(), "step": value(3)}
+    adam = b"}(" + value("state") + b"}(" + b"".join(value(k) + v for k, v in part.items()) + b"uu"
+    entries = {
+        "model": b"}(" + value("full") + tensor() + b"u",
+        "ema": b"}(" + value("row") + tensor(4, (4,), (1,)) + b"u",
+        "opt": adam,
+        "args": value(argparse.Namespace(lr=1e-4, image_size=256)),
+    }
+    whole = b"}(" + b"".join(value(key) + state for key, state in entries.items()) + b"u"
+    found = read(tmp_path, zipped(program(whole)))
+    np.testing.assert_array_equal(found.pop("row"), MATRIX[1])
+    assert not found
 
 
 @FORMATS

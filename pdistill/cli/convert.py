@@ -6,6 +6,8 @@
         --flags="--image_size 64 --class_cond True --learn_sigma True ..."
     python -m pdistill.convert --from=official_pd --source=cifar_8 --image_size=32 --out=models/pd
     python -m pdistill.convert --from=diffusers --source=stable-diffusion/vae --out=models/codec
+    python -m pdistill.convert --from=sit --source=SiT-XL-2-256.pt --out=models/sit \
+        --codec=models/codec
 
 --from says what the source is:
 
@@ -13,6 +15,8 @@
                 and its scheduler's; or with an AutoencoderKL or an AutoencoderTiny, a codec
   edm           a network's pickle of Karras et al. 2022; nothing in it is executed
   adm           a state dict of guided-diffusion, with its MODEL_FLAGS as --flags
+  sit, dit, lightningdit
+                a state dict (.pt, .safetensors) of SiT, of DiT by its authors, of LightningDiT
   ldm           an autoencoder's checkpoint of latent-diffusion, such as VA-VAE: a codec
   official_pd   a checkpoint of the official progressive distillation release
   safetensors   a folder written by pdistill.export --to=safetensors
@@ -38,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--head", help="official_pd: its network's prediction, if not as released")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
     parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
+    parser.add_argument("--heads", type=int, help="sit, dit, lightningdit: attention's heads")
     options = vars(parser.parse_args(arguments))
     format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}
@@ -64,8 +69,8 @@ def _check(format: str, given: dict[str, object]) -> None:
     for name, parameter in known.items():
         if name != "source" and parameter.default is parameter.empty and name not in given:
             raise ConversionError(f"--from={format} needs --{name}; give it too")
-    if given.get("num_steps", 1) < 1 or given.get("image_size", 1) < 1:
-        raise ConversionError("--num_steps and --image_size must be at least 1")
+    if min(given.get(name, 1) for name in ("num_steps", "image_size", "heads")) < 1:
+        raise ConversionError("--num_steps, --image_size and --heads must be at least 1")
 
 
 if __name__ == "__main__":

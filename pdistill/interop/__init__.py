@@ -11,16 +11,20 @@ from pdistill.interop.diffusers import convert_diffusers
 from pdistill.interop.edm import convert_edm
 from pdistill.interop.hub import read_folder, write_folder
 from pdistill.interop.official_pd import convert_official_pd
+from pdistill.interop.sit import convert_dit, convert_lightningdit, convert_sit
 from pdistill.interop.stablehlo import export_sampler, write_sampler
 from pdistill.interop.weights import ConversionError
 
 CONVERTERS = {
     "adm": convert_adm,
     "diffusers": convert_diffusers,
+    "dit": convert_dit,
     "edm": convert_edm,
     "ldm": convert_ldm,
+    "lightningdit": convert_lightningdit,
     "official_pd": convert_official_pd,
     "safetensors": read_folder,
+    "sit": convert_sit,
 }
 
 __all__ = [
@@ -29,9 +33,12 @@ __all__ = [
     "ConversionError",
     "convert_adm",
     "convert_diffusers",
+    "convert_dit",
     "convert_edm",
     "convert_ldm",
+    "convert_lightningdit",
     "convert_official_pd",
+    "convert_sit",
     "export_sampler",
     "read_folder",
     "write_folder",

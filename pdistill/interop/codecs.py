@@ -9,7 +9,8 @@ import numpy as np
 
 from pdistill.interop.conversion import Conversion, converter, count
 from pdistill.interop.diffusers_scheduler import check
-from pdistill.interop.weights import WEIGHTS, ConversionError, from_torch, read_diffusers
+from pdistill.interop.diffusers_weights import read_diffusers
+from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks import Codec, build_codec
 from pdistill.runtime.torch_files import read_torch
 
@@ -50,8 +51,7 @@ def convert_codec(folder: Path, config: dict[str, Any]) -> Conversion:
     size = config.get("sample_size", 32 if is_kl else 512)
     tile = count(size[0] if isinstance(size, list) else size, f"{path}: sample_size")
     codec = _blank(module, mean, std, tile)
-    codec = from_torch(codec, read_diffusers(folder / WEIGHTS), folder / WEIGHTS)
-    return Conversion(codec, _card(folder, "diffusers"))
+    return Conversion(from_torch(codec, *read_diffusers(folder)), _card(folder, "diffusers"))
 
 
 @converter

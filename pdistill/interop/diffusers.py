@@ -6,7 +6,8 @@ from typing import Any
 from pdistill.interop.codecs import convert_codec
 from pdistill.interop.conversion import Conversion, build, converter, count, read_json, teacher_card
 from pdistill.interop.diffusers_scheduler import CODECS, check, read_index, read_scheduler
-from pdistill.interop.weights import WEIGHTS, ConversionError, from_torch, read_diffusers
+from pdistill.interop.diffusers_weights import read_diffusers
+from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks.published.conventions import describe_convention
 
 # These networks have fixed values here, their configs' defaults; other values are refused.
@@ -68,7 +69,7 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     shape = (*(size if isinstance(size, list) else (size, size)), channels)
     arguments |= {"out_channels": shape[-1], "convention": describe_convention(convention)}
     blank = build(network, arguments, convention.head, convention.schedule, shape)
-    tensors = read_diffusers(folder / WEIGHTS)
+    tensors, weights = read_diffusers(folder)
     if not is_unet:
         tensors = _without_variance(tensors, config, arguments["patch"], channels)
     card = teacher_card(
@@ -80,7 +81,7 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
         pixels=channels in (1, 3) and not any(c in index or (root / c).is_dir() for c in CODECS),
         clip=None if largest is None else (-largest, largest),
     )
-    return Conversion(from_torch(blank, tensors, folder / WEIGHTS), card)
+    return Conversion(from_torch(blank, tensors, weights), card)
 
 
 def _first(folders: list[Path], file: str, source: Path) -> Path:

@@ -16,16 +16,6 @@ from pdistill.runtime.files import one_line, regular
 # PyTorch's names of our parameters.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # of diffusers, in the folder of a network
-# Names of attention's layers in its older files.
-OLD_NAMES = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
-
 Filled = TypeVar("Filled", Network, Codec)
 
 
@@ -43,14 +33,6 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(regular(path))
     except Exception as error:  # whatever the reader raises for damage
         raise ConversionError(f"cannot read {path}: {one_line(error)}") from error
-
-
-def read_diffusers(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a file of diffusers by their newer names; as `read_safetensors`."""
-    tensors = read_safetensors(path)
-    for old, new in OLD_NAMES.items():
-        tensors = {name.replace(old, new): a for name, a in tensors.items()}
-    return tensors
 
 
 def match(

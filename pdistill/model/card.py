@@ -28,6 +28,8 @@ CARD = (
     *("data", "num_steps", "solver", "clip", "guidance", "checksum"),
     *("stage", "method", "train_steps", "images_seen"),
 )
+# What it may say besides, of the network's fields.
+MORE = ("shifts", "guidance_levels", "guidance_channels")
 CODEC_CARD = ("codec", "mean", "std", "tile", "checksum", "stage", "method")
 
 
@@ -80,11 +82,12 @@ def describe(network: Network) -> dict[str, Any]:
     names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
     if not names:
         raise ValueError(f"{schedule} is not one of {', '.join(SCHEDULES)}")
+    more = {name: getattr(network, name) for name in MORE}
     return {
         "network": describe_network(network.module),
         "head": network.head,
         "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
-        **({"shifts": network.shifts} if network.shifts else {}),
+        **{name: value for name, value in more.items() if value},
     }
 
 
@@ -115,6 +118,8 @@ def build_blank(card: dict[str, Any]) -> Network:
         shape=noise_shape(card),
         shifts=tuple(card.get("shifts", ())),
         guidance=guidance_range(card),
+        guidance_levels=tuple(levels) if (levels := card.get("guidance_levels")) else None,
+        guidance_channels=card.get("guidance_channels"),
         sampler=card["solver"] if only else "",
         enlarged=card.get("upsampled", 1),
     )

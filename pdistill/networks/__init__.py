@@ -13,6 +13,7 @@ from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
+from pdistill.networks.published.sit import SiT
 from pdistill.networks.registry import (
     CODECS,
     NETWORKS,
@@ -42,6 +43,7 @@ __all__ = [
     "Network",
     "Posterior",
     "Routed",
+    "SiT",
     "SongUNet",
     "Transfer",
     "UNet",

@@ -37,6 +37,9 @@ class Network(struct.PyTreeNode):
       shape: shape of the noise that one image is made from, [h, w, C].
       shifts: shifts of the schedule's log-SNR at each of the module's resolutions; () for none.
       guidance: lowest and highest weight w to sample with; None for a network that takes none.
+      guidance_levels: log-SNRs (low, high) between which a pair of evaluations is guided; elsewhere
+        w = 0. None for all.
+      guidance_channels: the first channels, which alone are guided by a pair; None for all.
       sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
         solver.
       enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
@@ -51,6 +54,8 @@ class Network(struct.PyTreeNode):
     shape: tuple[int, ...] = static()
     shifts: tuple[float, ...] = static(default=())
     guidance: tuple[float, float] | None = static(default=None)
+    guidance_levels: tuple[float, float] | None = static(default=None)
+    guidance_channels: int | None = static(default=None)
     sampler: str = static(default="")
     enlarged: int = static(default=1)
     codec: Any = None
@@ -141,7 +146,8 @@ class Network(struct.PyTreeNode):
 
             return self.with_and_without_label(read, z, logsnr, told)
 
-        return diffusion.guide(pair, weight)(z, logsnr)
+        where = {"interval": self.guidance_levels, "channels": self.guidance_channels}
+        return diffusion.guide(pair, weight, **where)(z, logsnr)
 
     def with_and_without_label(
         self, read: Callable, z: Array, logsnr: Array, told: Conditioning

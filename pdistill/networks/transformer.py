@@ -72,13 +72,14 @@ def rotate(a: Array, angles: Array) -> Array:
     return pairs.reshape(a.shape).astype(a.dtype)
 
 
-def swiglu(tokens: Array, dtype: jnp.dtype | None) -> Array:
+def swiglu(tokens: Array, dtype: jnp.dtype | None, name: str = "mlp_in") -> Array:
     """silu(a) b of linear layers a, b of int(2/3 4 C) channels: as many parameters as 4 C of one.
 
-    In a module's compact call (Shazeer 2020). [B, T, C] -> [B, T, int(2/3 4 C)].
+    In a module's compact call, both as the layer `name` (Shazeer 2020). [B, T, C] ->
+    [B, T, int(2/3 4 C)].
     """
     hidden = int(2 / 3 * 4 * tokens.shape[-1])
-    a, b = jnp.split(nn.Dense(2 * hidden, dtype=dtype, name="mlp_in")(tokens), 2, axis=-1)
+    a, b = jnp.split(nn.Dense(2 * hidden, dtype=dtype, name=name)(tokens), 2, axis=-1)
     return nn.silu(a) * b
 
 

@@ -27,6 +27,7 @@ from pdistill.runtime.files import map_file
 from pdistill.runtime.pickles import CheckedUnpickler
 
 Buffer = bytes | mmap.mmap | memoryview
+NESTED = ("ema", "state_dict", "model")  # keys of a checkpoint for a state dict
 EXPANDED = 2**20  # elements that a tensor may make of fewer, as torch's expand does
 ZIP = b"PK\x03\x04"
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -73,8 +74,9 @@ class LoadedStorage(NamedTuple):
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a flat state dict by name, as read-only arrays, strided as saved.
 
-    A checkpoint may have the state dict under "state_dict", and plain values beside it. The file is
-    mapped, not read: the arrays are views of it, which must not change meanwhile.
+    A checkpoint may have the state dict under one of `NESTED`, of which the first one is taken, and
+    plain values or an optimiser's state beside it. The file is mapped, not read: the arrays are
+    views of it, which must not change meanwhile.
 
     Raises:
       WeightsError: the file is missing, damaged, or holds anything but tensors by name.
@@ -89,8 +91,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError("it is in neither format of torch.save")
         if not isinstance(tensors, dict):
             raise ValueError("it is not a state dict")
-        if isinstance(tensors.get("state_dict"), dict):
-            tensors = tensors["state_dict"]
+        nested = (tensors[key] for key in NESTED if isinstance(tensors.get(key), dict))
+        tensors = next(nested, tensors)
         return {name: array(name, tensor, buffers) for name, tensor in tensors.items()}
     except Exception as error:  # a damaged pickle can raise anything
         cause = str(error) or type(error).__name__
@@ -218,6 +220,8 @@ class StateDictUnpickler(CheckedUnpickler):
                 return lambda tensor, *_: tensor
             case "torch", _ if name in DTYPES:
                 return name
+            case "argparse", "Namespace":  # of a training program's options
+                return type(name, (), {})
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
 
     def persistent_load(self, pid: Any) -> Storage:

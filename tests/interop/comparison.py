@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_torch_files import ORDERED_DICT, call, program, storage, tensor, value, zipped
 
 from pdistill import diffusion
 from pdistill import model as models
@@ -37,6 +38,27 @@ def save_random(directory, *, num_labels=0, target=False, **card):
 def nhwc(images):
     """[..., C, H, W] -> [..., H, W, C]."""
     return np.moveaxis(images, -3, -1)
+
+
+STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
+
+
+def checkpoint(path, tensors, keys=("state_dict",)):
+    """A file as torch.save writes it, with a state dict under each of `keys` among other things.
+
+    Without keys it is the state dict itself.
+    """
+    items, storages = b"", []
+    for key, (name, a) in enumerate(tensors.items()):
+        strides = tuple(stride // a.itemsize for stride in a.strides)
+        elements = storage(str(key), a.size, STORAGES[str(a.dtype)])
+        items += value(name) + tensor(0, a.shape, strides, elements)
+        storages.append((str(key), a.size, a.tobytes()))
+    state = call(ORDERED_DICT) + b"(" + items + b"u"
+    entries = b"".join(value(key) + state for key in keys)
+    whole = b"}(" + value("epoch") + value(3) + entries + b"u" if keys else state
+    path.write_bytes(zipped(program(whole), storages))
+    return path
 
 
 def check_parity(conversion, arrays, levels, output):

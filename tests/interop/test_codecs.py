@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from comparison import nhwc
+from comparison import checkpoint, nhwc
 from flax import linen as nn
 from flax import traverse_util
-from test_torch_files import ORDERED_DICT, call, program, storage, tensor, value, zipped
 
 import pdistill
 from pdistill import convert
 from pdistill import model as models
 from pdistill.data.images import average, repeat
 from pdistill.interop import ConversionError, convert_diffusers, convert_ldm
-from pdistill.interop.weights import TORCH_NAMES, WEIGHTS, from_torch
+from pdistill.interop.diffusers_weights import WEIGHTS
+from pdistill.interop.weights import TORCH_NAMES, from_torch
 from pdistill.networks import AutoencoderKL, AutoencoderTiny, Posterior
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/interop"
@@ -39,19 +39,6 @@ def unpack(name, folder):
 def arrays_of(name):
     with np.load(FOLDER / f"{name}.npz") as arrays:
         return dict(arrays)
-
-
-def checkpoint(path, tensors):
-    """A file as torch.save writes it, with a state dict among other things."""
-    items, storages = b"", []
-    for key, (name, a) in enumerate(tensors.items()):
-        strides = tuple(stride // a.itemsize for stride in a.strides)
-        items += value(name) + tensor(0, a.shape, strides, storage(str(key), a.size))
-        storages.append((str(key), a.size, a.tobytes()))
-    state = call(ORDERED_DICT) + b"(" + items + b"u"
-    whole = b"}(" + value("epoch") + value(3) + value("state_dict") + state + b"u"
-    path.write_bytes(zipped(program(whole), storages))
-    return path
 
 
 def ldm_tensors():

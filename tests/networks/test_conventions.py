@@ -10,6 +10,7 @@ from pdistill.networks.published.conventions import (
     CONVENTIONS,
     Ddpm,
     Edm,
+    Flow,
     Ve,
     Vp,
     describe_convention,
@@ -49,6 +50,21 @@ def test_preconditioning(x64, convention):
     np.testing.assert_allclose(v, diffusion.v_from_x(z, denoised, logsnr), rtol=1e-6)
 
 
+def test_flow(x64):
+    """At z = t x + (1 - t) eps, x - eps is given and x is known."""
+    t = 1 / (1 + S)
+    x, eps = X, F
+    axes = (slice(None), None, None, None)
+    flowing = t[axes] * x + (1 - t[axes]) * eps
+    logsnr, z = -2 * jnp.log(S), flowing / np.hypot(t, 1 - t)[axes]
+    given, time = Flow().enter(z, logsnr)
+    np.testing.assert_allclose(given, flowing, rtol=1e-12)
+    np.testing.assert_allclose(time, t, rtol=1e-12)
+    output = Flow().leave(z, logsnr, x - eps)
+    denoised = diffusion.x_from_output(Flow().head, z, output, logsnr)
+    np.testing.assert_allclose(denoised, x, atol=1e-12)
+
+
 def test_data_of_scale_one_are_v(x64):
     logsnr = jnp.linspace(-10.0, 10.0, 6)
     given, _ = Edm(1.0).enter(X, logsnr)
@@ -82,7 +98,7 @@ def test_times_of_vp_and_ddpm_are_their_schedules(x64):
 
 
 def test_specifications():
-    for convention in (Edm(0.4), Vp(0.2, 9.0, 99.0), Ve(), Ddpm("x", "cosine", num=50)):
+    for convention in (Edm(0.4), Vp(0.2, 9.0, 99.0), Ve(), Ddpm("x", "cosine", num=50), Flow()):
         spec = describe_convention(convention)
         assert spec[0] in CONVENTIONS
         assert parse_convention(spec) == convention

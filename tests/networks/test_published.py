@@ -14,6 +14,7 @@ from pdistill.networks import (
     DiffusersDiT,
     DiffusersUNet,
     Network,
+    SiT,
     SongUNet,
     build_network,
     describe_network,
@@ -38,6 +39,30 @@ def test_published_sizes(network, size, parameters):
     assert count(blank.shapes) == parameters
 
 
+LIGHTNING = {"patch": 1, "rms_norm": True, "rope": True, "swiglu": True}
+TRANSFORMERS = {  # without the fixed positions, which their authors' code counts
+    "sit_xl2": (SiT(8), 4, 674_834_720),
+    "sit_xl2_velocity": (SiT(4), 4, 674_816_272),
+    "sit_l2": (SiT(8, features=1024, depth=24, heads=16), 4, 457_840_672),
+    "sit_b2": (SiT(8, features=768, depth=12, heads=12), 4, 130_315_808),
+    "sit_s2": (SiT(8, features=384, depth=12, heads=6), 4, 32_865_056),
+    "lightningdit_b1": (SiT(32, features=768, depth=12, heads=12, **LIGHTNING), 32, 130_359_584),
+    "lightningdit_xl1": (SiT(32, **LIGHTNING), 32, 674_961_824),
+    "lightningdit_1b": (
+        SiT(32, features=1536, depth=24, heads=24, **LIGHTNING), 32, 1_029_007_904,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "parameters"), TRANSFORMERS.values(), ids=TRANSFORMERS
+)
+def test_published_transformers(network, channels, parameters):
+    shape = (16 * network.patch, 16 * network.patch, channels)
+    blank = Network(None, module=network, head="velocity", schedule=None, shape=shape)
+    assert count(blank.shapes) == parameters
+
+
 SMALL = {
     "fourier": SongUNet(1, channels=32, multipliers=(1,), blocks=1, num_labels=3, **NCSNPP),
     "labels": DiffusersUNet(1, channels=(32,), blocks=1, attention=(), num_labels=3),
@@ -52,7 +77,7 @@ def test_parameters_have_the_same_formats_in_double_precision(x64, network):
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT])
+@pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT, SiT])
 def test_descriptions_rebuild_networks(cls):
     network = cls(3, num_labels=7, dropout=0.1, convention=("vp", 0.2, 10.0, 999.0))
     description = json.loads(json.dumps(describe_network(network)))

@@ -4,6 +4,7 @@ from pdistill.networks.published.base import Published, PublishedUNet
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
+from pdistill.networks.published.sit import SiT
 
 __all__ = [
     "DhariwalUNet",
@@ -11,5 +12,6 @@ __all__ = [
     "DiffusersUNet",
     "Published",
     "PublishedUNet",
+    "SiT",
     "SongUNet",
 ]

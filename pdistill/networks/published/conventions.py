@@ -115,7 +115,25 @@ class Ddpm(Convention):
         return diffusion.DdpmSchedule(self.betas, self.beta_start, self.beta_end, self.num)
 
 
-CONVENTIONS = {cls.name: cls for cls in (Edm, Vp, Ve, Ddpm)}
+@dataclasses.dataclass(frozen=True)
+class Flow(Convention):
+    """x - eps = F(t x + (1 - t) eps, t) of a rectified flow, whose data are at t = 1 (SiT).
+
+    t = alpha / (alpha + sigma) and the input z / (alpha + sigma), so -F is our velocity.
+    """
+
+    name = "flow"
+    head = "velocity"
+
+    def enter(self, z, logsnr):
+        alpha, sigma = alpha_sigma(logsnr)
+        return z / expand(alpha + sigma, z), alpha / (alpha + sigma)
+
+    def leave(self, z, logsnr, output):
+        return -output
+
+
+CONVENTIONS = {cls.name: cls for cls in (Edm, Vp, Ve, Ddpm, Flow)}
 
 
 def parse_convention(spec: Sequence[str | float]) -> Convention:
