@@ -9,6 +9,7 @@ from pdistill.interop.codecs import convert_ldm
 from pdistill.interop.conversion import Conversion, write_model
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.interop.edm import convert_edm
+from pdistill.interop.edm2 import convert_edm2
 from pdistill.interop.hub import read_folder, write_folder
 from pdistill.interop.official_pd import convert_official_pd
 from pdistill.interop.stablehlo import export_sampler, write_sampler
@@ -18,6 +19,7 @@ CONVERTERS = {
     "adm": convert_adm,
     "diffusers": convert_diffusers,
     "edm": convert_edm,
+    "edm2": convert_edm2,
     "ldm": convert_ldm,
     "official_pd": convert_official_pd,
     "safetensors": read_folder,
@@ -30,6 +32,7 @@ __all__ = [
     "convert_adm",
     "convert_diffusers",
     "convert_edm",
+    "convert_edm2",
     "convert_ldm",
     "convert_official_pd",
     "export_sampler",
