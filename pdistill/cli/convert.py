@@ -2,6 +2,7 @@
 
     python -m pdistill.convert --from=diffusers --source=ddpm-cifar10-32 --out=models/ddpm
     python -m pdistill.convert --from=edm --source=edm-cifar10-32x32-cond-vp.pkl --out=models/edm
+    python -m pdistill.convert --from=edm2 --source=edm2-img512-xs-2147483-0.135.pkl --out=models/xs
     python -m pdistill.convert --from=adm --source=64x64_diffusion.pt --out=models/adm \
         --flags="--image_size 64 --class_cond True --learn_sigma True ..."
     python -m pdistill.convert --from=official_pd --source=cifar_8 --image_size=32 --out=models/pd
@@ -14,6 +15,8 @@
   diffusers     a folder with a UNet2DModel or a DiTTransformer2DModel (safetensors), its config
                 and its scheduler's; or with an AutoencoderKL or an AutoencoderTiny, a codec
   edm           a network's pickle of Karras et al. 2022; nothing in it is executed
+  edm2          a network's pickle of Karras et al. 2024, with --guide another one, converted, for
+                autoguidance; or the folder of sd-vae-ft-mse, for the codec of its latents
   adm           a state dict of guided-diffusion, with its MODEL_FLAGS as --flags
   sit, dit, lightningdit
                 a state dict (.pt, .safetensors) of SiT, of DiT by its authors, of LightningDiT
@@ -40,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_steps", type=int, help="sampling steps, if the source does not say")
     parser.add_argument("--image_size", type=int, help="official_pd: height of its images")
     parser.add_argument("--head", help="official_pd: its network's prediction, if not as released")
+    parser.add_argument("--guide", help="edm2: model directory of the network that guides it")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
     parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
     parser.add_argument("--heads", type=int, help="sit, dit, lightningdit: attention's heads")

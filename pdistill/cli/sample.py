@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
         mesh = make_mesh()
-        model = load(options.model, mesh, codec=options.codec)
+        model = load(options.model, mesh, codec=options.codec, guide=options.guide)
         out = Path(options.out)
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     parser.add_argument("--codec", help="where a codec is that is not where the model's card says")
+    parser.add_argument("--guide", help="model that guides it, if not as the model's card says")
     parser.add_argument(
         "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
     )

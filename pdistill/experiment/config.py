@@ -152,7 +152,8 @@ class ExperimentConfig:
       codec: the networks work on its latents: the name of a stage that makes one, before theirs, or
         a codec's directory; "" for images, or for the codec of an imported model. Stages that make
         codecs work on images.
-      teacher: the model directory of stages that import one without saying its path.
+      teacher: the model directory of stages that import one without saying its path. guide: that
+        of another model that guides it; "" for none, or as its card says.
       wandb: also log to Weights & Biases.
       estimate: tell the run's time and memory before its first update, see `tell_estimate`.
     """
@@ -165,6 +166,7 @@ class ExperimentConfig:
     seed: int = 0
     codec: str = ""
     teacher: str = ""
+    guide: str = ""
     wandb: bool = False
     estimate: bool = False
 
@@ -173,16 +175,17 @@ class ExperimentConfig:
         if self.model is None and not any(imports[:1]):
             raise ValueError("missing key 'model'; only a first stage that imports one replaces it")
         stages = tuple(map(self._with_teacher, self.stages))
-        if self.teacher and stages == self.stages:
-            raise ValueError("teacher: no stage takes it; the variant imported of a config does")
+        if (self.teacher or self.guide) and stages == self.stages:
+            name = "teacher" if self.teacher else "guide"
+            raise ValueError(f"{name}: no stage takes it; the variant imported of a config does")
         object.__setattr__(self, "stages", stages)
 
     def _with_teacher(self, stage: Run) -> Run:
         if not isinstance(stage.method, Imported) or stage.method.path:
             return stage
-        return dataclasses.replace(
-            stage, method=dataclasses.replace(stage.method, path=self.teacher)
-        )
+        guide = stage.method.guide or self.guide
+        method = dataclasses.replace(stage.method, path=self.teacher, guide=guide)
+        return dataclasses.replace(stage, method=method)
 
 
 def as_plain(config: Any) -> dict[str, Any]:

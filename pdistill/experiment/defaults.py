@@ -40,7 +40,7 @@ def fill_defaults(config: ConfigDict) -> ConfigDict:
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with every key that has a default; see `fill_defaults`."""
-    names = ("seed", "codec", "teacher", "wandb", "estimate")
+    names = ("seed", "codec", "teacher", "guide", "wandb", "estimate")
     plain = {name: getattr(ExperimentConfig, name) for name in names}
     config = plain | {"evaluation": {}, "mesh": {}} | dict(config)
     for name, cls in PARTS.items():

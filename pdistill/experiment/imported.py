@@ -8,7 +8,7 @@ from jax import Array
 
 from pdistill.methods.method import Method, Run
 from pdistill.model.card import find, num_steps, read_card
-from pdistill.model.store import load
+from pdistill.model.store import guided_card, load
 from pdistill.networks import Network
 
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
@@ -20,9 +20,12 @@ class Imported(Method):
 
     Attributes:
       path: a model directory, or a stage's that holds one; "" for the config's `teacher`.
+      guide: the directory of another model that guides it, see `Network.guided_by`; "" for the one
+        that its card says, if any, or the config's `guide`.
     """
 
     path: str = ""
+    guide: str = ""
     name: ClassVar[str] = "imported"
 
     def unfold(self, stage: Run, model: Network) -> list[Run]:
@@ -38,11 +41,11 @@ class Imported(Method):
         """The model as it is on disk, also where only shapes are asked for."""
         del key
         with jax.ensure_compile_time_eval():
-            return load(self.path).network.replace(codec=None)
+            return load(self.path, guide=self.guide).network.replace(codec=None)
 
     def product(self, state: Network) -> Network:
         return state
 
     def card(self, state: Network) -> dict[str, Any]:
-        card = read_card(find(self.path))
+        card = read_card(find(self.path)) | (guided_card(self.guide) if self.guide else {})
         return {key: value for key, value in card.items() if key not in OWN} | {"source": self.path}

@@ -361,7 +361,8 @@ class Experiment:
         if planned.trains or "teacher" not in planned.given:
             return {}
         card = models.read_card(self.workdir / planned.given["teacher"] / "model")
-        return {name: card[name] for name in ("train_steps", "images_seen", "selected_step")}
+        names = ("train_steps", "images_seen", "selected_step", *("guide",) * ("guide" in card))
+        return {name: card[name] for name in names}
 
 
 def _length(planned: Planned) -> dict[str, int]:

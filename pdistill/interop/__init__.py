@@ -9,6 +9,7 @@ from pdistill.interop.codecs import convert_ldm
 from pdistill.interop.conversion import Conversion, write_model
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.interop.edm import convert_edm
+from pdistill.interop.edm2 import convert_edm2
 from pdistill.interop.hub import read_folder, write_folder
 from pdistill.interop.official_pd import convert_official_pd
 from pdistill.interop.sit import convert_dit, convert_lightningdit, convert_sit
@@ -20,6 +21,7 @@ CONVERTERS = {
     "diffusers": convert_diffusers,
     "dit": convert_dit,
     "edm": convert_edm,
+    "edm2": convert_edm2,
     "ldm": convert_ldm,
     "lightningdit": convert_lightningdit,
     "official_pd": convert_official_pd,
@@ -35,6 +37,7 @@ __all__ = [
     "convert_diffusers",
     "convert_dit",
     "convert_edm",
+    "convert_edm2",
     "convert_ldm",
     "convert_lightningdit",
     "convert_official_pd",

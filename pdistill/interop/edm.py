@@ -88,6 +88,8 @@ def _conventions(precond: "Module") -> tuple[Any, Any]:
         case "VEPrecond":
             low, high = (-2 * float(np.log(a[key])) for key in ("sigma_max", "sigma_min"))
             return Ve(), LinearLogsnrSchedule(low, high)
+        case "Precond":
+            raise ValueError("it has EDM2's Precond; give --from=edm2")
     raise ValueError(f"it has {precond.name}, not EDMPrecond, VPPrecond or VEPrecond")
 
 
@@ -149,6 +151,14 @@ class Module:
 def read_module(source: str | Path) -> Module:
     """Reads the module in a pickle, or the one that a dictionary in it has as `ema`.
 
+    Raises: as `read_snapshot`.
+    """
+    return read_snapshot(source)["ema"]
+
+
+def read_snapshot(source: str | Path) -> dict[str, Any]:
+    """Reads the dictionary in a pickle, with a module as `ema`; a module alone becomes one.
+
     Raises:
       ConversionError: the file is missing or damaged, or has anything else in it.
     """
@@ -156,10 +166,10 @@ def read_module(source: str | Path) -> Module:
         data = ModuleUnpickler(map_file(source)).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise ConversionError(f"cannot read {source}: {one_line(error)}") from error
-    module = data.get("ema") if isinstance(data, dict) else data
-    if not isinstance(module, Module):
+    snapshot = data if isinstance(data, dict) else {"ema": data}
+    if not isinstance(snapshot.get("ema"), Module):
         raise ConversionError(f"{source} holds no network, nor a dictionary with one as 'ema'")
-    return module
+    return snapshot
 
 
 class ModuleUnpickler(CheckedUnpickler):
@@ -188,6 +198,10 @@ class ModuleUnpickler(CheckedUnpickler):
                 return lambda data: torch_files.read_storage(data)
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "scalar"):
                 return lambda dtype, data: np.frombuffer(data, SCALARS[dtype.code])[0].item()
+            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
+                return lambda *_: Ndarray()
+            case "numpy", "ndarray":
+                return name
             case "numpy", "dtype":
                 return type(name, (Dtype,), {})
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a network")
@@ -201,6 +215,18 @@ class Dtype:
 
     def __setstate__(self, state: Any):
         """Ignores byte order and the like, as all are little-endian."""
+
+
+class Ndarray:
+    """A NumPy array of numbers as data."""
+
+    def __setstate__(self, state: Any):
+        _, self._shape, self._dtype, self._columns_first, self._data = state
+
+    def array(self) -> np.ndarray:
+        """The array; raises an error of any kind if it is damaged."""
+        flat = np.frombuffer(self._data, SCALARS[self._dtype.code])
+        return flat.reshape(self._shape, order="F" if self._columns_first else "C")
 
 
 SCALARS = {"f8": "<f8", "f4": "<f4", "i8": "<i8", "i4": "<i4", "b1": "?"}

@@ -18,7 +18,7 @@ from pdistill.samplers import Steps
 from pdistill.samplers.noise import GENERATOR
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-CODEC = "codec"  # a codec's parameters among a network's
+PARTS = ("codec", "guide")  # fields of a network with parameters of their own
 
 
 def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, Any]:
@@ -49,11 +49,15 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
 
 
 def weights(model: Model) -> dict[str, Array]:
-    """A model's parameters by their paths, a codec's below "codec/"."""
+    """A model's parameters by their paths, a codec's below "codec/", a guide's below "guide/"."""
     params = dict(model.network.params)
-    if model.network.codec:
-        params[CODEC] = model.network.codec.params
+    params |= {name: part.params for name, part in _parts(model).items()}
     return traverse_util.flatten_dict(params, sep="/")
+
+
+def _parts(model: Model) -> dict[str, Any]:
+    """The parts that a model's network has of `PARTS`, by name."""
+    return {name: part for name in PARTS if (part := getattr(model.network, name))}
 
 
 def export_sampler(
@@ -84,10 +88,8 @@ def export_sampler(
         # Nothing is folded into constants, so that the numbers are those of Model.sample.
         flat = jax.lax.optimization_barrier(weights(model) if inside else named["weights"])
         params = traverse_util.unflatten_dict(flat, sep="/")
-        network = model.network
-        if network.codec:
-            network = network.replace(codec=network.codec.replace(params=params.pop(CODEC)))
-        network = network.replace(params=params)
+        parts = {n: p.replace(params=params.pop(n)) for n, p in _parts(model).items()}
+        network = model.network.replace(params=params, **parts)
         told = Conditioning(label=named.get("label"), guidance=named.get("guidance"))
         if start == "noise":
             return sampling.run(network, told, key=None, z_init=named["noise"])

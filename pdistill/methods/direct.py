@@ -48,7 +48,7 @@ class Direct(Method):
         del key
         check_given(teacher, "teacher")
         teacher = teacher.without_dropout()
-        student = teacher.replace(sampler="one_step", guidance=None)
+        student = teacher.unguided().replace(sampler="one_step")
         return Taught(Learner.of(student, self.optimizer), teacher)
 
     def step(self, state: Taught, batch, key):

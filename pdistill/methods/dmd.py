@@ -171,7 +171,7 @@ class Dmd(Method):
         ).replace(sampler=generator_solver(self.generated_at))
 
         fresh_key, head_key = jax.random.split(key)
-        network = teacher.replace(guidance=None, sampler="")
+        network = teacher.unguided().replace(sampler="")
         if self.told_level:
             network, _ = network.with_target(teacher.schedule).init(fresh_key).taking(network)
         fake = FakeScore(network=network, features=self.features, bottleneck=self.bottleneck)

@@ -103,7 +103,7 @@ class Progressive(Method):
                 raise ValueError("teacher is a cascade, whose rounds cannot be stochastic")
             sampler = f"cascade:ddim:{parse_solver(teacher.sampler).noise}"
         guidance = teacher.guidance if teacher.takes_guidance else None
-        student = teacher.replace(sampler=sampler, guidance=guidance)
+        student = teacher.unguided().replace(sampler=sampler, guidance=guidance)
         num_steps = jnp.asarray(num_steps, jnp.int32)
         return self.State(Learner.of(student, self.optimizer), student, num_steps)
 

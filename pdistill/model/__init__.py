@@ -24,7 +24,7 @@ from pdistill.model.card import (
 from pdistill.model.codecs import load_codec, save_codec, standardised
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, SamplingError
-from pdistill.model.store import change_card, copy, load, save
+from pdistill.model.store import change_card, copy, guided_card, load, save
 
 __all__ = [
     "AVERAGES",
@@ -43,6 +43,7 @@ __all__ = [
     "copy",
     "describe",
     "find",
+    "guided_card",
     "load",
     "load_codec",
     "noise_shape",

@@ -172,7 +172,7 @@ class Model:
         if guidance is None:
             return None
         self.check_guidance(guidance)
-        if label is None:
+        if label is None and not self.network.guide:
             raise ValueError("guidance is towards a label; give label too")
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
@@ -181,7 +181,10 @@ class Model:
     def check_guidance(self, guidance: Array | float) -> None:
         """Raises ValueError for weights that the model does not take."""
         if self.guidance_range is None:
-            raise ValueError("this model was not trained for guidance; leave guidance out")
+            raise ValueError(
+                "this model was not trained for guidance; leave guidance out, or load it with a "
+                "guide, another model"
+            )
         low, high = self.guidance_range
         if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")

@@ -67,22 +67,32 @@ def change_card(directory: Path, **changes: Any) -> None:
 
 
 def load(
-    directory: str | Path, mesh: Mesh | None = None, *, codec: str | Path | None = None
+    directory: str | Path,
+    mesh: Mesh | None = None,
+    *,
+    codec: str | Path | None = None,
+    guide: str | Path | None = None,
 ) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
       codec: directory of the codec of a model of latents, if its card names another place.
+      guide: directory of another model that guides it, see `Network.guided_by`, if not as its card
+        says.
 
     Raises:
-      ModelError: there is no model there, or it cannot be read; or its codec is not there, or is
-        another one.
+      ModelError: there is no model there, or it cannot be read; or its codec or its guide is not
+        there, is another one, or does not fit.
     """
     directory = find(directory)
     card = read_card(directory)
     try:
+        if guide:
+            card = card | guided_card(guide)
         network = read_params(directory, build_blank(card), card, mesh)
+        if card.get("guide"):
+            network = network.guided_by(_read_guide(directory, card, mesh))
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
         model = Model(network, card)
@@ -94,6 +104,35 @@ def load(
     except Exception as error:  # a card may hold anything
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
     return model
+
+
+def guided_card(guide: str | Path) -> dict[str, Any]:
+    """Entries of the card of a model that the model in the directory `guide` guides.
+
+    Raises:
+      ModelError: there is no model.
+    """
+    path = find(guide)
+    entry = {"path": str(path.resolve()), "checksum": read_card(path)["checksum"]}
+    return {"guide": entry, "guidance": [0.0, None]}
+
+
+def _read_guide(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Network:
+    """Loads the guide that a model's card names; raises ModelError, or as `read_params`."""
+    path = directory / card["guide"]["path"]
+    try:
+        guide = read_card(path)
+    except ModelError as error:
+        raise ModelError(
+            f"{directory} is guided by a model that is not in {path}: put it there, or say where "
+            f"it is, as pdistill.load(DIR, guide=DIR) or --guide=DIR ({error})"
+        ) from error
+    if guide["checksum"] != card["guide"]["checksum"]:
+        raise ModelError(
+            f"{directory} is guided by another model than the one in {path}; say which, as "
+            "pdistill.load(DIR, guide=DIR) or --guide=DIR"
+        )
+    return read_params(path, build_blank(guide), guide, mesh)
 
 
 def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None) -> Any:

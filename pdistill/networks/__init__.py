@@ -12,6 +12,7 @@ from pdistill.networks.dit import DiT
 from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
+from pdistill.networks.published.edm2_unet import Edm2UNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.published.sit import SiT
 from pdistill.networks.registry import (
@@ -40,6 +41,7 @@ __all__ = [
     "DiT",
     "DiffusersDiT",
     "DiffusersUNet",
+    "Edm2UNet",
     "Network",
     "Posterior",
     "Routed",

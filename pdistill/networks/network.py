@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class Network(struct.PyTreeNode):
       enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
       codec: a `Codec` that decodes samples, which are its latents; None for a network of images,
         and wherever one is trained.
+      guide: another network, whose predictions guidance has in the place of those without label,
+        see `guided_by`; None wherever a network is trained.
     """
 
     params: Any
@@ -59,6 +62,7 @@ class Network(struct.PyTreeNode):
     sampler: str = static(default="")
     enlarged: int = static(default=1)
     codec: Any = None
+    guide: "Network | None" = None
 
     def __repr__(self) -> str:
         """Everything but the values of the parameters, of which the number is said."""
@@ -95,7 +99,7 @@ class Network(struct.PyTreeNode):
         """x_hat [B, ...] of z [B, ...] at logsnr [B].
 
         Labels are dropped for a network that takes none. Guidance weights cost a second evaluation,
-        without label, in the same call, unless they are an input of the network.
+        of the guide or without label, in the same call, unless they are an input of the network.
 
         Raises:
           ValueError: weights without a label to guide towards.
@@ -136,7 +140,7 @@ class Network(struct.PyTreeNode):
         """The output as x or as v, by `convert`; guided by a pair of evaluations if need be."""
         if told.guidance is None or self.takes_guidance:
             return self._read(convert, z, logsnr, told, dropout_key, second)
-        if told.label is None:
+        if told.label is None and not self.guide:
             raise ValueError("guidance is towards a label; give label too")
         weight, told = told.guidance, told.replace(guidance=None)
 
@@ -144,6 +148,9 @@ class Network(struct.PyTreeNode):
             def read(*both):
                 return self._read(convert, *both, dropout_key, second)
 
+            if self.guide:
+                weaker = self.guide._read(convert, z, logsnr, told, None, False)
+                return read(z, logsnr, told), weaker
             return self.with_and_without_label(read, z, logsnr, told)
 
         where = {"interval": self.guidance_levels, "channels": self.guidance_channels}
@@ -267,8 +274,8 @@ class Network(struct.PyTreeNode):
 
     @property
     def blank(self) -> "Network":
-        """The same network without parameters: hashable."""
-        return self.replace(params=None, codec=None)
+        """The same network without parameters, codec and guide: hashable."""
+        return self.replace(params=None, codec=None, guide=None)
 
     @property
     def shapes(self) -> "Network":
@@ -315,6 +322,31 @@ class Network(struct.PyTreeNode):
         if not hasattr(self.module, "target"):
             raise ValueError(f"{type(self.module).__name__} takes no target to jump to")
         return self.blank.replace(module=self.module.clone(target=True), schedule=schedule)
+
+    def guided_by(self, guide: "Network") -> "Network":
+        """The network with another one that guides it, by any weight (autoguidance).
+
+        With weight w it predicts D + w (D - D_guide) (Karras et al. 2024). A guide without labels
+        makes that classifier-free guidance, by a network of its own.
+
+        Raises:
+          ValueError: a guide of other images or labels, or networks that no guide fits.
+        """
+        for network in (self, guide):
+            if network.takes_guidance or network.resolutions or hasattr(network.module, "routes"):
+                raise ValueError(
+                    "a network that takes guidance weights as an input, a cascade and the model "
+                    "of several students neither have a guide nor are one"
+                )
+        if guide.shape != self.shape:
+            raise ValueError(f"its guide makes images of {guide.shape}, it of {self.shape}")
+        if guide.num_labels not in (0, self.num_labels):
+            raise ValueError(f"its guide takes {guide.num_labels} labels, it {self.num_labels}")
+        return self.replace(guide=guide.replace(codec=None, guide=None), guidance=(0.0, math.inf))
+
+    def unguided(self) -> "Network":
+        """The network as one that takes no guidance weights: as a student of it starts."""
+        return self.replace(guidance=None, guide=None)
 
     def without_dropout(self) -> "Network":
         """The same network and parameters, with a module that has no dropout."""

@@ -12,6 +12,7 @@ from pdistill.networks.codecs import AutoencoderKL, AutoencoderResidual, Autoenc
 from pdistill.networks.dit import DiT
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
 from pdistill.networks.published.diffusers_unet import DiffusersUNet
+from pdistill.networks.published.edm2_unet import Edm2UNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.published.sit import SiT
 from pdistill.networks.routed import Routed
@@ -24,6 +25,7 @@ NETWORKS = {
     "dhariwal_unet": DhariwalUNet,
     "diffusers_dit": DiffusersDiT,
     "diffusers_unet": DiffusersUNet,
+    "edm2_unet": Edm2UNet,
     "sit": SiT,
     "song_unet": SongUNet,
 }

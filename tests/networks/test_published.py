@@ -13,6 +13,7 @@ from pdistill.networks import (
     DhariwalUNet,
     DiffusersDiT,
     DiffusersUNet,
+    Edm2UNet,
     Network,
     SiT,
     SongUNet,
@@ -30,11 +31,25 @@ SIZES = {
     "adm": (DhariwalUNet(3, num_labels=1000), 64, 295_899_267),
     "ddpm": (DiffusersUNet(3, wave_shift=1.0), 32, 35_746_307),
 }
+# EDM2's for 512 pixels, with 128 parameters of the loss's weights, which are left out.
+EDM2 = {
+    "xxs": (64, 31_309_029),
+    "xs": (128, 124_713_253),
+    "s": (192, 280_212_837),
+    "m": (256, 497_807_781),
+    "l": (320, 777_498_085),
+    "xl": (384, 1_119_283_749),
+    "xxl": (448, 1_523_164_773),
+}
+for name, (channels, parameters) in EDM2.items():
+    # Frequencies and phases of waves are parameters here and buffers there.
+    own = parameters - 128 + 2 * channels
+    SIZES[f"edm2_{name}"] = Edm2UNet(4, channels=channels, num_labels=1000), 64, own
 
 
 @pytest.mark.parametrize(("network", "size", "parameters"), SIZES.values(), ids=SIZES)
 def test_published_sizes(network, size, parameters):
-    shape = (size, size, 3)
+    shape = (size, size, network.out_channels)
     blank = Network(None, module=network, head="v", schedule=None, shape=shape)
     assert count(blank.shapes) == parameters
 
@@ -65,6 +80,7 @@ def test_published_transformers(network, channels, parameters):
 
 SMALL = {
     "fourier": SongUNet(1, channels=32, multipliers=(1,), blocks=1, num_labels=3, **NCSNPP),
+    "edm2": Edm2UNet(1, channels=8, multipliers=(1,), blocks=1, num_labels=3),
     "labels": DiffusersUNet(1, channels=(32,), blocks=1, attention=(), num_labels=3),
 }
 
@@ -77,7 +93,10 @@ def test_parameters_have_the_same_formats_in_double_precision(x64, network):
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("cls", [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT, SiT])
+PUBLISHED = [SongUNet, DhariwalUNet, DiffusersUNet, DiffusersDiT, Edm2UNet, SiT]
+
+
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_descriptions_rebuild_networks(cls):
     network = cls(3, num_labels=7, dropout=0.1, convention=("vp", 0.2, 10.0, 999.0))
     description = json.loads(json.dumps(describe_network(network)))

@@ -33,7 +33,7 @@ def begin_generator(
     check_given(start, "start", one_step=one_step)
     if changes and not scratch:
         raise ValueError("another network starts from scratch; set scratch")
-    start = start.without_dropout().replace(guidance=None)
+    start = start.without_dropout().unguided()
     return start.with_module(changes).init(key) if scratch else start
 
 

@@ -88,6 +88,7 @@ class AutoencoderKL(nn.Module):
         is one in the middle, too.
       groups: as in `nn.GroupNorm`.
       quant: the moments pass a last 1x1 convolution. post_quant: so do latents, first.
+      unit_pixels: it sees pixels in [0, 1], and so makes them, as EDM2 uses Stable Diffusion's.
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -99,6 +100,7 @@ class AutoencoderKL(nn.Module):
     groups: int = 32
     quant: bool = True
     post_quant: bool = True
+    unit_pixels: bool = False
 
     def setup(self):
         same = (self.channels, self.blocks, self.attention, self.middle_attention, self.groups)
@@ -116,7 +118,7 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, images: Array) -> tuple[Array, Array]:
         """Images [B, H, W, C] in [-1, 1] -> mean and log-variance, [B, H / f, W / f, c] each."""
-        moments = self.encoder(images)
+        moments = self.encoder((images + 1) / 2 if self.unit_pixels else images)
         if self.quant:
             moments = self.quant_conv(moments)
         mean, logvar = jnp.split(moments, 2, axis=-1)
@@ -124,7 +126,8 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z: Array) -> Array:
         """Latents [B, h, w, c] -> images [B, f h, f w, C], in [-1, 1] up to the decoder's error."""
-        return self.decoder(self.post_quant_conv(z) if self.post_quant else z)
+        images = self.decoder(self.post_quant_conv(z) if self.post_quant else z)
+        return 2 * images - 1 if self.unit_pixels else images
 
     def __call__(self, images: Array) -> Array:
         """Images, encoded and decoded without noise: all parameters are used."""

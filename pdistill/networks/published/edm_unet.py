@@ -96,6 +96,10 @@ class EdmUNet(PublishedUNet):
         heads: Callable[[int], int],
         attend_each: bool,
         join: Callable[[Array, str], Array] = lambda h, name: h,
+        conv: Callable[..., nn.Module] = lambda features, name: nn.Conv(
+            features, (3, 3), name=name
+        ),
+        concatenate: Callable[[Array, Array], Array] = lambda *parts: jnp.concatenate(parts, -1),
     ) -> Array:
         """Down and up: [B, H, H, C] -> [B, H, H, channels of the first level].
 
@@ -104,6 +108,8 @@ class EdmUNet(PublishedUNet):
           first: channels of the first convolution. heads: attention heads, by features.
           attend_each: attention follows each block on the way up, not only the last of a level.
           join: function of h each time that the image was halved, given the level's name.
+          conv: the first convolution, but for its features and name.
+          concatenate: joins the channels of h and of a skip.
         """
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         sizes = [h.shape[1] >> i for i in range(len(widths))]
@@ -115,7 +121,7 @@ class EdmUNet(PublishedUNet):
         for i, features in enumerate(widths):
             name = f"enc.{sizes[i]}x{sizes[i]}"
             if i == 0:
-                h = nn.Conv(first, (3, 3), name=f"{name}_conv")(h)
+                h = conv(first, name=f"{name}_conv")(h)
             else:
                 h = join(block(h.shape[-1], "down", name=f"{name}_down")(h, embedding), name)
             skips.append(h)
@@ -133,7 +139,7 @@ class EdmUNet(PublishedUNet):
                 h = block(h.shape[-1], "up", name=f"{name}_up")(h, embedding)
             for j in range(self.blocks + 1):
                 attended = heads_at(i) if attend_each or j == self.blocks else 0
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = concatenate(h, skips.pop())
                 h = block(features, heads=attended, name=f"{name}_block{j}")(h, embedding)
         return h
 
