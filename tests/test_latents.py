@@ -24,7 +24,8 @@ from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan, trace_update
 from pdistill.interop.stablehlo import export_sampler, weights
-from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, Pagoda
+from pdistill.methods.columns import Latents, Pairs
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
@@ -33,7 +34,8 @@ from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
 
 running = importlib.import_module("pdistill.experiment.run")
-PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
+JUDGE = {"features": "pixels", "halvings": (0,), "width": 8, "mixing": 0}
+PIXELS = Judge(**JUDGE)
 
 
 def config():
@@ -59,6 +61,64 @@ def config():
     return config
 
 
+ADAM = {"learning_rate": 1e-3}
+NETWORK = {
+    "name": "unet",
+    "arguments": {
+        "channels": 8,
+        "multipliers": (1,),
+        "embedding_channels": 16,
+        "head_channels": 8,
+        "attention_sizes": (),
+        "num_labels": 10,
+    },
+}
+
+
+def more_stages(workdir):
+    """What is made of the codec of `config`: a cascade, students, growing generators."""
+    more = config()
+    more.codec = str(workdir / "codec")
+    more.model.network = ConfigDict(NETWORK)
+    loop = dict(LOOP) | {"num_updates": 2, "substeps": 1, "log_every": 2, "save_every": 2}
+    teacher = {"method": "teacher", "measured_at": (1,), "loop": loop, "optimizer": ADAM}
+    pairs = {"num": 20, "num_steps": 2}
+    dmd = {"method": "dmd", "name": "dmd", "teacher": "small", "fake_updates": 1}
+    dmd |= {"optimizer": ADAM, "fake_optimizer": ADAM, "loop": loop}
+    pagoda = {
+        "method": "pagoda",
+        "teacher": "small",
+        "adversary": {"judges": (JUDGE,), "optimizer": ADAM, "r1": 0.0},
+        "latents": {"num_steps": 2, "solver": "heun"},
+        "loop": loop,
+        "optimizer": ADAM,
+    }
+    stages = (
+        teacher | {"name": "small", "resolution": 4},
+        teacher
+        | {"name": "lowdiff", "method": "lowdiff", "resolutions": (1, 2), "split": (8, 8)}
+        | {"measured_at": ((1, 1),), "network": {"multipliers": (1, 1)}},
+        {"name": "students", "method": "multi_student", "parts": 2, "resolution": 4}
+        | {"student": dmd | {"regression": 1.0, "pairs": pairs}},
+        pagoda | {"name": "pagoda", "resolution": 4},
+        pagoda | {"name": "grown", "start": "pagoda", "grown": (8,)},
+        {"name": "enlarged", "method": "upsampled", "teacher": "small", "factor": 2}
+        | {"measured_at": (1,)},
+    )
+    more.stages = tuple(map(ConfigDict, stages))
+    return more
+
+
+@pytest.fixture(scope="module")
+def grown(workdir, tmp_path_factory):
+    """A run of `more_stages`."""
+    grown = tmp_path_factory.mktemp("grown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(grown / "data"))
+        experiment.run(more_stages(workdir), grown)
+    return grown
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("latents")
@@ -80,6 +140,22 @@ def test_a_run_in_latents(workdir):
     assert model.card["clip"] is None
     samples = np.load(workdir / "teacher/samples.npz")["2"]
     assert samples.shape == (32, 8, 8, 1)
+
+
+def test_every_method_makes_images_of_latents(grown):
+    """Each at its stage's resolution, whose latents are a quarter of its side."""
+    rows = [json.loads(line) for line in (grown / "results.jsonl").read_text().splitlines()]
+    measured = {row["stage"] for row in rows}
+    assert measured == {"small", "lowdiff", "students", "pagoda", "grown", "enlarged"}
+    assert all(np.isfinite(row["value"]) for row in rows)
+    key = jax.random.key(1)
+    for name in measured:
+        model, side = pdistill.load(grown / name), 4 if name in ("small", "students", "pagoda") else 8
+        label = None if name in ("small", "enlarged") else 3
+        images = model.sample(key, 2, label=label)
+        latents = model.sample(key, 2, label=label, latents=True)
+        assert images.shape == (2, side, side, 1) == (2, *model.image_shape)
+        assert latents.shape[1] == (1 if name == "enlarged" else side // 4), name
 
 
 def test_networks_learn_scaled_latents(tmp_path, monkeypatch):
@@ -210,7 +286,7 @@ def test_an_exported_sampler_decodes(workdir):
     [
         ({"codec": "nothing"}, "neither a stage before 'teacher' nor a directory"),
         ({"codec": "teacher"}, "neither a stage before 'teacher'"),
-        ({"resolution": 4}, "resolution is of images, but this stage works on latents"),
+        ({"resolution": 2}, "height and width of images must be multiples of 4"),
     ],
 )
 def test_codecs_that_cannot_be(change, message):
@@ -230,13 +306,13 @@ def test_latents_that_a_network_cannot_take():
         plan(parse(as_plain(wrong)), (8, 8, 1))
 
 
-ADAM = Optimizer(1e-3)
+OPTIMIZER = {"optimizer": Optimizer(1e-3)}
 METHODS = [
-    Gan(optimizer=ADAM, adversary=Adversary(judges=(PIXELS,), optimizer=ADAM)),
-    Dmd(optimizer=ADAM, fake_optimizer=ADAM),
-    Ctm(optimizer=ADAM, grid_points=4, solver_steps=2),
-    FlowMap(optimizer=ADAM),
-    Guided(optimizer=ADAM),
+    Gan(**OPTIMIZER, adversary=Adversary(judges=(PIXELS,), **OPTIMIZER)),
+    Dmd(**OPTIMIZER, fake_optimizer=Optimizer(1e-3)),
+    Ctm(**OPTIMIZER, grid_points=4, solver_steps=2),
+    FlowMap(**OPTIMIZER),
+    Guided(**OPTIMIZER),
 ]
 
 

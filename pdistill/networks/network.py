@@ -39,7 +39,7 @@ class Network(struct.PyTreeNode):
       guidance: lowest and highest weight w to sample with; None for a network that takes none.
       sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
         solver.
-      enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
+      enlarged: factor by which images are enlarged in the end, by bicubic interpolation.
       codec: a `Codec` that decodes samples, which are its latents; None for a network of images,
         and wherever one is trained.
     """
@@ -208,10 +208,10 @@ class Network(struct.PyTreeNode):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image, [H, W, C]: larger than `shape` for a network that has grown."""
-        if self.codec:
-            return self.codec.image_shape(self.shape)
-        factor = self.enlarged * 2 ** len(getattr(self.module, "grown", ()))
-        return (factor * self.shape[0], factor * self.shape[1], self.shape[2])
+        factor = 2 ** len(getattr(self.module, "grown", ()))
+        made = (factor * self.shape[0], factor * self.shape[1], self.shape[2])
+        height, width, channels = self.codec.image_shape(made) if self.codec else made
+        return (self.enlarged * height, self.enlarged * width, channels)
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -263,6 +263,11 @@ class Network(struct.PyTreeNode):
     def blank(self) -> "Network":
         """The same network without parameters: hashable."""
         return self.replace(params=None, codec=None)
+
+    @property
+    def of_latents(self) -> "Network":
+        """The same network and parameters, with a codec's latents for samples."""
+        return self.replace(codec=None, enlarged=1)
 
     @property
     def shapes(self) -> "Network":
