@@ -24,11 +24,13 @@ from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan, trace_update
 from pdistill.interop.stablehlo import export_sampler, weights
-from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, Pagoda
-from pdistill.methods.columns import Latents, Pairs
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, MultiStudent
+from pdistill.methods.columns import Pairs
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
+from pdistill.model.editing import Autoencoder
+from pdistill.model.sampling import enlarge
 from pdistill.networks import Posterior
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
@@ -62,60 +64,39 @@ def config():
 
 
 ADAM = {"learning_rate": 1e-3}
-NETWORK = {
-    "name": "unet",
-    "arguments": {
-        "channels": 8,
-        "multipliers": (1,),
-        "embedding_channels": 16,
-        "head_channels": 8,
-        "attention_sizes": (),
-        "num_labels": 10,
-    },
-}
 
 
-def more_stages(workdir):
-    """What is made of the codec of `config`: a cascade, students, growing generators."""
+def resolutions(workdir):
+    """A teacher at half the resolution, a generator that grows from it, and a cascade."""
     more = config()
     more.codec = str(workdir / "codec")
-    more.model.network = ConfigDict(NETWORK)
-    loop = dict(LOOP) | {"num_updates": 2, "substeps": 1, "log_every": 2, "save_every": 2}
-    teacher = {"method": "teacher", "measured_at": (1,), "loop": loop, "optimizer": ADAM}
-    pairs = {"num": 20, "num_steps": 2}
-    dmd = {"method": "dmd", "name": "dmd", "teacher": "small", "fake_updates": 1}
-    dmd |= {"optimizer": ADAM, "fake_optimizer": ADAM, "loop": loop}
+    unet = {"channels": 8, "multipliers": (1,), "blocks": 1, "embedding_channels": 8}
+    more.model.network = ConfigDict({"name": "unet", "arguments": unet | {"attention_sizes": ()}})
+    more.evaluation.metrics = ()
+    loop = {"num_updates": 1, "batch_size": 16, "substeps": 1, "log_every": 1, "save_every": 1}
+    common = {"measured_at": (1,), "loop": loop, "optimizer": ADAM}
     pagoda = {
-        "method": "pagoda",
         "teacher": "small",
+        "grown": (8,),
         "adversary": {"judges": (JUDGE,), "optimizer": ADAM, "r1": 0.0},
         "latents": {"num_steps": 2, "solver": "heun"},
-        "loop": loop,
-        "optimizer": ADAM,
     }
-    stages = (
-        teacher | {"name": "small", "resolution": 4},
-        teacher
-        | {"name": "lowdiff", "method": "lowdiff", "resolutions": (1, 2), "split": (8, 8)}
-        | {"measured_at": ((1, 1),), "network": {"multipliers": (1, 1)}},
-        {"name": "students", "method": "multi_student", "parts": 2, "resolution": 4}
-        | {"student": dmd | {"regression": 1.0, "pairs": pairs}},
-        pagoda | {"name": "pagoda", "resolution": 4},
-        pagoda | {"name": "grown", "start": "pagoda", "grown": (8,)},
-        {"name": "enlarged", "method": "upsampled", "teacher": "small", "factor": 2}
-        | {"measured_at": (1,)},
+    lowdiff = {"resolutions": (1, 2), "split": (8, 8), "network": {"multipliers": (1, 1)}}
+    more.stages = (
+        ConfigDict(common | {"name": "small", "method": "teacher", "resolution": 4}),
+        ConfigDict(common | {"name": "grown", "method": "pagoda"} | pagoda),
+        ConfigDict(common | {"name": "lowdiff", "method": "lowdiff"} | lowdiff),
     )
-    more.stages = tuple(map(ConfigDict, stages))
     return more
 
 
 @pytest.fixture(scope="module")
 def grown(workdir, tmp_path_factory):
-    """A run of `more_stages`."""
+    """A run of `resolutions`."""
     grown = tmp_path_factory.mktemp("grown")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(grown / "data"))
-        experiment.run(more_stages(workdir), grown)
+        experiment.run(resolutions(workdir), grown)
     return grown
 
 
@@ -142,20 +123,35 @@ def test_a_run_in_latents(workdir):
     assert samples.shape == (32, 8, 8, 1)
 
 
-def test_every_method_makes_images_of_latents(grown):
-    """Each at its stage's resolution, whose latents are a quarter of its side."""
-    rows = [json.loads(line) for line in (grown / "results.jsonl").read_text().splitlines()]
-    measured = {row["stage"] for row in rows}
-    assert measured == {"small", "lowdiff", "students", "pagoda", "grown", "enlarged"}
-    assert all(np.isfinite(row["value"]) for row in rows)
-    key = jax.random.key(1)
-    for name in measured:
-        model, side = pdistill.load(grown / name), 4 if name in ("small", "students", "pagoda") else 8
-        label = None if name in ("small", "enlarged") else 3
-        images = model.sample(key, 2, label=label)
-        latents = model.sample(key, 2, label=label, latents=True)
-        assert images.shape == (2, side, side, 1) == (2, *model.image_shape)
-        assert latents.shape[1] == (1 if name == "enlarged" else side // 4), name
+@pytest.mark.parametrize(("name", "side"), [("small", 4), ("grown", 8), ("lowdiff", 8)])
+def test_resolutions_are_of_images(grown, name, side):
+    """Those of stages and of samples; a cascade's own are of latents."""
+    model, key = pdistill.load(grown / name), jax.random.key(1)
+    images, latents = (model.sample(key, 2, latents=left) for left in (False, True))
+    assert images.shape == (2, side, side, 1) == (2, *model.image_shape)
+    assert latents.shape == (2, side // 4, side // 4, 2)
+    np.testing.assert_allclose(images, model.network.codec.decode(latents), atol=1e-5)
+    [samples] = np.load(grown / name / "samples.npz").values()
+    assert samples.shape[1:] == (side, side, 1)
+
+
+def test_a_teacher_and_its_generator_edit_images_by_their_codec(grown, workdir):
+    teacher, generator = (pdistill.load(grown / name) for name in ("small", "grown"))
+    coder, small = Autoencoder(teacher, generator), jnp.full((2, 4, 4, 1), 0.5)
+    assert coder.encode(small).shape == (2, 1, 1, 2)
+    assert coder.super_resolve(small).shape == coder.reconstruct(jnp.zeros((2, 8, 8, 1))).shape
+    card = generator.card | {"codec": {"path": "", "checksum": 0}}
+    with pytest.raises(ValueError, match="the teacher's codec is not the generator's"):
+        Autoencoder(teacher, dataclasses.replace(generator, card=card))
+
+
+def test_samples_are_enlarged_after_they_are_decoded(workdir):
+    model, key = pdistill.load(workdir / "teacher"), jax.random.key(1)
+    card = model.card | {"data": model.card["data"] | {"shape": (16, 16, 1)}}
+    large = models.Model(model.network.replace(enlarged=2), card)
+    assert large.network.image_shape == (16, 16, 1)
+    np.testing.assert_allclose(large.sample(key, 2), enlarge(model.sample(key, 2), 2), atol=1e-5)
+    assert large.sample(key, 2, latents=True).shape == (2, 2, 2, 2)
 
 
 def test_networks_learn_scaled_latents(tmp_path, monkeypatch):
@@ -307,12 +303,14 @@ def test_latents_that_a_network_cannot_take():
 
 
 OPTIMIZER = {"optimizer": Optimizer(1e-3)}
+DMD = Dmd(**OPTIMIZER, fake_optimizer=Optimizer(1e-3), regression=1.0, pairs=Pairs(20))
 METHODS = [
     Gan(**OPTIMIZER, adversary=Adversary(judges=(PIXELS,), **OPTIMIZER)),
-    Dmd(**OPTIMIZER, fake_optimizer=Optimizer(1e-3)),
+    DMD,
     Ctm(**OPTIMIZER, grid_points=4, solver_steps=2),
     FlowMap(**OPTIMIZER),
     Guided(**OPTIMIZER),
+    MultiStudent(student=stage(DMD, "student"), parts=2),
 ]
 
 
@@ -328,7 +326,8 @@ def test_methods_in_latents(workdir, method):
     runs = plan(parsed, (8, 8, 1))
     made = runs[method.name]
     assert (made.network.shape, made.image_shape) == ((2, 2, 2), (8, 8, 1))
-    traced = trace_update(made, runs, parsed, make_mesh(1, 1, jax.devices()[:1]), (1437, 8, 8, 1))
+    last = [run for run in runs.values() if run.trains][-1]
+    traced = trace_update(last, runs, parsed, make_mesh(1, 1, jax.devices()[:1]), (1437, 8, 8, 1))
     assert traced.data[0]["image"].shape == (1437, 2, 2, 8)
 
 
