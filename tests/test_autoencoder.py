@@ -120,5 +120,5 @@ def test_latents_as_the_generator_was_trained(coder):
 
 
 def test_models_that_do_not_belong_together(coder):
-    with pytest.raises(ValueError, match=r"made from noise of \(4, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"the generator from noise of \(4, 4, 1\)"):
         Autoencoder(model(Teacher(), "v", LARGE, LARGE, "ddim", 8), coder.generator)

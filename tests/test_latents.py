@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from methods.planning import stage
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 from PIL import Image
 from tiny_experiment import LOOP, tiny
@@ -20,20 +22,26 @@ from pdistill import model as models
 from pdistill.cli import prepare
 from pdistill.data import Pipeline, load_dataset, make_batch, moments, to_float
 from pdistill.data.moments import Moments
+from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan, trace_update
 from pdistill.interop.stablehlo import export_sampler, weights
-from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, LowDiff, MultiStudent
+from pdistill.methods.columns import Pairs
+from pdistill.methods.method import roles
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
-from pdistill.networks import Posterior
+from pdistill.model.editing import Autoencoder
+from pdistill.model.sampling import Sampling, enlarge
+from pdistill.networks import Network, Posterior
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
 
 running = importlib.import_module("pdistill.experiment.run")
-PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
+JUDGE = {"features": "pixels", "halvings": (0,), "width": 8, "mixing": 0}
+PIXELS = Judge(**JUDGE)
 
 
 def config():
@@ -59,6 +67,51 @@ def config():
     return config
 
 
+ADAM = {"learning_rate": 1e-3}
+UNET = {
+    "name": "unet",
+    "arguments": {
+        "channels": 8,
+        "multipliers": (1,),
+        "blocks": 1,
+        "embedding_channels": 8,
+        "attention_sizes": (),
+    },
+}
+
+
+def resolutions(workdir):
+    """A teacher at half the resolution, and a generator that grows from it."""
+    more = config()
+    more.codec = str(workdir / "codec")
+    more.model.network = ConfigDict(UNET)
+    more.evaluation.metrics = ()
+    loop = {"num_updates": 1, "batch_size": 16, "substeps": 1, "log_every": 1, "save_every": 1}
+    common = {"measured_at": (1,), "loop": loop, "optimizer": ADAM}
+    pagoda = {
+        "teacher": "small",
+        "grown": (8,),
+        "adversary": {"judges": (JUDGE,), "optimizer": ADAM, "r1": 0.0},
+        "latents": {"num_steps": 1, "solver": "ddim"},
+    }
+    more.stages = (
+        ConfigDict(common | {"name": "small", "method": "teacher", "resolution": 4}),
+        ConfigDict(common | {"name": "grown", "method": "pagoda"} | pagoda),
+    )
+    return more
+
+
+@pytest.fixture(scope="module")
+def grown(workdir, tmp_path_factory):
+    """A run of `resolutions`, in which nothing is learnt."""
+    grown = tmp_path_factory.mktemp("grown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train", lambda method, state, *_, **__: state)
+        patch.setenv("TFDS_DATA_DIR", str(grown / "data"))
+        experiment.run(resolutions(workdir), grown)
+    return grown
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("latents")
@@ -80,6 +133,54 @@ def test_a_run_in_latents(workdir):
     assert model.card["clip"] is None
     samples = np.load(workdir / "teacher/samples.npz")["2"]
     assert samples.shape == (32, 8, 8, 1)
+
+
+@pytest.mark.parametrize(("name", "side"), [("small", 4), ("grown", 8)])
+def test_a_stages_resolution_is_of_images(grown, name, side):
+    model, key = pdistill.load(grown / name), jax.random.key(1)
+    images, latents = (model.sample(key, 2, latents=left) for left in (False, True))
+    assert images.shape == (2, side, side, 1) == (2, *model.image_shape)
+    assert latents.shape == (2, side // 4, side // 4, 2)
+    np.testing.assert_allclose(images, model.network.codec.decode(latents), atol=1e-5)
+    [samples] = np.load(grown / name / "samples.npz").values()
+    assert samples.shape[1:] == (side, side, 1)
+
+
+class Half(nn.Module):
+    """x_hat is half of z, of 1 x 1 and 2 x 2 latents."""
+
+    resolutions: tuple[int, ...] = (1, 2)
+
+    def __call__(self, z, logsnr, told, *, train=False):
+        return z / 2
+
+
+def test_a_cascade_of_latents_is_decoded_at_its_end(workdir):
+    network = Network({}, Half(), "x", CosineSchedule(), (2, 2, 2))
+    codec = pdistill.load_codec(workdir / "codec")
+    cascade, start = Sampling((1, 1), "cascade:ddim:0.1", clip=None), {"shape": (3, 2, 2, 2)}
+    latents = cascade.run(network, key=jax.random.key(1), **start)
+    images = cascade.run(network.replace(codec=codec), key=jax.random.key(1), **start)
+    np.testing.assert_allclose(images, codec.decode(latents), atol=1e-6)
+
+
+def test_a_teacher_and_its_generator_edit_images_by_their_codec(grown, workdir):
+    teacher, generator = (pdistill.load(grown / name) for name in ("small", "grown"))
+    coder, small = Autoencoder(teacher, generator), jnp.full((2, 4, 4, 1), 0.5)
+    assert coder.encode(small).shape == (2, 1, 1, 2)
+    assert coder.super_resolve(small).shape == coder.reconstruct(jnp.zeros((2, 8, 8, 1))).shape
+    card = generator.card | {"codec": {"path": "", "checksum": 0}}
+    with pytest.raises(ValueError, match="the teacher's codec is not the generator's"):
+        Autoencoder(teacher, dataclasses.replace(generator, card=card))
+
+
+def test_samples_are_enlarged_after_they_are_decoded(workdir):
+    model, key = pdistill.load(workdir / "teacher"), jax.random.key(1)
+    card = model.card | {"data": model.card["data"] | {"shape": (16, 16, 1)}}
+    large = models.Model(model.network.replace(enlarged=2), card)
+    assert large.network.image_shape == (16, 16, 1)
+    np.testing.assert_allclose(large.sample(key, 2), enlarge(model.sample(key, 2), 2), atol=1e-5)
+    assert large.sample(key, 2, latents=True).shape == (2, 2, 2, 2)
 
 
 def test_networks_learn_scaled_latents(tmp_path, monkeypatch):
@@ -210,7 +311,7 @@ def test_an_exported_sampler_decodes(workdir):
     [
         ({"codec": "nothing"}, "neither a stage before 'teacher' nor a directory"),
         ({"codec": "teacher"}, "neither a stage before 'teacher'"),
-        ({"resolution": 4}, "resolution is of images, but this stage works on latents"),
+        ({"resolution": 2}, "height and width of images must be multiples of 4"),
     ],
 )
 def test_codecs_that_cannot_be(change, message):
@@ -230,13 +331,16 @@ def test_latents_that_a_network_cannot_take():
         plan(parse(as_plain(wrong)), (8, 8, 1))
 
 
-ADAM = Optimizer(1e-3)
+OPTIMIZER = {"optimizer": Optimizer(1e-3)}
+DMD = Dmd(**OPTIMIZER, fake_optimizer=Optimizer(1e-3), regression=1.0, pairs=Pairs(20))
 METHODS = [
-    Gan(optimizer=ADAM, adversary=Adversary(judges=(PIXELS,), optimizer=ADAM)),
-    Dmd(optimizer=ADAM, fake_optimizer=ADAM),
-    Ctm(optimizer=ADAM, grid_points=4, solver_steps=2),
-    FlowMap(optimizer=ADAM),
-    Guided(optimizer=ADAM),
+    Gan(**OPTIMIZER, adversary=Adversary(judges=(PIXELS,), **OPTIMIZER)),
+    DMD,
+    Ctm(**OPTIMIZER, grid_points=4, solver_steps=2),
+    FlowMap(**OPTIMIZER),
+    Guided(**OPTIMIZER),
+    MultiStudent(student=stage(DMD, "student"), parts=2),
+    LowDiff(**OPTIMIZER, resolutions=(1, 2), split=(8, 8), network=FrozenDict(multipliers=(1, 1))),
 ]
 
 
@@ -245,14 +349,18 @@ def test_methods_in_latents(workdir, method):
     """Each makes a model of images of its teacher of latents."""
     described = as_plain(config())
     described["stages"] = described["stages"][:2]
+    if method.name == "lowdiff":
+        described["model"]["network"] = UNET | {"arguments": dict(UNET["arguments"])}
     described["model"]["network"]["arguments"]["num_labels"] = 10
     described["stages"][1]["label_dropout"] = 0.1
     parsed = parse(described)
-    parsed = dataclasses.replace(parsed, stages=(*parsed.stages, stage(method, measured_at=(1,))))
+    own = stage(method, measured_at=(1,), given={"teacher": "teacher"} if roles(method) else {})
+    parsed = dataclasses.replace(parsed, stages=(*parsed.stages, own))
     runs = plan(parsed, (8, 8, 1))
     made = runs[method.name]
     assert (made.network.shape, made.image_shape) == ((2, 2, 2), (8, 8, 1))
-    traced = trace_update(made, runs, parsed, make_mesh(1, 1, jax.devices()[:1]), (1437, 8, 8, 1))
+    last = [run for run in runs.values() if run.trains][-1]
+    traced = trace_update(last, runs, parsed, make_mesh(1, 1, jax.devices()[:1]), (1437, 8, 8, 1))
     assert traced.data[0]["image"].shape == (1437, 2, 2, 8)
 
 

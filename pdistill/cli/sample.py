@@ -136,7 +136,7 @@ def _draw(
     model.told(num, label, options.guidance)  # raises for what the model does not take
     sampling = model.sampling_with(options.num_steps, options.solver)
     guidance = model.network.effective_guidance(options.guidance)
-    network = model.network.replace(codec=None) if options.latents else model.network
+    network = model.network.of_latents if options.latents else model.network
     batches = generate_batches(
         network, key, num, sampling=sampling, labels=label, guidance=guidance,
         batch_size=options.batch_size, mesh=mesh, description="images", raw=options.latents,

@@ -44,8 +44,13 @@ class Column(Protocol):
         seed: int,
         batch_size: int,
         mesh: Mesh,
+        codec: Any = None,
     ) -> None:
-        """Writes the file whole or not at all, from all processes together."""
+        """Writes the file whole or not at all, from all processes together.
+
+        Args:
+          codec: blank; the data set's images are moments by it, as in `data.moments`.
+        """
         ...
 
     def read(self, path: Path) -> Rows:

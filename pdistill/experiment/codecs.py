@@ -81,18 +81,6 @@ def codec_source(
     return CodecSource(blank_codec(name), path=name)
 
 
-def latent_shape(codec: Codec, stage: Run, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stage's latents, [h, w, c]; raises ValueError for what has no latents."""
-    if stage.resolution:
-        raise ValueError("resolution is of images, but this stage works on latents; leave it out")
-    if made := [column.name for column in stage.method.columns]:
-        raise ValueError(
-            f"{made[0]} are made of images, but this stage works on latents: leave out what needs "
-            "them, or the codec"
-        )
-    return codec.latent_shape(shape)
-
-
 def model_of_shape(
     model: Network, experiment: ExperimentConfig, shape: tuple[int, ...], codec: CodecSource | None
 ) -> Network:

@@ -19,7 +19,6 @@ from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
     CodecSource,
     codec_source,
-    latent_shape,
     model_of_shape,
     moments_shape,
 )
@@ -109,7 +108,7 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
             shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)
             if codec:
-                shape = latent_shape(codec.blank, stage, shape)
+                shape = codec.blank.latent_shape(shape)
             own = model and model_of_shape(model, experiment, shape, codec)
             for run in stage.unfold(own):
                 name = run.name
@@ -154,7 +153,8 @@ def _plan_run(
         _check_codec(run)
         run = dataclasses.replace(run, measured=False)
         return dataclasses.replace(draft, run=run, state=state, network=network)
-    _check_shape(network.image_shape, shape)
+    made = network.image_shape
+    _check_shape(made, shape)
     steps = run.measured_at or run.method.measured_at
     _check_run(run, steps)
     if not learner_with_widths(state) and run.loop and run.loop.snapshot_every:
@@ -173,7 +173,7 @@ def _plan_run(
         draft,
         state=state,
         network=network,
-        image_shape=codec.blank.image_shape(network.shape) if codec else network.image_shape,
+        image_shape=codec.blank.image_shape(made) if codec else made,
         codec=codec,
         measured_at=steps,
         made_for=made_for,
@@ -337,7 +337,7 @@ def _inputs(planned, runs, experiment, mesh, data_shape):
     loop = planned.run.loop
     image = jax.ShapeDtypeStruct(data_shape, "uint8")
     if planned.codec:
-        shape = moments_shape(planned.codec.blank, data_shape[1:], experiment.data.flip)
+        shape = moments_shape(planned.codec.blank, planned.image_shape, experiment.data.flip)
         image = jax.ShapeDtypeStruct((data_shape[0], *shape), FORMAT)
     arrays = {
         "image": image,

@@ -217,7 +217,7 @@ class Experiment:
                 run.method, state, pipeline, run.loop, train_key,
                 name=run.name, directory=directory, writer=writer, mesh=self.mesh,
                 flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
-                codec=planned.codec and blank_codec(planned.codec.directory(self.workdir)),
+                codec=self._codec(planned),
                 stop=self.stop, on_save=on_save,
             )  # fmt: skip
         except Diverged as error:
@@ -270,17 +270,18 @@ class Experiment:
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""
-        data = self._latents(planned) if planned.codec else self.train_data
+        data = self._examples(planned)
         for column in planned.run.method.columns:
             path = Path(column.path)
             if not column.path:
-                maker = planned.given["teacher"]
-                path = self.workdir / maker / column.file
+                maker = self.runs[planned.given["teacher"]]
+                path = self._directory(maker) / column.file
                 if not in_all(path.exists()):
                     column.make(
-                        path, given["teacher"], data, flip=self.config.data.flip,
-                        seed=stable_hash(f"{self.config.seed}/{maker}/{column.name}"),
+                        path, given["teacher"], self._examples(maker), flip=self.config.data.flip,
+                        seed=stable_hash(f"{self.config.seed}/{maker.name}/{column.name}"),
                         batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+                        codec=self._codec(maker),
                     )  # fmt: skip
             rows = self._read(column, planned, path)
             data = data.with_column(column.name, rows, column.aligned)
@@ -294,13 +295,21 @@ class Experiment:
         check_rows(column, rows, column.shapes(teacher, num, flip))
         return rows
 
-    def _latents(self, planned: Planned) -> Dataset:
-        """The training images as moments by the codec of a run."""
-        directory = planned.codec.directory(self.workdir)
-        flip = self.config.data.flip
-        folder = self.workdir / planned.codec.stage / "latents" if planned.codec.stage else None
+    def _codec(self, planned: Planned) -> Codec | None:
+        """The codec of a run, blank, as it was saved; None for a run that works on images."""
+        return planned.codec and blank_codec(planned.codec.directory(self.workdir))
+
+    def _examples(self, planned: Planned) -> Dataset:
+        """The training images or, for a run with a codec, moments of them at the run's size."""
+        if not planned.codec:
+            return self.train_data
+        directory, folder = planned.codec.directory(self.workdir), None
+        data, flip = self.train_data.at(planned.image_shape[0]), self.config.data.flip
+        if planned.codec.stage:
+            size = "" if data is self.train_data else f"@{planned.image_shape[0]}"
+            folder = self.workdir / planned.codec.stage / f"latents{size}"
         return in_latents(
-            self.train_data, directory, folder, flip=flip,
+            data, directory, folder, flip=flip,
             batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
             in_memory=self.config.data.resident,
         )  # fmt: skip

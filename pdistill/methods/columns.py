@@ -16,7 +16,7 @@ from pdistill import samplers
 from pdistill.data import Dataset, to_float
 from pdistill.data.columns import Rows
 from pdistill.data.images import average
-from pdistill.networks import Conditioning, Network
+from pdistill.networks import Codec, Conditioning, Network, Posterior
 from pdistill.runtime.files import read_arrays, write_arrays
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
@@ -28,7 +28,8 @@ from pdistill.samplers import Solver, parse_solver
 class Latents:
     """Latents of the images: the noise that a teacher's probability-flow ODE leads to.
 
-    The rows are float16 [N, 1, h, w, C], or [N, 2, h, w, C] with the mirrored image's behind each.
+    Of a codec's latents one draw an image is encoded, since the teacher has learnt drawn ones. The
+    rows are float16 [N, 1, h, w, C], or [N, 2, h, w, C] with the mirrored image's behind each.
 
     Attributes:
       num_steps, solver: the encoding; PaGoDA's is 40 of "edm".
@@ -73,20 +74,29 @@ class Latents:
         seed: int,
         batch_size: int,
         mesh: Mesh,
+        codec: Codec | None = None,
     ) -> None:
-        """Encodes all images, averaged to the network's shape."""
-        del seed
+        """Encodes all images, averaged to the network's shape, or draws of all moments."""
         factor, num = dataset.image_shape[0] // network.shape[0], len(dataset)
+        key = jax.random.key(seed, impl="threefry2x32")
+
+        def drawn(moments: Array, key: Array) -> Array:
+            posterior = jnp.split(moments[None].astype(jnp.float32), 2, axis=-1)
+            return codec.latents(Posterior(*posterior), key)[0]
 
         @jax.jit
-        def latents(network: Network, images: Array, label: Array) -> Array:
-            x = average(to_float(images), factor)
-            both = (x, x[:, :, ::-1]) if flip else (x,)
+        def latents(network: Network, images: Array, label: Array, indices: Array) -> Array:
+            if codec:
+                moments = jnp.split(images, 1 + flip, axis=-1)
+                both = [jax.vmap(drawn)(each, _row_keys(key, indices)) for each in moments]
+            else:
+                x = average(to_float(images), factor)
+                both = (x, x[:, :, ::-1]) if flip else (x,)
             encoded = [self.encode(network, each, label) for each in both]
             return jnp.stack(encoded, axis=1).astype(jnp.float16)
 
         def batch(indices: np.ndarray) -> Array:
-            rows = dataset.examples(indices % num)
+            rows = (*dataset.examples(indices % num), (indices % num).astype(np.int32))
             return latents(network, *jax.device_put(rows, batch_sharding(mesh)))
 
         first = jax.process_index() == 0
@@ -161,9 +171,13 @@ class Pairs:
         seed: int,
         batch_size: int,
         mesh: Mesh,
+        codec: Codec | None = None,
     ) -> None:
-        """Samples the teacher at labels that take turns; the images, float16, are not clipped."""
-        del dataset, flip
+        """Samples the teacher at labels that take turns; the images, float16, are not clipped.
+
+        A codec's latents are left as they are.
+        """
+        del dataset, flip, codec
         key = jax.random.key(seed, impl="threefry2x32")
         num_labels = max(network.num_labels, 1)
         guidance = network.effective_guidance(self.guidance)

@@ -25,7 +25,7 @@ class Autoencoder:
     """Images of the generator's shape [B, H, W, C], small ones of the teacher's, [B, h, w, C].
 
     All are in [-1, 1]; latents are small and about unit normal. Labels [B] are for models that take
-    them.
+    them. Models of a codec's latents encode the means of an image's, and decode to images.
 
     Attributes:
       teacher: whose probability-flow ODE encodes. generator: a "pagoda" model of that teacher.
@@ -37,11 +37,17 @@ class Autoencoder:
     latents: Latents | None = None
 
     def __post_init__(self):
-        if self.teacher.image_shape != self.generator.noise_shape:
+        teacher, generator = self.teacher, self.generator
+        if teacher.noise_shape != generator.noise_shape:
             raise ValueError(
-                f"the teacher makes images of {self.teacher.image_shape}, the generator is made "
-                f"from noise of {self.generator.noise_shape}"
+                f"the teacher is made from noise of {teacher.noise_shape}, the generator from "
+                f"noise of {generator.noise_shape}"
             )
+        of_teacher, of_generator = (
+            model.card.get("codec", {}).get("checksum") for model in (teacher, generator)
+        )
+        if of_teacher != of_generator:
+            raise ValueError("the teacher's codec is not the generator's; give models of one codec")
         if self.latents is None:
             if "latents" not in self.generator.card:
                 raise ValueError("the generator's card does not say how to encode; give latents")
@@ -51,7 +57,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """By which the generator's images are larger than the teacher's."""
-        return self.generator.image_shape[0] // self.generator.noise_shape[0]
+        return self.generator.image_shape[0] // self.teacher.image_shape[0]
 
     def encode(self, small: Array, label: Array | None = None) -> Array:
         """Latents of small images."""
@@ -99,7 +105,12 @@ class Autoencoder:
 
     @functools.cached_property
     def _encode(self):
-        return jax.jit(self.latents.encode)
+        def encode(network: Network, small: Array, label: Array | None) -> Array:
+            codec = network.codec
+            x = codec.latents(codec.encode(small)) if codec else small
+            return self.latents.encode(network, x, label)
+
+        return jax.jit(encode)
 
     @functools.cached_property
     def _decode(self):

@@ -140,7 +140,7 @@ class Model:
         if key.ndim:
             raise ValueError(f"key must be one key, such as jax.random.key(0); got {key.shape}")
         sampling = self.sampling_with(num_steps, solver)
-        network = self.network.replace(codec=None) if latents else self.network
+        network = self.network.of_latents if latents else self.network
         return generate(network, key, jnp.arange(num), told, sampling=sampling)
 
     def told(

@@ -82,13 +82,14 @@ class Sampling:
         """
         how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
         if isinstance(self.solver, Cascade):
-            return samplers.sample_cascade(network.levels(told), **start, **how)
-        method = network.jump if self.solver.jumps else network.denoise
-        x = samplers.sample(
-            functools.partial(method, told=told), **start, schedule=network.schedule, **how
-        )
-        x = x if network.enlarged == 1 else enlarge(x, network.enlarged)
-        return network.codec.decode(x) if network.codec else x
+            x = samplers.sample_cascade(network.levels(told), **start, **how)
+        else:
+            method = network.jump if self.solver.jumps else network.denoise
+            x = samplers.sample(
+                functools.partial(method, told=told), **start, schedule=network.schedule, **how
+            )
+        x = network.codec.decode(x) if network.codec else x
+        return x if network.enlarged == 1 else enlarge(x, network.enlarged)
 
 
 def enlarge(x: Array, factor: int) -> Array:

@@ -43,7 +43,7 @@ class Network(struct.PyTreeNode):
       guidance_channels: the first channels, which alone are guided by a pair; None for all.
       sampler: the solver that it must be sampled with, as in `samplers.parse_solver`; "" for any
         solver.
-      enlarged: factor by which samples are enlarged in the end, by bicubic interpolation.
+      enlarged: factor by which images are enlarged in the end, by bicubic interpolation.
       codec: a `Codec` that decodes samples, which are its latents; None for a network of images,
         and wherever one is trained.
       guide: another network, whose predictions guidance has in the place of those without label,
@@ -221,10 +221,10 @@ class Network(struct.PyTreeNode):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image, [H, W, C]: larger than `shape` for a network that has grown."""
-        if self.codec:
-            return self.codec.image_shape(self.shape)
-        factor = self.enlarged * 2 ** len(getattr(self.module, "grown", ()))
-        return (factor * self.shape[0], factor * self.shape[1], self.shape[2])
+        factor = 2 ** len(getattr(self.module, "grown", ()))
+        made = (factor * self.shape[0], factor * self.shape[1], self.shape[2])
+        height, width, channels = self.codec.image_shape(made) if self.codec else made
+        return (self.enlarged * height, self.enlarged * width, channels)
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -276,6 +276,11 @@ class Network(struct.PyTreeNode):
     def blank(self) -> "Network":
         """The same network without parameters, codec and guide: hashable."""
         return self.replace(params=None, codec=None, guide=None)
+
+    @property
+    def of_latents(self) -> "Network":
+        """The same network and parameters, with a codec's latents for samples."""
+        return self.replace(codec=None, enlarged=1)
 
     @property
     def shapes(self) -> "Network":

@@ -28,7 +28,7 @@ from pdistill.methods import Pagoda
 from pdistill.methods.columns import Latents
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.networks import NOTHING, Network, UNet
+from pdistill.networks import NOTHING, AutoencoderTiny, Codec, Network, UNet
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import PRESETS, LoopConfig, Optimizer, partition
@@ -132,6 +132,25 @@ def test_latents_of_data_are_normal_and_paired_with_mirrors(tmp_path):
     x = average(to_float(jnp.asarray(data.images[:5])), 2)
     desired = column.encode(pixels(4, 4, 1), x)
     np.testing.assert_allclose(np.load(small)[:5, 0], desired, atol=2e-3)
+
+
+def test_latents_of_moments_are_of_one_draw_each(tmp_path):
+    """Of a codec's latents, as the teacher has learnt them; whatever the batch is."""
+    mean, std, other = 0.1, 0.4, -0.3  # of images, and the mean of mirror images
+    moments = np.array([mean, 2 * np.log(std), other, 2 * np.log(std)], np.float16)
+    data = Dataset("x:train", np.tile(moments, (300, 8, 8, 1)), np.zeros(300, np.int32), 1)
+    codec = Codec(None, AutoencoderTiny(latent_channels=1), mean=(0.5,), std=(2.0,))
+    paths, settings = [tmp_path / f"{i}.npy" for i in range(2)], {"seed": 0, "mesh": make_mesh()}
+    for path, size in zip(paths, (128, 100), strict=True):
+        Latents().make(path, pixels(8, 8, 1), data, flip=True, batch_size=size, codec=codec,
+                       **settings)  # fmt: skip
+    first, second = (np.load(path).astype(np.float32) for path in paths)
+    np.testing.assert_allclose(first, second, atol=1e-3)
+    # (z - 0.5) / 2, and then images of deviation 0.5 become noise of deviation 1.
+    for i, of_images in enumerate((mean, other)):
+        assert first[:, i].mean() == pytest.approx(of_images - 0.5, abs=0.01)
+        assert first[:, i].std() == pytest.approx(std, rel=0.02)
+    assert abs(np.corrcoef(first[0, 0].ravel(), first[1, 0].ravel())[0, 1]) < 0.5
 
 
 def test_a_batch_has_the_latents_of_its_images_as_they_are():
