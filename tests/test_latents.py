@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from methods.planning import stage
 from flax.core import FrozenDict
+from methods.planning import stage
 from ml_collections import ConfigDict
 from PIL import Image
 from tiny_experiment import LOOP, tiny
