@@ -498,6 +498,23 @@ def test_guided_samples_are_those_of_the_two_denoisers(guided):
     )
 
 
+def test_guidance_acts_between_levels_only(guided):
+    """The first of two steps is not guided where these end below the noise's level."""
+    schedule = guided.network.schedule
+    first, second = (float(schedule(jnp.array(u))) for u in (1.0, 0.5))
+    sample = functools.partial(guided.sample, KEY, 3, label=1, num_steps=2)
+    everywhere = sample(guidance=1.5)
+    np.testing.assert_allclose(
+        sample(guidance=1.5, guidance_levels=(first - 1, second + 1)), everywhere, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        sample(guidance=1.5, guidance_levels=(second + 1, second + 2)), sample(), atol=1e-5
+    )
+    late = sample(guidance=1.5, guidance_levels=(first + 1, second + 1))
+    assert np.abs(late - everywhere).max() > 1e-3
+    assert np.abs(late - sample()).max() > 1e-3
+
+
 def counted(method, calls):
     """A method that also puts itself into `calls`: once for each trace, inside jit."""
 
@@ -540,6 +557,9 @@ def test_the_students_weight_is_an_input(student):
         ("guided", {"guidance": np.ones(3)}, "one weight, or 2 of them"),
         ("guided", {"guidance": 1.0, "label": None}, "towards a label; give label too"),
         ("labelled", {"guidance": 1.0}, "not trained for guidance"),
+        ("guided", {"guidance": 1.0, "guidance_levels": (1.0, 1.0)}, r"\(low, high\); got"),
+        ("guided", {"guidance_levels": (-1.0, 1.0)}, "give guidance too"),
+        ("student", {"guidance": 1.0, "guidance_levels": (-1.0, 1.0)}, "leave guidance_levels out"),
         ("guided", {"label": 3}, r"labels must be in 0 \.\. 2"),
     ],
 )

@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
+    parser.add_argument(
+        "--guidance_levels",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="log-SNRs between which guidance acts, if not at all or as the model's card says",
+    )
     steps_option(parser)
     parser.add_argument("--solver", help="solver instead of the model's own, such as gamma:0.5")
     parser.add_argument(
@@ -133,13 +140,16 @@ def _draw(
     label = None
     if options.label and num > 0:
         label = extra["label"] = np.resize(options.label, num).astype(np.int32)
-    model.told(num, label, options.guidance)  # raises for what the model does not take
+    model.told(
+        num, label, options.guidance, options.guidance_levels
+    )  # raises for what the model does not take
     sampling = model.sampling_with(options.num_steps, options.solver)
     guidance = model.network.effective_guidance(options.guidance)
     network = model.network.of_latents if options.latents else model.network
     batches = generate_batches(
         network, key, num, sampling=sampling, labels=label, guidance=guidance,
-        batch_size=options.batch_size, mesh=mesh, description="images", raw=options.latents,
+        guidance_levels=options.guidance_levels, batch_size=options.batch_size, mesh=mesh,
+        description="images", raw=options.latents,
     )  # fmt: skip
     return num, extra, batches
 

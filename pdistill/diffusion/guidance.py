@@ -16,7 +16,7 @@ def guide(
     pair: Pair,
     weight: float | Array,
     *,
-    interval: tuple[float, float] | None = None,
+    interval: tuple[float | Array, float | Array] | None = None,
     rescale: float = 0.0,
     channels: int | None = None,
 ) -> Denoiser:
@@ -29,8 +29,8 @@ def guide(
       pair: both predictions, see `Pair`; `pair_of` joins two denoisers, and a network gives both
         in one call.
       weight: w, a number or [B].
-      interval: log-SNRs (low, high) between which to guide; elsewhere w = 0 (Kynkaanniemi et al.
-        2024).
+      interval: log-SNRs (low, high) between which to guide, numbers or [B]; elsewhere w = 0
+        (Kynkaanniemi et al. 2024).
       rescale: phi in [0, 1], the share of the way by which each guided prediction is scaled back
         to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16).
       channels: guide the first of the last axis only, as the code of DiT, SiT and LightningDiT
@@ -38,7 +38,8 @@ def guide(
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
-    if interval is not None and interval[0] >= interval[1]:
+    numbers = interval is not None and isinstance(interval[0], int | float)
+    if numbers and interval[0] >= interval[1]:
         raise ValueError(f"interval must be (low, high) in log-SNR; got {interval}")
 
     def predict(z: Array, logsnr: Array) -> Array:

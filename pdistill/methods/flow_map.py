@@ -23,7 +23,7 @@ from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
-from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.own_guidance import acting, guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval
 from pdistill.methods.parts.weights import LogVariance
@@ -65,7 +65,9 @@ class FlowMap(Method):
         an input, drawn with log(1 + w) uniform (improved MeanFlow). The teacher is guided, or
         without one the pair's velocity, by `guided`.
       omega: share of the pair's velocity in a guided one, as in `guided`.
-      guided_levels: lowest and highest log(sigma / alpha) at t where guidance acts; () for all.
+      guided_levels: lowest and highest log(sigma / alpha) of the flow where guidance acts; () for
+        all. A network that takes `guidance_levels` is told levels that are drawn, from a time below
+        one half to one above it, and all for jumps of no length (improved MeanFlow).
       label_dropout: fraction of examples whose label is hidden; they are not guided.
       network: arguments in which the student differs from what it starts as.
     """
@@ -189,6 +191,11 @@ class FlowMap(Method):
                 "guidance without a teacher is towards the labels of the network's own velocity: "
                 "set label_dropout, such as 0.1, so that it also learns the one without"
             )
+        if student.takes_levels and (self.guided_levels or len(self.guidance) < 2):
+            raise ValueError(
+                "a network that takes guidance_levels is for weights as an input, and draws them: "
+                "give guidance as (low, high) and leave guided_levels out"
+            )
 
     def step(self, state: State, batch, key):
         example_key, dropout_key = jax.random.split(key)
@@ -196,7 +203,7 @@ class FlowMap(Method):
         def loss(student, rows, key):
             own = None
             if self.own_velocity:
-                own = student.velocity(rows.z, rows.t, rows.told, dropout_key=key)
+                own = student.velocity(rows.z, rows.t, rows.told_at(rows.t), dropout_key=key)
             prediction, target = self.sides(student, state, rows, own, key)
             square = jnp.square(prediction - target).reshape(len(rows.t), -1)
             weight, slopes = self.weigh(state, rows, square)
@@ -217,31 +224,44 @@ class FlowMap(Method):
 
     def examples(self, state: State, batch, key: Array) -> "Rows":
         """Jumps of a batch, with the velocity where each begins: the teacher's or the pair's."""
-        jump_key, noise_key, label_key, weight_key = jax.random.split(key, 4)
+        jump_key, noise_key, label_key, weight_key, level_key = jax.random.split(key, 5)
         x, network = batch["image"], state.student.network
         t, s = self.jumps.draw(jump_key, len(x), network.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, t)
         label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
-        w = self.draw_guidance(weight_key, t, label, network)
-        told = Conditioning(label=label, guidance=w if network.takes_guidance else None)
+        w = self.draw_guidance(weight_key, label, network, x.dtype)
+        levels = self.draw_levels(level_key, t, s, network)
+        told = Conditioning(
+            label=label,
+            guidance=w if network.takes_guidance else None,
+            levels=levels if network.takes_levels else None,
+        )
+        rows = Rows(z, diffusion.v_target(x, eps, t), t, s, told, w, levels)
         if state.teacher:
-            v = stop_gradient(self.teach(state.teacher, z, t, label, w))
-        else:
-            v = diffusion.v_target(x, eps, t)
-            if w is not None:
-                v = guided(network, z, t, told, w, v, self.omega)
-        return Rows(z, v, t, s, told, w)
+            return rows._replace(v=stop_gradient(self.teach(state.teacher, z, t, rows)))
+        if w is None:
+            return rows
+        w = acting(w, levels, t)
+        return rows._replace(v=guided(network, z, t, rows.told_at(t), w, rows.v, self.omega))
 
-    def draw_guidance(self, key: Array, t: Array, label, network: Network) -> Array | None:
-        """Weights w [B] at log-SNRs t [B], 0 where nothing is guided; None without guidance."""
+    def draw_guidance(self, key: Array, label, network: Network, dtype) -> Array | None:
+        """Weights w [B], 0 where no label is told; None without guidance."""
         if not self.guidance:
             return None
         low, high = (math.log1p(w) for w in (self.guidance[0], self.guidance[-1]))
-        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, t.shape, t.dtype))
+        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, label.shape, dtype))
+        return jnp.where(label == network.num_labels, 0.0, w)
+
+    def draw_levels(self, key: Array, t: Array, s: Array, network: Network) -> Array | None:
+        """Log-SNRs [B, 2] between which weights act, for jumps from t to s; None for all."""
         if self.guided_levels:
             least, most = self.guided_levels
-            w = jnp.where((least <= -t / 2) & (-t / 2 <= most), w, 0.0)
-        return jnp.where(label == network.num_labels, 0.0, w)
+            return jnp.broadcast_to(jnp.array([-2 * most, -2 * least], t.dtype), (len(t), 2))
+        if not network.takes_levels:
+            return None
+        early, late = jax.random.uniform(key, (2, *t.shape), t.dtype, 0.0, 0.5)
+        drawn = jnp.stack([network.schedule(1 - early), network.schedule(late)], axis=-1)
+        return jnp.where((t == s)[:, None], jnp.array([-jnp.inf, jnp.inf], t.dtype)[None], drawn)
 
     def sides(
         self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
@@ -258,9 +278,10 @@ class FlowMap(Method):
             return student.v(z, logsnr_of_angle(t), told_s, dropout_key=key)
 
         def velocity(z, s):
+            s = logsnr_of_angle(s)
             if state.teacher and not self.own_velocity:
-                return self.teach(state.teacher, z, logsnr_of_angle(s), told.label, rows.w)
-            return student.velocity(z, logsnr_of_angle(s), told, dropout_key=key)
+                return self.teach(state.teacher, z, s, rows)
+            return student.velocity(z, s, rows.told_at(s), dropout_key=key)
 
         def second(z, u, s):  # of two jumps, the map below where that begins there
             known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
@@ -310,9 +331,10 @@ class FlowMap(Method):
         """Weights of examples with square residuals [B], without gradient."""
         return (stop_gradient(square) + self.floor) ** -self.power
 
-    def teach(self, teacher: Network, z: Array, t: Array, label, w: Array | None) -> Array:
-        """The teacher's velocity at log-SNRs t [B], guided by weights w [B]."""
-        return teacher.v(z, t, Conditioning(label=label, guidance=w))
+    def teach(self, teacher: Network, z: Array, t: Array, rows: "Rows") -> Array:
+        """The teacher's velocity at log-SNRs t [B], guided as the rows say."""
+        w = acting(rows.w, rows.levels, t)
+        return teacher.v(z, t, Conditioning(label=rows.told.label, guidance=w))
 
     def product(self, state: State) -> Network:
         return state.student.averaged
@@ -321,7 +343,8 @@ class FlowMap(Method):
 class Rows(NamedTuple):
     """Jumps of a batch: z [B, ...] at log-SNRs t [B], to s [B], and the velocity v at z.
 
-    The student is told `told`; w [B] are the weights of guidance, None without.
+    The student is told `told`; w [B] are the weights of guidance, None without, and levels [B, 2]
+    the log-SNRs between which they act, None for all.
     """
 
     z: Array
@@ -330,3 +353,9 @@ class Rows(NamedTuple):
     s: Array
     told: Conditioning
     w: Array | None = None
+    levels: Array | None = None
+
+    def told_at(self, logsnr: Array) -> Conditioning:
+        """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
+        w = self.told.guidance
+        return self.told.replace(guidance=acting(w, self.levels, logsnr), levels=None)

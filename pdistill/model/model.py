@@ -113,6 +113,7 @@ class Model:
         num_steps: samplers.Steps | None = None,
         solver: samplers.Solver | samplers.Cascade | str | None = None,
         guidance: Array | float | None = None,
+        guidance_levels: tuple[float, float] | None = None,
         latents: bool = False,
     ) -> Array:
         """Generates `num` images; compiled once for each `num`, step count and solver.
@@ -123,6 +124,8 @@ class Model:
             was trained with some labels left out has learnt.
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
+          guidance_levels: log-SNRs (low, high) between which guidance acts, for a model that is
+            guided by two evaluations or takes them; None for all, or as the model's card says.
           latents: leave a codec's latents as they are, [num, h, w, c].
           num_steps, solver: instead of the model's own; a solver or its name, such as "heun". A
             cascade takes a tuple of steps, those of each resolution.
@@ -134,7 +137,7 @@ class Model:
           ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight
             out of range or for a model without.
         """
-        key, told = as_threefry(key), self.told(num, label, guidance)
+        key, told = as_threefry(key), self.told(num, label, guidance, guidance_levels)
         if latents and not self.network.codec:
             raise ValueError("this model makes images, not latents; leave latents out")
         if key.ndim:
@@ -144,7 +147,11 @@ class Model:
         return generate(network, key, jnp.arange(num), told, sampling=sampling)
 
     def told(
-        self, num: int, label: Array | int | None = None, guidance: Array | float | None = None
+        self,
+        num: int,
+        label: Array | int | None = None,
+        guidance: Array | float | None = None,
+        guidance_levels: tuple[float, float] | None = None,
     ) -> Conditioning:
         """Makes the conditioning of `num` images of the arguments of `sample`; raises as that."""
         if not isinstance(num, numbers.Integral):
@@ -152,7 +159,9 @@ class Model:
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
         return Conditioning(
-            label=self._labels(label, num), guidance=self._weights(guidance, label, num)
+            label=self._labels(label, num),
+            guidance=self._weights(guidance, label, num),
+            levels=self._levels(guidance_levels, guidance, num),
         )
 
     def _labels(self, label, num):
@@ -177,6 +186,20 @@ class Model:
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
         return jnp.broadcast_to(jnp.asarray(guidance, jnp.float32), (num,))
+
+    def _levels(self, levels, guidance, num):
+        if levels is None:
+            return None
+        if guidance is None:
+            raise ValueError("guidance_levels are where guidance acts; give guidance too")
+        if self.network.takes_guidance and not self.network.takes_levels:
+            raise ValueError(
+                "this model's guidance acts where it was trained with it; leave guidance_levels out"
+            )
+        low, high = levels
+        if not low < high:
+            raise ValueError(f"guidance_levels must be log-SNRs, (low, high); got {levels}")
+        return jnp.broadcast_to(jnp.asarray(levels, jnp.float32), (num, 2))
 
     def check_guidance(self, guidance: Array | float) -> None:
         """Raises ValueError for weights that the model does not take."""

@@ -130,6 +130,7 @@ def generate_batches(
     sampling: Sampling,
     labels: np.ndarray | None = None,
     guidance: float | None = None,
+    guidance_levels: tuple[float, float] | None = None,
     batch_size: int,
     mesh: Mesh,
     description: str | None = None,
@@ -141,7 +142,8 @@ def generate_batches(
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
     `labels` [num] are those of the samples, for a network that takes them; `guidance` is one
-    weight for all; `description` stands beside a progress bar, None shows no bar.
+    weight for all, which acts between `guidance_levels`, log-SNRs, None for all; `description`
+    stands beside a progress bar, None shows no bar.
 
     Raises:
       SamplingError: a sample is not finite.
@@ -150,7 +152,10 @@ def generate_batches(
     def draw(indices: np.ndarray) -> Array:
         label = None if labels is None else labels[indices % num]
         weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
-        told = Conditioning(label=label, guidance=weight)
+        levels = None
+        if guidance_levels is not None:
+            levels = np.broadcast_to(np.float32(guidance_levels), (len(indices), 2))
+        told = Conditioning(label=label, guidance=weight, levels=levels)
         place = functools.partial(jax.device_put, device=batch_sharding(mesh))
         keys = place(key[indices % num]) if key.ndim else key
         numbers = np.zeros_like(indices) if key.ndim else indices

@@ -10,6 +10,7 @@ from pdistill.networks.embeddings import (
     TIME_SCALE,
     GuidanceEmbedding,
     LabelEmbedding,
+    LevelsEmbedding,
     TargetEmbedding,
     logsnr_waves,
 )
@@ -80,6 +81,8 @@ class DiT(nn.Module):
       num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given,
         and num_labels for "no label".
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
+      guidance_levels: with `guidance`, it takes the levels at which the weight acts, too, see
+        `LevelsEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       target_blocks: the last of the blocks, which with `target` are told where to jump instead of
         from where, by the same embedding: the teacher's parameters are a flow map's as they are
@@ -103,6 +106,7 @@ class DiT(nn.Module):
     heads: int = 4
     num_labels: int = 0
     guidance: bool = False
+    guidance_levels: bool = False
     target: bool = False
     target_blocks: int = 0
     time_scale: float = TIME_SCALE
@@ -210,6 +214,10 @@ class DiT(nn.Module):
             embedding += TargetEmbedding(
                 self.features, self.features, self.dtype, self.time_scale, name="target_in"
             )(told.target, logsnr)
+        if self.guidance_levels:
+            embedding += LevelsEmbedding(
+                self.features, self.dtype, self.time_scale, name="guidance_levels_in"
+            )(told.levels, batch)
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 told.label, batch

@@ -119,3 +119,23 @@ class GuidanceEmbedding(nn.Module):
             dtype=self.dtype,
             name="linear",
         )(waves)
+
+
+class LevelsEmbedding(nn.Module):
+    """The levels at which guidance acts, log-SNRs [B, 2] -> [B, features]; zero at first.
+
+    The sinusoids of both and a linear layer (Geng et al. 2025b). Levels of None are all there are.
+    """
+
+    features: int
+    dtype: jnp.dtype | None = None
+    time_scale: float = TIME_SCALE
+
+    @nn.compact
+    def __call__(self, levels: Array | None, batch: int) -> Array:
+        if levels is None:
+            levels = jnp.broadcast_to(jnp.array([-jnp.inf, jnp.inf]), (batch, 2))
+        waves = [logsnr_waves(level, self.features, self.time_scale) for level in levels.T]
+        init = nn.initializers.zeros
+        dense = nn.Dense(self.features, use_bias=False, kernel_init=init, dtype=self.dtype)
+        return dense(jnp.concatenate(waves, axis=-1))

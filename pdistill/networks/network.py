@@ -15,8 +15,9 @@ from jax import Array
 from pdistill import diffusion
 from pdistill.data.images import repeat
 from pdistill.diffusion import Denoiser, Schedule
+from pdistill.networks.checks import check_guide, check_network
 from pdistill.networks.conditioning import NOTHING, Conditioning
-from pdistill.networks.registry import change_network
+from pdistill.networks.registry import brief, change_network
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.runtime import costs
 from pdistill.samplers import Level, LowRes
@@ -74,7 +75,7 @@ class Network(struct.PyTreeNode):
             and getattr(self, field.name) != field.default
         )
         decoded = f", {self.codec}" if self.codec else ""
-        return f"Network({_line(self.module)}, {fields}, {count:,} parameters{decoded})"
+        return f"Network({brief(self.module)}, {fields}, {count:,} parameters{decoded})"
 
     # ---------------------------------------------------------------- predictions
 
@@ -153,8 +154,10 @@ class Network(struct.PyTreeNode):
                 return read(z, logsnr, told), weaker
             return self.with_and_without_label(read, z, logsnr, told)
 
-        where = {"interval": self.guidance_levels, "channels": self.guidance_channels}
-        return diffusion.guide(pair, weight, **where)(z, logsnr)
+        levels = self.guidance_levels if told.levels is None else tuple(told.levels.T)
+        return diffusion.guide(pair, weight, interval=levels, channels=self.guidance_channels)(
+            z, logsnr
+        )
 
     def with_and_without_label(
         self, read: Callable, z: Array, logsnr: Array, told: Conditioning
@@ -187,6 +190,7 @@ class Network(struct.PyTreeNode):
         return Conditioning(
             label=told.label if self.num_labels else None,
             guidance=told.guidance if self.takes_guidance else None,
+            levels=told.levels if self.takes_levels else None,
             target=told.target if self.takes_target else None,
             image=told.image,
         )
@@ -202,6 +206,11 @@ class Network(struct.PyTreeNode):
     def takes_guidance(self) -> bool:
         """Whether the guidance weight is an input of the network, not a pair of evaluations."""
         return getattr(self.module, "guidance", False)
+
+    @property
+    def takes_levels(self) -> bool:
+        """Whether the levels at which guidance acts are an input of the network."""
+        return getattr(self.module, "guidance_levels", False)
 
     @property
     def takes_target(self) -> bool:
@@ -294,7 +303,7 @@ class Network(struct.PyTreeNode):
         Raises:
           ValueError: shifts or a shape that the module cannot have.
         """
-        self._check()
+        check_network(self)
         params = {}
         for shape in self.sizes[::-1]:
             # What the resolutions share is drawn alike for each, by its name.
@@ -337,16 +346,7 @@ class Network(struct.PyTreeNode):
         Raises:
           ValueError: a guide of other images or labels, or networks that no guide fits.
         """
-        for network in (self, guide):
-            if network.takes_guidance or network.resolutions or hasattr(network.module, "routes"):
-                raise ValueError(
-                    "a network that takes guidance weights as an input, a cascade and the model "
-                    "of several students neither have a guide nor are one"
-                )
-        if guide.shape != self.shape:
-            raise ValueError(f"its guide makes images of {guide.shape}, it of {self.shape}")
-        if guide.num_labels not in (0, self.num_labels):
-            raise ValueError(f"its guide takes {guide.num_labels} labels, it {self.num_labels}")
+        check_guide(self, guide)
         return self.replace(guide=guide.replace(codec=None, guide=None), guidance=(0.0, math.inf))
 
     def unguided(self) -> "Network":
@@ -358,22 +358,6 @@ class Network(struct.PyTreeNode):
         if not getattr(self.module, "dropout", 0.0):
             return self
         return self.replace(module=self.module.clone(dropout=0.0))
-
-    def _check(self) -> None:
-        diffusion.output_channels(self.head, 1)  # raises for an unknown head
-        if self.shifts and len(self.shifts) != len(self.resolutions):
-            raise ValueError(
-                f"shifts must be one for each of the resolutions {self.resolutions}; got "
-                f"{self.shifts}"
-            )
-        if any(self.shifts) and not hasattr(self.schedule, "shifted"):
-            raise ValueError(
-                "shifts need a schedule that has a shift: the cosine schedule or a rectified flow's"
-            )
-        if self.resolutions and tuple(self.shape[:2]) != (self.resolutions[-1],) * 2:
-            raise ValueError(
-                f"resolutions end at {self.resolutions[-1]}, but images are of {self.shape}"
-            )
 
     def _example(self, shape: tuple[int, ...]) -> tuple[Array, Array, Conditioning]:
         """Inputs of the module for one image of zeros."""
@@ -395,14 +379,3 @@ def _flops(blank: Network, shape: tuple[int, ...]) -> int:
     inputs = jax.eval_shape(lambda: blank._example(shape))
     apply = lambda params, inputs: blank.module.apply({"params": params}, *inputs)  # noqa: E731
     return costs.flops(jax.make_jaxpr(apply)(blank.shapes.params, inputs).jaxpr)
-
-
-def _line(module: nn.Module) -> str:
-    """A module with those of its arguments that are not the default ones."""
-    arguments = (
-        (field.name, getattr(module, field.name))
-        for field in dataclasses.fields(module)
-        if field.name not in ("parent", "name") and getattr(module, field.name) != field.default
-    )
-    said = (f"{k}={_line(v) if isinstance(v, nn.Module) else repr(v)}" for k, v in arguments)
-    return f"{type(module).__name__}({', '.join(said)})"

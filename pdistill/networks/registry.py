@@ -130,6 +130,17 @@ def change_network(network: nn.Module, arguments: Mapping[str, Any]) -> nn.Modul
     return network.clone(**_fields(cls, what, arguments))
 
 
+def brief(module: nn.Module) -> str:
+    """Says a module in a line, with those of its arguments that are not the default ones."""
+    arguments = (
+        (field.name, getattr(module, field.name))
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name") and getattr(module, field.name) != field.default
+    )
+    said = (f"{k}={brief(v) if isinstance(v, nn.Module) else repr(v)}" for k, v in arguments)
+    return f"{type(module).__name__}({', '.join(said)})"
+
+
 def _own_fields(cls: type[nn.Module]) -> list[str]:
     """Names of a module's fields but Flax's."""
     return [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]

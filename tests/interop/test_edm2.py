@@ -92,7 +92,7 @@ def test_parity(tmp_path):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A network and a smaller one that guides it, converted: name -> (directory, sizes, tensors)."""
+    """A network and a smaller one that guides it, converted; by name."""
     folder, found = tmp_path_factory.mktemp("edm2"), {}
     sizes = {"xs": SMALL, "s": Sizes(channels=16)}
     names = {"xs": "xs-0134217-0.125", "s": "s-2147483-0.070"}

@@ -9,6 +9,7 @@ import optax
 import pytest
 import scipy.stats
 from flax import linen as nn
+from flax.core import FrozenDict
 from planning import TEACHER, plan_of, stage
 from stepping import run
 
@@ -105,18 +106,66 @@ def test_the_law_of_the_weights():
     learning = method(guidance=(0.5, 7.0), label_dropout=0.1)
     network = model(guidance=True)
     label = jnp.where(jnp.arange(4096) < 400, 3, 1)
-    t = jnp.linspace(-10.0, 10.0, 4096)
-    w = np.asarray(learning.draw_guidance(jax.random.key(0), t, label, network))
+    w = np.asarray(learning.draw_guidance(jax.random.key(0), label, network, jnp.float32))
     assert (w[:400] == 0).all()  # hidden labels
     share = np.log1p(w[400:]) - np.log(1.5)
     assert scipy.stats.kstest(share / np.log(8.0 / 1.5), "uniform").pvalue > 1e-3
-    bounded = dataclasses.replace(learning, guided_levels=(-1.0, 2.0))
-    inside = (t >= -4) & (t <= 2)  # log(sigma / alpha) = -t / 2
-    w = np.asarray(bounded.draw_guidance(jax.random.key(0), t, label, network))
-    np.testing.assert_array_equal(w[400:] > 0, np.asarray(inside)[400:])
     one = dataclasses.replace(learning, guidance=(1.5,))
-    w = one.draw_guidance(jax.random.key(0), t, label, network)
+    w = one.draw_guidance(jax.random.key(0), label, network, jnp.float32)
     np.testing.assert_allclose(w[400:], 1.5, rtol=1e-6)
+
+
+def test_guidance_acts_between_levels():
+    """Not outside, where the velocity is the pair's; the student is told the weight everywhere,
+    since its jump from outside passes through."""
+    learning = method(guidance=(0.5, 7.0), label_dropout=0.1, guided_levels=(-1.0, 2.0))
+    plain = dataclasses.replace(learning, guided_levels=())
+    state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
+    rows, all_levels = (m.examples(state, BATCH, jax.random.key(3)) for m in (learning, plain))
+    free = dataclasses.replace(plain, guidance=()).examples(state, BATCH, jax.random.key(3))
+    inside = (rows.t >= -4) & (rows.t <= 2)  # log(sigma / alpha) = -t / 2
+    assert 0 < inside.sum() < len(inside)
+    inside = diffusion.expand(inside, rows.v)
+    np.testing.assert_array_equal(rows.v, jnp.where(inside, all_levels.v, free.v))
+    np.testing.assert_array_equal(rows.told.guidance, rows.w)
+    assert (rows.w[rows.told.label != 3] >= 0.5).all()
+
+
+def test_levels_as_an_input():
+    """Improved MeanFlow's law: a time below one half to one above, all where nothing is jumped."""
+    learning = method(
+        guidance=(0.5, 7.0), label_dropout=0.1, own_velocity=True,
+        jumps=JumpLaw(instantaneous=0.5), network=FrozenDict(guidance_levels=True),
+    )  # fmt: skip
+    state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
+    network = state.student.network
+    assert network.takes_levels
+    rows = learning.examples(state, BATCH, jax.random.key(3))
+    still, middle = rows.t == rows.s, network.schedule(jnp.array(0.5))
+    assert 0 < still.sum() < len(still)
+    assert jnp.isinf(rows.told.levels[still]).all()
+    low, high = rows.told.levels[~still].T
+    assert jnp.isfinite(low).all() & jnp.isfinite(high).all()
+    assert ((low < middle) & (middle < high)).all()
+    # The velocity at a level is that of all levels, with the weight that acts there.
+    told = rows.told_at(rows.t)
+    assert told.levels is None
+    outside = (rows.t < rows.levels[:, 0]) | (rows.t > rows.levels[:, 1])
+    assert outside.any()
+    np.testing.assert_array_equal(told.guidance, jnp.where(outside, 0.0, rows.w))
+
+    states, logged = run(learning, state, BATCH, 2)
+    assert np.isfinite([row["loss"] for row in logged]).all()
+    product = learning.product(states[-1])
+    kernel = product.params["guidance_levels_in"]["Dense_0"]["kernel"]
+    assert jnp.abs(kernel).max() > 0  # what is told is learnt from
+
+    def said(levels):
+        return product.v(rows.z, rows.t, rows.told.replace(levels=levels))
+
+    everywhere = jnp.broadcast_to(jnp.array([-jnp.inf, jnp.inf]), (16, 2))
+    np.testing.assert_array_equal(said(None), said(everywhere))
+    assert not np.array_equal(said(None), said(jnp.clip(everywhere, -1.0, 1.0)))
 
 
 def test_weights_as_an_input():

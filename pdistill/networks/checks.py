@@ -1,0 +1,37 @@
+"""Checks that the parts of a network fit each other."""
+
+from typing import Any
+
+from pdistill import diffusion
+
+
+def check_network(network: Any) -> None:
+    """Raises ValueError for a head, shifts or a shape that the network's module cannot have."""
+    diffusion.output_channels(network.head, 1)  # raises for an unknown head
+    if network.shifts and len(network.shifts) != len(network.resolutions):
+        raise ValueError(
+            f"shifts must be one for each of the resolutions {network.resolutions}; got "
+            f"{network.shifts}"
+        )
+    if any(network.shifts) and not hasattr(network.schedule, "shifted"):
+        raise ValueError(
+            "shifts need a schedule that has a shift: the cosine schedule or a rectified flow's"
+        )
+    if network.resolutions and tuple(network.shape[:2]) != (network.resolutions[-1],) * 2:
+        raise ValueError(
+            f"resolutions end at {network.resolutions[-1]}, but images are of {network.shape}"
+        )
+
+
+def check_guide(network: Any, guide: Any) -> None:
+    """Raises ValueError for a guide of other images or labels, or networks that no guide fits."""
+    for either in (network, guide):
+        if either.takes_guidance or either.resolutions or hasattr(either.module, "routes"):
+            raise ValueError(
+                "a network that takes guidance weights as an input, a cascade and the model "
+                "of several students neither have a guide nor are one"
+            )
+    if guide.shape != network.shape:
+        raise ValueError(f"its guide makes images of {guide.shape}, it of {network.shape}")
+    if guide.num_labels not in (0, network.num_labels):
+        raise ValueError(f"its guide takes {guide.num_labels} labels, it {network.num_labels}")
