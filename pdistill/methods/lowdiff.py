@@ -83,7 +83,7 @@ class LowDiff(Method):
     def init(self, key: Array, *, model: Network) -> State:
         if not hasattr(model.module, "resolutions"):
             raise ValueError(
-                f"{type(model.module).__name__} has one resolution; UNet can have more"
+                f"{type(model.module).__name__} has one resolution; UNet and DiT can have more"
             )
         model = model.with_module({**self.network, "resolutions": self.resolutions})
         check_split(self.split, self.max_noise, model)

@@ -1,10 +1,14 @@
 """A small diffusion transformer (Peebles & Xie 2022) with adaLN-zero blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.data.images import repeat
+from pdistill.networks.cascades import halvings
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     TIME_SCALE,
@@ -93,6 +97,8 @@ class DiT(nn.Module):
         head's channels, columns the other); an MLP with a gate. All four are LightningDiT's.
       registers: number of learnt tokens beside those of patches, dropped before the output.
       velocity: it has a second head, for `Network.velocity` (improved MeanFlow).
+      resolutions: as of `UNet`, for the one network of a cascade. All sizes share the blocks, told
+        which one it is; the first layer and the positions of a smaller size are its own.
       dropout: rate on the input of each block when training.
       dtype: number format of the blocks; parameters and the output stay float32.
       remat: recompute each block in the backward pass instead of storing its activations: True, or
@@ -116,6 +122,7 @@ class DiT(nn.Module):
     swiglu: bool = False
     registers: int = 0
     velocity: bool = False
+    resolutions: tuple[int, ...] = ()
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool | str = False
@@ -138,12 +145,18 @@ class DiT(nn.Module):
         if told.label is not None and not self.num_labels:
             raise ValueError("a label was given to a network without labels (num_labels=0)")
 
-        embedding, late = self._embeddings(logsnr, told, batch)
-        tokens = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name="patches")(z)
+        small = halvings(self.resolutions, height, told.image) > 0
+        size = f"_{height}" if small else ""  # in the names of what a smaller size has for itself
+        embedding, late = self._embeddings(logsnr, told, height)
+        if told.image is not None:
+            below, _ = told.image
+            z = jnp.concatenate([z, repeat(below, height // below.shape[1])], axis=-1)
+        patches = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name=f"patches{size}")
+        tokens = patches(z)
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
-        self._check_size(tokens.shape[1])
-        tokens += self._learnt("position", tokens.shape[1], tokens.dtype)
+        self._check_size(f"position{size}", tokens.shape[1])
+        tokens += self._learnt(f"position{size}", tokens.shape[1], tokens.dtype)
         if self.registers:
             first = self._learnt("registers", self.registers, tokens.dtype)
             tokens = jnp.concatenate([first.repeat(batch, axis=0), tokens], axis=1)
@@ -169,10 +182,10 @@ class DiT(nn.Module):
             self.sow("velocity", "velocity", self._pixels(maps, "velocity_pixels"))
         return self._pixels(maps, "pixels")
 
-    def _check_size(self, num: int) -> None:
-        """Raises ValueError for images of another size than the parameters are for."""
-        if self.has_variable("params", "position"):
-            known = len(self.get_variable("params", "position"))
+    def _check_size(self, name: str, num: int) -> None:
+        """Raises ValueError for images of another size than the positions are for."""
+        if self.has_variable("params", name):
+            known = len(self.get_variable("params", name))
             if known != num:
                 raise ValueError(
                     f"this transformer knows {known} patches of {self.patch} pixels a side, but "
@@ -191,18 +204,23 @@ class DiT(nn.Module):
         )
         return channels_to_pixels(layer(maps), self.patch)
 
-    def _embeddings(self, logsnr: Array, told: Conditioning, batch: int) -> tuple[Array, Array]:
+    def _embeddings(self, logsnr: Array, told: Conditioning, height: int) -> tuple[Array, Array]:
         """The embeddings [B, features] of the blocks, and of the last `target_blocks` of them."""
+        batch = len(logsnr)
         if not (self.target and self.target_blocks):
-            embedding = self._embedding(logsnr, told, batch)
+            embedding = self._embedding(logsnr, told, height)
             return embedding, embedding
         target = logsnr if told.target is None else told.target
         twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), told)
-        both = self._embedding(jnp.concatenate([logsnr, target]), twice, 2 * batch)
+        both = self._embedding(jnp.concatenate([logsnr, target]), twice, height)
         return both[:batch], both[batch:]
 
-    def _embedding(self, logsnr: Array, told: Conditioning, batch: int) -> Array:
-        """The embedding [B, features] of everything that is told."""
+    def _embedding(self, logsnr: Array, told: Conditioning, height: int) -> Array:
+        """The embedding [B, features] of everything that is told, and of the images' height."""
+        batch = len(logsnr)
+        level = functools.partial(
+            TargetEmbedding, self.features, self.features, self.dtype, self.time_scale
+        )
         waves = logsnr_waves(logsnr, self.features, self.time_scale)
         if self.guidance:
             waves += GuidanceEmbedding(self.features, name="guidance_in")(told.guidance, batch)
@@ -211,9 +229,7 @@ class DiT(nn.Module):
             nn.swish(embedding)
         )
         if self.target and not self.target_blocks:
-            embedding += TargetEmbedding(
-                self.features, self.features, self.dtype, self.time_scale, name="target_in"
-            )(told.target, logsnr)
+            embedding += level(name="target_in")(told.target, logsnr)
         if self.guidance_levels:
             embedding += LevelsEmbedding(
                 self.features, self.dtype, self.time_scale, name="guidance_levels_in"
@@ -222,4 +238,9 @@ class DiT(nn.Module):
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 told.label, batch
             )
+        if (num := len(self.resolutions)) > 1:
+            embed = nn.Embed(num, self.features, dtype=self.dtype, name="resolution_in")
+            embedding += embed(jnp.full(1, self.resolutions.index(height)))
+        if told.image is not None:
+            embedding += level(name="condition_in")(told.image.logsnr, logsnr)
         return embedding

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.data.images import average, repeat
+from pdistill.networks.cascades import halvings
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     TIME_SCALE,
@@ -289,28 +290,18 @@ class UNet(nn.Module):
         """The level at which images of this height enter and leave; 0 is the outermost.
 
         Raises:
-          ValueError: sizes that are not the network's; a condition too many or too few.
+          ValueError: as `halvings`; more resolutions than levels.
         """
-        sizes = self.resolutions or (height,)
-        if height not in sizes:
-            raise ValueError(f"this network takes images of {sizes} pixels; got {height}")
-        if (image is None) != (height == sizes[0]):
+        level = halvings(self.resolutions, height, image)
+        sizes = self.resolutions
+        if sizes and sizes[0] << len(self.multipliers) <= sizes[-1]:
             raise ValueError(
-                f"of the sizes {sizes} all but the first are made on the condition of an image of "
-                f"the size before; got {height} pixels {'without' if image is None else 'with'}"
-            )
-        levels = [(sizes[-1] // size).bit_length() - 1 for size in sizes]
-        doubling = all(
-            size << level == sizes[-1] for size, level in zip(sizes, levels, strict=True)
-        )
-        if not doubling or list(sizes) != sorted(set(sizes)) or levels[0] >= len(self.multipliers):
-            raise ValueError(
-                f"resolutions must rise by powers of two, one for each of the "
-                f"{len(self.multipliers)} levels at most; got {sizes}"
+                f"resolutions must be one for each of the {len(self.multipliers)} levels at most; "
+                f"got {sizes}"
             )
         if self.grown and len(sizes) > 1:
             raise ValueError("a network of several resolutions cannot have grown levels")
-        return levels[sizes.index(height)]
+        return level
 
 
 def grow(

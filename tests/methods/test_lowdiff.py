@@ -32,7 +32,7 @@ from pdistill.methods.parts.cascade import per_resolution, split_rows
 from pdistill.methods.parts.regression import Examples, regress
 from pdistill.methods.parts.times import uniform_times
 from pdistill.model.sampling import Sampling, generate
-from pdistill.networks import NOTHING, Conditioning, Network, UNet
+from pdistill.networks import NOTHING, Conditioning, DiT, Network, UNet
 from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import Cascade, Ddim, LowRes
 from pdistill.training import Learner, LoopConfig, Optimizer
@@ -101,8 +101,38 @@ def test_small_images_skip_the_outer_level():
     }
 
 
-def test_the_network_is_told_its_resolution_and_its_condition():
-    network, v = spoiled(PAIR), jax.jit(Network.v)
+DIT = PLAIN.replace(module=DiT(1, patch=2, features=16, depth=1, heads=2))
+DIT_PAIR = DIT.replace(module=DIT.module.clone(resolutions=(4, 8)), shifts=(1.5, 0.0))
+
+
+def test_a_transformer_of_one_resolution_is_the_plain_one():
+    """And of several: all sizes share its blocks; a smaller one has its own way in."""
+    init, v = jax.jit(Network.init), jax.jit(Network.v)
+    params, spoil = init(DIT, KEY).params, spoiled(DIT)
+    alone = DIT.replace(module=DIT.module.clone(resolutions=(8,)))
+    chex.assert_trees_all_equal(init(alone, KEY).params, params)
+    z, logsnr = jax.random.normal(KEY, (3, 8, 8, 1)), jnp.array([-3.0, 0.0, 4.0])
+    assert same(v(alone.replace(params=spoil.params), z, logsnr), v(spoil, z, logsnr))
+    pair = init(DIT_PAIR, KEY).params
+    assert set(pair) - set(params) == {
+        *("patches_4", "position_4", "resolution_in", "condition_in")
+    }
+    network = spoiled(DIT_PAIR)
+    grads = jax.jit(jax.grad(lambda net: jnp.sum(net.v(z[:, :4, :4], logsnr) ** 2)))(network)
+    grads = {
+        name: any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(tree))
+        for name, tree in grads.params.items()
+    }
+    assert {name for name, any_ in grads.items() if not any_} == {
+        *("patches", "position", "condition_in")
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "table"), [(PAIR, "resolution_emb"), (DIT_PAIR, "resolution_in")]
+)
+def test_the_network_is_told_its_resolution_and_its_condition(network, table):
+    network, v = spoiled(network), jax.jit(Network.v)
     z, logsnr = jax.random.normal(KEY, (2, 8, 8, 1)), jnp.zeros(2)
     before = jax.random.normal(jax.random.key(4), (2, 4, 4, 1))
 
@@ -110,8 +140,8 @@ def test_the_network_is_told_its_resolution_and_its_condition():
         return v(network, z, logsnr, Conditioning(image=LowRes(image, jnp.full(2, noise))))
 
     def without_row(i):
-        table = network.params["resolution_emb"]["embedding"]
-        others = {"resolution_emb": {"embedding": table.at[i].set(0.0)}}
+        rows = network.params[table]["embedding"]
+        others = {table: {"embedding": rows.at[i].set(0.0)}}
         return network.replace(params=network.params | others)
 
     assert not same(told(), told(noise=4.0))

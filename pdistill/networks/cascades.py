@@ -1,0 +1,28 @@
+"""Sizes of the images of a network that makes a cascade (LowDiff, Xu et al. 2025)."""
+
+from pdistill.samplers import LowRes
+
+
+def halvings(resolutions: tuple[int, ...], height: int, image: LowRes | None) -> int:
+    """How often images of this height are half as large as the largest: 0 for those.
+
+    Args:
+      resolutions: heights of the images that the network takes; () for any one.
+      image: the condition that it is told, of the size before.
+
+    Raises:
+      ValueError: sizes that are not the network's; a condition too many or too few.
+    """
+    sizes = resolutions or (height,)
+    if height not in sizes:
+        raise ValueError(f"this network takes images of {sizes} pixels; got {height}")
+    if (image is None) != (height == sizes[0]):
+        raise ValueError(
+            f"of the sizes {sizes} all but the first are made on the condition of an image of "
+            f"the size before; got {height} pixels {'without' if image is None else 'with'}"
+        )
+    levels = [(sizes[-1] // size).bit_length() - 1 for size in sizes]
+    doubling = all(size << level == sizes[-1] for size, level in zip(sizes, levels, strict=True))
+    if not doubling or list(sizes) != sorted(set(sizes)):
+        raise ValueError(f"resolutions must rise by powers of two; got {sizes}")
+    return levels[sizes.index(height)]
