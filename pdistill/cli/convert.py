@@ -29,7 +29,7 @@ import inspect
 from pathlib import Path
 
 from pdistill.cli.options import command_parser
-from pdistill.interop import CONVERTERS, ConversionError, write_model
+from pdistill.interop import CONVERTERS, ConversionError, with_codec, write_model
 from pdistill.networks import Codec
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guide", help="edm2: model directory of the network that guides it")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
     parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
+    parser.add_argument("--codec", help="networks of latents: directory of their codec")
     parser.add_argument("--heads", type=int, help="sit, dit, lightningdit: attention's heads")
     options = vars(parser.parse_args(arguments))
     format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
@@ -53,15 +54,20 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError, CheckpointError):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
-        _check(format, given)
+        _check(format, {name: value for name, value in given.items() if name != "codec"})
+        codec = given.pop("codec", None)
         conversion = CONVERTERS[format](source, **given)
+        if codec is not None:
+            conversion = with_codec(conversion, codec)
         write_model(out, conversion)
     made = conversion.network
     if isinstance(made, Codec):
         print(f"{source} -> {out}: {made}")
     else:
         steps = conversion.card["num_steps"]
-        print(f"{source} -> {out}: {type(made.module).__name__}, {steps} steps")
+        weight = conversion.card.get("published_guidance")
+        said = "" if weight is None else f", published with guidance={weight:g}"
+        print(f"{source} -> {out}: {type(made.module).__name__}, {steps} steps{said}")
 
 
 def _check(format: str, given: dict[str, object]) -> None:

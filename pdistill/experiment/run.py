@@ -322,6 +322,12 @@ class Experiment:
             return self._save_codec(planned, directory, network)
         run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
         routed = hasattr(network.module, "routes")
+        data = {
+            "name": self.train_data.name,
+            "shape": planned.image_shape,
+            "noise_shape": network.shape,
+            "scale": "image / 127.5 - 1",
+        }
         card = {
             "kind": "routed" if routed else parse_solver(solver).model,
             "solver": solver,
@@ -330,12 +336,7 @@ class Experiment:
             "clip": self.measurements.clip(planned),
             "num_labels": network.num_labels,
             "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
-            "data": {
-                "name": self.train_data.name,
-                "shape": planned.image_shape,
-                "noise_shape": network.shape,
-                "scale": "image / 127.5 - 1",
-            },
+            "data": data,
             "method": run.method.name,
             "generator": str(jax.random.key_impl(self._key)),
             "parent": planned.given.get("start") or planned.given.get("teacher"),
@@ -348,6 +349,7 @@ class Experiment:
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
+            card["data"] = data  # an imported card's may be of latents alone
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 

@@ -6,7 +6,7 @@ Noise levels, heads and layouts of others are translated here and in
 
 from pdistill.interop.adm import convert_adm
 from pdistill.interop.codecs import convert_ldm
-from pdistill.interop.conversion import Conversion, write_model
+from pdistill.interop.conversion import Conversion, with_codec, write_model
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.interop.edm import convert_edm
 from pdistill.interop.edm2 import convert_edm2
@@ -44,6 +44,7 @@ __all__ = [
     "convert_sit",
     "export_sampler",
     "read_folder",
+    "with_codec",
     "write_folder",
     "write_model",
     "write_sampler",

@@ -9,10 +9,13 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
+from pdistill.model.card import read_card
+from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 
+PIXELS, LATENTS = "image / 127.5 - 1", "latents"  # what a network's arrays are, in its card
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
 
@@ -49,7 +52,7 @@ def teacher_card(
         "num_steps": num_steps or NUM_STEPS,
         "clip": clip,
         "num_labels": network.num_labels,
-        "data": {"shape": network.shape, "scale": "image / 127.5 - 1" if pixels else "latents"},
+        "data": {"shape": network.shape, "scale": PIXELS if pixels else LATENTS},
         "guidance": (0.0, None) if guided else None,
         "parent": None,
         "stage": Path(source).absolute().name,
@@ -57,6 +60,33 @@ def teacher_card(
         "train_steps": None,
         "images_seen": None,
     }
+
+
+def with_codec(conversion: Conversion, directory: str | Path) -> Conversion:
+    """The conversion of a network of latents as a model that makes images by a codec.
+
+    Args:
+      directory: the codec's, as `convert` or a run writes it.
+
+    Raises:
+      ConversionError: it makes no latents, or not such latents.
+      ModelError: there is no codec there.
+    """
+    network, card = conversion.network, conversion.card
+    if isinstance(network, Codec) or card["data"]["scale"] != LATENTS:
+        raise ConversionError("--codec is for networks of latents; leave it out")
+    codec, found = blank_codec(directory), models.find(directory).resolve()
+    if codec.channels != network.shape[-1]:
+        raise ConversionError(
+            f"the codec in {directory} makes latents of {codec.channels} channels, and the network "
+            f"takes {network.shape[-1]}; give the one that it was trained with"
+        )
+    shape, checksum = codec.image_shape(network.shape), read_card(found, codec=True)["checksum"]
+    changes = {
+        "codec": {"path": str(found), "checksum": checksum},
+        "data": {"shape": shape, "noise_shape": network.shape, "scale": PIXELS},
+    }
+    return Conversion(network, card | changes)
 
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:

@@ -36,12 +36,14 @@ class Family:
     Attributes:
       convention, schedule: noise levels of the network and of its sampler's steps.
       num_steps: Euler's steps, or DDIM's.
+      weight: of guidance, their scale less one, which the card keeps as `published_guidance`.
       guided_from: time, 0 at noise and 1 at data, from which on it is guided.
     """
 
     convention: Convention
     schedule: Schedule
     num_steps: int
+    weight: float
     guided_from: float = 0.0
 
     @property
@@ -52,9 +54,9 @@ class Family:
 
 
 # 249 steps are those between 250 times; a shift of 0.3 is from noise to data.
-SIT = Family(Flow(), RectifiedFlow(), 249)
-DIT = Family(Ddpm(), Ddpm().schedule, 250)
-LIGHTNINGDIT = Family(Flow(), RectifiedFlow(1 / 0.3), 249, guided_from=0.125)
+SIT = Family(Flow(), RectifiedFlow(), 249, 0.5)
+DIT = Family(Ddpm(), Ddpm().schedule, 250, 0.5)
+LIGHTNINGDIT = Family(Flow(), RectifiedFlow(1 / 0.3), 249, 5.7, guided_from=0.125)
 
 
 @converter
@@ -120,6 +122,7 @@ def _convert(
         blank, method=name, source=source, num_steps=num_steps or family.num_steps, guided=True,
         pixels=False, clip=None,
     )  # fmt: skip
+    card["published_guidance"] = family.weight
     return Conversion(from_torch(blank, tensors, source), card)
 
 

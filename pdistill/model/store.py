@@ -160,6 +160,11 @@ def read_codec(
     from pdistill.model.codecs import load_codec
 
     named = card.get("codec")
+    if not named and card["data"]["scale"] == "latents":
+        raise ModelError(
+            f"{directory} makes latents, and names no codec: convert it again, by python -m "
+            "pdistill.convert ... --codec=DIR"
+        )
     if not named:
         raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
     found = find(path or directory / named["path"])
