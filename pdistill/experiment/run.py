@@ -349,7 +349,9 @@ class Experiment:
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
-            card["data"] = data  # an imported card's may be of latents alone
+            # Of what an imported model makes by itself, latents, its card says the shape.
+            shapes = {"shape": planned.image_shape, "noise_shape": network.shape}
+            card["data"] = card["data"] | shapes
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 

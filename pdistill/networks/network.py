@@ -295,7 +295,8 @@ class Network(struct.PyTreeNode):
     def shapes(self) -> "Network":
         """The network with the shapes of its parameters, `jax.ShapeDtypeStruct`."""
         # A copy of the tree: what is remembered stays as it is.
-        return self.replace(params=jax.tree.map(lambda leaf: leaf, _shapes(self.blank)))
+        alike = self.blank.replace(guidance=None, sampler="")  # of the same parameters
+        return self.replace(params=jax.tree.map(lambda leaf: leaf, _shapes(alike)))
 
     def init(self, key: Array) -> "Network":
         """The network with fresh parameters.

@@ -13,18 +13,18 @@ from flax import traverse_util
 # layers, EDM's and diffusers'.
 BLOCKS = (
     r"(block_?\d+|sample|_up|_down|in[01]|(nets|samplers)\.\d+)"
-    r"/(conv\d|temb_proj|affine|time_emb_proj)/"
+    r"/(conv(_res)?\d|temb_proj|affine|time_emb_proj|emb_linear)/"
 )
 PRESETS: dict[str, tuple[str, ...]] = {
     "none": (),
     "d2o_f": (
-        r"(block_?\d+|attn_\d+|sample|up|down|in[01]|(nets|samplers)\.\d+)[./](conv\d|proj)"
-        r"|attentions\.\d+/to_out",
+        r"(block_?\d+|attn_\d+|sample|up|down|in[01]|(nets|samplers)\.\d+)"
+        r"[./](conv(_res)?\d|(attn_)?proj)|attentions\.\d+/to_out",
     ),
-    "unet": (BLOCKS, r"attn_\d+/proj_out/|(block\d+|in0)/proj/|attentions\.\d+/to_out"),
+    "unet": (BLOCKS, r"attn_\d+/proj_out/|(block\d+|in0)/(attn_)?proj/|attentions\.\d+/to_out"),
     "unet_qkv": (
         BLOCKS,
-        r"attn_\d+/(q|k|v|proj_out)/|(block\d+|in0)/(qkv|proj)/|attentions\.\d+/to_",
+        r"attn_\d+/(q|k|v|proj_out)/|(block\d+|in0)/(attn_)?(qkv|proj)/|attentions\.\d+/to_",
     ),
     # While PaGoDA grows, all but the finest level of the base network's decoder and what is
     # behind it is frozen; with 64 pixels theirs also trains the second finest level but for its
@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 # the decoder that learn at least in part, and the paths of the decoder's levels and before it.
 GROWING = {"pagoda": 1, "pagoda_64": 2}
 DECODER = r"^(?:dec\.|up_blocks\.)(\d+)"
-ENCODER = r"^(enc\.|map_|conv_in/|time_embedding|class_embedding|down_blocks|mid_block)"
+ENCODER = r"^(enc\.|map_|emb_|conv_in/|time_embedding|class_embedding|down_blocks|mid_block)"
 
 
 def preset(name: str, params: Any = None) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from test_torch_files import ORDERED_DICT, REBUILD, call, legacy, named, program
 class Sizes:
     """A network of two levels with one block each, and attention at the coarser one."""
 
-    side: int = 8
-    channels: int = 8
-    head: int = 8
+    side: int = 4
+    channels: int = 4
+    head: int = 4
     labels: int = 3
     images: int = 4
 

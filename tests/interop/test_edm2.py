@@ -11,19 +11,25 @@ import numpy as np
 import pytest
 from comparison import nhwc
 from edm2_reference import Sizes, denoised, heun, pickled, vae_encoder
+from ml_collections import ConfigDict
 from test_codecs import arrays_of, error, run, unpack
 from test_edm import unpacked
 from test_torch_files import program, value
+from tiny_experiment import LOOP
 
 import pdistill
 from pdistill import convert
+from pdistill.cli.config_file import load_config
+from pdistill.experiment.config import as_plain
 from pdistill.interop import ConversionError, convert_edm, convert_edm2
-from pdistill.model import ModelError
-from pdistill.networks import Conditioning, Network
+from pdistill.interop.edm2 import MEAN, STD
+from pdistill.model import ModelError, save_codec
+from pdistill.networks import AutoencoderKL, Conditioning, Network
+from pdistill.runtime.files import read_jsonl
 
 SMALL = Sizes()
 GOLDEN = Sizes(side=16, channels=32, head=32, labels=10)
-LEVELS = np.append(np.geomspace(0.002, 80, 10), [0.3, 5.0])
+LEVELS = np.geomspace(0.002, 80, 10)
 in_float64 = jax.enable_x64  # as a context
 
 
@@ -64,37 +70,46 @@ def ours(network, x, sigma, labels):
     scale = np.sqrt(1 + sigma**2)[:, None, None, None]
     told = Conditioning(label=jnp.asarray(labels))
     z, logsnr = jnp.asarray(nhwc(x / scale)), jnp.asarray(-2 * np.log(sigma))
-    return np.moveaxis(jax.jit(Network.denoise)(network, z, logsnr, told), -1, 1)
+    return np.moveaxis(np.asarray(jax.jit(Network.denoise)(network, z, logsnr, told)), -1, 1)
 
 
-def test_parity(tmp_path):
-    """At ten noise levels, and the published code's own numbers at two more."""
-    tensors = fill(GOLDEN)
-    conversion = converted(tmp_path / "network.pkl", GOLDEN, tensors)
-    noise = np.random.default_rng(1).standard_normal((2, 4, 16, 16)).astype(np.float32)
-    sigma = LEVELS[:, None, None, None]
-    x = np.concatenate([images(GOLDEN, 10) * np.hypot(sigma[:10], 0.5), sigma[10:] * noise])
-    labels = np.array([*range(10), 3, 10])
+def check_parity(path, sizes, tensors, x, sigma, labels):
+    """Compares D of a converted network with NumPy's, and returns it."""
+    network = converted(path / "network.pkl", sizes, tensors).network
     with in_float64(True):
-        network = jax.tree.map(lambda a: a.astype(jnp.float64), conversion.network)
-        actual = ours(network, x, LEVELS, labels)
-    desired = denoised(GOLDEN, tensors, x, LEVELS, labels)
+        actual = ours(wide(network), x, sigma, labels)
+    desired = denoised(sizes, tensors, x, sigma, labels)
     np.testing.assert_allclose(actual, desired, rtol=0, atol=1e-9)
-    published = actual[10:]
-    numbers = (
-        published.mean(),
-        published.std(ddof=1),
-        published[0, 0, 0, 0],
-        published[1, 3, 15, 15],
-    )
+    return actual
+
+
+def wide(network):
+    return jax.tree.map(lambda a: a.astype(jnp.float64), network)
+
+
+@pytest.mark.parametrize("labels", [3, 0])
+def test_parity(tmp_path, labels):
+    sizes = Sizes(labels=labels)
+    x = images(sizes, 10) * np.hypot(LEVELS, 0.5)[:, None, None, None]
+    told = np.arange(10) % (labels + 1)  # the last is none
+    check_parity(tmp_path, sizes, draw(sizes), x, LEVELS, told)
+
+
+def test_the_published_codes_numbers(tmp_path):
+    """Mean, deviation, first and last element, with weights made of their names."""
+    sigma = np.array([0.3, 5.0])
+    noise = np.random.default_rng(1).standard_normal((2, 4, 16, 16)).astype(np.float32)
+    x = sigma[:, None, None, None] * noise
+    d = check_parity(tmp_path, GOLDEN, fill(GOLDEN), x, sigma, np.array([3, 10]))
+    numbers = d.mean(), d.std(ddof=1), d.flat[0], d.flat[-1]
     np.testing.assert_allclose(numbers, (-0.005058, 0.373147, -0.181967, 0.421823), atol=6e-7)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A network and a smaller one that guides it, converted; by name."""
+    """A network and a smaller one that guides it: {name: (directory, sizes, tensors)}."""
     folder, found = tmp_path_factory.mktemp("edm2"), {}
-    sizes = {"xs": SMALL, "s": Sizes(channels=16)}
+    sizes = {"xs": SMALL, "s": Sizes(channels=8)}
     names = {"xs": "xs-0134217-0.125", "s": "s-2147483-0.070"}
     for seed, (name, size) in enumerate(sizes.items()):
         tensors = draw(size, seed, np.float16)
@@ -125,7 +140,7 @@ def test_the_published_sampler_with_a_guide(models):
     model = pdistill.load(directory)
     noise, labels, w = images(SMALL, 2), np.array([2, 0]), model.card["published"]["guidance"]
     with in_float64(True):
-        network = jax.tree.map(lambda a: a.astype(jnp.float64), model.network)
+        network = wide(model.network)
         told = Conditioning(label=jnp.asarray(labels), guidance=jnp.full(2, w))
         sample = jax.jit(functools.partial(model.sampling.run, key=None))
         actual = sample(network, told, z_init=jnp.asarray(nhwc(noise)))
@@ -154,9 +169,7 @@ def test_gradients_are_those_of_the_normalised_weights(tmp_path):
         return jnp.sum(jnp.sin(network.denoise(z, -2 * jnp.log(jnp.asarray(sigma)), told)))
 
     with in_float64(True):
-        network, along = (
-            jax.tree.map(lambda a: a.astype(jnp.float64), n) for n in (network, along)
-        )
+        network, along = wide(network), wide(along)
         gradient = jax.jit(jax.grad(loss))(network, jnp.asarray(nhwc(x)))
         slope = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient.params, along.params)))
     still = {name for name, a in gradient.params.items() if not jax.tree.leaves(a)[0].any()}
@@ -167,6 +180,42 @@ def test_gradients_are_those_of_the_normalised_weights(tmp_path):
         return np.sum(np.sin(denoised(SMALL, moved, x, sigma, labels)))
 
     assert slope == pytest.approx((value_at(1e-5) - value_at(-1e-5)) / 2e-5, rel=1e-6)
+
+
+def test_the_papers_config_runs_to_its_end(tmp_path, finished):
+    """sCD from converted networks on a codec's latents, of random weights: of digits, 8 x 8."""
+    sizes, options = Sizes(labels=10), {}
+    for seed, name in enumerate(("teacher", "guide")):
+        source, options[name] = tmp_path / f"{name}.pkl", str(tmp_path / name)
+        data = pickled(sizes, draw(sizes, seed), encoder=vae_encoder(), **sizes.arguments)
+        source.write_bytes(data)
+        convert.main(["--from=edm2", f"--source={source}", f"--out={options[name]}"])
+    module = AutoencoderKL((8, 8), image_channels=1, blocks=1, groups=4, unit_pixels=True)
+    codec = pdistill.Codec(None, module, MEAN, STD, tile=8)
+    codec = jax.jit(codec.init)(jax.random.key(0))
+    options["codec"] = str(tmp_path / "codec")
+    save_codec(options["codec"], codec, stage="codec", method="edm2")
+    plain = as_plain(load_config("imagenet512_edm2_scd:imported")) | options
+    plain["data"] = {"name": "digits"}
+    plain["mesh"] = {}
+    plain["evaluation"] |= {
+        "metrics": ["fd_pixels"], "num_samples": 32, "batch_size": 32, "guidance": [0.4],
+    }  # fmt: skip
+    plain["stages"][0]["measured_at"] = [2]
+    plain["stages"][1] |= {"measured_at": [2], "loop": LOOP}
+    workdir = finished(ConfigDict(plain))
+    rows = read_jsonl(workdir / "results.jsonl")
+    found = {(row["stage"], row["nfe"], row["solver"], row["guidance"]) for row in rows}
+    assert found == {
+        ("teacher", 6, "edm", 0.4), ("scd", 2, "gamma", 0.4)
+    }  # fmt: skip
+    teacher, student = (pdistill.load(workdir / name) for name in ("teacher", "scd"))
+    assert teacher.image_shape == student.image_shape == (8, 8, 1)
+    guided = pdistill.load(options["teacher"], guide=options["guide"]).network
+    jax.tree.map(np.testing.assert_array_equal, teacher.network.replace(codec=None), guided)
+    assert student.network.guide is None
+    assert student.guidance_range == (0, 1)
+    assert "guide" not in student.card
 
 
 # --- The codec ------------------------------------------------------------------------------------
@@ -221,7 +270,7 @@ def test_other_files(tmp_path):
     [
         ({"network": "Transformer"}, "it has Transformer, not UNet"),
         ({"clip_act": 128}, "UNet with clip_act=128 is not supported"),
-        ({"channel_mult": [1, 3]}, r"has shape \[16, 16\], not \[24, 24\]"),
+        ({"channel_mult": [1, 3]}, r"has shape \[8, 8\], not \[12, 12\]"),
         (
             {"encoder": vae_encoder(times=2.0)},
             "its encoder scales latents by .* is not what EDM2's",

@@ -11,11 +11,13 @@ import pytest
 from pdistill.data.images import repeat
 from pdistill.diffusion import CosineSchedule, DdpmSchedule, KarrasSchedule
 from pdistill.methods import Guided, Progressive
+from pdistill.methods.parts.balance import OUTPUT, find_layer
 from pdistill.networks import (
     Conditioning,
     DhariwalUNet,
     DiffusersDiT,
     DiffusersUNet,
+    Edm2UNet,
     Network,
     SongUNet,
 )
@@ -29,6 +31,7 @@ EDM = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention_sizes": (4,
 NETWORKS = {
     "song": (SongUNet(3, dropout=0.1, **EDM), "v", KarrasSchedule()),
     "dhariwal": (DhariwalUNet(3, ("vp",), dropout=0.1, **EDM), "eps", CosineSchedule()),
+    "edm2": (Edm2UNet(3, dropout=0.1, head_channels=8, **EDM), "v", KarrasSchedule()),
     "unet": (
         DiffusersUNet(
             3, channels=(8, 16), blocks=1, groups=4, middle_groups=4, resample_down=("resnet",),
@@ -57,7 +60,7 @@ def blank(name, **changes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["song", "unet", "dit"])
+@pytest.mark.parametrize("name", ["song", "edm2", "unet", "dit"])
 def test_guided_student(name):
     """Traced, not compiled: it has a teacher's pair, labels, and a guidance input of its own."""
     teacher, guided = blank(name).shapes, Guided(optimizer=OPTIMIZER)
@@ -89,6 +92,13 @@ def test_frozen_groups_of_edm():
     _, frozen = partition(blank("song").shapes.params, PRESETS["d2o_f"])
     assert sorted(frozen["dec.4x4_in0"]) == ["conv0", "conv1", "proj"]
     assert "map_layer0" not in frozen
+    _, frozen = partition(blank("edm2").shapes.params, PRESETS["d2o_f"])
+    assert sorted(frozen["dec.4x4_in0"]) == ["attn_proj", "conv_res0", "conv_res1"]
+
+
+def test_the_last_layer_of_edm2():
+    """It has no bias, by which those of others are known."""
+    assert find_layer(OUTPUT, blank("edm2").shapes) == "out_conv/kernel"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,7 @@ def test_frozen_groups_of_edm():
     [
         ("song", "dec.8x8_aux_conv", "dec.8x8_"),
         ("dhariwal", "out_conv", "dec.8x8_"),
+        ("edm2", "out_conv", "dec.8x8_"),
         ("unet", "conv_out", "up_blocks.1."),
     ],
 )

@@ -41,13 +41,20 @@ EDM2 = {
     "xl": (384, 1_119_283_749),
     "xxl": (448, 1_523_164_773),
 }
+ALIKE = ("edm2_s", "edm2_m", "edm2_l", "edm2_xl")  # the others, but for one number
 for name, (channels, parameters) in EDM2.items():
     # Frequencies and phases of waves are parameters here and buffers there.
     own = parameters - 128 + 2 * channels
     SIZES[f"edm2_{name}"] = Edm2UNet(4, channels=channels, num_labels=1000), 64, own
 
 
-@pytest.mark.parametrize(("network", "size", "parameters"), SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("network", "size", "parameters"),
+    [
+        pytest.param(*case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
+        for name, case in SIZES.items()
+    ],
+)
 def test_published_sizes(network, size, parameters):
     shape = (size, size, network.out_channels)
     blank = Network(None, module=network, head="v", schedule=None, shape=shape)

@@ -98,12 +98,10 @@ def find_layer(layer: str, network: Network, fixed: tuple[str, ...] = ()) -> str
     if layer == OUTPUT:
         module = network.module
         channels = module.out_channels * getattr(module, "patch", 1) ** 2
-        found = [
-            path
-            for path in kernels
-            if flat[path].shape[-1] == channels
-            and getattr(flat.get(path.replace("kernel", "bias")), "shape", None) == (channels,)
-        ]
+        wide = [path for path in kernels if flat[path].shape[-1] == channels]
+        biases = {path: flat.get(path.replace("kernel", "bias")) for path in wide}
+        found = [path for path in wide if getattr(biases[path], "shape", None) == (channels,)]
+        found = found or [path for path in wide if biases[path] is None]
         if len(found) == 1:
             return found[0]
         problem = f"{len(found) or 'no'} layers that learn have {channels} outputs"

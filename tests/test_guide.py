@@ -1,0 +1,140 @@
+"""A model that another model guides: samples, files, exports, and its students."""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export as jax_export
+from test_model import KEY, LABELLED, PLAIN, SHAPE, STUDENT, blank, save_random
+from tiny_experiment import tiny
+
+import pdistill
+from pdistill import export
+from pdistill.cli import sample
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.methods import Direct, Dmd, Guided, Progressive
+from pdistill.model import ModelError
+from pdistill.networks import DiT, Network
+from pdistill.training import Optimizer
+
+LABEL, W = jnp.array([0, 2, 1]), jnp.array([0.5, 2.0, 0.0])
+SMALL = blank(DiT(1, features=4, depth=1, heads=2, num_labels=3), "eps")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models in it: "large" and "plain"; "small" and "free", without labels, to guide them."""
+    folder = tmp_path_factory.mktemp("guides")
+    for seed, (name, network) in enumerate(
+        {"large": LABELLED, "small": SMALL, "free": PLAIN, "plain": PLAIN}.items()
+    ):
+        save_random(folder / name, network, seed)
+    return folder
+
+
+def alone(folder, name):
+    return pdistill.load(folder / name)
+
+
+@jax.jit
+def denoise(network, told):
+    z = jax.random.normal(KEY, (3, *SHAPE))
+    return network.denoise(z, jnp.array([-3.0, 0.0, 2.0]), told)
+
+
+@pytest.mark.parametrize(
+    ("name", "guide", "label", "its_label"),
+    [
+        ("large", "small", LABEL, LABEL),
+        ("large", "free", LABEL, None),
+        ("plain", "free", None, None),
+    ],
+)
+def test_it_is_the_second_of_the_pair(folder, name, guide, label, its_label):
+    """D + w (D - D_guide), whatever each of them predicts; without label where there are none."""
+    model = pdistill.load(folder / name, guide=folder / guide)
+    x, weaker = (
+        denoise(found.network, found.told(3, told))
+        for found, told in ((alone(folder, name), label), (alone(folder, guide), its_label))
+    )
+    w = W[:, None, None, None]
+    actual = denoise(model.network, model.told(3, label, W))
+    np.testing.assert_allclose(actual, x + w * (x - weaker), rtol=0, atol=2e-5)
+    assert jnp.abs(actual - x)[:2].max() > 0.01
+    np.testing.assert_array_equal(denoise(model.network, model.told(3, label)), x)
+
+
+def test_samples_and_exports_have_it(folder, tmp_path):
+    model = pdistill.load(folder / "large", guide=folder / "small")
+    images = model.sample(KEY, 3, label=LABEL, guidance=W)
+    unguided = alone(folder, "large").sample(KEY, 3, label=LABEL)
+    assert jnp.abs(images - unguided)[:2].max() > 0.01
+    sample.main([
+        f"--model={folder / 'large'}", f"--guide={folder / 'small'}", "--num=3", "--seed=7",
+        "--label=0,2,1", "--guidance=2", f"--out={tmp_path / 'images.npz'}",
+    ])  # fmt: skip
+    drawn = np.load(tmp_path / "images.npz")["images"]
+    np.testing.assert_array_equal(drawn[1], pdistill.data.to_uint8(images)[1])
+
+    save_random(tmp_path / "guided", seed=0, **pdistill.model.guided_card(folder / "small"))
+    out = tmp_path / "sampler.stablehlo"
+    export.main([f"--model={tmp_path / 'guided'}", f"--out={out}", "--weights=beside"])
+    sampler = jax_export.deserialize(out.read_bytes())
+    with np.load(out.with_suffix(".npz")) as weights:
+        called = sampler.call(dict(weights), KEY, jnp.arange(3), LABEL, W)
+    np.testing.assert_array_equal(called, images)
+
+
+def test_students_learn_from_it_and_have_none(folder):
+    teacher = pdistill.load(folder / "large", guide=folder / "small").network
+    method = {"optimizer": Optimizer(1e-3)}
+    for found, more in (
+        (Progressive(**method, start_steps=2), {"num_steps": 2}),
+        (Direct(**method, teacher_steps=1), {}),
+        (Dmd(**method, fake_optimizer=Optimizer(1e-3), guidance=1.0, discriminating=0.0), {}),
+        (Guided(**method), {}),
+    ):
+        state = jax.eval_shape(functools.partial(found.init, KEY, teacher=teacher, **more))
+        assert found.product(state).guide is None
+    learners = jax.tree.leaves(
+        state, is_leaf=lambda a: isinstance(a, Network) and a.guide is not None
+    )
+    assert sum(isinstance(a, Network) for a in learners) == 1  # the teacher
+
+
+def test_a_config_that_imports_no_teacher_takes_none():
+    with pytest.raises(ConfigError, match="guide: no stage takes it"):
+        parse(as_plain(tiny()) | {"guide": "models/small"})
+
+
+def test_guides_that_do_not_fit(folder, tmp_path):
+    save_random(tmp_path / "wide", LABELLED.replace(shape=(8, 8, 1)), data={"shape": (8, 8, 1)})
+    save_random(tmp_path / "student", STUDENT, guidance=[0.0, 4.0])
+    for guide, message in (
+        (tmp_path / "wide", r"its guide makes images of \(8, 8, 1\), it of \(4, 4, 1\)"),
+        (tmp_path / "student", "a network that takes guidance weights as an input"),
+        (tmp_path / "none", "no model in"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            pdistill.load(folder / "large", guide=guide)
+    with pytest.raises(ModelError, match="its guide takes 3 labels, it 0"):
+        pdistill.load(folder / "plain", guide=folder / "small")
+
+
+def test_a_guide_that_is_gone_or_another(folder, tmp_path):
+    shutil.copytree(folder / "small", tmp_path / "small")
+    save_random(tmp_path / "model", **pdistill.model.guided_card(tmp_path / "small"))
+    assert pdistill.load(tmp_path / "model").guidance_range == (0, np.inf)
+    path = tmp_path / "small/model.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"checksum": 1}))
+    with pytest.raises(ModelError, match="is guided by another model than the one in"):
+        pdistill.load(tmp_path / "model")
+    shutil.rmtree(tmp_path / "small")
+    with pytest.raises(ModelError, match=r"that is not in .*small: put it there, or say where"):
+        pdistill.load(tmp_path / "model")
+    pdistill.load(tmp_path / "model", guide=folder / "small")
