@@ -19,7 +19,7 @@ from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.experiment.averages import products, snapshot_directory
-from pdistill.experiment.codecs import in_latents
+from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
@@ -190,6 +190,8 @@ class Experiment:
         key = jax.random.fold_in(self._key, stable_hash(run.name))
         init_key, train_key = jax.random.split(key)
         given = self._given(planned)
+        if planned.codec:
+            keep_codec(directory, planned.codec.directory(self.workdir))
         dataset = self._dataset(planned, given)
         state = init_state(planned.init, self.mesh, init_key, given)
         del given  # the state has copies
@@ -348,6 +350,8 @@ class Experiment:
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
+            # Of a model from elsewhere that makes latents, too.
+            card["data"] |= {"shape": planned.image_shape, "noise_shape": network.shape}
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 

@@ -9,6 +9,7 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
+from pdistill.model.card import LATENTS
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
@@ -49,7 +50,7 @@ def teacher_card(
         "num_steps": num_steps or NUM_STEPS,
         "clip": clip,
         "num_labels": network.num_labels,
-        "data": {"shape": network.shape, "scale": "image / 127.5 - 1" if pixels else "latents"},
+        "data": {"shape": network.shape, "scale": "image / 127.5 - 1" if pixels else LATENTS},
         "guidance": (0.0, None) if guided else None,
         "parent": None,
         "stage": Path(source).absolute().name,
