@@ -20,9 +20,11 @@ from tiny_experiment import LOOP, tiny
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
-from pdistill.cli import prepare
+from pdistill.cli import config_file, prepare
+from pdistill.configs import own_images
 from pdistill.data import Pipeline, load_dataset, make_batch, moments, to_float
 from pdistill.data.moments import Moments
+from pdistill.data.sources import Description
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -271,6 +273,24 @@ def test_a_codec_that_is_missing_or_another_one(workdir, tmp_path):
     models.save_codec(moved / "codec/model", codec.replace(params=other), stage="", method="codec")
     with pytest.raises(ModelError, match="makes latents of another codec"):
         pdistill.load(moved / "teacher")
+
+
+def test_the_recipe_for_own_images_is_of_latents(workdir, monkeypatch):
+    """Those of 64 x 64 pixels need no patches."""
+    about = Description("mine", {"train": 6000}, (64, 64, 1), 1)
+    monkeypatch.setattr(own_images, "describe", lambda name: about)
+    config, name = config_file.find_config("own_images:cpu"), "--config.data.name=mine"
+    patches = []
+    for arguments in ([name], [name, f"--config.codec={workdir / 'codec'}"]):
+        found = config_file.load_config(config_file.for_data(config, arguments))
+        patches.append(found.model.network.arguments.patch)
+        runs = plan(parse(as_plain(found)), about.shape)
+    assert patches == [4, 1]
+    assert runs["teacher"].network.shape == (16, 16, 2)
+    named = config_file.load_config(config_file.for_data(f"{config}:{workdir / 'codec'}", [name]))
+    assert named == found
+    with pytest.raises(SystemExit, match=r"no codec in"):
+        config_file.load_config(config_file.for_data(config, [name, "--config.codec=nowhere"]))
 
 
 def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
