@@ -21,10 +21,8 @@ import pdistill
 from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import config_file, prepare
-from pdistill.configs import own_images
-from pdistill.data import Pipeline, load_dataset, make_batch, moments, to_float
+from pdistill.data import Pipeline, load_dataset, make_batch, moments, sources, to_float
 from pdistill.data.moments import Moments
-from pdistill.data.sources import Description
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -277,8 +275,8 @@ def test_a_codec_that_is_missing_or_another_one(workdir, tmp_path):
 
 def test_the_recipe_for_own_images_is_of_latents(workdir, monkeypatch):
     """Those of 64 x 64 pixels need no patches."""
-    about = Description("mine", {"train": 6000}, (64, 64, 1), 1)
-    monkeypatch.setattr(own_images, "describe", lambda name: about)
+    about = sources.Description("mine", {"train": 6000}, (64, 64, 1), 1)
+    monkeypatch.setattr(sources, "describe", lambda name: about)
     config, name = config_file.find_config("own_images:cpu"), "--config.data.name=mine"
     patches = []
     for arguments in ([name], [name, f"--config.codec={workdir / 'codec'}"]):
@@ -291,6 +289,19 @@ def test_the_recipe_for_own_images_is_of_latents(workdir, monkeypatch):
     assert named == found
     with pytest.raises(SystemExit, match=r"no codec in"):
         config_file.load_config(config_file.for_data(config, [name, "--config.codec=nowhere"]))
+
+
+def test_a_folder_for_hubs_has_the_codec(workdir, tmp_path):
+    from pdistill.cli import convert, export
+
+    folder, model = tmp_path / "folder", tmp_path / "model"
+    source = workdir / "progressive/1"
+    export.main([f"--model={source}", f"--out={folder}", "--to=safetensors"])
+    convert.main([f"--source={folder}", f"--out={model}", "--from=safetensors"])
+    key = jax.random.key(1)
+    images = [pdistill.load(directory).sample(key, 2) for directory in (source, model)]
+    np.testing.assert_array_equal(*images)
+    assert pdistill.load(model).card["codec"]["path"] == "codec"
 
 
 def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
@@ -378,6 +389,10 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     assert len(whole) == 1437
     rows = np.array([1400, 3, 499, 500, 3])
     np.testing.assert_array_equal(about.read(tmp_path, 2)[rows], whole[rows][..., :2])
+    threes = dataclasses.replace(data, images=about.read(tmp_path)).of_labels((3,))
+    assert isinstance(threes.images, moments.Shards)  # still on disk
+    np.testing.assert_array_equal(threes.images[:], whole[data.labels == 3])
+    assert len(threes.of_labels(()).images) == 0
     (tmp_path / "00001.npy").unlink()
     stamp = (tmp_path / "00000.npy").stat().st_mtime_ns
     with pytest.raises(ValueError, match="half prepared, 1 of 3 shards are missing"):
@@ -483,7 +498,14 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
     codec = f"--codec={workdir / 'codec'}"
     root = f"--data_dir={tmp_path / 'data'}"
     monkeypatch.setenv("TFDS_DATA_DIR", "")
-    prepare.main([f"--images={images}", "--name=mine", "--resolution=8", root, codec])
+    command = [f"--images={images}", "--name=mine", root, codec]
+    for wrong, message in (("--resolution=6", "multiples of 4"), ("--channels=3", "1 channels")):
+        with pytest.raises(SystemExit, match=message):
+            prepare.main([*command, wrong])
+    assert not (tmp_path / "data/mine").exists()
+    prepare.main([*command, "--resolution=8"])
+    with pytest.raises(SystemExit, match=r"leave out --images .*as --name=mine --codec="):
+        prepare.main(command)
     assert "images/s" in capsys.readouterr().out
     [shard] = (tmp_path / "data/latents").rglob("*.npy")
     stamp = shard.stat().st_mtime_ns

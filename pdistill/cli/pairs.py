@@ -3,8 +3,8 @@
     python -m pdistill.pairs --model=runs/digits/teacher --num=10000 --out=pairs.npz
 
 The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of pair i is
-`jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`. Of a model of latents, images are these
-latents.
+`jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`. The images of a model of
+latents are its latents.
 """
 
 from pathlib import Path

@@ -306,7 +306,7 @@ class Experiment:
         if not planned.codec:
             return self.train_data
         directory, folder = planned.codec.directory(self.workdir), None
-        data, flip = self.train_data.at(planned.image_shape[0]), self.config.data.flip
+        data, flip = self.train_data.of_shape(planned.image_shape), self.config.data.flip
         if planned.codec.stage:
             size = "" if data is self.train_data else f"@{planned.image_shape[0]}"
             folder = self.workdir / planned.codec.stage / f"latents{size}"
@@ -358,8 +358,7 @@ class Experiment:
     def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
         """Exports a codec, whose latents of the training images are scaled to deviation one."""
         update(f"{planned.name:<16} exports to {directory}")
-        data = self._dataset(planned, {})
-        data = data.at(planned.image_shape[0])
+        data = self._dataset(planned, {}).of_shape(planned.image_shape)
         models.save_codec(
             directory,
             standardised(codec, data.images, self.config.evaluation.batch_size),

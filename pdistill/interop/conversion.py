@@ -14,6 +14,7 @@ from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 
+CODEC = "codec"  # folder of a codec in that of the model that comes with it
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
 
@@ -61,9 +62,17 @@ def teacher_card(
 
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:
-    """Writes the directory of a model or a codec, whole or not at all."""
-    save = models.save_codec if isinstance(conversion.network, Codec) else models.save
-    save(directory, conversion.network, **conversion.card)
+    """Writes the directory of a model or a codec, whole or not at all.
+
+    A codec that comes with a model is in codec/ there.
+    """
+    made = conversion.network
+    if isinstance(made, Codec):
+        return models.save_codec(directory, made, **conversion.card)
+    models.save(directory, made, **conversion.card)
+    if made.codec:
+        about = {"stage": conversion.card["stage"], "method": "codec"}
+        models.save_codec(Path(directory) / CODEC, made.codec, **about)
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:

@@ -99,6 +99,10 @@ def load(
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
+            if codec:
+                found = find(codec).resolve()
+                about = read_card(found, codec=True)
+                card["codec"] = {"path": str(found), "checksum": about["checksum"]}
         model = Model(network, card)
         _ = model.sampling_with()
     except ModelError:
