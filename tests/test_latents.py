@@ -1,5 +1,6 @@
 """Networks on a codec's latents: moments on disk, training, sampling, and what is wrong."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -19,13 +20,14 @@ from tiny_experiment import LOOP, tiny
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
-from pdistill.cli import prepare
-from pdistill.data import Pipeline, load_dataset, make_batch, moments, to_float
+from pdistill.cli import config_file, prepare
+from pdistill.data import Pipeline, load_dataset, make_batch, moments, sources, to_float
 from pdistill.data.moments import Moments
 from pdistill.diffusion import CosineSchedule
-from pdistill.experiment.codecs import in_latents
+from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan, trace_update
+from pdistill.features import efficientnet_lite0
 from pdistill.interop.stablehlo import export_sampler, weights
 from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, LowDiff, MultiStudent
 from pdistill.methods.columns import Pairs
@@ -68,6 +70,7 @@ def config():
 
 
 ADAM = {"learning_rate": 1e-3}
+OPTIMIZER = {"optimizer": Optimizer(**ADAM)}
 UNET = {
     "name": "unet",
     "arguments": {
@@ -270,6 +273,110 @@ def test_a_codec_that_is_missing_or_another_one(workdir, tmp_path):
         pdistill.load(moved / "teacher")
 
 
+def test_the_recipe_for_own_images_is_of_latents(workdir, monkeypatch):
+    """Those of 64 x 64 pixels need no patches."""
+    about = sources.Description("mine", {"train": 6000}, (64, 64, 1), 1)
+    monkeypatch.setattr(sources, "describe", lambda name: about)
+    config, name = config_file.find_config("own_images:cpu"), "--config.data.name=mine"
+    patches = []
+    for arguments in ([name], [name, f"--config.codec={workdir / 'codec'}"]):
+        found = config_file.load_config(config_file.for_data(config, arguments))
+        patches.append(found.model.network.arguments.patch)
+        runs = plan(parse(as_plain(found)), about.shape)
+    assert patches == [4, 1]
+    assert runs["teacher"].network.shape == (16, 16, 2)
+    named = config_file.load_config(config_file.for_data(f"{config}:{workdir / 'codec'}", [name]))
+    assert named == found
+    with pytest.raises(SystemExit, match=r"no codec in"):
+        config_file.load_config(config_file.for_data(config, [name, "--config.codec=nowhere"]))
+
+
+def test_a_folder_for_hubs_has_the_codec(workdir, tmp_path):
+    from pdistill.cli import convert, export
+
+    folder, model = tmp_path / "folder", tmp_path / "model"
+    source = workdir / "progressive/1"
+    export.main([f"--model={source}", f"--out={folder}", "--to=safetensors"])
+    convert.main([f"--source={folder}", f"--out={model}", "--from=safetensors"])
+    key = jax.random.key(1)
+    images = [pdistill.load(directory).sample(key, 2) for directory in (source, model)]
+    np.testing.assert_array_equal(*images)
+    assert pdistill.load(model).card["codec"]["path"] == "codec"
+
+
+def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
+    """One that has moved, by --codec; the message without it says so."""
+    from pdistill.cli import compare, evaluate, export, pairs, partition
+
+    model, codec = tmp_path / "model", tmp_path / "codec"
+    shutil.copytree(workdir / "teacher/model", model)
+    shutil.copytree(workdir / "codec/model", codec)
+    few = ["--reference=digits:test", "--num_samples=16", "--batch_size=16"]
+    commands = {
+        evaluate: [f"--model={model}", "--metrics=kid_pixels", *few],
+        compare: [f"--teacher={model}", f"--students={model}@2", *few],
+        export: [f"--model={model}", f"--out={tmp_path / 'sampler'}"],
+        pairs: [f"--model={model}", "--num=4", "--num_steps=2", f"--out={tmp_path / 'pairs.npz'}"],
+        partition: [f"--model={model}", "--parts=2"],
+    }
+    for command, arguments in commands.items():
+        with pytest.raises(SystemExit, match="--codec=DIR"):
+            command.main(arguments)
+        expected = contextlib.nullcontext()
+        if command is partition:
+            expected = pytest.raises(SystemExit, match="no labels")
+        with expected:
+            command.main([*arguments, f"--codec={codec}"])
+    assert np.load(tmp_path / "pairs.npz")["image"].shape == (4, 2, 2, 2)
+
+
+def test_a_model_of_latents_from_elsewhere_takes_a_codec(workdir, tmp_path):
+    """Its card says that it makes latents, not of which codec."""
+    network = pdistill.load(workdir / "teacher").network.of_latents
+    card = pdistill.load(workdir / "teacher").card
+    del card["codec"]
+    elsewhere = tmp_path / "elsewhere"
+    data = {"shape": (2, 2, 2), "scale": "latents"}
+    models.save(elsewhere, network, **card | {"data": data})
+    model = pdistill.load(elsewhere, codec=workdir / "codec")
+    assert model.sample(jax.random.key(0), 2).shape == (2, *model.image_shape) == (2, 8, 8, 1)
+    described = imported(elsewhere)
+    with pytest.raises(ConfigError, match=r"codec that its card does not name; .*config.codec=DIR"):
+        plan(parse(described), (8, 8, 1))
+    runs = plan(parse(described | {"codec": str(workdir / "codec")}), (8, 8, 1))
+    assert runs["teacher"].image_shape == (8, 8, 1)
+
+
+def imported(path):
+    """A config, plain, of a model that is imported."""
+    described = as_plain(config())
+    stage = {"name": "teacher", "method": "imported", "path": str(path), "measured_at": (2,)}
+    return described | {"stages": [stage], "model": None, "codec": ""}
+
+
+def test_stages_of_different_codecs(workdir, tmp_path):
+    """A teacher of another codec's latents, or of images, teaches nobody here."""
+    described = imported(workdir / "teacher")
+    student = {"name": "student", "method": "flow_map", "teacher": "teacher", "loop": dict(LOOP)}
+    student |= {"optimizer": {"learning_rate": 1e-3}, "measured_at": (1,)}
+    codec = as_plain(config())["stages"][0]
+    described |= {"codec": "codec", "stages": [codec, *described["stages"], student]}
+    described["model"] = as_plain(config())["model"]
+    with pytest.raises(ConfigError, match=r"'teacher' works on latents of the codec /.*, this"):
+        plan(parse(described), (8, 8, 1))
+
+
+def test_a_run_goes_on_in_its_own_latents_alone(tmp_path, workdir):
+    codec, run = workdir / "codec/model", tmp_path / "teacher"
+    keep_codec(run, codec)
+    keep_codec(run, codec)
+    other = pdistill.load_codec(codec)
+    other = other.replace(params=jax.tree.map(lambda a: a + 1, other.params))
+    models.save_codec(tmp_path / "codec", other, stage="", method="codec")
+    with pytest.raises(ModelError, match=r"began in latents of another codec than the one in"):
+        keep_codec(run, tmp_path / "codec")
+
+
 def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     """Shards that are there stay; what is missing is said, or made."""
     monkeypatch.setattr(moments, "SHARD", 500)
@@ -282,6 +389,10 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     assert len(whole) == 1437
     rows = np.array([1400, 3, 499, 500, 3])
     np.testing.assert_array_equal(about.read(tmp_path, 2)[rows], whole[rows][..., :2])
+    threes = dataclasses.replace(data, images=about.read(tmp_path)).of_labels((3,))
+    assert isinstance(threes.images, moments.Shards)  # still on disk
+    np.testing.assert_array_equal(threes.images[:], whole[data.labels == 3])
+    assert len(threes.of_labels(()).images) == 0
     (tmp_path / "00001.npy").unlink()
     stamp = (tmp_path / "00000.npy").stat().st_mtime_ns
     with pytest.raises(ValueError, match="half prepared, 1 of 3 shards are missing"):
@@ -324,6 +435,20 @@ def test_codecs_that_cannot_be(change, message):
         plan(parse(as_plain(wrong)), (8, 8, 1))
 
 
+def test_what_is_made_for_pictures_sees_no_latents(monkeypatch):
+    monkeypatch.setattr(efficientnet_lite0, "load_params", dict)  # without the weights
+    judge = dataclasses.replace(PIXELS, features="efficientnet_lite0")
+    gan = Gan(**OPTIMIZER, adversary=Adversary(judges=(judge,), **OPTIMIZER))
+    parsed = parse(as_plain(config()))
+    for method, message in (
+        (Ctm(**OPTIMIZER, distance="classifier"), "distance 'classifier' is of pictures"),
+        (gan, "a judge sees pictures, .*among pixels, teacher"),
+    ):
+        wrong = dataclasses.replace(parsed, stages=(*parsed.stages[:2], stage(method)))
+        with pytest.raises(ConfigError, match=message):
+            plan(wrong, (8, 8, 1))
+
+
 def test_latents_that_a_network_cannot_take():
     wrong = config()
     wrong.model.network.arguments.patch = 4
@@ -331,7 +456,6 @@ def test_latents_that_a_network_cannot_take():
         plan(parse(as_plain(wrong)), (8, 8, 1))
 
 
-OPTIMIZER = {"optimizer": Optimizer(1e-3)}
 DMD = Dmd(**OPTIMIZER, fake_optimizer=Optimizer(1e-3), regression=1.0, pairs=Pairs(20))
 METHODS = [
     Gan(**OPTIMIZER, adversary=Adversary(judges=(PIXELS,), **OPTIMIZER)),
@@ -374,7 +498,14 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
     codec = f"--codec={workdir / 'codec'}"
     root = f"--data_dir={tmp_path / 'data'}"
     monkeypatch.setenv("TFDS_DATA_DIR", "")
-    prepare.main([f"--images={images}", "--name=mine", "--resolution=8", root, codec])
+    command = [f"--images={images}", "--name=mine", root, codec]
+    for wrong, message in (("--resolution=6", "multiples of 4"), ("--channels=3", "1 channels")):
+        with pytest.raises(SystemExit, match=message):
+            prepare.main([*command, wrong])
+    assert not (tmp_path / "data/mine").exists()
+    prepare.main([*command, "--resolution=8"])
+    with pytest.raises(SystemExit, match=r"leave out --images .*as --name=mine --codec="):
+        prepare.main(command)
     assert "images/s" in capsys.readouterr().out
     [shard] = (tmp_path / "data/latents").rglob("*.npy")
     stamp = shard.stat().st_mtime_ns

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import command_parser
+from pdistill.cli.options import codec_option, command_parser
 from pdistill.evaluation import (
     EvaluationError,
     Evaluator,
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("compare", __doc__)
     parser.add_argument("--teacher", required=True, help="a stage's or a model's directory")
     parser.add_argument("--students", required=True, help="MODEL@K, with commas between them")
+    codec_option(parser)
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--metric", default="fd_pixels", help="a Frechet or kernel distance")
     parser.add_argument(
@@ -81,7 +82,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{options.batch_size}"
         )
     mesh = make_mesh()
-    teacher = models.load(options.teacher, mesh)
+    teacher = models.load(options.teacher, mesh, codec=options.codec)
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
@@ -98,7 +99,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for text in options.students.split(","):
         path, steps = _parse_student(text)
-        student = models.load(path, mesh)
+        student = models.load(path, mesh, codec=options.codec)
         _check_comparable(student, teacher, path, options.teacher)
         # Students are distilled from samplers that do not clip.
         sampling = dataclasses.replace(teacher.sampling_with(steps), clip=None)
@@ -141,9 +142,11 @@ def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: s
             "a cascade draws noise at each resolution, so it cannot start from another model's "
             "noise; give models of one resolution"
         )
-    if len({(model.image_shape, model.network.num_labels) for model in models}) > 1:
+    forms = {(m.image_shape, m.noise_shape, m.network.num_labels) for m in models}
+    if len(forms) > 1:
         raise EvaluationError(
-            f"{path} has other images or labels than {teacher_path}; give a student of that teacher"
+            f"{path} has other images, noise or labels than {teacher_path}; give a student of that "
+            "teacher"
         )
 
 

@@ -76,16 +76,24 @@ def _function(path: str) -> Callable[..., ConfigDict]:
 
 
 def for_data(text: str, arguments: list[str]) -> str:
-    """The config FILE:NAME:VARIANT of a FILE:VARIANT that follows from a data set.
+    """The config FILE:NAME:DEVICE:CODEC of a FILE:VARIANT that follows from a data set.
 
-    NAME is what --config.data.name is among the arguments; without it, or if the config does not
-    follow from a data set, `text` is returned as it is.
+    NAME and CODEC are what --config.data.name and --config.codec are among the arguments; without
+    them, or if the config does not follow from a data set, `text` is returned as it is.
     """
-    names = re.findall(r"(?m)^--?config\.data\.name[=\n](.*)$", "\n".join(arguments))
     path, colon, variant = text.partition(":")
-    if not names or "data" not in inspect.signature(_function(path)).parameters:
+    if "data" not in inspect.signature(_function(path)).parameters:
         return text
-    return f"{path}:{names[-1]}{colon}{variant}"
+    names, codecs = (
+        re.findall(rf"(?m)^--?config\.{key}[=\n](.*)$", "\n".join(arguments))
+        for key in (r"data\.name", "codec")
+    )
+    if names:
+        colon, variant = ":", f"{names[-1]}{colon}{variant}"
+    if codecs and not variant.endswith("imported"):
+        name, _, device = variant.partition(":")
+        variant = f"{name}:{device.partition(':')[0]}:{codecs[-1]}"
+    return f"{path}{colon}{variant}"
 
 
 def get_config(text: str) -> ConfigDict:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import command_parser, picture_options, steps_option
+from pdistill.cli.options import codec_option, command_parser, picture_options, steps_option
 from pdistill.evaluation import (
     NEIGHBOURS,
     EvaluationError,
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", help="a stage's or a model's directory")
     what.add_argument("--images", help=".npz or folder of images")
+    codec_option(parser)
     parser.add_argument(
         "--metrics",
         required=True,
@@ -147,7 +148,7 @@ def _measure_model(
 ) -> list[dict[str, Any]]:
     """Measures samples of a model."""
     mesh = make_mesh()
-    model = models.load(options.model, mesh)
+    model = models.load(options.model, mesh, codec=options.codec)
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )

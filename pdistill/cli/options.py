@@ -21,6 +21,12 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def codec_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --codec, for a command that loads a model."""
+    help = "where the codec of a model of latents is, if not where the model's card says"
+    parser.add_argument("--codec", help=help)
+
+
 def steps_option(parser: argparse.ArgumentParser) -> None:
     """Adds --num_steps, for a command that samples with a model."""
     help = "sampling steps instead of the model's own; for a cascade, 8+4+2"

@@ -3,12 +3,13 @@
     python -m pdistill.pairs --model=runs/digits/teacher --num=10000 --out=pairs.npz
 
 The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of pair i is
-`jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`.
+`jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`. The images of a model of
+latents are its latents.
 """
 
 from pathlib import Path
 
-from pdistill.cli.options import command_parser
+from pdistill.cli.options import codec_option, command_parser
 from pdistill.methods.columns import Pairs
 from pdistill.model import load
 from pdistill.runtime.mesh import make_mesh
@@ -18,6 +19,7 @@ from pdistill.runtime.terminal import plain_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("pairs", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
+    codec_option(parser)
     parser.add_argument("--num", type=int, required=True, help="number of pairs")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")
     parser.add_argument("--num_steps", type=int, default=18, help="default: %(default)s")
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError):
         config = Pairs(options.num, options.num_steps, options.solver, options.guidance)
         mesh = make_mesh()
-        model = load(options.model, mesh)
+        model = load(options.model, mesh, codec=options.codec)
         if options.guidance is not None:
             model.check_guidance(options.guidance)
         options.out.parent.mkdir(parents=True, exist_ok=True)

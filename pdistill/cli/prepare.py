@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = args.data_dir.expanduser()
     with plain_errors(PrepareError, ValueError, OSError):
         if args.codec:
-            blank_codec(args.codec)  # raises before anything is made
+            _check_codec(args, root)
         if known or (args.published and args.codec and (root / args.published).exists()):
             folder = None
         elif args.published:
@@ -88,6 +88,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.codec:
             os.environ["TFDS_DATA_DIR"] = str(root)  # where `load_dataset` looks
             _encode(args, args.name or args.published)
+
+
+def _check_codec(args: argparse.Namespace, root: Path) -> None:
+    """Raises ValueError for a codec that images will not fit, before any are prepared.
+
+    Pictures become those of the codec's channels, unless --channels says otherwise.
+    """
+    codec = blank_codec(args.codec)
+    if not args.images:
+        return
+    if (root / args.name).exists():
+        raise PrepareError(
+            f"{root / args.name} is there already: leave out --images to add latents to it, as "
+            f"--name={args.name} --codec={args.codec}, or delete it"
+        )
+    args.channels = args.channels or codec.module.image_channels
+    side = args.resolution or codec.factor
+    codec.latent_shape((side, side, args.channels))
 
 
 def _encode(args: argparse.Namespace, name: str) -> None:

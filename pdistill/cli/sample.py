@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pdistill.cli.options import command_parser, steps_option
+from pdistill.cli.options import codec_option, command_parser, steps_option
 from pdistill.model import Model, load
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import tile
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
-    parser.add_argument("--codec", help="where a codec is that is not where the model's card says")
+    codec_option(parser)
     parser.add_argument("--guide", help="model that guides it, if not as the model's card says")
     parser.add_argument(
         "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
@@ -123,7 +123,10 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
     if folder and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new folder")
     if (channels := model.image_shape[-1]) not in (1, 3):
-        raise ValueError(f"the model makes arrays of {channels} channels, which are no pictures")
+        raise ValueError(
+            f"the model makes arrays of {channels} channels, which are no pictures; of "
+            "a model of latents give --codec"
+        )
 
 
 def _draw(

@@ -3,6 +3,7 @@
     pdistill prepare --images=DIR --name=mine
     pdistill train own_images --config.data.name=mine --workdir=runs/mine
 
+With `--config.codec=DIR` the networks work on that codec's latents, and pixels below are latents.
 `own_images:mine` is the same for every command, such as `pdistill show own_images:mine`. The device
 is the one that JAX finds, unless `own_images:mine:cpu` or `own_images:mine:gpu` says it; `gpu` is
 any accelerator. The recipe:
@@ -29,10 +30,13 @@ that of `cifar10_pd:gpu`. Nothing was run above 32 pixels, nor on an accelerator
 ours.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from pdistill.configs import scale
 from pdistill.data.sources import Description, describe
+from pdistill.model.codecs import blank_codec
 from pdistill.runtime.platform import platform
 
 LARGEST = {"cpu": 64, "gpu": 128}  # pixels a side
@@ -45,12 +49,12 @@ RESIDENT = 2 * 10**9  # bytes
 
 
 def get_config(data: str = "") -> ConfigDict:
-    """The recipe for a data set NAME, of NAME, NAME:cpu or NAME:gpu.
+    """The recipe for a data set NAME, of NAME, NAME:cpu or NAME:gpu; then perhaps :CODEC.
 
     Raises:
-      ValueError: there is no such data set or device, or the recipe is not for its images.
+      ValueError: there is no such data set, device or codec, or the recipe is not for its images.
     """
-    name, _, device = data.partition(":")
+    name, device, codec = [*data.split(":", 2), "", ""][:3]
     if name in ("", *LARGEST) or device not in ("", *LARGEST):
         raise ValueError(
             "own_images is for a data set of yours: own_images:NAME, or 'NAME:cpu' or 'NAME:gpu', "
@@ -65,8 +69,12 @@ def get_config(data: str = "") -> ConfigDict:
     if device == "gpu":
         config = scale.accelerator(config)
     config.estimate = True
-    _set_network(config, about, device)
-    _set_lengths(config, about, device)
+    learnt = about
+    if codec:
+        config.codec = codec
+        learnt = dataclasses.replace(about, shape=blank_codec(codec).latent_shape(about.shape))
+    _set_network(config, learnt, device)
+    _set_lengths(config, learnt, device)
     _set_evaluation(config, about)
     config.data.resident = about.num_bytes <= RESIDENT
     return config

@@ -5,11 +5,12 @@ training draws latents of them. A folder has moments.json and shards, 00000.npy 
 written whole or not at all, so that what was stopped goes on where it was.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,7 @@ class Shards:
 
     def __init__(self, arrays: list[np.ndarray], channels: int):
         self._arrays = arrays
+        self._chosen: np.ndarray | None = None
         self._ends = np.cumsum([len(array) for array in arrays])
         self.shape = (int(self._ends[-1]), *arrays[0].shape[1:-1], channels)
         self.dtype = arrays[0].dtype
@@ -158,6 +160,8 @@ class Shards:
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Rows by a slice, numbers [n] or a mask [N], in memory: [n, h, w, channels]."""
         numbers = np.arange(len(self))[rows]
+        if self._chosen is not None:
+            numbers = self._chosen[numbers]
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         shards = np.searchsorted(self._ends, numbers, side="right")
         for i in np.unique(shards):
@@ -165,3 +169,10 @@ class Shards:
             start = self._ends[i] - len(self._arrays[i])
             found[here] = self._arrays[i][numbers[here] - start][..., : self.shape[-1]]
         return found
+
+    def choose(self, rows: np.ndarray) -> Self:
+        """The rows of these numbers [n] alone, still on disk."""
+        new = copy.copy(self)
+        new._chosen = rows if self._chosen is None else self._chosen[rows]
+        new.shape = (len(rows), *self.shape[1:])
+        return new

@@ -86,8 +86,8 @@ class Dataset:
             kept = {leaf: array[rows] for leaf, array in column.rows.items()}
             columns[name] = ColumnRows(kept, column.aligned)
         rows = np.flatnonzero(chosen)
-        on_disk = isinstance(self.images, Records)
-        images = self.images.choose(rows) if on_disk else self.images[rows]
+        in_memory = isinstance(self.images, np.ndarray)
+        images = self.images[rows] if in_memory else self.images.choose(rows)
         return dataclasses.replace(self, images=images, labels=self.labels[rows], columns=columns)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -123,6 +123,10 @@ class Dataset:
         on_disk = isinstance(self.images, Records)
         images = self.images.at(size) if on_disk else at_size(self.images, size)
         return dataclasses.replace(self, name=f"{name}@{size}:{split}", images=images)
+
+    def of_shape(self, shape: tuple[int, ...]) -> "Dataset":
+        """The data set with images of this shape, [H, W, C]: its own, or as `at`."""
+        return self if tuple(shape) == tuple(self.image_shape) else self.at(shape[0])
 
 
 @dataclasses.dataclass(frozen=True)

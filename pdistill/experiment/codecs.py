@@ -1,11 +1,14 @@
 """The codec that an experiment's networks work on latents of, and the moments that it makes."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill import model as models
@@ -15,13 +18,18 @@ from pdistill.data.sources import data_dir
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
-from pdistill.model.card import find, read_card
+from pdistill.methods.method import Method
+from pdistill.model.card import LATENTS, ModelError, find, read_card
 from pdistill.model.codecs import blank_codec
+from pdistill.model.store import codec_directory
 from pdistill.networks import Codec, Network
+from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.terminal import say
 
 if TYPE_CHECKING:
     from pdistill.experiment.plan import Planned
+
+OF_LATENTS = ("pixels", "teacher")  # features that judges have of latents too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +70,21 @@ def codec_source(
         return None
     if isinstance(method, Imported) and method.path:
         model = find(method.path)
-        if entry := read_card(model).get("codec"):
-            path = str(model / entry["path"])
-            if name and not planned.get(name):
-                path = name
-            return CodecSource(blank_codec(path), path=path)
+        card, given = read_card(model), None if name in planned else name or None
+        if card.get("codec") or given:
+            path = codec_directory(model, card, given)
+            return CodecSource(blank_codec(path), path=str(path))
+        latents = card["data"].get("scale") == LATENTS
+        if latents and not name:
+            raise ConfigError(
+                f"{stage.name}: {method.path} makes latents of a codec that its card does not "
+                "name; say which, as --config.codec=DIR"
+            )
+        if name and not latents:
+            raise ConfigError(
+                f"{stage.name}: {method.path} makes images, but codec is {name!r}; leave codec "
+                "out, or import a model of latents"
+            )
     if not name:  # the codec of a model that was imported before
         return next((p.codec for p in planned.values() if p.codec), None)
     if name in planned:
@@ -79,6 +97,59 @@ def codec_source(
             "before it are " + (", ".join(planned) or "none")
         )
     return CodecSource(blank_codec(name), path=name)
+
+
+def check_same_codec(
+    role: str, name: str, found: CodecSource | None, wanted: CodecSource | None
+) -> None:
+    """Raises ValueError unless an earlier run, `name`, works on what a run does that is given it.
+
+    Args:
+      found, wanted: the codecs of the two.
+    """
+
+    def what(codec: CodecSource | None) -> str:
+        return f"latents of the codec {codec.stage or codec.path}" if codec else "images"
+
+    if found != wanted:
+        raise ValueError(
+            f"{role}: {name!r} works on {what(found)}, this stage on {what(wanted)}; both must be "
+            "the same: change codec, or start from another stage"
+        )
+
+
+def check_for_latents(method: Method) -> None:
+    """Raises ValueError for a method that looks at latents with what was made for pictures."""
+    distance = getattr(method, "distance", "pixels")
+    if distance not in ("pixels", "huber"):
+        raise ValueError(
+            f"distance {distance!r} is of pictures, but this stage works on latents; give 'pixels' "
+            "or 'huber', which are of any numbers"
+        )
+    adversary = getattr(method, "adversary", None)
+    if adversary and any(judge.features not in OF_LATENTS for judge in adversary.judges):
+        raise ValueError(
+            "a judge sees pictures, but this stage works on latents; give judges features among "
+            + ", ".join(OF_LATENTS)
+        )
+
+
+def keep_codec(run: Path, codec: Path) -> None:
+    """Notes the codec in whose latents a run is trained, in <run>/codec.json.
+
+    Raises:
+      ModelError: the run began in latents of another one.
+    """
+    path, checksum = run / "codec.json", read_card(codec, codec=True)["checksum"]
+    if path.exists() and read_json(path)["checksum"] != checksum:
+        raise ModelError(
+            f"{run} began in latents of another codec than the one in {codec} now: put that one "
+            f"back, or delete {run} to train it again"
+        )
+    sync_global_devices(f"codec of {run}")
+    if jax.process_index() == 0 and not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"checksum": checksum}) + "\n")
 
 
 def model_of_shape(

@@ -8,7 +8,7 @@ from jax import Array
 
 from pdistill.methods.method import Method, Run
 from pdistill.model.card import find, num_steps, read_card
-from pdistill.model.store import guided_card, load
+from pdistill.model.store import guided_card, load_network
 from pdistill.networks import Network
 
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
@@ -41,7 +41,7 @@ class Imported(Method):
         """The model as it is on disk, also where only shapes are asked for."""
         del key
         with jax.ensure_compile_time_eval():
-            return load(self.path, guide=self.guide).network.replace(codec=None)
+            return load_network(self.path, guide=self.guide)
 
     def product(self, state: Network) -> Network:
         return state

@@ -183,7 +183,7 @@ class Measurements:
         if self._has(what, evaluator):
             return
         update(f"{r.name:<16} measures images that it has encoded and decoded")
-        images = self._data.at(r.image_shape[0]).images
+        images = self._data.of_shape(r.image_shape).images
         chosen = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
         codec = self._codec(find(self._workdir / r.name))
         batches = reconstructions(codec, images, chosen, self._settings.batch_size, self._mesh)
@@ -343,8 +343,7 @@ class Measurements:
                 self._splits[split] = load_dataset(
                     self._config.data.name, split, in_memory=self._config.data.resident
                 )
-            data = self._splits[split]
-            data = data.at(shape[0]) if shape != data.image_shape else data
+            data = self._splits[split].of_shape(shape)
             self._references[split, shape] = Reference(data.name, data.images, data.labels)
         return self._references[split, shape]
 

@@ -18,6 +18,8 @@ from pdistill.data.moments import FORMAT
 from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
     CodecSource,
+    check_for_latents,
+    check_same_codec,
     codec_source,
     model_of_shape,
     moments_shape,
@@ -138,7 +140,9 @@ def _plan_run(
     earlier: Mapping[str, Planned],
     codec: "CodecSource | None" = None,
 ) -> Planned:
-    given, values = _bind(run, earlier)
+    if codec:
+        check_for_latents(run.method)
+    given, values = _bind(run, earlier, codec)
     parameters = inspect.signature(run.method.init).parameters
     arguments = dict(run.arguments)
     if "model" in parameters:
@@ -180,7 +184,9 @@ def _plan_run(
     )
 
 
-def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dict[str, Any]]:
+def _bind(
+    run: Run, earlier: Mapping[str, Planned], codec: "CodecSource | None"
+) -> tuple[dict[str, str], dict[str, Any]]:
     """Names of the runs that a run is given, and the shapes of their networks.
 
     A parameter of `Method.init` that is called like a learner of its start's state, such as the
@@ -195,6 +201,7 @@ def _bind(run: Run, earlier: Mapping[str, Planned]) -> tuple[dict[str, str], dic
         found = find_run(name, earlier)
         if found.makes_codec:
             raise ValueError(f"{role}: {name!r} makes a codec, not a network; name another stage")
+        check_same_codec(role, name, found.codec, codec)
         given[role], values[role] = found.name, found.network
     for name, parameter in parameters.items():
         if parameter.annotation is Network and name not in (*given, "model") and not any_name:

@@ -19,7 +19,7 @@ from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.experiment.averages import products, snapshot_directory
-from pdistill.experiment.codecs import in_latents
+from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
@@ -190,6 +190,8 @@ class Experiment:
         key = jax.random.fold_in(self._key, stable_hash(run.name))
         init_key, train_key = jax.random.split(key)
         given = self._given(planned)
+        if planned.codec:
+            keep_codec(directory, planned.codec.directory(self.workdir))
         dataset = self._dataset(planned, given)
         state = init_state(planned.init, self.mesh, init_key, given)
         del given  # the state has copies
@@ -304,7 +306,7 @@ class Experiment:
         if not planned.codec:
             return self.train_data
         directory, folder = planned.codec.directory(self.workdir), None
-        data, flip = self.train_data.at(planned.image_shape[0]), self.config.data.flip
+        data, flip = self.train_data.of_shape(planned.image_shape), self.config.data.flip
         if planned.codec.stage:
             size = "" if data is self.train_data else f"@{planned.image_shape[0]}"
             folder = self.workdir / planned.codec.stage / f"latents{size}"
@@ -349,7 +351,7 @@ class Experiment:
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
-            # Of what an imported model makes by itself, latents, its card says the shape.
+            # Of a model from elsewhere that makes latents, too.
             shapes = {"shape": planned.image_shape, "noise_shape": network.shape}
             card["data"] = card["data"] | shapes
         update(f"{run.name:<16} exports to {directory}")
@@ -358,8 +360,7 @@ class Experiment:
     def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
         """Exports a codec, whose latents of the training images are scaled to deviation one."""
         update(f"{planned.name:<16} exports to {directory}")
-        data = self._dataset(planned, {})
-        data = data.at(planned.image_shape[0])
+        data = self._dataset(planned, {}).of_shape(planned.image_shape)
         models.save_codec(
             directory,
             standardised(codec, data.images, self.config.evaluation.batch_size),

@@ -9,13 +9,14 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
-from pdistill.model.card import read_card
+from pdistill.model.card import LATENTS, read_card
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 
-PIXELS, LATENTS = "image / 127.5 - 1", "latents"  # what a network's arrays are, in its card
+PIXELS = "image / 127.5 - 1"  # what a network's arrays are, in its card; or LATENTS
+CODEC = "codec"  # folder of a codec in that of the model that comes with it
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
 
@@ -90,9 +91,17 @@ def with_codec(conversion: Conversion, directory: str | Path) -> Conversion:
 
 
 def write_model(directory: str | Path, conversion: Conversion) -> None:
-    """Writes the directory of a model or a codec, whole or not at all."""
-    save = models.save_codec if isinstance(conversion.network, Codec) else models.save
-    save(directory, conversion.network, **conversion.card)
+    """Writes the directory of a model or a codec, whole or not at all.
+
+    A codec that comes with a model is in codec/ there.
+    """
+    made = conversion.network
+    if isinstance(made, Codec):
+        return models.save_codec(directory, made, **conversion.card)
+    models.save(directory, made, **conversion.card)
+    if made.codec:
+        about = {"stage": conversion.card["stage"], "method": "codec"}
+        models.save_codec(Path(directory) / CODEC, made.codec, **about)
 
 
 def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:

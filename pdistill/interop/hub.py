@@ -1,19 +1,22 @@
 """Folders for model hubs, with model.safetensors, config.json and a model card.
 
-They are written from models and read back. config.json is model.json. A parameter's name in
+They are written from models and read back. config.json is model.json. A codec is in codec/, in the
+same form. A parameter's name in
 model.safetensors is its path, joined by "/": names of layers have dots in them.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.interop.conversion import Conversion, converter, read_json
+from pdistill.interop.conversion import CODEC, Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
-from pdistill.model import Model, build_blank, check_card
+from pdistill.model import FORMAT, Model, build_blank, check_card
+from pdistill.model.codecs import build_blank_codec, describe_codec
 from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import format_steps
@@ -51,16 +54,25 @@ images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
 
 def write_folder(directory: str | Path, model: Model) -> None:
     """Writes a model's folder whole or not at all, in the place of another one if there is one."""
-    directory = Path(directory)
-    flat = traverse_util.flatten_dict(model.network.params, sep="/")
-    tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    directory, card, codec = Path(directory), model.card, model.network.codec
     with replacing(directory) as temporary:
-        temporary.mkdir(parents=True)
-        safetensors.numpy.save_file(
-            tensors, temporary / "model.safetensors", metadata={"format": "flax"}
-        )
-        (temporary / "config.json").write_text(json.dumps(model.card, indent=2) + "\n")
+        if codec:
+            about = {"format": FORMAT, "stage": card["stage"], "method": "codec"}
+            about |= describe_codec(codec) | {"checksum": card["codec"]["checksum"]}
+            _write_tensors(temporary / CODEC, codec.params, about)
+            card = card | {"codec": card["codec"] | {"path": CODEC}}
+        _write_tensors(temporary, model.network.params, card)
         (temporary / "README.md").write_text(_readme(model))
+
+
+def _write_tensors(folder: Path, params: Any, card: dict[str, Any]) -> None:
+    """Writes model.safetensors and config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = traverse_util.flatten_dict(params, sep="/")
+    tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    path = folder / "model.safetensors"
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "flax"})
+    (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _readme(model: Model) -> str:
@@ -89,12 +101,22 @@ def read_folder(source: str | Path) -> Conversion:
     source = Path(source)
     card = read_json(source / "config.json")
     check_card(card, source / "config.json")
-    blank = build_blank(card)
-    path = source / "model.safetensors"
-    network = from_flat(blank, read_safetensors(path), path)
-    if checksum(network.params) != card["checksum"]:
+    network = _read_tensors(source, build_blank(card), card)
+    if card.get("codec"):
+        about = read_json(source / CODEC / "config.json")
+        check_card(about, source / CODEC / "config.json", codec=True)
+        blank = build_blank_codec(source / CODEC, about)
+        network = network.replace(codec=_read_tensors(source / CODEC, blank, about))
+    _ = Model(network, card).sampling  # raises if it cannot be sampled
+    return Conversion(network, card)
+
+
+def _read_tensors(folder: Path, blank: Any, card: dict[str, Any]) -> Any:
+    """Fills a blank network or codec; raises ConversionError for other parameters."""
+    path = folder / "model.safetensors"
+    filled = from_flat(blank, read_safetensors(path), path)
+    if checksum(filled.params) != card["checksum"]:
         raise ConversionError(
             f"{path} does not hold the parameters that config.json tells of; get both files again"
         )
-    _ = Model(network, card).sampling  # raises if it cannot be sampled
-    return Conversion(network, card)
+    return filled

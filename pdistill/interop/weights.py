@@ -55,8 +55,8 @@ def match(
         raise ConversionError(f"{source} has a tensor {unknown!r}, which this network lacks")
 
 
-def from_flat(blank: Network, tensors: dict[str, np.ndarray], source: str | Path) -> Network:
-    """Fills a network with tensors named by their paths, joined with "/".
+def from_flat(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path) -> Filled:
+    """Fills a network or a codec with tensors named by their paths, joined with "/".
 
     The tensors are taken out of their dictionary, so that they are not held twice.
 

@@ -28,7 +28,7 @@ from pdistill.samplers import Solver, parse_solver
 class Latents:
     """Latents of the images: the noise that a teacher's probability-flow ODE leads to.
 
-    Of a codec's latents one draw an image is encoded, since the teacher has learnt drawn ones. The
+    A codec's latents are encoded as one draw an image, since the teacher has learnt drawn ones. The
     rows are float16 [N, 1, h, w, C], or [N, 2, h, w, C] with the mirrored image's behind each.
 
     Attributes:

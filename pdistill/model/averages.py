@@ -64,4 +64,7 @@ def posthoc_average(run: str | Path, width: float) -> Model:
     leaves, tree = jax.tree.flatten(model.network.params)
     params = tree.unflatten(jnp.asarray(a, b.dtype) for a, b in zip(total, leaves, strict=True))
     average = {"width": width, "updates": last, "snapshots": len(profiles), "error": error}
-    return Model(model.network.replace(params=params), model.card | {"average": average})
+    card = model.card | {"average": average}
+    if codec := card.get("codec"):  # the average may be saved anywhere
+        card["codec"] = codec | {"path": str((directory / codec["path"]).resolve())}
+    return Model(model.network.replace(params=params), card)

@@ -22,6 +22,7 @@ SCHEDULES = {
     "rectified_flow": diffusion.RectifiedFlow,
 }
 FORMAT = 1
+LATENTS = "latents"  # scale of the data of a model from elsewhere that makes no images
 LARGEST_SIDE = 2**14  # of an image, in pixels
 # What a card must say besides the network: how to sample it, and what results.jsonl repeats.
 CARD = (

@@ -25,23 +25,28 @@ def save_codec(directory: str | Path, codec: Codec, /, **card: Any) -> None:
     Args:
       card: stage, method and whatever else a reader should know; all of it JSON.
     """
-    described = {
+    write(directory, describe_codec(codec) | card, codec.params)
+
+
+def describe_codec(codec: Codec) -> dict[str, Any]:
+    """The part of a codec's model.json that rebuilds it blank."""
+    return {
         "kind": "codec",
         "codec": describe_network(codec.module),
         "mean": codec.mean,
         "std": codec.std,
         "tile": codec.tile,
     }
-    write(directory, described | card, codec.params)
 
 
 def blank_codec(directory: str | Path) -> Codec:
     """The codec of a directory without its parameters; raises as `load_codec`."""
     directory = find(directory)
-    return _blank(directory, read_card(directory, codec=True))
+    return build_blank_codec(directory, read_card(directory, codec=True))
 
 
-def _blank(directory: Path, card: dict[str, Any]) -> Codec:
+def build_blank_codec(directory: Path, card: dict[str, Any]) -> Codec:
+    """The codec of a card, in a directory, without parameters; raises ModelError for a bad card."""
     try:
         module = build_codec(card["codec"]["name"], card["codec"]["arguments"])
         return Codec(None, module, tuple(card["mean"]), tuple(card["std"]), card["tile"]).checked()
@@ -60,7 +65,7 @@ def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:
     """
     directory = find(directory)
     card = read_card(directory, codec=True)
-    blank = _blank(directory, card)
+    blank = build_blank_codec(directory, card)
     try:
         return read_params(directory, blank, card, mesh)
     except Exception as error:  # a card may hold anything

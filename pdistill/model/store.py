@@ -1,8 +1,10 @@
 """Model directories: saved whole or not at all, and loaded."""
 
+import contextlib
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from jax.sharding import Mesh
 
 from pdistill.model.card import (
     FORMAT,
+    LATENTS,
     ModelError,
     build_blank,
     describe,
     find,
+    noise_shape,
     read_card,
     versions,
 )
@@ -66,6 +70,19 @@ def change_card(directory: Path, **changes: Any) -> None:
     write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
 
 
+def load_network(
+    directory: str | Path, mesh: Mesh | None = None, *, guide: str | Path | None = None
+) -> Network:
+    """Loads the network of a model with its guide, but without its codec; raises as `load`."""
+    directory = find(directory)
+    card = read_card(directory) | (guided_card(guide) if guide else {})
+    with _explained(directory):
+        network = read_params(directory, build_blank(card), card, mesh)
+        if card.get("guide"):
+            network = network.guided_by(_read_guide(directory, card, mesh))
+        return network
+
+
 def load(
     directory: str | Path,
     mesh: Mesh | None = None,
@@ -85,25 +102,32 @@ def load(
       ModelError: there is no model there, or it cannot be read; or its codec or its guide is not
         there, is another one, or does not fit.
     """
-    directory = find(directory)
-    card = read_card(directory)
-    try:
-        if guide:
-            card = card | guided_card(guide)
-        network = read_params(directory, build_blank(card), card, mesh)
-        if card.get("guide"):
-            network = network.guided_by(_read_guide(directory, card, mesh))
+    directory, network = find(directory), load_network(directory, mesh, guide=guide)
+    card = read_card(directory) | (guided_card(guide) if guide else {})
+    with _explained(directory):
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
+            card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
+            if codec:
+                found = find(codec).resolve()
+                about = read_card(found, codec=True)
+                card["codec"] = {"path": str(found), "checksum": about["checksum"]}
         model = Model(network, card)
         _ = model.sampling_with()
+    return model
+
+
+@contextlib.contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Turns whatever error a card leads to, which may hold anything, into a ModelError."""
+    try:
+        yield
     except ModelError:
         raise
     except KeyError as error:
         raise ModelError(f"{directory / 'model.json'} lacks the key {error}") from error
-    except Exception as error:  # a card may hold anything
+    except Exception as error:
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
-    return model
 
 
 def guided_card(guide: str | Path) -> dict[str, Any]:
@@ -152,19 +176,31 @@ def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | 
 def read_codec(
     directory: Path, card: dict[str, Any], mesh: Mesh | None, path: str | Path | None = None
 ) -> Any:
-    """Loads the codec that the card of a model of latents names, from `path` if that is given.
-
-    Raises:
-      ModelError: it is not there, or is another one than the model's.
-    """
+    """Loads the codec of a model of latents, as `codec_directory` finds it; raises as that."""
     from pdistill.model.codecs import load_codec
 
-    named = card.get("codec")
-    if not named and card["data"]["scale"] == "latents":
+    codec = load_codec(codec_directory(directory, card, path), mesh)
+    channels = noise_shape(card)[-1]
+    if codec.channels != channels:
         raise ModelError(
-            f"{directory} makes latents, and names no codec: convert it again, by python -m "
-            "pdistill.convert ... --codec=DIR"
+            f"{directory} makes latents of {channels} channels, and the codec in {path} has "
+            f"{codec.channels}; give the codec that it was trained with"
         )
+    return codec
+
+
+def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | None = None) -> Path:
+    """The directory of the codec that a model's card names, or `path` if that is given.
+
+    A model of latents from elsewhere names none: `path` is taken as it is.
+
+    Raises:
+      ModelError: it is not there, or is another one than the model's; or it is a model of images.
+    """
+    named = card.get("codec")
+    if not named and path and card["data"].get("scale") == LATENTS:
+        read_card(find(path), codec=True)  # raises
+        return find(path)
     if not named:
         raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
     found = find(path or directory / named["path"])
@@ -180,4 +216,4 @@ def read_codec(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"
         )
-    return load_codec(found, mesh)
+    return found
