@@ -12,7 +12,6 @@ from tiny_experiment import LOOP, tiny
 import pdistill
 from pdistill import convert, experiment
 from pdistill import model as models
-from pdistill.model import ModelError
 from pdistill.networks import AutoencoderTiny, Codec
 
 sys.path.append(str(Path(__file__).parent / "interop"))
@@ -66,8 +65,11 @@ def test_codecs_that_do_not_fit(folder, tmp_path):
     with pytest.raises(SystemExit, match="no codec in"):
         convert.main(["--from=sit", "--heads=2", *common, f"--codec={tmp_path / 'none'}"])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ModelError, match=r"names no codec: convert it again, by .* --codec=DIR"):
-        pdistill.load(folder / "bare", codec=folder / "codec")
+
+
+def test_a_codec_for_one_that_names_none(folder):
+    assert pdistill.load(folder / "bare").image_shape == (4, 4, 4)
+    assert pdistill.load(folder / "bare", codec=folder / "codec").image_shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize("teacher", ["bare", "whole"])

@@ -4,7 +4,7 @@ from pdistill.samplers import LowRes
 
 
 def halvings(resolutions: tuple[int, ...], height: int, image: LowRes | None) -> int:
-    """How often images of this height are half as large as the largest: 0 for those.
+    """Number of halvings from the largest images to those of this height.
 
     Args:
       resolutions: heights of the images that the network takes; () for any one.

@@ -206,7 +206,7 @@ class DiT(nn.Module):
 
     def _embeddings(self, logsnr: Array, told: Conditioning, height: int) -> tuple[Array, Array]:
         """The embeddings [B, features] of the blocks, and of the last `target_blocks` of them."""
-        batch = len(logsnr)
+        batch = logsnr.shape[0]
         if not (self.target and self.target_blocks):
             embedding = self._embedding(logsnr, told, height)
             return embedding, embedding
@@ -217,7 +217,7 @@ class DiT(nn.Module):
 
     def _embedding(self, logsnr: Array, told: Conditioning, height: int) -> Array:
         """The embedding [B, features] of everything that is told, and of the images' height."""
-        batch = len(logsnr)
+        batch = logsnr.shape[0]
         level = functools.partial(
             TargetEmbedding, self.features, self.features, self.dtype, self.time_scale
         )
