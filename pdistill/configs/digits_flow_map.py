@@ -3,12 +3,13 @@
     python -m pdistill.main --config=configs/digits_flow_map.py --workdir=runs/digits_flow_map
     python -m pdistill.main --config=configs/digits_flow_map.py:sct --workdir=runs/digits_sct
 
-`mean_flow` and `shortcut` learn from the data alone, 396,800 images; `mean_flow_tuned` goes on from
-the teacher's network with the data's velocities, and the others learn the teacher's: 128,000 images
-each, as the methods of `digits_methods`. The network is that of `digits_pd`, with a time embedding
-that can be differentiated. `:sct` trains a consistency model from scratch instead. All numbers that
-are not a preset's are ours: levels that are uniform in the angle, with jumps to anywhere below,
-were better here than the papers' laws, which are for other images.
+`mean_flow` and `shortcut` learn from the data alone, 396,800 images; `mean_flow_tuned` and
+`shortcut_tuned` go on from the teacher's network with the data's velocities, and the others learn
+the teacher's: 128,000 images each, as the methods of `digits_methods`. The network is that of
+`digits_pd`, with a time embedding that can be differentiated. `:sct` trains a consistency model
+from scratch instead. All numbers that are not a preset's are ours: levels that are uniform in the
+angle, with jumps to anywhere below, were better here than the papers' laws, which are for other
+images.
 """
 
 from ml_collections import ConfigDict
@@ -65,7 +66,17 @@ def get_config(variant: str = "") -> ConfigDict:
             "jumps": {"instantaneous": 0.5, "stratified": True},
         },
         {"name": "scd", **given, **taught, **PRESETS["scd"], "warmup": 1000},
-        {"name": "shortcut_distilled", **given, **taught, **PRESETS["shortcut"], "power": 0.5},
+        {
+            "name": "shortcut_tuned",
+            "start": "teacher",
+            **measured,
+            "loop": loop | {"num_updates": 8000, "batch_size": 16, "save_every": 2000},
+            "optimizer": LONG | {"learning_rate": 2e-3},
+            **PRESETS["shortcut"],
+            "jumps": PRESETS["shortcut"]["jumps"] | {"most": 32},
+            "power": 0.5,
+            "floor": 1e-2,
+        },
         {"name": "tvm", **given, **taught, **BELOW, "identity": "lagrangian", "power": 0.5},
     )
     if variant == "sct":
