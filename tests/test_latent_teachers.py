@@ -7,12 +7,17 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_experiment import LOOP, tiny
+from tiny_experiment import LOOP
 
 import pdistill
 from pdistill import convert, experiment
 from pdistill import model as models
-from pdistill.networks import AutoencoderTiny, Codec
+from pdistill.cli.config_file import load_config
+from pdistill.experiment.config import as_plain, parse
+from pdistill.experiment.plan import plan, trace_update
+from pdistill.model import ModelError
+from pdistill.networks import AutoencoderTiny, Codec, SiT
+from pdistill.runtime.mesh import make_mesh
 
 sys.path.append(str(Path(__file__).parent / "interop"))
 from comparison import checkpoint
@@ -24,9 +29,9 @@ TINY = AutoencoderTiny(
 )
 
 
-def write_codec(directory, channels=4):
-    module = TINY.clone(latent_channels=channels)
-    blank = Codec(None, module, (0.0,) * channels, (1.0,) * channels, tile=32)
+def write_codec(directory, channels=4, image_channels=1, **blocks):
+    module = TINY.clone(latent_channels=channels, image_channels=image_channels, **blocks)
+    blank = Codec(None, module, (0.0,) * channels, (1.0,) * channels, tile=64)
     codec = jax.jit(blank.init)(jax.random.key(0))
     models.save_codec(directory, codec, stage="tiny", method="diffusers")
     return directory
@@ -72,22 +77,74 @@ def test_a_codec_for_one_that_names_none(folder):
     assert pdistill.load(folder / "bare", codec=folder / "codec").image_shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize("teacher", ["bare", "whole"])
-def test_a_run_from_it(folder, tmp_path, teacher):
-    """The run's copy makes images, by the config's codec or the teacher's own; as its students."""
-    config = tiny()
-    stages = [
-        {"name": "teacher", "method": "imported", "path": str(folder / teacher)},
-        {"name": "guided", "method": "guided", "teacher": "teacher", "measured_at": (2,)},
-    ]
-    stages[1] |= {"loop": LOOP, "optimizer": {"learning_rate": 1e-3}}
-    config.stages = tuple(map(ConfigDict, stages))
-    config.codec = "" if teacher == "whole" else str(folder / "codec")
-    del config["model"]
-    config.evaluation.update(num_samples=16, batch_size=16, metrics=("fd_pixels",))
+def test_the_guided_config_to_its_last_line(folder, tmp_path):
+    """With few updates, of digits, from a teacher whose codec the config names.
+
+    What is copied of it, and its students, make images.
+    """
+    config = load_config("imagenet256_guided:imported")
+    config.teacher, config.codec = str(folder / "bare"), str(folder / "codec")
+    config.data = ConfigDict({"name": "digits"})
+    config.mesh = ConfigDict({"data": -1})
+    _, guided, progressive = config.stages
+    guided["measured_at"] = (2,)
+    progressive.update(start_steps=2, long_rounds=0)
+    for stage in (guided, progressive):
+        stage["loop"] = LOOP
+    config.evaluation = ConfigDict(
+        {"num_samples": 16, "batch_size": 16, "metrics": ("fd_pixels",), "guidance": (0.5,)}
+    )
     experiment.run(config, tmp_path / "run")
-    for stage in ("teacher", "guided"):
+    for stage in ("teacher", "guided", "guided_progressive/1"):
         model = pdistill.load(tmp_path / "run" / stage)
         assert (model.image_shape, model.noise_shape) == ((8, 8, 1), (4, 4, 4))
         assert model.card["codec"]["path"] == str(folder / "codec")
         assert model.network.guidance_channels == 3
+
+
+@pytest.fixture(scope="module")
+def imagenet(folder, tmp_path_factory):
+    """A codec of 256 x 256 x 3, and a small SiT of its latents of 32 x 32 x 4."""
+    out = tmp_path_factory.mktemp("imagenet")
+    write_codec(out / "codec", image_channels=3, encoder_blocks=(1,) * 4, decoder_blocks=(1,) * 4)
+    tensors = state_dict(outputs=4, width=16, depth=1, heads=2, patch=8, side=4, labels=1000)
+    source = checkpoint(out / "sit.pt", tensors)
+    convert.main([
+        "--from=sit", f"--source={source}", "--heads=2", f"--out={out / 'sit'}",
+        f"--codec={out / 'codec'}",
+    ])  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("name", ["progressive", "guided", "dmd2", "mean_flow"])
+def test_an_update_of_each_config_fits_its_teacher(imagenet, name):
+    config = as_plain(load_config(f"imagenet256_{name}:imported"))
+    assert "codec" not in config
+    for stage in config["stages"]:
+        stage |= {"start_steps": 2} if "start_steps" in stage else {}
+    settings = parse(config | {"teacher": str(imagenet / "sit")})
+    runs = plan(settings, (256, 256, 3))
+    teacher, student = list(runs.values())[:2]
+    assert teacher.network.shape == (32, 32, 4)
+    assert student.image_shape == (256, 256, 3)
+    update = trace_update(student, runs, settings, make_mesh(-1, 8), (50_000, 256, 256, 3))
+    _, metrics = update.traced.out_info
+    assert metrics["values"]["loss"].shape == (1,)
+
+
+@pytest.mark.parametrize("variant", ["", ":lightningdit"])
+def test_the_teachers_config(tmp_path, variant):
+    """It is of XL's sizes, which are counted elsewhere, and an update fits its codec's latents."""
+    channels, blocks = (32, (1,) * 5) if variant else (4, (1,) * 4)
+    write_codec(tmp_path / "codec", channels, 3, encoder_blocks=blocks, decoder_blocks=blocks)
+    config = as_plain(load_config(f"imagenet256_latents{variant}"))
+    sizes = config["model"]["network"]["arguments"]
+    whole = SiT(channels, **sizes)
+    assert (whole.features, whole.depth, whole.heads) == (1152, 28, 16)
+    sizes |= {"features": 16, "depth": 1, "heads": 2}
+    settings = parse(config | {"codec": str(tmp_path / "codec")})
+    runs = plan(settings, (256, 256, 3))
+    assert runs["teacher"].network.module.swiglu == bool(variant)
+    update = trace_update(runs["teacher"], runs, settings, make_mesh(-1, 8), (50_000, 256, 256, 3))
+    _, metrics = update.traced.out_info
+    assert metrics["values"]["loss"].shape == (1,)

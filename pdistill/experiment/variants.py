@@ -15,8 +15,8 @@ KEPT = ("name", "resolution")  # keys of the teacher's stage that say nothing of
 def with_imported_teacher(config: ConfigDict) -> ConfigDict:
     """The config with the model in the directory `config.teacher` for the teacher that it trains.
 
-    It has no model section, since the networks are that model's, and losses whose weights adapt
-    are weighed at its output layer.
+    It has no model section, since the networks are that model's, and no directory of a codec, which
+    the model's card names; losses whose weights adapt are weighed at its output layer.
 
     Raises:
       ValueError: the config trains no teacher, or several.
@@ -29,6 +29,8 @@ def with_imported_teacher(config: ConfigDict) -> ConfigDict:
             f"{', '.join(teachers) or 'none'}"
         )
     plain.pop("model", None)
+    if plain.get("codec") not in [stage["name"] for stage in plain["stages"]]:
+        plain.pop("codec", None)
     return ConfigDict(plain | {"stages": tuple(map(_imported, plain["stages"]))})
 
 
