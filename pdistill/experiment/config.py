@@ -152,8 +152,8 @@ class ExperimentConfig:
       codec: the networks work on its latents: the name of a stage that makes one, before theirs, or
         a codec's directory; "" for images, or for the codec of an imported model. Stages that make
         codecs work on images.
-      teacher: the model directory of stages that import one without saying its path. guide: that
-        of another model that guides it; "" for none, or as its card says.
+      teacher: the model directory of stages that import one without saying its path.
+      guide: the directory of another model that guides it; "" for none, or as its card says.
       wandb: also log to Weights & Biases.
       estimate: tell the run's time and memory before its first update, see `tell_estimate`.
     """

@@ -17,6 +17,7 @@ from pdistill.model.card import (
     build_blank,
     describe,
     find,
+    noise_shape,
     read_card,
     versions,
 )
@@ -77,7 +78,8 @@ def load(
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
-      codec: directory of the codec of a model of latents, if its card names another place.
+      codec: directory of the codec of a model of latents, if its card names another place or, as
+        of a converted model, none.
       guide: directory of another model that guides it, see `Network.guided_by`, if not as its card
         says.
 
@@ -95,6 +97,8 @@ def load(
             network = network.guided_by(_read_guide(directory, card, mesh))
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
+            shapes = {"shape": [*network.image_shape], "noise_shape": [*network.shape]}
+            card = card | {"data": card["data"] | shapes}
         model = Model(network, card)
         _ = model.sampling_with()
     except ModelError:
@@ -160,7 +164,7 @@ def read_codec(
     from pdistill.model.codecs import load_codec
 
     named = card.get("codec")
-    if not named:
+    if not (named or str(card["data"].get("scale")).startswith("latents")):
         raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
     found = find(path or directory / named["path"])
     try:
@@ -170,9 +174,15 @@ def read_codec(
             f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
             f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
         ) from error
-    if checksum != named["checksum"]:
+    if named and checksum != named["checksum"]:
         raise ModelError(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"
         )
-    return load_codec(found, mesh)
+    codec, channels = load_codec(found, mesh), noise_shape(card)[-1]
+    if codec.channels != channels:
+        raise ModelError(
+            f"{directory} makes latents of {channels} channels, but those of the codec in {found} "
+            f"have {codec.channels}; give the codec that it was trained with"
+        )
+    return codec

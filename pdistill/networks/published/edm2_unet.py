@@ -1,8 +1,8 @@
 """The U-Net of Karras et al. 2024 (EDM2), whose layers keep the magnitude of what they are given.
 
 Weights have the scale that the files have; each call divides them by their length, so that their
-gradients are those of the normalised ones. What their training does besides, to set the weights to
-that length after each update, is not done. Layers have the names of the published files.
+gradients are those of the normalised ones. EDM2's training also sets them to that length after each
+update, which is not done here. Layers have the names of the published files.
 """
 
 import functools
