@@ -15,7 +15,6 @@ from pdistill import model as models
 from pdistill.cli.config_file import load_config
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan, trace_update
-from pdistill.model import ModelError
 from pdistill.networks import AutoencoderTiny, Codec, SiT
 from pdistill.runtime.mesh import make_mesh
 

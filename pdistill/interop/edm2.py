@@ -41,10 +41,6 @@ IGNORED = ("img_resolution", "img_channels", "label_dim")
 NUM_STEPS = 32  # of their sampler
 # Scale of the latents of sd-vae-ft-mse, on pixels in [0, 1]: (z - MEAN) / STD / 2.
 MEAN, STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)
-LATENTS = (
-    "latents of EDM2's codec, which is made by python -m pdistill.convert --from=edm2 "
-    "--source=sd-vae-ft-mse --out=DIR"
-)
 # Published weights, 1 + w, by the names of a network's and its guide's files, those for the FID.
 WEIGHTS = {
     ("img512-xs-2147483-0.045", "img512-xs-uncond-2147483-0.045"): 1.4,
@@ -104,8 +100,6 @@ def convert_edm2(
         clip=None,
     )
     card["solver"] = "edm"
-    if card["data"]["scale"] == "latents":
-        card["data"]["scale"] = LATENTS
     if guide is not None:
         card |= _guided(blank, card["stage"], guide)
     tensors = unet.tensors()  # those of the loss's weights, logvar, are beside it

@@ -94,7 +94,8 @@ def load(
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
-      codec: directory of the codec of a model of latents, if its card names another place.
+      codec: directory of the codec of a model of latents, if its card names another place or, as
+        of a converted model, none.
       guide: directory of another model that guides it, see `Network.guided_by`, if not as its card
         says.
 
@@ -211,7 +212,7 @@ def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | No
             f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
             f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
         ) from error
-    if checksum != named["checksum"]:
+    if named and checksum != named["checksum"]:
         raise ModelError(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"

@@ -20,12 +20,14 @@ from tiny_experiment import LOOP
 import pdistill
 from pdistill import convert
 from pdistill.cli.config_file import load_config
-from pdistill.experiment.config import as_plain
+from pdistill.experiment.config import as_plain, parse
+from pdistill.experiment.plan import plan
 from pdistill.interop import ConversionError, convert_edm, convert_edm2
 from pdistill.interop.edm2 import MEAN, STD
 from pdistill.model import ModelError, save_codec
 from pdistill.networks import AutoencoderKL, Conditioning, Network
 from pdistill.runtime.files import read_jsonl
+from pdistill.training.freezing import count
 
 SMALL = Sizes()
 GOLDEN = Sizes(side=16, channels=32, head=32, labels=10)
@@ -211,11 +213,27 @@ def test_the_papers_config_runs_to_its_end(tmp_path, finished):
     }  # fmt: skip
     teacher, student = (pdistill.load(workdir / name) for name in ("teacher", "scd"))
     assert teacher.image_shape == student.image_shape == (8, 8, 1)
+    converted = pdistill.load(options["teacher"], codec=options["codec"])  # as it was converted
+    assert converted.image_shape == (8, 8, 1)
+    assert converted.network.codec.std == STD
     guided = pdistill.load(options["teacher"], guide=options["guide"]).network
     jax.tree.map(np.testing.assert_array_equal, teacher.network.replace(codec=None), guided)
     assert student.network.guide is None
     assert student.guidance_range == (0, 1)
     assert "guide" not in student.card
+
+
+@pytest.mark.slow
+def test_the_papers_config_has_the_published_size(tmp_path):
+    module = AutoencoderKL((4,) * 4, blocks=1, groups=2, unit_pixels=True)
+    codec = pdistill.Codec(None, module, MEAN, STD, tile=512)
+    codec = jax.jit(codec.init)(jax.random.key(0))
+    save_codec(tmp_path / "codec", codec, stage="codec", method="edm2")
+    config = as_plain(load_config("imagenet512_edm2_scd")) | {"codec": str(tmp_path / "codec")}
+    runs = plan(parse(config), (512, 512, 3))
+    assert count(runs["teacher"].network.params) == 280_212_837 - 128 + 2 * 192
+    assert runs["scd"].network.shape == (64, 64, 4)
+    assert runs["scd"].image_shape == (512, 512, 3)
 
 
 # --- The codec ------------------------------------------------------------------------------------
