@@ -113,7 +113,10 @@ def imagenet(folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["progressive", "guided", "dmd2", "mean_flow"])
+@pytest.mark.parametrize(
+    "name",  # progressive distillation is run above
+    [pytest.param("progressive", marks=pytest.mark.slow), "guided", "dmd2", "mean_flow"],
+)
 def test_an_update_of_each_config_fits_its_teacher(imagenet, name):
     config = as_plain(load_config(f"imagenet256_{name}:imported"))
     assert "codec" not in config
