@@ -115,7 +115,10 @@ def imagenet(folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["progressive", "guided", "dmd2", "mean_flow"])
+@pytest.mark.parametrize(
+    "name",  # progressive distillation is run above
+    [pytest.param("progressive", marks=pytest.mark.slow), "guided", "dmd2", "mean_flow"],
+)
 def test_an_update_of_each_config_fits_its_teacher(imagenet, name):
     config = as_plain(load_config(f"imagenet256_{name}:imported"))
     assert "codec" not in config
@@ -147,3 +150,24 @@ def test_the_teachers_config(tmp_path, variant):
     update = trace_update(runs["teacher"], runs, settings, make_mesh(-1, 8), (50_000, 256, 256, 3))
     _, metrics = update.traced.out_info
     assert metrics["values"]["loss"].shape == (1,)
+
+
+def test_lowdiff_to_its_last_line(tmp_path):
+    """`imagenet256_lowdiff` with few updates of a small network, of digits in a codec's latents."""
+    write_codec(tmp_path / "codec")
+    config = load_config("imagenet256_lowdiff")
+    config.codec, config.mesh = str(tmp_path / "codec"), ConfigDict({"data": -1})
+    config.data = ConfigDict({"name": "digits"})
+    config.model.network.arguments.update(features=16, depth=1, heads=2)
+    lowdiff, progressive = config.stages
+    lowdiff.update(resolutions=(2, 4), measured_at=((2, 1), (1, 1)))
+    progressive.update(start_steps=2, long_rounds=0)
+    for stage in (lowdiff, progressive):
+        stage["loop"], stage["split"] = LOOP, (8, 8)
+    config.evaluation = ConfigDict(
+        {"num_samples": 16, "batch_size": 16, "metrics": ("fd_pixels",), "guidance": (0.0,)}
+    )
+    experiment.run(config, tmp_path / "run")
+    model = pdistill.load(tmp_path / "run/distilled/1")
+    assert (model.image_shape, model.noise_shape) == ((8, 8, 1), (4, 4, 4))
+    assert model.sample(jax.random.key(0), 2, label=3).shape == (2, 8, 8, 1)

@@ -36,7 +36,7 @@ class Family:
     Attributes:
       convention, schedule: noise levels of the network and of its sampler's steps.
       num_steps: Euler's steps, or DDIM's.
-      weight: guidance weight, their scale less one, which the card keeps as `published_guidance`.
+      weight: guidance's, their scale less one, which the card keeps as `published_guidance`.
       guided_from: time, 0 at noise and 1 at data, from which on it is guided.
     """
 

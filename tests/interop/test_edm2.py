@@ -130,7 +130,7 @@ def test_the_card_has_the_published_settings(models):
     assert card["guidance"] == [0.0, None]
     assert card["published"] == {"guidance": 1.1}  # theirs, 2.1, is of D_guide + 2.1 (D - D_guide)
     assert card["guide"]["path"] == str(models["xs"][0])
-    assert "--from=edm2 --source=sd-vae-ft-mse" in card["data"]["scale"]
+    assert card["data"]["scale"] == "latents"
     own = pdistill.load(models["xs"][0])
     assert own.guidance_range is None
     assert "published" not in own.card
