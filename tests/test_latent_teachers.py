@@ -159,8 +159,9 @@ def test_lowdiff_to_its_last_line(tmp_path):
     config.codec, config.mesh = str(tmp_path / "codec"), ConfigDict({"data": -1})
     config.data = ConfigDict({"name": "digits"})
     config.model.network.arguments.update(features=16, depth=1, heads=2)
+    del config.model.network.arguments["remat"]
     lowdiff, progressive = config.stages
-    lowdiff.update(resolutions=(2, 4), measured_at=((2, 1), (1, 1)))
+    lowdiff.update(resolutions=(2, 4), measured_at=((1, 1),))
     progressive.update(start_steps=2, long_rounds=0)
     for stage in (lowdiff, progressive):
         stage["loop"], stage["split"] = LOOP, (8, 8)

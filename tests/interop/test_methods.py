@@ -106,7 +106,7 @@ def test_the_last_layer_of_edm2():
     [
         ("song", "dec.8x8_aux_conv", "dec.8x8_"),
         ("dhariwal", "out_conv", "dec.8x8_"),
-        ("edm2", "out_conv", "dec.8x8_"),
+        pytest.param("edm2", "out_conv", "dec.8x8_", marks=pytest.mark.slow),
         ("unet", "conv_out", "up_blocks.1."),
     ],
 )
