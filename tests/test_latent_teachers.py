@@ -28,6 +28,12 @@ TINY = AutoencoderTiny(
 )
 
 
+@pytest.fixture(autouse=True)
+def _data(tmp_path, monkeypatch):
+    """A folder for data sets of their own, where runs keep latents."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+
+
 def write_codec(directory, channels=4, image_channels=1, **blocks):
     module = TINY.clone(latent_channels=channels, image_channels=image_channels, **blocks)
     blank = Codec(None, module, (0.0,) * channels, (1.0,) * channels, tile=64)

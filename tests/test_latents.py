@@ -523,6 +523,20 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
         prepare.main(["--name=mine", root, f"--codec={tmp_path}"])
 
 
+def test_data_sets_that_cannot_be_written_to(workdir, tmp_path, monkeypatch):
+    """Latents go to the run, and are found there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file/data"))
+    arguments = {"flip": False, "batch_size": 500, "mesh": make_mesh()}
+    arguments |= {"otherwise": tmp_path / "run/latents/8"}
+    first, again = (
+        in_latents(load_dataset("digits"), workdir / "codec/model", None, **arguments).images
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert len(list((tmp_path / "run/latents/8").glob("*.npy"))) == 1
+
+
 def test_latents_on_disk_are_the_same(workdir):
     """Rows that are read as a run goes are those of all latents in memory."""
     arguments = {"flip": True, "batch_size": 100, "mesh": make_mesh()}

@@ -175,6 +175,7 @@ def in_latents(
     directory: Path,
     folder: Path | None,
     *,
+    otherwise: Path | None = None,
     flip: bool,
     batch_size: int,
     mesh: Mesh,
@@ -185,6 +186,7 @@ def in_latents(
     Args:
       directory: the codec's. folder: for the moments; None for `prepared`, where those of mirrored
         images do for any run.
+      otherwise: the folder where `prepared` cannot be written; None for an error.
       flip: also of mirrored images. batch_size: images at a time.
       in_memory: read all of them; else rows are read when they are asked for.
 
@@ -204,11 +206,21 @@ def in_latents(
         both, other = moments(True)
         if not both.missing(other):
             return _with(data, both.read(other, wanted.shape[-1]), in_memory)
+    if wanted.missing(path) and otherwise and not folder and not _can_be_made(path):
+        path = otherwise
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
         encode = models.load_codec(directory, mesh).encode
         wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
+
+
+def _can_be_made(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _with(data: Dataset, rows: Shards, in_memory: bool) -> Dataset:

@@ -311,8 +311,8 @@ class Experiment:
             size = "" if data is self.train_data else f"@{planned.image_shape[0]}"
             folder = self.workdir / planned.codec.stage / f"latents{size}"
         return in_latents(
-            data, directory, folder, flip=flip,
-            batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
+            data, directory, folder, otherwise=self.workdir / f"latents/{planned.image_shape[0]}",
+            flip=flip, batch_size=self.config.evaluation.batch_size, mesh=self.mesh,
             in_memory=self.config.data.resident,
         )  # fmt: skip
 
