@@ -20,6 +20,7 @@ from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
 from pdistill.experiment.directory import claim
 from pdistill.experiment.plan import plan
+from pdistill.features import efficientnet_lite0
 from pdistill.networks import DiT
 
 CONFIGS = Path(configs.__file__).parent
@@ -278,6 +279,15 @@ def test_show_prints_values_and_marks_defaults(capsys, tmp_path):
     assert max(map(len, shown.splitlines())) <= 100
     main(["show", "configs/cifar10_pd.py:x"])
     assert "weighting    snr_trunc" in capsys.readouterr().out
+
+
+def test_show_of_a_config_that_needs_a_package(monkeypatch, capsys):
+    """It is printed all the same."""
+    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "no_such_package")
+    main(["show", "cifar10_ctm"])
+    shown = capsys.readouterr()
+    assert "* default" in shown.out
+    assert "needs the package no_such_package" in shown.err
 
 
 @pytest.mark.parametrize(

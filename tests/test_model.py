@@ -540,6 +540,24 @@ def test_weights_and_labels_of_each_sample_use_one_compiled_function(name, reque
     assert np.abs(again[3] - one[3]).max() > 1e-3
 
 
+def test_labels_and_weights_of_ones_own_compiled_code(student):
+    """Which are traced there; what cannot be checked then is not."""
+    draw = jax.jit(lambda key, label, w: student.sample(key, 2, label=label, guidance=w))
+    found = draw(KEY, jnp.array([2, 1]), jnp.array(1.5))
+    desired = student.sample(KEY, 2, label=jnp.array([2, 1]), guidance=1.5)
+    np.testing.assert_allclose(found, desired, atol=1e-5)
+    with pytest.raises(ValueError, match="one integer, or 2 of them"):
+        draw(KEY, jnp.array([2, 1, 0]), jnp.array(1.5))
+
+
+def test_images_without_a_label(labelled, guided, recwarn):
+    """There is a warning unless the model has learnt some."""
+    guided.sample(KEY, 2)
+    assert not [w for w in recwarn if "give label" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"give label, in 0 \.\. 2"):
+        labelled.sample(KEY, 2)
+
+
 def test_the_students_weight_is_an_input(student):
     assert student.network.blank == STUDENT
     assert STUDENT.evaluations(2.0) == 1

@@ -53,6 +53,7 @@ def test_picture_holds_the_models_samples(directory, tmp_path, capsys, flags, ke
     # Two rows of three images, 4 pixels each, with lines of one pixel between and around them.
     assert picture.size == (scale * 16, scale * 11)
     pixels = np.asarray(picture)[scale // 2 :: scale, scale // 2 :: scale]
+    options = {"label": np.arange(5) % 3} | options  # they take turns
     desired = to_uint8(models.load(directory).sample(jax.random.key(key), 5, **options))
     for i in range(5):
         top, left = 1 + 5 * (i // 3), 1 + 5 * (i % 3)
@@ -85,8 +86,8 @@ def test_a_folder_has_a_picture_for_each_seed(directory, tmp_path):
     names = sorted(path.name for path in out.iterdir())
     assert names == ["000003.png", "000070.png", "000071.png"]
     model = models.load(directory)
-    for name in names:
-        [desired] = to_uint8(model.sample(jax.random.key(int(name[:6])), 1))
+    for label, name in enumerate(names):
+        [desired] = to_uint8(model.sample(jax.random.key(int(name[:6])), 1, label=label))
         picture = np.asarray(Image.open(out / name)).astype(float)
         np.testing.assert_allclose(picture, desired[..., 0], atol=1)
     with pytest.raises(SystemExit, match="pictures is not empty; give a new folder"):

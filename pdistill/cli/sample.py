@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label",
         type=_numbers,
-        help="label of all images, or those that take turns, such as 0-9; for a model with labels",
+        help="label of all images, or those that take turns, such as 0-9; for a model with labels "
+        "(default: all in turn, or none for a model that can be guided)",
     )
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
@@ -140,9 +141,12 @@ def _draw(
         key = jax.vmap(lambda seed: jax.random.key(seed, impl=GENERATOR))(
             jnp.asarray(options.seeds)
         )
-    label = None
-    if options.label and num > 0:
-        label = extra["label"] = np.resize(options.label, num).astype(np.int32)
+    label, labels = None, options.label
+    if labels is None and model.network.num_labels and model.guidance_range is None:
+        labels = range(model.network.num_labels)  # it knows no images without
+        print(f"labels 0-{labels[-1]} take turns; --label says others")
+    if labels and num > 0:
+        label = extra["label"] = np.resize(labels, num).astype(np.int32)
     model.told(
         num, label, options.guidance, options.guidance_levels
     )  # raises for what the model does not take

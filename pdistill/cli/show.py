@@ -15,7 +15,8 @@ from pdistill.cli.options import command_parser
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import filled, method_of
 from pdistill.methods.method import roles
-from pdistill.runtime.terminal import plain_errors
+from pdistill.runtime.terminal import plain_errors, say
+from pdistill.runtime.torch_files import WeightsError
 
 WIDTH = 100
 FIRST = ("name", "method")  # in a stage's heading
@@ -28,7 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ConfigError):
         config = as_plain(load_config(options.config))
         print("\n".join(table(config)))
-        parse(config)  # after what may show why it cannot be
+        try:
+            parse(config)  # after what may show why it cannot be
+        except ConfigError as error:
+            if not isinstance(error.__cause__, WeightsError):
+                raise
+            say(f"warning: {error}")  # of this machine, not of the config
 
 
 def table(config: Mapping[str, Any]) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import numbers
+import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -121,7 +123,7 @@ class Model:
         Args:
           label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
             without labels. A network with labels takes None as "no label", which only one that
-            was trained with some labels left out has learnt.
+            was trained with some labels left out has learnt: there is a warning for others.
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
           guidance_levels: log-SNRs (low, high) between which guidance acts, for a model that is
@@ -167,13 +169,20 @@ class Model:
     def _labels(self, label, num):
         num_labels = self.network.num_labels
         if label is None:
+            if num_labels and self.guidance_range is None:
+                warnings.warn(
+                    "this model was told the label of every image that it was trained on, and not "
+                    f"what images without one are; give label, in 0 .. {num_labels - 1}",
+                    stacklevel=4,
+                )
             return None
         if not num_labels:
             raise ValueError("this model has no labels; leave label out")
-        label = np.asarray(label)
-        if not np.issubdtype(label.dtype, np.integer) or label.shape not in ((), (num,)):
+        traced = isinstance(label, jax.core.Tracer)  # its numbers cannot be checked
+        label = label if traced else np.asarray(label)
+        if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape not in ((), (num,)):
             raise ValueError(f"label must be one integer, or {num} of them; got {label}")
-        if label.min() < 0 or label.max() >= num_labels:
+        if not traced and (label.min() < 0 or label.max() >= num_labels):
             raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
         return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
 
@@ -209,5 +218,7 @@ class Model:
                 "guide, another model"
             )
         low, high = self.guidance_range
+        if isinstance(guidance, jax.core.Tracer):  # its numbers cannot be checked
+            return
         if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")

@@ -79,10 +79,12 @@ def plain_errors(*errors: type[Exception]) -> Iterator[None]:
     """Ends a command line's program with the message of such an error, without a traceback.
 
     Warnings become a line each, without the source line that raised them. Orbax, which logs every
-    step of every save, and asyncio below it would log an error's tracebacks before its message.
+    step of every save, and asyncio below it would log an error's tracebacks before its message; JAX
+    that there is no TPU.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         yield

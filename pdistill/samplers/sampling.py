@@ -1,5 +1,6 @@
 """The driver of all solvers, a `lax.scan` over a grid of noise levels."""
 
+import inspect
 import itertools
 import numbers
 from collections.abc import Sequence
@@ -102,13 +103,30 @@ def sample(
         logsnrs = solver.grid(schedule, num_steps, z.dtype)
     else:
         logsnrs = schedule(jnp.asarray(times, z.dtype))
-    if not solver.jumps:
+    if solver.jumps:
+        _check_jump(denoise, solver)
+    else:
         denoise = _clipped(denoise, clip)
     z = z * solver.prior_std(logsnrs[0])
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
     x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
     return (x, trajectory) if return_trajectory else x
+
+
+def _check_jump(jump: Jump, solver: Solver) -> None:
+    """Raises ValueError for a function that cannot be called as a jump."""
+    try:
+        signature = inspect.signature(jump)
+    except ValueError:  # it has none that Python knows
+        return
+    try:
+        signature.bind("z", "logsnr_t", "logsnr_s")
+    except TypeError as error:
+        raise ValueError(
+            f"{solver.name} is for jumps, (z, logsnr_t, logsnr_s) -> z at s, see diffusion.Jump: "
+            f"{error}; for a denoiser take another solver, such as 'ddim'"
+        ) from error
 
 
 def _count_steps(solver: Solver, num_steps: int | None, times: Sequence[float] | None) -> int:
@@ -269,7 +287,7 @@ def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
             raise ValueError(
                 f"denoise must return x_hat of z's shape {z.shape}; it returned {found}"
             )
-        return x_hat
+        return jnp.asarray(x_hat, z.dtype)
 
     return call
 

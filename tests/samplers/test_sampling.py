@@ -477,6 +477,21 @@ def test_solvers_by_name():
     assert num_evaluations("heun", 4) == num_evaluations(Heun(), 4)
 
 
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_denoiser_in_half_precision(num_steps):
+    def denoise(z, logsnr):
+        return (0.5 * z).astype(jnp.bfloat16)
+
+    x = sample(denoise, KEY, (3, 2), schedule=CosineSchedule(), num_steps=num_steps)
+    assert x.dtype == jnp.float32
+
+
+def test_a_denoiser_where_a_jump_should_be():
+    with pytest.raises(ValueError, match=r"gamma is for jumps, .* another solver, such as 'ddim'"):
+        sample(lambda z, logsnr: z, KEY, (3, 2), schedule=CosineSchedule(), num_steps=2,
+               solver="gamma")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("denoise", "num_steps", "found"),
     [
