@@ -21,7 +21,7 @@ COMMANDS = {
     "convert": "makes a model directory of somebody else's weights",
     "average": "makes an average of another length of a finished run's snapshots",
     "export": "writes a model's sampler, or the model, for other programs",
-    "report": "makes the report of a run again",
+    "report": "makes the report of a run again, or one table of several",
     "prepare": "puts a data set on disk",
 }
 

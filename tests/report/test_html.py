@@ -198,3 +198,20 @@ def test_command_line(full, tmp_path, capsys):
     assert capsys.readouterr().out == f"{full / 'report.html'}\n"
     with pytest.raises(SystemExit, match=r"error: no results\.jsonl in"):
         main([str(tmp_path / "nothing")])
+
+
+def test_several_runs_are_one_table(workdir, row, capsys, tmp_path):
+    first = workdir([row("teacher", 64, 0.4), row("student", 1, 0.5)], name="digits")
+    other = workdir([row("teacher", 64, 0.3)], name="digits_gan")
+    main([str(first), str(other)])
+    shown = capsys.readouterr().out.splitlines()
+    found = [line.split()[:3] + line.split()[4:5] for line in shown[3:]]
+    assert found == [
+        ["digits:", "teacher", "64", "0.400"],
+        ["digits:", "student", "1", "0.500"],
+        ["digits_gan:", "teacher", "64", "0.300"],
+    ]
+    with pytest.raises(SystemExit, match=r"nothing has no results.jsonl with rows"):
+        main([str(first), str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit, match="names of their own; got digits, digits"):
+        main([str(first), str(first)])
