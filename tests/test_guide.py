@@ -14,7 +14,7 @@ from tiny_experiment import tiny
 
 import pdistill
 from pdistill import export
-from pdistill.cli import sample
+from pdistill.cli import pairs, sample
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.methods import Direct, Dmd, Guided, Progressive
 from pdistill.model import ModelError
@@ -138,3 +138,11 @@ def test_a_guide_that_is_gone_or_another(folder, tmp_path):
     with pytest.raises(ModelError, match=r"that is not in .*small: put it there, or say where"):
         pdistill.load(tmp_path / "model")
     pdistill.load(tmp_path / "model", guide=folder / "small")
+
+    def made(*options):
+        out = tmp_path / f"pairs{len(options)}.npz"
+        few = ["--num=2", "--num_steps=2", "--solver=ddim", f"--out={out}"]
+        pairs.main([f"--model={tmp_path / 'model'}", f"--guide={folder / 'small'}", *few, *options])
+        return np.load(out)["image"]
+
+    assert np.abs(made("--guidance=2") - made()).max() > 1e-3

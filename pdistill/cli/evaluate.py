@@ -15,7 +15,13 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import codec_option, command_parser, picture_options, steps_option
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    guide_option,
+    picture_options,
+    steps_option,
+)
 from pdistill.evaluation import (
     NEIGHBOURS,
     EvaluationError,
@@ -50,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", help="a stage's or a model's directory")
     what.add_argument("--images", help=".npz or folder of images")
     codec_option(parser)
+    guide_option(parser)
     parser.add_argument(
         "--metrics",
         required=True,
@@ -148,7 +155,7 @@ def _measure_model(
 ) -> list[dict[str, Any]]:
     """Measures samples of a model."""
     mesh = make_mesh()
-    model = models.load(options.model, mesh, codec=options.codec)
+    model = models.load(options.model, mesh, codec=options.codec, guide=options.guide)
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )

@@ -9,7 +9,7 @@ The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for
     images = sampler.call(jax.random.key(0), jax.numpy.arange(16))
 """
 
-from pdistill.cli.options import codec_option, command_parser, steps_option
+from pdistill.cli.options import codec_option, command_parser, guide_option, steps_option
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import load
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("export", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    guide_option(parser)
     parser.add_argument("--out", required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
     steps_option(parser)
@@ -41,10 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
             for name in ("num_steps", "start", "weights"):
                 if getattr(options, name) != parser.get_default(name):
                     raise ValueError(f"--{name} is not for --to=safetensors; leave it out")
-            write_folder(options.out, load(options.model, codec=options.codec))
+        model = load(options.model, codec=options.codec, guide=options.guide)
+        if options.to == "safetensors":
+            write_folder(options.out, model)
             print(f"{options.model} -> {options.out}")
             return
-        model, inside = load(options.model, codec=options.codec), options.weights == "inside"
+        inside = options.weights == "inside"
         files = write_sampler(
             options.out, model, num_steps=options.num_steps, start=options.start, inside=inside
         )

@@ -27,6 +27,12 @@ def codec_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help=help)
 
 
+def guide_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --guide, for a command that samples with a model."""
+    help = "model that guides it, if not as the model's card says"
+    parser.add_argument("--guide", help=help)
+
+
 def steps_option(parser: argparse.ArgumentParser) -> None:
     """Adds --num_steps, for a command that samples with a model."""
     help = "sampling steps instead of the model's own; for a cascade, 8+4+2"

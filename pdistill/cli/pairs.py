@@ -9,7 +9,7 @@ latents are its latents.
 
 from pathlib import Path
 
-from pdistill.cli.options import codec_option, command_parser
+from pdistill.cli.options import codec_option, command_parser, guide_option
 from pdistill.methods.columns import Pairs
 from pdistill.model import load
 from pdistill.runtime.mesh import make_mesh
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("pairs", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    guide_option(parser)
     parser.add_argument("--num", type=int, required=True, help="number of pairs")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")
     parser.add_argument("--num_steps", type=int, default=18, help="default: %(default)s")
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError):
         config = Pairs(options.num, options.num_steps, options.solver, options.guidance)
         mesh = make_mesh()
-        model = load(options.model, mesh, codec=options.codec)
+        model = load(options.model, mesh, codec=options.codec, guide=options.guide)
         if options.guidance is not None:
             model.check_guidance(options.guidance)
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pdistill.cli.options import codec_option, command_parser, steps_option
+from pdistill.cli.options import codec_option, command_parser, guide_option, steps_option
 from pdistill.model import Model, load
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import tile
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
-    parser.add_argument("--guide", help="model that guides it, if not as the model's card says")
+    guide_option(parser)
     parser.add_argument(
         "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
     )
