@@ -50,8 +50,11 @@ def hurried(source):
 
 @pytest.mark.parametrize(
     "path",
-    # The growing generator compiles for a minute.
-    [pytest.param(p, marks=pytest.mark.slow) if p.stem == "resolution" else p for p in LAPTOPS],
+    # A growing generator compiles for a minute; guidance takes the ways of the others.
+    [
+        pytest.param(p, marks=pytest.mark.slow) if p.stem in ("resolution", "guidance") else p
+        for p in LAPTOPS
+    ],
     ids=[path.stem for path in LAPTOPS],
 )
 def test_notebook_in_a_hurry(path, tmp_path):

@@ -124,7 +124,7 @@ def test_a_signal_to_one_stops_all_at_the_same_update(tmp_path):
     assert (tmp_path / "float32/checkpoints" / step).is_dir()
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_others_stop_when_one_is_lost(tmp_path, lost):
     """With an error, within a minute. What was saved before stays good."""
 

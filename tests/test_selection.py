@@ -92,7 +92,7 @@ def test_if_none_was_measured_it_has_diverged(tmp_path, monkeypatch):
         experiment.run(tiny_gan(), tmp_path / "run")
 
 
-@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize("better", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_trained_on_it_is_chosen_among_all(workdir, tmp_path, monkeypatch, better):
     """More updates of the last stage, whether or not one of them is better."""
     copy = tmp_path / "run"

@@ -188,6 +188,7 @@ def test_one_resolution_is_the_plain_method():
     assert same(image, one)
 
 
+@pytest.mark.slow  # it compiles for half a minute
 def test_resolutions_have_dropout_of_their_own():
     """Inside, the maps of all have one size: with one key their masks would be the same."""
     learner = Learner.of(spoiled(PLAIN.replace(module=UNET.clone(dropout=0.5))), ADAM)

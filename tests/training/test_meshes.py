@@ -88,7 +88,9 @@ def test_with_fsdp_each_device_holds_its_part():
         assert 1 / 8 <= held / total < 1.1 / 8
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 1), (2, 4), pytest.param((1, 8), marks=pytest.mark.slow)], ids=str
+)
 def test_meshes_agree_to_rounding_in_double_precision(x64, shape):
     with jax.numpy_dtype_promotion("standard"):  # JAX's own attention asks for it
         losses, gradient, _ = train(mesh_of(1, 1), 20, "float64")
