@@ -103,10 +103,7 @@ def sample(
         logsnrs = solver.grid(schedule, num_steps, z.dtype)
     else:
         logsnrs = schedule(jnp.asarray(times, z.dtype))
-    if solver.jumps:
-        _check_jump(denoise, solver)
-    else:
-        denoise = _clipped(denoise, clip)
+    denoise = _prepared(denoise, solver, clip)
     z = z * solver.prior_std(logsnrs[0])
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
@@ -114,19 +111,22 @@ def sample(
     return (x, trajectory) if return_trajectory else x
 
 
-def _check_jump(jump: Jump, solver: Solver) -> None:
-    """Raises ValueError for a function that cannot be called as a jump."""
+def _prepared(
+    denoise: Denoiser | Jump, solver: Solver, clip: tuple[float, float] | None
+) -> Denoiser | Jump:
+    """The denoiser, clipped, or the jump; ValueError for what cannot be called as a jump."""
+    if not solver.jumps:
+        return _clipped(denoise, clip)
     try:
-        signature = inspect.signature(jump)
-    except ValueError:  # it has none that Python knows
-        return
-    try:
-        signature.bind("z", "logsnr_t", "logsnr_s")
+        inspect.signature(denoise).bind("z", "logsnr_t", "logsnr_s")
+    except ValueError:  # it has no signature that Python knows
+        pass
     except TypeError as error:
         raise ValueError(
             f"{solver.name} is for jumps, (z, logsnr_t, logsnr_s) -> z at s, see diffusion.Jump: "
             f"{error}; for a denoiser take another solver, such as 'ddim'"
         ) from error
+    return denoise
 
 
 def _count_steps(solver: Solver, num_steps: int | None, times: Sequence[float] | None) -> int:
