@@ -327,7 +327,27 @@ def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
             expected = pytest.raises(SystemExit, match="no labels")
         with expected:
             command.main([*arguments, f"--codec={codec}"])
-    assert np.load(tmp_path / "pairs.npz")["image"].shape == (4, 2, 2, 2)
+    made, checksum = tmp_path / "pairs.npz", pdistill.load(model, codec=codec).card["codec"]
+    assert np.load(made)["image"].shape == (4, 2, 2, 2)
+    Pairs(4).check_codec(made, checksum["checksum"])
+    for other, message in ((1, "a model of another codec"), (None, "of another codec")):
+        with pytest.raises(ValueError, match=message):
+            Pairs(4).check_codec(made, other)
+
+
+def test_pairs_of_images_are_not_for_latents(workdir, tmp_path):
+    pairs = Pairs(4, num_steps=2, path=str(tmp_path / "pairs.npz"))
+    mesh = make_mesh()
+    network = pdistill.load(workdir / "teacher", mesh).network.of_latents
+    pairs.make(tmp_path / "pairs.npz", network, seed=0, batch_size=8, mesh=mesh)
+    dmd = {
+        "name": "dmd", "method": "dmd", "teacher": "teacher", "loop": LOOP, "optimizer": ADAM,
+        "fake_optimizer": ADAM, "regression": 1.0, "pairs": dataclasses.asdict(pairs),
+    }  # fmt: skip
+    wrong = config()
+    wrong.codec, wrong.stages = str(workdir / "codec"), (wrong.stages[1], ConfigDict(dmd))
+    with pytest.raises(ConfigError, match=r"pairs.path: .* was made by a model of images"):
+        experiment.run(wrong, tmp_path / "run")
 
 
 def test_a_model_of_latents_from_elsewhere_takes_a_codec(workdir, tmp_path):

@@ -4,7 +4,7 @@
 
 The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of pair i is
 `jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`. The images of a model of
-latents are its latents.
+latents are its latents, and "codec" is the checksum of its codec.
 """
 
 from pathlib import Path
@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
             model.check_guidance(options.guidance)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         config.make(
-            options.out, model.network, seed=options.seed, batch_size=options.batch_size, mesh=mesh
-        )
+            options.out, model.network, seed=options.seed, batch_size=options.batch_size, mesh=mesh,
+            checksum=model.card.get("codec", {}).get("checksum"),
+        )  # fmt: skip
     print(f"{config.num} pairs of {config.num_steps} steps -> {options.out}")
 
 

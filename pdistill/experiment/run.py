@@ -292,6 +292,11 @@ class Experiment:
     def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
         """The rows of a column's file; ValueError for other rows than the run's plan has."""
         rows = column.read(path)
+        if column.path:
+            codec = planned.codec and planned.codec.directory(self.workdir)
+            if not codec or codec.exists():  # a stage's is checked once it is there
+                card = codec and models.read_card(codec, codec=True)
+                column.check_codec(path, card and card["checksum"])
         teacher = self.runs[planned.given["teacher"]].network
         num, flip = len(self.train_data), self.config.data.flip
         check_rows(column, rows, column.shapes(teacher, num, flip))

@@ -172,10 +172,11 @@ class Pairs:
         batch_size: int,
         mesh: Mesh,
         codec: Codec | None = None,
+        checksum: int | None = None,
     ) -> None:
         """Samples the teacher at labels that take turns; the images, float16, are not clipped.
 
-        A codec's latents are left as they are.
+        A codec's latents are left as they are; the file then also has its checksum, if given.
         """
         del dataset, flip, codec
         key = jax.random.key(seed, impl="threefry2x32")
@@ -205,7 +206,7 @@ class Pairs:
                 "label": np.arange(self.num, dtype=np.int32) % num_labels,
                 "key": np.asarray(jax.random.key_data(key)),
             }
-            write_arrays(path, pairs)
+            write_arrays(path, pairs if checksum is None else pairs | {"codec": np.array(checksum)})
         sync_global_devices(f"pairs in {path}")
 
     def read(self, path: Path) -> Rows:
@@ -217,6 +218,15 @@ class Pairs:
             raise ValueError(f"{path} holds no pairs: {error}") from error
         keys = jax.random.key_data(_row_keys(key, jnp.arange(len(images))))
         return {"image": images, "label": labels, "key": np.asarray(keys)}
+
+    def check_codec(self, path: Path, checksum: int | None) -> None:
+        """Raises ValueError for pairs that are latents of another codec, or images: None."""
+        found = read_arrays(path).get("codec")
+        if (None if found is None else int(found)) != checksum:
+            raise ValueError(
+                f"{path} was made by a model of {'images' if found is None else 'another codec'}; "
+                "make pairs with the teacher of this stage"
+            )
 
     def batch(self, rows: dict[str, Array], mirrored: Array | None) -> dict[str, Array]:
         """{"noise": [B, h, w, C], "image": [B, H, W, C], float32; "label": [B]}."""
