@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError, CheckpointError):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
-        _check(format, {name: value for name, value in given.items() if name != "codec"})
-        codec = given.pop("codec", None)
+        codec = given.pop("codec", None)  # of any format
+        _check(format, given)
         conversion = CONVERTERS[format](source, **given)
         if codec is not None:
             conversion = with_codec(conversion, codec)

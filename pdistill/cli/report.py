@@ -1,7 +1,9 @@
 """Makes the report of a run again, or prints the rows of several runs as one table.
 
-pdistill report runs/digits
-pdistill report runs/digits runs/digits_gan
+    pdistill report runs/digits
+    pdistill report runs/digits runs/digits_gan
+
+In such a table a stage is called by its run, too.
 """
 
 from pathlib import Path
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def merged(workdirs: list[Path]) -> list[dict[str, Any]]:
-    """Rows of all runs, whose stages are called by their run, too: "digits: teacher".
+    """Rows of all runs, with stages such as "digits: teacher".
 
     Raises:
       FileNotFoundError: a run has no rows. ValueError: two runs have one name.

@@ -142,14 +142,13 @@ def _draw(
             jnp.asarray(options.seeds)
         )
     label, labels = None, options.label
-    if labels is None and model.network.num_labels and model.guidance_range is None:
-        labels = range(model.network.num_labels)  # it knows no images without
+    if labels is None and model.needs_label:
+        labels = range(model.network.num_labels)
         print(f"labels 0-{labels[-1]} take turns; --label says others")
     if labels and num > 0:
         label = extra["label"] = np.resize(labels, num).astype(np.int32)
-    model.told(
-        num, label, options.guidance, options.guidance_levels
-    )  # raises for what the model does not take
+    # Raises for what the model does not take.
+    model.told(num, label, options.guidance, options.guidance_levels)
     sampling = model.sampling_with(options.num_steps, options.solver)
     guidance = model.network.effective_guidance(options.guidance)
     network = model.network.of_latents if options.latents else model.network

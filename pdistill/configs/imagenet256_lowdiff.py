@@ -20,68 +20,47 @@ hustvl/LightningDiT; resolutions, split, steps and students are ours. Not run he
 
 from ml_collections import ConfigDict
 
+from pdistill.configs import imagenet256_latents
+
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"imagenet256_lowdiff has no variants; got {variant!r}")
-    optimizer = {"learning_rate": 2e-4, "b2": 0.95, "clip_norm": 0.0, "ema_decay": 0.9999}
-    split = (1024, 768)  # of about 0.25 and 1 of the cost: 1024 of the last
-    return ConfigDict(
+    config = imagenet256_latents.get_config("lightningdit")
+    config.evaluation.guidance = (0.0, 1.5)
+    config.model.network = ConfigDict(
         {
-            "data": {"name": "imagenet256", "flip": True, "resident": False},
-            "codec": "models/codec",
-            "model": {
-                "network": {
-                    "name": "dit",
-                    "arguments": {  # B/1
-                        "patch": 1, "features": 768, "depth": 12, "heads": 12, "num_labels": 1000,
-                        "rms_norm": True, "rope": True, "swiglu": True, "remat": "products",
-                    },
-                },
-                "head": "velocity",
-                "schedule": {"name": "rectified_flow", "arguments": {"shift": 1 / 0.3}},
+            "name": "dit",
+            "arguments": {  # B/1
+                "patch": 1, "features": 768, "depth": 12, "heads": 12, "num_labels": 1000,
+                "rms_norm": True, "rope": True, "swiglu": True, "remat": "products",
             },
-            "mesh": {"data": -1, "fsdp": 8},  # ours
-            "evaluation": {  # ours
-                "metrics": ("fid", "is"),
-                "references": ("train",),
-                "num_samples": 50_000,
-                "batch_size": 256,
-                "guidance": (0.0, 1.5),
-            },
-            "stages": (
-                {
-                    "name": "lowdiff",
-                    "method": "lowdiff",
-                    "resolutions": (8, 16),
-                    "split": split,
-                    "label_dropout": 0.1,
-                    "weighting": "velocity_mse",
-                    "measured_at": ((100, 50), (30, 20), (8, 8), (1, 1)),
-                    "loop": {
-                        "num_updates": 80_000,  # 64 epochs of 1024
-                        "batch_size": sum(split),
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": optimizer,
-                },
-                {
-                    "name": "distilled",
-                    "method": "progressive",
-                    "teacher": "lowdiff",
-                    "start_steps": 16,
-                    "long_rounds": 2,
-                    "split": split,
-                    "max_noise": 0.2,
-                    "loop": {
-                        "num_updates": 20_000,
-                        "batch_size": sum(split),
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": optimizer | {"learning_rate": 5e-5, "anneal": "linear"},
-                },
-            ),
         }
     )  # fmt: skip
+    optimizer = {"learning_rate": 2e-4, "b2": 0.95, "clip_norm": 0.0, "ema_decay": 0.9999}
+    split = (1024, 768)  # of about 0.25 and 1 of the cost: 1024 of the last
+    loop = {"batch_size": sum(split), "substeps": 1, "save_every": 5000}
+    lowdiff = {
+        "name": "lowdiff",
+        "method": "lowdiff",
+        "resolutions": (8, 16),
+        "split": split,
+        "label_dropout": 0.1,
+        "weighting": "velocity_mse",
+        "measured_at": ((100, 50), (30, 20), (8, 8), (1, 1)),
+        "loop": loop | {"num_updates": 80_000},  # 64 epochs of 1024
+        "optimizer": optimizer,
+    }
+    distilled = {
+        "name": "distilled",
+        "method": "progressive",
+        "teacher": "lowdiff",
+        "start_steps": 16,
+        "long_rounds": 2,
+        "split": split,
+        "max_noise": 0.2,
+        "loop": loop | {"num_updates": 20_000},
+        "optimizer": optimizer | {"learning_rate": 5e-5, "anneal": "linear"},
+    }
+    config.stages = (ConfigDict(lowdiff), ConfigDict(distilled))
+    return config

@@ -16,7 +16,7 @@ def guide(
     pair: Pair,
     weight: float | Array,
     *,
-    interval: tuple[float | Array, float | Array] | None = None,
+    interval: tuple[float, float] | Array | None = None,
     rescale: float = 0.0,
     channels: int | None = None,
 ) -> Denoiser:
@@ -29,7 +29,7 @@ def guide(
       pair: both predictions, see `Pair`; `pair_of` joins two denoisers, and a network gives both
         in one call.
       weight: w, a number or [B].
-      interval: log-SNRs (low, high) between which to guide, numbers or [B]; elsewhere w = 0
+      interval: log-SNRs (low, high), or [B, 2], between which to guide; elsewhere w = 0
         (Kynkaanniemi et al. 2024).
       rescale: phi in [0, 1], the share of the way by which each guided prediction is scaled back
         to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16).
@@ -38,15 +38,13 @@ def guide(
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
-    numbers = interval is not None and isinstance(interval[0], int | float)
-    if numbers and interval[0] >= interval[1]:
+    if isinstance(interval, tuple) and interval[0] >= interval[1]:
         raise ValueError(f"interval must be (low, high) in log-SNR; got {interval}")
 
     def predict(z: Array, logsnr: Array) -> Array:
         conditional, unconditional = pair(z, logsnr)
         w = jnp.broadcast_to(jnp.asarray(weight, logsnr.dtype), logsnr.shape)
-        if interval is not None:
-            w = jnp.where((interval[0] <= logsnr) & (logsnr <= interval[1]), w, 0)
+        w = acting(w, interval, logsnr)
         guided = conditional + expand(w, z) * (conditional - unconditional)
         if channels is not None:
             guided = jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
@@ -57,6 +55,14 @@ def guide(
         return guided
 
     return predict
+
+
+def acting(w: Array, levels: tuple[float, float] | Array | None, logsnr: Array) -> Array:
+    """Weights of guidance [B] at log-SNRs [B]: 0 but between the levels, see `guide`'s interval."""
+    if levels is None:
+        return w
+    low, high = jnp.moveaxis(jnp.asarray(levels, logsnr.dtype), -1, 0)
+    return jnp.where((low <= logsnr) & (logsnr <= high), w, 0)
 
 
 def pair_of(conditional: Denoiser, unconditional: Denoiser) -> Pair:

@@ -19,7 +19,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.method import Method
-from pdistill.model.card import LATENTS, ModelError, find, read_card
+from pdistill.model.card import LATENTS, ModelError, find, read_card, reference
 from pdistill.model.codecs import blank_codec
 from pdistill.model.store import codec_directory
 from pdistill.networks import Codec, Network
@@ -51,10 +51,10 @@ class CodecSource:
     def entry(self, workdir: Path, model: Path) -> dict[str, Any]:
         """The entry of the card of a model in the directory `model`, a path and a checksum."""
         directory = self.directory(workdir)
-        path = str(directory.resolve())
+        entry = reference(directory, codec=True)
         if self.stage:  # of the same run directory, which may be moved
-            path = os.path.relpath(directory, model)
-        return {"path": path, "checksum": read_card(directory, codec=True)["checksum"]}
+            entry["path"] = os.path.relpath(directory, model)
+        return entry
 
 
 def codec_source(

@@ -8,7 +8,7 @@ from jax import Array
 
 from pdistill.methods.method import Method, Run
 from pdistill.model.card import find, num_steps, read_card
-from pdistill.model.store import guided_card, load_network
+from pdistill.model.store import load_network, read_guided_card
 from pdistill.networks import Network
 
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
@@ -47,5 +47,5 @@ class Imported(Method):
         return state
 
     def card(self, state: Network) -> dict[str, Any]:
-        card = read_card(find(self.path)) | (guided_card(self.guide) if self.guide else {})
+        card = read_guided_card(self.path, self.guide)
         return {key: value for key, value in card.items() if key not in OWN} | {"source": self.path}

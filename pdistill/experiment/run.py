@@ -329,12 +329,7 @@ class Experiment:
             return self._save_codec(planned, directory, network)
         run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
         routed = hasattr(network.module, "routes")
-        data = {
-            "name": self.train_data.name,
-            "shape": planned.image_shape,
-            "noise_shape": network.shape,
-            "scale": "image / 127.5 - 1",
-        }
+        shapes = {"shape": planned.image_shape, "noise_shape": network.shape}
         card = {
             "kind": "routed" if routed else parse_solver(solver).model,
             "solver": solver,
@@ -343,7 +338,7 @@ class Experiment:
             "clip": self.measurements.clip(planned),
             "num_labels": network.num_labels,
             "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
-            "data": data,
+            "data": {"name": self.train_data.name, **shapes, "scale": "image / 127.5 - 1"},
             "method": run.method.name,
             "generator": str(jax.random.key_impl(self._key)),
             "parent": planned.given.get("start") or planned.given.get("teacher"),
@@ -356,9 +351,7 @@ class Experiment:
         }
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
-            # Of a model from elsewhere that makes latents, too.
-            shapes = {"shape": planned.image_shape, "noise_shape": network.shape}
-            card["data"] = card["data"] | shapes
+            card["data"] = card["data"] | shapes  # also of a model from elsewhere
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 

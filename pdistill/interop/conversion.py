@@ -9,7 +9,7 @@ from typing import Any
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
-from pdistill.model.card import LATENTS, read_card
+from pdistill.model.card import LATENTS, reference
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
@@ -76,17 +76,14 @@ def with_codec(conversion: Conversion, directory: str | Path) -> Conversion:
     network, card = conversion.network, conversion.card
     if isinstance(network, Codec) or card["data"]["scale"] != LATENTS:
         raise ConversionError("--codec is for networks of latents; leave it out")
-    codec, found = blank_codec(directory), models.find(directory).resolve()
+    codec = blank_codec(directory)
     if codec.channels != network.shape[-1]:
         raise ConversionError(
             f"the codec in {directory} makes latents of {codec.channels} channels, and the network "
             f"takes {network.shape[-1]}; give the one that it was trained with"
         )
-    shape, checksum = codec.image_shape(network.shape), read_card(found, codec=True)["checksum"]
-    changes = {
-        "codec": {"path": str(found), "checksum": checksum},
-        "data": {"shape": shape, "noise_shape": network.shape, "scale": PIXELS},
-    }
+    shapes = {"shape": codec.image_shape(network.shape), "noise_shape": network.shape}
+    changes = {"codec": reference(directory, codec=True), "data": shapes | {"scale": PIXELS}}
     return Conversion(network, card | changes)
 
 

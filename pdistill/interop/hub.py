@@ -1,8 +1,8 @@
 """Folders for model hubs, with model.safetensors, config.json and a model card.
 
 They are written from models and read back. config.json is model.json. A codec is in codec/, in the
-same form. A parameter's name in
-model.safetensors is its path, joined by "/": names of layers have dots in them.
+same form. A parameter's name in model.safetensors is its path, joined by "/": names of layers have
+dots in them.
 """
 
 import json

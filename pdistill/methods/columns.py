@@ -221,8 +221,9 @@ class Pairs:
 
     def check_codec(self, path: Path, checksum: int | None) -> None:
         """Raises ValueError for pairs that are latents of another codec, or images: None."""
-        found = read_arrays(path).get("codec")
-        if (None if found is None else int(found)) != checksum:
+        with np.load(path) as archive:
+            found = int(archive["codec"]) if "codec" in archive else None
+        if found != checksum:
             raise ValueError(
                 f"{path} was made by a model of {'images' if found is None else 'another codec'}; "
                 "make pairs with the teacher of this stage"

@@ -19,11 +19,12 @@ from jax.lax import stop_gradient
 
 from pdistill import diffusion
 from pdistill.diffusion import logsnr_of_angle
+from pdistill.diffusion.guidance import acting
 from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
-from pdistill.methods.parts.own_guidance import acting, guided
+from pdistill.methods.parts.own_guidance import guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval
 from pdistill.methods.parts.weights import LogVariance
@@ -333,7 +334,7 @@ class FlowMap(Method):
 
     def teach(self, teacher: Network, z: Array, t: Array, rows: "Rows") -> Array:
         """The teacher's velocity at log-SNRs t [B], guided as the rows say."""
-        w = acting(rows.w, rows.levels, t)
+        w = None if rows.w is None else acting(rows.w, rows.levels, t)
         return teacher.v(z, t, Conditioning(label=rows.told.label, guidance=w))
 
     def product(self, state: State) -> Network:
@@ -358,4 +359,5 @@ class Rows(NamedTuple):
     def told_at(self, logsnr: Array) -> Conditioning:
         """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
         w = self.told.guidance
-        return self.told.replace(guidance=acting(w, self.levels, logsnr), levels=None)
+        w = None if w is None else acting(w, self.levels, logsnr)
+        return self.told.replace(guidance=w, levels=None)

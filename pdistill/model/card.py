@@ -69,6 +69,15 @@ def made_for(card: dict[str, Any]) -> tuple[samplers.Steps, ...]:
     return tuple(tuple(n) if isinstance(n, list) else n for n in card.get("made_for") or ())
 
 
+def reference(directory: str | Path, *, codec: bool = False) -> dict[str, Any]:
+    """The entry of a card that names another model or, if it says so, a codec; ModelError if none.
+
+    Its checksum tells whether the directory still holds the same parameters.
+    """
+    path = find(directory)
+    return {"path": str(path.resolve()), "checksum": read_card(path, codec=codec)["checksum"]}
+
+
 def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
     """Lowest and highest guidance weight in the card; None for a model that takes none."""
     if card["guidance"] is None:

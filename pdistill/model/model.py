@@ -91,6 +91,11 @@ class Model:
         """Lowest and highest guidance weight; None for a model that takes none."""
         return self.network.guidance
 
+    @property
+    def needs_label(self) -> bool:
+        """Whether it takes labels, and has learnt no images without one."""
+        return bool(self.network.num_labels) and self.guidance_range is None
+
     def denoiser(self, label: Array | None = None, guidance: Array | None = None) -> Denoiser:
         """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code.
 
@@ -169,7 +174,7 @@ class Model:
     def _labels(self, label, num):
         num_labels = self.network.num_labels
         if label is None:
-            if num_labels and self.guidance_range is None:
+            if self.needs_label:
                 warnings.warn(
                     "this model was told the label of every image that it was trained on, and not "
                     f"what images without one are; give label, in 0 .. {num_labels - 1}",

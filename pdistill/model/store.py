@@ -22,6 +22,7 @@ from pdistill.model.card import (
     find,
     noise_shape,
     read_card,
+    reference,
     versions,
 )
 from pdistill.model.model import Model
@@ -75,7 +76,10 @@ def load_network(
 ) -> Network:
     """Loads the network of a model with its guide, but without its codec; raises as `load`."""
     directory = find(directory)
-    card = read_card(directory) | (guided_card(guide) if guide else {})
+    return _network(directory, read_guided_card(directory, guide), mesh)
+
+
+def _network(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Network:
     with _explained(directory):
         network = read_params(directory, build_blank(card), card, mesh)
         if card.get("guide"):
@@ -103,16 +107,15 @@ def load(
       ModelError: there is no model there, or it cannot be read; or its codec or its guide is not
         there, is another one, or does not fit.
     """
-    directory, network = find(directory), load_network(directory, mesh, guide=guide)
-    card = read_card(directory) | (guided_card(guide) if guide else {})
+    directory = find(directory)
+    card = read_guided_card(directory, guide)
+    network = _network(directory, card, mesh)
     with _explained(directory):
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
             if codec:
-                found = find(codec).resolve()
-                about = read_card(found, codec=True)
-                card["codec"] = {"path": str(found), "checksum": about["checksum"]}
+                card["codec"] = reference(codec, codec=True)
         model = Model(network, card)
         _ = model.sampling_with()
     return model
@@ -137,9 +140,12 @@ def guided_card(guide: str | Path) -> dict[str, Any]:
     Raises:
       ModelError: there is no model.
     """
-    path = find(guide)
-    entry = {"path": str(path.resolve()), "checksum": read_card(path)["checksum"]}
-    return {"guide": entry, "guidance": [0.0, None]}
+    return {"guide": reference(guide), "guidance": [0.0, None]}
+
+
+def read_guided_card(directory: str | Path, guide: str | Path | None = None) -> dict[str, Any]:
+    """Reads a model's card, which names the model in the directory `guide`, if it is given."""
+    return read_card(find(directory)) | (guided_card(guide) if guide else {})
 
 
 def _read_guide(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Network:
@@ -180,11 +186,11 @@ def read_codec(
     """Loads the codec of a model of latents, as `codec_directory` finds it; raises as that."""
     from pdistill.model.codecs import load_codec
 
-    codec = load_codec(codec_directory(directory, card, path), mesh)
-    channels = noise_shape(card)[-1]
+    found = codec_directory(directory, card, path)
+    codec, channels = load_codec(found, mesh), noise_shape(card)[-1]
     if codec.channels != channels:
         raise ModelError(
-            f"{directory} makes latents of {channels} channels, and the codec in {path} has "
+            f"{directory} makes latents of {channels} channels, and the codec in {found} has "
             f"{codec.channels}; give the codec that it was trained with"
         )
     return codec
@@ -212,7 +218,7 @@ def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | No
             f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
             f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
         ) from error
-    if named and checksum != named["checksum"]:
+    if checksum != named["checksum"]:
         raise ModelError(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"

@@ -1,5 +1,9 @@
 """Sizes of the images of a network that makes a cascade (LowDiff, Xu et al. 2025)."""
 
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.data.images import repeat
 from pdistill.samplers import LowRes
 
 
@@ -26,3 +30,11 @@ def halvings(resolutions: tuple[int, ...], height: int, image: LowRes | None) ->
     if not doubling or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"resolutions must rise by powers of two; got {sizes}")
     return levels[sizes.index(height)]
+
+
+def beside(z: Array, image: LowRes | None) -> Array:
+    """Joins z [B, H, W, C] with the condition that it is made on, at its size: [B, H, W, 2 C]."""
+    if image is None:
+        return z
+    below, _ = image
+    return jnp.concatenate([z, repeat(below, z.shape[1] // below.shape[1])], axis=-1)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.data.images import repeat
-from pdistill.networks.cascades import halvings
+from pdistill.networks.cascades import beside, halvings
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     TIME_SCALE,
@@ -148,11 +147,8 @@ class DiT(nn.Module):
         small = halvings(self.resolutions, height, told.image) > 0
         size = f"_{height}" if small else ""  # in the names of what a smaller size has for itself
         embedding, late = self._embeddings(logsnr, told, height)
-        if told.image is not None:
-            below, _ = told.image
-            z = jnp.concatenate([z, repeat(below, height // below.shape[1])], axis=-1)
         patches = nn.Conv(self.features, (p, p), (p, p), dtype=self.dtype, name=f"patches{size}")
-        tokens = patches(z)
+        tokens = patches(beside(z, told.image))
         grid = tokens.shape[1:3]
         tokens = tokens.reshape(batch, grid[0] * grid[1], self.features)
         self._check_size(f"position{size}", tokens.shape[1])

@@ -154,7 +154,7 @@ class Network(struct.PyTreeNode):
                 return read(z, logsnr, told), weaker
             return self.with_and_without_label(read, z, logsnr, told)
 
-        levels = self.guidance_levels if told.levels is None else tuple(told.levels.T)
+        levels = self.guidance_levels if told.levels is None else told.levels
         return diffusion.guide(pair, weight, interval=levels, channels=self.guidance_channels)(
             z, logsnr
         )

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.data.images import average, repeat
-from pdistill.networks.cascades import halvings
+from pdistill.networks.cascades import beside, halvings
 from pdistill.networks.conditioning import NOTHING, Conditioning
 from pdistill.networks.embeddings import (
     TIME_SCALE,
@@ -184,9 +184,7 @@ class UNet(nn.Module):
         first = self._level(height, told.image)
         self._check(z, told, first)
         embedding = self._embedding(logsnr, told, z.shape[0], height)
-        if told.image is not None:
-            before, _ = told.image
-            z = jnp.concatenate([z, repeat(before, height // before.shape[1])], axis=-1)
+        z = beside(z, told.image)
 
         block, attention = (rematerialised(m, self.remat) for m in (ResBlock, Attention))
         block = functools.partial(block, dropout=self.dropout if train else 0.0, dtype=self.dtype)

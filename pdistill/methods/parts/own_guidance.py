@@ -1,4 +1,4 @@
-"""Guidance within training: where it acts, and that of a network that has no teacher."""
+"""Guidance of a network that has no teacher, by its own velocities."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -6,13 +6,6 @@ from jax.lax import stop_gradient
 
 from pdistill.diffusion import expand
 from pdistill.networks import Conditioning, Network
-
-
-def acting(w: Array | None, levels: Array | None, logsnr: Array) -> Array | None:
-    """Weights of guidance [B] at log-SNRs [B]: 0 but between the levels [B, 2], None for all."""
-    if w is None or levels is None:
-        return w
-    return jnp.where((levels[:, 0] <= logsnr) & (logsnr <= levels[:, 1]), w, 0.0)
 
 
 def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, pair: Array, omega):
