@@ -7,7 +7,7 @@ from pdistill.networks.codecs import (
     Codec,
     Posterior,
 )
-from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.dit import DiT
 from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
@@ -47,6 +47,7 @@ __all__ = [
     "Routed",
     "SiT",
     "SongUNet",
+    "Text",
     "Transfer",
     "UNet",
     "build_codec",
