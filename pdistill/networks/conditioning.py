@@ -12,7 +12,7 @@ class Text(struct.PyTreeNode):
     """Prompts as a text encoder hands them on; None for what a network does not take.
 
     Attributes:
-      mask: [B, L] bool, True for tokens that belong to the prompt. A row without any is "no prompt".
+      mask: [B, L] bool, True for tokens of the prompt. A row without any is "no prompt".
       tokens: embeddings of the tokens [B, L, D], for cross-attention.
       pooled: one embedding of the whole prompt, [B, P].
     """
