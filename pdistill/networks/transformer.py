@@ -11,8 +11,11 @@ from jax import Array
 from pdistill.samplers.sampling import at_least_float32
 
 
-def attend(q: Array, k: Array, v: Array) -> Array:
+def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """Softmax attention among tokens: three [B, T, heads, channels] -> one; softmax in float32.
+
+    mask: bool, [B or 1, 1, T or 1, T], False for keys that a query does not see; a query that sees
+    none mixes all alike.
 
     Scaled and normalised where there are B T heads channels numbers, not where there are B T T
     heads, and with the heads before the tokens: fewer passes over memory, which on a CPU take half
@@ -22,6 +25,8 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
     return mixed.astype(v.dtype).swapaxes(1, 2)
