@@ -121,7 +121,7 @@ class Progressive(Method):
         """Examples for the student, from the images of one resolution."""
         time_key, noise_key, _, weight_key = jax.random.split(key, 4)
         x, schedule = batch["image"], teacher.schedule
-        told, weight = Conditioning(label=batch.get("label"), image=below), None
+        told, weight = Conditioning.of(batch, image=below), None
         if teacher.takes_guidance and teacher.guidance:
             w = guidance_weights(weight_key, len(x), teacher.guidance, self.stratified, x.dtype)
             told, weight = told.replace(guidance=w), importance(w, self.discount)

@@ -1,6 +1,9 @@
 """Conditioning: all that a network is told beside its noisy image, one pytree that grows by
 fields."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
@@ -21,10 +24,19 @@ class Text(struct.PyTreeNode):
     tokens: Array | None = None
     pooled: Array | None = None
 
-    @property
-    def dropped(self) -> "Text":
-        """The same number of rows, each "no prompt"."""
-        return self.replace(mask=jnp.zeros_like(self.mask))
+    def without(self, hidden: Array | None = None) -> "Text":
+        """The same with "no prompt" in the rows `hidden` [B], bool; None for all."""
+        kept = jnp.zeros_like(self.mask) if hidden is None else self.mask & ~hidden[:, None]
+        return self.replace(mask=kept)
+
+    @classmethod
+    def zeros(cls, num: int, pooled: int, tokens: int, length: int = 1) -> "Text":
+        """Rows of "no prompt", with embeddings of these widths; 0 for none."""
+        return cls(
+            jnp.zeros((num, length), bool),
+            jnp.zeros((num, length, tokens)) if tokens else None,
+            jnp.zeros((num, pooled)) if pooled else None,
+        )
 
 
 class Conditioning(struct.PyTreeNode):
@@ -45,6 +57,24 @@ class Conditioning(struct.PyTreeNode):
     levels: Array | None = None
     target: Array | None = None
     image: LowRes | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], **more: Any) -> "Conditioning":
+        """The labels and prompts of a batch, where it has them, and `more` fields."""
+        return cls(label=batch.get("label"), text=batch.get("text"), **more)
+
+    def without(self, num_labels: int, hidden: Array | None = None) -> "Conditioning":
+        """The same with "no label" and "no prompt" in the rows `hidden` [B], bool; None for all."""
+        label = self.label
+        if label is not None:
+            hide = True if hidden is None else hidden
+            label = jnp.where(hide, jnp.full_like(label, num_labels), label)
+        return self.replace(label=label, text=self.text and self.text.without(hidden))
+
+    def is_informed(self, num_labels: int) -> Array:
+        """Whether each row has a label or a prompt, [B] bool."""
+        label = self.label < num_labels
+        return label if self.text is None else label | self.text.mask.any(-1)
 
 
 NOTHING = Conditioning()
