@@ -8,35 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from pdistill.data.text import Text
 from pdistill.samplers import LowRes
-
-
-class Text(struct.PyTreeNode):
-    """Prompts as a text encoder hands them on; None for what a network does not take.
-
-    Attributes:
-      mask: [B, L] bool, True for tokens of the prompt. A row without any is "no prompt".
-      tokens: embeddings of the tokens [B, L, D], for cross-attention.
-      pooled: one embedding of the whole prompt, [B, P].
-    """
-
-    mask: Array
-    tokens: Array | None = None
-    pooled: Array | None = None
-
-    def without(self, hidden: Array | None = None) -> "Text":
-        """The same with "no prompt" in the rows `hidden` [B], bool; None for all."""
-        kept = jnp.zeros_like(self.mask) if hidden is None else self.mask & ~hidden[:, None]
-        return self.replace(mask=kept)
-
-    @classmethod
-    def zeros(cls, num: int, pooled: int, tokens: int, length: int = 1) -> "Text":
-        """Rows of "no prompt", with embeddings of these widths; 0 for none."""
-        return cls(
-            jnp.zeros((num, length), bool),
-            jnp.zeros((num, length, tokens)) if tokens else None,
-            jnp.zeros((num, pooled)) if pooled else None,
-        )
 
 
 class Conditioning(struct.PyTreeNode):
