@@ -7,7 +7,7 @@ that what was stopped goes on where it was.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,12 @@ class Embeddings:
         return rows
 
 
+def text_shapes(num: int, pooled: int, tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the column "text" of `num` images, as if each had one caption of 16 tokens."""
+    about = Embeddings(0, "", num, 1, 16 if tokens else 1, pooled, tokens)
+    return {f"text/{name}": shape for name, shape in about.shapes.items()}
+
+
 def _filled(captions: Sequence[str], num: int) -> Iterator[str]:
     """The captions, and the last one again for those that are missing."""
     return (captions[min(i, len(captions) - 1)] for i in range(num))
@@ -202,6 +208,11 @@ def whitening(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), (directions / np.sqrt(variances + floor)).astype(np.float32)
 
 
+def whitened(pooled: np.ndarray, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Pooled embeddings [..., P] as networks take them, float32."""
+    return (pooled.astype(np.float32) - mean) @ matrix
+
+
 class Whitened:
     """Rows of pooled embeddings on disk that are whitened when they are read, float16.
 
@@ -220,8 +231,26 @@ class Whitened:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        found = self._rows[rows].astype(np.float32)
-        return ((found - self._mean) @ self._matrix).astype(FORMAT)
+        return whitened(self._rows[rows], self._mean, self._matrix).astype(FORMAT)
+
+
+class FirstCaption:
+    """Rows of the first caption of each image, [N, ...], read when they are asked for; float32."""
+
+    def __init__(self, rows: Any):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        found = self._rows[rows][:, 0]
+        return found.astype(np.float32) if np.issubdtype(found.dtype, np.floating) else found
+
+
+def first_captions(rows: Mapping[str, Any]) -> Text:
+    """The first caption of each image of a column's rows, as `FirstCaption`."""
+    return Text(**{name: FirstCaption(a) for name, a in rows.items() if name != "count"})
 
 
 def draw_caption(key: Array, rows: dict[str, Array]) -> Text:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from pdistill.data.columns import Column
 from pdistill.data.images import check_average
 from pdistill.data.moments import FORMAT
+from pdistill.data.text import text_shapes
 from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
     CodecSource,
@@ -350,6 +351,8 @@ def _inputs(planned, runs, experiment, mesh, data_shape):
         "image": image,
         "label": jax.ShapeDtypeStruct(data_shape[:1], "int32"),
     }
+    if not planned.makes_codec and planned.network.takes_text:
+        arrays |= text_shapes(data_shape[0], *planned.network.text_widths)
     orders = ["index"]
     for column in planned.run.method.columns:
         arrays |= column_shapes(column, planned, runs, data_shape[0], experiment.data.flip)

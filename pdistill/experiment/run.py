@@ -18,6 +18,7 @@ from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
+from pdistill.data.text import first_captions
 from pdistill.experiment.averages import products, snapshot_directory
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
@@ -27,6 +28,7 @@ from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan, shapes_in_training
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
+from pdistill.experiment.text import check_text, with_text
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
 from pdistill.model.codecs import blank_codec
@@ -72,6 +74,7 @@ def run(
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     with taken(experiment.workdir, new=new):
         experiment.claim(plain)
+        experiment.embed()
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
@@ -104,6 +107,7 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
+        self._text_widths = check_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
@@ -130,6 +134,14 @@ class Experiment:
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def embed(self) -> None:
+        """Makes the embeddings of the captions, if networks take prompts."""
+        if any(self._text_widths):
+            self.train_data, self._text, self._prompts = with_text(
+                self.train_data, self.workdir, self.config, self._text_widths
+            )
+            self.measurements.text = first_captions(self.train_data.columns["text"].rows)
 
     def estimate(self) -> None:
         """Says what the training that is ahead will take, if the config asks for that."""
@@ -352,6 +364,8 @@ class Experiment:
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
             card["data"] = card["data"] | shapes  # also of a model from elsewhere
+        if network.takes_text:
+            card["text"] = self._prompts.entry(self._text, directory)
         update(f"{run.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=run.name)
 

@@ -204,9 +204,14 @@ class Network(struct.PyTreeNode):
         return getattr(self.module, "num_labels", 0)
 
     @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of the pooled embeddings and the tokens of prompts that it takes; 0 for none."""
+        return tuple(getattr(self.module, name, 0) for name in ("text_pooled", "text_tokens"))
+
+    @property
     def takes_text(self) -> bool:
         """Whether it takes prompts."""
-        return any(getattr(self.module, name, 0) for name in ("text_pooled", "text_tokens"))
+        return any(self.text_widths)
 
     @property
     def takes_guidance(self) -> bool:
@@ -371,8 +376,7 @@ class Network(struct.PyTreeNode):
         zeros = jnp.zeros(1)
         told = Conditioning(label=zeros.astype(int) if self.num_labels else None)
         if self.takes_text:
-            widths = self.module.text_pooled, self.module.text_tokens
-            told = told.replace(text=Text.zeros(1, *widths))
+            told = told.replace(text=Text.zeros(1, *self.text_widths))
         if shape[0] in self.resolutions[1:]:
             below = self.resolutions[self.resolutions.index(shape[0]) - 1]
             told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))

@@ -15,8 +15,8 @@ from pdistill.samplers.sampling import at_least_float32
 def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """Softmax attention among tokens: three [B, T, heads, channels] -> one; softmax in float32.
 
-    There may be S other keys and values. `mask` [B, S] is True for those to attend to, of which
-    every row needs one; None for all.
+    mask: bool, [B or 1, 1, T or 1, S], False for keys that a query does not see, of S other keys
+    and values; a query that sees none mixes all alike.
 
     Scaled and normalised where there are B T heads channels numbers, not where there are B T T
     heads, and with the heads before the tokens: fewer passes over memory, which on a CPU take half
@@ -27,7 +27,7 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
     if mask is not None:
-        logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
     return mixed.astype(v.dtype).swapaxes(1, 2)
@@ -57,7 +57,7 @@ class TextAttention(nn.Module):
         mask = None
         if text is not None:
             keys = jnp.concatenate([keys, text.tokens.astype(tokens.dtype)], axis=1)
-            mask = jnp.pad(text.mask, ((0, 0), (1, 0)), constant_values=True)
+            mask = jnp.pad(text.mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]
         q, keys = project(name="q")(normalize(tokens)), normalize(keys)
         k, v = (project(name=name)(keys) for name in "kv")
         out = nn.DenseGeneral(
