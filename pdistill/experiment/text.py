@@ -20,6 +20,7 @@ from pdistill.model.text import (
     load_text_encoder,
     read_prompt_encoder,
 )
+from pdistill.networks.routed import nearest
 from pdistill.networks.text import TextEncoder
 from pdistill.runtime.terminal import say
 
@@ -148,3 +149,38 @@ def _scale(rows: Mapping[str, Shards]) -> tuple[np.ndarray, np.ndarray]:
     some = np.linspace(0, num - 1, min(num, MOST)).astype(int)
     pooled, count = rows["pooled"][some], rows["count"][some]
     return whitening(pooled[np.arange(pooled.shape[1]) < count])
+
+
+def prompt_centres(rows: Mapping[str, np.ndarray], parts: int, seed: int) -> np.ndarray:
+    """Centres [parts, P] of k-means on the pooled embeddings of the captions of `MOST` images."""
+    from sklearn.cluster import KMeans
+
+    num = len(rows["count"])
+    some = np.linspace(0, num - 1, min(num, MOST)).astype(int)
+    pooled, count = np.asarray(rows["pooled"][some], np.float32), rows["count"][some]
+    found = KMeans(parts, n_init=10, random_state=seed).fit(
+        pooled[np.arange(pooled.shape[1]) < count]
+    )
+    return found.cluster_centers_.astype(np.float32)
+
+
+def of_prompts(data: Dataset, part: int, centres: np.ndarray) -> Dataset:
+    """The images that have captions nearest to centre number `part`, with those captions alone.
+
+    Raises:
+      ValueError: there are none.
+    """
+    rows = {name: np.asarray(a[:]) for name, a in data.columns["text"].rows.items()}
+    count, pooled = rows["count"], rows["pooled"].astype(np.float32)
+    ours = np.asarray(nearest(pooled, centres)) == part
+    ours &= np.arange(pooled.shape[1]) < count
+    chosen = ours.any(1)
+    if not chosen.any():
+        raise ValueError(f"no caption belongs to part {part} of the prompts; give fewer parts")
+    first = np.argsort(~ours[chosen], axis=1, kind="stable")  # the captions of the part
+    kept = {"count": ours[chosen].sum(1, keepdims=True).astype(np.int32)}
+    for name, a in rows.items():
+        if name != "count":
+            index = first.reshape(*first.shape, *(1,) * (a.ndim - 2))
+            kept[name] = np.take_along_axis(a[chosen], index, axis=1)
+    return data.choose(np.flatnonzero(chosen)).with_column("text", kept, aligned=True)
