@@ -30,7 +30,7 @@ class BertBlock(nn.Module):
         norm = functools.partial(nn.LayerNorm, self.epsilon, use_fast_variance=False)
         q, k, v = (
             nn.Dense(features, name=f"attention.self.{name}")(tokens).reshape(
-                *tokens.shape[:2], self.heads, -1
+                *tokens.shape[:2], self.heads, features // self.heads
             )
             for name in ("query", "key", "value")
         )

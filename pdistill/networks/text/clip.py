@@ -32,7 +32,7 @@ class ClipBlock(nn.Module):
         h = norm(name="layer_norm1")(tokens)
         q, k, v = (
             nn.Dense(features, name=f"self_attn.{name}_proj")(h).reshape(
-                *h.shape[:2], self.heads, -1
+                *h.shape[:2], self.heads, features // self.heads
             )
             for name in "qkv"
         )

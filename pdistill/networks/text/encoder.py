@@ -48,6 +48,19 @@ class TextEncoder(struct.PyTreeNode):
         """Tokens of each prompt, pads included."""
         return self.tokenizer.length
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of a prompt's embedding and of each token's, P and D."""
+        features = self.module.features
+        return getattr(self.module, "projection", 0) or features, features
+
+    @property
+    def checksum(self) -> int:
+        """The checksum of the parameters, which tells this encoder from others in a card."""
+        from pdistill.runtime.arrays import checksum  # imports orbax, which networks need not
+
+        return checksum(self.params)
+
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """Ids of prompts and their mask, [B, L] each, NumPy arrays; as `Tokenizer`."""
         return self.tokenizer(prompts)
@@ -90,29 +103,29 @@ class TextEncoder(struct.PyTreeNode):
             np.zeros((num, *like.pooled.shape[1:]), like.pooled.dtype),
         )
 
-        def keep(start: int, made: Text) -> None:
-            rows = slice(start, min(start + size, num))
-            here = rows.stop - rows.start
-            text.pooled[rows] = np.asarray(made.pooled)[:here]
+        def keep(rows: np.ndarray, made: Text) -> None:
+            text.pooled[rows] = np.asarray(made.pooled)[: len(rows)]
             if tokens:
-                text.tokens[rows, : made.tokens.shape[1]] = np.asarray(made.tokens)[:here]
+                text.tokens[rows, : made.tokens.shape[1]] = np.asarray(made.tokens)[: len(rows)]
 
+        order = np.argsort(mask.sum(1), kind="stable")  # prompts of a batch are about as long
         running = []
         for start in range(0, num, size):
-            running.append((start, _encode(self, *self._batch(ids, mask, start, size))))
+            rows = order[start : start + size]
+            made = _encode(self, *self._batch(ids, mask, np.resize(rows, size)))
+            running.append((rows, made))
             if len(running) > 1:  # while the next batch is computed
                 keep(*running.pop(0))
-        for start, made in running:
-            keep(start, made)
+        for rows, made in running:
+            keep(rows, made)
         return text
 
-    def _batch(self, ids: np.ndarray, mask: np.ndarray, start: int, size: int) -> Tokens:
-        """Rows from `start` on, filled up to `size` of them, without pads that nothing sees."""
-        rows = np.minimum(np.arange(start, start + size), len(ids) - 1)
+    def _batch(self, ids: np.ndarray, mask: np.ndarray, rows: np.ndarray) -> Tokens:
+        """Some rows, without pads that nothing sees."""
         length = ids.shape[1]
         if self.module.masked:
-            longest = mask[rows].sum(1).max()
-            length = min(length, -(-int(longest) // MULTIPLE) * MULTIPLE)
+            longest = int(mask[rows].sum(1).max())
+            length = min(length, -(-longest // MULTIPLE) * MULTIPLE)
         return Tokens(ids[rows, :length], mask[rows, :length])
 
     @property
