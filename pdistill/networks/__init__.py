@@ -17,24 +17,30 @@ from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.published.sit import SiT
 from pdistill.networks.registry import (
     CODECS,
+    ENCODERS,
     NETWORKS,
     build_codec,
+    build_encoder,
     build_network,
     change_network,
     describe_network,
     num_blocks,
 )
 from pdistill.networks.routed import Routed
+from pdistill.networks.text import Bert, ClipText, TextEncoder, Tokenizer
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
 
 __all__ = [
     "CODECS",
+    "ENCODERS",
     "NETWORKS",
     "NOTHING",
     "AutoencoderKL",
     "AutoencoderResidual",
     "AutoencoderTiny",
+    "Bert",
+    "ClipText",
     "Codec",
     "Conditioning",
     "DhariwalUNet",
@@ -48,9 +54,12 @@ __all__ = [
     "SiT",
     "SongUNet",
     "Text",
+    "TextEncoder",
+    "Tokenizer",
     "Transfer",
     "UNet",
     "build_codec",
+    "build_encoder",
     "build_network",
     "change_network",
     "describe_network",
