@@ -92,7 +92,8 @@ def test_known_pixels_are_kept(solver, images):
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     np.testing.assert_array_equal(editor.inpaint(KEY, other, known, label=1), found)
     assert float(found[:, :, 2:].mean()) == pytest.approx(MEANS[1], abs=0.03)
-    assert float(found[:, :, 2:].std()) == pytest.approx(STD, rel=0.35)  # four steps
+    whole = editor.model.sample(KEY, NUM, label=1)  # by four steps, whose images differ less
+    assert float(found[:, :, 2:].std()) == pytest.approx(float(whole.std()), rel=0.05)
 
 
 def test_a_transfer_is_the_flow_there_and_back(images):

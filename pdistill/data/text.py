@@ -256,7 +256,8 @@ def first_captions(rows: Mapping[str, Any]) -> Text:
 def draw_caption(key: Array, rows: dict[str, Array]) -> Text:
     """One caption of each image, inside jit, of rows [B, captions, ...]; float32."""
     count = rows["count"][:, 0]
-    chosen = jnp.floor(jax.random.uniform(key, count.shape) * count).astype(jnp.int32)
+    uniform = jax.random.uniform(key, count.shape)
+    chosen = jnp.floor(uniform * count.astype(uniform.dtype)).astype(jnp.int32)
 
     def take(a: Array) -> Array:
         index = chosen.reshape(-1, *(1,) * (a.ndim - 1))

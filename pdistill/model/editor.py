@@ -155,7 +155,7 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
 def _inpaint(network, key, images, known, told, *, sampling: Sampling):
     noise_key, key = jax.random.split(key)
     mean = jnp.sum(jnp.where(known, images, 0), (1, 2), keepdims=True)
-    mean = mean / jnp.maximum(known.sum((1, 2), keepdims=True), 1)
+    mean /= jnp.maximum(known.sum((1, 2), keepdims=True), 1).astype(mean.dtype)
     x = _latents(network, jnp.where(known, images, mean))
     cells = average(known.astype(x.dtype), known.shape[1] // x.shape[1]) == 1
     eps = jax.random.normal(noise_key, x.shape, x.dtype)

@@ -25,7 +25,9 @@ def perturbed(params, key):
     """Parameters without the zeros that new networks begin with."""
     leaves, form = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    noisy = [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    noisy = [
+        a + 0.2 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)
+    ]
     return form.unflatten(noisy)
 
 
@@ -43,7 +45,7 @@ def text_of(network, seed=2):
     keys = jax.random.split(jax.random.key(seed))
     pooled, tokens = network.text_widths
     return Text(
-        mask=jnp.arange(LENGTH) < jnp.array([[4], [2], [1]]),
+        mask=jnp.arange(LENGTH)[None] < jnp.array([[4], [2], [1]]),
         tokens=jax.random.normal(keys[0], (BATCH, LENGTH, tokens)) if tokens else None,
         pooled=jax.random.normal(keys[1], (BATCH, pooled)) if pooled else None,
     )
@@ -92,7 +94,7 @@ def test_guidance_is_towards_the_prompt(network):
     found = network.v(*INPUTS, Conditioning(text=text, guidance=w))
     w = w[:, None, None, None]
     wanted = (1 + w) * v(network, text) - w * v(network, None)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", TOKENS_TOO)
@@ -110,7 +112,7 @@ def test_attention_to_tokens_begins_at_zero(name):
 
 def test_attention_is_that_of_the_formula():
     """In float64, against NumPy, one image and one head at a time."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         heads, width = 2, 8
         keys = jax.random.split(jax.random.key(0), 3)
         h = jax.random.normal(keys[0], (2, 5, width), jnp.float64)
@@ -141,6 +143,11 @@ def test_attention_is_that_of_the_formula():
 
 
 def test_half_precision_and_derivatives_in_time():
+    with jax.numpy_dtype_promotion("standard"):
+        check_half_precision()
+
+
+def check_half_precision():
     for module in (MODULES["dit"], MODULES["unet"]):
         blank = Network(
             None, module=module.clone(dtype=jnp.bfloat16), head="v", schedule=CosineSchedule(),
