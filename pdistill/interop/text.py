@@ -40,6 +40,9 @@ CLIP = {
 # Other values are refused.
 BERT_IS = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 QUICK_GELU = {"quick_gelu": True, "gelu": False}
+PROJECTED = "CLIPTextModelWithProjection"
+# Tensors of no use here; those of pictures are in folders of a whole CLIP.
+UNUSED = ("pooler.", "vision_model.", "visual_projection.", "logit_scale")
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -70,7 +73,7 @@ def text_encoder(
     tensors = {
         name.removeprefix("text_model."): a
         for name, a in tensors.items()
-        if not name.endswith("position_ids") and not name.startswith("pooler.")
+        if not name.endswith("position_ids") and not name.startswith(UNUSED)
     }
     return from_torch(TextEncoder(None, module, tokenizer, layer), tensors, weights)
 
@@ -128,18 +131,22 @@ def _network(path: Path, sentence: dict[str, Any]) -> nn.Module:
     """Builds the network of a config; missing values are transformers' defaults."""
     config = read_json(path)
     kind = config.get("model_type")
+    if kind == "clip":  # text and pictures
+        width = config.get("projection_dim", CLIP["projection_dim"])
+        config = config["text_config"] | {"projection_dim": width, "architectures": [PROJECTED]}
+        kind = "clip_text_model"
     if kind == "bert":
         check(config, BERT_IS, path)
         config = BERT | config
         more = {"types": config["type_vocab_size"], **sentence}
     elif kind == "clip_text_model":
         config = CLIP | config
-        act, projected = config["hidden_act"], "CLIPTextModelWithProjection"
+        act = config["hidden_act"]
         if act not in QUICK_GELU:
             raise ConversionError(
                 f"{path}: hidden_act={act!r} is not supported, {', '.join(QUICK_GELU)} are"
             )
-        has_projection = projected in (config.get("architectures") or ())
+        has_projection = PROJECTED in (config.get("architectures") or ())
         more = {
             "quick_gelu": QUICK_GELU[act],
             "eos": config["eos_token_id"],
@@ -147,8 +154,8 @@ def _network(path: Path, sentence: dict[str, Any]) -> nn.Module:
         }
     else:
         raise ConversionError(
-            f"{path} is of a network of type {kind!r}; text encoders that can be read are bert and "
-            "clip_text_model"
+            f"{path} is of a network of type {kind!r}; text encoders that can be read are bert, "
+            "clip_text_model and clip"
         )
     sizes = {name: count(config[key], f"{path}: {key}") for name, key in SIZES.items()}
     if sizes["features"] % sizes["heads"]:

@@ -20,6 +20,7 @@ from pdistill.interop import ConversionError, text_encoder
 from pdistill.interop.text import WEIGHTS
 from pdistill.interop.tokenizers import read_tokenizer
 from pdistill.networks import Bert, ClipText, TextEncoder
+from pdistill.networks.text.clip import LARGEST_ID
 from pdistill.networks.text.encoder import _encode
 
 FOLDER = Path(__file__).parents[1] / "fixtures/interop/text"
@@ -213,6 +214,17 @@ def test_long_prompts_are_cut_before_the_end(folders):
         encoder.tokenize("a photo")
 
 
+def test_ends_by_the_largest_id(encoders):
+    """Old configs say 2 for the end of a prompt, whatever its id is; without a projection."""
+    encoder = encoders["gelu"]
+    old = encoder.replace(module=encoder.module.clone(eos=LARGEST_ID, projection=0))
+    ids, mask = (a[:, :16] for a in encoder.tokenize(PROMPTS[:3]))
+    ids = np.where(ids == 49407, 49400, np.minimum(ids, 49399))
+    text = jax.device_get(jax.jit(TextEncoder.__call__)(old, ids, mask))
+    ends = text.tokens[np.arange(len(ids)), mask.sum(1) - 1]
+    np.testing.assert_allclose(text.pooled, ends, atol=1e-6)
+
+
 # --- Batches --------------------------------------------------------------------------------------
 
 
@@ -278,9 +290,26 @@ def no_prefix(tensors, folder):
     safetensors.numpy.save_file(plain | {"embeddings.position_ids": ids}, folder / WEIGHTS)
 
 
+def with_pictures(tensors, folder):
+    """A whole CLIP."""
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    width = about.pop("projection_dim")
+    about = {"model_type": "clip", "projection_dim": width, "text_config": about}
+    path.write_text(json.dumps(about | {"architectures": ["CLIPModel"]}))
+    more = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in (
+            ("vision_model.pre_layrnorm.bias", 9), ("visual_projection.weight", (20, 9)),
+            ("logit_scale", ()),
+        )
+    }  # fmt: skip
+    safetensors.numpy.save_file(tensors | more, folder / WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("write", "rtol"),
-    [(shards, 0), (halves, 1e-3), (short_halves, 8e-3), (no_prefix, 0)],
+    [(shards, 0), (halves, 1e-3), (short_halves, 8e-3), (no_prefix, 0), (with_pictures, 0)],
 )
 def test_forms_of_a_folder(copy, encoders, write, rtol):
     folder = copy("gelu")
@@ -363,8 +392,8 @@ WRONG = {
     ),
     "truncated": (truncate, "cannot read .*model.safetensors"),
     "foreign": (
-        weights(lambda t: {f"vision_model.{k}": a for k, a in t.items()}),
-        "has no tensor 'embeddings.*; it has 'vision_model",
+        weights(lambda t: {f"unet.{k}": a for k, a in t.items()}),
+        "has no tensor 'embeddings.*; it has 'unet",
     ),
     "no projection": (
         weights(lambda t: {k: a for k, a in t.items() if "projection" not in k}),

@@ -31,3 +31,12 @@ def test_tokenizers(kind, tmp_path):
     cls = transformers.BertTokenizer if kind == "bert" else transformers.CLIPTokenizer
     found = make["ids_of"](kind, cls.from_pretrained(folder))
     assert found == json.loads((FOLDER / "ids.json").read_text())[kind]
+
+
+def test_pads_that_are_exclamation_marks(tmp_path):
+    folder = shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    found = tokenizer(make["PROMPTS"][1], padding="max_length", max_length=12)["input_ids"]
+    whole = json.loads((FOLDER / "ids.json").read_text())["clip"][1]
+    assert found == [*whole[:-2], 0, 49407, 0, 0]
