@@ -48,6 +48,14 @@ class TextEncoder(struct.PyTreeNode):
         """Tokens of each prompt, pads included."""
         return self.tokenizer.length
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Widths of the pooled embeddings and of the tokens' ones."""
+        ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+        text = jax.eval_shape(_encode, self.shapes, ids, mask)
+        return text.pooled.shape[-1], text.tokens.shape[-1]
+
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """Ids of prompts and their mask, [B, L] each, NumPy arrays; as `Tokenizer`."""
         return self.tokenizer(prompts)
