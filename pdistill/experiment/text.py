@@ -22,6 +22,7 @@ from pdistill.model.text import (
 )
 from pdistill.networks.routed import nearest
 from pdistill.networks.text import TextEncoder
+from pdistill.runtime.arrays import checksum
 from pdistill.runtime.terminal import say
 
 MOST = 50_000  # images whose captions the scale of pooled embeddings is found by
@@ -93,7 +94,9 @@ def with_text(
     _check_widths(encoder, widths, config.text_encoder)
     rows = embedded(data, encoder, widths, otherwise=workdir)
     if prompts is None:
-        prompts = PromptEncoder(config.text_encoder, encoder.checksum, *widths, *_scale(rows))
+        prompts = PromptEncoder(
+            config.text_encoder, checksum(encoder.params), *widths, *_scale(rows)
+        )
         prompts.save(folder)
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
@@ -124,9 +127,10 @@ def embedded(
     captions = data.captions
     length = _longest(captions, encoder) if tokens else 1
     most = max(map(len, captions))
-    wanted = Embeddings(encoder.checksum, data.name, len(data), most, length, pooled, tokens)
+    parameters = checksum(encoder.params)
+    wanted = Embeddings(parameters, data.name, len(data), most, length, pooled, tokens)
     parts = "-".join(name for name, width in (("pooled", pooled), ("tokens", tokens)) if width)
-    folder = data_dir() / "text" / data.name / f"{encoder.checksum:08x}-{parts}"
+    folder = data_dir() / "text" / data.name / f"{parameters:08x}-{parts}"
     if wanted.missing(folder) and otherwise and not os.access(data_dir(), os.W_OK):
         folder = otherwise / "captions"
     if wanted.missing(folder):

@@ -15,6 +15,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill.data.text import Text, whitened
 from pdistill.model.card import ModelError
+from pdistill.runtime.arrays import checksum
 from pdistill.runtime.files import one_line, read_arrays, read_json, write_arrays
 from pdistill.runtime.temporary import replacing
 
@@ -114,11 +115,11 @@ def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> Pr
         ) from error
 
 
-def load_text_encoder(source: str | Path, checksum: int | None = None) -> "TextEncoder":
+def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEncoder":
     """Loads a text encoder, see `interop.text.text_encoder`.
 
     Args:
-      checksum: that of its parameters, if it must be a certain one.
+      wanted: checksum of its parameters, if it must be a certain one.
 
     Raises:
       ModelError: it is not there, or is another one.
@@ -129,7 +130,7 @@ def load_text_encoder(source: str | Path, checksum: int | None = None) -> "TextE
         encoder = text_encoder(source)
     except (ValueError, OSError) as error:
         raise ModelError(f"text encoder: {error}") from error
-    if checksum is not None and encoder.checksum != checksum:
+    if wanted is not None and checksum(encoder.params) != wanted:
         raise ModelError(
             f"the model was trained with another text encoder than the one in {source}: say where "
             "that is, as pdistill.load(DIR, text_encoder=DIR) or --text_encoder=DIR"

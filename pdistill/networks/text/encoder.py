@@ -54,13 +54,6 @@ class TextEncoder(struct.PyTreeNode):
         features = self.module.features
         return getattr(self.module, "projection", 0) or features, features
 
-    @property
-    def checksum(self) -> int:
-        """The checksum of the parameters, which tells this encoder from others in a card."""
-        from pdistill.runtime.arrays import checksum  # imports orbax, which networks need not
-
-        return checksum(self.params)
-
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """Ids of prompts and their mask, [B, L] each, NumPy arrays; as `Tokenizer`."""
         return self.tokenizer(prompts)
