@@ -1,4 +1,4 @@
-"""Puts a published data set, or a folder of images, on disk; see `pdistill.data.prepare`.
+"""Puts a published data set, a folder of images, or emoji on disk; see `pdistill.data.prepare`.
 
 With --codec the moments of a set's latents are written beside it too, also of one that is there.
 """
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pdistill.cli.options import picture_options
-from pdistill.data.prepare import prepare, prepare_images
+from pdistill.data.emoji import SIDE
+from pdistill.data.prepare import prepare, prepare_emoji, prepare_images
 from pdistill.data.published import PUBLISHED
 from pdistill.data.resize import KERNELS
 from pdistill.data.sources import data_dir, load_dataset
@@ -25,7 +26,7 @@ from pdistill.runtime.terminal import plain_errors
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pdistill.data.prepare",
-        description="Prepares a published data set, or a folder of images, for load_dataset.",
+        description="Prepares a published data set, a folder of images or emoji for load_dataset.",
     )
     add = parser.add_argument
     add("published", nargs="?", choices=PUBLISHED, help="a data set to download")
@@ -35,10 +36,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="a folder of images; sub-folders are classes, or train, test and val with classes",
     )
-    add("--name", help="name of the new data set")
+    add("--emoji", type=Path, help="a folder in which the npm packages of emoji are unpacked")
+    add("--emoji_groups", help="smileys,animals,food or the like; default: all")
+    add("--name", help="name of the new data set; default of --emoji: emoji, or emoji_small")
     add("--resolution", type=int, help="pixels a side; default: the images' own, at most 64")
     add("--resize", choices=KERNELS, default="area", help="default: %(default)s")
     add("--no_labels", action="store_true", help="sub-folders are not classes")
+    add(
+        "--captions",
+        choices=("found", "none"),
+        default="found",
+        help="those of images, in .txt beside them or metadata.jsonl; default: %(default)s",
+    )
     add(
         "--held_out",
         type=int,
@@ -56,38 +65,52 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
-    known = args.codec and args.name and not args.images and not args.published
-    if bool(args.published) == bool(args.images) and not known:
-        parser.error(f"give either one of {', '.join(PUBLISHED)} or --images=FOLDER")
+    sources = sum(map(bool, (args.published, args.images, args.emoji)))
+    known = args.codec and args.name and not sources
+    if sources != 1 and not known:
+        parser.error(
+            f"give either one of {', '.join(PUBLISHED)} or --images=FOLDER or --emoji=FOLDER"
+        )
     if args.images and not args.name:
         parser.error("--images needs --name=NAME")
+    if args.emoji_groups and not args.emoji:
+        parser.error("--emoji_groups needs --emoji=FOLDER")
     if args.resolution is not None and args.resolution < 1:
         parser.error("--resolution must be 1 or more")
+    if args.emoji:
+        args.name = args.name or ("emoji_small" if args.emoji_groups else "emoji")
+        args.resolution, args.channels = args.resolution or SIDE, 3
     root = args.data_dir.expanduser()
     with plain_errors(PrepareError, ValueError, OSError):
         if args.codec:
             _check_codec(args, root)
-        if known or (args.published and args.codec and (root / args.published).exists()):
-            folder = None
-        elif args.published:
-            folder = prepare(args.published, root, args.archive)
-        else:
-            folder = prepare_images(
-                args.images,
-                root,
-                args.name,
-                args.resolution,
-                args.resize,
-                not args.no_labels,
-                channels=args.channels,
-                background=args.background,
-                held_out=args.held_out,
-            )
-        if folder:
-            _say_ready(folder, root)
+        prepared = args.published and args.codec and (root / args.published).exists()
+        if not known and not prepared:
+            _say_ready(_prepare(args, root), root)
         if args.codec:
             os.environ["TFDS_DATA_DIR"] = str(root)  # where `load_dataset` looks
             _encode(args, args.name or args.published)
+
+
+def _prepare(args: argparse.Namespace, root: Path) -> Path:
+    """Writes a data set without latents; returns its folder."""
+    if args.published:
+        return prepare(args.published, root, args.archive)
+    if args.emoji:
+        groups = args.emoji_groups.split(",") if args.emoji_groups else ()
+        return prepare_emoji(args.emoji, root, args.name, args.resolution, args.resize, groups)
+    return prepare_images(
+        args.images,
+        root,
+        args.name,
+        args.resolution,
+        args.resize,
+        not args.no_labels,
+        channels=args.channels,
+        background=args.background,
+        held_out=args.held_out,
+        captioned=args.captions == "found",
+    )
 
 
 def _check_codec(args: argparse.Namespace, root: Path) -> None:
@@ -96,11 +119,12 @@ def _check_codec(args: argparse.Namespace, root: Path) -> None:
     Pictures become those of the codec's channels, unless --channels says otherwise.
     """
     codec = blank_codec(args.codec)
-    if not args.images:
+    if not (args.images or args.emoji):
         return
     if (root / args.name).exists():
+        option = "--images" if args.images else "--emoji"
         raise PrepareError(
-            f"{root / args.name} is there already: leave out --images to add latents to it, as "
+            f"{root / args.name} is there already: leave out {option} to add latents to it, as "
             f"--name={args.name} --codec={args.codec}, or delete it"
         )
     args.channels = args.channels or codec.module.image_channels

@@ -32,12 +32,14 @@ class ArrayRecords:
     def __init__(self, builder: "DatasetBuilder", name: str, split: str, advice: str):
         import grain
         from tensorflow_datasets.core.example_parser import ExampleParserNp
-        from tensorflow_datasets.core.features import ClassLabel
+        from tensorflow_datasets.core.features import ClassLabel, Sequence, Text
 
         features = builder.info.features
         self.name = f"{name}:{split}"
         self.labelled = "label" in features and isinstance(features["label"], ClassLabel)
         self.num_labels = features["label"].num_classes if self.labelled else 1
+        captions = dict(features).get("captions")
+        self.captioned = isinstance(captions, Sequence) and isinstance(captions.feature, Text)
         self._advice = advice
         self._shards = builder.info.splits[split].file_instructions
         with ThreadPoolExecutor() as pool:
@@ -48,6 +50,8 @@ class ArrayRecords:
         read = ("image", "label") if self.labelled else ("image",)
         self._parser = ExampleParserNp({key: specs[key] for key in read})
         self._label_parser = ExampleParserNp({key: specs[key] for key in read[1:]})
+        if self.captioned:
+            self._caption_parser = ExampleParserNp({"captions": specs["captions"]})
 
     def __len__(self) -> int:
         return sum(shard.take for shard in self._shards)
@@ -86,6 +90,10 @@ class ArrayRecords:
                     labels[row] = self._label_parser.parse_example(encoded)["label"]
                 bar.update(len(rows))
         return labels
+
+    def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        found = map(self._caption_parser.parse_example, self.read(rows))
+        return [tuple(text.decode() for text in example["captions"]) for example in found]
 
     def _damaged(self, row: int, error: Exception) -> DataError:
         ends = np.cumsum([shard.take for shard in self._shards])

@@ -3,19 +3,23 @@
     python -m pdistill.data.prepare cifar10 [--archive=PATH] [--data_dir=DIR]
     python -m pdistill.data.prepare fashion_mnist
     python -m pdistill.data.prepare --images=FOLDER --name=NAME [--resolution=64 --resize=bilinear]
+    python -m pdistill.data.prepare --emoji=FOLDER [--emoji_groups=smileys,animals,food]
 
 The result is a TFDS data set in array_record format: `load_dataset` and stock TFDS read it.
 """
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from PIL import Image
 from tqdm import tqdm
 
+from pdistill.data.captions import read_captions
+from pdistill.data.emoji import LICENCES, SIDE, find_emoji
 from pdistill.data.folders import class_of, read_folder
 from pdistill.data.pictures import common_channels, common_resolution, read_picture, summary
 from pdistill.data.published import PUBLISHED, fetch
@@ -24,6 +28,7 @@ from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
 
 VERSION = "1.0.0"  # of data sets that TFDS does not describe
 NAMES_SHOWN = 100  # classes; all their names are in label.labels.txt
+CAPTIONS = tfds.features.Sequence(tfds.features.Text())
 
 
 def prepare(name: str, root: Path, archive: Path | None = None) -> Path:
@@ -68,53 +73,116 @@ def prepare_images(
     channels: int | None = None,
     background: str = "white",
     held_out: int | None = None,
+    captioned: bool = True,
 ) -> Path:
     """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
 
-    Splits and classes are as `read_folder` finds them. Images become square, and grey or RGB; those
-    that cannot be read are reported and left out. The classes are printed with their numbers, and
-    how many images were changed in which way.
+    Splits and classes are as `read_folder` finds them, captions as `read_captions` does. Images
+    become square, and grey or RGB; those that cannot be read are reported and left out. The classes
+    are printed with their numbers, and how many images were changed in which way.
 
     Args:
       resolution, resize: as in `resize_square`; by default as `common_resolution` finds it.
       labelled, held_out: as in `read_folder`.
       channels: 1 or 3; by default 1 if all images are grey. background: as in `read_picture`.
+      captioned: with captions, if there are any.
 
     Raises:
-      PrepareError: the name is bad or there already, or being prepared, or as `read_folder`.
+      PrepareError: the name is bad or there already, or being prepared, or as `read_folder` and
+        `read_captions`.
     """
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("digits", *PUBLISHED):
-        raise PrepareError(
-            f"the name {name!r} is taken or not made of a-z, 0-9 and _; give another --name"
-        )
+    _check_name(name)
     done: list[str] = []  # appended to from threads
 
     def make(split: str, file: str) -> dict[str, Any] | None:
         path = found.tops[split] / file
-        try:
-            image, changes = read_picture(path, channels, background)
-        except Exception as error:  # PIL has no common error for damaged files
-            tqdm.write(f"left out {path}: {error}", file=sys.stderr)
+        if (image := _read(path, channels, background, done)) is None:
             return None
-        done.extend(changes)
         example = {"image": png(resize_square(image, resolution, resize))}
+        if captions:
+            example["captions"] = captions[path]
         return example | ({"label": found.classes[class_of(file)]} if found.classes else {})
 
     with new_folder(root, name, VERSION) as scratch:
         found = read_folder(folder, labelled, held_out)
         paths = found.paths()
+        captions = read_captions(folder, found) if captioned else {}
         resolution = resolution or common_resolution(paths)
         _tell(found.files, found.classes, resolution)
+        if captions:
+            num = sum(map(len, captions.values()))
+            print(f"captions: {num:,}, such as {captions[paths[0]][0]!r}", file=sys.stderr)
         channels = channels or common_channels(paths)
         features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}
         if found.classes:
             features["label"] = tfds.features.ClassLabel(names=found.classes)
+        if captions:
+            features["captions"] = CAPTIONS
         about = f"{folder}: central squares, {resize} to {resolution}x{resolution}"
         info = _describe(scratch, name, about, features)
         write(info, found.files, make)
         for line in summary(done, len(paths)):
             print(line, file=sys.stderr)
     return root / info.full_name
+
+
+def prepare_emoji(
+    folder: Path,
+    root: Path,
+    name: str = "emoji",
+    resolution: int = SIDE,
+    resize: str = "area",
+    groups: Sequence[str] = (),
+) -> Path:
+    """Prepares the emoji of packages in `folder` as `name` in `root`; returns the new folder.
+
+    Which these are, their captions and their splits are as `find_emoji` says, and they lie on
+    white. The licences are printed, and stand in the description.
+
+    Args:
+      resolution: pixels a side. resize: as in `resize_square`. groups: as in `find_emoji`.
+
+    Raises:
+      PrepareError: the name is bad or there already, or being prepared, or as `find_emoji`.
+    """
+    _check_name(name)
+
+    def make(split: str, key: str) -> dict[str, Any] | None:
+        emoji = found[split][key]
+        if (image := _read(emoji.path, 3, "white", [])) is None:
+            return None
+        image = png(resize_square(image, resolution, resize))
+        return {"image": image, "captions": emoji.captions()}
+
+    with new_folder(root, name, VERSION) as scratch:
+        found = find_emoji(folder, groups)
+        _tell(found, {}, resolution)
+        for line in LICENCES:
+            print(line, file=sys.stderr)
+        image = tfds.features.Image(shape=(resolution, resolution, 3))
+        about = f"emoji on white, {resize} to {resolution}x{resolution}. {'. '.join(LICENCES)}"
+        info = _describe(scratch, name, about, {"image": image, "captions": CAPTIONS})
+        write(info, {split: list(emoji) for split, emoji in found.items()}, make)
+    return root / info.full_name
+
+
+def _check_name(name: str) -> None:
+    """Raises PrepareError for a name that a new data set cannot have."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("digits", *PUBLISHED):
+        raise PrepareError(
+            f"the name {name!r} is taken or not made of a-z, 0-9 and _; give another --name"
+        )
+
+
+def _read(path: Path, channels: int, background: str, done: list[str]) -> Image.Image | None:
+    """Reads a picture and adds what was done to it; a damaged one is reported, and None."""
+    try:
+        image, changes = read_picture(path, channels, background)
+    except Exception as error:  # PIL has no common error for damaged files
+        tqdm.write(f"left out {path}: {error}", file=sys.stderr)
+        return None
+    done.extend(changes)
+    return image
 
 
 def _describe(

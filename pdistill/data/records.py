@@ -1,7 +1,7 @@
 """Images that stay on disk: rows are read and decoded by threads when they are asked for."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, Protocol, Self
 
@@ -24,10 +24,12 @@ class Source(Protocol):
 
     Attributes:
       name: the split's, such as "cifar10:train". labels: int32 [N], read when they are asked for.
+      captioned: whether it has captions.
     """
 
     name: str
     labels: np.ndarray
+    captioned: bool
 
     def __len__(self) -> int: ...
 
@@ -37,6 +39,10 @@ class Source(Protocol):
 
     def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
         """A row's image, [H, W, C], and label; raises DataError if it is damaged."""
+        ...
+
+    def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """Captions of some rows of a source that has them; raises DataError if one has none."""
         ...
 
 
@@ -112,6 +118,13 @@ class Records:
         labels = self._source.labels
         return labels if self._chosen is None else labels[self._chosen]
 
+    def captions(self, rows: slice | np.ndarray) -> list[tuple[str, ...]]:
+        """Reads captions of some rows [n], without the images."""
+        rows = _numbers(rows, len(self))
+        return self._source.captions(
+            (rows if self._chosen is None else self._chosen[rows]).tolist()
+        )
+
     def choose(self, rows: np.ndarray) -> Self:
         """The images of these rows [n] alone."""
         new = copy.copy(self)
@@ -152,6 +165,32 @@ class Labels:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self._records.all_labels(), dtype=dtype, copy=copy)
+
+
+class Captions(Sequence):
+    """Captions of records, a tuple of texts for each image, read when they are asked for.
+
+    Of a slice they are a list, read at once.
+    """
+
+    def __init__(self, records: Records):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, rows: int | slice) -> Any:
+        if isinstance(rows, slice):
+            return self._records.captions(rows)
+        return self._records.captions(np.arange(len(self))[[rows]])[0]
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        for start in range(0, len(self), BLOCK):
+            yield from self[start : start + BLOCK]
+
+    def choose(self, rows: np.ndarray) -> "Captions":
+        """The captions of the images of these rows [n] alone."""
+        return Captions(self._records.choose(rows))
 
 
 def _numbers(rows: slice | np.ndarray, num: int) -> np.ndarray:

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pdistill.data.images import at_size
-from pdistill.data.records import Labels, Records
+from pdistill.data.records import Captions, Labels, Records
 from pdistill.runtime.files import in_home
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Dataset:
         for, see `examples`.
       num_labels: labels are 0 .. num_labels - 1.
       columns: rows that networks have made of it, by name; see `data.columns`.
+      captions: texts of each image, the main one first; on disk, they are read when they are asked
+        for. None for a data set without.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     labels: np.ndarray | Labels
     num_labels: int
     columns: Mapping[str, "ColumnRows"] = dataclasses.field(default_factory=dict)
+    captions: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,7 +78,7 @@ class Dataset:
         return dataclasses.replace(self, columns=columns)
 
     def of_labels(self, labels: Collection[int]) -> "Dataset":
-        """The data set's images of these labels, with their rows of the columns.
+        """The data set's images of these labels, with their captions and rows of the columns.
 
         A column whose rows have an order of their own keeps those whose "label" is among them.
         """
@@ -100,7 +103,13 @@ class Dataset:
         }
         in_memory = isinstance(self.images, np.ndarray)
         images = self.images[rows] if in_memory else self.images.choose(rows)
-        return dataclasses.replace(self, images=images, labels=self.labels[rows], columns=columns)
+        captions = self.captions
+        if captions is not None:
+            on_disk = isinstance(captions, Captions)
+            captions = captions.choose(rows) if on_disk else [captions[row] for row in rows]
+        return dataclasses.replace(
+            self, images=images, labels=self.labels[rows], columns=columns, captions=captions
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of a data set in memory, by names: "image", "label" and `column_arrays`."""
@@ -233,7 +242,8 @@ def _digits(split: str) -> Dataset:
 def _on_disk(name: str, split: str) -> Dataset:
     source = _tars(name, split) if _is_folder(name) else _array_records(name, split)
     images = Records(source)
-    return Dataset(source.name, images, Labels(images), source.num_labels)
+    captions = Captions(images) if source.captioned else None
+    return Dataset(source.name, images, Labels(images), source.num_labels, captions=captions)
 
 
 def _is_folder(name: str) -> bool:

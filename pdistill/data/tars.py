@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from pdistill.data.captions import ENCODING, FIELDS, captions_of, one_caption
 from pdistill.data.folders import SPLITS
 from pdistill.data.pictures import GREY, SIDES_READ, SUFFIXES, picture_of
 from pdistill.data.records import DataError
@@ -29,6 +30,8 @@ class Index(NamedTuple):
     Attributes:
       shard: number of the tar, int64 [N]. offset: first byte of the picture, int64 [N].
       size: number of its bytes, int64 [N]. label: int64 [N]; -1 for none.
+      text: first byte of the caption's member, int64 [N]. text_size: number of its bytes,
+        int64 [N]; 0 for no caption. text_json: 1 if it is JSON, int64 [N].
       grey: whether one channel holds all pictures, bool [].
     """
 
@@ -36,6 +39,9 @@ class Index(NamedTuple):
     offset: np.ndarray
     size: np.ndarray
     label: np.ndarray
+    text: np.ndarray
+    text_size: np.ndarray
+    text_json: np.ndarray
     grey: np.ndarray
 
 
@@ -43,16 +49,18 @@ class Tars:
     """A split of a folder of tars, as a `records.Source`.
 
     A sample is what has a name up to the first dot: KEY.png, or another of SUFFIXES, and its label,
-    a number in KEY.cls or the "label" of KEY.json. The splits are the folders in it named train,
-    test or val, or else the split train is the folder itself. The cache keeps the places of the
-    pictures until a tar changes.
+    a number in KEY.cls or the "label" of KEY.json. Its caption is KEY.txt, or one of FIELDS of
+    KEY.json, where a list is several. The splits are the folders in it named train, test or val, or
+    else the split train is the folder itself. The cache keeps the places of the pictures until a
+    tar changes.
 
     Args:
       folder: the folder's path. split: "train", "train[:10%]" or the like.
 
     Raises:
       FileNotFoundError: there are no tars. ValueError: there is no such split.
-      DataError: a shard is missing or not whole, or pictures are of several sizes.
+      DataError: a shard is missing or not whole, or pictures are of several sizes; later, when
+        captions are read, some samples have none.
     """
 
     def __init__(self, folder: str, split: str):
@@ -64,6 +72,7 @@ class Tars:
         self.num_labels = max(1, *(int(index.label.max()) + 1 for index in indices.values()))
         self._paths = shards[name]
         self._index = Index(*(a[rows] if a.ndim else a for a in indices[name]))
+        self.captioned = bool(self._index.text_size.any())
 
     def __len__(self) -> int:
         return len(self._index.label)
@@ -91,11 +100,42 @@ class Tars:
         pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
         return pixels, max(int(self._index.label[row]), 0)
 
+    def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        index = self._index
+        if num := np.sum(lacking := index.text_size == 0):
+            first = int(np.argmax(lacking))
+            path = self._paths[index.shard[first]]
+            raise DataError(
+                f"{num:,} of {len(self):,} samples of {self.name} have no caption, such as "
+                f"{_member(path, index.offset[first])} in {path}: give each a KEY.txt, or a "
+                f"{', '.join(FIELDS)} in KEY.json"
+            )
+        return [self._captions(row) for row in rows]
+
+    def _captions(self, row: int) -> tuple[str, ...]:
+        index, path = self._index, self._paths[self._index.shard[row]]
+        text = _read(path, int(index.text[row]), int(index.text_size[row]))
+        try:
+            if index.text_json[row]:
+                return captions_of(json.loads(text))
+            return (one_caption(text.decode(ENCODING)),)
+        except ValueError as error:
+            raise DataError(
+                f"the caption of image {row} of {self.name}, in {path}, cannot be read: {error}; "
+                "get this tar again, or mend it"
+            ) from error
+
 
 def _read(path: Path, offset: int, size: int) -> bytes:
     """Bytes of a tar, which is not kept open: there may be thousands."""
     with path.open("rb") as file:
         return os.pread(file.fileno(), size, offset)
+
+
+def _member(path: Path, offset: int) -> str:
+    """Name of the member of a tar whose content begins there."""
+    with tarfile.open(path, "r:") as tar:
+        return next(member.name for member in tar if member.offset_data == offset)
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
@@ -164,7 +204,7 @@ def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
         rows += [(shard, *sample) for sample in _samples(path)]
     if not rows:
         raise DataError(f"there are no pictures in the tars of {folder}: {', '.join(SUFFIXES)}")
-    columns = np.array(rows, np.int64).T
+    columns = np.array(rows, np.int64).T  # those of an Index, but for "grey"
     if lacking := np.sum(columns[3] < 0) % len(rows):
         raise DataError(
             f"{lacking:,} of {len(rows):,} samples of {folder} have no label, a number in KEY.cls "
@@ -173,8 +213,8 @@ def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
     return Index(*columns, np.array(_are_grey(folder, paths, columns)))
 
 
-def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Offset, bytes and label of each picture of a shard."""
+def _samples(path: Path) -> Iterator[tuple[int, ...]]:
+    """Offset, bytes and label of each picture of a shard, and those three of its caption."""
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             samples = defaultdict(dict)
@@ -188,7 +228,8 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
             for (_, key), parts in samples.items():
                 picture = next((parts[p] for p in parts if f".{p}" in SUFFIXES), None)
                 if picture:
-                    yield picture.offset_data, picture.size, _label(tar, key, parts)
+                    label, caption = _label(tar, key, parts), _caption(tar, parts)
+                    yield picture.offset_data, picture.size, label, *caption
     except tarfile.ReadError as error:
         raise DataError(
             f"{path} is not whole, or no uncompressed tar: {error}; get it again, or unpack it"
@@ -212,10 +253,23 @@ def _label(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) ->
     return label
 
 
+def _caption(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[int, int, bool]:
+    """Offset and bytes of a sample's caption, and whether it is in JSON; no bytes for none."""
+    if text := parts.get("txt"):
+        return text.offset_data, text.size, False
+    if not (text := parts.get("json")):
+        return 0, 0, False
+    try:
+        found = captions_of(json.loads(tar.extractfile(text).read()))
+    except (ValueError, AttributeError):  # it is of something else
+        found = ()
+    return text.offset_data, text.size if found else 0, True
+
+
 def _are_grey(folder: Path, paths: Sequence[Path], columns: np.ndarray) -> bool:
     """Whether pictures are grey, as far as SIDES_READ headers tell, which must have one size."""
     modes, sizes = set(), set()
-    for shard, offset, size, _ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
+    for shard, offset, size, *_ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
         try:
             with Image.open(io.BytesIO(_read(paths[shard], offset, size))) as image:
                 modes.add(image.mode.split(";")[0])

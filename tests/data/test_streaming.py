@@ -324,6 +324,37 @@ def test_tars_that_have_changed_are_read_anew(tmp_path):
         assert (found.num_labels, found.labels.tolist()) == (1, [0, 0])
 
 
+def test_captions_of_tars(tmp_path):
+    images, _ = images_and_labels()
+    texts = {
+        "txt": (b"\xef\xbb\xbfa text\n", ("a text",)),
+        "json": (b'{"caption": ["a list", "of two"]}', ("a list", "of two")),
+    }
+    members = {}
+    for i, (suffix, (content, _)) in enumerate(texts.items()):
+        members |= {f"{i}.png": png(images[i]), f"{i}.{suffix}": content}
+    members["0.json"] = b'{"caption": "not this one"}'
+    write_tar(tmp_path / "0.tar", members)
+    for in_memory in (False, True):
+        dataset = load_dataset(str(tmp_path), "train", in_memory)
+        assert list(dataset.captions) == [desired for _, desired in texts.values()]
+    assert load_dataset(str(tmp_path), "train[1:]").captions[0] == ("a list", "of two")
+
+
+def test_captions_that_some_samples_of_tars_lack(tmp_path):
+    """The pictures can be read; nothing but the captions cannot."""
+    image = png(images_and_labels()[0][0])
+    members = {"a.png": image, "a.txt": b"a", "b.png": image, "c.png": image}
+    members["c.json"] = b'{"text": 1, "label": -1}'  # something else
+    write_tar(tmp_path / "0.tar", members)
+    dataset = load_dataset(str(tmp_path))
+    assert len(dataset) == 3
+    with pytest.raises(DataError, match=r"2 of 3 samples .* have no caption, such as b.png in .*0"):
+        dataset.captions[0]
+    write_tar(tmp_path / "0.tar", {"a.png": image, "b.png": image})
+    assert load_dataset(str(tmp_path)).captions is None
+
+
 def cut(folder):
     path = folder / "part-0001.tar"
     path.write_bytes(path.read_bytes()[:-9000])
