@@ -1,6 +1,7 @@
 """Puts a published data set, a folder of images, or emoji on disk; see `pdistill.data.prepare`.
 
-With --codec the moments of a set's latents are written beside it too, also of one that is there.
+With --codec the moments of a set's latents are written beside it too, with --text_encoder the
+embeddings of its captions, also of a set that is there.
 """
 
 import argparse
@@ -17,8 +18,11 @@ from pdistill.data.resize import KERNELS
 from pdistill.data.sources import data_dir, load_dataset
 from pdistill.data.tfds_writer import PrepareError
 from pdistill.experiment.codecs import in_latents
+from pdistill.experiment.text import embedded
 from pdistill.model.card import find
 from pdistill.model.codecs import blank_codec
+from pdistill.model.text import load_text_encoder
+from pdistill.networks.text import TextEncoder
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -54,8 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         help="images for a split test, if there is but train; default: a tenth, at most 10,000",
     )
     add("--codec", help="directory of a codec, whose latents of the images are prepared too")
+    add("--text_encoder", help="folder or package of one, whose embeddings are prepared too")
+    add(
+        "--text_tokens",
+        action="store_true",
+        help="those of all tokens of captions, not pooled alone",
+    )
     add("--no_flip", action="store_true", help="no latents of mirrored images")
-    add("--split", default="train", help="split that --codec is for; default: %(default)s")
+    add("--split", default="train", help="split that these are for; default: %(default)s")
     add("--batch_size", type=int, default=64, help="images that --codec encodes at a time")
     picture_options(parser)
     add("--data_dir", type=Path, default=data_dir(), help="default: %(default)s")
@@ -66,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     sources = sum(map(bool, (args.published, args.images, args.emoji)))
-    known = args.codec and args.name and not sources
+    known = (args.codec or args.text_encoder) and args.name and not sources
     if sources != 1 and not known:
         parser.error(
             f"give either one of {', '.join(PUBLISHED)} or --images=FOLDER or --emoji=FOLDER"
@@ -84,12 +94,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with plain_errors(PrepareError, ValueError, OSError):
         if args.codec:
             _check_codec(args, root)
+        encoder = args.text_encoder and load_text_encoder(args.text_encoder)
         prepared = args.published and args.codec and (root / args.published).exists()
         if not known and not prepared:
             _say_ready(_prepare(args, root), root)
+        os.environ["TFDS_DATA_DIR"] = str(root)  # where `load_dataset` looks
         if args.codec:
-            os.environ["TFDS_DATA_DIR"] = str(root)  # where `load_dataset` looks
             _encode(args, args.name or args.published)
+        if encoder:
+            _embed(args, encoder)
 
 
 def _prepare(args: argparse.Namespace, root: Path) -> Path:
@@ -142,6 +155,19 @@ def _encode(args: argparse.Namespace, name: str) -> None:
     )  # fmt: skip
     rate = len(data) * (1 + flip) / (time.monotonic() - began)
     print(f"latents of {data.name}: {rate:.0f} images/s")
+
+
+def _embed(args: argparse.Namespace, encoder: TextEncoder) -> None:
+    """Writes the embeddings of a prepared set's captions."""
+    data = load_dataset(args.name or args.published, args.split, in_memory=False)
+    if data.captions is None:
+        raise PrepareError(
+            f"{data.name} has no captions for --text_encoder: write x.txt beside x.png, or "
+            "metadata.jsonl into the folder, and prepare it again"
+        )
+    pooled, tokens = encoder.widths
+    embedded(data, encoder, (pooled, tokens if args.text_tokens else 0))
+    print(f"embeddings of {data.name} by {args.text_encoder}")
 
 
 def _say_ready(folder: Path, root: Path) -> None:

@@ -47,11 +47,10 @@ class Emoji:
         return _words(self.entry["name"])
 
     def captions(self) -> list[str]:
-        """What it is called, different ones: "noto slice of pizza" first, "noto food and drink"
-        last.
+        """Lists what it is called: "noto slice of pizza" first, "noto food and drink" last.
 
         In between are style and other names that people type, the names alone, and style and
-        subcategory.
+        subcategory. The first is there several times, so that three draws of five are it.
         """
         short = (name.replace("_", " ").replace("-", " ") for name in self.entry["short_names"])
         names = [self.name, _words(self.cldr), *filter(_is_typed, short)]
@@ -59,7 +58,8 @@ class Emoji:
         coarse = [self.entry[key] for key in ("subcategory", "category")]
         coarse = [_words(kind.replace("-", " ").replace("&", "and")) for kind in coarse]
         styled = [[f"{self.style} {name}" for name in some] for some in (names, coarse)]
-        return list(dict.fromkeys(styled[0] + names + styled[1]))
+        first, *others = dict.fromkeys(styled[0] + names + styled[1])
+        return [first] * round(1.5 * len(others)) + others
 
     def split(self, both: bool) -> str:
         """The split, by a hash of the name: "train", "test", "style" or "tone".

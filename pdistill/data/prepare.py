@@ -108,10 +108,7 @@ def prepare_images(
         paths = found.paths()
         captions = read_captions(folder, found) if captioned else {}
         resolution = resolution or common_resolution(paths)
-        _tell(found.files, found.classes, resolution)
-        if captions:
-            num = sum(map(len, captions.values()))
-            print(f"captions: {num:,}, such as {captions[paths[0]][0]!r}", file=sys.stderr)
+        _tell(found.files, found.classes, resolution, list(captions.values()))
         channels = channels or common_channels(paths)
         features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}
         if found.classes:
@@ -199,7 +196,12 @@ def _describe(
     )
 
 
-def _tell(files: Mapping[str, Any], classes: Mapping[str, int], resolution: int) -> None:
+def _tell(
+    files: Mapping[str, Any],
+    classes: Mapping[str, int],
+    resolution: int,
+    captions: Sequence[Sequence[str]] = (),
+) -> None:
     """Prints what was found in a folder, and what its images become."""
     sizes = ", ".join(f"{split} {len(paths):,}" for split, paths in files.items())
     held_out = "" if len(files) > 1 else "; there is no held-out split"
@@ -209,6 +211,9 @@ def _tell(files: Mapping[str, Any], classes: Mapping[str, int], resolution: int)
     if len(numbered) > NAMES_SHOWN:
         numbered[NAMES_SHOWN - 1 : -1] = ["..."]
     print(f"classes: {', '.join(numbered)}", file=sys.stderr)
+    if captions:
+        num = sum(map(len, captions))
+        print(f"captions: {num:,}, such as {captions[0][0]!r}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run says of the model that it exports, for its card."""
+"""Cards of the models that a run exports."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from pdistill.samplers import parse_solver
 def product_card(
     planned: Planned, network: Network, *, data: str, clip: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """How a run's network is sampled, and on what it was made.
+    """Says how a run's network is sampled, and on what it was made.
 
     Args:
       data: name of the data set. clip: range of x_hat in sampling.
@@ -41,7 +41,7 @@ def shapes(planned: Planned, network: Network) -> dict[str, Any]:
 
 
 def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
-    """What a model that is not trained itself has from its teacher's card."""
+    """Finds what a model that is not trained itself has from its teacher's card."""
     if planned.trains or "teacher" not in planned.given:
         return {}
     card = models.read_card(workdir / planned.given["teacher"] / "model")

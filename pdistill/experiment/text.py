@@ -123,19 +123,25 @@ def embedded(
       widths: of the pooled ones and the tokens; 0 for none.
       otherwise: a folder for them where that of the data sets cannot be written.
     """
-    pooled, tokens = widths
-    captions = data.captions
-    length = _longest(captions, encoder) if tokens else 1
-    most = max(map(len, captions))
-    parameters = checksum(encoder.params)
-    wanted = Embeddings(parameters, data.name, len(data), most, length, pooled, tokens)
-    parts = "-".join(name for name, width in (("pooled", pooled), ("tokens", tokens)) if width)
-    folder = data_dir() / "text" / data.name / f"{parameters:08x}-{parts}"
+    captions, parameters = list(data.captions), checksum(encoder.params)
+    most, length = max(map(len, captions)), _longest(captions, encoder)
+
+    def about(pooled: int, tokens: int) -> tuple[Embeddings, Path]:
+        shape = (most, length if tokens else 1, pooled, tokens)
+        kept = "-".join(name for name, n in (("pooled", pooled), ("tokens", tokens)) if n)
+        folder = data_dir() / "text" / data.name / f"{parameters:08x}-{kept}"
+        return Embeddings(parameters, data.name, len(data), *shape), folder
+
+    everything, both = about(*encoder.widths)
+    if both.exists() and not everything.missing(both):
+        unneeded = [name for name, n in zip(("pooled", "tokens"), widths, strict=True) if not n]
+        return {k: a for k, a in everything.read(both).items() if k not in unneeded}
+    wanted, folder = about(*widths)
     if wanted.missing(folder) and otherwise and not os.access(data_dir(), os.W_OK):
         folder = otherwise / "captions"
     if wanted.missing(folder):
         say(f"{'text':<16} of {data.name} goes to {folder}")
-        wanted.write(folder, captions, lambda each: encoder.encode(each, tokens=bool(tokens)))
+        wanted.write(folder, captions, lambda each: encoder.encode(each, tokens=bool(widths[1])))
     return wanted.read(folder)
 
 

@@ -71,7 +71,7 @@ class MultiStudent(Method):
         return [*runs, dataclasses.replace(stage, method=joined, given=students, measured_at=steps)]
 
     def divide(self, model: Network) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """What the run of each part says of it, and `Joined` of all of them.
+        """Says of each part what its run does, and what `Joined` does of all of them.
 
         Raises:
           ValueError: the model is told nothing by which there are parts, or they are not such.

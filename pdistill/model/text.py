@@ -57,7 +57,7 @@ class PromptEncoder:
         return load_text_encoder(self.elsewhere or self.source, self.checksum)
 
     def __call__(self, prompts: Sequence[str]) -> Text:
-        """What a network is told of B prompts; an empty one is "no prompt".
+        """Encodes B prompts as a network is told them; an empty one is "no prompt".
 
         Returns:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].

@@ -79,8 +79,8 @@ class Routed(nn.Module):
 
 def nearest(pooled: Array, centres: Array) -> Array:
     """The nearest of centres [K, P] to each of [..., P], int [...]."""
-    squares = jnp.sum(jnp.square(centres), -1) / 2 - pooled @ centres.T
-    return jnp.argmin(squares, axis=-1)
+    square = jnp.sum(jnp.square(centres), -1) / 2
+    return jnp.argmin(jnp.expand_dims(square, range(pooled.ndim - 1)) - pooled @ centres.T, axis=-1)
 
 
 def block_places(routes: Array, num: int, block: int) -> tuple[Array, Array]:
