@@ -205,7 +205,7 @@ def _text(options: argparse.Namespace, evaluator: Evaluator, model: models.Model
     """Prompts of --prompts, or the captions of the reference, for a model with text; else None."""
     if options.prompts:
         return model.prompts(read_prompts(options.prompts))
-    captions = evaluator.references[0].captions
+    captions = getattr(evaluator.references[0], "captions", None)
     if not model.prompts or captions is None:
         return None
     return model.prompts([each[0] for each in captions])

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Reference:
     Attributes:
       name: the name in results.jsonl.
       images: uint8 [N, H, W, C].
-      labels: int [N], or None.
+      labels: int [N], or None. captions: texts of each image, the main one first, or None.
       cached: statistics are kept on disk.
     """
 
@@ -47,11 +47,13 @@ class Reference:
         images: np.ndarray,
         labels: np.ndarray | None = None,
         *,
+        captions: Sequence[Sequence[str]] | None = None,
         cached: bool = True,
     ):
         self.name = name
         self.images = images
         self.labels = labels
+        self.captions = captions
         self._cached = cached
         self._features: dict[str, np.ndarray] = {}
         self._statistics: dict[str, Statistics] = {}
@@ -183,7 +185,7 @@ def load_reference(
     if math.prod(dataset.images.shape) <= IN_MEMORY:
         dataset = dataset.in_memory()
     check_images(dataset.images[:BLOCK], dataset.name)
-    return Reference(dataset.name, dataset.images, dataset.labels)
+    return Reference(dataset.name, dataset.images, dataset.labels, captions=dataset.captions)
 
 
 def load_statistics(path: str | Path) -> Statistics:

@@ -119,7 +119,9 @@ class Joined(Method):
             raise ValueError("student must be a stage that makes a generator, not one that jumps")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
         module = Routed(first.module, self.routes, self.by_prompts)
-        params = {"networks": stacked.params} | ({} if centres is None else {"centres": centres})
+        params = {"networks": stacked.params}
+        if centres is not None:
+            params["centres"] = jnp.asarray(centres)
         return first.replace(params=params, module=module)
 
     def product(self, state: Network) -> Network:
