@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import jax
 
 from pdistill.experiment.config import ExperimentConfig
-from pdistill.experiment.plan import Planned, trace_update
+from pdistill.experiment.plan import Planned
+from pdistill.experiment.trace import trace_update
 from pdistill.runtime.costs import flops
 from pdistill.runtime.mesh import make_mesh
 

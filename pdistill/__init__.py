@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdistill import diffusion, samplers
+    from pdistill.interop import text_encoder
     from pdistill.model import Model, load, load_codec
-    from pdistill.networks import Codec
+    from pdistill.networks import Codec, TextEncoder
 
     __version__: str
 
-__all__ = ["Codec", "Model", "__version__", "diffusion", "load", "load_codec", "samplers"]
+__all__ = [
+    "Codec",
+    "Model",
+    "TextEncoder",
+    "__version__",
+    "diffusion",
+    "load",
+    "load_codec",
+    "samplers",
+    "text_encoder",
+]
 
 
 def __getattr__(name: str):
@@ -26,8 +37,10 @@ def __getattr__(name: str):
         return importlib.import_module(f"pdistill.{name}")
     if name in ("Model", "load", "load_codec"):
         return getattr(importlib.import_module("pdistill.model"), name)
-    if name == "Codec":
-        return importlib.import_module("pdistill.networks").Codec
+    if name in ("Codec", "TextEncoder"):
+        return getattr(importlib.import_module("pdistill.networks"), name)
+    if name == "text_encoder":
+        return importlib.import_module("pdistill.interop").text_encoder
     if name == "__version__":
         return importlib.metadata.version("pdistill")
     raise AttributeError(f"module 'pdistill' has no attribute {name!r}")

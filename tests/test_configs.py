@@ -11,7 +11,8 @@ from tiny_experiment import tiny_gan
 from benchmarks.common import config_named
 from pdistill.experiment import config as configuration
 from pdistill.experiment.defaults import fill_defaults
-from pdistill.experiment.plan import plan, trace_update
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.runtime.mesh import make_mesh
 
 SHAPES = {

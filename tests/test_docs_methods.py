@@ -13,7 +13,8 @@ from test_configs import SHAPES
 
 from benchmarks.common import config_named
 from pdistill.experiment import config as configuration
-from pdistill.experiment.plan import plan, trace_update
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.methods import METHODS
 from pdistill.runtime.mesh import make_mesh
 

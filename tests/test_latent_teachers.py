@@ -14,7 +14,8 @@ from pdistill import convert, experiment
 from pdistill import model as models
 from pdistill.cli.config_file import load_config
 from pdistill.experiment.config import as_plain, parse
-from pdistill.experiment.plan import plan, trace_update
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.networks import AutoencoderTiny, Codec, SiT
 from pdistill.runtime.mesh import make_mesh
 

@@ -26,7 +26,8 @@ from pdistill.data.moments import Moments
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
-from pdistill.experiment.plan import plan, trace_update
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.features import efficientnet_lite0
 from pdistill.interop.stablehlo import export_sampler, weights
 from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Guided, LowDiff, MultiStudent

@@ -19,7 +19,8 @@ from pdistill.__main__ import main
 from pdistill.cli.config_file import load_config
 from pdistill.diffusion import DdpmSchedule, KarrasSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
-from pdistill.experiment.plan import plan, trace_update
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
 from pdistill.methods.parts.balance import find_layer
 from pdistill.networks import DhariwalUNet, DiffusersUNet, DiT, Network, SongUNet

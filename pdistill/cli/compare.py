@@ -29,6 +29,7 @@ from pdistill.evaluation import (
 from pdistill.experiment.rows import draw_samples
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling
+from pdistill.networks import Conditioning
 from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
@@ -87,7 +88,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
             model.network, sampling=sampling, num=num,
-            labels=np.arange(model.network.num_labels), seed=options.seed,
+            data=Conditioning(label=np.arange(model.network.num_labels)), seed=options.seed,
             batch_size=options.batch_size, mesh=mesh,
         )  # fmt: skip
         return np.concatenate(list(batches))

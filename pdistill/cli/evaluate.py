@@ -20,7 +20,10 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     picture_options,
+    prompts_option,
+    read_prompts,
     steps_option,
+    text_encoder_option,
 )
 from pdistill.evaluation import (
     NEIGHBOURS,
@@ -31,6 +34,7 @@ from pdistill.evaluation import (
     save_statistics,
 )
 from pdistill.experiment.rows import measure, stable_hash
+from pdistill.networks import Conditioning, Text
 from pdistill.report import table
 from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
@@ -57,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--images", help=".npz or folder of images")
     codec_option(parser)
     guide_option(parser)
+    text_encoder_option(parser)
+    prompts_option(parser)
     parser.add_argument(
         "--metrics",
         required=True,
@@ -155,7 +161,13 @@ def _measure_model(
 ) -> list[dict[str, Any]]:
     """Measures samples of a model."""
     mesh = make_mesh()
-    model = models.load(options.model, mesh, codec=options.codec, guide=options.guide)
+    model = models.load(
+        options.model,
+        mesh,
+        codec=options.codec,
+        guide=options.guide,
+        text_encoder=options.text_encoder,
+    )
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )
@@ -169,6 +181,10 @@ def _measure_model(
         labels = [options.label]
     else:
         raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+    text = _text(options, evaluator, model)
+    if text is not None:
+        labels = np.resize(labels, len(text.mask)) if num_labels else None
+    data = Conditioning(label=None if labels is None else np.asarray(labels), text=text)
     rows, _ = measure(
         model,
         evaluator,
@@ -179,10 +195,20 @@ def _measure_model(
         seed=options.seed,
         batch_size=options.batch_size,
         mesh=mesh,
-        labels=labels,
+        data=data,
         keep=0,
     )
     return rows
+
+
+def _text(options: argparse.Namespace, evaluator: Evaluator, model: models.Model) -> Text | None:
+    """Prompts of --prompts, or the captions of the reference, for a model with text; else None."""
+    if options.prompts:
+        return model.prompts(read_prompts(options.prompts))
+    captions = evaluator.references[0].captions
+    if not model.prompts or captions is None:
+        return None
+    return model.prompts([each[0] for each in captions])
 
 
 if __name__ == "__main__":

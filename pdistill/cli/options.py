@@ -1,6 +1,7 @@
 """Options that the command lines share."""
 
 import argparse
+from pathlib import Path
 
 from PIL import ImageColor
 
@@ -31,6 +32,30 @@ def guide_option(parser: argparse.ArgumentParser) -> None:
     """Adds --guide, for a command that samples with a model."""
     help = "model that guides it, if not as the model's card says"
     parser.add_argument("--guide", help=help)
+
+
+def text_encoder_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --text_encoder, for a command that gives a model prompts."""
+    help = "folder of a model's text encoder, or package, if not as the model's card says"
+    parser.add_argument("--text_encoder", help=help)
+
+
+def prompts_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --prompts, for a command that gives a model prompts."""
+    help = "file of prompts for a model with text, one a line, which take turns"
+    parser.add_argument("--prompts", type=Path, help=help)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a file, one a line, of which empty ones are left out.
+
+    Raises:
+      OSError: there is no such file. ValueError: it has no prompts.
+    """
+    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if not any(prompts):
+        raise ValueError(f"{path} has no prompts; write one a line")
+    return [prompt for prompt in prompts if prompt]
 
 
 def steps_option(parser: argparse.ArgumentParser) -> None:

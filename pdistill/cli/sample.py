@@ -3,6 +3,7 @@
     python -m pdistill.sample --model=DIR --num=64 --out=grid.png
     python -m pdistill.sample --model=DIR --num=50000 --label=0-9 --out=samples.npz
     python -m pdistill.sample --model=DIR --seeds=0-99 --out=samples/
+    python -m pdistill.sample --model=DIR --prompt="red heart" --num=4 --out=hearts.png
     python -m pdistill.sample --model=DIR --latents --out=latents.npz
 
 A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
@@ -20,7 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pdistill.cli.options import codec_option, command_parser, guide_option, steps_option
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    guide_option,
+    prompts_option,
+    read_prompts,
+    steps_option,
+    text_encoder_option,
+)
 from pdistill.model import Model, load
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import tile
@@ -37,7 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
         mesh = make_mesh()
-        model = load(options.model, mesh, codec=options.codec, guide=options.guide)
+        model = load(
+            options.model,
+            mesh,
+            codec=options.codec,
+            guide=options.guide,
+            text_encoder=options.text_encoder,
+        )
         out = Path(options.out)
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)
@@ -58,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
     guide_option(parser)
+    text_encoder_option(parser)
     parser.add_argument(
         "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
     )
@@ -75,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         help="label of all images, or those that take turns, such as 0-9; for a model with labels "
         "(default: all in turn, or none for a model that can be guided)",
     )
+    parser.add_argument(
+        "--prompt", help='prompt of all images, such as "red heart", for a model with text'
+    )
+    prompts_option(parser)
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
@@ -114,6 +134,8 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("--seeds gives each image its seed; leave out --num and --seed")
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise ValueError("--seeds has a seed twice, whose images would be the same")
+    if options.prompt is not None and options.prompts:
+        raise ValueError("give either --prompt or --prompts")
     if options.latents and not model.network.codec:
         raise ValueError("the model makes images, not latents; leave --latents out")
     if options.latents and out.suffix != ".npz":
@@ -147,17 +169,27 @@ def _draw(
         print(f"labels 0-{labels[-1]} take turns; --label says others")
     if labels and num > 0:
         label = extra["label"] = np.resize(labels, num).astype(np.int32)
-    # Raises for what the model does not take.
-    model.told(num, label, options.guidance, options.guidance_levels)
+    prompts = _prompts(options, num)
+    told = model.told(num, label, options.guidance, options.guidance_levels, prompts)
+    if model.network.effective_guidance(options.guidance) is None:
+        told = told.replace(guidance=None, levels=None)
     sampling = model.sampling_with(options.num_steps, options.solver)
-    guidance = model.network.effective_guidance(options.guidance)
     network = model.network.of_latents if options.latents else model.network
     batches = generate_batches(
-        network, key, num, sampling=sampling, labels=label, guidance=guidance,
-        guidance_levels=options.guidance_levels, batch_size=options.batch_size, mesh=mesh,
-        description="images", raw=options.latents,
+        network, key, num, sampling=sampling, told=jax.tree.map(np.asarray, told),
+        batch_size=options.batch_size, mesh=mesh, description="images", raw=options.latents,
     )  # fmt: skip
+    if prompts and not options.latents:
+        extra["prompt"] = np.array(prompts)
     return num, extra, batches
+
+
+def _prompts(options: argparse.Namespace, num: int) -> list[str] | None:
+    """The prompt of each image; None for none."""
+    if options.prompt is not None:
+        return [options.prompt] * num
+    lines = options.prompts and read_prompts(options.prompts)
+    return lines and [lines[i % len(lines)] for i in range(num)]
 
 
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:

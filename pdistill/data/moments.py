@@ -144,7 +144,7 @@ class Shards:
     """Arrays of rows on disk, one after another, of which the first channels are read.
 
     Attributes:
-      shape: [N, h, w, channels]. dtype: number format.
+      shape: [N, ..., channels]. dtype: number format.
     """
 
     def __init__(self, arrays: list[np.ndarray], channels: int):
@@ -158,17 +158,18 @@ class Shards:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows by a slice, numbers [n] or a mask [N], in memory: [n, h, w, channels]."""
+        """Rows by a slice, numbers [...] or a mask [N], in memory: [..., *shape[1:]]."""
         numbers = np.arange(len(self))[rows]
         if self._chosen is not None:
             numbers = self._chosen[numbers]
+        leading, numbers = numbers.shape, numbers.reshape(-1)
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         shards = np.searchsorted(self._ends, numbers, side="right")
         for i in np.unique(shards):
             here = shards == i
             start = self._ends[i] - len(self._arrays[i])
             found[here] = self._arrays[i][numbers[here] - start][..., : self.shape[-1]]
-        return found
+        return found.reshape(*leading, *self.shape[1:])
 
     def choose(self, rows: np.ndarray) -> Self:
         """The rows of these numbers [n] alone, still on disk."""

@@ -21,6 +21,7 @@ from jax import Array
 from pdistill.data.columns import Column
 from pdistill.data.images import average, to_float
 from pdistill.data.sources import Dataset
+from pdistill.data.text import draw_caption
 
 AHEAD = 2  # dispatches whose rows are read before they are asked for
 
@@ -158,6 +159,8 @@ def make_batch(
 ) -> dict[str, Any]:
     """One raw batch, inside jit, to {"image": float32 [B, H, W, C] in [-1, 1], "label": [B]}.
 
+    It has "text" too, a `Text`, where the data set has the column, and `columns`.
+
     Args:
       resident: `Pipeline.resident_arrays()` on the device. raw: one of an iterator's substeps.
       flip: mirror each image left to right with probability one half.
@@ -177,15 +180,21 @@ def make_batch(
         image = image if mirrored is None else jnp.where(mirrored, image[:, :, ::-1], image)
         image = average(to_float(image), factor)
     batch = {"image": image, "label": raw["label"]}
+    if text := _rows_of("text", raw):
+        batch["text"] = draw_caption(jax.random.fold_in(key, 2), text)
     for column in columns:
-        prefix = f"{column.name}/"
-        rows = {
-            name.removeprefix(prefix): value
-            for name, value in raw.items()
-            if name.startswith(prefix) and name != f"{prefix}index"
-        }
-        batch[column.name] = column.batch(rows, mirrored)
+        batch[column.name] = column.batch(_rows_of(column.name, raw), mirrored)
     return batch
+
+
+def _rows_of(column: str, raw: Mapping[str, Array]) -> dict[str, Array]:
+    """A column's rows of a raw batch, by their own names."""
+    prefix = f"{column}/"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in raw.items()
+        if name.startswith(prefix) and name != f"{prefix}index"
+    }
 
 
 def _draw_latents(codec: Any, key: Array, moments: Array, mirrored: Array | None) -> Array:

@@ -82,13 +82,25 @@ class Dataset:
 
         A column whose rows have an order of their own keeps those whose "label" is among them.
         """
-        chosen = np.isin(self.labels, labels)
-        columns = {}
-        for name, column in self.columns.items():
-            rows = chosen if column.aligned else np.isin(column.rows["label"], labels)
-            kept = {leaf: array[rows] for leaf, array in column.rows.items()}
-            columns[name] = ColumnRows(kept, column.aligned)
-        rows = np.flatnonzero(chosen)
+        apart = {
+            name: ColumnRows(
+                {leaf: a[np.isin(column.rows["label"], labels)] for leaf, a in column.rows.items()},
+                aligned=False,
+            )
+            for name, column in self.columns.items()
+            if not column.aligned
+        }
+        data = self.choose(np.flatnonzero(np.isin(self.labels, labels)))
+        return dataclasses.replace(data, columns={**data.columns, **apart})
+
+    def choose(self, rows: np.ndarray) -> "Dataset":
+        """The images of some rows [n], with those of the columns that belong to images."""
+        columns = {
+            name: ColumnRows({leaf: a[rows] for leaf, a in column.rows.items()}, aligned=True)
+            if column.aligned
+            else column
+            for name, column in self.columns.items()
+        }
         in_memory = isinstance(self.images, np.ndarray)
         images = self.images[rows] if in_memory else self.images.choose(rows)
         captions = self.captions

@@ -152,6 +152,8 @@ class ExperimentConfig:
       codec: the networks work on its latents: the name of a stage that makes one, before theirs, or
         a codec's directory; "" for images, or for the codec of an imported model. Stages that make
         codecs work on images.
+      text_encoder: folder of the text encoder of networks that take prompts, or the package that
+        has it; "" for networks without text, or for the encoder of an imported model.
       teacher: the model directory of stages that import one without saying its path.
       guide: the directory of another model that guides it; "" for none, or as its card says.
       wandb: also log to Weights & Biases.
@@ -165,6 +167,7 @@ class ExperimentConfig:
     mesh: MeshConfig = MeshConfig()
     seed: int = 0
     codec: str = ""
+    text_encoder: str = ""
     teacher: str = ""
     guide: str = ""
     wandb: bool = False

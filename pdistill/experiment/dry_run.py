@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from pdistill.data import load_dataset
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.plan import HOST, Planned, first_of_each_method, plan, trace_update
+from pdistill.experiment.plan import Planned, first_of_each_method, plan
+from pdistill.experiment.trace import HOST, trace_update
 from pdistill.runtime.costs import collective_bytes, flops
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import count

@@ -20,7 +20,7 @@ from pdistill.model import Model
 from pdistill.model.card import find
 from pdistill.model.codecs import load_codec, reconstructions
 from pdistill.model.sampling import Sampling
-from pdistill.networks import Codec, Network
+from pdistill.networks import Codec, Conditioning, Network, Text
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.terminal import say, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
@@ -71,6 +71,9 @@ class Measurement:
 class Measurements:
     """The rows of results.jsonl and the pictures beside each model.
 
+    Attributes:
+      text: prompts of the training images, for networks that take some; set before any is measured.
+
     Args:
       data: the training images. runs: all of the experiment.
 
@@ -95,6 +98,7 @@ class Measurements:
         self._splits = {config.data.train: data}
         self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
         self._codecs: dict[Path, Codec] = {}
+        self.text: Text | None = None
         for r in runs.values():
             self._check_guidance(r)
             self._check_labels(r)
@@ -246,7 +250,7 @@ class Measurements:
         """Arguments that all samples are drawn with."""
         return {
             "sampling": sampling,
-            "labels": self._data.labels,
+            "data": Conditioning(label=self._data.labels, text=self.text),
             "seed": self._config.seed,
             "batch_size": self._settings.batch_size,
             "mesh": self._mesh,

@@ -10,11 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
 
-from pdistill.data.columns import Column
 from pdistill.data.images import check_average
-from pdistill.data.moments import FORMAT
 from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
     CodecSource,
@@ -22,17 +19,12 @@ from pdistill.experiment.codecs import (
     check_same_codec,
     codec_source,
     model_of_shape,
-    moments_shape,
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.methods import Run
 from pdistill.networks import Codec, Network
-from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.samplers import Steps, parse_solver
-from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
 from pdistill.training.learner import learner_with_widths
-
-HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +198,9 @@ def _bind(
     for name, parameter in parameters.items():
         if parameter.annotation is Network and name not in (*given, "model") and not any_name:
             raise ValueError(f"it needs {name!r}, the name of an earlier stage")
+    if parts := getattr(run.method, "by_prompts", 0):  # whose centres the run finds
+        width = next(iter(values.values())).text_widths[0]
+        values["centres"] = jax.ShapeDtypeStruct((parts, width), "float32")
     start = earlier[given["start"]] if "start" in given else None
     for name in [name for name in parameters if start and name not in (*given, "model")]:
         learner = getattr(start.state, name, None)
@@ -279,112 +274,6 @@ def _of_all_resolutions(steps: Steps, network: Network) -> Steps:
 
 def _pixels(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape[:2])) + " pixels"
-
-
-@dataclasses.dataclass(frozen=True)
-class TracedUpdate:
-    """One update of a run, traced, and the shapes of its inputs, each with its sharding.
-
-    Attributes:
-      data: the resident data set and a raw batch.
-    """
-
-    traced: jax.stages.Traced
-    state: TrainState
-    frozen: dict[str, Any]
-    data: tuple[dict[str, Any], dict[str, Any]]
-
-
-def trace_update(
-    planned: Planned,
-    runs: Mapping[str, Planned],
-    experiment: ExperimentConfig,
-    mesh: Mesh,
-    data_shape: tuple[int, ...],
-    step: int = 0,
-) -> TracedUpdate:
-    """Traces update number `step` of a run, as training would do it on `mesh`.
-
-    Args:
-      data_shape: [N, H, W, C] of the data set.
-
-    Raises:
-      ConfigError: a batch that the devices do not divide.
-    """
-    run = planned.run
-    if run.loop.batch_size % mesh.size:
-        raise ConfigError(
-            f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the {mesh.size} "
-            "devices"
-        )
-    state, frozen = shapes_in_training(planned.state, mesh)
-    if run.loop.offload:
-        host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), frozen)
-        frozen = _placed(frozen, host)
-    resident, raw = _inputs(planned, runs, experiment, mesh, data_shape)
-    update = compile_update(
-        run.method, mesh, experiment.data.flip, planned.factor(data_shape[1:]),
-        run.loop.max_grad_norm, run.loop.offload, planned.codec and planned.codec.blank,
-    )  # fmt: skip
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    kinds = kinds_of(run.method, range(run.loop.num_updates), 1)(step)
-    traced = update.trace(state, frozen, resident, raw, key, **kinds)
-    return TracedUpdate(traced, state, frozen, (resident, raw))
-
-
-def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
-    """The loop's state and the frozen fields of a method's state, as shapes with shardings."""
-    learning, frozen = take_frozen(_placed(state, param_sharding(state, mesh)))
-    scalar = jax.ShapeDtypeStruct((), "int32", sharding=replicated(mesh))
-    return TrainState(scalar, scalar, learning), frozen
-
-
-def _inputs(planned, runs, experiment, mesh, data_shape):
-    """Shapes that the data pipeline gives: the resident data set, and one raw batch."""
-    loop = planned.run.loop
-    image = jax.ShapeDtypeStruct(data_shape, "uint8")
-    if planned.codec:
-        shape = moments_shape(planned.codec.blank, planned.image_shape, experiment.data.flip)
-        image = jax.ShapeDtypeStruct((data_shape[0], *shape), FORMAT)
-    arrays = {
-        "image": image,
-        "label": jax.ShapeDtypeStruct(data_shape[:1], "int32"),
-    }
-    orders = ["index"]
-    for column in planned.run.method.columns:
-        arrays |= column_shapes(column, planned, runs, data_shape[0], experiment.data.flip)
-        orders += [] if column.aligned else [f"{column.name}/index"]
-    leading = (1, loop.batch_size)
-    if experiment.data.resident:
-        raw = dict.fromkeys(orders, jax.ShapeDtypeStruct(leading, "int32"))
-        resident = arrays
-    else:
-        resident, raw = (
-            {},
-            {
-                name: jax.ShapeDtypeStruct((*leading, *a.shape[1:]), a.dtype)
-                for name, a in arrays.items()
-            },
-        )
-    return _placed(resident, replicated(mesh)), _placed(raw, batch_sharding(mesh, leading=1))
-
-
-def column_shapes(
-    column: Column, planned: Planned, runs: Mapping[str, Planned], num_images: int, flip: bool
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a column's rows, by the names that `Dataset.arrays` has for them."""
-    teacher = runs[planned.given["teacher"]].network
-    shapes = column.shapes(teacher, num_images, flip)
-    return {f"{column.name}/{leaf}": shape for leaf, shape in shapes.items()}
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes with a sharding for each, or one for all."""
-    if isinstance(shardings, NamedSharding):
-        shardings = jax.tree.map(lambda _: shardings, shapes)
-    return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-    )
 
 
 def first_of_each_method(runs: Mapping[str, Planned]) -> list[Planned]:

@@ -1,7 +1,7 @@
 """Rows of results.jsonl: what was measured, how, and on what."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from pdistill.evaluation import Evaluator
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
-from pdistill.networks import Network
+from pdistill.networks import Conditioning, Network
 from pdistill.samplers import Cascade, format_steps
 from pdistill.samplers.noise import GENERATOR
 
@@ -51,27 +51,30 @@ def draw_samples(
     *,
     sampling: Sampling,
     num: int,
-    labels: Sequence[int] | None,
+    data: Conditioning,
     seed: int,
     batch_size: int,
     mesh: Mesh,
     guidance: float | None = None,
 ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
-    """`num` samples of the same noise and the same labels for every model, and the labels.
+    """`num` samples of the same noise, labels and prompts for every model, and the labels.
 
     Args:
-      labels: a data set's labels, after which the samples' are distributed.
+      data: labels and prompts of a data set's images, after which the samples' are distributed.
       guidance: weight; None for a model that takes none.
 
     Returns:
       Batches, uint8 [B, H, W, C], and [num], or None for a network that takes no labels.
     """
-    labels = draw_labels(network, labels, num, seed)
+    told = draw_told(network, data, num, seed)
+    weight = network.effective_guidance(guidance)
+    if weight is not None:
+        told = told.replace(guidance=np.full(num, weight, np.float32))
     batches = generate_batches(
-        network, evaluation_key(seed), num, sampling=sampling, labels=labels,
-        guidance=network.effective_guidance(guidance), batch_size=batch_size, mesh=mesh,
+        network, evaluation_key(seed), num, sampling=sampling, told=told, batch_size=batch_size,
+        mesh=mesh,
     )  # fmt: skip
-    return batches, labels
+    return batches, told.label
 
 
 def measure(
@@ -85,7 +88,7 @@ def measure(
     seed: int,
     batch_size: int,
     mesh: Mesh,
-    labels: Sequence[int] | None,
+    data: Conditioning,
     keep: int,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Draws samples of a model, as `draw_samples`, and measures them.
@@ -97,7 +100,7 @@ def measure(
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
     batches, labels = draw_samples(
-        model.network, sampling=sampling, num=num, labels=labels, seed=seed,
+        model.network, sampling=sampling, num=num, data=data, seed=seed,
         batch_size=batch_size, mesh=mesh, guidance=guidance,
     )  # fmt: skip
     samples = Timed(batches, keep)
@@ -124,13 +127,26 @@ def evaluation_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), stable_hash("evaluation"))
 
 
-def draw_labels(
-    network: Network, labels: Sequence[int] | None, num: int, seed: int
-) -> np.ndarray | None:
-    """Labels [num] distributed as `labels`, the same for every model; None if it takes none."""
-    if not network.num_labels:
-        return None
-    return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(labels, num)
+def draw_told(network: Network, data: Conditioning, num: int, seed: int) -> Conditioning:
+    """Labels and prompts of `num` images of a data set, the same for every model that takes them.
+
+    Args:
+      data: labels [N] and prompts of N images, NumPy arrays.
+
+    Raises:
+      ValueError: there are no prompts for a network that takes them.
+    """
+    if network.takes_text and data.text is None:
+        raise ValueError("this model takes prompts; give --prompts, a file of them")
+    wanted = Conditioning(
+        label=data.label if network.num_labels else None,
+        text=data.text if network.takes_text else None,
+    )
+    leaves = jax.tree.leaves(wanted)
+    if not leaves:
+        return wanted
+    rows = np.random.RandomState(stable_hash(f"{seed}/labels")).choice(len(leaves[0]), num)
+    return jax.tree.map(lambda a: a[rows], wanted)
 
 
 def stable_hash(text: str) -> int:

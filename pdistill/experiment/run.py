@@ -5,28 +5,32 @@ row is not made again, and training goes on from the newest checkpoint.
 """
 
 import functools
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
+from pdistill.data.text import first_captions
 from pdistill.experiment.averages import products, snapshot_directory
+from pdistill.experiment.cards import inherited, length, product_card, shapes
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.measure import Measurements
-from pdistill.experiment.plan import Planned, plan, shapes_in_training
+from pdistill.experiment.plan import Planned, plan
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
+from pdistill.experiment.text import check_text, of_prompts, prompt_centres, with_text
+from pdistill.experiment.trace import shapes_in_training
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
 from pdistill.model.codecs import blank_codec
@@ -34,7 +38,6 @@ from pdistill.networks import Codec, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
-from pdistill.samplers import parse_solver
 from pdistill.training import (
     Checkpointer,
     CheckpointError,
@@ -72,6 +75,7 @@ def run(
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     with taken(experiment.workdir, new=new):
         experiment.claim(plain)
+        experiment.embed()
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
@@ -104,6 +108,7 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
+        self._text_widths = check_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
@@ -130,6 +135,14 @@ class Experiment:
             self.measurements.open()
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def embed(self) -> None:
+        """Makes the embeddings of the captions, if networks take prompts."""
+        if any(self._text_widths):
+            self.train_data, self._text, self._prompts = with_text(
+                self.train_data, self.workdir, self.config, self._text_widths
+            )
+            self.measurements.text = first_captions(self.train_data.columns["text"].rows)
 
     def estimate(self) -> None:
         """Says what the training that is ahead will take, if the config asks for that."""
@@ -229,7 +242,7 @@ class Experiment:
         if not planned.makes_codec:
             self.measurements.forget(planned, writer)
         if selection:
-            selection.finish(**_length(planned))
+            selection.finish(**length(planned))
         else:
             first = products(run.method, state)[0]
             save(directory / "model", first.network, run.loop.num_updates, **first.average)
@@ -256,7 +269,13 @@ class Experiment:
             else:
                 network = models.load(self.workdir / name / "model", self.mesh).network
                 given[role] = network.replace(codec=None)
+        if parts := getattr(planned.run.method, "by_prompts", 0):
+            given["centres"] = self._centres(parts)
         return given
+
+    def _centres(self, parts: int) -> np.ndarray:
+        """The centres of the parts of the captions, [parts, P]."""
+        return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
 
     def _last_state(self, name: str) -> Any:
         """An earlier run's state after its last update, without its frozen fields."""
@@ -287,6 +306,9 @@ class Experiment:
                     )  # fmt: skip
             rows = self._read(column, planned, path)
             data = data.with_column(column.name, rows, column.aligned)
+        if planned.run.prompts:
+            k, parts = planned.run.prompts
+            return of_prompts(data, k, self._centres(parts))
         return data.of_labels(planned.run.labels) if planned.run.labels else data
 
     def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
@@ -327,33 +349,19 @@ class Experiment:
         """Exports the network of update `step`, with `more` entries of its card."""
         if planned.makes_codec:
             return self._save_codec(planned, directory, network)
-        run, solver, guidance = planned.run, network.sampler or "ddim", network.guidance
-        routed = hasattr(network.module, "routes")
-        shapes = {"shape": planned.image_shape, "noise_shape": network.shape}
-        card = {
-            "kind": "routed" if routed else parse_solver(solver).model,
-            "solver": solver,
-            "num_steps": planned.measured_at[0],
-            "made_for": planned.made_for,
-            "clip": self.measurements.clip(planned),
-            "num_labels": network.num_labels,
-            "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
-            "data": {"name": self.train_data.name, **shapes, "scale": "image / 127.5 - 1"},
-            "method": run.method.name,
-            "generator": str(jax.random.key_impl(self._key)),
-            "parent": planned.given.get("start") or planned.given.get("teacher"),
-            "trainable_fraction": 1.0,
-            "selected_step": step,
-            **self._inherited(planned),
-            **run.method.card(planned.state),
-            **_length(planned),
-            **more,
-        }
+        card = product_card(
+            planned, network, data=self.train_data.name, clip=self.measurements.clip(planned)
+        )
+        card |= {"generator": str(jax.random.key_impl(self._key)), "selected_step": step}
+        card |= inherited(planned, self.workdir) | planned.run.method.card(planned.state)
+        card |= length(planned) | more
         if planned.codec:
             card["codec"] = planned.codec.entry(self.workdir, directory)
-            card["data"] = card["data"] | shapes  # also of a model from elsewhere
-        update(f"{run.name:<16} exports to {directory}")
-        models.save(directory, network, **card, stage=run.name)
+            card["data"] = card["data"] | shapes(planned, network)  # also of one from elsewhere
+        if network.takes_text:
+            card["text"] = self._prompts.entry(self._text, directory)
+        update(f"{planned.name:<16} exports to {directory}")
+        models.save(directory, network, **card, stage=planned.name)
 
     def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
         """Exports a codec, whose latents of the training images are scaled to deviation one."""
@@ -365,21 +373,5 @@ class Experiment:
             stage=planned.name,
             method=planned.run.method.name,
             data={"name": data.name, "shape": planned.image_shape},
-            **_length(planned),
+            **length(planned),
         )
-
-    def _inherited(self, planned: Planned) -> dict[str, Any]:
-        """Card entries that a model that is not trained itself has from its teacher."""
-        if planned.trains or "teacher" not in planned.given:
-            return {}
-        card = models.read_card(self.workdir / planned.given["teacher"] / "model")
-        names = ("train_steps", "images_seen", "selected_step", *("guide",) * ("guide" in card))
-        return {name: card[name] for name in names}
-
-
-def _length(planned: Planned) -> dict[str, int]:
-    """Updates and images of a run, for its card; {} for one that does not train."""
-    if not planned.trains:
-        return {}
-    loop = planned.run.loop
-    return {"train_steps": loop.num_updates, "images_seen": loop.images_seen}

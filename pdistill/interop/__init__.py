@@ -14,6 +14,7 @@ from pdistill.interop.hub import read_folder, write_folder
 from pdistill.interop.official_pd import convert_official_pd
 from pdistill.interop.sit import convert_dit, convert_lightningdit, convert_sit
 from pdistill.interop.stablehlo import export_sampler, write_sampler
+from pdistill.interop.text import text_encoder
 from pdistill.interop.weights import ConversionError
 
 CONVERTERS = {
@@ -44,6 +45,7 @@ __all__ = [
     "convert_sit",
     "export_sampler",
     "read_folder",
+    "text_encoder",
     "with_codec",
     "write_folder",
     "write_model",

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pdistill import model as models
 from pdistill.diffusion import Schedule
@@ -18,6 +18,8 @@ from pdistill.runtime.files import one_line
 PIXELS = "image / 127.5 - 1"  # what a network's arrays are, in its card; or LATENTS
 CODEC = "codec"  # folder of a codec in that of the model that comes with it
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
+
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,11 +103,11 @@ def write_model(directory: str | Path, conversion: Conversion) -> None:
         models.save_codec(Path(directory) / CODEC, made.codec, **about)
 
 
-def converter(convert: Callable[..., Conversion]) -> Callable[..., Conversion]:
+def converter(convert: Callable[..., Made]) -> Callable[..., Made]:
     """Wraps a converter, so that whatever error a damaged file leads to is a ConversionError."""
 
     @functools.wraps(convert)
-    def guarded(source: str | Path, **options: Any) -> Conversion:
+    def guarded(source: str | Path, **options: Any) -> Made:
         try:
             return convert(source, **options)
         except ConversionError:

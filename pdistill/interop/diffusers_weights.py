@@ -1,4 +1,7 @@
-"""Weights in a folder of diffusers: one file, shards with an index, or a variant of either."""
+"""Weights in a folder of diffusers or transformers.
+
+One file, shards with an index, or a variant of either.
+"""
 
 import re
 from pathlib import Path
@@ -9,11 +12,8 @@ from pdistill.interop.conversion import read_json
 from pdistill.interop.weights import ConversionError, read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
 # A variant is called by what is in the place of ".fp16" in NAME.fp16.safetensors.
-ANY = re.compile(
-    r"diffusion_pytorch_model((\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json)"
-)
+ANY = r"((\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json)"
 # Names of attention's layers in older files.
 OLD_NAMES = {
     ".query.": ".to_q.",
@@ -24,9 +24,20 @@ OLD_NAMES = {
 
 
 def read_diffusers(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
-    """Reads the tensors of a network's folder by their newer names.
+    """Reads the tensors of a network of diffusers by their newer names; as `read_weights`."""
+    tensors, path = read_weights(folder, WEIGHTS)
+    for old, new in OLD_NAMES.items():
+        tensors = {name.replace(old, new): a for name, a in tensors.items()}
+    return tensors, path
+
+
+def read_weights(folder: Path, weights: str) -> tuple[dict[str, np.ndarray], Path]:
+    """Reads the tensors of a network's folder.
 
     A variant, in half precision for instance, is read only where there is nothing else.
+
+    Args:
+      weights: name of the file, if it is one and no variant.
 
     Returns:
       Tensors by name, and the path of their file or of the shards' index.
@@ -35,23 +46,21 @@ def read_diffusers(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
       ConversionError: there are no weights or several variants, a file is missing or damaged, or
         shards are not as their index says.
     """
-    found = sorted(path for path in folder.iterdir() if ANY.fullmatch(path.name))
+    any_of_them = re.compile(re.escape(weights.removesuffix(".safetensors")) + ANY)
+    found = sorted(path for path in folder.iterdir() if any_of_them.fullmatch(path.name))
     if not found:
         raise ConversionError(
-            f"there is no {WEIGHTS} in {folder}, nor shards with an index, nor a variant: get it, "
+            f"there is no {weights} in {folder}, nor shards with an index, nor a variant: get it, "
             "or save the model again with safe_serialization=True if there is a .bin"
         )
-    plain = [path for path in found if path.name in (WEIGHTS, INDEX)]
+    plain = [path for path in found if path.name in (weights, f"{weights}.index.json")]
     if not plain and len(found) > 1:
         raise ConversionError(
             f"{folder} has several variants, {', '.join(path.name for path in found)}: take all "
             "but one away"
         )
     path = (plain or found)[0]
-    tensors = _read_shards(path) if path.suffix == ".json" else read_safetensors(path)
-    for old, new in OLD_NAMES.items():
-        tensors = {name.replace(old, new): a for name, a in tensors.items()}
-    return tensors, path
+    return _read_shards(path) if path.suffix == ".json" else read_safetensors(path), path
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:

@@ -11,13 +11,14 @@ from jax import export as jax_export
 
 from pdistill.model import Model
 from pdistill.model.sampling import generate
-from pdistill.networks import Conditioning
+from pdistill.networks import Conditioning, Text
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import Steps
 from pdistill.samplers.noise import GENERATOR
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+TEXT = ("mask", "tokens", "pooled")
 PARTS = ("codec", "guide")  # fields of a network with parameters of their own
 
 
@@ -29,9 +30,11 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
     index: int32 [b], numbers of the samples in the key's stream.
     noise: standard normal [b, H, W, C], if `start` is "noise".
     label: int32 [b], for a model with labels; `num_labels` means "no label".
+    mask, tokens, pooled: bool [b, l], float32 [b, l, D] and [b, P], for a model with text: what
+    `model.prompts` makes of prompts, of which it takes the tokens, the pooled ones or both.
     guidance: float32 [b], for a model that takes weights; 0 is no guidance.
     """
-    (b,) = jax_export.symbolic_shape("b")
+    b, length = jax_export.symbolic_shape("b, l")
     arguments = {}
     if not inside:
         flat = weights(model)
@@ -43,6 +46,13 @@ def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, An
         arguments["noise"] = jax.ShapeDtypeStruct((b, *model.noise_shape), jnp.float32)
     if model.network.num_labels:
         arguments["label"] = jax.ShapeDtypeStruct((b,), jnp.int32)
+    if model.network.takes_text:
+        pooled, tokens = model.network.text_widths
+        arguments["mask"] = jax.ShapeDtypeStruct((b, length), bool)
+        if tokens:
+            arguments["tokens"] = jax.ShapeDtypeStruct((b, length, tokens), jnp.float32)
+        if pooled:
+            arguments["pooled"] = jax.ShapeDtypeStruct((b, pooled), jnp.float32)
     if model.guidance_range is not None:
         arguments["guidance"] = jax.ShapeDtypeStruct((b,), jnp.float32)
     return arguments
@@ -90,7 +100,12 @@ def export_sampler(
         params = traverse_util.unflatten_dict(flat, sep="/")
         parts = {n: p.replace(params=params.pop(n)) for n, p in _parts(model).items()}
         network = model.network.replace(params=params, **parts)
-        told = Conditioning(label=named.get("label"), guidance=named.get("guidance"))
+        text = {name: named[name] for name in TEXT if name in named}
+        told = Conditioning(
+            label=named.get("label"),
+            text=Text(**text) if text else None,
+            guidance=named.get("guidance"),
+        )
         if start == "noise":
             return sampling.run(network, told, key=None, z_init=named["noise"])
         return generate(network, named["key"], named["index"], told, sampling=sampling)

@@ -149,8 +149,7 @@ class Ctm(Method):
     def step(self, state: State, batch, key, parts=("student", "discriminator", "r1")):
         student_key, estimate_key, *critic_keys = jax.random.split(key, 5)
         draw_key, denoising_key, judge_key = jax.random.split(student_key, 3)
-        x, label = batch["image"], batch.get("label")
-        told, average = Conditioning(label=label), state.average
+        x, told, average = batch["image"], Conditioning.of(batch), state.average
         z, jump = self.draw(average, x, draw_key)
         target = self.target(state, z, jump, told)
 
@@ -161,7 +160,7 @@ class Ctm(Method):
                 terms["denoising"] = self.denoise(student, x, told, denoising_key)
             if self.adversary:
                 terms["adversarial"], carried = self.adversary.deceive(
-                    state.critic, state.eyes, estimate, label, judge_key
+                    state.critic, state.eyes, estimate, told.label, judge_key
                 )
             return terms, carried
 
@@ -183,7 +182,7 @@ class Ctm(Method):
         fakes = self.estimate(student.network, state.average, z, jump, told)
         critic, more = self.adversary.update(
             state.critic.replace(carried=carried),
-            state.eyes, fakes, x, label, tuple(critic_keys), parts,
+            state.eyes, fakes, x, told.label, tuple(critic_keys), parts,
         )  # fmt: skip
         return state.replace(critic=critic), metrics | more
 

@@ -53,7 +53,7 @@ class Direct(Method):
 
     def step(self, state: Taught, batch, key):
         noise_key, _ = jax.random.split(key)
-        x, told = batch["image"], Conditioning(label=batch.get("label"))
+        x, told = batch["image"], Conditioning.of(batch)
         schedule = state.teacher.schedule
         z = jax.random.normal(noise_key, x.shape, x.dtype)
         x_target = samplers.sample(

@@ -190,12 +190,11 @@ class Dmd(Method):
     def step(self, state: State, batch, key, parts=("generator", "fake_score")):
         label_key, input_key, generator_key, fake_key = jax.random.split(key, 4)
         x, generator, metrics = batch["image"], state.generator.network, {}
-        label = None
-        if generator.num_labels:
-            label = jax.random.choice(label_key, state.labels, (len(x),))
-        denoiser = lambda label: generator.denoiser(Conditioning(label=label))  # noqa: E731
-        z, level = simulate_inputs(denoiser, self.levels(generator), x, label, input_key)
-        rows = z, level, Conditioning(label=label)
+        told = Conditioning.of(batch)
+        if told.text is None and generator.num_labels:  # else the labels of the prompts' images
+            told = Conditioning(label=jax.random.choice(label_key, state.labels, (len(x),)))
+        z, level = simulate_inputs(generator.denoiser, self.levels(generator), x, told, input_key)
+        rows = z, level, told
 
         if "generator" in parts:
             images, pull_back = vjp(lambda net, rows: net.denoise(*rows), state.generator, rows)
@@ -267,11 +266,7 @@ class Dmd(Method):
         z, logsnr, eps = self.noised(images, time_key, noise_key)
         v = diffusion.v_target(images, eps, logsnr)
         _, level, told = rows
-        learner, x, told_x = (
-            state.fake_score,
-            batch["image"],
-            Conditioning(label=batch.get("label")),
-        )
+        learner, x, told_x = state.fake_score, batch["image"], Conditioning.of(batch)
 
         def loss(fake: FakeScore, rows, key):
             z, logsnr, v, images, x, level, told, told_x = rows

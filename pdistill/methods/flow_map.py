@@ -28,7 +28,7 @@ from pdistill.methods.parts.own_guidance import guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval
 from pdistill.methods.parts.weights import LogVariance
-from pdistill.methods.teacher import hide_labels
+from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
 
@@ -183,8 +183,7 @@ class FlowMap(Method):
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:
         """Raises ValueError if nobody knows the guided velocity."""
-        if self.label_dropout and not student.num_labels:
-            raise ValueError("label_dropout needs a network with labels; set its num_labels")
+        guidable(student, self.label_dropout)  # raises
         if self.guidance and teacher:
             check_guidable(teacher, "teacher")
         elif self.guidance and not self.label_dropout:
@@ -229,11 +228,10 @@ class FlowMap(Method):
         x, network = batch["image"], state.student.network
         t, s = self.jumps.draw(jump_key, len(x), network.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, t)
-        label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
-        w = self.draw_guidance(weight_key, label, network, x.dtype)
+        told = hide(label_key, Conditioning.of(batch), self.label_dropout, network)
+        w = self.draw_guidance(weight_key, told, network, x.dtype)
         levels = self.draw_levels(level_key, t, s, network)
-        told = Conditioning(
-            label=label,
+        told = told.replace(
             guidance=w if network.takes_guidance else None,
             levels=levels if network.takes_levels else None,
         )
@@ -245,13 +243,13 @@ class FlowMap(Method):
         w = acting(w, levels, t)
         return rows._replace(v=guided(network, z, t, rows.told_at(t), w, rows.v, self.omega))
 
-    def draw_guidance(self, key: Array, label, network: Network, dtype) -> Array | None:
-        """Weights w [B], 0 where no label is told; None without guidance."""
+    def draw_guidance(self, key: Array, told, network: Network, dtype) -> Array | None:
+        """Weights w [B], 0 where neither label nor prompt is told; None without guidance."""
         if not self.guidance:
             return None
         low, high = (math.log1p(w) for w in (self.guidance[0], self.guidance[-1]))
-        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, label.shape, dtype))
-        return jnp.where(label == network.num_labels, 0.0, w)
+        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, told.label.shape, dtype))
+        return jnp.where(told.is_informed(network.num_labels), w, 0.0)
 
     def draw_levels(self, key: Array, t: Array, s: Array, network: Network) -> Array | None:
         """Log-SNRs [B, 2] between which weights act, for jumps from t to s; None for all."""
@@ -335,7 +333,8 @@ class FlowMap(Method):
     def teach(self, teacher: Network, z: Array, t: Array, rows: "Rows") -> Array:
         """The teacher's velocity at log-SNRs t [B], guided as the rows say."""
         w = None if rows.w is None else acting(rows.w, rows.levels, t)
-        return teacher.v(z, t, Conditioning(label=rows.told.label, guidance=w))
+        told = Conditioning(label=rows.told.label, text=rows.told.text, guidance=w)
+        return teacher.v(z, t, told)
 
     def product(self, state: State) -> Network:
         return state.student.averaged

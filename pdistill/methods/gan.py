@@ -79,15 +79,15 @@ class Gan(Method):
 
     def step(self, state: State, batch, key, parts=("generator", "discriminator", "r1")):
         generator_key, discriminator_key, r1_key = jax.random.split(key, 3)
-        x, label = batch["image"], batch.get("label")
+        x, told = batch["image"], Conditioning.of(batch)
 
         noise_key, judge_key = jax.random.split(generator_key)
         shape = (len(x), *state.generator.network.shape)
         z = jax.random.normal(noise_key, shape, x.dtype)
 
         def deceiving(generator):
-            images = self.generate(generator, z, label)
-            return self.adversary.deceive(state.critic, state.eyes, images, label, judge_key)
+            images = self.generate(generator, z, told)
+            return self.adversary.deceive(state.critic, state.eyes, images, told.label, judge_key)
 
         slope = jax.value_and_grad(deceiving, has_aux=True)
         (value, carried), grads = slope(state.generator.network)
@@ -96,15 +96,14 @@ class Gan(Method):
 
         noise_key, fake_key, real_key = jax.random.split(discriminator_key, 3)
         z = jax.random.normal(noise_key, shape, x.dtype)
-        fakes = self.generate(generator.network, z, label)
+        fakes = self.generate(generator.network, z, told)
         keys = fake_key, real_key, r1_key
-        critic, more = self.adversary.update(critic, state.eyes, fakes, x, label, keys, parts)
+        critic, more = self.adversary.update(critic, state.eyes, fakes, x, told.label, keys, parts)
         return state.replace(generator=generator, critic=critic), {"loss": value, **norms, **more}
 
-    def generate(self, generator: Network, z: Array, label: Array | None) -> Array:
+    def generate(self, generator: Network, z: Array, told: Conditioning) -> Array:
         """Images of noise z [B, h, w, C]."""
-        denoise = generator.denoiser(Conditioning(label=label))
-        return generate_few(denoise, z, generator.schedule, self.num_steps)
+        return generate_few(generator.denoiser(told), z, generator.schedule, self.num_steps)
 
     def product(self, state: State) -> Network:
         return state.generator.averaged

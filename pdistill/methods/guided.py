@@ -60,12 +60,12 @@ class Guided(Method):
 
     def step(self, state: Taught, batch, key):
         time_key, noise_key, _, weight_key = jax.random.split(key, 4)
-        x, label = batch["image"], batch["label"]
+        x = batch["image"]
         t = uniform_times(time_key, len(x), self.stratified, x.dtype)
         w = guidance_weights(weight_key, len(x), self.guidance, self.stratified, x.dtype)
         logsnr = state.student.network.schedule(t)
         z, _ = diffusion.noised(noise_key, x, logsnr)
-        told = Conditioning(label=label, guidance=w)
+        told = Conditioning.of(batch, guidance=w)
         v = stop_gradient(state.teacher.v(z, logsnr, told))  # (1 + w) v_cond - w v_uncond
         examples = Examples(z, logsnr, v, told, importance(w, self.discount))
         student, metrics = regress(state.student, examples, self.weighting)

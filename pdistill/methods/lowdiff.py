@@ -20,7 +20,7 @@ from pdistill.methods.method import Method, check_microbatches
 from pdistill.methods.parts.cascade import check_split, per_resolution
 from pdistill.methods.parts.regression import Examples, regress
 from pdistill.methods.parts.times import uniform_times
-from pdistill.methods.teacher import Teacher, guidable, hide_labels
+from pdistill.methods.teacher import Teacher, guidable, hide
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import parse_solver
 from pdistill.training import Learner, Optimizer
@@ -98,12 +98,12 @@ class LowDiff(Method):
         ):
             time_key, noise_key, dropout_key, label_key = jax.random.split(own_key, 4)
             x = rows["image"]
-            label = hide_labels(label_key, rows.get("label"), self.label_dropout, network)
+            told = hide(label_key, Conditioning.of(rows, image=below), self.label_dropout, network)
             t = uniform_times(time_key, len(x), self.stratified, x.dtype)
             logsnr = level.schedule(t)
             z, eps = diffusion.noised(noise_key, x, logsnr)
             v = diffusion.v_target(x, eps, logsnr)
-            examples.append(Examples(z, logsnr, v, Conditioning(label=label, image=below)))
+            examples.append(Examples(z, logsnr, v, told))
             dropout_keys.append(dropout_key)
         model, metrics = regress(state.model, examples, self.weighting, dropout_keys[0])
         return state.replace(model=model), metrics

@@ -1,4 +1,4 @@
-"""Multi-student distillation (MSD, Song et al. 2024): one generator for each part of the labels."""
+"""Multi-student distillation (MSD, Song et al. 2024): a generator for each part."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from pdistill.networks import Network, Routed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiStudent(Method):
-    """A student for each part of the labels, and the model that they make.
+    """A student for each part of the labels, or of the prompts, and the model that they make.
 
     Its runs are <name>/<student.name>_0 and so on, each after <name>/<score_matching.name>_0 if
     there is one, and <name>, the model of all students.
@@ -24,7 +24,8 @@ class MultiStudent(Method):
       student: a stage that makes a generator, such as dmd or gan; its name and labels are changed.
       score_matching: a stage that makes what each student starts from, if its network is not the
         teacher's.
-      parts: number of parts of consecutive labels, or 0 for those in `lists`.
+      parts: number of parts of consecutive labels, or 0 for those in `lists`; of a model that takes
+        prompts and no labels, number of parts of these, by k-means on their pooled embeddings.
       lists: labels of each part, such as `python -m pdistill.partition` finds.
     """
 
@@ -43,17 +44,11 @@ class MultiStudent(Method):
             raise ValueError("give parts or lists")
 
     def unfold(self, stage: Run, model: Network) -> list[Run]:
-        count = model.num_labels
-        if not count:
-            raise ValueError(
-                "students need a model with labels; set the network's num_labels, or import a "
-                "teacher that has them"
-            )
-        parts = by_lists(self.lists, count) if self.lists else by_blocks(count, self.parts)
         runs, students = [], {}
+        parts, joined = self.divide(model)
         for k, part in enumerate(parts):
             part_of = functools.partial(
-                dataclasses.replace, labels=part, resolution=stage.resolution, measured=False
+                dataclasses.replace, resolution=stage.resolution, measured=False, **part
             )
             student = part_of(self.student, name=f"{stage.name}/{self.student.name}_{k}")
             if self.score_matching:
@@ -66,7 +61,7 @@ class MultiStudent(Method):
             students[f"student_{k}"] = student.name
         images = sum(run.loop.images_seen for run in runs)
         joined = Joined(
-            routes=routes(parts),
+            **joined,
             parent=self.student.given["teacher"],
             train_steps=sum(run.loop.num_updates for run in runs),
             images_seen=images,
@@ -75,32 +70,57 @@ class MultiStudent(Method):
         steps = stage.measured_at or self.student.measured_at or self.student.method.measured_at
         return [*runs, dataclasses.replace(stage, method=joined, given=students, measured_at=steps)]
 
+    def divide(self, model: Network) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What the run of each part says of it, and `Joined` of all of them.
+
+        Raises:
+          ValueError: the model is told nothing by which there are parts, or they are not such.
+        """
+        count = model.num_labels
+        if count:
+            parts = by_lists(self.lists, count) if self.lists else by_blocks(count, self.parts)
+            return [{"labels": part} for part in parts], {"routes": routes(parts)}
+        if model.text_widths[0] and self.parts:
+            parts = [{"prompts": (k, self.parts)} for k in range(self.parts)]
+            return parts, {"by_prompts": self.parts}
+        raise ValueError(
+            "students need a model with labels, or `parts` and pooled embeddings of prompts; set "
+            "the network's num_labels or text_pooled, or import a teacher that has them"
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined(Method):
-    """The model of several students, in zero updates: each label has its student.
+    """The model of several students, in zero updates: each label or prompt has its student.
 
     Attributes:
-      routes: the student of each label. parent: the students' teacher, for the card.
+      routes: the student of each label. by_prompts: number of students, that of a prompt being the
+        one with the nearest centre. parent: the students' teacher, for the card.
       train_steps, images_seen, images_seen_a_student: sums over all its runs, for the card.
     """
 
-    routes: tuple[int, ...]
+    routes: tuple[int, ...] = ()
+    by_prompts: int = 0
     parent: str
     train_steps: int
     images_seen: int
     images_seen_a_student: int
     name: ClassVar[str] = "multi_student"
 
-    def init(self, key: Array, **students: Network) -> Network:
-        """Students of one form, in the order in which `routes` counts them."""
+    def init(self, key: Array, centres: Array | None = None, **students: Network) -> Network:
+        """Students of one form, in the order in which `routes` counts them.
+
+        Args:
+          centres: of the parts of the prompts, [K, P].
+        """
         del key
         first = next(iter(students.values()))
         if first.takes_target:
             raise ValueError("student must be a stage that makes a generator, not one that jumps")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
-        module = Routed(first.module, self.routes)
-        return first.replace(params={"networks": stacked.params}, module=module)
+        module = Routed(first.module, self.routes, self.by_prompts)
+        params = {"networks": stacked.params} | ({} if centres is None else {"centres": centres})
+        return first.replace(params=params, module=module)
 
     def product(self, state: Network) -> Network:
         return state

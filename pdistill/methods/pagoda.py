@@ -106,15 +106,15 @@ class Pagoda(Method):
 
     def step(self, state: State, batch, key, parts=("generator", "discriminator", "r1")):
         generator_key, fresh_key, *critic_keys = jax.random.split(key, 5)
-        x, latent, label = batch["image"], batch["latent"], batch.get("label")
+        x, latent, told = batch["image"], batch["latent"], Conditioning.of(batch)
         noise_key, judge_key = jax.random.split(generator_key)
         eps, fresh = (jax.random.normal(k, latent.shape, x.dtype) for k in (noise_key, fresh_key))
 
         def losses(generator):
-            x_hat = self.generate(generator, latent, label)
-            fakes = self.generate(generator, eps, label)
+            x_hat = self.generate(generator, latent, told)
+            fakes = self.generate(generator, eps, told)
             deceiving, carried = self.adversary.deceive(
-                state.critic, state.eyes, fakes, label, judge_key
+                state.critic, state.eyes, fakes, told.label, judge_key
             )
             apart = jnp.mean(state.distance(x_hat, x))
             return {"reconstruction": apart, "adversarial": deceiving}, carried
@@ -127,16 +127,16 @@ class Pagoda(Method):
             limits=LIMITS,
             factors={"adversarial": self.adversarial},
         )
-        fakes = self.generate(generator.network, fresh, label)
+        fakes = self.generate(generator.network, fresh, told)
         critic, more = self.adversary.update(
             state.critic.replace(carried=carried),
-            state.eyes, fakes, x, label, tuple(critic_keys), parts,
+            state.eyes, fakes, x, told.label, tuple(critic_keys), parts,
         )  # fmt: skip
         return state.replace(generator=generator, critic=critic), metrics | more
 
-    def generate(self, generator: Network, z: Array, label: Array | None) -> Array:
+    def generate(self, generator: Network, z: Array, told: Conditioning) -> Array:
         """Images [B, H, W, C] of noise or latents z [B, h, w, C]."""
-        return generate_few(generator.denoiser(Conditioning(label=label)), z, generator.schedule)
+        return generate_few(generator.denoiser(told), z, generator.schedule)
 
     def product(self, state: State) -> Network:
         return state.generator.averaged

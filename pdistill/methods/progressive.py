@@ -1,6 +1,7 @@
 """Progressive distillation (Salimans & Ho 2022, algorithm 2): halve the steps, round by round."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import chex
@@ -14,7 +15,7 @@ from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Schedule, check_weighting
 from pdistill.methods.method import Method, Run, check_microbatches
 from pdistill.methods.parts.cascade import check_split, check_split_batch, per_resolution
-from pdistill.methods.parts.given import check_given
+from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.regression import Examples, regress
 from pdistill.methods.parts.times import guidance_weights, importance, uniform_times
 from pdistill.networks import Conditioning, Network
@@ -38,6 +39,8 @@ class Progressive(Method):
       weighting, stratified: as in `Teacher`.
       stochastic: for `samplers.Stochastic`, whose steps are twice as long as the grid's: the
         student does in one step of 2 / N what its teacher does in two of 1 / N (the same).
+      guidance: weight w by which the first round's teacher is guided, by a pair of evaluations; its
+        student needs one, and the later ones have w in them. 0 for no guidance.
       discount: as in `importance`, for a network that takes guidance weights.
       long_rounds: runs with at most this many steps take twice `loop.num_updates`, as the paper's
         to two steps and to one do.
@@ -50,6 +53,7 @@ class Progressive(Method):
     weighting: str = "v_mse"
     stratified: bool = False
     stochastic: bool = False
+    guidance: float = 0.0
     discount: float = 0.0
     long_rounds: int = 0
     split: tuple[int, ...] = ()
@@ -64,15 +68,18 @@ class Progressive(Method):
     def __post_init__(self):
         check_weighting(self.weighting)
         halvings(self.start_steps, self.end_steps)  # raises
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be a weight of at least 0; got {self.guidance}")
 
     def unfold(self, stage: Run, model: Network) -> list[Run]:
         """A run for each halving, which starts from the one before."""
-        runs, given = [], dict(stage.given)
+        runs, given, method = [], dict(stage.given), self
         for num_steps in halvings(self.start_steps, self.end_steps):
             factor = 2 if num_steps <= self.long_rounds else 1
             run = dataclasses.replace(
                 stage,
                 name=f"{stage.name}/{num_steps}",
+                method=method,
                 given=given,
                 arguments={"num_steps": num_steps},
                 loop=dataclasses.replace(stage.loop, num_updates=factor * stage.loop.num_updates),
@@ -80,6 +87,7 @@ class Progressive(Method):
             )
             runs.append(run)
             given = given | {"teacher": run.name}
+            method = dataclasses.replace(self, guidance=0.0)
         return runs
 
     def check_batch(self, batch_size: int) -> None:
@@ -105,7 +113,13 @@ class Progressive(Method):
         guidance = teacher.guidance if teacher.takes_guidance else None
         student = teacher.unguided().replace(sampler=sampler, guidance=guidance)
         num_steps = jnp.asarray(num_steps, jnp.int32)
-        return self.State(Learner.of(student, self.optimizer), student, num_steps)
+        if self.guidance:
+            check_guidable(teacher, "teacher")
+            if teacher.takes_guidance:
+                raise ValueError("the teacher takes weights as an input; leave guidance at 0")
+        else:
+            teacher = student
+        return self.State(Learner.of(student, self.optimizer), teacher, num_steps)
 
     def step(self, state: State, batch, key):
         examples = [
@@ -121,10 +135,12 @@ class Progressive(Method):
         """Examples for the student, from the images of one resolution."""
         time_key, noise_key, _, weight_key = jax.random.split(key, 4)
         x, schedule = batch["image"], teacher.schedule
-        told, weight = Conditioning(label=batch.get("label"), image=below), None
+        told, weight = Conditioning.of(batch, image=below), None
         if teacher.takes_guidance and teacher.guidance:
             w = guidance_weights(weight_key, len(x), teacher.guidance, self.stratified, x.dtype)
             told, weight = told.replace(guidance=w), importance(w, self.discount)
+        w = jnp.full(len(x), self.guidance, x.dtype)
+        taught = told.replace(guidance=w) if self.guidance else told
 
         num_steps = num_steps.astype(x.dtype)
         u = uniform_times(time_key, len(x), self.stratified, x.dtype)
@@ -132,7 +148,7 @@ class Progressive(Method):
         length = 2 if self.stochastic else 1
         logsnr_t, logsnr_m, logsnr_s, last = round_levels(schedule, i, num_steps, length)
         z, _ = diffusion.noised(noise_key, x, logsnr_t)
-        x_target = two_step_target(teacher.denoiser(told), z, logsnr_t, logsnr_m, logsnr_s, last)
+        x_target = two_step_target(teacher.denoiser(taught), z, logsnr_t, logsnr_m, logsnr_s, last)
         v = diffusion.v_from_x(z, stop_gradient(x_target), logsnr_t)
         return Examples(z, logsnr_t, v, told, weight)
 

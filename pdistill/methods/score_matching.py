@@ -49,7 +49,7 @@ class ScoreMatching(Method):
 
     def step(self, state: Taught, batch, key):
         time_key, noise_key = jax.random.split(key)
-        x, told = batch["image"], Conditioning(label=batch.get("label"))
+        x, told = batch["image"], Conditioning.of(batch)
         t = uniform_times(time_key, len(x), self.stratified, x.dtype)
         logsnr = state.student.network.schedule(t)
         z, _ = diffusion.noised(noise_key, x, logsnr)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -30,8 +29,8 @@ class Teacher(Method):
         flows, where a schedule's shift a adds log(a) to the mean, and a lognormal sigma for EDM. ()
         for times that are uniform in the schedule's.
       stratified: spread the batch's times evenly, see `times.uniform_times`; the paper does not.
-      label_dropout: fraction of examples whose label is hidden, so that the network also learns
-        the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
+      label_dropout: fraction of examples whose label and prompt are hidden, so that the network
+        also learns the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
       head: instead of the model's; "" for that.
       network: arguments in which the network differs from the model's.
     """
@@ -63,12 +62,12 @@ class Teacher(Method):
     def step(self, state: State, batch, key):
         time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
         x, network = batch["image"], state.model.network
-        label = hide_labels(label_key, batch.get("label"), self.label_dropout, network)
+        told = hide(label_key, Conditioning.of(batch), self.label_dropout, network)
         schedule = network.schedule
         logsnr = noise_levels(time_key, len(x), self.level, schedule, self.stratified, x.dtype)
         z, eps = diffusion.noised(noise_key, x, logsnr)
         v = diffusion.v_target(x, eps, logsnr)
-        examples = Examples(z, logsnr, v, Conditioning(label=label))
+        examples = Examples(z, logsnr, v, told)
         model, metrics = regress(state.model, examples, self.weighting, dropout_key)
         return state.replace(model=model), metrics
 
@@ -80,18 +79,21 @@ def guidable(model: Network, label_dropout: float) -> Network:
     """A model that can be guided by any weight if it is trained with label dropout.
 
     Raises:
-      ValueError: it has no labels to leave out.
+      ValueError: it has no labels or prompts to leave out.
     """
     if not label_dropout:
         return model
-    if not model.num_labels:
-        raise ValueError("label_dropout needs a network with labels; set its num_labels")
+    if not (model.num_labels or model.takes_text):
+        raise ValueError(
+            "label_dropout needs a network with labels or text; set its num_labels, text_pooled or "
+            "text_tokens"
+        )
     return model.replace(guidance=(0.0, math.inf))
 
 
-def hide_labels(key: Array, label: Array | None, fraction: float, network: Network) -> Array | None:
-    """Labels [B], of which a random fraction is "no label"."""
+def hide(key: Array, told: Conditioning, fraction: float, network: Network) -> Conditioning:
+    """Labels and prompts of B images, of which a random fraction is told neither."""
     if not fraction:
-        return label
-    hidden = jax.random.bernoulli(key, fraction, label.shape)
-    return jnp.where(hidden, network.num_labels, label)
+        return told
+    hidden = jax.random.bernoulli(key, fraction, (len(told.label),))
+    return told.without(network.num_labels, hidden)

@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
 from pdistill.model.card import made_for, num_steps
 from pdistill.model.sampling import Sampling, generate
-from pdistill.networks import Conditioning, Network
+from pdistill.model.text import PromptEncoder
+from pdistill.networks import Conditioning, Network, Text
 from pdistill.samplers.noise import as_threefry
 
 
@@ -25,10 +27,12 @@ class Model:
     Attributes:
       network: the network with its parameters.
       card: model.json as a dictionary: what this is, where it comes from, how to sample it.
+      prompts: what makes text of prompts; None for a model without text.
     """
 
     network: Network
     card: dict[str, Any]
+    prompts: PromptEncoder | None = None
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_shape))
@@ -96,19 +100,30 @@ class Model:
         """Whether it takes labels, and has learnt no images without one."""
         return bool(self.network.num_labels) and self.guidance_range is None
 
-    def denoiser(self, label: Array | None = None, guidance: Array | None = None) -> Denoiser:
+    def denoiser(
+        self,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        text: Text | None = None,
+    ) -> Denoiser:
         """denoise(z [B, H, W, C], logsnr [B]) -> x_hat, for `samplers` or any JAX code.
 
-        `label` and `guidance` are [B]. Nothing is checked here.
+        `label` and `guidance` are [B], `text` is what `prompts` makes of B prompts. Nothing is
+        checked here.
         """
-        return self.network.denoiser(Conditioning(label=label, guidance=guidance))
+        return self.network.denoiser(Conditioning(label=label, text=text, guidance=guidance))
 
-    def jump(self, label: Array | None = None, guidance: Array | None = None) -> Jump:
+    def jump(
+        self,
+        label: Array | None = None,
+        guidance: Array | None = None,
+        text: Text | None = None,
+    ) -> Jump:
         """jump(z [B, H, W, C], logsnr_t [B], logsnr_s [B]) -> z at s, see `Network.jump`.
 
         For `samplers.sample` with `samplers.Gamma`. Nothing is checked here.
         """
-        told = Conditioning(label=label, guidance=guidance)
+        told = Conditioning(label=label, text=text, guidance=guidance)
         return lambda z, logsnr_t, logsnr_s: self.network.jump(z, logsnr_t, logsnr_s, told)
 
     def sample(
@@ -117,6 +132,7 @@ class Model:
         num: int,
         *,
         label: Array | int | None = None,
+        prompt: str | Sequence[str] | Text | None = None,
         num_steps: samplers.Steps | None = None,
         solver: samplers.Solver | samplers.Cascade | str | None = None,
         guidance: Array | float | None = None,
@@ -129,6 +145,8 @@ class Model:
           label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
             without labels. A network with labels takes None as "no label", which only one that
             was trained with some labels left out has learnt: there is a warning for others.
+          prompt: a prompt for all, or one for each, for a model with text: strings, or what
+            `prompts` has made of `num` of them; "" and None are "no prompt".
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
             Other weights do not recompile.
           guidance_levels: log-SNRs (low, high) between which guidance acts, for a model that is
@@ -144,7 +162,7 @@ class Model:
           ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight
             out of range or for a model without.
         """
-        key, told = as_threefry(key), self.told(num, label, guidance, guidance_levels)
+        key, told = as_threefry(key), self.told(num, label, guidance, guidance_levels, prompt)
         if latents and not self.network.codec:
             raise ValueError("this model makes images, not latents; leave latents out")
         if key.ndim:
@@ -159,6 +177,7 @@ class Model:
         label: Array | int | None = None,
         guidance: Array | float | None = None,
         guidance_levels: tuple[float, float] | None = None,
+        prompt: str | Sequence[str] | Text | None = None,
     ) -> Conditioning:
         """Makes the conditioning of `num` images of the arguments of `sample`; raises as that."""
         if not isinstance(num, numbers.Integral):
@@ -167,7 +186,8 @@ class Model:
             raise ValueError(f"num must be at least 1; got {num}")
         return Conditioning(
             label=self._labels(label, num),
-            guidance=self._weights(guidance, label, num),
+            text=self._text(prompt, num),
+            guidance=self._weights(guidance, label, prompt, num),
             levels=self._levels(guidance_levels, guidance, num),
         )
 
@@ -191,12 +211,30 @@ class Model:
             raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
         return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
 
-    def _weights(self, guidance, label, num):
+    def _text(self, prompt, num):
+        if prompt is None:
+            return None
+        if not self.network.takes_text:
+            raise ValueError("this model takes no prompts; leave prompt out")
+        if isinstance(prompt, Text):
+            text = prompt
+        elif self.prompts is None:
+            raise ValueError("this model does not say how it takes prompts; give a Text")
+        else:
+            text = self.prompts([prompt] if isinstance(prompt, str) else list(prompt))
+        if len(text.mask) not in (1, num):
+            raise ValueError(f"prompt must be one, or {num} of them; got {len(text.mask)}")
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (num, *a.shape[1:])), text)
+
+    def _weights(self, guidance, label, prompt, num):
         if guidance is None:
             return None
         self.check_guidance(guidance)
-        if label is None and not self.network.guide:
-            raise ValueError("guidance is towards a label; give label too")
+        if label is None and prompt is None and not self.network.guide:
+            raise ValueError(
+                f"guidance is towards a {'prompt' if self.network.takes_text else 'label'}; give "
+                "one too"
+            )
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
         return jnp.broadcast_to(jnp.asarray(guidance, jnp.float32), (num,))

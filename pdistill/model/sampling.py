@@ -128,9 +128,7 @@ def generate_batches(
     num: int,
     *,
     sampling: Sampling,
-    labels: np.ndarray | None = None,
-    guidance: float | None = None,
-    guidance_levels: tuple[float, float] | None = None,
+    told: Conditioning = NOTHING,
     batch_size: int,
     mesh: Mesh,
     description: str | None = None,
@@ -141,25 +139,19 @@ def generate_batches(
     Sample i is number i of the stream `key`; of keys [num], number 0 of the i-th.
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
-    `labels` [num] are those of the samples, for a network that takes them; `guidance` is one
-    weight for all, which acts between `guidance_levels`, log-SNRs, None for all; `description`
-    stands beside a progress bar, None shows no bar.
+    `told` is what the network is told of each sample, NumPy arrays [num, ...]; `description` stands
+    beside a progress bar, None shows no bar.
 
     Raises:
       SamplingError: a sample is not finite.
     """
 
     def draw(indices: np.ndarray) -> Array:
-        label = None if labels is None else labels[indices % num]
-        weight = None if guidance is None else np.full(len(indices), guidance, np.float32)
-        levels = None
-        if guidance_levels is not None:
-            levels = np.broadcast_to(np.float32(guidance_levels), (len(indices), 2))
-        told = Conditioning(label=label, guidance=weight, levels=levels)
         place = functools.partial(jax.device_put, device=batch_sharding(mesh))
+        rows = jax.tree.map(lambda a: place(a[indices % num]), told)
         keys = place(key[indices % num]) if key.ndim else key
         numbers = np.zeros_like(indices) if key.ndim else indices
-        images = generate(network, keys, place(numbers), place(told), sampling=sampling)
+        images = generate(network, keys, place(numbers), rows, sampling=sampling)
         finite = _is_finite(images)
         images = images if raw else _to_uint8(images)
         if not finite:

@@ -26,6 +26,7 @@ from pdistill.model.card import (
     versions,
 )
 from pdistill.model.model import Model
+from pdistill.model.text import read_prompt_encoder
 from pdistill.networks import Network
 from pdistill.runtime.arrays import checksum, load_params, save_params
 from pdistill.runtime.files import one_line, write_atomically
@@ -93,6 +94,7 @@ def load(
     *,
     codec: str | Path | None = None,
     guide: str | Path | None = None,
+    text_encoder: str | Path | None = None,
 ) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
@@ -102,6 +104,8 @@ def load(
         of a converted model, none.
       guide: directory of another model that guides it, see `Network.guided_by`, if not as its card
         says.
+      text_encoder: folder, or package, of the text encoder of a model of prompts, if not as its
+        card says; it is loaded with the first prompt.
 
     Raises:
       ModelError: there is no model there, or it cannot be read; or its codec or its guide is not
@@ -116,7 +120,7 @@ def load(
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
             if codec:
                 card["codec"] = reference(codec, codec=True)
-        model = Model(network, card)
+        model = Model(network, card, read_prompt_encoder(directory, card, text_encoder))
         _ = model.sampling_with()
     return model
 

@@ -7,7 +7,7 @@ from pdistill.networks.codecs import (
     Codec,
     Posterior,
 )
-from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.dit import DiT
 from pdistill.networks.network import Network
 from pdistill.networks.published.diffusers_dit import DiffusersDiT
@@ -17,24 +17,30 @@ from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.published.sit import SiT
 from pdistill.networks.registry import (
     CODECS,
+    ENCODERS,
     NETWORKS,
     build_codec,
+    build_encoder,
     build_network,
     change_network,
     describe_network,
     num_blocks,
 )
 from pdistill.networks.routed import Routed
+from pdistill.networks.text import Bert, ClipText, TextEncoder, Tokenizer
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
 
 __all__ = [
     "CODECS",
+    "ENCODERS",
     "NETWORKS",
     "NOTHING",
     "AutoencoderKL",
     "AutoencoderResidual",
     "AutoencoderTiny",
+    "Bert",
+    "ClipText",
     "Codec",
     "Conditioning",
     "DhariwalUNet",
@@ -47,9 +53,13 @@ __all__ = [
     "Routed",
     "SiT",
     "SongUNet",
+    "Text",
+    "TextEncoder",
+    "Tokenizer",
     "Transfer",
     "UNet",
     "build_codec",
+    "build_encoder",
     "build_network",
     "change_network",
     "describe_network",

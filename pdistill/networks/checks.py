@@ -23,6 +23,25 @@ def check_network(network: Any) -> None:
         )
 
 
+def check_told(module: Any, told: Any) -> None:
+    """Raises ValueError for labels or prompts that a network's module does not take."""
+    if told.label is not None and not module.num_labels:
+        raise ValueError("a label was given to a network without labels (num_labels=0)")
+    if told.text is None:
+        return
+    if not (module.text_pooled or module.text_tokens):
+        raise ValueError(
+            "a prompt was given to a network without text (text_pooled=0, text_tokens=0)"
+        )
+    tokens = told.text.tokens
+    found = 0 if tokens is None else tokens.shape[-1]
+    if module.text_tokens and found != module.text_tokens:
+        raise ValueError(
+            f"the network takes tokens of {module.text_tokens} numbers; got {found}: give prompts "
+            "by the text encoder that it was trained with"
+        )
+
+
 def check_guide(network: Any, guide: Any) -> None:
     """Raises ValueError for a guide of other images or labels, or networks that no guide fits."""
     for either in (network, guide):

@@ -1,9 +1,14 @@
 """Conditioning: all that a network is told beside its noisy image, one pytree that grows by
 fields."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from pdistill.data.text import Text
 from pdistill.samplers import LowRes
 
 
@@ -16,6 +21,7 @@ class Conditioning(struct.PyTreeNode):
       levels: log-SNRs [B, 2], the lowest and the highest at which guidance acts.
       target: log-SNR to jump to, [B].
       image: the image one resolution below, for the networks of a cascade.
+      text: prompts.
     """
 
     label: Array | None = None
@@ -23,6 +29,25 @@ class Conditioning(struct.PyTreeNode):
     levels: Array | None = None
     target: Array | None = None
     image: LowRes | None = None
+    text: Text | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], **more: Any) -> "Conditioning":
+        """The labels and prompts of a batch, where it has them, and `more` fields."""
+        return cls(label=batch.get("label"), text=batch.get("text"), **more)
+
+    def without(self, num_labels: int, hidden: Array | None = None) -> "Conditioning":
+        """The same with "no label" and "no prompt" in the rows `hidden` [B], bool; None for all."""
+        label = self.label
+        if label is not None:
+            hide = True if hidden is None else hidden
+            label = jnp.where(hide, jnp.full_like(label, num_labels), label)
+        return self.replace(label=label, text=self.text and self.text.without(hidden))
+
+    def is_informed(self, num_labels: int) -> Array:
+        """Whether each row has a label or a prompt, [B] bool."""
+        label = self.label < num_labels
+        return label if self.text is None else label | self.text.mask.any(-1)
 
 
 NOTHING = Conditioning()

@@ -8,18 +8,21 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.cascades import beside, halvings
-from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.checks import check_told
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.embeddings import (
     TIME_SCALE,
     GuidanceEmbedding,
     LabelEmbedding,
     LevelsEmbedding,
     TargetEmbedding,
+    TextEmbedding,
     logsnr_waves,
 )
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import (
+    TextAttention,
     attend,
     modulate,
     normalize,
@@ -35,6 +38,7 @@ class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the embedding; identity at first.
 
     Queries and keys are turned by `angles`, see `rotary_angles`; None for no rotary positions.
+    With text_tokens, the width of a prompt's, attention to these follows that among tokens.
     """
 
     heads: int
@@ -42,9 +46,16 @@ class Block(nn.Module):
     rms_norm: bool = False
     qk_norm: bool = False
     swiglu: bool = False
+    text_tokens: int = 0
 
     @nn.compact
-    def __call__(self, tokens: Array, embedding: Array, angles: Array | None = None) -> Array:
+    def __call__(
+        self,
+        tokens: Array,
+        embedding: Array,
+        angles: Array | None = None,
+        text: Text | None = None,
+    ) -> Array:
         features = tokens.shape[-1]
         modulation = nn.Dense(
             6 * features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
@@ -61,6 +72,9 @@ class Block(nn.Module):
         out = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")
         h = out(attend(q, k, v))
         tokens = tokens + gate1 * h
+        if self.text_tokens:
+            attention = TextAttention(self.text_tokens, self.heads, self.dtype, name="text")
+            tokens = tokens + attention(tokens, text)
 
         h = modulate(self._normalize(tokens, "norm2"), shift2, scale2)
         if self.swiglu:
@@ -83,6 +97,9 @@ class DiT(nn.Module):
       features, depth, heads: width, number of blocks, attention heads.
       num_labels: 0 for an unconditional network; else labels 0 .. num_labels - 1 may be given,
         and num_labels for "no label".
+      text_pooled: width of the pooled embeddings of prompts that are added to that of the noise
+        level; 0 for a network that takes none.
+      text_tokens: width of the tokens of prompts that each block attends to; 0 for none.
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       guidance_levels: with `guidance`, it takes the levels at which the weight acts, too, see
         `LevelsEmbedding`.
@@ -110,6 +127,8 @@ class DiT(nn.Module):
     depth: int = 4
     heads: int = 4
     num_labels: int = 0
+    text_pooled: int = 0
+    text_tokens: int = 0
     guidance: bool = False
     guidance_levels: bool = False
     target: bool = False
@@ -141,8 +160,7 @@ class DiT(nn.Module):
             raise ValueError(f"patch {p} must divide the image size {height}x{width}")
         if self.features % self.heads:
             raise ValueError(f"heads {self.heads} must divide features {self.features}")
-        if told.label is not None and not self.num_labels:
-            raise ValueError("a label was given to a network without labels (num_labels=0)")
+        check_told(self, told)
 
         small = halvings(self.resolutions, height, told.image) > 0
         size = f"_{height}" if small else ""  # in the names of what a smaller size has for itself
@@ -160,11 +178,13 @@ class DiT(nn.Module):
         angles = rotary_angles(grid, channels, self.registers) if self.rope else None
 
         block = rematerialised(Block, self.remat)
-        options = {name: getattr(self, name) for name in ("rms_norm", "qk_norm", "swiglu", "dtype")}
+        names = ("rms_norm", "qk_norm", "swiglu", "text_tokens", "dtype")
+        options = {name: getattr(self, name) for name in names}
         for i in range(self.depth):
             tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
             known = late if i >= self.depth - self.target_blocks else embedding
-            tokens = block(self.heads, **options, name=f"block_{i}")(tokens, known, angles)
+            layer = block(self.heads, **options, name=f"block_{i}")
+            tokens = layer(tokens, known, angles, told.text)
             self.sow("maps", "maps", tokens[:, self.registers :].reshape(batch, *grid, -1))
 
         modulation = nn.Dense(
@@ -233,6 +253,10 @@ class DiT(nn.Module):
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 told.label, batch
+            )
+        if self.text_pooled:
+            embedding += TextEmbedding(self.text_pooled, self.features, self.dtype, name="text")(
+                told.text, batch
             )
         if (num := len(self.resolutions)) > 1:
             embed = nn.Embed(num, self.features, dtype=self.dtype, name="resolution_in")

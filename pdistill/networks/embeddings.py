@@ -1,4 +1,4 @@
-"""Embeddings: the way of noise level, label and guidance weight into a network."""
+"""Embeddings: the way of noise level, label, prompt and guidance weight into a network."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.diffusion import angle
+from pdistill.networks.conditioning import Text
 
 TIME_SCALE = 1000.0  # of the progressive distillation release
 
@@ -71,6 +72,35 @@ class LabelEmbedding(nn.Module):
         return nn.Embed(self.num_labels + 1, self.features, embedding_init=init, dtype=self.dtype)(
             label
         )
+
+
+class TextEmbedding(nn.Module):
+    """Pooled embeddings of prompts -> [B, features]; a learnt vector for "no prompt".
+
+    Prompts of None ask for "no prompt" throughout the batch.
+
+    Attributes:
+      width: P of the pooled embeddings.
+    """
+
+    width: int
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, text: Text | None, batch: int) -> Array:
+        none = self.param("none", nn.initializers.normal(0.02), (self.features,), jnp.float32)
+        if text is None:
+            return jnp.broadcast_to(none, (batch, self.features))
+        if text.pooled is None or text.pooled.shape[-1] != self.width:
+            found = None if text.pooled is None else text.pooled.shape[-1]
+            raise ValueError(
+                f"the network takes pooled embeddings of {self.width} numbers; got {found}: give "
+                "prompts by the text encoder that it was trained with"
+            )
+        h = nn.Dense(2 * self.features, dtype=self.dtype, name="in")(text.pooled)
+        h = nn.Dense(self.features, dtype=self.dtype, name="out")(nn.swish(h))
+        return jnp.where(text.mask.any(-1)[:, None], h, none.astype(h.dtype))
 
 
 class TargetEmbedding(nn.Module):

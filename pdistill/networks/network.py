@@ -16,7 +16,7 @@ from pdistill import diffusion
 from pdistill.data.images import repeat
 from pdistill.diffusion import Denoiser, Schedule
 from pdistill.networks.checks import check_guide, check_network
-from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.registry import brief, change_network
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.runtime import costs
@@ -141,8 +141,8 @@ class Network(struct.PyTreeNode):
         """The output as x or as v, by `convert`; guided by a pair of evaluations if need be."""
         if told.guidance is None or self.takes_guidance:
             return self._read(convert, z, logsnr, told, dropout_key, second)
-        if told.label is None and not self.guide:
-            raise ValueError("guidance is towards a label; give label too")
+        if told.label is None and told.text is None and not self.guide:
+            raise ValueError("guidance is towards a label or a prompt; give one too")
         weight, told = told.guidance, told.replace(guidance=None)
 
         def pair(z, logsnr):
@@ -152,26 +152,26 @@ class Network(struct.PyTreeNode):
             if self.guide:
                 weaker = self.guide._read(convert, z, logsnr, told, None, False)
                 return read(z, logsnr, told), weaker
-            return self.with_and_without_label(read, z, logsnr, told)
+            return self.with_and_without(read, z, logsnr, told)
 
         levels = self.guidance_levels if told.levels is None else told.levels
         return diffusion.guide(pair, weight, interval=levels, channels=self.guidance_channels)(
             z, logsnr
         )
 
-    def with_and_without_label(
+    def with_and_without(
         self, read: Callable, z: Array, logsnr: Array, told: Conditioning
     ) -> tuple[Array, Array]:
-        """read(z, logsnr, told) [B, ...] with the labels and without them, in one evaluation.
+        """read(z, logsnr, told) [B, ...] with labels and prompts and without, in one evaluation.
 
-        Weights of guidance that a network takes are 0 without labels.
+        Weights of guidance that a network takes are 0 without them.
         """
-        free = told.replace(label=jnp.full_like(told.label, self.num_labels))
+        free = told.without(self.num_labels)
         if told.guidance is not None:
             free = free.replace(guidance=jnp.zeros_like(told.guidance))
         both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, free))
-        labelled, unlabelled = jnp.split(read(*both), 2)
-        return labelled, unlabelled
+        informed, uninformed = jnp.split(read(*both), 2)
+        return informed, uninformed
 
     def _read(self, convert, z, logsnr, told, dropout_key, second) -> Array:
         """The output, or the second head's, by `convert`."""
@@ -189,6 +189,7 @@ class Network(struct.PyTreeNode):
         """The part of `told` that the network listens to."""
         return Conditioning(
             label=told.label if self.num_labels else None,
+            text=told.text if self.takes_text else None,
             guidance=told.guidance if self.takes_guidance else None,
             levels=told.levels if self.takes_levels else None,
             target=told.target if self.takes_target else None,
@@ -201,6 +202,16 @@ class Network(struct.PyTreeNode):
     def num_labels(self) -> int:
         """Number of labels it takes; 0 if it is unconditional."""
         return getattr(self.module, "num_labels", 0)
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of the pooled embeddings and the tokens of prompts that it takes; 0 for none."""
+        return tuple(getattr(self.module, name, 0) for name in ("text_pooled", "text_tokens"))
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it takes prompts."""
+        return any(self.text_widths)
 
     @property
     def takes_guidance(self) -> bool:
@@ -364,6 +375,8 @@ class Network(struct.PyTreeNode):
         """Inputs of the module for one image of zeros."""
         zeros = jnp.zeros(1)
         told = Conditioning(label=zeros.astype(int) if self.num_labels else None)
+        if self.takes_text:
+            told = told.replace(text=Text.zeros(1, *self.text_widths))
         if shape[0] in self.resolutions[1:]:
             below = self.resolutions[self.resolutions.index(shape[0]) - 1]
             told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))

@@ -16,6 +16,7 @@ from pdistill.networks.published.edm2_unet import Edm2UNet
 from pdistill.networks.published.edm_unet import DhariwalUNet, SongUNet
 from pdistill.networks.published.sit import SiT
 from pdistill.networks.routed import Routed
+from pdistill.networks.text import Bert, ClipText
 from pdistill.networks.unet import UNet
 
 NETWORKS = {
@@ -35,6 +36,8 @@ CODECS = {
     "autoencoder_residual": AutoencoderResidual,
     "autoencoder_tiny": AutoencoderTiny,
 }
+
+ENCODERS = {"bert": Bert, "clip_text": ClipText}
 
 LARGEST = 10**6  # of the numbers among a network's arguments
 MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes
@@ -56,6 +59,16 @@ def build_codec(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     if name not in CODECS:
         raise ValueError(f"codec must be one of {', '.join(CODECS)}; got {name!r}")
     return CODECS[name](**_fields(CODECS[name], f"codec {name!r}", arguments))
+
+
+def build_encoder(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A text encoder's network from plain data: its name in ENCODERS and its fields.
+
+    Raises as `build_network`.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"text encoder must be one of {', '.join(ENCODERS)}; got {name!r}")
+    return ENCODERS[name](**_fields(ENCODERS[name], f"text encoder {name!r}", arguments))
 
 
 def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,8 +122,11 @@ def num_blocks(arguments: Mapping[str, Any]) -> int:
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """The inverse of `build_network` or `build_codec`: {"name", "arguments"}, ready for JSON."""
-    known = NETWORKS | CODECS
+    """The inverse of `build_network`, `build_codec` or `build_encoder`, ready for JSON.
+
+    {"name", "arguments"}.
+    """
+    known = NETWORKS | CODECS | ENCODERS
     names = [name for name, cls in known.items() if type(network) is cls]
     if not names:
         raise ValueError(f"{type(network).__name__} is not one of {', '.join(known)}")

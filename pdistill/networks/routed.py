@@ -1,4 +1,4 @@
-"""Several networks of one form as a single one: each label has its own."""
+"""Several networks of one form as a single one: each label, or each kind of prompt, has its own."""
 
 import jax
 import jax.numpy as jnp
@@ -9,48 +9,78 @@ from pdistill.networks.conditioning import NOTHING, Conditioning
 
 
 class Routed(nn.Module):
-    """Calls, for each example, the network of its label, and no other.
+    """Calls, for each example, the network of its label or its prompt, and no other.
 
     The examples are sorted by network and padded to blocks of one network each, so that a call of
     B examples costs at most B + K * block of them, whatever the labels are; their order is kept.
 
     Attributes:
       network: K copies of it have the parameters {"networks": a leading axis of K on each}.
-      routes: the network, 0 .. K - 1, of each label.
+      routes: the network, 0 .. K - 1, of each label; () to go by prompts.
+      by_prompts: K, to go by the nearest of the parameters "centres" [K, P] to the pooled
+        embedding; 0 to go by labels.
       block: examples in a block; smaller ones waste less and run slower.
     """
 
     network: nn.Module
-    routes: tuple[int, ...]
+    routes: tuple[int, ...] = ()
+    by_prompts: int = 0
     block: int = 16
 
     @property
     def num_labels(self) -> int:
         return len(self.routes)
 
+    @property
+    def text_pooled(self) -> int:
+        return getattr(self.network, "text_pooled", 0)
+
+    @property
+    def text_tokens(self) -> int:
+        return getattr(self.network, "text_tokens", 0)
+
     @nn.compact
     def __call__(
         self, z: Array, logsnr: Array, told: Conditioning = NOTHING, *, train: bool = False
     ) -> Array:
-        label = told.label
-        if label is None:
-            raise ValueError("a routed network needs labels")
-        network, num = self.network.clone(parent=None), max(self.routes) + 1
+        told = Conditioning(label=told.label, text=told.text)
+        network, num = self.network.clone(parent=None), self.by_prompts or max(self.routes) + 1
 
         def init(key):
-            return network.init(key, z[:1], logsnr[:1], Conditioning(label=label[:1]))["params"]
+            one = jax.tree.map(lambda a: a[:1], (z, logsnr, told))
+            return network.init(key, *one)["params"]
 
         params = self.param("networks", lambda key: jax.vmap(init)(jax.random.split(key, num)))
-        places, networks = block_places(jnp.array(self.routes)[label], num, self.block)
+        places, networks = block_places(self._routes(told), num, self.block)
 
         def call(block):
-            k, z, logsnr, label = block
+            k, *inputs = block
             own = jax.tree.map(lambda a: a[k], params)
-            return network.apply({"params": own}, z, logsnr, Conditioning(label=label), train=train)
+            return network.apply({"params": own}, *inputs, train=train)
 
-        inputs = (into_blocks(a, places, networks.shape[0], self.block) for a in (z, logsnr, label))
+        inputs = jax.tree.map(
+            lambda a: into_blocks(a, places, networks.shape[0], self.block), (z, logsnr, told)
+        )
         outputs = jax.lax.map(call, (networks, *inputs))
         return outputs.reshape(-1, *outputs.shape[2:])[places]
+
+    def _routes(self, told: Conditioning) -> Array:
+        """The network of each example, [B]."""
+        if self.by_prompts:
+            shape = (self.by_prompts, self.text_pooled)
+            centres = self.param("centres", nn.initializers.zeros, shape, jnp.float32)
+            if told.text is None:
+                raise ValueError("a network that is routed by prompts needs some")
+            return nearest(told.text.pooled, centres)
+        if told.label is None:
+            raise ValueError("a routed network needs labels")
+        return jnp.array(self.routes)[told.label]
+
+
+def nearest(pooled: Array, centres: Array) -> Array:
+    """The nearest of centres [K, P] to each of [..., P], int [...]."""
+    squares = jnp.sum(jnp.square(centres), -1) / 2 - pooled @ centres.T
+    return jnp.argmin(squares, axis=-1)
 
 
 def block_places(routes: Array, num: int, block: int) -> tuple[Array, Array]:

@@ -8,11 +8,15 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.conditioning import Text
 from pdistill.samplers.sampling import at_least_float32
 
 
-def attend(q: Array, k: Array, v: Array) -> Array:
+def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """Softmax attention among tokens: three [B, T, heads, channels] -> one; softmax in float32.
+
+    mask: bool, [B or 1, 1, T or 1, S], False for keys that a query does not see, of S other keys
+    and values; a query that sees none mixes all alike.
 
     Scaled and normalised where there are B T heads channels numbers, not where there are B T T
     heads, and with the heads before the tokens: fewer passes over memory, which on a CPU take half
@@ -22,9 +26,44 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
     return mixed.astype(v.dtype).swapaxes(1, 2)
+
+
+class TextAttention(nn.Module):
+    """Attention of tokens [B, T, C] to those of prompts, normed both; zero at first.
+
+    Pads are left out. Beside a prompt's tokens there is a learnt one, all that "no prompt" has.
+
+    Attributes:
+      width: D of the prompts' tokens. heads: attention heads. dtype: number format inside.
+    """
+
+    width: int
+    heads: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: Array, text: Text | None) -> Array:
+        batch, _, features = tokens.shape
+        project = functools.partial(
+            nn.DenseGeneral, (self.heads, features // self.heads), dtype=self.dtype
+        )
+        none = self.param("none", nn.initializers.normal(1.0), (self.width,), jnp.float32)
+        keys = jnp.broadcast_to(none.astype(tokens.dtype), (batch, 1, self.width))
+        mask = None
+        if text is not None:
+            keys = jnp.concatenate([keys, text.tokens.astype(tokens.dtype)], axis=1)
+            mask = jnp.pad(text.mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]
+        q, keys = project(name="q")(normalize(tokens)), normalize(keys)
+        k, v = (project(name=name)(keys) for name in "kv")
+        out = nn.DenseGeneral(
+            features, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out"
+        )
+        return out(attend(q, k, v, mask))
 
 
 def normalize(tokens: Array, epsilon: float = 1e-6) -> Array:

@@ -14,17 +14,19 @@ from jax import Array
 
 from pdistill.data.images import average, repeat
 from pdistill.networks.cascades import beside, halvings
-from pdistill.networks.conditioning import NOTHING, Conditioning
+from pdistill.networks.checks import check_told
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.embeddings import (
     TIME_SCALE,
     GuidanceEmbedding,
     TargetEmbedding,
+    TextEmbedding,
     logsnr_waves,
     one_hot,
 )
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import TextAttention, attend
 from pdistill.samplers import LowRes
 from pdistill.samplers.sampling import at_least_float32
 
@@ -79,14 +81,16 @@ class Attention(nn.Module):
 
     Attributes:
       head_channels: channels of a head; None for a single head.
+      text_tokens: width of a prompt's tokens, attention to which follows; 0 for none.
       dtype: number format inside; the softmax is always float32.
     """
 
     head_channels: int | None = None
+    text_tokens: int = 0
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Array, text: Text | None = None) -> Array:
         batch, height, width, channels = h.shape
         size = self.head_channels or channels
         if channels % size:
@@ -98,7 +102,11 @@ class Attention(nn.Module):
         out = nn.DenseGeneral(
             channels, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out"
         )
-        return h + out(attend(q, k, v)).reshape(h.shape)
+        h = h + out(attend(q, k, v)).reshape(h.shape)
+        if not self.text_tokens:
+            return h
+        attention = TextAttention(self.text_tokens, channels // size, self.dtype, name="text")
+        return h + attention(h.reshape(tokens.shape), text).reshape(h.shape)
 
 
 class UNet(nn.Module):
@@ -134,6 +142,8 @@ class UNet(nn.Module):
         there is always attention in the middle.
       head_channels: channels of an attention head; None for a single head.
       num_labels: 0 for an unconditional network.
+      text_pooled, text_tokens: widths of what it takes of prompts, as of `DiT`; tokens are attended
+        to wherever pixels are.
       guidance: the network also takes a guidance weight, see `GuidanceEmbedding`.
       target: it also takes the log-SNR to jump to, see `TargetEmbedding`; None is logsnr itself.
       time_scale: fastest frequency of the noise levels' embedding, see `logsnr_waves`.
@@ -159,6 +169,8 @@ class UNet(nn.Module):
     attention_sizes: tuple[int, ...] = (8, 16)
     head_channels: int | None = None
     num_labels: int = 0
+    text_pooled: int = 0
+    text_tokens: int = 0
     guidance: bool = False
     target: bool = False
     time_scale: float = TIME_SCALE
@@ -186,9 +198,13 @@ class UNet(nn.Module):
         embedding = self._embedding(logsnr, told, z.shape[0], height)
         z = beside(z, told.image)
 
-        block, attention = (rematerialised(m, self.remat) for m in (ResBlock, Attention))
+        block, attend_within = (rematerialised(m, self.remat) for m in (ResBlock, Attention))
         block = functools.partial(block, dropout=self.dropout if train else 0.0, dtype=self.dtype)
-        attention = functools.partial(attention, self.head_channels, dtype=self.dtype)
+
+        def attention(h: Array, name: str) -> Array:
+            layer = attend_within(self.head_channels, self.text_tokens, self.dtype, name=name)
+            return layer(h, told.text)
+
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         levels = list(enumerate(widths))[first:]
         size = f"_{height}" if first else ""  # in the names of what a smaller size has for itself
@@ -199,7 +215,7 @@ class UNet(nn.Module):
         )
         skips = self._down(h, embedding, levels, block, attention)
         h = block(widths[-1], name="mid.block_1")(skips[-1], embedding)
-        h = attention(name="mid.attn_1")(h)
+        h = attention(h, "mid.attn_1")
         h = block(widths[-1], name="mid.block_2")(h, embedding)
         h = self._up(h, skips, embedding, levels, block, attention)
         h = grow(h, embedding, self.grown, self.grown_blocks, block)
@@ -234,6 +250,10 @@ class UNet(nn.Module):
         if self.num_labels:
             labels = one_hot(told.label, self.num_labels, batch)
             embedding += dense(name="class_emb")(labels)
+        if self.text_pooled:
+            embedding += TextEmbedding(
+                self.text_pooled, self.embedding_channels, self.dtype, name="text_emb"
+            )(told.text, batch)
         if (num_sizes := len(self.resolutions)) > 1:
             embed = nn.Embed(
                 num_sizes, self.embedding_channels, dtype=self.dtype, name="resolution_emb"
@@ -250,7 +270,7 @@ class UNet(nn.Module):
             for j in range(self.blocks):
                 h = block(features, name=f"down_{i}.block_{j}")(h, embedding)
                 if h.shape[1] in self.attention_sizes:
-                    h = attention(name=f"down_{i}.attn_{j}")(h)
+                    h = attention(h, f"down_{i}.attn_{j}")
                 skips.append(h)
             self.sow("maps", "maps", h)
             if i < len(self.multipliers) - 1:
@@ -266,13 +286,14 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(features, name=f"up_{i}.block_{j}")(h, embedding)
                 if h.shape[1] in self.attention_sizes:
-                    h = attention(name=f"up_{i}.attn_{j}")(h)
+                    h = attention(h, f"up_{i}.attn_{j}")
             if i > levels[0][0]:
                 h = block(features, double, name=f"up_{i}.upsample")(h, embedding)
         return h
 
     def _check(self, z: Array, told: Conditioning, first: int) -> None:
-        """Raises ValueError for a size that the levels from `first` cannot halve, or a label."""
+        """Raises ValueError for a size that the levels from `first` cannot halve, or as told."""
+        check_told(self, told)
         _, height, width, _ = z.shape
         num = len(self.multipliers) - first
         multiple = self.patch * 2 ** (num - 1)
@@ -281,8 +302,6 @@ class UNet(nn.Module):
                 f"with {num} levels and patch {self.patch} the image size must be a "
                 f"multiple of {multiple}; got {height}x{width}"
             )
-        if told.label is not None and not self.num_labels:
-            raise ValueError("a label was given to a network without labels (num_labels=0)")
 
     def _level(self, height: int, image: LowRes | None) -> int:
         """The level at which images of this height enter and leave; 0 is the outermost.

@@ -322,7 +322,7 @@ def test_backward_simulation():
     denoiser = posterior(0.0, 0.5).denoiser
     z, logsnr = jax.jit(
         lambda key: simulate_inputs(
-            lambda label: denoiser(), LEVELS, jnp.zeros((80_000, 1)), None, key
+            lambda told: denoiser(), LEVELS, jnp.zeros((80_000, 1)), NOTHING, key
         )
     )(jax.random.key(0))
     np.testing.assert_array_equal(logsnr, np.tile(np.float32(LEVELS), 20_000))
@@ -336,9 +336,9 @@ def test_backward_simulation():
 def test_backward_simulation_of_each_label():
     """An image's inputs are of its own label: each image is its label, and noised as that."""
     of_label = network(OfLabel(num_labels=9), (1,))
-    generator = lambda label: of_label.denoiser(Conditioning(label=label))  # noqa: E731
     label = jax.random.randint(jax.random.key(1), (4000,), 0, 9)
-    z, logsnr = simulate_inputs(generator, LEVELS, jnp.zeros((4000, 1)), label, jax.random.key(0))
+    told, images = Conditioning(label=label), jnp.zeros((4000, 1))
+    z, logsnr = simulate_inputs(of_label.denoiser, LEVELS, images, told, jax.random.key(0))
     alpha, sigma = diffusion.alpha_sigma(logsnr)
     eps = (z[:, 0] - jnp.where(logsnr > LEVELS[0], alpha * label.astype(float), 0)) / sigma
     for j in range(4):

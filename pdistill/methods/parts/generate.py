@@ -9,7 +9,7 @@ from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, diffuse
 from pdistill.methods.parts.given import check_given
-from pdistill.networks import Network
+from pdistill.networks import Conditioning, Network
 from pdistill.samplers import ddim_step
 
 
@@ -52,10 +52,10 @@ def generate_few(denoise: Denoiser, z: Array, schedule: Schedule, num_steps: int
 
 
 def simulate_inputs(
-    generator: Callable[[Array | None], Denoiser],
+    generator: Callable[[Conditioning], Denoiser],
     levels: Sequence[float],
     x: Array,
-    label: Array | None,
+    told: Conditioning,
     key: Array,
 ) -> tuple[Array, Array]:
     """Inputs of a generator of these levels in training (backward simulation).
@@ -65,9 +65,8 @@ def simulate_inputs(
     have one level, which is drawn), as `samplers.Multistep` does.
 
     Args:
-      generator: labels [B] or None -> the denoiser. levels: logsnr, rising; they divide B.
-      x: images, whose shape [B, ...] and dtype the inputs have. label: the images' labels, [B], or
-        None.
+      generator: what it is told -> the denoiser. levels: logsnr, rising; they divide B.
+      x: images, whose shape [B, ...] and dtype the inputs have. told: of the B images.
 
     Returns:
       Inputs like x, and their levels [B].
@@ -80,7 +79,7 @@ def simulate_inputs(
     z = in_turn(z)
     for i in range(1, num):
         behind = z[:, i:]  # at the level before
-        denoise = generator(None if label is None else flat(in_turn(label)[:, i:]))
+        denoise = generator(jax.tree.map(lambda a, i=i: flat(in_turn(a)[:, i:]), told))
         before = jnp.broadcast_to(levels[i - 1], behind.shape[:2])
         x_hat = denoise(flat(behind), flat(before)).reshape(behind.shape)
         eps = jax.random.normal(jax.random.fold_in(key, i), behind.shape, x.dtype)

@@ -19,7 +19,7 @@ def guided(network: Network, z: Array, t: Array, told: Conditioning, w: Array, p
     Args:
       z: [B, ...] at log-SNRs t [B]. told: the network's, with labels. w: weights [B].
     """
-    labelled, free = network.with_and_without_label(network.velocity, z, t, told)
+    labelled, free = network.with_and_without(network.velocity, z, t, told)
     w = expand(w, z)
     kappa = 1 - omega / (1 + w)
     mixed = omega * pair + kappa * labelled - (omega + kappa - 1) * free

@@ -1,0 +1,57 @@
+"""What a run says of the model that it exports, for its card."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pdistill import model as models
+from pdistill.experiment.plan import Planned
+from pdistill.networks import Network
+from pdistill.samplers import parse_solver
+
+
+def product_card(
+    planned: Planned, network: Network, *, data: str, clip: tuple[float, float] | None
+) -> dict[str, Any]:
+    """How a run's network is sampled, and on what it was made.
+
+    Args:
+      data: name of the data set. clip: range of x_hat in sampling.
+    """
+    solver, guidance = network.sampler or "ddim", network.guidance
+    routed = hasattr(network.module, "routes")
+    return {
+        "kind": "routed" if routed else parse_solver(solver).model,
+        "solver": solver,
+        "num_steps": planned.measured_at[0],
+        "made_for": planned.made_for,
+        "clip": clip,
+        "num_labels": network.num_labels,
+        "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
+        "data": {"name": data, **shapes(planned, network), "scale": "image / 127.5 - 1"},
+        "method": planned.run.method.name,
+        "parent": planned.given.get("start") or planned.given.get("teacher"),
+        "trainable_fraction": 1.0,
+    }
+
+
+def shapes(planned: Planned, network: Network) -> dict[str, Any]:
+    """Shapes of an image and of the noise that it is made from."""
+    return {"shape": planned.image_shape, "noise_shape": network.shape}
+
+
+def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
+    """What a model that is not trained itself has from its teacher's card."""
+    if planned.trains or "teacher" not in planned.given:
+        return {}
+    card = models.read_card(workdir / planned.given["teacher"] / "model")
+    names = ("train_steps", "images_seen", "selected_step", *("guide",) * ("guide" in card))
+    return {name: card[name] for name in names}
+
+
+def length(planned: Planned) -> dict[str, int]:
+    """Updates and images of a run; {} for one that does not train."""
+    if not planned.trains:
+        return {}
+    loop = planned.run.loop
+    return {"train_steps": loop.num_updates, "images_seen": loop.images_seen}

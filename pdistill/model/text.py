@@ -1,0 +1,160 @@
+"""Prompts of a model: a text encoder, and the scale of what the network is told of them."""
+
+import dataclasses
+import functools
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
+
+from pdistill.data.text import Text, whitened
+from pdistill.model.card import ModelError
+from pdistill.runtime.arrays import checksum
+from pdistill.runtime.files import one_line, read_arrays, read_json, write_arrays
+from pdistill.runtime.temporary import replacing
+
+if TYPE_CHECKING:
+    from pdistill.networks.text import TextEncoder
+
+ABOUT = "text.json"
+MULTIPLE = 8  # of the tokens that a network is told, so that few lengths are compiled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptEncoder:
+    """Prompts to what a network is told of them.
+
+    Attributes:
+      source: folder of the text encoder, or name of the package that has it.
+      checksum: checksum of the encoder's parameters.
+      pooled, tokens: widths of what the network takes; 0 for nothing.
+      mean, matrix: pooled embeddings are (pooled - mean) @ matrix, see `data.text.whitening`;
+        [P] and [P, P], empty for a network that takes none.
+      elsewhere: where the encoder is instead; "" for `source`.
+    """
+
+    source: str
+    checksum: int
+    pooled: int
+    tokens: int
+    mean: np.ndarray
+    matrix: np.ndarray
+    elsewhere: str = ""
+
+    @functools.cached_property
+    def encoder(self) -> "TextEncoder":
+        """The text encoder, loaded when it is first needed.
+
+        Raises:
+          ModelError: it is not there, or is another one.
+        """
+        return load_text_encoder(self.elsewhere or self.source, self.checksum)
+
+    def __call__(self, prompts: Sequence[str]) -> Text:
+        """What a network is told of B prompts; an empty one is "no prompt".
+
+        Returns:
+          `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
+        """
+        unique = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        rows = [unique[prompt] for prompt in prompts]
+        text = self.encoder.encode(list(unique), tokens=bool(self.tokens))
+        text = jax.tree.map(lambda a: a[rows], text)
+        given = np.array([bool(prompt.strip()) for prompt in prompts])
+        mask, tokens, pooled = text.mask & given[:, None], None, None
+        if self.pooled:
+            pooled = whitened(text.pooled, self.mean, self.matrix)
+        if self.tokens:
+            length = min(-(-int(text.mask.sum(1).max()) // MULTIPLE) * MULTIPLE, mask.shape[1])
+            mask, tokens = mask[:, :length], text.tokens[:, :length].astype(np.float32)
+        else:
+            mask = mask.any(1, keepdims=True)
+        return Text(mask, tokens, pooled)
+
+    @property
+    def fingerprint(self) -> int:
+        """A checksum of the encoder's and of the scale."""
+        scale = self.mean.tobytes() + self.matrix.tobytes()
+        return zlib.crc32(scale, self.checksum)
+
+    def save(self, directory: Path) -> None:
+        """Writes all but the encoder as a directory, whole or not at all."""
+        about = {n: getattr(self, n) for n in ("source", "checksum", "pooled", "tokens")}
+        if jax.process_index() == 0:
+            with replacing(directory) as temporary:
+                temporary.mkdir()
+                (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+                write_arrays(temporary / "scale.npz", {"mean": self.mean, "matrix": self.matrix})
+        sync_global_devices(f"saved {directory}")
+
+    def entry(self, directory: Path, model: Path) -> dict[str, Any]:
+        """The entry of the card of a model in the directory `model`, for this one in another."""
+        return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
+
+
+def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> PromptEncoder:
+    """Loads what `PromptEncoder.save` wrote; the encoder itself later, from `elsewhere` if given.
+
+    Raises:
+      ModelError: there is none, or it cannot be read.
+    """
+    directory = Path(directory)
+    try:
+        about, arrays = read_json(directory / ABOUT), read_arrays(directory / "scale.npz")
+        return PromptEncoder(**about, **arrays, elsewhere=str(elsewhere or ""))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"the prompts' scale cannot be read in {directory}: {one_line(error)}; put the folder "
+            "that was beside the model's there"
+        ) from error
+
+
+def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEncoder":
+    """Loads a text encoder, see `interop.text.text_encoder`.
+
+    Args:
+      wanted: checksum of its parameters, if it must be a certain one.
+
+    Raises:
+      ModelError: it is not there, or is another one.
+    """
+    from pdistill.interop.text import text_encoder
+
+    try:
+        encoder = text_encoder(source)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"text encoder: {error}") from error
+    if wanted is not None and checksum(encoder.params) != wanted:
+        raise ModelError(
+            f"the model was trained with another text encoder than the one in {source}: say where "
+            "that is, as pdistill.load(DIR, text_encoder=DIR) or --text_encoder=DIR"
+        )
+    return encoder
+
+
+def read_prompt_encoder(
+    directory: Path, card: dict[str, Any], elsewhere: str | Path | None
+) -> PromptEncoder | None:
+    """The prompts of a model in a directory, as its card says; None for a model without text.
+
+    Raises:
+      ModelError: they are not there, or are those of another model.
+    """
+    named = card.get("text")
+    if not named:
+        if elsewhere:
+            raise ModelError(f"{directory} takes no prompts; leave text_encoder out")
+        return None
+    found = load_prompt_encoder(directory / named["path"], elsewhere or "")
+    if found.fingerprint != named["checksum"]:
+        raise ModelError(
+            f"{directory} was trained with prompts of another scale than that in "
+            f"{directory / named['path']}; put the folder that was beside the model's there"
+        )
+    return found

@@ -1,0 +1,285 @@
+"""Prompts from captions beside pictures to samples, by the command line and the public API."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from tiny_experiment import LOOP, tiny
+from tiny_text import PROMPTS_WIDTH, save_encoder
+
+import pdistill
+from pdistill import experiment
+from pdistill import model as models
+from pdistill.cli import evaluate, prepare, sample
+from pdistill.data import load_dataset
+from pdistill.experiment.config import ConfigError
+from pdistill.interop.stablehlo import export_sampler, sampler_arguments
+from pdistill.model import ModelError
+from pdistill.networks.routed import nearest
+
+COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250), "green": (20, 250, 20)}
+KEY = jax.random.key(0)
+STUDENTS = ("teacher", "progressive/1", "several")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("encoder") / "bert", "bert")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, encoder):
+    """Folder of the data sets, with 30 pictures of three colours, prepared with their captions."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "pictures").mkdir()
+    for i in range(30):
+        name, colour = list(COLOURS.items())[i % 3]
+        pixels = np.clip(colour + rng.normal(0, 5, (8, 8, 3)), 0, 255).astype(np.uint8)
+        path = root / f"pictures/{i:02}.png"
+        Image.fromarray(pixels).save(path)
+        path.with_suffix(".txt").write_text(f"a {name} tile\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(root))
+        prepare.main(
+            [
+                f"--images={root / 'pictures'}",
+                "--name=tiles",
+                "--resolution=8",
+                "--held_out=0",
+                f"--text_encoder={encoder}",
+                f"--data_dir={root}",
+            ]
+        )
+        yield root
+
+
+def config(encoder):
+    """A teacher with text, its guided student, and two students of a part of the prompts each."""
+    config = tiny()
+    teacher, progressive = config.stages
+    config.data = ConfigDict({"name": "tiles"})
+    config.text_encoder = str(encoder)
+    config.model.network.arguments.update(
+        text_pooled=PROMPTS_WIDTH, text_tokens=PROMPTS_WIDTH, num_labels=0
+    )
+    teacher.update(measured_at=(2,), label_dropout=0.2)
+    progressive.update(start_steps=2, measured_at=(1,), guidance=2.0)
+    adam = {"learning_rate": 1e-3}
+    student = {
+        "name": "dmd", "method": "dmd", "teacher": "teacher", "loop": LOOP,
+        "optimizer": adam, "fake_optimizer": adam,
+    }  # fmt: skip
+    several = {"name": "several", "method": "multi_student", "parts": 2, "student": student}
+    config.stages = (teacher, progressive, ConfigDict(several))
+    config.evaluation = ConfigDict(
+        {
+            "num_samples": 30,
+            "batch_size": 16,
+            "metrics": ("fd_pixels",),
+            "references": ("train",),
+            "guidance": (2.0,),
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(data, encoder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    experiment.run(config(encoder), workdir)
+    return workdir
+
+
+def test_all_stages_are_measured(run):
+    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    found = {row["stage"]: (row["num_steps"], row["nfe"], row.get("guidance")) for row in rows}
+    # The teacher's pair for each of two steps; its student has the weight in it.
+    assert found == {
+        "teacher": (2, 4, 2.0), "progressive/1": (1, 1, None), "several": (1, 1, None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STUDENTS)
+def test_prompts_by_the_api_and_the_command_line(run, stage, tmp_path):
+    """One for all, one for each, or embeddings, also under jit; the same images."""
+    model = pdistill.load(run / stage)
+    prompts = ["a red tile", "a blue tile", ""]
+    images = model.sample(KEY, 3, prompt=prompts)
+    text = model.prompts(prompts)
+    assert text.mask.shape[1] % 8 == 0
+    assert text.mask.any(1).tolist() == [True, True, False]
+    np.testing.assert_array_equal(model.sample(KEY, 3, prompt=text), images)
+    alike = jax.jit(lambda text: model.sample(KEY, 3, prompt=text))(text)
+    np.testing.assert_allclose(alike, images, atol=1e-5)
+    one = model.sample(KEY, 3, prompt="a red tile")
+    np.testing.assert_allclose(one[0], images[0], atol=1e-5)
+    if stage == "teacher":
+        assert np.abs(one - images)[1].max() > 1e-4
+        np.testing.assert_allclose(model.sample(KEY, 3)[2], images[2], atol=1e-5)
+
+    (tmp_path / "prompts.txt").write_text("a red tile\n\na blue tile\n")
+    out = tmp_path / "images.npz"
+    common = [f"--model={run / stage}", "--num=3", f"--out={out}"]
+    sample.main([*common, f"--prompts={tmp_path / 'prompts.txt'}"])
+    found = np.load(out)
+    assert found["prompt"].tolist() == ["a red tile", "a blue tile", "a red tile"]
+    pixels = np.asarray((images[:2] + 1) * 127.5)
+    np.testing.assert_allclose(found["images"][:2], pixels, atol=0.51)
+    sample.main([*common, "--prompt=a red tile"])
+    np.testing.assert_allclose(np.load(out)["images"], np.asarray((one + 1) * 127.5), atol=0.51)
+
+
+def test_an_exported_sampler_takes_embeddings(run):
+    model = pdistill.load(run / "progressive/1")
+    arguments = sampler_arguments(model, start="key", inside=True)
+    assert list(arguments) == ["key", "index", "mask", "tokens", "pooled"]
+    text = model.prompts(["a red tile", "a green tile"])
+    exported = export_sampler(model)
+    images = exported.call(KEY, jnp.arange(2), text.mask, text.tokens, text.pooled)
+    np.testing.assert_allclose(images, model.sample(KEY, 2, prompt=text), atol=1e-5)
+
+
+def test_a_prompt_goes_to_the_student_with_the_nearest_centre(run):
+    """Each is one of the two runs' own networks, whatever stands beside it in the batch."""
+    model = pdistill.load(run / "several")
+    prompts = [f"a {name} tile" for name in COLOURS] * 2
+    images = model.sample(KEY, 6, prompt=prompts)
+    text = model.prompts(prompts)
+    route = np.asarray(nearest(text.pooled, model.network.params["centres"]))
+    assert set(route) == {0, 1}
+    for k in (0, 1):
+        alone = pdistill.load(run / f"several/dmd_{k}").sample(KEY, 6, prompt=text)
+        np.testing.assert_allclose(images[route == k], alone[route == k], atol=1e-5)
+        assert np.abs(images - alone)[route != k].max() > 1e-4
+
+
+def test_evaluate_draws_the_reference_s_captions(run, tmp_path, capsys):
+    common = [f"--model={run / 'progressive/1'}", "--metrics=fd_pixels", "--reference=tiles:train"]
+    evaluate.main([*common, f"--out={tmp_path / 'rows.jsonl'}"])
+    (tmp_path / "prompts.txt").write_text("a red tile\n")
+    evaluate.main(
+        [*common, f"--out={tmp_path / 'rows.jsonl'}", f"--prompts={tmp_path / 'prompts.txt'}"]
+    )
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    all_, red = (json.loads(line)["value"] for line in lines)
+    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    own = next(row["value"] for row in rows if row["stage"] == "progressive/1")
+    assert all_ == pytest.approx(own, rel=1e-4)
+    assert red != all_
+
+
+def test_a_second_run_does_nothing(run, encoder, capsys, monkeypatch):
+    monkeypatch.setattr("pdistill.networks.text.encoder.TextEncoder.encode", None)
+    before = (run / "results.jsonl").read_text()
+    experiment.run(config(encoder), run)
+    assert (run / "results.jsonl").read_text() == before
+
+
+def test_embeddings_are_beside_the_data(data):
+    folders = list((data / "text/tiles:train").iterdir())
+    assert [folder.name.partition("-")[2] for folder in folders] == ["pooled-tokens"]
+
+
+def test_a_run_that_was_moved(run, tmp_path):
+    shutil.copytree(run, tmp_path / "elsewhere")
+    images = pdistill.load(tmp_path / "elsewhere/progressive/1").sample(KEY, 1, prompt="a tile")
+    wanted = pdistill.load(run / "progressive/1").sample(KEY, 1, prompt="a tile")
+    np.testing.assert_array_equal(images, wanted)
+    shutil.rmtree(tmp_path / "elsewhere/text")
+    with pytest.raises(ModelError, match=r"prompts' scale cannot be read in .*text"):
+        pdistill.load(tmp_path / "elsewhere/progressive/1")
+
+
+def test_a_student_of_a_model_from_elsewhere_has_its_prompts(run, encoder, tmp_path):
+    """Its scale, and its encoder, which no config names."""
+    again = config(encoder)
+    _teacher, progressive, _ = again.stages
+    del again.model, again.text_encoder
+    first = {"name": "teacher", "method": "imported", "path": str(run / "teacher")}
+    again.stages = (ConfigDict(first), progressive)
+    experiment.run(again, tmp_path / "run")
+    assert not (tmp_path / "run/text").exists()
+    one, other = (pdistill.load(root / "teacher") for root in (run, tmp_path / "run"))
+    assert one.prompts.fingerprint == other.prompts.fingerprint
+    np.testing.assert_array_equal(
+        one.sample(KEY, 1, prompt="a red tile"), other.sample(KEY, 1, prompt="a red tile")
+    )
+    assert pdistill.load(tmp_path / "run/progressive/1").prompts
+
+
+# --- What is wrong --------------------------------------------------------------------------------
+
+
+def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
+    model = pdistill.load(run / "teacher", text_encoder=tmp_path / "nothing")
+    model.sample(KEY, 1)  # which needs none
+    with pytest.raises(ModelError, match=r"text encoder: there is no folder .*nothing"):
+        model.sample(KEY, 1, prompt="a tile")
+    other = save_encoder(tmp_path / "other", "bert", seed=1)
+    with pytest.raises(ModelError, match="trained with another text encoder than the one in"):
+        pdistill.load(run / "teacher", text_encoder=other).sample(KEY, 1, prompt="a tile")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": ["a", "b", "c"]}, "prompt must be one, or 2 of them; got 3"),
+        ({"guidance": 2.0}, "guidance is towards a prompt; give one too"),
+        ({"label": 1, "prompt": "a"}, "this model has no labels"),
+    ],
+)
+def test_prompts_that_cannot_be(run, options, message):
+    with pytest.raises(ValueError, match=message):
+        pdistill.load(run / "teacher").sample(KEY, 2, **options)
+
+
+def test_a_model_without_text(tmp_path):
+    experiment.run(tiny(), tmp_path / "run")
+    model = pdistill.load(tmp_path / "run/teacher")
+    with pytest.raises(ValueError, match="this model takes no prompts; leave prompt out"):
+        model.sample(KEY, 1, prompt="a tile")
+    with pytest.raises(ModelError, match="takes no prompts; leave text_encoder out"):
+        pdistill.load(tmp_path / "run/teacher", text_encoder="somewhere")
+
+
+def changed(config, **arguments):
+    config.model.network.arguments.update(arguments)
+
+
+def no_captions(config):
+    config.data = ConfigDict({"name": "digits"})
+
+
+WRONG = {
+    "no encoder": (
+        lambda c: c.update(text_encoder=""), "takes prompts, but text_encoder is missing",
+    ),
+    "no network": (
+        lambda c: changed(c, text_pooled=0, text_tokens=0),
+        "no network takes prompts|a model with labels, or `parts` and pooled",
+    ),
+    "other width": (
+        lambda c: changed(c, text_pooled=7), "text_pooled is 7, but those of the text encoder",
+    ),
+    "no captions": (no_captions, "but digits:train has no captions; prepare it with some"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_configs_that_cannot_run(data, encoder, tmp_path, change, message):
+    wrong = config(encoder)
+    change(wrong)
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(wrong, tmp_path)
+
+
+def test_captions_of_a_data_set(data):
+    captions = load_dataset("tiles").captions
+    assert sorted(set(captions)) == [(f"a {name} tile",) for name in sorted(COLOURS)]
+    assert models.load is pdistill.load
