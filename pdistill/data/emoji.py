@@ -47,19 +47,18 @@ class Emoji:
         return _words(self.entry["name"])
 
     def captions(self) -> list[str]:
-        """Lists what it is called: "noto slice of pizza" first, "noto food and drink" last.
+        """Eight captions, as often as each is to be drawn: "noto slice of pizza" is the first.
 
-        In between are style and other names that people type, the names alone, and style and
-        subcategory. The first is there several times, so that three draws of five are it.
+        Five are style and name, in turns with the names that people type ("noto pizza"); then come
+        a name alone, style and subcategory ("noto food prepared"), and style and category.
         """
         short = (name.replace("_", " ").replace("-", " ") for name in self.entry["short_names"])
         names = [self.name, _words(self.cldr), *filter(_is_typed, short)]
-        names = [f"{name} {self.tone}".strip() for name in names if name]
-        coarse = [self.entry[key] for key in ("subcategory", "category")]
-        coarse = [_words(kind.replace("-", " ").replace("&", "and")) for kind in coarse]
-        styled = [[f"{self.style} {name}" for name in some] for some in (names, coarse)]
-        first, *others = dict.fromkeys(styled[0] + names + styled[1])
-        return [first] * round(1.5 * len(others)) + others
+        names = list(dict.fromkeys(f"{name} {self.tone}".strip() for name in names if name))
+        kinds = [self.entry[key].replace("-", " ") for key in ("subcategory", "category")]
+        kinds = [_words(kind.replace("&", "and")) for kind in kinds]
+        named = [f"{self.style} {names[i % len(names)]}" for i in range(5)]
+        return [*named, names[min(1, len(names) - 1)], *(f"{self.style} {k}" for k in kinds)]
 
     def split(self, both: bool) -> str:
         """The split, by a hash of the name: "train", "test", "style" or "tone".

@@ -41,8 +41,8 @@ class Dataset:
         for, see `examples`.
       num_labels: labels are 0 .. num_labels - 1.
       columns: rows that networks have made of it, by name; see `data.columns`.
-      captions: texts of each image, the main one first; on disk, they are read when they are asked
-        for. None for a data set without.
+      captions: texts of each image, the main one first, each as often as it is to be drawn; on
+        disk, they are read when they are asked for. None for a data set without.
     """
 
     name: str

@@ -102,19 +102,23 @@ def parts(caption):
 def test_names_that_people_type_are_captions_too(splits):
     splits()
     found = {c[0]: c for split in SPLITS for c in load_dataset("emoji", split).captions}
-    assert found["noto slice of pizza"] == (
-        "noto slice of pizza", "noto pizza", "slice of pizza", "pizza",
-        "noto food prepared", "noto food and drink",
-    )  # fmt: skip
-    assert found["fluent heavy black heart"] == (
-        "fluent heavy black heart", "fluent red heart", "fluent heart",
-        "heavy black heart", "red heart", "heart", "fluent smileys and emotion",
-    )  # fmt: skip
-    assert found["noto cat"] == ("noto cat", "cat", "noto animal mammal", "noto animals and nature")
-    assert found["fluent hand 7 dark skin tone"] == (
-        "fluent hand 7 dark skin tone", "hand 7 dark skin tone",
-        "fluent hands", "fluent people and body",
-    )  # fmt: skip
+    for first, desired in {
+        "noto slice of pizza": (
+            *("noto slice of pizza", "noto pizza") * 2, "noto slice of pizza",
+            "pizza", "noto food prepared", "noto food and drink",
+        ),
+        "fluent heavy black heart": (
+            "fluent heavy black heart", "fluent red heart", "fluent heart",
+            "fluent heavy black heart", "fluent red heart",
+            "red heart", "fluent heart", "fluent smileys and emotion",
+        ),
+        "noto cat": (*["noto cat"] * 5, "cat", "noto animal mammal", "noto animals and nature"),
+        "fluent hand 7 dark skin tone": (
+            *["fluent hand 7 dark skin tone"] * 5, "hand 7 dark skin tone",
+            "fluent hands", "fluent people and body",
+        ),
+    }.items():  # fmt: skip
+        assert found[first] == desired
 
 
 def test_every_picture_has_the_captions_of_its_own(splits):
