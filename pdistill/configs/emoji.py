@@ -65,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
                         "substeps": 1,
                         "log_every": 100,
                         "save_every": 500,
-                        "num_updates": 3000,
+                        "num_updates": 2000,
                     },
                     "optimizer": adam | {"learning_rate": 2e-3, "anneal": "linear"},
                 },

@@ -32,7 +32,7 @@ class Emoji:
 
     Attributes:
       path: its file. style: one of PACKAGES. tone: one of TONES, or "".
-      entry: what emoji-datasource says of it: name, short_names, category, subcategory, unified.
+      entry: its row in emoji-datasource: name, short_names, category, subcategory, unified.
       cldr: its name in the Unicode CLDR; "" if that is not known.
     """
 
@@ -79,7 +79,7 @@ class Emoji:
 def find_emoji(folder: Path, groups: Sequence[str] = ()) -> dict[str, dict[str, Emoji]]:
     """Finds the emoji of PACKAGES, unpacked anywhere in a folder, by split and by style and file.
 
-    Those of the split "test" have names that are in no other split; those of "style" are there in
+    Emoji of the split "test" have names that are in no other split; those of "style" are there in
     "train" in the other style alone, and those of "tone" with other tones. A hash of the name
     decides, so the splits of a part of the groups are parts of the splits of all. Left out are
     couples of two tones, and Fluent's flags of countries, which have another maker's look.

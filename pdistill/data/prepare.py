@@ -133,8 +133,7 @@ def prepare_emoji(
 ) -> Path:
     """Prepares the emoji of packages in `folder` as `name` in `root`; returns the new folder.
 
-    Which these are, their captions and their splits are as `find_emoji` says, and they lie on
-    white. The licences are printed, and stand in the description.
+    `find_emoji` says which these are, with their captions and splits; they lie on white. The licences are printed, and stand in the description.
 
     Args:
       resolution: pixels a side. resize: as in `resize_square`. groups: as in `find_emoji`.

@@ -170,7 +170,7 @@ class Labels:
 class Captions(Sequence):
     """Captions of records, a tuple of texts for each image, read when they are asked for.
 
-    Of a slice they are a list, read at once.
+    A slice is a list, read at once.
     """
 
     def __init__(self, records: Records):

@@ -115,7 +115,7 @@ class Embeddings:
         """Writes the shards that are missing, by the first process.
 
         Args:
-          captions: those of each image, one at least.
+          captions: texts of each image, one at least.
           encode: prompts -> their embeddings, NumPy arrays.
         """
         missing = self.missing(folder)

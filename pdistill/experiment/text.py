@@ -120,7 +120,7 @@ def embedded(
     """Embeddings of a data set's captions on disk, made if they are not there.
 
     Args:
-      widths: of the pooled ones and the tokens; 0 for none.
+      widths: numbers of a pooled one and of a token; 0 for none.
       otherwise: a folder for them where that of the data sets cannot be written.
     """
     captions, parameters = list(data.captions), checksum(encoder.params)

@@ -111,7 +111,7 @@ class Joined(Method):
         """Students of one form, in the order in which `routes` counts them.
 
         Args:
-          centres: of the parts of the prompts, [K, P].
+          centres: means of the parts of the prompts, [K, P].
         """
         del key
         first = next(iter(students.values()))

@@ -32,7 +32,7 @@ from pdistill.samplers.noise import as_threefry
 class Editor:
     """Edits of images [B, H, W, C] in [-1, 1], of the model's shape.
 
-    What the edited images are to be told is given as to `Model.sample`: label, prompt, guidance.
+    Labels, prompts and guidance of the edited images are given as to `Model.sample`.
     Images of a model of latents are encoded and decoded by its codec, which changes them a little
     also where nothing else does.
 

@@ -27,7 +27,7 @@ class Model:
     Attributes:
       network: the network with its parameters.
       card: model.json as a dictionary: what this is, where it comes from, how to sample it.
-      prompts: what makes text of prompts; None for a model without text.
+      prompts: encoder of prompts; None for a model without text.
     """
 
     network: Network

@@ -36,7 +36,7 @@ class PromptEncoder:
       pooled, tokens: widths of what the network takes; 0 for nothing.
       mean, matrix: pooled embeddings are (pooled - mean) @ matrix, see `data.text.whitening`;
         [P] and [P, P], empty for a network that takes none.
-      elsewhere: where the encoder is instead; "" for `source`.
+      elsewhere: another place of the encoder; "" for `source`.
     """
 
     source: str

@@ -65,8 +65,8 @@ def simulate_inputs(
     have one level, which is drawn), as `samplers.Multistep` does.
 
     Args:
-      generator: what it is told -> the denoiser. levels: logsnr, rising; they divide B.
-      x: images, whose shape [B, ...] and dtype the inputs have. told: of the B images.
+      generator: conditioning -> the denoiser. levels: logsnr, rising; they divide B.
+      x: images, whose shape [B, ...] and dtype the inputs have. told: conditioning of the B images.
 
     Returns:
       Inputs like x, and their levels [B].
