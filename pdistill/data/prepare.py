@@ -133,7 +133,8 @@ def prepare_emoji(
 ) -> Path:
     """Prepares the emoji of packages in `folder` as `name` in `root`; returns the new folder.
 
-    `find_emoji` says which these are, with their captions and splits; they lie on white. The licences are printed, and stand in the description.
+    `find_emoji` says which these are, with their captions and splits; they lie on white. The
+    licences are printed, and stand in the description.
 
     Args:
       resolution: pixels a side. resize: as in `resize_square`. groups: as in `find_emoji`.
