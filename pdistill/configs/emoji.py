@@ -86,7 +86,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "end_steps": 4,
                     "guidance": 2.0,
                     "stratified": True,
-                    "loop": loop | {"num_updates": 480, "save_every": 480},
+                    "loop": loop | {"num_updates": 500},
                     "optimizer": {"learning_rate": 5e-4, "anneal": "linear", "b2": 0.99},
                 },
             ),
