@@ -49,7 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 },
             },
             "evaluation": {
-                "metrics": ("fd_pixels",),
+                "metrics": ("fd_pixels_16",),
                 "references": ("train",),
                 "num_samples": 768,
                 "batch_size": 128,

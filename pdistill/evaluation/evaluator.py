@@ -1,5 +1,6 @@
 """Turns batches of samples into the numbers of results.jsonl, in one pass."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from pdistill.evaluation.neighbours import nearest_rows
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
 from pdistill.features import load_extractor
+from pdistill.features.pixels import Pixels
 
 NEIGHBOUR_PICTURES = 12  # samples shown with their neighbours
 NEIGHBOURS_SHOWN = 3
+MOST_PIXELS = 2**14  # whose covariance has 2 GB
 
 
 class Evaluator:
@@ -213,6 +216,8 @@ class Evaluator:
         """Raises EvaluationError for images that an extractor or a reference cannot go with."""
         height, width, channels = shape
         for extractor in self._extractors.values():
+            if isinstance(extractor, Pixels):
+                self._check_pixels(extractor, shape)
             if extractor.channels and channels not in extractor.channels:
                 raise EvaluationError(
                     f"{extractor.name} takes images of {extractor.channels} channels; {name} "
@@ -230,6 +235,24 @@ class Evaluator:
             if channels != reference.images.shape[3]:
                 raise EvaluationError(f"{message}: the channels differ")
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
+
+    def _check_pixels(self, extractor: Pixels, shape: tuple[int, ...]) -> None:
+        """Raises EvaluationError for images that do not fit, or have too many for a covariance."""
+        try:
+            extractor.check(shape)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from error
+        found = [m for m in self.metrics if m.features == extractor.name]
+        size = math.prod(shape)
+        if (
+            not extractor.side
+            and size > MOST_PIXELS
+            and any(m.needs == "statistics" for m in found)
+        ):
+            raise EvaluationError(
+                f"fd_pixels of images of {shape} would need a covariance of {8e-9 * size**2:.0f} "
+                "GB; take fd_pixels_16, of images averaged to 16 x 16, or other features"
+            )
 
     def _collector(self, space: str) -> "_Collector":
         found = [(m, r) for m, r in self._comparisons() if m.features == space]

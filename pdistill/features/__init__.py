@@ -8,10 +8,11 @@ from typing import Any
 
 from pdistill.features import digits_classifier, efficientnet_lite0, inception
 from pdistill.features.base import Extractor, NetworkExtractor, fingerprint
-from pdistill.features.pixels import Pixels
+from pdistill.features.pixels import Pixels, sixteen
 
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {
     "pixels": Pixels,
+    "pixels_16": sixteen,
     "classifier": digits_classifier.load,
     "efficientnet_lite0": efficientnet_lite0.load,
     "inception": inception.load,
