@@ -248,7 +248,7 @@ def test_pixels_of_large_images():
     message = r"fd_pixels of images of \(128, 128, 3\) would need a covariance of 19 GB; take"
     with pytest.raises(EvaluationError, match=message):
         Evaluator([large], ("fd_pixels",))
-    samples = images(40, seed=1, shape=(128, 128, 3))
+    samples = images(40, shape=(128, 128, 3))
     with pytest.warns(EvaluationWarning, match="too few for 768 features"):
         (row,) = Evaluator([large], ("fd_pixels_16",)).measure([samples])
     small = [a.reshape(40, 16, 8, 16, 8, 3).mean((2, 4)) for a in (samples, large.images)]
