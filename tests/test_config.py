@@ -87,7 +87,11 @@ def test_digits_config():
     assert all(r.network.blank == network for r in runs)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(CONFIGS.glob("[a-z]*.py")) - {CONFIGS / "scale.py"}),
+    ids=lambda path: path.stem,
+)
 def test_configs_refuse_unknown_variants(path):
     """With a message that names all that there are."""
     get_config = runpy.run_path(str(path))["get_config"]

@@ -16,7 +16,7 @@ from tiny_text import PROMPTS_WIDTH, save_encoder
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
-from pdistill.cli import evaluate, prepare, sample
+from pdistill.cli import config_file, evaluate, prepare, sample
 from pdistill.data import load_dataset
 from pdistill.experiment.config import ConfigError
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
@@ -286,6 +286,18 @@ def test_configs_that_cannot_run(data, encoder, tmp_path, change, message):
     change(wrong)
     with pytest.raises(ConfigError, match=message):
         experiment.run(wrong, tmp_path)
+
+
+def test_the_recipe_for_images_of_one_s_own(data, encoder, capsys):
+    """Its network is told the captions, and its student guided by them."""
+    arguments = ["--config.data.name=tiles", f"--config.text_encoder={encoder}"]
+    text = config_file.for_data(config_file.find_config("own_images:cpu"), arguments)
+    recipe = config_file.get_config(text)
+    arguments = recipe.model.network.arguments
+    assert (arguments.text_pooled, arguments.num_labels) == (PROMPTS_WIDTH, 0)
+    assert recipe.text_encoder == str(encoder)
+    teacher, progressive = recipe.stages
+    assert (teacher["label_dropout"], progressive["guidance"]) == (0.1, 1.0)
 
 
 def test_captions_of_a_data_set(data):

@@ -25,6 +25,7 @@ from pdistill.experiment.defaults import fill_defaults
 from pdistill.experiment.variants import with_imported_teacher
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+SHARED = ("scale",)  # files there that are parts of configs
 
 
 def find_config(text: str) -> str:
@@ -33,7 +34,7 @@ def find_config(text: str) -> str:
     if Path(path).is_file():
         return text
     name = re.sub(r"^configs/|\.py$", "", path)
-    names = [p.stem for p in sorted(CONFIGS.glob("[a-z]*_*.py"))]
+    names = [p.stem for p in sorted(CONFIGS.glob("[a-z]*.py")) if p.stem not in SHARED]
     if name not in names:
         close = difflib.get_close_matches(name, names) or names
         sys.exit(f"error: there is no config {path!r}; there are {', '.join(close)}")
@@ -76,23 +77,25 @@ def _function(path: str) -> Callable[..., ConfigDict]:
 
 
 def for_data(text: str, arguments: list[str]) -> str:
-    """The config FILE:NAME:DEVICE:CODEC of a FILE:VARIANT that follows from a data set.
+    """The config FILE:NAME:DEVICE:CODEC:ENCODER of a FILE:VARIANT that follows from a data set.
 
-    NAME and CODEC are what --config.data.name and --config.codec are among the arguments; without
-    them, or if the config does not follow from a data set, `text` is returned as it is.
+    NAME, CODEC and ENCODER are what --config.data.name, --config.codec and --config.text_encoder
+    are among the arguments; without them, or if the config does not follow from a data set, `text`
+    is returned as it is.
     """
     path, colon, variant = text.partition(":")
     if "data" not in inspect.signature(_function(path)).parameters:
         return text
-    names, codecs = (
+    names, codecs, encoders = (
         re.findall(rf"(?m)^--?config\.{key}[=\n](.*)$", "\n".join(arguments))
-        for key in (r"data\.name", "codec")
+        for key in (r"data\.name", "codec", "text_encoder")
     )
     if names:
         colon, variant = ":", f"{names[-1]}{colon}{variant}"
-    if codecs and not variant.endswith("imported"):
-        name, _, device = variant.partition(":")
-        variant = f"{name}:{device.partition(':')[0]}:{codecs[-1]}"
+    if (codecs or encoders) and not variant.endswith("imported"):
+        name, device, *_ = [*variant.split(":"), ""]
+        codec, encoder = (each[-1] if each else "" for each in (codecs, encoders))
+        variant = f"{name}:{device}:{codec}:{encoder}".rstrip(":")
     return f"{path}{colon}{variant}"
 
 

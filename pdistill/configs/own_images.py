@@ -3,7 +3,9 @@
     pdistill prepare --images=DIR --name=mine
     pdistill train own_images --config.data.name=mine --workdir=runs/mine
 
-With `--config.codec=DIR` the networks work on that codec's latents, and pixels below are latents.
+With `--config.codec=DIR` the networks work on that codec's latents, and pixels below are latents;
+with `--config.text_encoder=DIR` they are told the captions instead of the classes, a tenth of which
+are hidden from the teacher, and the students are guided by w = 1.
 `own_images:mine` is the same for every command, such as `pdistill show own_images:mine`. The device
 is the one that JAX finds, unless `own_images:mine:cpu` or `own_images:mine:gpu` says it; `gpu` is
 any accelerator. The recipe:
@@ -37,6 +39,7 @@ from ml_collections import ConfigDict
 from pdistill.configs import scale
 from pdistill.data.sources import Description, describe
 from pdistill.model.codecs import blank_codec
+from pdistill.model.text import load_text_encoder
 from pdistill.runtime.platform import platform
 
 LARGEST = {"cpu": 64, "gpu": 128}  # pixels a side
@@ -49,12 +52,13 @@ RESIDENT = 2 * 10**9  # bytes
 
 
 def get_config(data: str = "") -> ConfigDict:
-    """The recipe for a data set NAME, of NAME, NAME:cpu or NAME:gpu; then perhaps :CODEC.
+    """The recipe for a data set NAME, of NAME, NAME:cpu or NAME:gpu; then perhaps :CODEC:ENCODER.
 
     Raises:
-      ValueError: there is no such data set, device or codec, or the recipe is not for its images.
+      ValueError: there is no such data set, device, codec or text encoder, or the recipe is not for
+        its images.
     """
-    name, device, codec = [*data.split(":", 2), "", ""][:3]
+    name, device, codec, encoder = [*data.split(":", 3), "", "", ""][:4]
     if name in ("", *LARGEST) or device not in ("", *LARGEST):
         raise ValueError(
             "own_images is for a data set of yours: own_images:NAME, or 'NAME:cpu' or 'NAME:gpu', "
@@ -75,6 +79,8 @@ def get_config(data: str = "") -> ConfigDict:
         learnt = dataclasses.replace(about, shape=blank_codec(codec).latent_shape(about.shape))
     _set_network(config, learnt, device)
     _set_lengths(config, learnt, device)
+    if encoder:
+        _set_text(config, encoder)
     _set_evaluation(config, about)
     config.data.resident = about.num_bytes <= RESIDENT
     return config
@@ -109,6 +115,17 @@ def _set_network(config: ConfigDict, about: Description, device: str) -> None:
         attention_sizes=tuple(size for size in sizes if size <= attended),
         num_labels=about.num_labels if told else 0,
     )
+
+
+def _set_text(config: ConfigDict, encoder: str) -> None:
+    """Prompts in the place of classes, and guidance by them."""
+    teacher, progressive = config.stages
+    config.text_encoder = encoder
+    width, _ = load_text_encoder(encoder).widths
+    config.model.network.arguments.update(num_labels=0, text_pooled=width)
+    teacher["label_dropout"] = 0.1
+    progressive["guidance"] = 1.0
+    config.evaluation.guidance = (1.0,)
 
 
 def _set_lengths(config: ConfigDict, about: Description, device: str) -> None:
