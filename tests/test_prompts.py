@@ -239,7 +239,7 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     ("options", "message"),
     [
         ({"prompt": ["a", "b", "c"]}, "prompt must be one, or 2 of them; got 3"),
-        ({"guidance": 2.0}, "guidance is towards a prompt; give one too"),
+        ({"guidance": 2.0}, "guidance is towards a prompt; give prompt too"),
         ({"label": 1, "prompt": "a"}, "this model has no labels"),
     ],
 )

@@ -87,9 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--label",
-        type=_numbers,
-        help="label of all images, or those that take turns, such as 0-9; for a model with labels "
-        "(default: all in turn, or none for a model that can be guided)",
+        help="label of all images, or those that take turns, such as 0-9 or cat,dog; for a model "
+        "with labels (default: all in turn, or none for a model that can be guided)",
     )
     parser.add_argument(
         "--prompt", help='prompt of all images, such as "red heart", for a model with text'
@@ -128,6 +127,16 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
+def _labels(text: str, model: Model) -> list[int]:
+    """Labels by their numbers, "0-9", or their names, "cat,dog"."""
+    if not model.label_names or re.fullmatch(r"[\d,\s-]*", text):
+        try:
+            return _numbers(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--label: {error}") from error
+    return model.label_numbers([name.strip() for name in text.split(",")])
+
+
 def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
     """Raises ValueError for what cannot be written, or said, before anything is drawn."""
     if options.seeds and (options.num or options.seed):
@@ -163,7 +172,7 @@ def _draw(
         key = jax.vmap(lambda seed: jax.random.key(seed, impl=GENERATOR))(
             jnp.asarray(options.seeds)
         )
-    label, labels = None, options.label
+    label, labels = None, options.label and _labels(options.label, model)
     if labels is None and model.needs_label:
         labels = range(model.network.num_labels)
         print(f"labels 0-{labels[-1]} take turns; --label says others")

@@ -38,6 +38,9 @@ class ArrayRecords:
         self.name = f"{name}:{split}"
         self.labelled = "label" in features and isinstance(features["label"], ClassLabel)
         self.num_labels = features["label"].num_classes if self.labelled else 1
+        names = tuple(features["label"].names) if self.labelled else ()
+        numbered = names == tuple(map(str, range(len(names))))  # TFDS's, where it knows none
+        self.label_names = () if numbered else names
         captions = dict(features).get("captions")
         self.captioned = isinstance(captions, Sequence) and isinstance(captions.feature, Text)
         self._advice = advice

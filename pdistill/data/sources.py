@@ -41,6 +41,7 @@ class Dataset:
         for, see `examples`.
       num_labels: labels are 0 .. num_labels - 1.
       columns: rows that networks have made of it, by name; see `data.columns`.
+      label_names: name of each label; () where they have none.
       captions: texts of each image, the main one first, each as often as it is to be drawn; on
         disk, they are read when they are asked for. None for a data set without.
     """
@@ -51,6 +52,7 @@ class Dataset:
     num_labels: int
     columns: Mapping[str, "ColumnRows"] = dataclasses.field(default_factory=dict)
     captions: Sequence[tuple[str, ...]] | None = None
+    label_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -243,7 +245,10 @@ def _on_disk(name: str, split: str) -> Dataset:
     source = _tars(name, split) if _is_folder(name) else _array_records(name, split)
     images = Records(source)
     captions = Captions(images) if source.captioned else None
-    return Dataset(source.name, images, Labels(images), source.num_labels, captions=captions)
+    return Dataset(
+        source.name, images, Labels(images), source.num_labels,
+        captions=captions, label_names=getattr(source, "label_names", ()),
+    )  # fmt: skip
 
 
 def _is_folder(name: str) -> bool:

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from pdistill import model as models
+from pdistill.data import Dataset
 from pdistill.experiment.plan import Planned
 from pdistill.networks import Network
 from pdistill.samplers import parse_solver
 
 
 def product_card(
-    planned: Planned, network: Network, *, data: str, clip: tuple[float, float] | None
+    planned: Planned, network: Network, *, data: Dataset, clip: tuple[float, float] | None
 ) -> dict[str, Any]:
     """Says how a run's network is sampled, and on what it was made.
 
     Args:
-      data: name of the data set. clip: range of x_hat in sampling.
+      data: the training images. clip: range of x_hat in sampling.
     """
+    names = {"label_names": data.label_names} if network.num_labels and data.label_names else {}
     solver, guidance = network.sampler or "ddim", network.guidance
     routed = hasattr(network.module, "routes")
     return {
@@ -27,8 +29,9 @@ def product_card(
         "made_for": planned.made_for,
         "clip": clip,
         "num_labels": network.num_labels,
+        **names,
         "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
-        "data": {"name": data, **shapes(planned, network), "scale": "image / 127.5 - 1"},
+        "data": {"name": data.name, **shapes(planned, network), "scale": "image / 127.5 - 1"},
         "method": planned.run.method.name,
         "parent": planned.given.get("start") or planned.given.get("teacher"),
         "trainable_fraction": 1.0,

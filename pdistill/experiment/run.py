@@ -350,7 +350,7 @@ class Experiment:
         if planned.makes_codec:
             return self._save_codec(planned, directory, network)
         card = product_card(
-            planned, network, data=self.train_data.name, clip=self.measurements.clip(planned)
+            planned, network, data=self.train_data, clip=self.measurements.clip(planned)
         )
         card |= {"generator": str(jax.random.key_impl(self._key)), "selected_step": step}
         card |= inherited(planned, self.workdir) | planned.run.method.card(planned.state)

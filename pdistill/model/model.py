@@ -131,7 +131,7 @@ class Model:
         key: Array,
         num: int,
         *,
-        label: Array | int | None = None,
+        label: Array | int | str | None = None,
         prompt: str | Sequence[str] | Text | None = None,
         num_steps: samplers.Steps | None = None,
         solver: samplers.Solver | samplers.Cascade | str | None = None,
@@ -142,9 +142,9 @@ class Model:
         """Generates `num` images; compiled once for each `num`, step count and solver.
 
         Args:
-          label: a label for all, or one for each, in 0 .. num_labels - 1; None for a network
-            without labels. A network with labels takes None as "no label", which only one that
-            was trained with some labels left out has learnt: there is a warning for others.
+          label: a label for all, or one for each, in 0 .. num_labels - 1 or by `label_names`; None
+            for a network without labels. A network with labels takes None as "no label", which only
+            one that was trained with some left out has learnt: there is a warning for others.
           prompt: a prompt for all, or one for each, for a model with text: strings, or what
             `prompts` has made of `num` of them; "" and None are "no prompt".
           guidance: weight w for all, or one for each, in `guidance_range`; None is no guidance.
@@ -174,7 +174,7 @@ class Model:
     def told(
         self,
         num: int,
-        label: Array | int | None = None,
+        label: Array | int | str | None = None,
         guidance: Array | float | None = None,
         guidance_levels: tuple[float, float] | None = None,
         prompt: str | Sequence[str] | Text | None = None,
@@ -203,6 +203,7 @@ class Model:
             return None
         if not num_labels:
             raise ValueError("this model has no labels; leave label out")
+        label = self.label_numbers(label)
         traced = isinstance(label, jax.core.Tracer)  # its numbers cannot be checked
         label = label if traced else np.asarray(label)
         if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape not in ((), (num,)):
@@ -210,6 +211,26 @@ class Model:
         if not traced and (label.min() < 0 or label.max() >= num_labels):
             raise ValueError(f"labels must be in 0 .. {num_labels - 1}; got {label}")
         return jnp.broadcast_to(jnp.asarray(label, jnp.int32), (num,))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, of the data set that it was trained on; () where they have none."""
+        return tuple(self.card.get("label_names", ()))
+
+    def label_numbers(self, label: Any) -> Any:
+        """Returns labels, of which names, one or a list of them, become numbers.
+
+        Raises:
+          ValueError: a name that no label has.
+        """
+        if isinstance(label, str):
+            if label not in self.label_names:
+                known = ", ".join(self.label_names[:20]) or "none"
+                raise ValueError(f"no label is called {label!r}; names of labels: {known}")
+            return self.label_names.index(label)
+        if isinstance(label, list | tuple):
+            return [self.label_numbers(each) for each in label]
+        return label
 
     def _text(self, prompt, num):
         if prompt is None:
@@ -231,10 +252,8 @@ class Model:
             return None
         self.check_guidance(guidance)
         if label is None and prompt is None and not self.network.guide:
-            raise ValueError(
-                f"guidance is towards a {'prompt' if self.network.takes_text else 'label'}; give "
-                "one too"
-            )
+            what = "prompt" if self.network.takes_text else "label"
+            raise ValueError(f"guidance is towards a {what}; give {what} too")
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
         return jnp.broadcast_to(jnp.asarray(guidance, jnp.float32), (num,))
