@@ -14,14 +14,18 @@ from tiny_experiment import LOOP, tiny
 from tiny_text import PROMPTS_WIDTH, save_encoder
 
 import pdistill
+from benchmarks.common import config_named
 from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import config_file, evaluate, prepare, sample
 from pdistill.data import load_dataset
-from pdistill.experiment.config import ConfigError
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.model import ModelError
 from pdistill.networks.routed import nearest
+from pdistill.runtime.mesh import make_mesh
 
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250), "green": (20, 250, 20)}
 KEY = jax.random.key(0)
@@ -298,6 +302,23 @@ def test_the_recipe_for_images_of_one_s_own(data, encoder, capsys):
     assert recipe.text_encoder == str(encoder)
     teacher, progressive = recipe.stages
     assert (teacher["label_dropout"], progressive["guidance"]) == (0.1, 1.0)
+
+
+@pytest.mark.parametrize(("variant", "widths"), [("cpu", (384, 0)), ("gpu", (384, 384))])
+def test_emoji(variant, widths):
+    """All networks take MiniLM's embeddings, on latents of 8 x 8; an update can be traced."""
+    settings = parse(as_plain(config_named(f"emoji:{variant}")))
+    with jax.numpy_dtype_promotion("standard"):
+        runs = plan(settings, (64, 64, 3))
+    codec, *others = runs.values()
+    assert codec.makes_codec
+    assert {r.network.text_widths for r in others} == {widths}
+    assert {r.network.shape for r in others} == {(8, 8, 4)}
+    assert runs["student/4"].measured_at == (4,)
+    if variant == "cpu":
+        mesh = make_mesh(1, 1, jax.devices()[:1])
+        traced = trace_update(runs["student/4"], runs, settings, mesh, (789, 64, 64, 3))
+        assert traced.data[0]["text/pooled"].shape == (789, 1, 384)
 
 
 def test_captions_of_a_data_set(data):
