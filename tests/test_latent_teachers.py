@@ -65,7 +65,7 @@ def test_a_converted_teacher_makes_images(folder, capsys):
     bare = pdistill.load(folder / "bare")
     assert bare.image_shape == (4, 4, 4)
     np.testing.assert_array_equal(bare.sample(jax.random.key(0), 2, label=3, guidance=0.5), latents)
-    assert bare.card["published_guidance"] == 0.5
+    assert bare.card["published"] == {"guidance": 0.5}
 
 
 def test_codecs_that_do_not_fit(folder, tmp_path):

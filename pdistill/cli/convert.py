@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{source} -> {out}: {made}")
     else:
         steps = conversion.card["num_steps"]
-        weight = conversion.card.get("published_guidance")
-        said = "" if weight is None else f", published with guidance={weight:g}"
+        weight = conversion.card.get("published", {}).get("guidance")
+        said = "" if weight is None else f", published with w = {weight:g} (scale {weight + 1:g})"
         print(f"{source} -> {out}: {type(made.module).__name__}, {steps} steps{said}")
 
 

@@ -36,7 +36,7 @@ class Family:
     Attributes:
       convention, schedule: noise levels of the network and of its sampler's steps.
       num_steps: Euler's steps, or DDIM's.
-      weight: guidance's, their scale less one, which the card keeps as `published_guidance`.
+      weight: guidance's, their scale less one, which the card keeps as "published".
       guided_from: time, 0 at noise and 1 at data, from which on it is guided.
     """
 
@@ -122,7 +122,7 @@ def _convert(
         blank, method=name, source=source, num_steps=num_steps or family.num_steps, guided=True,
         pixels=False, clip=None,
     )  # fmt: skip
-    card["published_guidance"] = family.weight
+    card["published"] = {"guidance": family.weight}
     return Conversion(from_torch(blank, tensors, source), card)
 
 
