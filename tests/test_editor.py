@@ -48,7 +48,7 @@ def model(solver="ddim", steps=4, codec=None, **more):
 
 
 LEVELS = "multistep:-8,-2,0,2"
-SOLVERS = ["ddim", LEVELS, "gamma"]
+SOLVERS = ["ddim", LEVELS, "gamma", "edm", "heun"]
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,20 @@ import pdistill
 from benchmarks.common import config_named
 from pdistill import experiment
 from pdistill import model as models
-from pdistill.cli import config_file, evaluate, prepare, sample
+from pdistill.cli import compare, config_file, convert, evaluate, export, pairs, prepare, sample
 from pdistill.data import load_dataset
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan
+from pdistill.experiment.text import embedded
 from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
+from pdistill.model.text import load_text_encoder
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
+from pdistill.training import Optimizer
 
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250), "green": (20, 250, 20)}
 KEY = jax.random.key(0)
@@ -196,7 +201,30 @@ def test_a_second_run_does_nothing(run, encoder, capsys, monkeypatch):
 
 def test_embeddings_are_beside_the_data(data):
     folders = list((data / "text/tiles:train").iterdir())
-    assert [folder.name.partition("-")[2] for folder in folders] == ["pooled-tokens"]
+    assert [folder.name.split("-", 2)[2] for folder in folders] == ["pooled-tokens"]
+
+
+def test_a_folder_for_a_hub_and_back(run, tmp_path):
+    """With the scale of its prompts."""
+    export.main([f"--model={run / 'teacher'}", "--to=safetensors", f"--out={tmp_path / 'hub'}"])
+    convert.main(["--from=safetensors", f"--source={tmp_path / 'hub'}", f"--out={tmp_path / 'm'}"])
+    images = pdistill.load(tmp_path / "m").sample(KEY, 1, prompt="a red tile")
+    wanted = pdistill.load(run / "teacher").sample(KEY, 1, prompt="a red tile")
+    np.testing.assert_array_equal(images, wanted)
+
+
+def test_one_prompt_is_no_list_of_letters(run):
+    prompts = pdistill.load(run / "teacher").prompts
+    jax.tree.map(np.testing.assert_array_equal, prompts("a red tile"), prompts(["a red tile"]))
+
+
+def test_other_captions_are_other_embeddings(data, encoder):
+    """Also as many of the same lengths, in another order."""
+    tiles, loaded = load_dataset("tiles"), load_text_encoder(encoder)
+    turned = dataclasses.replace(tiles, captions=list(tiles.captions)[::-1])
+    one, other = (embedded(each, loaded, (PROMPTS_WIDTH, 0)) for each in (tiles, turned))
+    np.testing.assert_array_equal(other["pooled"][:], one["pooled"][:][::-1])
+    assert np.abs(other["pooled"][:] - one["pooled"][:]).max() > 0.1
 
 
 def test_a_run_that_was_moved(run, tmp_path):
@@ -252,6 +280,25 @@ def test_prompts_that_cannot_be(run, options, message):
         pdistill.load(run / "teacher").sample(KEY, 2, **options)
 
 
+def test_what_knows_labels_only_refuses_prompts(run, tmp_path):
+    """Instead of telling "no prompt" without a word."""
+    common = [f"--model={run / 'teacher'}", "--num=4", f"--out={tmp_path / 'pairs.npz'}"]
+    with pytest.raises(SystemExit, match="pairs are made with labels, and this model takes prompt"):
+        pairs.main(common)
+    arguments = [f"--teacher={run / 'teacher'}", "--reference=tiles:train"]
+    with pytest.raises(SystemExit, match="takes prompts, which compare does not give"):
+        compare.main([*arguments, f"--students={run / 'progressive/1'}:2"])
+    judge = Judge(features="teacher", halvings=(0,))
+    adversary = Adversary(judges=(judge,), optimizer=Optimizer(learning_rate=1e-3))
+    with pytest.raises(ValueError, match="looks through the teacher tells it no prompts"):
+        adversary.init(KEY, (8, 8, 3), pdistill.load(run / "teacher").network)
+
+
+def test_a_model_that_always_had_a_prompt_says_so(run):
+    with pytest.warns(UserWarning, match="told a prompt for every image"):
+        pdistill.load(run / "progressive/1").sample(KEY, 1)
+
+
 def test_a_model_without_text(tmp_path):
     experiment.run(tiny(), tmp_path / "run")
     model = pdistill.load(tmp_path / "run/teacher")
@@ -259,6 +306,10 @@ def test_a_model_without_text(tmp_path):
         model.sample(KEY, 1, prompt="a tile")
     with pytest.raises(ModelError, match="takes no prompts; leave text_encoder out"):
         pdistill.load(tmp_path / "run/teacher", text_encoder="somewhere")
+    (tmp_path / "prompts.txt").write_text("a tile\n")
+    common = [f"--model={tmp_path / 'run/teacher'}", f"--prompts={tmp_path / 'prompts.txt'}"]
+    with pytest.raises(SystemExit, match="takes no prompts; leave --prompts out"):
+        evaluate.main([*common, "--metrics=fd_pixels", "--reference=digits:train"])
 
 
 def changed(config, **arguments):

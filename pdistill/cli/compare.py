@@ -84,6 +84,11 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh, codec=options.codec)
+    if teacher.network.takes_text:
+        raise EvaluationError(
+            f"{options.teacher} takes prompts, which compare does not give; measure it and its "
+            "students by pdistill evaluate --prompts=FILE"
+        )
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(

@@ -93,8 +93,8 @@ def for_data(text: str, arguments: list[str]) -> str:
     if names:
         colon, variant = ":", f"{names[-1]}{colon}{variant}"
     if (codecs or encoders) and not variant.endswith("imported"):
-        name, device, *_ = [*variant.split(":"), ""]
-        codec, encoder = (each[-1] if each else "" for each in (codecs, encoders))
+        name, device, codec, encoder, *_ = [*variant.split(":"), "", "", "", ""]
+        codec, encoder = (codecs or [codec])[-1], (encoders or [encoder])[-1]
         variant = f"{name}:{device}:{codec}:{encoder}".rstrip(":")
     return f"{path}{colon}{variant}"
 

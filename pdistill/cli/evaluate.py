@@ -204,6 +204,8 @@ def _measure_model(
 def _text(options: argparse.Namespace, evaluator: Evaluator, model: models.Model) -> Text | None:
     """Prompts of --prompts, or the captions of the reference, for a model with text; else None."""
     if options.prompts:
+        if not model.prompts:
+            raise EvaluationError(f"{options.model} takes no prompts; leave --prompts out")
         return model.prompts(read_prompts(options.prompts))
     captions = getattr(evaluator.references[0], "captions", None)
     if not model.prompts or captions is None:

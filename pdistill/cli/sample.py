@@ -7,8 +7,8 @@
     python -m pdistill.sample --model=DIR --latents --out=latents.npz
 
 A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
-and their "label" or "seed", where they have one. pdistill.evaluate measures the last two. With
---latents an .npz has "latents" instead, float32 [N, h, w, c].
+and their "label", "prompt" or "seed", where they have one. pdistill.evaluate measures the last
+two. With --latents an .npz has "latents" instead, float32 [N, h, w, c].
 """
 
 import argparse

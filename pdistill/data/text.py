@@ -1,12 +1,13 @@
 """Embeddings of a data set's captions, by a text encoder, on disk.
 
 They are computed once. An image may have several captions, of which training draws one each time.
-A folder has text.json and shards, 00000-pooled.npy and so on, each written whole or not at all, so
-that what was stopped goes on where it was.
+A folder has embeddings.json and shards, 00000-pooled.npy and so on, each written whole or not at
+all, so that what was stopped goes on where it was.
 """
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from pdistill.runtime.processes import in_all
 from pdistill.runtime.temporary import replacing
 
 FORMAT = np.float16  # of embeddings in files
-Captions = Sequence[Sequence[str]]
+ABOUT = "embeddings.json"
+Texts = Sequence[Sequence[str]]  # captions of each image
 
 
 class Text(struct.PyTreeNode):
@@ -61,13 +63,15 @@ class Embeddings:
 
     Attributes:
       encoder: checksum of the text encoder's parameters. data: name of the data set and split.
-      num: images. most: captions of the image that has most. length: tokens that are kept of each.
+      num: images. content: checksum of the captions.
+      most: captions of the image that has most. length: tokens that are kept of each.
       pooled, tokens: widths of what is kept; 0 for nothing.
     """
 
     encoder: int
     data: str
     num: int
+    content: int
     most: int
     length: int
     pooled: int
@@ -98,7 +102,7 @@ class Embeddings:
         Raises:
           ValueError: the folder holds embeddings by another encoder, or of other captions.
         """
-        about = folder / "text.json"
+        about = folder / ABOUT
         if about.exists() and (found := read_json(about)) != dataclasses.asdict(self):
             differ = [n for n, v in dataclasses.asdict(self).items() if found.get(n) != v]
             raise ValueError(
@@ -111,7 +115,7 @@ class Embeddings:
             if not all(path.exists() for path in self._paths(folder, i).values())
         ]
 
-    def write(self, folder: Path, captions: Captions, encode: Callable[[list[str]], Text]) -> None:
+    def write(self, folder: Path, captions: Texts, encode: Callable[[list[str]], Text]) -> None:
         """Writes the shards that are missing, by the first process.
 
         Args:
@@ -123,7 +127,7 @@ class Embeddings:
             return
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "text.json", json.dumps(dataclasses.asdict(self)) + "\n")
+            write_atomically(folder / ABOUT, json.dumps(dataclasses.asdict(self)) + "\n")
             for i in missing:
                 rows = self._encode(captions[i * SHARD : (i + 1) * SHARD], encode)
                 for name, path in self._paths(folder, i).items():
@@ -132,7 +136,7 @@ class Embeddings:
         sync_global_devices(f"wrote {folder}")
 
     def _encode(
-        self, captions: Captions, encode: Callable[[list[str]], Text]
+        self, captions: Texts, encode: Callable[[list[str]], Text]
     ) -> dict[str, np.ndarray]:
         """The rows of some images; equal captions are encoded once."""
         unique = sorted({caption for each in captions for caption in each})
@@ -174,8 +178,16 @@ class Embeddings:
 
 def text_shapes(num: int, pooled: int, tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the column "text" of `num` images, as if each had one caption of 16 tokens."""
-    about = Embeddings(0, "", num, 1, 16 if tokens else 1, pooled, tokens)
+    about = Embeddings(0, "", num, 0, 1, 16 if tokens else 1, pooled, tokens)
     return {f"text/{name}": shape for name, shape in about.shapes.items()}
+
+
+def content(captions: Texts) -> int:
+    """A checksum of captions and their order."""
+    found = 0
+    for each in captions:
+        found = zlib.crc32("\0".join((*each, "")).encode(), found)
+    return found
 
 
 def _filled(captions: Sequence[str], num: int) -> Iterator[str]:

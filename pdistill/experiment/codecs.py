@@ -206,7 +206,7 @@ def in_latents(
         both, other = moments(True)
         if not both.missing(other):
             return _with(data, both.read(other, wanted.shape[-1]), in_memory)
-    if wanted.missing(path) and otherwise and not folder and not _can_be_made(path):
+    if wanted.missing(path) and otherwise and not folder and not can_be_made(path):
         path = otherwise
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
@@ -215,7 +215,8 @@ def in_latents(
     return _with(data, wanted.read(path), in_memory)
 
 
-def _can_be_made(folder: Path) -> bool:
+def can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written, made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -230,4 +231,5 @@ def _with(data: Dataset, rows: Shards, in_memory: bool) -> Dataset:
 
 def prepared(name: str, checksum: int, flip: bool) -> Path:
     """Folder beside the data sets for the moments of one, "cifar10:train", by a codec."""
+    name = name.lstrip("/")  # of a folder of tars
     return data_dir() / "latents" / name / f"{checksum:08x}{'-flip' * flip}"

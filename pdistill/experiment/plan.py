@@ -22,6 +22,7 @@ from pdistill.experiment.codecs import (
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.methods import Run
+from pdistill.methods.columns import check_not_prompted
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training.learner import learner_with_widths
@@ -142,6 +143,8 @@ def _plan_run(
     if "labels" in parameters:
         arguments["labels"] = run.labels
     draft = Planned(run, given, arguments, None, model, shape)
+    for column in run.method.columns:
+        check_not_prompted(values["teacher"], column.name)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(draft.init, key, values)
     network = jax.eval_shape(run.method.product, state)

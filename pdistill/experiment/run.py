@@ -35,7 +35,7 @@ from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.mesh import make_mesh, replicated, to_device
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
 from pdistill.training import (
@@ -75,7 +75,10 @@ def run(
     experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
     with taken(experiment.workdir, new=new):
         experiment.claim(plain)
-        experiment.embed()
+        try:
+            experiment.embed()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
@@ -108,7 +111,7 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
-        self._text_widths = check_text(config, self.runs, self.train_data)
+        self._text_widths, self._encoder = check_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
@@ -138,9 +141,9 @@ class Experiment:
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
-        if any(self._text_widths):
+        if self._encoder:
             self.train_data, self._text, self._prompts = with_text(
-                self.train_data, self.workdir, self.config, self._text_widths
+                self.train_data, self.workdir, self.config, self._text_widths, self._encoder
             )
             self.measurements.text = first_captions(self.train_data.columns["text"].rows)
 
@@ -270,9 +273,10 @@ class Experiment:
                 network = models.load(self.workdir / name / "model", self.mesh).network
                 given[role] = network.replace(codec=None)
         if parts := getattr(planned.run.method, "by_prompts", 0):
-            given["centres"] = self._centres(parts)
+            given["centres"] = to_device(self._centres(parts), replicated(self.mesh))
         return given
 
+    @functools.cache  # noqa: B019  # an experiment lives as long as its program
     def _centres(self, parts: int) -> np.ndarray:
         """The centres of the parts of the captions, [parts, P]."""
         return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
@@ -306,8 +310,8 @@ class Experiment:
                     )  # fmt: skip
             rows = self._read(column, planned, path)
             data = data.with_column(column.name, rows, column.aligned)
-        if planned.run.prompts:
-            k, parts = planned.run.prompts
+        if planned.run.prompt_part:
+            k, parts = planned.run.prompt_part
             return of_prompts(data, k, self._centres(parts))
         return data.of_labels(planned.run.labels) if planned.run.labels else data
 

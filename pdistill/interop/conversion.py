@@ -11,12 +11,14 @@ from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
 from pdistill.model.card import LATENTS, reference
 from pdistill.model.codecs import blank_codec
+from pdistill.model.text import PromptEncoder
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
 
 PIXELS = "image / 127.5 - 1"  # what a network's arrays are, in its card; or LATENTS
 CODEC = "codec"  # folder of a codec in that of the model that comes with it
+TEXT = "text"  # of the scale of its prompts
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
 Made = TypeVar("Made")
@@ -28,6 +30,7 @@ class Conversion:
 
     network: Network | Codec
     card: dict[str, Any]
+    prompts: PromptEncoder | None = None
 
 
 def teacher_card(
@@ -101,6 +104,8 @@ def write_model(directory: str | Path, conversion: Conversion) -> None:
     if made.codec:
         about = {"stage": conversion.card["stage"], "method": "codec"}
         models.save_codec(Path(directory) / CODEC, made.codec, **about)
+    if conversion.prompts:
+        conversion.prompts.save(Path(directory) / TEXT)
 
 
 def converter(convert: Callable[..., Made]) -> Callable[..., Made]:

@@ -1,8 +1,8 @@
 """Folders for model hubs, with model.safetensors, config.json and a model card.
 
 They are written from models and read back. config.json is model.json. A codec is in codec/, in the
-same form. A parameter's name in model.safetensors is its path, joined by "/": names of layers have
-dots in them.
+same form, the scale of prompts in text/. A parameter's name in model.safetensors is its path,
+joined by "/": names of layers have dots in them.
 """
 
 import json
@@ -13,14 +13,16 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.interop.conversion import CODEC, Conversion, converter, read_json
+from pdistill.interop.conversion import CODEC, TEXT, Conversion, converter, read_json
 from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
 from pdistill.model import FORMAT, Model, build_blank, check_card
 from pdistill.model.codecs import build_blank_codec, describe_codec
+from pdistill.model.text import read_prompt_encoder
 from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import format_steps
 
+PROMPT = ', prompt="a prompt"'
 README = """\
 ---
 library_name: pdistill
@@ -61,6 +63,9 @@ def write_folder(directory: str | Path, model: Model) -> None:
             about |= describe_codec(codec) | {"checksum": card["codec"]["checksum"]}
             _write_tensors(temporary / CODEC, codec.params, about)
             card = card | {"codec": card["codec"] | {"path": CODEC}}
+        if model.prompts:
+            model.prompts.save(temporary / TEXT)
+            card = card | {"text": card["text"] | {"path": TEXT}}
         _write_tensors(temporary, model.network.params, card)
         (temporary / "README.md").write_text(_readme(model))
 
@@ -86,7 +91,7 @@ def _readme(model: Model) -> str:
         steps=f"{steps} step{'' if steps == 1 else 's'}",
         network=card["network"]["name"],
         method=card["method"],
-        label=", label=0" if model.network.num_labels else "",
+        label=", label=0" if model.network.num_labels else PROMPT if model.prompts else "",
         rows="\n".join(rows),
     )
 
@@ -107,8 +112,9 @@ def read_folder(source: str | Path) -> Conversion:
         check_card(about, source / CODEC / "config.json", codec=True)
         blank = build_blank_codec(source / CODEC, about)
         network = network.replace(codec=_read_tensors(source / CODEC, blank, about))
+    prompts = read_prompt_encoder(source, card)
     _ = Model(network, card).sampling  # raises if it cannot be sampled
-    return Conversion(network, card)
+    return Conversion(network, card, prompts)
 
 
 def _read_tensors(folder: Path, blank: Any, card: dict[str, Any]) -> Any:

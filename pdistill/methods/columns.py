@@ -77,6 +77,7 @@ class Latents:
         codec: Codec | None = None,
     ) -> None:
         """Encodes all images, averaged to the network's shape, or draws of all moments."""
+        check_not_prompted(network, "latents")
         factor, num = dataset.image_shape[0] // network.shape[0], len(dataset)
         key = jax.random.key(seed, impl="threefry2x32")
 
@@ -179,6 +180,7 @@ class Pairs:
         A codec's latents are left as they are; the file then also has its checksum, if given.
         """
         del dataset, flip, codec
+        check_not_prompted(network, "pairs")
         key = jax.random.key(seed, impl="threefry2x32")
         num_labels = max(network.num_labels, 1)
         guidance = network.effective_guidance(self.guidance)
@@ -235,6 +237,15 @@ class Pairs:
         keys = jax.random.wrap_key_data(rows["key"], impl="threefry2x32")
         image = rows["image"].astype(jnp.float32)
         return {"noise": noise(keys, image.shape[1:]), "image": image, "label": rows["label"]}
+
+
+def check_not_prompted(network: Network, what: str) -> None:
+    """Raises ValueError for a network of prompts, which columns know nothing of."""
+    if network.takes_text:
+        raise ValueError(
+            f"{what} are made with labels, and this model takes prompts; give a model without "
+            "text, or leave them out"
+        )
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:

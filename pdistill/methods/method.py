@@ -95,7 +95,7 @@ class Run:
       select: metric by which the exported model is chosen among those of all saves, and of all
         averages with `ema_widths`; "" for the last, of the first average.
       labels: labels of the images to train on; None for all.
-      prompts: (k, K) to train on part k of K of the captions, by k-means; None for all.
+      prompt_part: (k, K) to train on part k of K of the captions, by k-means; None for all.
       resolution: pixels a side that images are averaged to; 0 for those of the data.
       measured: False for what is only a part of a later model.
     """
@@ -108,7 +108,7 @@ class Run:
     measured_at: tuple[Steps, ...] = ()
     select: str = ""
     labels: tuple[int, ...] | None = None
-    prompts: tuple[int, int] | None = None
+    prompt_part: tuple[int, int] | None = None
     resolution: int = 0
     measured: bool = True
 

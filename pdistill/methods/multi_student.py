@@ -81,7 +81,7 @@ class MultiStudent(Method):
             parts = by_lists(self.lists, count) if self.lists else by_blocks(count, self.parts)
             return [{"labels": part} for part in parts], {"routes": routes(parts)}
         if model.text_widths[0] and self.parts:
-            parts = [{"prompts": (k, self.parts)} for k in range(self.parts)]
+            parts = [{"prompt_part": (k, self.parts)} for k in range(self.parts)]
             return parts, {"by_prompts": self.parts}
         raise ValueError(
             "students need a model with labels, or `parts` and pooled embeddings of prompts; set "

@@ -65,6 +65,7 @@ def posthoc_average(run: str | Path, width: float) -> Model:
     params = tree.unflatten(jnp.asarray(a, b.dtype) for a, b in zip(total, leaves, strict=True))
     average = {"width": width, "updates": last, "snapshots": len(profiles), "error": error}
     card = model.card | {"average": average}
-    if codec := card.get("codec"):  # the average may be saved anywhere
-        card["codec"] = codec | {"path": str((directory / codec["path"]).resolve())}
-    return Model(model.network.replace(params=params), card)
+    for name in ("codec", "text"):  # the average may be saved anywhere
+        if part := card.get(name):
+            card[name] = part | {"path": str((directory / part["path"]).resolve())}
+    return Model(model.network.replace(params=params), card, model.prompts)

@@ -147,6 +147,7 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
         start = {"times": times}
         level = network.schedule(jnp.asarray(times[0], x.dtype))
     z = diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
+    z /= sampling.solver.prior_std(level)  # by which a sampler multiplies what it starts from
     function = _function(network, sampling, told)
     return _decoded(network, _run(function, network, sampling, key=key, z_init=z, **start))
 

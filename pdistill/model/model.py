@@ -234,6 +234,12 @@ class Model:
 
     def _text(self, prompt, num):
         if prompt is None:
+            if self.network.takes_text and self.guidance_range is None:
+                warnings.warn(
+                    "this model was told a prompt for every image, and samples without one are "
+                    "of nothing that it has learnt; give prompt",
+                    stacklevel=4,
+                )
             return None
         if not self.network.takes_text:
             raise ValueError("this model takes no prompts; leave prompt out")

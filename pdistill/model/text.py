@@ -22,8 +22,8 @@ from pdistill.runtime.temporary import replacing
 if TYPE_CHECKING:
     from pdistill.networks.text import TextEncoder
 
-ABOUT = "text.json"
-MULTIPLE = 8  # of the tokens that a network is told, so that few lengths are compiled
+ABOUT = "prompts.json"
+LENGTHS = 8  # whose multiples are the tokens that a network is told: few are compiled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,23 +56,27 @@ class PromptEncoder:
         """
         return load_text_encoder(self.elsewhere or self.source, self.checksum)
 
-    def __call__(self, prompts: Sequence[str]) -> Text:
-        """Encodes B prompts as a network is told them; an empty one is "no prompt".
+    def __call__(self, prompts: str | Sequence[str]) -> Text:
+        """Encodes B prompts, or one, as a network is told them; an empty one is "no prompt".
 
         Returns:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
         """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         unique = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         rows = [unique[prompt] for prompt in prompts]
         text = self.encoder.encode(list(unique), tokens=bool(self.tokens))
-        text = jax.tree.map(lambda a: a[rows], text)
+        longest = max(int(text.mask.sum(1).max()), 1)
+        length = min(-(-longest // LENGTHS) * LENGTHS, text.mask.shape[1])
+        tokens = text.tokens[:, :length] if self.tokens else None
+        cut = text.replace(mask=text.mask[:, :length], tokens=tokens)
+        text = jax.tree.map(lambda a: a[rows], cut)
         given = np.array([bool(prompt.strip()) for prompt in prompts])
         mask, tokens, pooled = text.mask & given[:, None], None, None
         if self.pooled:
             pooled = whitened(text.pooled, self.mean, self.matrix)
         if self.tokens:
-            length = min(-(-int(text.mask.sum(1).max()) // MULTIPLE) * MULTIPLE, mask.shape[1])
-            mask, tokens = mask[:, :length], text.tokens[:, :length].astype(np.float32)
+            tokens = text.tokens.astype(np.float32)
         else:
             mask = mask.any(1, keepdims=True)
         return Text(mask, tokens, pooled)
@@ -96,6 +100,11 @@ class PromptEncoder:
     def entry(self, directory: Path, model: Path) -> dict[str, Any]:
         """The entry of the card of a model in the directory `model`, for this one in another."""
         return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
+
+
+def absolute(source: str) -> str:
+    """A text encoder's folder as an absolute path; the name of a package as it is."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> PromptEncoder:
@@ -129,7 +138,10 @@ def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEnc
     try:
         encoder = text_encoder(source)
     except (ValueError, OSError) as error:
-        raise ModelError(f"text encoder: {error}") from error
+        raise ModelError(
+            f"text encoder: {error}; say where it is, as pdistill.load(DIR, text_encoder=DIR), "
+            "--text_encoder=DIR or text_encoder in a config"
+        ) from error
     if wanted is not None and checksum(encoder.params) != wanted:
         raise ModelError(
             f"the model was trained with another text encoder than the one in {source}: say where "
@@ -139,7 +151,7 @@ def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEnc
 
 
 def read_prompt_encoder(
-    directory: Path, card: dict[str, Any], elsewhere: str | Path | None
+    directory: Path, card: dict[str, Any], elsewhere: str | Path | None = None
 ) -> PromptEncoder | None:
     """The prompts of a model in a directory, as its card says; None for a model without text.
 

@@ -103,7 +103,7 @@ class Network(struct.PyTreeNode):
         of the guide or without label, in the same call, unless they are an input of the network.
 
         Raises:
-          ValueError: weights without a label to guide towards.
+          ValueError: weights without a label or a prompt to guide towards.
         """
         return self._predict(diffusion.x_from_output, z, logsnr, told)
 

@@ -18,7 +18,9 @@ from pdistill.data.text import (
 from pdistill.networks import Text
 
 CAPTIONS = (("a cat",), ("a dog", "a hound", "noto animal"), ("a car", "a cat"))
-ABOUT = Embeddings(encoder=7, data="some:train", num=3, most=3, length=2, pooled=4, tokens=2)
+ABOUT = Embeddings(
+    encoder=7, data="some:train", num=3, content=5, most=3, length=2, pooled=4, tokens=2
+)
 
 
 class Encode:

@@ -76,6 +76,11 @@ class Adversary:
         """
         if any(judge.conditional for judge in self.judges) and not teacher.num_labels:
             raise ValueError("a conditional judge needs a model with labels")
+        if teacher.takes_text and any(judge.features == "teacher" for judge in self.judges):
+            raise ValueError(
+                "a judge that looks through the teacher tells it no prompts; give judges other "
+                "features for a model of prompts"
+            )
         eyes = open_eyes(self.judges, teacher)
         blank = Discriminator(
             None, self.judges, teacher.num_labels, self.augmentations, self.strength

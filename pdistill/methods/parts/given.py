@@ -40,6 +40,6 @@ def check_guidable(network: Network, role: str) -> None:
     """Raises ValueError unless a network can be guided."""
     if network.guidance is None:
         raise ValueError(
-            f"{role} cannot be guided: train it with labels and label_dropout, import a teacher "
-            "that was, or give it a guide"
+            f"{role} cannot be guided: train it with labels or prompts and label_dropout, import a "
+            "teacher that was, or give it a guide"
         )
