@@ -84,11 +84,6 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh, codec=options.codec)
-    if teacher.network.takes_text:
-        raise EvaluationError(
-            f"{options.teacher} takes prompts, which compare does not give; measure it and its "
-            "students by pdistill evaluate --prompts=FILE"
-        )
 
     def draw(model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
@@ -147,6 +142,11 @@ def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: s
         raise EvaluationError(
             "a cascade draws noise at each resolution, so it cannot start from another model's "
             "noise; give models of one resolution"
+        )
+    if any(model.network.takes_text for model in models):
+        raise EvaluationError(
+            f"{path} or {teacher_path} takes prompts, which compare does not give; measure each by "
+            "pdistill evaluate --prompts=FILE"
         )
     forms = {(m.image_shape, m.noise_shape, m.network.num_labels) for m in models}
     if len(forms) > 1:

@@ -64,9 +64,10 @@ def write_folder(directory: str | Path, model: Model) -> None:
             _write_tensors(temporary / CODEC, codec.params, about)
             card = card | {"codec": card["codec"] | {"path": CODEC}}
         if model.prompts:
-            model.prompts.save(temporary / TEXT)
             card = card | {"text": card["text"] | {"path": TEXT}}
         _write_tensors(temporary, model.network.params, card)
+        if model.prompts:
+            model.prompts.save(temporary / TEXT)
         (temporary / "README.md").write_text(_readme(model))
 
 

@@ -24,7 +24,7 @@ from pdistill.diffusion import diffuse
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Conditioning, Network
-from pdistill.samplers import Multistep
+from pdistill.samplers import Edm, Heun, Multistep
 from pdistill.samplers.noise import as_threefry
 
 
@@ -102,7 +102,9 @@ class Editor:
 
     @property
     def _sampling(self) -> Sampling:
-        return self.model.sampling_with(self.num_steps)
+        sampling = self.model.sampling_with(self.num_steps)
+        own_levels = isinstance(sampling.solver, Edm)  # which are not those of equal times
+        return sampling.changed(solver=Heun()) if own_levels else sampling
 
     def _check_flow(self) -> None:
         if self._sampling.solver.model == "multistep":
@@ -147,7 +149,6 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
         start = {"times": times}
         level = network.schedule(jnp.asarray(times[0], x.dtype))
     z = diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
-    z /= sampling.solver.prior_std(level)  # by which a sampler multiplies what it starts from
     function = _function(network, sampling, told)
     return _decoded(network, _run(function, network, sampling, key=key, z_init=z, **start))
 
