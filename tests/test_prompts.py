@@ -287,7 +287,7 @@ def test_what_knows_labels_only_refuses_prompts(run, tmp_path):
         pairs.main(common)
     arguments = [f"--teacher={run / 'teacher'}", "--reference=tiles:train"]
     with pytest.raises(SystemExit, match="takes prompts, which compare does not"):
-        compare.main([*arguments, f"--students={run / 'progressive/1'}:2"])
+        compare.main([*arguments, f"--students={run / 'progressive/1'}@2"])
     judge = Judge(features="teacher", halvings=(0,))
     adversary = Adversary(judges=(judge,), optimizer=Optimizer(learning_rate=1e-3))
     with pytest.raises(ValueError, match="looks through the teacher tells it no prompts"):
