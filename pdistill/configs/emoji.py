@@ -49,7 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 },
             },
             "evaluation": {
-                "metrics": ("fd_pixels_16",),
+                "metrics": ("fd_pixels_16", "nearest_neighbour_ratio"),
                 "references": ("train",),
                 "num_samples": 789,
                 "batch_size": 128,
