@@ -17,6 +17,7 @@ what few steps lose.
 """
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -139,13 +140,17 @@ def train_judge(pictures: Pictures, again: np.ndarray, text: np.ndarray, updates
 
 def _outputs(judge: Judge, params: Any, images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Embedding, category and style of images."""
-    apply = jax.jit(lambda x: judge.apply({"params": params}, to_float(x)))
     rows = [np.minimum(np.arange(i, i + 128), len(images) - 1) for i in range(0, len(images), 128)]
-    found = [jax.device_get(apply(images[r])) for r in rows]
+    found = [jax.device_get(_apply(judge, params, images[r])) for r in rows]
     embedding, category, style = (
         np.concatenate(parts)[: len(images)] for parts in zip(*found, strict=True)
     )
     return embedding, category.argmax(1), style.argmax(1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(judge: Judge, params: Any, images: Array) -> tuple[Array, ...]:
+    return judge.apply({"params": params}, to_float(images))
 
 
 def draw(model: Model, prompts: np.ndarray, seed: int, **how: Any) -> np.ndarray:
