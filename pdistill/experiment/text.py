@@ -24,6 +24,7 @@ from pdistill.model.text import (
 from pdistill.networks.routed import nearest
 from pdistill.networks.text import TextEncoder
 from pdistill.runtime.arrays import checksum
+from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
 
 MOST = 50_000  # images whose captions the scale of pooled embeddings is found by
@@ -118,7 +119,7 @@ def with_text(
     """
     folder, prompts = imported_prompts(config) or (workdir / "text", None)
     parameters = checksum(encoder.params)
-    if prompts is None and folder.exists():
+    if prompts is None and in_all(folder.exists()):  # nobody makes it before all have looked
         prompts = load_prompt_encoder(folder, config.text_encoder)
         if prompts.checksum != parameters:
             raise ModelError(
