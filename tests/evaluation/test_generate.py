@@ -95,7 +95,9 @@ def test_batches_and_meshes_do_not_change_the_samples(network, batch_size, devic
 
 def test_labels_stay_with_their_samples(network):
     labels = np.random.default_rng(0).integers(0, 3, 20, np.int32)
-    batches = run_batches(network, KEY, 20, labels=labels, batch_size=16, mesh=make_mesh())
+    batches = run_batches(
+        network, KEY, 20, told=Conditioning(labels), batch_size=16, mesh=make_mesh()
+    )
     desired = to_uint8(run(network, KEY, jnp.arange(20), Conditioning(labels))).astype(int)
     np.testing.assert_allclose(np.concatenate([*batches]).astype(int), desired, atol=1)
 
