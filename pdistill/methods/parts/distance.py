@@ -12,7 +12,7 @@ from jax import Array
 
 from pdistill.features import EXTRACTORS, efficientnet_lite0, load_extractor
 
-DISTANCES = ("pixels", "huber", *(name for name in EXTRACTORS if name != "pixels"))
+DISTANCES = ("pixels", "huber", *(name for name in EXTRACTORS if "pixels" not in name))
 HUBER = 0.00054  # c of Song & Dhariwal (2023), for the root of the mean instead of the sum
 _extractor = functools.cache(load_extractor)
 
