@@ -118,7 +118,7 @@ class Joined(Method):
         if first.takes_target:
             raise ValueError("student must be a stage that makes a generator, not one that jumps")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
-        module = Routed(first.module, self.routes, self.by_prompts)
+        module = Routed(first.module, self.routes, by_prompts=self.by_prompts)
         params = {"networks": stacked.params}
         if centres is not None:
             params["centres"] = jnp.asarray(centres)

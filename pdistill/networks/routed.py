@@ -17,15 +17,15 @@ class Routed(nn.Module):
     Attributes:
       network: K copies of it have the parameters {"networks": a leading axis of K on each}.
       routes: the network, 0 .. K - 1, of each label; () to go by prompts.
+      block: examples in a block; smaller ones waste less and run slower.
       by_prompts: K, to go by the nearest of the parameters "centres" [K, P] to the pooled
         embedding; 0 to go by labels.
-      block: examples in a block; smaller ones waste less and run slower.
     """
 
     network: nn.Module
     routes: tuple[int, ...] = ()
-    by_prompts: int = 0
     block: int = 16
+    by_prompts: int = 0
 
     @property
     def num_labels(self) -> int:

@@ -110,13 +110,13 @@ def test_omega_is_the_share_of_the_pair():
 def test_the_law_of_the_weights():
     learning = method(guidance=(0.5, 7.0), label_dropout=0.1)
     network = model(guidance=True)
-    label = jnp.where(jnp.arange(4096) < 400, 3, 1)
-    w = np.asarray(learning.draw_guidance(jax.random.key(0), label, network, jnp.float32))
+    told = Conditioning(jnp.where(jnp.arange(4096) < 400, 3, 1))
+    w = np.asarray(learning.draw_guidance(jax.random.key(0), told, network, jnp.float32))
     assert (w[:400] == 0).all()  # hidden labels
     share = np.log1p(w[400:]) - np.log(1.5)
     assert scipy.stats.kstest(share / np.log(8.0 / 1.5), "uniform").pvalue > 1e-3
     one = dataclasses.replace(learning, guidance=(1.5,))
-    w = one.draw_guidance(jax.random.key(0), label, network, jnp.float32)
+    w = one.draw_guidance(jax.random.key(0), told, network, jnp.float32)
     np.testing.assert_allclose(w[400:], 1.5, rtol=1e-6)
 
 

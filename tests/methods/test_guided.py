@@ -168,7 +168,7 @@ def test_guided_needs_a_teacher_that_can_be_guided():
             },
         ],
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="teacher cannot be guided: train it with labels and"):
+    with pytest.raises(ConfigError, match="teacher cannot be guided: train it with labels or pro"):
         plan(parse(config), (8, 8, 1))
     config["stages"][0]["label_dropout"] = 0.1
     teacher, student = plan(parse(config), (8, 8, 1)).values()
