@@ -122,7 +122,8 @@ def test_mutated_model_cards(model, tmp_path):
             refused += 1
         elif not np.array_equal(image, whole):
             found = {key.partition("[")[0] for key, *_ in differences(card, mutated)}
-            assert found <= {"num_steps", "solver", "clip"}, f"mutation {number}: {found}"
+            ends = {f"schedule.arguments.logsnr_{end}" for end in ("min", "max")}
+            assert found <= {"num_steps", "solver", "clip", *ends}, f"mutation {number}: {found}"
     assert 30 < refused < 70
 
 
