@@ -317,6 +317,7 @@ def test_a_guided_experiment(tmp_path):
         experiment.run(config, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_an_experiment_with_jumps(tmp_path):
     """Rows say gamma, and one step has one; the second student has two parents; models jump."""
     experiment.run(tiny_ctm(), tmp_path)
