@@ -700,7 +700,7 @@ def test_stages_that_cannot_be(changes, message):
         plan_of(DIT.module, TEACHER, stage(dmd(), **changes))
 
 
-@pytest.mark.slow  # it compiles four updates
+@pytest.mark.slow
 def test_the_fake_score_goes_on_with_the_generator(tmp_path, monkeypatch):
     """And its classifier, as in DMD2's code: those of the last update of its start's run."""
     train, first, saved = running.train, {}, {}
