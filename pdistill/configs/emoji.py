@@ -7,12 +7,12 @@
 
 The pictures are Google's (Noto) and Microsoft's (Fluent), with their names as captions; the text
 encoder is MiniLM, as its authors have trained it. A codec makes 8 x 8 x 4 numbers of a picture, a
-transformer of 7.9M parameters learns them, told the prompt, and its student samples in 4
-evaluations what it does in 16 with guidance w = 2.
+transformer learns them, told the prompt, and its student samples in 4 evaluations what it does in
+8 guided by w = 2.
 
 `:cpu` is for two cores and 30 minutes: 789 pictures of smileys, animals and food. It has seen each
-two hundred times, and knows them by heart: a held-out style of a picture is right, a name that it
-has not seen is not. `:gpu` has all 5,686, with skin tones, attention to the prompt's tokens, a
+180 times, and knows them by heart; what comes of a name that it has not seen is something alike or
+a blob. `:gpu` has all 5,686, with skin tones, attention to the prompt's tokens, a
 larger codec, and a mean flow of one to four jumps besides. All numbers are ours.
 """
 
