@@ -33,6 +33,27 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     return mixed.astype(v.dtype).swapaxes(1, 2)
 
 
+def attend_by_layers(
+    tokens: Array,
+    heads: int,
+    layers: tuple[str, str, str],
+    out: str,
+    mask: Array | None = None,
+) -> Array:
+    """Attention among tokens [B, T, C] by linear layers of these names, in a module's compact call.
+
+    Args:
+      layers: names of those of queries, keys and values. out: name of the last one. mask: as of
+        `attend`.
+    """
+    features = tokens.shape[-1]
+    q, k, v = (
+        nn.Dense(features, name=name)(tokens).reshape(*tokens.shape[:2], heads, features // heads)
+        for name in layers
+    )
+    return nn.Dense(features, name=out)(attend(q, k, v, mask).reshape(tokens.shape))
+
+
 class TextAttention(nn.Module):
     """Attention of tokens [B, T, C] to those of prompts, normed both; zero at first.
 

@@ -13,7 +13,7 @@ from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import GuidanceEmbedding, waves
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.published.base import Published, dropout
-from pdistill.networks.transformer import attend, modulate, normalize
+from pdistill.networks.transformer import attend_by_layers, modulate, normalize
 
 WAVES = 256
 
@@ -48,11 +48,8 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
         h = modulate(normalize(tokens), shift1, scale1)
-        q, k, v = (
-            nn.Dense(features, name=f"attn1.to_{name}")(h).reshape(*h.shape[:2], self.heads, -1)
-            for name in "qkv"
-        )
-        h = nn.Dense(features, name="attn1.to_out.0")(attend(q, k, v).reshape(h.shape))
+        layers = tuple(f"attn1.to_{name}" for name in "qkv")
+        h = attend_by_layers(h, self.heads, layers, "attn1.to_out.0")
         tokens = tokens + gate1 * dropout(h, self.dropout)
 
         h = modulate(normalize(tokens, self.epsilon), shift2, scale2)

@@ -13,7 +13,7 @@ from jax import Array
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
 from pdistill.networks.published.base import PublishedUNet, dropout
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend_by_layers
 from pdistill.networks.unet import double, halve
 
 
@@ -81,11 +81,7 @@ class Attention(nn.Module):
             )
             tokens = norm(h)
         tokens = tokens.reshape(batch, height * width, channels)
-        q, k, v = (
-            nn.Dense(channels, name=f"to_{name}")(tokens).reshape(*tokens.shape[:2], self.heads, -1)
-            for name in "qkv"
-        )
-        tokens = nn.Dense(channels, name="to_out.0")(attend(q, k, v).reshape(tokens.shape))
+        tokens = attend_by_layers(tokens, self.heads, ("to_q", "to_k", "to_v"), "to_out.0")
         return h + tokens.reshape(h.shape)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend_by_layers
 
 SMALLEST = 1e-12  # length that a sentence's embedding is divided by
 
@@ -28,14 +28,8 @@ class BertBlock(nn.Module):
     def __call__(self, tokens: Array, seen: Array) -> Array:
         features = tokens.shape[-1]
         norm = functools.partial(nn.LayerNorm, self.epsilon, use_fast_variance=False)
-        q, k, v = (
-            nn.Dense(features, name=f"attention.self.{name}")(tokens).reshape(
-                *tokens.shape[:2], self.heads, features // self.heads
-            )
-            for name in ("query", "key", "value")
-        )
-        h = attend(q, k, v, seen).reshape(tokens.shape)
-        h = nn.Dense(features, name="attention.output.dense")(h)
+        layers = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
+        h = attend_by_layers(tokens, self.heads, layers, "attention.output.dense", seen)
         tokens = norm(name="attention.output.LayerNorm")(tokens + h)
         h = nn.Dense(self.hidden, name="intermediate.dense")(tokens)
         h = nn.Dense(features, name="output.dense")(nn.gelu(h, approximate=False))

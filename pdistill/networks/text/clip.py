@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend_by_layers
 
 LARGEST_ID = 2  # "end of text" in old configs, which stands for the largest id of a prompt
 
@@ -30,14 +30,8 @@ class ClipBlock(nn.Module):
         features = tokens.shape[-1]
         norm = functools.partial(nn.LayerNorm, self.epsilon, use_fast_variance=False)
         h = norm(name="layer_norm1")(tokens)
-        q, k, v = (
-            nn.Dense(features, name=f"self_attn.{name}_proj")(h).reshape(
-                *h.shape[:2], self.heads, features // self.heads
-            )
-            for name in "qkv"
-        )
-        h = attend(q, k, v, seen).reshape(tokens.shape)
-        tokens = tokens + nn.Dense(features, name="self_attn.out_proj")(h)
+        layers = tuple(f"self_attn.{name}_proj" for name in "qkv")
+        tokens = tokens + attend_by_layers(h, self.heads, layers, "self_attn.out_proj", seen)
         h = nn.Dense(self.hidden, name="mlp.fc1")(norm(name="layer_norm2")(tokens))
         h = h * nn.sigmoid(1.702 * h) if self.quick_gelu else nn.gelu(h, approximate=False)
         return tokens + nn.Dense(features, name="mlp.fc2")(h)
