@@ -5,12 +5,11 @@ training draws latents of them. A folder has moments.json and shards, 00000.npy 
 written whole or not at all, so that what was stopped goes on where it was.
 """
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,14 @@ from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill.data.images import to_float
+from pdistill.data.shards import SHARD, Shards, check_same, check_whole, map_arrays, write_array
 from pdistill.data.sources import Dataset
-from pdistill.runtime.files import read_json, write_atomically
+from pdistill.runtime.files import write_atomically
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.temporary import replacing
 
-SHARD = 8192  # images in a shard
+ABOUT = "moments.json"
 FORMAT = np.float16  # of files: its error is far below a latent's own deviation
 
 
@@ -55,13 +54,7 @@ class Moments:
         Raises:
           ValueError: the folder holds moments of another codec, or of other images.
         """
-        about = folder / "moments.json"
-        if about.exists() and (found := read_json(about)) != self._plain():
-            differ = [name for name, value in self._plain().items() if found.get(name) != value]
-            raise ValueError(
-                f"{folder} holds moments with another {', '.join(differ)}: delete it, or give the "
-                "codec and the data that it was made with"
-            )
+        check_same(folder / ABOUT, self._plain(), "moments", "the codec")
         return [p for i in range(self.shards) if not (p := folder / f"{i:05}.npy").exists()]
 
     def write(
@@ -86,7 +79,7 @@ class Moments:
         first = jax.process_index() == 0
         if first:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "moments.json", json.dumps(self._plain(), indent=2) + "\n")
+            write_atomically(folder / ABOUT, json.dumps(self._plain(), indent=2) + "\n")
         sync_global_devices(f"begins {folder}")
 
         @jax.jit
@@ -108,8 +101,7 @@ class Moments:
             shown = f"latents {i + 1}/{self.shards}"
             found = np.concatenate(list(gather_batches(batch, num, batch_size, mesh, shown)))
             if first:
-                with replacing(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, found)
+                write_array(path, found)
         sync_global_devices(f"wrote {folder}")
 
     def read(self, folder: Path, channels: int | None = None) -> "Shards":
@@ -121,16 +113,8 @@ class Moments:
         Raises:
           ValueError: shards are missing, or are of something else.
         """
-        if missing := self.missing(folder):
-            raise ValueError(
-                f"{folder} is half prepared, {len(missing)} of {self.shards} shards are missing: "
-                "run the command that makes it again, which goes on where it stopped"
-            )
-        paths = [folder / f"{i:05}.npy" for i in range(self.shards)]
-        try:
-            arrays = [np.load(path, mmap_mode="r") for path in paths]
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{folder} is damaged: {error}; delete it") from error
+        check_whole(folder, self.missing(folder), self.shards)
+        arrays = map_arrays(folder, [folder / f"{i:05}.npy" for i in range(self.shards)])
         found = {(a.shape[1:], a.dtype) for a in arrays}
         if found != {(self.shape, np.dtype(FORMAT))} or sum(map(len, arrays)) != self.num:
             raise ValueError(f"{folder} is damaged: its shards are not {self.shape}; delete it")
@@ -138,42 +122,3 @@ class Moments:
 
     def _plain(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-class Shards:
-    """Arrays of rows on disk, one after another, of which the first channels are read.
-
-    Attributes:
-      shape: [N, ..., channels]. dtype: number format.
-    """
-
-    def __init__(self, arrays: list[np.ndarray], channels: int):
-        self._arrays = arrays
-        self._chosen: np.ndarray | None = None
-        self._ends = np.cumsum([len(array) for array in arrays])
-        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:-1], channels)
-        self.dtype = arrays[0].dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows by a slice, numbers [...] or a mask [N], in memory: [..., *shape[1:]]."""
-        numbers = np.arange(len(self))[rows]
-        if self._chosen is not None:
-            numbers = self._chosen[numbers]
-        leading, numbers = numbers.shape, numbers.reshape(-1)
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        shards = np.searchsorted(self._ends, numbers, side="right")
-        for i in np.unique(shards):
-            here = shards == i
-            start = self._ends[i] - len(self._arrays[i])
-            found[here] = self._arrays[i][numbers[here] - start][..., : self.shape[-1]]
-        return found.reshape(*leading, *self.shape[1:])
-
-    def choose(self, rows: np.ndarray) -> Self:
-        """The rows of these numbers [n] alone, still on disk."""
-        new = copy.copy(self)
-        new._chosen = rows if self._chosen is None else self._chosen[rows]
-        new.shape = (len(rows), *self.shape[1:])
-        return new

@@ -19,10 +19,9 @@ from flax import struct
 from jax import Array
 from jax.experimental.multihost_utils import sync_global_devices
 
-from pdistill.data.moments import SHARD, Shards
-from pdistill.runtime.files import read_json, write_atomically
+from pdistill.data.shards import SHARD, Shards, check_same, check_whole, map_arrays, write_array
+from pdistill.runtime.files import write_atomically
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.temporary import replacing
 
 FORMAT = np.float16  # of embeddings in files
 ABOUT = "embeddings.json"
@@ -102,13 +101,7 @@ class Embeddings:
         Raises:
           ValueError: the folder holds embeddings by another encoder, or of other captions.
         """
-        about = folder / ABOUT
-        if about.exists() and (found := read_json(about)) != dataclasses.asdict(self):
-            differ = [n for n, v in dataclasses.asdict(self).items() if found.get(n) != v]
-            raise ValueError(
-                f"{folder} holds embeddings with another {', '.join(differ)}: delete it, or give "
-                "the encoder and the data that it was made with"
-            )
+        check_same(folder / ABOUT, dataclasses.asdict(self), "embeddings", "the encoder")
         return [
             i
             for i in range(self.shards)
@@ -131,8 +124,7 @@ class Embeddings:
             for i in missing:
                 rows = self._encode(captions[i * SHARD : (i + 1) * SHARD], encode)
                 for name, path in self._paths(folder, i).items():
-                    with replacing(path) as temporary, temporary.open("wb") as file:
-                        np.save(file, rows[name])
+                    write_array(path, rows[name])
         sync_global_devices(f"wrote {folder}")
 
     def _encode(
@@ -158,18 +150,11 @@ class Embeddings:
         Raises:
           ValueError: shards are missing, or are of something else.
         """
-        if missing := self.missing(folder):
-            raise ValueError(
-                f"{folder} is half prepared, {len(missing)} of {self.shards} shards are missing: "
-                "run the command that makes it again, which goes on where it stopped"
-            )
+        check_whole(folder, self.missing(folder), self.shards)
         rows = {}
         for name, shape in self.shapes.items():
-            try:
-                paths = [self._paths(folder, i)[name] for i in range(self.shards)]
-                arrays = [np.load(path, mmap_mode="r") for path in paths]
-            except (ValueError, OSError, EOFError) as error:
-                raise ValueError(f"{folder} is damaged: {error}; delete it") from error
+            paths = [self._paths(folder, i)[name] for i in range(self.shards)]
+            arrays = map_arrays(folder, paths)
             rows[name] = Shards(arrays, arrays[0].shape[-1])
             if (rows[name].shape, rows[name].dtype) != (shape.shape, shape.dtype):
                 raise ValueError(f"{folder} is damaged: its {name} are not {shape}; delete it")

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from pdistill import model as models
 from pdistill.data import Dataset
-from pdistill.data.moments import Moments, Shards
+from pdistill.data.moments import Moments
+from pdistill.data.shards import Shards
 from pdistill.data.sources import data_dir
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pdistill.data import Dataset
-from pdistill.data.moments import Shards
+from pdistill.data.shards import Shards
 from pdistill.data.sources import data_dir
 from pdistill.data.text import Embeddings, Whitened, content, whitening
 from pdistill.experiment.codecs import can_be_made
