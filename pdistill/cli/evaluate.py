@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdistill import model as models
 from pdistill.cli.options import (
     codec_option,
     command_parser,
     guide_option,
+    load_model,
     picture_options,
     prompts_option,
     read_prompts,
@@ -34,6 +34,7 @@ from pdistill.evaluation import (
     save_statistics,
 )
 from pdistill.experiment.rows import measure, stable_hash
+from pdistill.model import Model
 from pdistill.networks import Conditioning, Text
 from pdistill.report import table
 from pdistill.runtime.files import write_jsonl
@@ -161,13 +162,7 @@ def _measure_model(
 ) -> list[dict[str, Any]]:
     """Measures samples of a model."""
     mesh = make_mesh()
-    model = models.load(
-        options.model,
-        mesh,
-        codec=options.codec,
-        guide=options.guide,
-        text_encoder=options.text_encoder,
-    )
+    model = load_model(options, mesh)
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )
@@ -201,7 +196,7 @@ def _measure_model(
     return rows
 
 
-def _text(options: argparse.Namespace, evaluator: Evaluator, model: models.Model) -> Text | None:
+def _text(options: argparse.Namespace, evaluator: Evaluator, model: Model) -> Text | None:
     """Prompts of --prompts, or the captions of the reference, for a model with text; else None."""
     if options.prompts:
         if not model.prompts:

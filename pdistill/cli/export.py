@@ -9,10 +9,15 @@ The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for
     images = sampler.call(jax.random.key(0), jax.numpy.arange(16))
 """
 
-from pdistill.cli.options import codec_option, command_parser, guide_option, steps_option
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    guide_option,
+    load_model,
+    steps_option,
+)
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
-from pdistill.model import load
 from pdistill.runtime.terminal import plain_errors
 
 
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
             for name in ("num_steps", "start", "weights"):
                 if getattr(options, name) != parser.get_default(name):
                     raise ValueError(f"--{name} is not for --to=safetensors; leave it out")
-        model = load(options.model, codec=options.codec, guide=options.guide)
+        model = load_model(options)
         if options.to == "safetensors":
             write_folder(options.out, model)
             print(f"{options.model} -> {options.out}")

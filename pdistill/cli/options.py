@@ -2,11 +2,16 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from jax.sharding import Mesh
 from PIL import ImageColor
 
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.samplers import parse_steps
+
+if TYPE_CHECKING:
+    from pdistill.model import Model
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -32,6 +37,15 @@ def guide_option(parser: argparse.ArgumentParser) -> None:
     """Adds --guide, for a command that samples with a model."""
     help = "model that guides it, if not as the model's card says"
     parser.add_argument("--guide", help=help)
+
+
+def load_model(options: argparse.Namespace, mesh: Mesh | None = None) -> "Model":
+    """Loads the model of a command's --model, with the parts that its options name; as `load`."""
+    from pdistill.model import load  # not for commands without a model
+
+    names = ("codec", "guide", "text_encoder")
+    parts = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return load(options.model, mesh, **parts)
 
 
 def text_encoder_option(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,8 @@ latents are its latents, and "codec" is the checksum of its codec.
 
 from pathlib import Path
 
-from pdistill.cli.options import codec_option, command_parser, guide_option
+from pdistill.cli.options import codec_option, command_parser, guide_option, load_model
 from pdistill.methods.columns import Pairs
-from pdistill.model import load
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError):
         config = Pairs(options.num, options.num_steps, options.solver, options.guidance)
         mesh = make_mesh()
-        model = load(options.model, mesh, codec=options.codec, guide=options.guide)
+        model = load_model(options, mesh)
         if options.guidance is not None:
             model.check_guidance(options.guidance)
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ Prints lists of labels for `lists` of a "multi_student" stage.
 import numpy as np
 from flax import traverse_util
 
-from pdistill.cli.options import codec_option, command_parser
+from pdistill.cli.options import codec_option, command_parser, load_model
 from pdistill.methods.parts.partition import by_balanced_kmeans
-from pdistill.model import Model, ModelError, load
+from pdistill.model import Model, ModelError
 from pdistill.runtime.terminal import plain_errors
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first centres")
     options = parser.parse_args(arguments)
     with plain_errors(ValueError):
-        model = load(options.model, codec=options.codec)
+        model = load_model(options)
         parts = by_balanced_kmeans(label_embeddings(model), options.parts, options.seed)
     print(parts)
 

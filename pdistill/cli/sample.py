@@ -25,12 +25,13 @@ from pdistill.cli.options import (
     codec_option,
     command_parser,
     guide_option,
+    load_model,
     prompts_option,
     read_prompts,
     steps_option,
     text_encoder_option,
 )
-from pdistill.model import Model, load
+from pdistill.model import Model
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import tile
 from pdistill.runtime.files import write_arrays
@@ -46,13 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
         mesh = make_mesh()
-        model = load(
-            options.model,
-            mesh,
-            codec=options.codec,
-            guide=options.guide,
-            text_encoder=options.text_encoder,
-        )
+        model = load_model(options, mesh)
         out = Path(options.out)
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)

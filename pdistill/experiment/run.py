@@ -29,7 +29,7 @@ from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
-from pdistill.experiment.text import check_text, of_prompts, prompt_centres, with_text
+from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
 from pdistill.experiment.trace import shapes_in_training
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
@@ -111,7 +111,7 @@ class Experiment:
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():
             self._check(planned)
-        self._text_widths, self._encoder = check_text(config, self.runs, self.train_data)
+        self._text_plan = plan_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
@@ -141,9 +141,9 @@ class Experiment:
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
-        if self._encoder:
+        if self._text_plan:
             self.train_data, self._text, self._prompts = with_text(
-                self.train_data, self.workdir, self.config, self._text_widths, self._encoder
+                self.train_data, self.workdir, self.config, self._text_plan
             )
             self.measurements.text = first_captions(self.train_data.columns["text"].rows)
 

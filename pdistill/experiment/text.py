@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,12 +31,23 @@ from pdistill.runtime.terminal import say
 MOST = 50_000  # images whose captions the scale of pooled embeddings is found by
 
 
-def check_text(
-    config: ExperimentConfig, runs: Mapping[str, Planned], data: Dataset
-) -> tuple[tuple[int, int], TextEncoder | None]:
-    """Widths of the pooled embeddings and the tokens that the networks take, 0 for none; encoder.
+class TextPlan(NamedTuple):
+    """The text that an experiment's networks take.
 
-    The encoder is None for networks without text.
+    Attributes:
+      widths: numbers of a pooled embedding and of a token; 0 for none.
+      encoder: makes them. imported: the folder and the scale of an imported model's prompts.
+    """
+
+    widths: tuple[int, int]
+    encoder: TextEncoder
+    imported: tuple[Path, PromptEncoder] | None
+
+
+def plan_text(
+    config: ExperimentConfig, runs: Mapping[str, Planned], data: Dataset
+) -> TextPlan | None:
+    """The plan of an experiment's text; None for networks without.
 
     Raises:
       ConfigError: networks of two kinds, or without captions or an encoder that fits them; or an
@@ -49,7 +61,7 @@ def check_text(
                 "text_encoder: no network takes prompts; set text_pooled or text_tokens of the "
                 "model's network to the encoder's width"
             )
-        return (0, 0), None
+        return None
     first, wanted = next(iter(widths.items()))
     for name, found in widths.items():
         if found != wanted:
@@ -62,7 +74,7 @@ def check_text(
             f"{first} takes prompts, but {data.name} has no captions; prepare it with some, as "
             "pdistill prepare --images=DIR --name=NAME with x.txt beside x.png"
         )
-    imported = imported_prompts(config)
+    imported = _imported_prompts(config)
     if not config.text_encoder and imported is None:
         raise ConfigError(
             f"{first} takes prompts, but text_encoder is missing: give its folder or package, such "
@@ -78,10 +90,10 @@ def check_text(
                 f"the model's text_{name} is {needed}, but those of the text encoder "
                 f"{config.text_encoder} have {found} numbers; set text_{name} to that"
             )
-    return wanted, encoder
+    return TextPlan(wanted, encoder, imported)
 
 
-def imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | None:
+def _imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | None:
     """The prompts of the models from elsewhere that take some, and their folder; None without.
 
     Raises:
@@ -104,11 +116,7 @@ def imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | N
 
 
 def with_text(
-    data: Dataset,
-    workdir: Path,
-    config: ExperimentConfig,
-    widths: tuple[int, int],
-    encoder: TextEncoder,
+    data: Dataset, workdir: Path, config: ExperimentConfig, text: TextPlan
 ) -> tuple[Dataset, Path, PromptEncoder]:
     """The data set with the column "text", what makes text of prompts, and the folder of that.
 
@@ -117,8 +125,8 @@ def with_text(
     Raises:
       ModelError: the run directory has prompts of another encoder. ValueError: damaged files.
     """
-    folder, prompts = imported_prompts(config) or (workdir / "text", None)
-    parameters = checksum(encoder.params)
+    folder, prompts = text.imported or (workdir / "text", None)
+    parameters = checksum(text.encoder.params)
     if prompts is None and in_all(folder.exists()):  # nobody makes it before all have looked
         prompts = load_prompt_encoder(folder, config.text_encoder)
         if prompts.checksum != parameters:
@@ -126,10 +134,10 @@ def with_text(
                 f"{workdir} was begun with another text encoder than {config.text_encoder}: give "
                 "that one, or another run directory"
             )
-    rows = embedded(data, encoder, widths, otherwise=workdir)
+    rows = embedded(data, text.encoder, text.widths, otherwise=workdir)
     if prompts is None:
         source = absolute(config.text_encoder)
-        prompts = PromptEncoder(source, parameters, *widths, *_scale(rows))
+        prompts = PromptEncoder(source, parameters, *text.widths, *_scale(rows))
         prompts.save(folder)
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
@@ -182,22 +190,23 @@ def _scale(rows: Mapping[str, Shards]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and matrix of `data.text.whitening`, by the captions of `MOST` images at most."""
     if "pooled" not in rows:
         return np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+    return whitening(_some_pooled(rows))
+
+
+def _some_pooled(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Pooled embeddings [K, P] of the captions of `MOST` images at most."""
     num = len(rows["count"])
     some = np.linspace(0, num - 1, min(num, MOST)).astype(int)
     pooled, count = rows["pooled"][some], rows["count"][some]
-    return whitening(pooled[np.arange(pooled.shape[1]) < count])
+    return pooled[np.arange(pooled.shape[1]) < count]
 
 
 def prompt_centres(rows: Mapping[str, np.ndarray], parts: int, seed: int) -> np.ndarray:
     """Centres [parts, P] of k-means on the pooled embeddings of the captions of `MOST` images."""
     from sklearn.cluster import KMeans
 
-    num = len(rows["count"])
-    some = np.linspace(0, num - 1, min(num, MOST)).astype(int)
-    pooled, count = np.asarray(rows["pooled"][some], np.float32), rows["count"][some]
-    found = KMeans(parts, n_init=10, random_state=seed).fit(
-        pooled[np.arange(pooled.shape[1]) < count]
-    )
+    pooled = _some_pooled(rows).astype(np.float32)
+    found = KMeans(parts, n_init=10, random_state=seed).fit(pooled)
     return found.cluster_centers_.astype(np.float32)
 
 
