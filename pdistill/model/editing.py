@@ -17,6 +17,7 @@ from jax import Array
 from pdistill.data.images import average
 from pdistill.methods.columns import Latents
 from pdistill.model.model import Model
+from pdistill.model.sampling import latents_of
 from pdistill.networks import Conditioning, Network
 
 
@@ -106,9 +107,7 @@ class Autoencoder:
     @functools.cached_property
     def _encode(self):
         def encode(network: Network, small: Array, label: Array | None) -> Array:
-            codec = network.codec
-            x = codec.latents(codec.encode(small)) if codec else small
-            return self.latents.encode(network, x, label)
+            return self.latents.encode(network, latents_of(network, small), label)
 
         return jax.jit(encode)
 

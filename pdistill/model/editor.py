@@ -22,8 +22,8 @@ from pdistill import samplers
 from pdistill.data.images import average
 from pdistill.diffusion import diffuse
 from pdistill.model.model import Model
-from pdistill.model.sampling import Sampling
-from pdistill.networks import Conditioning, Network
+from pdistill.model.sampling import Sampling, decoded, latents_of
+from pdistill.networks import Network
 from pdistill.samplers import Edm, Heun, Multistep
 from pdistill.samplers.noise import as_threefry
 
@@ -114,30 +114,18 @@ class Editor:
             )
 
 
-def _latents(network: Network, images: Array) -> Array:
-    return network.codec.latents(network.codec.encode(images)) if network.codec else images
-
-
-def _decoded(network: Network, x: Array) -> Array:
-    return network.codec.decode(x) if network.codec else x
-
-
 def _run(function: Any, network: Network, sampling: Sampling, **start: Any) -> Array:
-    """Samples of a denoiser, or of a jump, by a model's sampling."""
-    return samplers.sample(
+    """Images by a model's sampling of a denoiser, or of a jump."""
+    x = samplers.sample(
         function, schedule=network.schedule, solver=sampling.solver, clip=sampling.clip, **start
     )
-
-
-def _function(network: Network, sampling: Sampling, told: Conditioning) -> Any:
-    method = network.jump if sampling.solver.jumps else network.denoise
-    return functools.partial(method, told=told)
+    return decoded(network, x)
 
 
 @functools.partial(jax.jit, static_argnames=("sampling", "count"))
 def _change(network, key, images, told, *, sampling: Sampling, count: int):
     noise_key, key = jax.random.split(key)
-    x, num = _latents(network, images), sampling.num_steps
+    x, num = latents_of(network, images), sampling.num_steps
     solver, start = sampling.solver, {}
     if isinstance(solver, Multistep):  # its levels are not those of equal times
         levels = solver.levels[num - count : num]
@@ -149,8 +137,8 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
         start = {"times": times}
         level = network.schedule(jnp.asarray(times[0], x.dtype))
     z = diffuse(x, jax.random.normal(noise_key, x.shape, x.dtype), level)
-    function = _function(network, sampling, told)
-    return _decoded(network, _run(function, network, sampling, key=key, z_init=z, **start))
+    function = sampling.function(network, told)
+    return _run(function, network, sampling, key=key, z_init=z, **start)
 
 
 @functools.partial(jax.jit, static_argnames="sampling")
@@ -158,10 +146,10 @@ def _inpaint(network, key, images, known, told, *, sampling: Sampling):
     noise_key, key = jax.random.split(key)
     mean = jnp.sum(jnp.where(known, images, 0), (1, 2), keepdims=True)
     mean /= jnp.maximum(known.sum((1, 2), keepdims=True), 1).astype(mean.dtype)
-    x = _latents(network, jnp.where(known, images, mean))
+    x = latents_of(network, jnp.where(known, images, mean))
     cells = average(known.astype(x.dtype), known.shape[1] // x.shape[1]) == 1
     eps = jax.random.normal(noise_key, x.shape, x.dtype)
-    function = _function(network, sampling, told)
+    function = sampling.function(network, told)
 
     def at(z: Array, logsnr: Array) -> Array:
         """z with the known cells as they are at this noise level."""
@@ -177,14 +165,14 @@ def _inpaint(network, key, images, known, told, *, sampling: Sampling):
         jump if sampling.solver.jumps else denoise, network, sampling,
         key=key, z_init=eps, num_steps=sampling.num_steps,
     )  # fmt: skip
-    return jnp.where(known, images, _decoded(network, made))
+    return jnp.where(known, images, made)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _encode(network, images, told, *, num_steps: int):
     return samplers.encode(
         network.denoiser(told),
-        _latents(network, images),
+        latents_of(network, images),
         schedule=network.schedule,
         num_steps=num_steps,
         solver="ddim",
@@ -193,6 +181,4 @@ def _encode(network, images, told, *, num_steps: int):
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def _decode(network, z, told, *, sampling: Sampling):
-    function = _function(network, sampling, told)
-    start = {"key": jax.random.key(0), "z_init": z, "num_steps": sampling.num_steps}
-    return _decoded(network, _run(function, network, sampling, **start))
+    return sampling.run(network, told, key=jax.random.key(0), z_init=z)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from pdistill import samplers
 from pdistill.data import to_uint8
+from pdistill.diffusion import Denoiser, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
@@ -84,12 +85,24 @@ class Sampling:
         if isinstance(self.solver, Cascade):
             x = samplers.sample_cascade(network.levels(told), **start, **how)
         else:
-            method = network.jump if self.solver.jumps else network.denoise
-            x = samplers.sample(
-                functools.partial(method, told=told), **start, schedule=network.schedule, **how
-            )
-        x = network.codec.decode(x) if network.codec else x
+            function = self.function(network, told)
+            x = samplers.sample(function, **start, schedule=network.schedule, **how)
+        x = decoded(network, x)
         return x if network.enlarged == 1 else enlarge(x, network.enlarged)
+
+    def function(self, network: Network, told: Conditioning = NOTHING) -> Denoiser | Jump:
+        """The denoiser or the jump that `samplers.sample` calls."""
+        return functools.partial(network.jump if self.solver.jumps else network.denoise, told=told)
+
+
+def latents_of(network: Network, images: Array) -> Array:
+    """Images [B, H, W, C] as the network makes them: means of a codec's latents, if it has one."""
+    return network.codec.latents(network.codec.encode(images)) if network.codec else images
+
+
+def decoded(network: Network, x: Array) -> Array:
+    """Images of what the network makes: of a codec's latents, if it has one."""
+    return network.codec.decode(x) if network.codec else x
 
 
 def enlarge(x: Array, factor: int) -> Array:
