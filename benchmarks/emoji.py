@@ -33,6 +33,8 @@ from jax import Array
 import pdistill
 from pdistill.data import load_dataset, to_float
 from pdistill.evaluation.frechet import Moments, frechet_distance
+from pdistill.evaluation.neighbours import nearest_rows
+from pdistill.features import load_extractor
 from pdistill.model import Model
 from pdistill.model.codecs import reconstructions
 from pdistill.model.editor import Editor
@@ -40,6 +42,7 @@ from pdistill.runtime.mesh import make_mesh
 
 WIDTH, COMPONENTS, SEEDS, SAMPLES = 384, 24, (0, 1, 2), 768
 STYLES = ("fluent", "noto")
+PIXELS = load_extractor("pixels_16")
 
 
 class Pictures(NamedTuple):
@@ -165,22 +168,21 @@ def draw(model: Model, prompts: np.ndarray, seed: int, **how: Any) -> np.ndarray
     return np.concatenate(found)[: len(prompts)]
 
 
-def small(images: np.ndarray) -> np.ndarray:
+def pixels(images: np.ndarray) -> np.ndarray:
     """Pixels at 16 x 16, [N, 768]."""
-    parts = images.reshape(len(images), 16, 4, 16, 4, 3).astype(np.float32)
-    return parts.mean((2, 4)).reshape(len(images), -1)
+    return PIXELS(images)["features"]
 
 
-def nearest(samples: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """The picture nearest to each sample."""
-    a, b = small(samples), small(pictures)
-    return ((b**2).sum(1)[None] - 2 * a @ b.T).argmin(1)
+def prompted(
+    samples: np.ndarray, asked: Pictures, every: Pictures, known: np.ndarray, judge: Any, text: Any
+) -> dict:
+    """How often samples are the pictures that were asked for, and by permuted prompts.
 
-
-def prompted(samples: np.ndarray, asked: Pictures, every: Pictures, judge: Any, text: Any) -> dict:
-    """How often samples are the pictures that were asked for, and by permuted prompts."""
+    Args:
+      known: `pixels` of `every`.
+    """
     embedding, category, style = judge(samples)
-    closest = nearest(samples, every.images)
+    closest = nearest_rows(pixels(samples), [known], 1)[:, 0]
     alike = embedding @ text(asked.captions).T
     shifted = np.roll(np.arange(len(asked.names)), len(asked.names) // 2)
 
@@ -280,18 +282,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     judge = train_judge(known, psnr(codec, known.images)[1], text(known.captions), options.updates)
     found["judge, seconds"] = time.monotonic() - began
 
+    judged = functools.partial(
+        prompted, every=every, known=pixels(every.images), judge=judge, text=text
+    )
     rows = np.random.default_rng(3).choice(len(train.images), 150, replace=False)
     some = train.take(rows)
     how = {"num_steps": 16, "guidance": 2.0}
     for name, asked in (("training", some), ("style", style), ("unseen names", test)):
-        found[name] = prompted(draw(teacher, asked.captions, 7, **how), asked, every, judge, text)
-        found[f"{name}, student"] = prompted(
-            draw(student, asked.captions, 7), asked, every, judge, text
-        )
-        found[f"{name}, real"] = prompted(asked.images, asked, every, judge, text)
+        found[name] = judged(draw(teacher, asked.captions, 7, **how), asked)
+        found[f"{name}, student"] = judged(draw(student, asked.captions, 7), asked)
+        found[f"{name}, real"] = judged(asked.images, asked)
     alike = text(style.captions) @ text(train.captions).T
     copied = train.images[alike.argmax(1)]
-    found["style, copy"] = prompted(copied, style, every, judge, text)
+    found["style, copy"] = judged(copied, style)
 
     found["edits"] = edits(student)
     distance = Distance(judge, train)
