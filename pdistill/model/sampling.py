@@ -76,12 +76,21 @@ class Sampling:
         counts = (samplers.num_evaluations(self.solver.solver, n) for n in self.num_steps)
         return sum(n * of_level for n, of_level in zip(counts, flops, strict=True)) / flops[-1]
 
-    def run(self, network: Network, told: Conditioning = NOTHING, **start: Any) -> Array:
+    def run(
+        self,
+        network: Network,
+        told: Conditioning = NOTHING,
+        *,
+        num_steps: Array | None = None,
+        **start: Any,
+    ) -> Array:
         """Samples [B, ...] float32, from `key` and `shape` or `z_init`, as `samplers.sample`.
 
-        Latents are decoded by the network's codec, if it has one.
+        Latents are decoded by the network's codec, if it has one. A traced `num_steps` replaces the
+        sampling's own.
         """
-        how = {"num_steps": self.num_steps, "solver": self.solver, "clip": self.clip}
+        num_steps = self.num_steps if num_steps is None else num_steps
+        how = {"num_steps": num_steps, "solver": self.solver, "clip": self.clip}
         if isinstance(self.solver, Cascade):
             x = samplers.sample_cascade(network.levels(told), **start, **how)
         else:
@@ -111,7 +120,6 @@ def enlarge(x: Array, factor: int) -> Array:
     return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
 
 
-@functools.partial(jax.jit, static_argnames="sampling")
 def generate(
     network: Network,
     key: Array,
@@ -122,13 +130,25 @@ def generate(
 ) -> Array:
     """Samples number `indices` [B] of the stream `key`, or of a key each: [B, H, W, C] float32.
 
-    Other labels or guidance weights in `told` do not recompile. Sample i depends on `key` and i
-    alone: not on the batch, the mesh, or the model's other samples; nor on JAX's default generator.
+    Compiled once for all counts of steps, labels and guidance weights. Sample i depends on `key`
+    and i alone: not on the batch, the mesh, or the model's other samples; nor on JAX's default
+    generator.
     """
-    key = as_threefry(key)
+    known = network, as_threefry(key), indices, told
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(known))
+    # Within another program the count is fixed, so that it can be differentiated. One step has no
+    # loop, and may end at an image that is larger than its noise.
+    if traced or isinstance(sampling.solver, Cascade) or sampling.solver.max_steps == 1:
+        return _generate(*known, None, sampling=sampling)
+    any_count = dataclasses.replace(sampling, num_steps=1)
+    return _generate(*known, np.int32(sampling.num_steps), sampling=any_count)
+
+
+@functools.partial(jax.jit, static_argnames="sampling")
+def _generate(network, key, indices, told, num_steps, *, sampling):
     keys = jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, indices)
     shape = (*indices.shape, *network.shape)
-    return sampling.run(network, told, key=keys, shape=shape)
+    return sampling.run(network, told, num_steps=num_steps, key=keys, shape=shape)
 
 
 _to_uint8 = jax.jit(to_uint8)

@@ -56,20 +56,21 @@ class Edm(Solver):
     def stochastic(self) -> bool:
         return self.churn > 0
 
-    def grid(self, schedule, num_steps, dtype):
+    def level(self, schedule, i, num_steps, dtype):
         cleanest, noisiest = schedule(jnp.array([0, 1], dtype))
         low = jnp.maximum(self.sigma_min, jnp.exp(-cleanest / 2)) ** (1 / self.rho)
         high = jnp.minimum(self.sigma_max, jnp.exp(-noisiest / 2)) ** (1 / self.rho)
-        root = high + (low - high) * jnp.linspace(0, 1, num_steps, dtype=dtype)
-        return jnp.append(-2 * self.rho * jnp.log(root), cleanest)
+        part = i.astype(dtype) / jnp.maximum(num_steps - 1, 1).astype(dtype)
+        root = high + (low - high) * jnp.minimum(part, 1)
+        return jnp.where(i == num_steps, cleanest, -2 * self.rho * jnp.log(root))
 
     def prior_std(self, logsnr):
         return alpha_sigma(logsnr)[1]
 
-    def init(self, z, logsnrs):
+    def init(self, z, logsnr_end, num_steps):
         if not self.churn:
             return ()
-        return jnp.asarray(min(self.churn / (len(logsnrs) - 1), math.sqrt(2) - 1), z.dtype)
+        return jnp.minimum(self.churn / jnp.asarray(num_steps, z.dtype), math.sqrt(2) - 1)
 
     def perturb(self, z, logsnr_t, key, memory):
         if not self.churn:

@@ -23,7 +23,7 @@ def sample(
     shape: Sequence[int] | None = None,
     *,
     schedule: Schedule,
-    num_steps: int | None = None,
+    num_steps: Array | int | None = None,
     times: Sequence[float] | None = None,
     solver: Solver | str = ...,
     clip: tuple[float, float] | None = None,
@@ -40,7 +40,7 @@ def sample(
     shape: Sequence[int] | None = None,
     *,
     schedule: Schedule,
-    num_steps: int | None = None,
+    num_steps: Array | int | None = None,
     times: Sequence[float] | None = None,
     solver: Solver | str = ...,
     clip: tuple[float, float] | None = None,
@@ -56,7 +56,7 @@ def sample(
     shape: Sequence[int] | None = None,
     *,
     schedule: Schedule,
-    num_steps: int | None = None,
+    num_steps: Array | int | None = None,
     times: Sequence[float] | None = None,
     solver: Solver | str = Ddim(),  # noqa: B008
     clip: tuple[float, float] | None = None,
@@ -76,7 +76,9 @@ def sample(
         then a sample depends on its own key only. May be None when `z_init` is given and the
         solver is deterministic.
       shape: [B, ...], not needed with `z_init`. schedule: t in [0, 1] -> logsnr.
-      num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`.
+      num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`. A traced
+        integer is not checked: one compiled program takes all counts, of which `jax.grad` is not
+        defined.
       times: N + 1 falling times in [0, 1] instead of num_steps' equal ones; z_init is at the first.
       solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
@@ -99,14 +101,16 @@ def sample(
         raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
-    if times is None:
-        logsnrs = solver.grid(schedule, num_steps, z.dtype)
+    if times is not None:
+        level = schedule(jnp.asarray(times, z.dtype)).__getitem__
+    elif isinstance(num_steps, jax.core.Tracer):
+        level = lambda i: solver.level(schedule, i, num_steps, z.dtype)  # noqa: E731
     else:
-        logsnrs = schedule(jnp.asarray(times, z.dtype))
+        level = solver.grid(schedule, num_steps, z.dtype).__getitem__
     denoise = _prepared(denoise, solver, clip)
-    z = z * solver.prior_std(logsnrs[0])
+    z = z * solver.prior_std(level(jnp.asarray(0)))
     ends = last_step_is_x_hat, return_trajectory
-    x, trajectory = _integrate(denoise, z, key, logsnrs, solver, *ends)
+    x, trajectory = _integrate(denoise, z, key, level, num_steps, solver, *ends)
     x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
     return (x, trajectory) if return_trajectory else x
 
@@ -129,7 +133,9 @@ def _prepared(
     return denoise
 
 
-def _count_steps(solver: Solver, num_steps: int | None, times: Sequence[float] | None) -> int:
+def _count_steps(
+    solver: Solver, num_steps: Array | int | None, times: Sequence[float] | None
+) -> Array | int:
     """Checks `sample`'s num_steps or times, and returns the number of steps."""
     if (num_steps is None) == (times is None):
         raise ValueError("give either num_steps or times")
@@ -137,7 +143,8 @@ def _count_steps(solver: Solver, num_steps: int | None, times: Sequence[float] |
         if any(earlier <= later for earlier, later in itertools.pairwise(times)):
             raise ValueError(f"times must fall; got {times}")
         num_steps = len(times) - 1
-    check_steps(solver, num_steps)
+    if not isinstance(num_steps, jax.core.Tracer):
+        check_steps(solver, num_steps)
     return num_steps
 
 
@@ -217,7 +224,10 @@ def encode(
     x = at_least_float32(x)
     logsnr = solver.grid(schedule, num_steps, x.dtype)[::-1]
     alpha, _ = alpha_sigma(logsnr[0])
-    z, trajectory = _integrate(denoise, alpha * x, None, logsnr, solver, False, return_trajectory)
+    ends = False, return_trajectory
+    z, trajectory = _integrate(
+        denoise, alpha * x, None, logsnr.__getitem__, num_steps, solver, *ends
+    )
     z = z / solver.prior_std(logsnr[-1])
     return (z, trajectory) if return_trajectory else z
 
@@ -292,11 +302,14 @@ def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
     return call
 
 
-def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_trajectory):
-    """Scans the solver over the grid `logsnrs` [N + 1]; returns the end, and trajectory or None."""
-    num_steps = logsnrs.shape[0] - 1
-    at_once = num_steps == 1 and last_step_is_x_hat and not return_trajectory
+def _integrate(
+    denoise, z, key, level, num_steps, solver, last_step_is_x_hat, return_trajectory
+):
+    """Loops the solver over levels 0 .. num_steps; returns the end, and trajectory or None."""
+    counted = isinstance(num_steps, jax.core.Tracer)
+    at_once = not counted and num_steps == 1 and last_step_is_x_hat and not return_trajectory
     denoise = _checked(denoise, larger=at_once)
+    memory = solver.init(z, level(jnp.asarray(num_steps)), num_steps)
 
     def evaluate(i, z, logsnr_t, logsnr_s, memory):
         """x_hat of a step's perturbed beginning, which it returns too, with the step's key."""
@@ -306,24 +319,31 @@ def _integrate(denoise, z, key, logsnrs, solver, last_step_is_x_hat, return_traj
 
     if at_once:
         # Outside a loop, the end may be larger than the beginning.
-        return evaluate(0, z, *logsnrs, solver.init(z, logsnrs))[0], None
+        levels = (level(jnp.asarray(i)) for i in range(2))
+        return evaluate(0, z, *levels, memory)[0], None
 
-    def step(carry, inputs):
+    def step(i, carry):
         z, memory = carry
-        i, logsnr_t, logsnr_s, logsnr_k = inputs
-        ahead = {"logsnr_k": logsnr_k} if solver.looks_ahead else {}
+        logsnr_t, logsnr_s = level(i), level(i + 1)
+        after = jnp.minimum(i + 2, num_steps)  # the last step has none
+        ahead = {"logsnr_k": level(after)} if solver.looks_ahead else {}
         x_hat, z, logsnr_t, step_key = evaluate(i, z, logsnr_t, logsnr_s, memory)
 
         def advance():
             return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory, **ahead)
 
         if last_step_is_x_hat:
-            carry = jax.lax.cond(i == num_steps - 1, lambda: (x_hat, memory), advance)
-        else:
-            carry = advance()
+            return jax.lax.cond(i == num_steps - 1, lambda: (x_hat, memory), advance)
+        return advance()
+
+    if counted:
+        if return_trajectory:
+            raise ValueError("a trajectory has a fixed number of steps; num_steps is traced")
+        return jax.lax.fori_loop(0, num_steps, step, (z, memory))[0], None
+
+    def kept(carry, i):
+        carry = step(i, carry)
         return carry, carry[0] if return_trajectory else None
 
-    after = jnp.concatenate([logsnrs[2:], logsnrs[-1:]])  # the last step has none
-    steps = (jnp.arange(num_steps), logsnrs[:-1], logsnrs[1:], after)
-    (x, _), rest = jax.lax.scan(step, (z, solver.init(z, logsnrs)), steps)
+    (x, _), rest = jax.lax.scan(kept, (z, memory), jnp.arange(num_steps))
     return x, jnp.concatenate([z[None], rest]) if return_trajectory else None

@@ -55,17 +55,23 @@ class Solver(abc.ABC):
         return self.model == "jump"
 
     def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
-        """Noise levels of N steps, logsnr [N + 1]: the schedule at t = 1, (N-1)/N, ..., 0."""
-        return schedule(jnp.arange(num_steps, -1, -1, dtype=dtype) / num_steps)
+        """Noise levels of N steps, logsnr [N + 1]."""
+        return self.level(schedule, jnp.arange(num_steps + 1), num_steps, dtype)
+
+    def level(
+        self, schedule: Schedule, i: Array, num_steps: Array | int, dtype: jnp.dtype
+    ) -> Array:
+        """Noise level after i of N steps, logsnr of i's shape: the schedule at t = 1 - i / N."""
+        return schedule((num_steps - i).astype(dtype) / jnp.asarray(num_steps, dtype))
 
     def prior_std(self, logsnr: Array) -> Array | float:
         """Returns the deviation of the noise that a sample starts from, at the first level."""
         del logsnr
         return 1.0
 
-    def init(self, z: Array, logsnrs: Array) -> Any:
-        """Returns the memory before the first step, on the grid `logsnrs` [N + 1]."""
-        del z, logsnrs
+    def init(self, z: Array, logsnr_end: Array, num_steps: Array | int) -> Any:
+        """Returns the memory before the first of N steps, of which the last ends at logsnr_end."""
+        del z, logsnr_end, num_steps
         return ()
 
     def perturb(
@@ -232,8 +238,9 @@ class Multistep(Solver):
     def max_steps(self) -> int:
         return len(self.levels)
 
-    def grid(self, schedule, num_steps, dtype):
-        return jnp.append(jnp.array(self.levels[:num_steps], dtype), schedule(jnp.zeros((), dtype)))
+    def level(self, schedule, i, num_steps, dtype):
+        known = jnp.array(self.levels, dtype)[jnp.minimum(i, len(self.levels) - 1)]
+        return jnp.where(i == num_steps, schedule(jnp.zeros((), dtype)), known)
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
         return diffuse(x_hat, normal(key, z.shape, z.dtype), logsnr_s), memory
@@ -267,7 +274,7 @@ class DpmSolverPP2M(Solver):
 
     name = "dpmpp_2m"
 
-    def init(self, z, logsnrs):
+    def init(self, z, logsnr_end, num_steps):
         return jnp.zeros_like(z), jnp.full((), math.inf, z.dtype)
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
@@ -301,8 +308,8 @@ class Gamma(Solver):
     def stochastic(self) -> bool:
         return self.gamma > 0
 
-    def init(self, z, logsnrs):
-        return logsnrs[-1]
+    def init(self, z, logsnr_end, num_steps):
+        return logsnr_end
 
     def evaluate(self, jump, z, logsnr_t, logsnr_s, logsnr_end):
         levels = logsnr_t, self._landing(logsnr_s, logsnr_end)

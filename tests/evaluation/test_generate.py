@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
-from pdistill.model.sampling import Sampling, generate, generate_batches
+from pdistill.model.sampling import Sampling, _generate, generate, generate_batches
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.runtime.mesh import make_mesh
 
@@ -55,6 +55,31 @@ def test_stochastic_samples_do_not_depend_on_the_batch(network):
     draw = functools.partial(generate, network, KEY, sampling=sampling)
     whole = draw(jnp.arange(8))
     np.testing.assert_allclose(draw(jnp.arange(4, 8)), whole[4:], rtol=0, atol=1e-5)
+
+
+def test_counts_share_a_program_which_a_fixed_one_equals(network):
+    """Measuring a teacher at 64 .. 1 steps compiles once, and so do students of its shape."""
+    indices = jnp.arange(3)
+    before = _generate._cache_size()
+    for num_steps in (1, 2, 5):
+        sampling = Sampling(num_steps, samplers.Heun())
+        images = generate(network, KEY, indices, sampling=sampling)
+        fixed = jax.jit(lambda key, sampling=sampling: generate(
+            network, key, indices, sampling=sampling
+        ))(KEY)  # fmt: skip
+        np.testing.assert_allclose(images, fixed, rtol=0, atol=1e-5)
+        found = _generate._cache_size() if num_steps == 1 else found
+    assert found == before + 1
+
+
+def test_samples_have_gradients(network):
+    """In another program the count is fixed: a loop of any count has no reverse-mode gradient."""
+
+    def mean(scale):
+        scaled = network.replace(params=jax.tree.map(lambda a: scale * a, network.params))
+        return run(scaled, KEY, jnp.arange(2)).mean()
+
+    assert jnp.abs(jax.grad(mean)(1.0)) > 0
 
 
 def test_changed_sampling():

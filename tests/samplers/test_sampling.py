@@ -16,7 +16,18 @@ from pdistill.diffusion import (
     alpha_sigma,
     x_from_v,
 )
-from pdistill.samplers import Ancestral, Ddim, DpmSolverPP2M, Edm, Heun, OneStep, num_evaluations
+from pdistill.samplers import (
+    Ancestral,
+    Ddim,
+    DpmSolverPP2M,
+    Edm,
+    Gamma,
+    Heun,
+    Multistep,
+    OneStep,
+    Stochastic,
+    num_evaluations,
+)
 from pdistill.samplers import encode as eager_encode
 from pdistill.samplers import sample as eager_sample
 
@@ -52,6 +63,45 @@ def largest_error(actual, desired):
 def order(error, num_steps):
     """Measured order of convergence from N to 4 N steps."""
     return np.log(error(num_steps) / error(4 * num_steps)) / np.log(4)
+
+
+# --- Counts that are arguments ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        *SOLVERS, Edm(), Edm(churn=3.0), Stochastic(), Multistep((-6.0, -2.0, 1.0)), Gamma(0.0),
+        Gamma(0.6),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_one_program_of_any_count(x64, solver):
+    """Its levels, its memory and its keys are those of a fixed count, and the last step is x_hat."""
+    jump = lambda z, logsnr_t, logsnr_s: wavy(z, logsnr_t) * jnp.cos(logsnr_s)[:, None]  # noqa: E731
+    model = jump if solver.jumps else wavy
+    draw = functools.partial(eager_sample, model, schedule=COSINE, solver=solver, z_init=Z)
+    traces = []
+
+    @jax.jit
+    def any_count(key, num_steps):
+        traces.append(num_steps)
+        return draw(key, num_steps=num_steps)
+
+    for num_steps in (1, 2, 3):
+        fixed = jax.jit(lambda key, n=num_steps: draw(key, num_steps=n))(KEY)
+        np.testing.assert_allclose(any_count(KEY, num_steps), fixed, rtol=1e-12)
+    assert len(traces) == 1
+
+
+def test_a_trajectory_has_a_fixed_count():
+    def draw(num_steps):
+        return eager_sample(
+            wavy, KEY, Z.shape, schedule=COSINE, num_steps=num_steps, return_trajectory=True
+        )
+
+    with pytest.raises(ValueError, match="num_steps is traced"):
+        jax.jit(draw)(3)
 
 
 # --- Known answers ------------------------------------------------------------------------------
@@ -262,7 +312,7 @@ def test_clips_every_evaluation(x64, solver):
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=str)
 def test_trajectory_is_that_of_a_python_loop(x64, solver, last_step_is_x_hat):
     logsnr = -2 * np.log(np.tan(1.5707055269354342 * np.arange(6, -1, -1) / 6 + 4.539992973e-05))
-    z, memory = Z, solver.init(Z, None)
+    z, memory = Z, solver.init(Z, None, 1)
     desired = [Z]
     for i in range(6):
         x_hat = wavy(z, np.full(3, logsnr[i]))

@@ -30,7 +30,7 @@ KEY = jax.random.key(0)
 
 def step(solver, z, x_hat, logsnr_t, logsnr_s, key=None):
     """The first step of a solver that needs no further evaluation."""
-    return solver.step(None, z, x_hat, logsnr_t, logsnr_s, key, solver.init(z, None))[0]
+    return solver.step(None, z, x_hat, logsnr_t, logsnr_s, key, solver.init(z, None, 1))[0]
 
 
 def coefficients(solver, logsnr_t, logsnr_s, dtype=np.float64):
@@ -70,7 +70,7 @@ def test_ddim_is_signal_plus_noise(random_pairs):
 def test_substeps_with_one_x_hat_compose(x64, solver):
     z, x_hat = np.random.default_rng(0).normal(size=(2, 4, 3))
     levels = [-20.0, -7.5, -7.0, 0.1, 6.0, 20.0]
-    end, memory = z, solver.init(z, None)
+    end, memory = z, solver.init(z, None, 1)
     for logsnr_t, logsnr_s in itertools.pairwise(levels):
         end, memory = solver.step(None, end, x_hat, logsnr_t, logsnr_s, None, memory)
     whole = step(solver, z, x_hat, levels[0], levels[-1])
@@ -133,7 +133,7 @@ def test_dpm_solver_is_algorithm_2(x64):
 
     solver = DpmSolverPP2M()
     actual = desired = np.array([[0.5], [-1.5]])
-    memory, x_hats, h = solver.init(actual, None), [], np.diff(lambdas)
+    memory, x_hats, h = solver.init(actual, None, 1), [], np.diff(lambdas)
     for i in range(4):
         t, s = 2 * lambdas[i : i + 2]
         actual, memory = solver.step(None, actual, denoise(actual, t), t, s, None, memory)
@@ -153,7 +153,7 @@ def test_a_step_of_no_length_stays(x64, solver, logsnr):
     z = np.array([[0.5], [-1.5]])
     x_hat = np.tanh(z)
     actual, _ = solver.step(
-        lambda z, _: jnp.tanh(z), z, x_hat, logsnr, logsnr, None, solver.init(z, None)
+        lambda z, _: jnp.tanh(z), z, x_hat, logsnr, logsnr, None, solver.init(z, None, 1)
     )
     np.testing.assert_array_equal(actual, z)
 
@@ -256,7 +256,7 @@ def test_solvers_are_values(name):
     @functools.partial(jax.jit, static_argnums=0)
     def run(solver, z):
         traces.append(solver)
-        return solver.init(z, jnp.zeros(3)), z
+        return solver.init(z, jnp.zeros(()), 2), z
 
     first, second = SOLVERS[name](), SOLVERS[name]()
     assert first == second
