@@ -3,11 +3,12 @@
     pip install -e '.[bench]'
     python -m benchmarks.distillation
 
-Both teach the same U-Net with the same weights (see `benchmarks.rivals`) on the same random images:
-two DDIM steps of the teacher, one of the student, the gradient of the SNR + 1 loss, clipping, Adam
-and a moving average, in float32. The loop in PyTorch is the shortest that does this, as it is and
-with the networks under torch.compile. Ours is the update that training runs. `ratio` is ours over
-the plain loop; the losses of both, from other random numbers, say that they do the same.
+Both teach the same network with the same weights (see `benchmarks.rivals`) on the same random
+images: two DDIM steps of the teacher, one of the student, the gradient of the SNR + 1 loss,
+clipping, Adam and a moving average, in float32. The loop in PyTorch is the shortest that does this,
+as it is and with the networks under torch.compile. Ours is the update that training runs. `ratio`
+is ours over the plain loop; the losses of both, from other random numbers, say that they do the
+same.
 """
 
 import copy
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import medians, parser, take_turns
-from benchmarks.rivals import IMAGE, run, to_torch, twins
+from benchmarks.rivals import run, to_torch, twins
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.networks import Network
@@ -125,7 +126,7 @@ class Ours:
 def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
     """Steps a second of each, of one size of network."""
     network, _, own = twins(size)
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, *IMAGE), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *own.shape), np.uint8)
     theirs = to_torch(images.astype(np.float32) / 127.5 - 1)
     ours = Ours(own, images)
     plain, compiled = (torch_step(network, compiled) for compiled in (False, True))

@@ -1,12 +1,13 @@
-"""The same U-Net twice, diffusers' UNet2DModel in PyTorch and ours with its weights."""
+"""The same network twice, diffusers' in PyTorch and ours with its weights."""
 
 import argparse
 import tempfile
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 
 from benchmarks.common import options_of, peak_flops, tell
 from pdistill.interop.diffusers import convert_diffusers
@@ -14,28 +15,36 @@ from pdistill.networks import Network
 
 # Channels of the scales, the second of which has attention, and layers at each; the largest network
 # is google/ddpm-cifar10-32.
-SIZES = {
+UNETS = {
     "small": ((32, 64, 64), 1),
     "medium": ((64, 128, 128), 1),
     "cifar10": ((128, 256, 256, 256), 2),
 }
-IMAGE = (32, 32, 3)
+# Pixels a side of latents of four channels, blocks, heads of 64 channels; patches of two pixels.
+DITS = {"dit": (16, 6, 4), "dit_b2": (32, 12, 12)}
+SIZES = "small,medium,cifar10,dit"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_float32_matmul_precision("high")  # on a GPU TF32, which is XLA's default there
 
 
-def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Network]:
+class Unlabelled(torch.nn.Module):
+    """A DiT that is told "no label", called as a U-Net: (z, time) -> its `sample`."""
+
+    def __init__(self, network: DiTTransformer2DModel):
+        super().__init__()
+        self.network = network
+        self.none = network.config.num_embeds_ada_norm
+
+    def forward(self, z: torch.Tensor, time: torch.Tensor) -> Any:
+        times = time.expand(len(z)).to(z.device)
+        labels = torch.full((len(z),), self.none, device=z.device)
+        return SimpleNamespace(sample=self.network(z, times, labels).sample)
+
+
+def twins(size: str) -> tuple[torch.nn.Module, DDIMScheduler, Network]:
     """Makes diffusers' network and scheduler, and our network of them."""
-    channels, layers = SIZES[size]
-    plain = ["DownBlock2D"] * len(channels)
     torch.manual_seed(0)
-    network = UNet2DModel(
-        sample_size=IMAGE[0],
-        block_out_channels=channels,
-        layers_per_block=layers,
-        down_block_types=[plain[0], "AttnDownBlock2D", *plain[2:]],
-        up_block_types=[*["UpBlock2D"] * (len(channels) - 2), "AttnUpBlock2D", "UpBlock2D"],
-    ).eval()
+    network = _dit(*DITS[size]) if size in DITS else _unet(*UNETS[size])
     scheduler = DDIMScheduler(
         clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction"
     )
@@ -43,7 +52,30 @@ def twins(size: str) -> tuple[UNet2DModel, DDIMScheduler, Network]:
         network.save_pretrained(folder)
         scheduler.save_pretrained(folder)
         conversion = convert_diffusers(folder)
-    return network.to(DEVICE), scheduler, conversion.network
+    network = Unlabelled(network) if size in DITS else network
+    return network.eval().to(DEVICE), scheduler, conversion.network
+
+
+def _unet(channels: tuple[int, ...], layers: int) -> UNet2DModel:
+    plain = ["DownBlock2D"] * len(channels)
+    return UNet2DModel(
+        sample_size=32,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=[plain[0], "AttnDownBlock2D", *plain[2:]],
+        up_block_types=[*["UpBlock2D"] * (len(channels) - 2), "AttnUpBlock2D", "UpBlock2D"],
+    )
+
+
+def _dit(side: int, depth: int, heads: int) -> DiTTransformer2DModel:
+    return DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        num_layers=depth,
+        in_channels=4,
+        sample_size=side,
+        num_embeds_ada_norm=1000,
+    )
 
 
 def to_torch(images: Any) -> torch.Tensor:
@@ -74,7 +106,7 @@ def run(
         contender, and our "ratio".
       settings: options and their defaults.
     """
-    arguments.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    arguments.add_argument("--sizes", default=SIZES, help="default: %(default)s")
     for name, default in settings.items():
         arguments.add_argument(f"--{name}", type=int, default=default)
     options = options_of(arguments)

@@ -3,9 +3,10 @@
     pip install -e '.[bench]'
     python -m benchmarks.sampler
 
-DDIM on 32x32 images, float32, by a U-Net of diffusers' shape in three sizes, from the same noise;
-`relative_difference` says how far the images are apart. diffusers runs as it is and with its
-network under torch.compile. `ratio` is ours over diffusers as it is, of the first size.
+DDIM in float32, by U-Nets of diffusers' shape on 32x32 images and by DiTs on latents of 16x16
+(`dit`) and 32x32 (`dit_b2`), from the same noise; `relative_difference` says how far the images are
+apart. diffusers runs as it is and with its network under torch.compile. `ratio` is ours over
+diffusers as it is, of the first size.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import medians, parser, take_turns
-from benchmarks.rivals import IMAGE, from_torch, run, to_torch, twins, wait
+from benchmarks.rivals import from_torch, run, to_torch, twins, wait
 from pdistill.model.sampling import Sampling
 from pdistill.training import count
 
@@ -34,7 +35,7 @@ def diffusers_sample(network: Any, scheduler: Any, noise: torch.Tensor, num_step
 def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str, Any]:
     """Images a second of each, of one size of network."""
     network, scheduler, own = twins(size)
-    noise = np.random.default_rng(0).normal(size=(batch_size, *IMAGE)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(batch_size, *own.shape)).astype(np.float32)
     theirs, sampling = to_torch(noise), Sampling(num_steps, clip=None)
     sample = jax.jit(lambda own, z: sampling.run(own, key=None, z_init=z))
     compiled = torch.compile(network)
@@ -45,7 +46,7 @@ def compare(size: str, batch_size: int, num_steps: int, rounds: int) -> dict[str
     }
     ours, other = np.asarray(sample(own, noise)), from_torch(contenders["diffusers"]())
     seconds = medians(take_turns(contenders, rounds))
-    flops = batch_size * num_steps * own.flops(IMAGE)
+    flops = batch_size * num_steps * own.flops(own.shape)
     return {
         "parameters": count(own.params),
         "images_per_second": {name: batch_size / time for name, time in seconds.items()},

@@ -19,6 +19,7 @@ from pdistill.networks.embeddings import (
     TextEmbedding,
     logsnr_waves,
 )
+from pdistill.networks.linear import Dense, DenseGeneral
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import (
@@ -29,6 +30,7 @@ from pdistill.networks.transformer import (
     rms_normalize,
     rotary_angles,
     rotate,
+    separate,
     swiglu,
 )
 from pdistill.samplers.sampling import at_least_float32
@@ -57,19 +59,19 @@ class Block(nn.Module):
         text: Text | None = None,
     ) -> Array:
         features = tokens.shape[-1]
-        modulation = nn.Dense(
+        modulation = Dense(
             6 * features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
         )(nn.swish(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
         h = modulate(self._normalize(tokens, "norm1"), shift1, scale1)
-        qkv = nn.DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
-        q, k, v = jnp.moveaxis(qkv(h), -3, 0)
+        qkv = DenseGeneral((3, self.heads, features // self.heads), dtype=self.dtype, name="qkv")
+        q, k, v = separate(qkv(h), -3)
         if self.qk_norm:
             q, k = rms_normalize(q, "q_norm"), rms_normalize(k, "k_norm")
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        out = nn.DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")
+        out = DenseGeneral(features, axis=(-2, -1), dtype=self.dtype, name="attention_out")
         h = out(attend(q, k, v))
         tokens = tokens + gate1 * h
         if self.text_tokens:
@@ -80,8 +82,8 @@ class Block(nn.Module):
         if self.swiglu:
             h = swiglu(h, self.dtype)
         else:
-            h = nn.gelu(nn.Dense(4 * features, dtype=self.dtype, name="mlp_in")(h))
-        h = nn.Dense(features, dtype=self.dtype, name="mlp_out")(h)
+            h = nn.gelu(Dense(4 * features, dtype=self.dtype, name="mlp_in")(h))
+        h = Dense(features, dtype=self.dtype, name="mlp_out")(h)
         return tokens + gate2 * h
 
     def _normalize(self, tokens: Array, name: str) -> Array:
@@ -187,9 +189,9 @@ class DiT(nn.Module):
             tokens = layer(tokens, known, angles, told.text)
             self.sow("maps", "maps", tokens[:, self.registers :].reshape(batch, *grid, -1))
 
-        modulation = nn.Dense(
-            2 * self.features, kernel_init=nn.initializers.zeros, name="modulation"
-        )(nn.swish(late))
+        modulation = Dense(2 * self.features, kernel_init=nn.initializers.zeros, name="modulation")(
+            nn.swish(late)
+        )
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
         tokens = tokens[:, self.registers :]
         normed = rms_normalize(tokens, "norm") if self.rms_norm else normalize(tokens)
@@ -215,7 +217,7 @@ class DiT(nn.Module):
 
     def _pixels(self, maps: Array, name: str) -> Array:
         """A head: [B, h, w, features] -> [B, H, W, out_channels], zero at first."""
-        layer = nn.Dense(
+        layer = Dense(
             self.patch**2 * self.out_channels, kernel_init=nn.initializers.zeros, name=name
         )
         return channels_to_pixels(layer(maps), self.patch)
@@ -240,10 +242,8 @@ class DiT(nn.Module):
         waves = logsnr_waves(logsnr, self.features, self.time_scale)
         if self.guidance:
             waves += GuidanceEmbedding(self.features, name="guidance_in")(told.guidance, batch)
-        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
-        embedding = nn.Dense(self.features, dtype=self.dtype, name="logsnr_out")(
-            nn.swish(embedding)
-        )
+        embedding = Dense(self.features, dtype=self.dtype, name="logsnr_in")(waves)
+        embedding = Dense(self.features, dtype=self.dtype, name="logsnr_out")(nn.swish(embedding))
         if self.target and not self.target_blocks:
             embedding += level(name="target_in")(told.target, logsnr)
         if self.guidance_levels:

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.conditioning import Text
+from pdistill.networks.linear import Dense, DenseGeneral
 from pdistill.samplers.sampling import at_least_float32
 
 
@@ -33,6 +34,14 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     return mixed.astype(v.dtype).swapaxes(1, 2)
 
 
+def separate(qkv: Array, axis: int) -> list[Array]:
+    """Queries, keys and values of an array that has three of them along an axis.
+
+    Their gradients are put side by side; those of `qkv[0]` and so on would be padded and summed.
+    """
+    return [a.squeeze(axis) for a in jnp.split(qkv, 3, axis)]
+
+
 def attend_by_layers(
     tokens: Array,
     heads: int,
@@ -48,10 +57,10 @@ def attend_by_layers(
     """
     features = tokens.shape[-1]
     q, k, v = (
-        nn.Dense(features, name=name)(tokens).reshape(*tokens.shape[:2], heads, features // heads)
+        Dense(features, name=name)(tokens).reshape(*tokens.shape[:2], heads, features // heads)
         for name in layers
     )
-    return nn.Dense(features, name=out)(attend(q, k, v, mask).reshape(tokens.shape))
+    return Dense(features, name=out)(attend(q, k, v, mask).reshape(tokens.shape))
 
 
 class TextAttention(nn.Module):
@@ -71,7 +80,7 @@ class TextAttention(nn.Module):
     def __call__(self, tokens: Array, text: Text | None) -> Array:
         batch, _, features = tokens.shape
         project = functools.partial(
-            nn.DenseGeneral, (self.heads, features // self.heads), dtype=self.dtype
+            DenseGeneral, (self.heads, features // self.heads), dtype=self.dtype
         )
         none = self.param("none", nn.initializers.normal(1.0), (self.width,), jnp.float32)
         keys = jnp.broadcast_to(none.astype(tokens.dtype), (batch, 1, self.width))
@@ -81,7 +90,7 @@ class TextAttention(nn.Module):
             mask = jnp.pad(text.mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]
         q, keys = project(name="q")(normalize(tokens)), normalize(keys)
         k, v = (project(name=name)(keys) for name in "kv")
-        out = nn.DenseGeneral(
+        out = DenseGeneral(
             features, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out"
         )
         return out(attend(q, k, v, mask))
@@ -139,7 +148,7 @@ def swiglu(tokens: Array, dtype: jnp.dtype | None, name: str = "mlp_in") -> Arra
     [B, T, int(2/3 4 C)].
     """
     hidden = int(2 / 3 * 4 * tokens.shape[-1])
-    a, b = jnp.split(nn.Dense(2 * hidden, dtype=dtype, name=name)(tokens), 2, axis=-1)
+    a, b = jnp.split(Dense(2 * hidden, dtype=dtype, name=name)(tokens), 2, axis=-1)
     return nn.silu(a) * b
 
 

@@ -24,6 +24,7 @@ from pdistill.networks.embeddings import (
     logsnr_waves,
     one_hot,
 )
+from pdistill.networks.linear import Dense, DenseGeneral
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import TextAttention, attend
@@ -61,7 +62,7 @@ class ResBlock(nn.Module):
             skip, h = self.resample(skip), self.resample(h)
         h = conv(name="conv1")(h)
 
-        project = functools.partial(nn.Dense, 2 * self.features, dtype=self.dtype)
+        project = functools.partial(Dense, 2 * self.features, dtype=self.dtype)
         modulation = project(name="temb_proj")(nn.swish(embedding))
         for of_target in target:
             zeros = nn.initializers.zeros
@@ -72,7 +73,7 @@ class ResBlock(nn.Module):
         h = conv(kernel_init=nn.initializers.zeros, name="conv2")(h)
 
         if skip.shape[-1] != self.features:
-            skip = nn.Dense(self.features, dtype=self.dtype, name="nin_shortcut")(skip)
+            skip = Dense(self.features, dtype=self.dtype, name="nin_shortcut")(skip)
         return skip + h
 
 
@@ -95,11 +96,11 @@ class Attention(nn.Module):
         size = self.head_channels or channels
         if channels % size:
             raise ValueError(f"head_channels {size} must divide the {channels} channels")
-        project = functools.partial(nn.DenseGeneral, (channels // size, size), dtype=self.dtype)
+        project = functools.partial(DenseGeneral, (channels // size, size), dtype=self.dtype)
 
         tokens = group_norm(h, "norm").reshape(batch, height * width, channels)
         q, k, v = (project(name=name)(tokens) for name in "qkv")
-        out = nn.DenseGeneral(
+        out = DenseGeneral(
             channels, (-2, -1), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out"
         )
         h = h + out(attend(q, k, v)).reshape(h.shape)
@@ -234,7 +235,7 @@ class UNet(nn.Module):
 
         Or two, with one of the target alone, for `target_in_blocks`.
         """
-        dense = functools.partial(nn.Dense, self.embedding_channels, dtype=self.dtype)
+        dense = functools.partial(Dense, self.embedding_channels, dtype=self.dtype)
         second = functools.partial(
             TargetEmbedding, self.channels, self.embedding_channels, self.dtype, self.time_scale
         )

@@ -8,17 +8,17 @@ from pdistill.runtime.interruption import SIGNALS
 from pdistill.runtime.platform import has_plugin
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-OPERATIONS = "individual_dot,reduce"  # XLA's default without convolutions
+OPERATIONS = "reduce"  # XLA's default without products and convolutions
 KNOWN_TO = ((0, 10), (0, 12))  # XLA ends a program over a flag that it does not know
 TUNABLE = "glibc.malloc.hugetlb"
 
 
 def set_xla_flags() -> None:
-    """Makes XLA compute convolutions on CPUs itself; call it before JAX first computes.
+    """Makes XLA compute products and convolutions on CPUs itself; call before JAX computes.
 
-    XLA hands them to YNNPACK, which is slower at them than XLA. Matrix products and sums stay with
-    YNNPACK, which is faster at those. If XLA_FLAGS has the flag already, it stays as it is. Figures
-    are in benchmarks/README.md.
+    XLA hands them to YNNPACK, which is slower at them than XLA. Sums stay with YNNPACK, which is
+    faster at those. If XLA_FLAGS has the flag already, it stays as it is. Figures are in
+    benchmarks/README.md.
     """
     import jax
 

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 import jax
@@ -76,9 +76,9 @@ def sample(
         then a sample depends on its own key only. May be None when `z_init` is given and the
         solver is deterministic.
       shape: [B, ...], not needed with `z_init`. schedule: t in [0, 1] -> logsnr.
-      num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`. A traced
-        integer is not checked: one compiled program takes all counts, of which `jax.grad` is not
-        defined.
+      num_steps: N >= 1 steps. Network evaluations are `num_evaluations(solver, num_steps)`. A
+        traced integer is not checked: one compiled program takes all counts, and it has no
+        reverse-mode gradient.
       times: N + 1 falling times in [0, 1] instead of num_steps' equal ones; z_init is at the first.
       solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
@@ -101,12 +101,7 @@ def sample(
         raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
-    if times is not None:
-        level = schedule(jnp.asarray(times, z.dtype)).__getitem__
-    elif isinstance(num_steps, jax.core.Tracer):
-        level = lambda i: solver.level(schedule, i, num_steps, z.dtype)  # noqa: E731
-    else:
-        level = solver.grid(schedule, num_steps, z.dtype).__getitem__
+    level = _level(solver, schedule, num_steps, times, z.dtype)
     denoise = _prepared(denoise, solver, clip)
     z = z * solver.prior_std(level(jnp.asarray(0)))
     ends = last_step_is_x_hat, return_trajectory
@@ -146,6 +141,21 @@ def _count_steps(
     if not isinstance(num_steps, jax.core.Tracer):
         check_steps(solver, num_steps)
     return num_steps
+
+
+def _level(
+    solver: Solver,
+    schedule: Schedule,
+    num_steps: Array | int,
+    times: Sequence[float] | None,
+    dtype: jnp.dtype,
+) -> Callable[[Array], Array]:
+    """The noise level after i steps, as a function of i."""
+    if times is not None:
+        return schedule(jnp.asarray(times, dtype)).__getitem__
+    if isinstance(num_steps, jax.core.Tracer):
+        return lambda i: solver.level(schedule, i, num_steps, dtype)
+    return solver.grid(schedule, num_steps, dtype).__getitem__
 
 
 def _start(
@@ -302,9 +312,7 @@ def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
     return call
 
 
-def _integrate(
-    denoise, z, key, level, num_steps, solver, last_step_is_x_hat, return_trajectory
-):
+def _integrate(denoise, z, key, level, num_steps, solver, last_step_is_x_hat, return_trajectory):
     """Loops the solver over levels 0 .. num_steps; returns the end, and trajectory or None."""
     counted = isinstance(num_steps, jax.core.Tracer)
     at_once = not counted and num_steps == 1 and last_step_is_x_hat and not return_trajectory

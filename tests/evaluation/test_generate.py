@@ -61,15 +61,13 @@ def test_counts_share_a_program_which_a_fixed_one_equals(network):
     """Measuring a teacher at 64 .. 1 steps compiles once, and so do students of its shape."""
     indices = jnp.arange(3)
     before = _generate._cache_size()
-    for num_steps in (1, 2, 5):
-        sampling = Sampling(num_steps, samplers.Heun())
-        images = generate(network, KEY, indices, sampling=sampling)
-        fixed = jax.jit(lambda key, sampling=sampling: generate(
-            network, key, indices, sampling=sampling
-        ))(KEY)  # fmt: skip
+    ways = [Sampling(num_steps, samplers.Heun()) for num_steps in (1, 2, 5)]
+    found = [generate(network, KEY, indices, sampling=way) for way in ways]
+    assert _generate._cache_size() == before + 1
+    for way, images in zip(ways, found, strict=True):
+        draw = functools.partial(generate, network, sampling=way)
+        fixed = jax.jit(draw)(KEY, indices)
         np.testing.assert_allclose(images, fixed, rtol=0, atol=1e-5)
-        found = _generate._cache_size() if num_steps == 1 else found
-    assert found == before + 1
 
 
 def test_samples_have_gradients(network):

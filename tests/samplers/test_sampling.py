@@ -77,7 +77,7 @@ def order(error, num_steps):
     ids=str,
 )  # fmt: skip
 def test_one_program_of_any_count(x64, solver):
-    """Its levels, its memory and its keys are those of a fixed count, and the last step is x_hat."""
+    """Levels, memory and keys are those of a fixed count, and the last step is x_hat."""
     jump = lambda z, logsnr_t, logsnr_s: wavy(z, logsnr_t) * jnp.cos(logsnr_s)[:, None]  # noqa: E731
     model = jump if solver.jumps else wavy
     draw = functools.partial(eager_sample, model, schedule=COSINE, solver=solver, z_init=Z)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.linear import Dense
 from pdistill.networks.published.diffusers_unet import Attention, ResnetBlock
 from pdistill.networks.unet import double
 
@@ -107,9 +108,9 @@ class AutoencoderKL(nn.Module):
         self.encoder = Encoder(2 * self.latent_channels, *same)
         self.decoder = Decoder(self.image_channels, *same)
         if self.quant:
-            self.quant_conv = nn.Dense(2 * self.latent_channels)
+            self.quant_conv = Dense(2 * self.latent_channels)
         if self.post_quant:
-            self.post_quant_conv = nn.Dense(self.latent_channels)
+            self.post_quant_conv = Dense(self.latent_channels)
 
     @property
     def factor(self) -> int:

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.codecs.autoencoder_kl import LOGVAR
+from pdistill.networks.linear import Dense
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 
 
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
         h = nn.relu(nn.Conv(self.channels[0], (3, 3), name="conv_in")(h))
         for i, features in enumerate(self.channels):
             if i > 0:
-                h = nn.Dense(features, name=f"down_{i}")(pixels_to_channels(h, 2))
+                h = Dense(features, name=f"down_{i}")(pixels_to_channels(h, 2))
             for j in range(self.blocks):
                 h = Block(name=f"level_{i}.block_{j}")(h)
         return nn.Conv(self.out_channels, (3, 3), bias_init=_little_noise, name="conv_out")(h)
@@ -68,7 +69,7 @@ class Decoder(nn.Module):
             for j in range(self.blocks):
                 h = Block(name=f"level_{i}.block_{j}")(h)
             if i > 0:
-                h = nn.Dense(4 * self.channels[i - 1], name=f"up_{i}")(h)
+                h = Dense(4 * self.channels[i - 1], name=f"up_{i}")(h)
                 h = channels_to_pixels(h, 2)
         h = nn.Conv(self.patch**2 * self.out_channels, (3, 3), name="conv_out")(h)
         return channels_to_pixels(h, self.patch)

@@ -11,6 +11,7 @@ from jax import Array
 
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import GuidanceEmbedding, waves
+from pdistill.networks.linear import Dense
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.published.base import Published, dropout
 from pdistill.networks.transformer import attend_by_layers, modulate, normalize
@@ -38,13 +39,13 @@ class DiTBlock(nn.Module):
         if self.guidance:
             sines += GuidanceEmbedding(WAVES, name="guidance_in")(weight, len(tokens))
         name = "norm1.emb.timestep_embedder.linear_"
-        embedding = nn.Dense(features, name=f"{name}1")(sines)
-        embedding = nn.Dense(features, name=f"{name}2")(nn.silu(embedding))
+        embedding = Dense(features, name=f"{name}1")(sines)
+        embedding = Dense(features, name=f"{name}2")(nn.silu(embedding))
         table = nn.Embed(
             self.num_labels + 1, features, name="norm1.emb.class_embedder.embedding_table"
         )
         embedding += table(label)
-        modulation = nn.Dense(6 * features, name="norm1.linear")(nn.silu(embedding))
+        modulation = Dense(6 * features, name="norm1.linear")(nn.silu(embedding))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, axis=-1)
 
         h = modulate(normalize(tokens), shift1, scale1)
@@ -53,8 +54,8 @@ class DiTBlock(nn.Module):
         tokens = tokens + gate1 * dropout(h, self.dropout)
 
         h = modulate(normalize(tokens, self.epsilon), shift2, scale2)
-        h = nn.gelu(nn.Dense(4 * features, name="ff.net.0.proj")(h))
-        h = nn.Dense(features, name="ff.net.2")(dropout(h, self.dropout))
+        h = nn.gelu(Dense(4 * features, name="ff.net.0.proj")(h))
+        h = Dense(features, name="ff.net.2")(dropout(h, self.dropout))
         return tokens + gate2 * h, embedding
 
 
@@ -96,10 +97,10 @@ class DiffusersDiT(Published):
             embeddings.append(embedding)
             self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
 
-        modulation = nn.Dense(2 * features, name="proj_out_1")(nn.silu(embeddings[0]))
+        modulation = Dense(2 * features, name="proj_out_1")(nn.silu(embeddings[0]))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
         tokens = modulate(normalize(tokens), shift, scale)
-        pixels = nn.Dense(p * p * self.out_channels, name="proj_out_2")(tokens)
+        pixels = Dense(p * p * self.out_channels, name="proj_out_2")(tokens)
         return channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
 
 

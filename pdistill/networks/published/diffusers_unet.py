@@ -12,6 +12,7 @@ from jax import Array
 
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
+from pdistill.networks.linear import Dense
 from pdistill.networks.published.base import PublishedUNet, dropout
 from pdistill.networks.transformer import attend_by_layers
 from pdistill.networks.unet import double, halve
@@ -48,7 +49,7 @@ class ResnetBlock(nn.Module):
         change = 0.0
         if embedding is not None:
             width = self.features * (2 if self.scale_shift else 1)
-            change = nn.Dense(width, name="time_emb_proj")(nn.silu(embedding))[:, None, None]
+            change = Dense(width, name="time_emb_proj")(nn.silu(embedding))[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(change, 2, axis=-1)
             h = norm(name="norm2")(h) * (1 + scale) + shift
@@ -56,7 +57,7 @@ class ResnetBlock(nn.Module):
             h = norm(name="norm2")(h + change)
         h = nn.Conv(self.features, (3, 3), name="conv2")(dropout(nn.silu(h), self.dropout))
         if skip.shape[-1] != self.features:
-            skip = nn.Dense(self.features, name="conv_shortcut")(skip)
+            skip = Dense(self.features, name="conv_shortcut")(skip)
         return skip + h
 
 
@@ -176,7 +177,7 @@ class DiffusersUNet(PublishedUNet):
         embedding = waves(
             time, self.wave_channels, shift=self.wave_shift, cosines_first=self.cosines_first
         )
-        dense = functools.partial(nn.Dense, self.embedding_channels)
+        dense = functools.partial(Dense, self.embedding_channels)
         embedding = self.add_guidance(embedding, told)
         embedding = nn.silu(dense(name="time_embedding.linear_1")(embedding))
         embedding = dense(name="time_embedding.linear_2")(embedding)

@@ -18,7 +18,7 @@ from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot
 from pdistill.networks.published.base import dropout
 from pdistill.networks.published.edm_unet import EdmUNet
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend, separate
 
 EPSILON = 1e-4  # added to lengths
 BALANCE = 0.3  # share of a branch in its sum with the path that it leaves
@@ -86,7 +86,7 @@ class Edm2Block(nn.Module):
             batch, height, width, channels = h.shape
             qkv = MpLayer(3 * channels, name="attn_qkv")(h)
             qkv = unit(qkv.reshape(batch, height * width, self.heads, -1, 3), -2)
-            tokens = attend(*jnp.moveaxis(qkv, -1, 0)).reshape(h.shape)
+            tokens = attend(*separate(qkv, -1)).reshape(h.shape)
             h = mp_sum(h, MpLayer(channels, name="attn_proj")(tokens), BALANCE)
         return jnp.clip(h, -LARGEST, LARGEST)
 

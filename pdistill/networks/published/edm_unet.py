@@ -16,8 +16,9 @@ from jax import Array
 
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
+from pdistill.networks.linear import Dense
 from pdistill.networks.published.base import PublishedUNet, dropout
-from pdistill.networks.transformer import attend
+from pdistill.networks.transformer import attend, separate
 
 
 class EdmBlock(nn.Module):
@@ -47,7 +48,7 @@ class EdmBlock(nn.Module):
         resample = functools.partial(filtered, taps=self.taps, resample=self.resample)
         skip = h
         h = nn.Conv(self.features, (3, 3), name="conv0")(resample(nn.silu(norm(h, "norm0"))))
-        affine = nn.Dense(self.features * (2 if self.scale_shift else 1), name="affine")(embedding)
+        affine = Dense(self.features * (2 if self.scale_shift else 1), name="affine")(embedding)
         affine = affine[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(affine, 2, axis=-1)
@@ -57,14 +58,14 @@ class EdmBlock(nn.Module):
         h = nn.Conv(self.features, (3, 3), name="conv1")(dropout(h, self.dropout))
         channels, skip = skip.shape[-1], resample(skip)
         if channels != self.features or (self.project and self.resample):
-            skip = nn.Dense(self.features, name="skip")(skip)
+            skip = Dense(self.features, name="skip")(skip)
         h = (h + skip) * self.skip_scale
         if self.heads:
             batch, height, width, channels = h.shape
-            qkv = nn.Dense(3 * channels, name="qkv")(norm(h, "norm2"))
+            qkv = Dense(3 * channels, name="qkv")(norm(h, "norm2"))
             qkv = qkv.reshape(batch, height * width, self.heads, -1, 3)
-            tokens = attend(*jnp.moveaxis(qkv, -1, 0)).reshape(batch, height * width, channels)
-            tokens = nn.Dense(channels, name="proj")(tokens)
+            tokens = attend(*separate(qkv, -1)).reshape(batch, height * width, channels)
+            tokens = Dense(channels, name="proj")(tokens)
             h = (h + tokens.reshape(h.shape)) * self.skip_scale
         return h
 
@@ -171,10 +172,10 @@ class SongUNet(EdmUNet):
         if self.num_labels:
             labels = one_hot(told.label, self.num_labels, h.shape[0])
             labels = math.sqrt(self.num_labels) * labels
-            embedding += nn.Dense(width, name="map_label")(labels)
+            embedding += Dense(width, name="map_label")(labels)
         embedding = self.add_guidance(embedding, told)
         for i in range(2):
-            dense = nn.Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
+            dense = Dense(self.embedding_multiplier * self.channels, name=f"map_layer{i}")
             embedding = nn.silu(dense(embedding))
         embedding = self.add_target(embedding, width, logsnr, told)
 
@@ -217,7 +218,7 @@ class DhariwalUNet(EdmUNet):
 
     def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         embedding = self.add_guidance(waves(time, self.channels), told)
-        dense = functools.partial(nn.Dense, self.embedding_multiplier * self.channels)
+        dense = functools.partial(Dense, self.embedding_multiplier * self.channels)
         embedding = dense(name="map_layer1")(nn.silu(dense(name="map_layer0")(embedding)))
         if self.num_labels:
             labels = one_hot(told.label, self.num_labels, h.shape[0])

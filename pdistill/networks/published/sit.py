@@ -13,6 +13,7 @@ from jax import Array
 
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import TargetEmbedding, waves
+from pdistill.networks.linear import Dense
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.published.base import Published, dropout
 from pdistill.networks.published.diffusers_dit import WAVES, positions
@@ -24,6 +25,7 @@ from pdistill.networks.transformer import (
     rms_normalize,
     rotary_angles,
     rotate,
+    separate,
     swiglu,
 )
 from pdistill.samplers.sampling import at_least_float32
@@ -48,7 +50,7 @@ class SiTBlock(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, embedding: Array, angles: np.ndarray | None) -> Array:
         features = tokens.shape[-1]
-        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        dense = functools.partial(Dense, dtype=self.dtype)
         parts = 6 if self.shifts else 4
         modulation = dense(parts * features, name="adaLN_modulation.1")(nn.silu(embedding))
         *modulation, gate2 = jnp.split(modulation[:, None], parts, axis=-1)
@@ -58,7 +60,7 @@ class SiTBlock(nn.Module):
 
         h = modulate(_normalize(tokens, self.rms_norm, "norm1"), shift1, scale1)
         qkv = dense(3 * features, name="attn.qkv")(h)
-        q, k, v = jnp.moveaxis(qkv.reshape(*h.shape[:2], 3, self.heads, -1), 2, 0)
+        q, k, v = separate(qkv.reshape(*h.shape[:2], 3, self.heads, -1), 2)
         if self.qk_norm:
             q, k = (self._normalize_head(a, f"attn.{n}_norm") for a, n in ((q, "q"), (k, "k")))
         if angles is not None:
@@ -127,18 +129,18 @@ class SiT(Published):
             tokens = block(name=f"blocks.{i}")(tokens, embedding, angles)
             self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
 
-        modulation = nn.Dense(2 * features, name="final_layer.adaLN_modulation.1")
+        modulation = Dense(2 * features, name="final_layer.adaLN_modulation.1")
         shift, scale = jnp.split(modulation(nn.silu(embedding))[:, None], 2, axis=-1)
         tokens = _normalize(at_least_float32(tokens), self.rms_norm, "final_layer.norm_final")
         tokens = modulate(tokens, shift, scale)
-        pixels = nn.Dense(p * p * self.out_channels, name="final_layer.linear")(tokens)
+        pixels = Dense(p * p * self.out_channels, name="final_layer.linear")(tokens)
         return channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
 
     def _embedding(self, time: Array, logsnr: Array, told: Conditioning) -> Array:
         """The embedding [B, features] of everything that is told."""
         sines = self.add_guidance(waves(time, WAVES), told)
-        embedding = nn.Dense(self.features, name="t_embedder.mlp.0")(sines)
-        embedding = nn.Dense(self.features, name="t_embedder.mlp.2")(nn.silu(embedding))
+        embedding = Dense(self.features, name="t_embedder.mlp.0")(sines)
+        embedding = Dense(self.features, name="t_embedder.mlp.2")(nn.silu(embedding))
         if self.target:
             embed = TargetEmbedding(WAVES, self.features, time_scale=TARGET_SCALE, name="target_in")
             embedding += embed(told.target, logsnr)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.linear import Dense
 from pdistill.networks.transformer import attend_by_layers
 
 SMALLEST = 1e-12  # length that a sentence's embedding is divided by
@@ -31,8 +32,8 @@ class BertBlock(nn.Module):
         layers = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
         h = attend_by_layers(tokens, self.heads, layers, "attention.output.dense", seen)
         tokens = norm(name="attention.output.LayerNorm")(tokens + h)
-        h = nn.Dense(self.hidden, name="intermediate.dense")(tokens)
-        h = nn.Dense(features, name="output.dense")(nn.gelu(h, approximate=False))
+        h = Dense(self.hidden, name="intermediate.dense")(tokens)
+        h = Dense(features, name="output.dense")(nn.gelu(h, approximate=False))
         return norm(name="output.LayerNorm")(tokens + h)
 
 

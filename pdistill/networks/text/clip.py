@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.linear import Dense
 from pdistill.networks.transformer import attend_by_layers
 
 LARGEST_ID = 2  # "end of text" in old configs, which stands for the largest id of a prompt
@@ -32,9 +33,9 @@ class ClipBlock(nn.Module):
         h = norm(name="layer_norm1")(tokens)
         layers = tuple(f"self_attn.{name}_proj" for name in "qkv")
         tokens = tokens + attend_by_layers(h, self.heads, layers, "self_attn.out_proj", seen)
-        h = nn.Dense(self.hidden, name="mlp.fc1")(norm(name="layer_norm2")(tokens))
+        h = Dense(self.hidden, name="mlp.fc1")(norm(name="layer_norm2")(tokens))
         h = h * nn.sigmoid(1.702 * h) if self.quick_gelu else nn.gelu(h, approximate=False)
-        return tokens + nn.Dense(features, name="mlp.fc2")(h)
+        return tokens + Dense(features, name="mlp.fc2")(h)
 
 
 class ClipText(nn.Module):
@@ -92,5 +93,5 @@ class ClipText(nn.Module):
         end = (ids if self.eos == LARGEST_ID else ids == self.eos).argmax(1)
         pooled = jnp.take_along_axis(h, end[:, None, None], axis=1)[:, 0]
         if self.projection:
-            pooled = nn.Dense(self.projection, use_bias=False, name="text_projection")(pooled)
+            pooled = Dense(self.projection, use_bias=False, name="text_projection")(pooled)
         return before if penultimate else h, pooled
