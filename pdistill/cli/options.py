@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from PIL import ImageColor
 
 from pdistill.runtime.cpu import set_xla_flags
+from pdistill.runtime.programs import keep_programs
 from pdistill.samplers import parse_steps
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Makes a parser for `python -m pdistill.<name>`, and sets XLA's flags.
+    """Makes a parser for `python -m pdistill.<name>`, and sets XLA's flags and cache.
 
     The description is shown as it is.
     """
     set_xla_flags()
+    keep_programs()
     return argparse.ArgumentParser(
         prog=f"python -m pdistill.{name}",
         description=description,

@@ -25,6 +25,7 @@ from pdistill.runtime import processes
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.files import one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
+from pdistill.runtime.programs import keep_programs
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError, Diverged
 
@@ -56,6 +57,7 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 
 def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
+    keep_programs()
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
             devices = _counts("dry_run", _DRY_RUN.value)

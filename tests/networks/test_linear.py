@@ -17,7 +17,7 @@ LAYERS = [
 def test_they_are_flax_layers_of_one_product_of_matrices(x64, own, flax):
     """Also the products of the gradients, which XLA transposes for more axes."""
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 6), jnp.float64)
-    params = flax.init(jax.random.key(1), x)
+    params = flax.init(jax.random.key(1), x.astype(jnp.float32))
     params = jax.tree.map(lambda a: jax.random.normal(jax.random.key(2), a.shape, x.dtype), params)
 
     def loss(layer):
