@@ -13,6 +13,7 @@ from pdistill.model import Model
 from pdistill.model.sampling import generate
 from pdistill.networks import Conditioning, Text
 from pdistill.runtime.files import write_arrays
+from pdistill.runtime.kernels import without_kernels
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import Steps
 from pdistill.samplers.noise import GENERATOR
@@ -110,7 +111,8 @@ def export_sampler(
             return sampling.run(network, told, key=None, z_init=named["noise"])
         return generate(network, named["key"], named["index"], told, sampling=sampling)
 
-    return jax_export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments.values())
+    with without_kernels():
+        return jax_export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments.values())
 
 
 def write_sampler(

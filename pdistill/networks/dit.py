@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.attention import attend
 from pdistill.networks.cascades import beside, halvings
 from pdistill.networks.checks import check_told
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text
@@ -24,7 +25,6 @@ from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import (
     TextAttention,
-    attend,
     modulate,
     normalize,
     rms_normalize,

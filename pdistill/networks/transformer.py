@@ -2,36 +2,15 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Text
 from pdistill.networks.linear import Dense, DenseGeneral
 from pdistill.samplers.sampling import at_least_float32
-
-
-def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-    """Softmax attention among tokens: three [B, T, heads, channels] -> one; softmax in float32.
-
-    mask: bool, [B or 1, 1, T or 1, S], False for keys that a query does not see, of S other keys
-    and values; a query that sees none mixes all alike.
-
-    Scaled and normalised where there are B T heads channels numbers, not where there are B T T
-    heads, and with the heads before the tokens: fewer passes over memory, which on a CPU take half
-    of the time of `jax.nn.dot_product_attention`.
-    """
-    q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
-    wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
-    matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
-    logits = matmul(q, k.swapaxes(2, 3))
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-    return mixed.astype(v.dtype).swapaxes(1, 2)
 
 
 def separate(qkv: Array, axis: int) -> list[Array]:

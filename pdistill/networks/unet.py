@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.data.images import average, repeat
+from pdistill.networks.attention import attend
 from pdistill.networks.cascades import beside, halvings
 from pdistill.networks.checks import check_told
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text
@@ -27,7 +28,7 @@ from pdistill.networks.embeddings import (
 from pdistill.networks.linear import Dense, DenseGeneral
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
-from pdistill.networks.transformer import TextAttention, attend
+from pdistill.networks.transformer import TextAttention
 from pdistill.samplers import LowRes
 from pdistill.samplers.sampling import at_least_float32
 

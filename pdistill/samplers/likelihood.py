@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, between, v_from_x
+from pdistill.runtime.kernels import without_kernels
 from pdistill.samplers import noise
 from pdistill.samplers.sampling import at_least_float32
 
@@ -51,7 +52,8 @@ def log_likelihood(
 
     def slopes(z: Array, logsnr: Array) -> tuple[Array, Array]:
         logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
-        v, push = jax.linearize(lambda z: v_from_x(z, denoise(z, logsnr), logsnr), z)
+        with without_kernels():
+            v, push = jax.linearize(lambda z: v_from_x(z, denoise(z, logsnr), logsnr), z)
         return v, divergence(push, z)
 
     def step(carry, ends):

@@ -9,8 +9,9 @@ import pytest
 from flax import traverse_util
 
 from pdistill.networks import Conditioning, DiT
+from pdistill.networks.attention import attend
 from pdistill.networks.dit import Block
-from pdistill.networks.transformer import attend, rotary_angles, rotate
+from pdistill.networks.transformer import rotary_angles, rotate
 
 SHAPE = (4, 6, 2)  # not square, so that rows and columns cannot be swapped unseen
 SMALL = DiT(out_channels=3, patch=2, features=8, depth=2, heads=2, num_labels=5)

@@ -15,6 +15,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pdistill.diffusion import expand
+from pdistill.runtime.kernels import without_kernels
 
 Output = Callable[[Array, Array, Array], Array]  # F(z [B, ...], t [B], s [B])
 Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] each
@@ -38,7 +39,8 @@ def eulerian(
         ahead, behind = F(z + h, t + difference, s), F(z - h, t - difference, s)
         f, change = F(z, t, s), (ahead - behind) / (2 * difference)
     else:
-        f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
+        with without_kernels():
+            f, change = jax.jvp(lambda z, t: F(z, t, s), (z, t), (along, jnp.ones_like(t)))
     d = expand(t - s, z)
     residual = jnp.cos(d) * (f - v) + warm * jnp.sin(d) * (z + change)
     return f, stop_gradient(f - residual)
@@ -55,7 +57,8 @@ def lagrangian(F: Output, z: Array, t: Array, s: Array, v: Array, velocity: Call
         d = expand(t - s, z)
         return jnp.cos(d) * z - jnp.sin(d) * F(z, t, s)
 
-    end, change = jax.jvp(jump, (s,), (jnp.ones_like(s),))
+    with without_kernels():
+        end, change = jax.jvp(jump, (s,), (jnp.ones_like(s),))
     target = jnp.where(expand(t == s, z), v, velocity(stop_gradient(end), s))
     return change, stop_gradient(target)
 

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 Parts = tuple[tuple[int, ...], ...]
 
@@ -37,6 +35,9 @@ def by_balanced_kmeans(embeddings: np.ndarray, num_parts: int, seed: int = 0) ->
 
     Lloyd's iterations in which the labels are shared out at the least total squared distance.
     """
+    from scipy.optimize import linear_sum_assignment  # as slow to import as JAX
+    from scipy.spatial.distance import cdist
+
     by_blocks(len(embeddings), num_parts)  # raises
     slots = np.arange(len(embeddings)) % num_parts
     order = np.random.RandomState(seed).permutation(len(embeddings))

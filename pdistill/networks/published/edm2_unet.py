@@ -14,11 +14,12 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.data.images import average, repeat
+from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot
 from pdistill.networks.published.base import dropout
 from pdistill.networks.published.edm_unet import EdmUNet
-from pdistill.networks.transformer import attend, separate
+from pdistill.networks.transformer import separate
 
 EPSILON = 1e-4  # added to lengths
 BALANCE = 0.3  # share of a branch in its sum with the path that it leaves

@@ -14,11 +14,12 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
 from pdistill.networks.linear import Dense
 from pdistill.networks.published.base import PublishedUNet, dropout
-from pdistill.networks.transformer import attend, separate
+from pdistill.networks.transformer import separate
 
 
 class EdmBlock(nn.Module):

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import TargetEmbedding, waves
 from pdistill.networks.linear import Dense
@@ -19,7 +20,6 @@ from pdistill.networks.published.base import Published, dropout
 from pdistill.networks.published.diffusers_dit import WAVES, positions
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import (
-    attend,
     modulate,
     normalize,
     rms_normalize,

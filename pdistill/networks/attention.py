@@ -1,0 +1,92 @@
+"""Softmax attention, by the fastest of the ways that a device, a size and a derivative allow."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pdistill.runtime.kernels import kernels_allowed
+
+MANY = 1024  # tokens from which weights among all at once are too many for memory
+CHUNK = 256  # queries that have their weights at once then
+BLOCK = 128  # what the kernels' numbers of tokens must be a multiple of; fewer are not worth them
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """Softmax attention among tokens: three [B, T, heads, channels] -> one; softmax in float32.
+
+    mask: bool, [B or 1, 1, T or 1, S], False for keys that a query does not see, of S other keys
+    and values; a query that sees none mixes all alike.
+
+    By cuDNN on NVIDIA GPUs and Pallas on TPUs, see `way`, as JAX has them where it is traced.
+    Training takes memory linear in T from `MANY` tokens.
+    """
+    return {"plain": plain, "chunks": in_chunks, "cudnn": by_cudnn, "pallas": by_pallas}[
+        way(jax.default_backend(), q, k, mask)
+    ](q, k, v, mask)
+
+
+def way(platform: str, q: Array, k: Array, mask: Array | None) -> str:
+    """How `attend` computes: "plain", "chunks", "cudnn" or "pallas".
+
+    cuDNN has half precision and up to 128 channels a head, Pallas 256; both take whole blocks of
+    tokens, no masks here, and are left out in `without_kernels`.
+    """
+    tokens, others, channels = q.shape[1], k.shape[1], q.shape[-1]
+    blocks = tokens % BLOCK == others % BLOCK == 0
+    if mask is None and blocks and kernels_allowed():
+        half = q.dtype in (jnp.bfloat16, jnp.float16)
+        if platform == "gpu" and half and channels % 8 == 0 and channels <= 128:
+            return "cudnn"
+        if platform == "tpu" and q.dtype != jnp.float64 and channels <= 256:
+            return "pallas"
+    return "chunks" if tokens >= MANY else "plain"
+
+
+def plain(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """`attend` with the weights of all tokens at once.
+
+    Scaled and normalised where there are B T heads channels numbers, not where there are B T T
+    heads, and with the heads before the tokens: fewer passes over memory, which on a CPU take half
+    of the time of `jax.nn.dot_product_attention`.
+    """
+    q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
+    wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
+    matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
+    logits = matmul(q, k.swapaxes(2, 3))
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+    return mixed.astype(v.dtype).swapaxes(1, 2)
+
+
+def in_chunks(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """`attend` for `CHUNK` queries at a time, whose weights the backward pass computes again."""
+    batch, tokens = q.shape[:2]
+    short = -tokens % CHUNK
+
+    def split(a: Array) -> Array:  # [B, T, ...] -> [T / CHUNK, B, CHUNK, ...]
+        padded = jnp.pad(a, [(0, short if axis == 1 else 0) for axis in range(a.ndim)])
+        return padded.reshape(len(a), -1, CHUNK, *a.shape[2:]).swapaxes(0, 1)
+
+    if mask is None or mask.shape[2] == 1:
+        of = lambda q: plain(q, k, v, mask)  # noqa: E731
+        parts = split(q)
+    else:
+        of = lambda part: plain(part[0], k, v, part[1].swapaxes(1, 2))  # noqa: E731
+        parts = split(q), split(mask.swapaxes(1, 2))
+    out = jax.lax.map(jax.checkpoint(of), parts)
+    return out.swapaxes(0, 1).reshape(batch, tokens + short, *out.shape[3:])[:, :tokens]
+
+
+def by_cudnn(q: Array, k: Array, v: Array, mask: None = None) -> Array:
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def by_pallas(q: Array, k: Array, v: Array, mask: None = None) -> Array:
+    from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    return flash_attention(q, k, v, sm_scale=q.shape[-1] ** -0.5).swapaxes(1, 2)

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdistill.methods.parts.identities import eulerian
+from pdistill.networks import attention
+from pdistill.networks.attention import (
+    BLOCK,
+    CHUNK,
+    MANY,
+    attend,
+    by_pallas,
+    in_chunks,
+    plain,
+    way,
+)
+from pdistill.runtime.kernels import without_kernels
+
+
+def three(tokens, others=None, dtype=jnp.float32, channels=8, batch=2):
+    keys = jax.random.split(jax.random.key(0), 3)
+    lengths = tokens, others or tokens, others or tokens
+    return [
+        jax.random.normal(key, (batch, n, 3, channels), dtype)
+        for key, n in zip(keys, lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("tokens", [CHUNK, 2 * CHUNK + 30])
+@pytest.mark.parametrize("masked", [None, "keys", "pairs"])
+def test_chunks_are_all_at_once(x64, tokens, masked):
+    """Values, gradients and forward derivatives; the last chunk may be short."""
+    q, k, v = three(tokens, 20, jnp.float64)
+    rows = {None: 0, "keys": 1, "pairs": tokens}[masked]
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (2, 1, rows, 20)) if rows else None
+
+    def both(function):
+        def loss(q, k, v):
+            return jnp.sin(function(q, k, v, mask)).sum()
+
+        along = jnp.cos(q), jnp.sin(k), jnp.cos(v)
+        values = function(q, k, v, mask), *jax.grad(loss, (0, 1, 2))(q, k, v)
+        return *values, jax.jvp(lambda *a: function(*a, mask), (q, k, v), along)[1]
+
+    for actual, desired in zip(
+        jax.jit(both, static_argnums=0)(in_chunks), both(plain), strict=True
+    ):
+        np.testing.assert_allclose(actual, desired, rtol=1e-9, atol=1e-12)
+
+
+def test_memory_is_linear_in_many_tokens():
+    """That of a gradient; weights of 4,096 tokens among each other would be 403 MB here."""
+
+    def bytes_of(tokens):
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in three(tokens)]
+        gradient = jax.jit(jax.grad(lambda *a: attend(*a).sum(), (0, 1, 2)))
+        return gradient.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = bytes_of(2048), bytes_of(4096)
+    assert large < 2.2 * small
+    assert large < 4096**2 * 6 * 4 / 5
+
+
+WHOLE = 2 * BLOCK
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens", "dtype", "channels", "desired"),
+    [
+        ("gpu", WHOLE, jnp.bfloat16, 64, "cudnn"),
+        ("gpu", WHOLE, jnp.float32, 64, "plain"),
+        ("gpu", WHOLE + 1, jnp.bfloat16, 64, "plain"),
+        ("gpu", WHOLE, jnp.bfloat16, 136, "plain"),
+        ("gpu", WHOLE, jnp.bfloat16, 60, "plain"),
+        ("gpu", MANY, jnp.float32, 64, "chunks"),
+        ("tpu", WHOLE, jnp.float32, 64, "pallas"),
+        ("tpu", WHOLE, jnp.float32, 512, "plain"),
+        ("cpu", WHOLE, jnp.bfloat16, 64, "plain"),
+        ("cpu", MANY, jnp.bfloat16, 64, "chunks"),
+    ],
+)
+def test_the_way_by_platform_and_size(monkeypatch, platform, tokens, dtype, channels, desired):
+    """And never a kernel with a mask, or where forward mode differentiates."""
+    q = jax.ShapeDtypeStruct((1, tokens, 2, channels), dtype)
+    assert way(platform, q, q, None) == desired
+    without = "chunks" if tokens >= MANY else "plain"
+    assert way(platform, q, q, jnp.ones((1, 1, 1, tokens), bool)) == without
+    with without_kernels():
+        assert way(platform, q, q, None) == without
+    assert way(platform, q, q, None) == desired
+
+
+def test_attend_takes_the_way_of_its_device(monkeypatch):
+    """A faked GPU, in a network's gradient, and in a flow map's, whose identity has a jvp."""
+    taken = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "by_cudnn", lambda *a: taken.append("cudnn") or plain(*a))
+    q, k, v = three(WHOLE, dtype=jnp.bfloat16)
+    jax.make_jaxpr(jax.grad(lambda q: attend(q, k, v).sum()))(q)
+    assert taken == ["cudnn"]
+    F = lambda z, t, s: attend(z, k, v)  # noqa: E731
+    jax.make_jaxpr(lambda z, t: eulerian(F, z, t, t, z, z)[0])(q, jnp.ones(2, q.dtype))
+    assert taken == ["cudnn"]
+
+
+def test_pallas_is_all_at_once(monkeypatch):
+    """As interpreted on a CPU, with its own backward pass."""
+    from jax.experimental.pallas import tpu
+
+    q, k, v = three(BLOCK, batch=1)
+
+    def both(function):
+        return jax.value_and_grad(lambda *a: jnp.sin(function(*a)).sum(), (0, 1, 2))(q, k, v)
+
+    with tpu.force_tpu_interpret_mode():
+        actual = both(by_pallas)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), actual, both(plain)
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(attention, "by_pallas", lambda *_: "taken")
+    assert attend(q, k, v) == "taken"

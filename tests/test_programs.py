@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from pdistill.runtime import programs
+programs.SHORTEST = 0.0
+programs.keep_programs()
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+print(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3)))[0, 0])
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def run(home, **environment):
+    """What the program says, and what programs are kept in the home."""
+    outside = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    outside |= {"PDISTILL_CACHE_DIR": str(home), **environment}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=outside, capture_output=True, text=True, check=True)
+    value, hits = done.stdout.split()
+    return float(value), int(hits), [*Path(home).glob("programs/*/jit__lambda*-cache")]
+
+
+def test_the_second_run_takes_the_first_ones_programs(tmp_path):
+    value, hits, kept = run(tmp_path)
+    assert (hits, len(kept)) == (0, 1)
+    again, hits, _ = run(tmp_path)
+    assert again == value
+    assert hits >= 1
+
+
+@pytest.mark.parametrize("says", ["", "elsewhere"])
+def test_what_the_user_says_about_the_cache_stays(tmp_path, says):
+    elsewhere = tmp_path / says if says else ""
+    _, _, kept = run(tmp_path / "home", JAX_COMPILATION_CACHE_DIR=str(elsewhere))
+    assert not kept
+
+
+def test_a_home_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    run(tmp_path / "file")
