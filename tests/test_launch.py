@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -20,7 +21,10 @@ SCHEMA = ROOT / "tests/fixtures/jobset/v1alpha2.json"
 @pytest.mark.skipif(not shutil.which("slurmctld", path="/usr/sbin:/sbin"), reason="needs SLURM")
 def test_slurm():
     """Jobs stop with notice, go on, and end when a part is lost: launch/test/slurm.py."""
-    environment = os.environ | {"XLA_FLAGS": ""}  # one device a task
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XLA_FLAGS": "",  # one device a task
+    }
     subprocess.run(["bash", ROOT / "launch/test/slurm.sh"], env=environment, check=True)
 
 
