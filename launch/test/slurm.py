@@ -5,6 +5,7 @@
    with the parameters and rows of the undisturbed one, bit for bit.
 3. So does one that is preempted.
 4. A job that has lost a task ends within a minute, and one that has lost a node does.
+5. A job whose tasks end with an error ends with their exit code.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.faults import Outcome, same
@@ -58,13 +59,16 @@ class Job:
       name: name of its run directory there.
       options: those of sbatch.
       pace: seconds of a dispatch in its first start.
+      flags: more of them for pdistill.
     """
 
-    def __init__(self, place: Path, name: str, *options: str, pace: float = 0):
+    def __init__(
+        self, place: Path, name: str, *options: str, pace: float = 0, flags: Sequence[str] = ()
+    ):
         self.workdir = place / name
         command = [
             *("sbatch", "--parsable", *options, str(ROOT / "launch/slurm.sbatch")),
-            *(f"--config={ROOT / 'launch/test/paced.py'}", f"--workdir={self.workdir}"),
+            *(f"--config={ROOT / 'launch/test/paced.py'}", f"--workdir={self.workdir}", *flags),
         ]
         environment = os.environ | {"PACE": str(pace)}
         output = subprocess.check_output(command, cwd=place, env=environment, text=True)
@@ -115,17 +119,19 @@ class Job:
         say(f"  {found[0]} after {seconds:.0f} s, {found[1]} restarts")
         self.check(found == ("COMPLETED", restarts), f"not complete after {restarts} restarts")
 
-    def fail(self) -> None:
-        """Waits for its end with an error, which must come soon.
+    def fail(self) -> str:
+        """Waits for its end with an error, which must come soon; returns its exit code.
 
         What is left of it on a lost node is COMPLETING, until SLURM gives that up.
         """
         seconds = wait_for(
-            lambda: self.told("JobState") != "RUNNING", LIMIT, f"the end of job {self.id}"
+            lambda: self.told("JobState") not in ("PENDING", "RUNNING"),
+            *(LIMIT, f"the end of job {self.id}"),
         )
         state, code = self.told("JobState"), self.told("ExitCode")
         say(f"  {state} with {code} after {seconds:.0f} s")
         self.check(state in ("FAILED", "COMPLETING") and code != "0:0", "it has not failed")
+        return code
 
     def check_resumed(self, desired: Outcome) -> None:
         """Checks that it has saved, gone on from there, and ended as the undisturbed one."""
@@ -189,6 +195,11 @@ def lost_node(place: Path, folder: Path) -> None:
     job.fail()
 
 
+def wrong_flag(place: Path) -> None:
+    job = Job(place, "wrong_flag", *ONE_NODE, flags=["--config.seeds=1"])
+    job.check(job.fail() == "1:0", "the exit code is not that of its tasks")
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     place = folder / "checkout"
@@ -199,6 +210,7 @@ def main() -> None:
         desired = undisturbed(place)
         out_of_time(place, desired)
         preempted(place, desired)
+        wrong_flag(place)
         lost_task(place)
         lost_node(place, folder)
     except Wrong as error:
