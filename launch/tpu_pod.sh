@@ -9,18 +9,31 @@
 #
 # gcloud is logged in, and --workdir is a path that all workers share. `run` copies the checkout's
 # HEAD to each worker and installs it there. As long as the run ends with 75 (stopped by a signal,
-# saved) it is started again; by hand, the same command goes on where it stopped.
+# saved) it is started again; by hand, the same command goes on where it stopped. With DRY_RUN=1 in
+# front, the commands are printed and nothing is done.
 set -euo pipefail
 usage() {
-  sed -n '2,12p' "$0" >&2
+  sed -n '2,13p' "$0" >&2
   exit 2
 }
 if [ $# -lt 1 ] || [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then usage; fi
 cd "$(dirname "$0")/.."
+do_or_print() {
+  if [ -z "${DRY_RUN:-}" ]; then
+    "$@"
+    return
+  fi
+  local word
+  for word in "$@"; do
+    if [[ $word =~ [^A-Za-z0-9_./:=,-] ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+    printf '%s ' "$word"
+  done
+  echo
+}
 tpu_vm() {
   local action=$1
   shift
-  gcloud compute tpus tpu-vm "$action" --zone="$ZONE" "$@"
+  do_or_print gcloud compute tpus tpu-vm "$action" --zone="$ZONE" "$@"
 }
 
 command=$1
@@ -33,7 +46,7 @@ create)
 run)
   tarball=$(mktemp --suffix=.tar.gz)
   trap 'rm -f "$tarball"' EXIT
-  git archive --format=tar.gz -o "$tarball" HEAD
+  do_or_print git archive --format=tar.gz -o "$tarball" HEAD
   tpu_vm scp "$tarball" "$TPU:pdistill.tar.gz" --worker=all
   arguments=$(printf '%q ' "$@")
   tpu_vm ssh "$TPU" --worker=all --command="
