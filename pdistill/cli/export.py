@@ -9,6 +9,9 @@ The sampler needs only jax (and flatbuffers) to run, on CPUs, GPUs and TPUs, for
     images = sampler.call(jax.random.key(0), jax.numpy.arange(16))
 """
 
+import dataclasses
+from pathlib import Path
+
 from pdistill.cli.options import (
     codec_option,
     command_parser,
@@ -18,6 +21,7 @@ from pdistill.cli.options import (
 )
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
+from pdistill.model import Model
 from pdistill.runtime.terminal import plain_errors
 
 
@@ -28,6 +32,17 @@ def main(arguments: list[str] | None = None) -> None:
     guide_option(parser)
     parser.add_argument("--out", required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="number format of --to=safetensors",
+    )
+    parser.add_argument(
+        "--prompts",
+        help="file of prompts, a line each, whose embeddings --to=safetensors takes along: "
+        "they need no text encoder then",
+    )
     steps_option(parser)
     parser.add_argument(
         "--start",
@@ -47,9 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
             for name in ("num_steps", "start", "weights"):
                 if getattr(options, name) != parser.get_default(name):
                     raise ValueError(f"--{name} is not for --to=safetensors; leave it out")
+        else:
+            for name in ("dtype", "prompts"):
+                if getattr(options, name) != parser.get_default(name):
+                    raise ValueError(f"--{name} is for --to=safetensors; leave it out")
         model = load_model(options)
+        if options.prompts:
+            model = _with_prompts(model, options.prompts)
         if options.to == "safetensors":
-            write_folder(options.out, model)
+            write_folder(options.out, model, options.dtype)
             print(f"{options.model} -> {options.out}")
             return
         inside = options.weights == "inside"
@@ -58,6 +79,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
     call = ", ".join(sampler_arguments(model, start=options.start, inside=inside))
     print(f"{options.model} -> {', '.join(map(str, files))}: call({call})")
+
+
+def _with_prompts(model: Model, path: str) -> Model:
+    """The model with the embeddings of a file's prompts at hand."""
+    if model.prompts is None:
+        raise ValueError("this model takes no prompts; leave --prompts out")
+    prompts = dict.fromkeys(filter(None, map(str.strip, Path(path).read_text().splitlines())))
+    return dataclasses.replace(model, prompts=model.prompts.knowing(list(prompts)))
 
 
 if __name__ == "__main__":

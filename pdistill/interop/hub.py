@@ -54,31 +54,38 @@ images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
 """
 
 
-def write_folder(directory: str | Path, model: Model) -> None:
-    """Writes a model's folder whole or not at all, in the place of another one if there is one."""
+def write_folder(directory: str | Path, model: Model, dtype: str = "float32") -> None:
+    """Writes a model's folder whole or not at all, in the place of another one if there is one.
+
+    Args:
+      dtype: number format of the file, "float32" or "bfloat16"; the latter rounds the parameters.
+    """
     directory, card, codec = Path(directory), model.card, model.network.codec
     with replacing(directory) as temporary:
         if codec:
             about = {"format": FORMAT, "stage": card["stage"], "method": "codec"}
-            about |= describe_codec(codec) | {"checksum": card["codec"]["checksum"]}
-            _write_tensors(temporary / CODEC, codec.params, about)
-            card = card | {"codec": card["codec"] | {"path": CODEC}}
+            about |= describe_codec(codec)
+            rounded = _write_tensors(temporary / CODEC, codec.params, about, dtype)
+            card = card | {"codec": {"path": CODEC, "checksum": rounded}}
         if model.prompts:
             card = card | {"text": card["text"] | {"path": TEXT}}
-        _write_tensors(temporary, model.network.params, card)
+        _write_tensors(temporary, model.network.params, card, dtype)
         if model.prompts:
             model.prompts.save(temporary / TEXT)
         (temporary / "README.md").write_text(_readme(model))
 
 
-def _write_tensors(folder: Path, params: Any, card: dict[str, Any]) -> None:
-    """Writes model.safetensors and config.json."""
+def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) -> int:
+    """Writes model.safetensors and config.json; returns the checksum of what is read back."""
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(params, sep="/")
-    tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    tensors = {name: np.ascontiguousarray(a, dtype) for name, a in flat.items()}
     path = folder / "model.safetensors"
     safetensors.numpy.save_file(tensors, path, metadata={"format": "flax"})
+    wide = {name: tensors[name].astype(array.dtype) for name, array in flat.items()}
+    card = card | {"checksum": checksum(traverse_util.unflatten_dict(wide, sep="/"))}
     (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
+    return card["checksum"]
 
 
 def _readme(model: Model) -> str:
@@ -99,7 +106,7 @@ def _readme(model: Model) -> str:
 
 @converter
 def read_folder(source: str | Path) -> Conversion:
-    """Reads a folder that `write_folder` wrote.
+    """Reads a folder that `write_folder` wrote; its codec and its text may lie elsewhere.
 
     Raises:
       ConversionError: a file is missing, damaged or not of the card's network.
@@ -109,10 +116,13 @@ def read_folder(source: str | Path) -> Conversion:
     check_card(card, source / "config.json")
     network = _read_tensors(source, build_blank(card), card)
     if card.get("codec"):
-        about = read_json(source / CODEC / "config.json")
-        check_card(about, source / CODEC / "config.json", codec=True)
-        blank = build_blank_codec(source / CODEC, about)
-        network = network.replace(codec=_read_tensors(source / CODEC, blank, about))
+        place = source / card["codec"]["path"]
+        about = read_json(place / "config.json")
+        check_card(about, place / "config.json", codec=True)
+        if about["checksum"] != card["codec"]["checksum"]:
+            raise ConversionError(f"{place} has another codec than {source}; get both again")
+        blank = build_blank_codec(place, about)
+        network = network.replace(codec=_read_tensors(place, blank, about))
     prompts = read_prompt_encoder(source, card)
     _ = Model(network, card).sampling  # raises if it cannot be sampled
     return Conversion(network, card, prompts)

@@ -22,6 +22,7 @@ SCHEDULES = {
     "rectified_flow": diffusion.RectifiedFlow,
 }
 FORMAT = 1
+WEIGHTS = "model.safetensors"  # of a folder for hubs
 LATENTS = "latents"  # scale of the data of a model from elsewhere that makes no images
 LARGEST_SIDE = 2**14  # of an image, in pixels
 # What a card must say besides the network: how to sample it, and what results.jsonl repeats.
@@ -136,13 +137,15 @@ def build_blank(card: dict[str, Any]) -> Network:
 
 
 def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
-    """model.json of a model directory, or of a codec's.
+    """model.json of a model directory, or of a codec's; of a folder for hubs, config.json.
 
     Raises:
       ModelError: it is not there, or not of a format that this version reads.
     """
     path = directory / "model.json"
     try:
+        if not path.is_file() and _is_ours(directory / "config.json"):
+            path = directory / "config.json"
         card = read_json(path)
     except FileNotFoundError as error:
         what = "codec" if codec else "model"
@@ -153,6 +156,14 @@ def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
         raise ModelError(f"{path} must hold an object; it holds {card!r}")
     check_card(card, path, codec=codec)
     return card
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this config.json is of a folder that `interop.write_folder` wrote."""
+    try:
+        return "format" in read_json(path) and (path.parent / WEIGHTS).is_file()
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _advice(directory: Path) -> str:

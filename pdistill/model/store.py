@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from pdistill.model.card import (
     FORMAT,
     LATENTS,
+    WEIGHTS,
     ModelError,
     build_blank,
     describe,
@@ -98,6 +99,8 @@ def load(
 ) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
+    Or a folder for hubs, with model.safetensors and config.json, see `interop.write_folder`.
+
     Args:
       mesh: devices to spread the parameters over; one device by default.
       codec: directory of the codec of a model of latents, if its card names another place or, as
@@ -178,7 +181,13 @@ def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | 
     """
     shapes = blank.shapes
     shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
-    params = load_params(directory / "params", shapes.params, shardings)
+    if (directory / WEIGHTS).is_file():
+        from pdistill.interop.weights import from_flat, read_safetensors  # which imports this
+
+        path = directory / WEIGHTS
+        params = jax.device_put(from_flat(blank, read_safetensors(path), path).params, shardings)
+    else:
+        params = load_params(directory / "params", shapes.params, shardings)
     if checksum(params) != card["checksum"]:
         raise ValueError("its parameters are not those that were saved")
     return shapes.replace(params=params)

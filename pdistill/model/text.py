@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pdistill.networks.text import TextEncoder
 
 ABOUT = "prompts.json"
+KNOWN = "known.npz"
 LENGTHS = 8  # whose multiples are the tokens that a network is told: few are compiled
 
 
@@ -37,6 +38,8 @@ class PromptEncoder:
       mean, matrix: pooled embeddings are (pooled - mean) @ matrix, see `data.text.whitening`;
         [P] and [P, P], empty for a network that takes none.
       elsewhere: another place of the encoder; "" for `source`.
+      known: prompts whose pooled embeddings are at hand, float16 [P] each: a network that takes no
+        tokens needs no encoder for these.
     """
 
     source: str
@@ -46,6 +49,7 @@ class PromptEncoder:
     mean: np.ndarray
     matrix: np.ndarray
     elsewhere: str = ""
+    known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def encoder(self) -> "TextEncoder":
@@ -63,6 +67,8 @@ class PromptEncoder:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not self.tokens and all(prompt in self.known for prompt in prompts if prompt.strip()):
+            return self._known(prompts)
         unique = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         rows = [unique[prompt] for prompt in prompts]
         text = self.encoder.encode(list(unique), tokens=bool(self.tokens))
@@ -81,6 +87,23 @@ class PromptEncoder:
             mask = mask.any(1, keepdims=True)
         return Text(mask, tokens, pooled)
 
+    def _known(self, prompts: Sequence[str]) -> Text:
+        nothing = np.zeros_like(self.mean)
+        rows = np.stack([self.known.get(prompt, nothing) for prompt in prompts])
+        given = np.array([bool(prompt.strip()) for prompt in prompts])
+        return Text(given[:, None], None, whitened(rows.astype(np.float32), self.mean, self.matrix))
+
+    def knowing(self, prompts: Sequence[str]) -> "PromptEncoder":
+        """The same with the embeddings of these prompts at hand.
+
+        Raises:
+          ModelError: the network takes tokens, which are not kept.
+        """
+        if self.tokens:
+            raise ModelError("the model takes tokens of prompts, which are too many to keep")
+        pooled = self.encoder.encode(list(prompts), tokens=False).pooled.astype(np.float16)
+        return dataclasses.replace(self, known=dict(zip(prompts, pooled, strict=True)))
+
     @property
     def fingerprint(self) -> int:
         """A checksum of the encoder's and of the scale."""
@@ -95,6 +118,10 @@ class PromptEncoder:
                 temporary.mkdir()
                 (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
                 write_arrays(temporary / "scale.npz", {"mean": self.mean, "matrix": self.matrix})
+                if self.known:
+                    prompts, pooled = zip(*self.known.items(), strict=True)
+                    known = {"prompts": np.array(prompts), "pooled": np.stack(pooled)}
+                    write_arrays(temporary / KNOWN, known)
         sync_global_devices(f"saved {directory}")
 
     def entry(self, directory: Path, model: Path) -> dict[str, Any]:
@@ -116,8 +143,10 @@ def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> Pr
     directory = Path(directory)
     try:
         about, arrays = read_json(directory / ABOUT), read_arrays(directory / "scale.npz")
-        return PromptEncoder(**about, **arrays, elsewhere=str(elsewhere or ""))
-    except (OSError, ValueError, TypeError) as error:
+        known = read_arrays(directory / KNOWN) if (directory / KNOWN).is_file() else None
+        pairs = zip(known["prompts"].tolist(), known["pooled"], strict=True) if known else ()
+        return PromptEncoder(**about, **arrays, elsewhere=str(elsewhere or ""), known=dict(pairs))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"the prompts' scale cannot be read in {directory}: {one_line(error)}; put the folder "
             "that was beside the model's there"
