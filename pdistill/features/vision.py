@@ -15,7 +15,7 @@ from jax import Array
 
 from pdistill.features.base import NetworkExtractor, fingerprint
 from pdistill.features.resizing import resize
-from pdistill.networks import ClipImage, Dinov2, ImageEncoder
+from pdistill.networks import ClipImage, Dinov2, ImageEncoder, TextEncoder
 from pdistill.runtime.files import cache_dir
 from pdistill.runtime.torch_files import WeightsError
 
@@ -79,6 +79,21 @@ def load(name: str, weights: str | Path | None = None) -> NetworkExtractor:
         return extractor(name, image_encoder(folder, module=TOWERS[name].module))
     except ValueError as error:
         raise WeightsError(f"{error}; {_remedy(name)}") from error
+
+
+def load_text_tower(weights: str | Path | None = None) -> TextEncoder:
+    """Loads CLIP's text tower, from the folder of its image tower.
+
+    Raises:
+      WeightsError: a file is not there, damaged, or another network's.
+    """
+    from pdistill.interop.text import text_encoder
+
+    folder = find_folder(CLIP, weights)
+    try:
+        return text_encoder(folder)
+    except ValueError as error:
+        raise WeightsError(f"{error}; {_remedy(CLIP)}") from error
 
 
 def find_folder(name: str, weights: str | Path | None = None) -> Path:

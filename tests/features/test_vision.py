@@ -1,12 +1,10 @@
 """DINOv2 and CLIP as extractors: what they make of images, and where their weights come from."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_vision import CLIP, DINOV2, save_tower
+from tiny_vision import save_tower, shrink
 
 from pdistill.evaluation import Evaluator, Reference
 from pdistill.features import load_extractor, vision
@@ -22,10 +20,7 @@ OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757771
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     """Towers of a few layers at small sizes, and a cache without weights."""
-    sizes = {"dinov2_b": (DINOV2, 42), "clip_l336": (CLIP, 42)}
-    for name, (module, size) in sizes.items():
-        tower = dataclasses.replace(vision.TOWERS[name], module=module, size=size)
-        monkeypatch.setitem(vision.TOWERS, name, tower)
+    shrink(monkeypatch)
     monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
 
 
