@@ -95,7 +95,7 @@ def measure(
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
-      prompts: those in `data`, as strings, for metrics that take them.
+      prompts: the prompts in `data`, as strings, for metrics that take them.
       keep: number of samples to return.
 
     Returns:

@@ -16,7 +16,7 @@ from jax import Array
 from pdistill.features.base import NetworkExtractor, fingerprint
 from pdistill.features.resizing import resize
 from pdistill.networks import ClipImage, Dinov2, ImageEncoder, TextEncoder
-from pdistill.runtime.files import cache_dir
+from pdistill.runtime.files import cache_dir, in_home
 from pdistill.runtime.torch_files import WeightsError
 
 CLIP = "clip_l336"
@@ -27,11 +27,11 @@ class Tower:
     """A published image tower, and the images that it takes.
 
     Attributes:
-      repository: its name on huggingface.co. files: what an extractor and a score need of it.
+      repository: its name on huggingface.co. files: names of those that are needed.
       module: the network.
       size: pixels a side of its images.
       square: the central square of an image is cut out; else all of it is squeezed into a square.
-      mean, std: of the pixels in [0, 1] of its training, by channel.
+      mean, std: mean and deviation of its training's pixels in [0, 1], by channel.
       unit: features have unit length.
     """
 
@@ -102,7 +102,8 @@ def find_folder(name: str, weights: str | Path | None = None) -> Path:
     Raises:
       WeightsError: it is not there.
     """
-    folder = Path(weights or os.environ.get(_variable(name)) or cache_dir() / name).expanduser()
+    named = weights or os.environ.get(_variable(name))
+    folder = in_home(str(named)) if named else cache_dir() / name
     if not folder.is_dir():
         raise WeightsError(f"there is no folder {folder} with the weights; {_remedy(name)}")
     return folder
