@@ -220,7 +220,9 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     prompts = [f"a {name} tile" for name in COLOURS]
     data = Conditioning(text=model.prompts(prompts))
     settings = {"num": 9, "seed": 3, "batch_size": 9, "mesh": mesh, "guidance": None, "keep": 0}
-    seen = SimpleNamespace(measure=lambda batches, labels, prompts: [{"prompts": prompts}])
+    seen = SimpleNamespace(
+        measure=lambda batches, labels, prompts: [{"prompts": prompts, "num": len(list(batches))}]
+    )
     [row], _ = rows.measure(
         model, seen, stage="", sampling=model.sampling, data=data, prompts=prompts, **settings
     )
