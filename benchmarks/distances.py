@@ -1,9 +1,11 @@
 """Checks that distances rise with damage: CIFAR-10 against noisy, blurred, compressed copies.
 
     python -m benchmarks.distances --out=benchmarks/results/distances.json
+    python -m benchmarks.distances --features=dinov2_b,clip_l336 --random --num=100
 
 5,000 training images against 5,000 held-out ones, and against copies of themselves at rising
-strengths. Prints a table and says where a distance fails to rise.
+strengths. Prints a table and says where a distance fails to rise. DINOv2 and CLIP need a GPU for as
+many; --random gives them random weights.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from PIL import Image
 
 from pdistill.data import load_dataset
 from pdistill.evaluation import Moments, Statistics, frechet_distance
-from pdistill.features import load_extractor
+from pdistill.features import Extractor, load_extractor, vision
+from pdistill.networks import ImageEncoder
 
 NUM = 5000
 NOISE = (4, 8, 16)  # standard deviation, in grey values
@@ -49,22 +52,27 @@ def compressed(images: np.ndarray, quality: int) -> np.ndarray:
     return np.stack(copies)
 
 
-def distances(features: str) -> Iterator[tuple[str, float, float]]:
+def random_extractor(name: str) -> Extractor:
+    """A tower of `vision.TOWERS` with random weights."""
+    encoder = ImageEncoder(None, vision.TOWERS[name].module)
+    return vision.extractor(name, encoder.init(jax.random.key(0)))
+
+
+def distances(extractor: Extractor, num: int) -> Iterator[tuple[str, float, float]]:
     """Measures (damage, strength, Frechet distance), strengths of a damage in rising order."""
-    extractor = load_extractor(features)
 
     def statistics(rows: np.ndarray) -> Statistics:
         return Moments().add(rows).statistics()
 
     train, test = (load_dataset("cifar10", split) for split in ("train", "test"))
-    images, labels = train.images[:NUM], train.labels[:NUM]
+    images, labels = train.images[:num], train.labels[:num]
     rows = extractor(images)["features"]
     reference = statistics(rows)
 
     def distance(copies: np.ndarray) -> float:
         return frechet_distance(statistics(extractor(copies)["features"]), reference)
 
-    yield "held-out images", 0, distance(test.images[:NUM])
+    yield "held-out images", 0, distance(test.images[:num])
     for damage, function, strengths in (
         ("noise", noisy, NOISE), ("blur", blurred, BLUR), ("jpeg", compressed, JPEG),
     ):  # fmt: skip
@@ -78,11 +86,17 @@ def distances(features: str) -> Iterator[tuple[str, float, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--features", default="pixels,efficientnet_lite0")
+    parser.add_argument(
+        "--random", action="store_true", help="random weights, of DINOv2 and CLIP only"
+    )
+    parser.add_argument("--num", type=int, default=NUM, help="images")
     options = parser.parse_args()
     tables, clock = {}, time.monotonic()
-    for features in ("pixels", "efficientnet_lite0"):
+    for features in options.features.split(","):
         tables[features] = []
-        for damage, strength, value in distances(features):
+        extractor = (random_extractor if options.random else load_extractor)(features)
+        for damage, strength, value in distances(extractor, options.num):
             tables[features].append([damage, strength, value])
             print(f"{features:<20} {damage:<16} {strength:>5} {value:10.4f}", flush=True)
         for damage, group in itertools.groupby(tables[features], key=lambda row: row[0]):
@@ -91,7 +105,8 @@ def main() -> None:
             print(f"{features:<20} {damage:<16} {'rises' if rises else 'DOES NOT RISE'}")
     if options.out:
         about = {
-            "images": NUM,
+            "images": options.num,
+            "weights": "random" if options.random else "published",
             "device": jax.devices()[0].device_kind,
             "seconds": round(time.monotonic() - clock),
         }

@@ -247,6 +247,10 @@ def test_run_directories_that_cannot_be(tmp_path):
             "label_accuracy, but teacher takes no labels",
         ),
         (
+            lambda c: c.evaluation.update(metrics=("clip_score",)),
+            "clip_score, but teacher takes no prompts",
+        ),
+        (
             lambda c: c.model.network.arguments.update(num_labels=9),
             "teacher: num_labels 9 is less than the 10 classes of digits",
         ),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tiny_experiment import LOOP, tiny
 from tiny_text import PROMPTS_WIDTH, save_encoder
+from tiny_vision import save_clip, shrink
 
 import pdistill
 from benchmarks.common import config_named
@@ -19,6 +21,7 @@ from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import compare, config_file, convert, evaluate, export, pairs, prepare, sample
 from pdistill.data import load_dataset
+from pdistill.experiment import rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan
 from pdistill.experiment.text import embedded
@@ -28,6 +31,7 @@ from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
 from pdistill.model.text import load_text_encoder
+from pdistill.networks import Conditioning
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Optimizer
@@ -190,6 +194,41 @@ def test_evaluate_draws_the_reference_s_captions(run, tmp_path, capsys):
     own = next(row["value"] for row in rows if row["stage"] == "progressive/1")
     assert all_ == pytest.approx(own, rel=1e-4)
     assert red != all_
+
+
+def test_clip_score_of_a_run_and_by_the_command(run, encoder, tmp_path, monkeypatch):
+    """A metric more is measured, of the captions that the samples were drawn for."""
+    shrink(monkeypatch)
+    monkeypatch.setenv("PDISTILL_CLIP_L336", str(save_clip(tmp_path / "clip")))
+    settings = config(encoder)
+    settings.evaluation.metrics = ("fd_pixels", "clip_score")
+    workdir = shutil.copytree(run, tmp_path / "run")
+    experiment.run(settings, workdir)
+    found = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    assert [row["metric"] for row in found] == ["fd_pixels"] * 3 + ["clip_score"] * 3
+    out = tmp_path / "rows.jsonl"
+    model, what = f"--model={workdir / 'progressive/1'}", "--metrics=clip_score"
+    evaluate.main([model, what, "--reference=tiles:train", f"--out={out}"])
+    again, own = json.loads(out.read_text()), found[4]
+    assert own["stage"] == "progressive/1"
+    assert again["value"] == pytest.approx(own["value"], rel=1e-4)
+    assert (own["reference"], own["features"], own["num_samples"]) == (None, "clip_l336", 30)
+
+
+def test_metrics_are_given_the_prompts_of_the_samples(run):
+    model, mesh = pdistill.load(run / "progressive/1"), make_mesh(1, 1, jax.devices()[:1])
+    prompts = [f"a {name} tile" for name in COLOURS]
+    data = Conditioning(text=model.prompts(prompts))
+    settings = {"num": 9, "seed": 3, "batch_size": 9, "mesh": mesh, "guidance": None, "keep": 0}
+    seen = SimpleNamespace(
+        measure=lambda batches, labels, prompts: [{"prompts": prompts, "num": len(list(batches))}]
+    )
+    [row], _ = rows.measure(
+        model, seen, stage="", sampling=model.sampling, data=data, prompts=prompts, **settings
+    )
+    drawn = rows.draw_told(model.network, data, 9, 3).text.pooled
+    np.testing.assert_allclose(model.prompts(row["prompts"]).pooled, drawn, atol=1e-5)
+    assert len(set(row["prompts"])) == 3
 
 
 def test_a_second_run_does_nothing(run, encoder, capsys, monkeypatch):

@@ -5,7 +5,8 @@
     python -m pdistill.evaluate --images=samples.npz --reference=cifar10-32x32.npz --metrics=fid
 
 Images are an .npz with one uint8 array [N, H, W, C], or a folder of pictures. A reference is a
-data set with its split, such images, or an .npz with mu and sigma.
+data set with its split, such images, or an .npz with mu and sigma. --prompts has the prompts that a
+model's samples are drawn for, or one of each image for clip_score.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from pdistill.evaluation import (
 )
 from pdistill.experiment.rows import measure, stable_hash
 from pdistill.model import Model
-from pdistill.networks import Conditioning, Text
+from pdistill.networks import Conditioning
 from pdistill.report import table
 from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
@@ -143,17 +144,24 @@ def _measure_images(
 ) -> list[dict[str, Any]]:
     """Measures `num` images from a file or folder, which may be sorted by class."""
     size, seed = options.batch_size, None
+    prompts = read_prompts(options.prompts) if options.prompts else None
+    if prompts is not None and len(prompts) != len(images):
+        raise EvaluationError(
+            f"{options.prompts} has {len(prompts)} prompts for {len(images)} images; write one for "
+            "each, in the order of the images"
+        )
     if num < len(images):
         seed = options.seed
         order = np.random.RandomState(stable_hash(f"{seed}/images")).permutation(len(images))
         say(f"{num} of the {len(images)} images, drawn at random with seed {seed}")
         images = images[order[:num]]
+        prompts = prompts and [prompts[i] for i in order[:num]]
     batches = (images[start : start + size] for start in range(0, len(images), size))
     nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
     about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
-        for row in evaluator.measure(batches)
+        for row in evaluator.measure(batches, prompts=prompts)
     ]
 
 
@@ -176,7 +184,8 @@ def _measure_model(
         labels = [options.label]
     else:
         raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
-    text = _text(options, evaluator, model)
+    prompts = _prompts(options, evaluator, model)
+    text = None if prompts is None else model.prompts(prompts)
     if text is not None:
         labels = np.resize(labels, len(text.mask)) if num_labels else None
     data = Conditioning(label=None if labels is None else np.asarray(labels), text=text)
@@ -191,21 +200,22 @@ def _measure_model(
         batch_size=options.batch_size,
         mesh=mesh,
         data=data,
+        prompts=prompts,
         keep=0,
     )
     return rows
 
 
-def _text(options: argparse.Namespace, evaluator: Evaluator, model: Model) -> Text | None:
+def _prompts(options: argparse.Namespace, evaluator: Evaluator, model: Model) -> list[str] | None:
     """Prompts of --prompts, or the captions of the reference, for a model with text; else None."""
     if options.prompts:
         if not model.prompts:
             raise EvaluationError(f"{options.model} takes no prompts; leave --prompts out")
-        return model.prompts(read_prompts(options.prompts))
+        return read_prompts(options.prompts)
     captions = getattr(evaluator.references[0], "captions", None)
     if not model.prompts or captions is None:
         return None
-    return model.prompts([each[0] for each in captions])
+    return [each[0] for each in captions]
 
 
 if __name__ == "__main__":

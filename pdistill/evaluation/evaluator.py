@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pdistill.evaluation.clip import PromptEmbedder
 from pdistill.evaluation.frechet import Moments, Statistics
 from pdistill.evaluation.images import (
     DuplicateCounter,
@@ -14,12 +15,13 @@ from pdistill.evaluation.images import (
     EvaluationWarning,
     labels_follow,
 )
-from pdistill.evaluation.metrics import NEIGHBOURS, Collected, Metric, parse_metrics
+from pdistill.evaluation.metrics import NEIGHBOURS, ClipScore, Collected, Metric, parse_metrics
 from pdistill.evaluation.neighbours import nearest_rows
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
 from pdistill.features import load_extractor
 from pdistill.features.pixels import Pixels
+from pdistill.features.vision import CLIP, load_text_tower
 
 NEIGHBOUR_PICTURES = 12  # samples shown with their neighbours
 NEIGHBOURS_SHOWN = 3
@@ -28,6 +30,9 @@ MOST_PIXELS = 2**14  # whose covariance has 2 GB
 
 class Evaluator:
     """Measures sets of samples against fixed references, whose statistics are computed once.
+
+    Attributes:
+      takes_prompts: whether a metric compares samples with their prompts.
 
     Args:
       references: images or statistics to compare samples with.
@@ -70,6 +75,9 @@ class Evaluator:
             name: load_extractor(name, **(options or {}).get(name, {}))
             for name in dict.fromkeys(metric.features for metric in self.metrics)
         }
+        self.takes_prompts = any(isinstance(metric, ClipScore) for metric in self.metrics)
+        if self.takes_prompts:
+            self._embed = PromptEmbedder(load_text_tower(**(options or {}).get(CLIP, {})))
         for reference in references:
             if reference.images is not None:
                 self._check_shape(reference.images.shape[1:], reference.name)
@@ -96,9 +104,15 @@ class Evaluator:
         }
 
     def measure(
-        self, batches: Iterable[np.ndarray], labels: np.ndarray | None = None
+        self,
+        batches: Iterable[np.ndarray],
+        labels: np.ndarray | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
-        """Measures samples, uint8 [B, H, W, C] a batch, made for `labels` [N] if there are any.
+        """Measures samples, uint8 [B, H, W, C] a batch.
+
+        Args:
+          labels, prompts: [N] each, that the samples were made for, if they were.
 
         Returns:
           A row for each metric and reference: {"metric", "value", "reference", "num_samples",
@@ -110,6 +124,7 @@ class Evaluator:
         Raises:
           EvaluationError: the images cannot be measured, or not against these references.
         """
+        embedded = self._embedded(prompts)
         spaces = {name: self._collector(name) for name in self._extractors}
         duplicates, num = DuplicateCounter(), 0
         for images in batches:
@@ -130,7 +145,7 @@ class Evaluator:
         for metric, reference in self._comparisons():
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
-            samples = spaces[metric.features].first(limit, labels)
+            samples = spaces[metric.features].first(limit, labels, embedded)
             parts = metric.measure(samples, reference, extractor)
             limit = min(limit or num, num)
             rows += [
@@ -180,6 +195,17 @@ class Evaluator:
             "spectrum": radial_spectrum(samples),
             "data_spectrum": radial_spectrum(reference.images[evenly]),
         }
+
+    def _embedded(self, prompts: Sequence[str] | None) -> np.ndarray | None:
+        """Embeds prompts [N] for metrics that take them: unit vectors [N, D]; else None."""
+        if not self.takes_prompts:
+            return None
+        if prompts is None:
+            raise EvaluationError(
+                "clip_score needs samples of a model that takes prompts, or images with a file of "
+                "--prompts; leave this metric out"
+            )
+        return self._embed(prompts)
 
     def _label_law(self, labels: np.ndarray | None, reference: Reference | None) -> str | None:
         """Says how the labels are distributed: "data", as the reference's, "other", or None.
@@ -276,11 +302,11 @@ class _Collector:
             parts.append(extracted[name])
         self._num += len(features)
 
-    def first(self, limit: int, labels: np.ndarray | None) -> Collected:
-        """Returns the first `limit` samples, or all if it is 0, with their `labels`."""
+    def first(self, limit: int, labels: np.ndarray | None, prompts: np.ndarray | None) -> Collected:
+        """Returns the first `limit` samples, or all if it is 0, with their labels and prompts."""
         statistics = self._moments[limit].statistics() if limit in self._moments else None
         arrays = {
             name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
         }
-        labels = None if labels is None else labels[: limit or None]
-        return Collected(statistics, **arrays, labels=labels)
+        labels, prompts = (a if a is None else a[: limit or None] for a in (labels, prompts))
+        return Collected(statistics, **arrays, labels=labels, prompts=prompts)

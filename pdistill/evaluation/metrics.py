@@ -4,7 +4,9 @@ fid                      Frechet distance of Inception features; for other than 
                          row is called `fid_10k` or the like
 fd_<features>            Frechet distance of other features
 kid, kid_<features>      kernel distance of Inception or other features
+cmmd                     kernel distance of CLIP's embeddings
 is                       Inception Score
+clip_score               likeness of samples and their prompts to CLIP
 precision_recall         two rows, `precision` and `recall`
 class_shares             two rows, `class_share_min` and `class_share_max`: the fractions of samples
                          that the digits classifier takes for the rarest and commonest digit
@@ -21,6 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pdistill.evaluation.clip import clip_score, cmmd
 from pdistill.evaluation.frechet import Statistics, frechet_bias, frechet_distance
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
 from pdistill.evaluation.inception_score import inception_score
@@ -29,10 +32,11 @@ from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.features import EXTRACTORS, Extractor
+from pdistill.features.vision import CLIP
 
 NEIGHBOURS = "nearest_neighbour_ratio"
 INCEPTION = "inception"
-DISTANCES = ("fid", "fd_", "kid")  # beginnings of metrics whose smaller values are better
+DISTANCES = ("fid", "fd_", "kid", "cmmd")  # beginnings of metrics whose smaller values are better
 
 
 def check_distance(name: str, key: str) -> None:
@@ -42,7 +46,7 @@ def check_distance(name: str, key: str) -> None:
       EvaluationError: it is not; the message calls the setting `key`.
     """
     if not name.startswith(DISTANCES):
-        raise EvaluationError(f"{key} must be a distance, fid, fd_* or kid*; got {name!r}")
+        raise EvaluationError(f"{key} must be a distance, fid, fd_*, kid* or cmmd; got {name!r}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,12 +58,14 @@ class Collected:
       features: features [N, D].
       logits: a classifier's logits [N, K].
       labels: labels [N] that the samples were made for.
+      prompts: unit embeddings [N, D] of the prompts that the samples were made for.
     """
 
     statistics: Statistics | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
+    prompts: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +134,29 @@ class KernelDistance(Metric):
 
     def measure(self, samples, reference, extractor):
         value, error = kernel_distance(samples.features, reference.features(extractor))
+        return [{"value": value, "standard_error": error}]
+
+
+class Cmmd(Metric):
+    """CMMD to each reference."""
+
+    def names(self, num: int) -> tuple[str, ...]:
+        return ("cmmd",)
+
+    def measure(self, samples, reference, extractor):
+        return [{"value": cmmd(samples.features, reference.features(extractor))}]
+
+
+class ClipScore(Metric):
+    """CLIP score of samples for their prompts, without a reference."""
+
+    compares = "none"
+
+    def names(self, num: int) -> tuple[str, ...]:
+        return ("clip_score",)
+
+    def measure(self, samples, reference, extractor):
+        value, error = clip_score(samples.features, samples.prompts)
         return [{"value": value, "standard_error": error}]
 
 
@@ -246,6 +275,8 @@ def feature_space(names: Sequence[str]) -> str:
         distance, _, space = name.partition("_")
         if name in ("fid", "kid", "is"):
             return INCEPTION
+        if name == "cmmd":
+            return CLIP
         if distance in ("fd", "kid") and space in EXTRACTORS:
             return space
     return INCEPTION
@@ -255,7 +286,9 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
     known = {
         "fid": lambda: FrechetDistance(INCEPTION),
         "kid": lambda: KernelDistance(INCEPTION),
+        "cmmd": lambda: Cmmd(CLIP),
         "is": lambda: InceptionScore(INCEPTION),
+        "clip_score": lambda: ClipScore(CLIP),
         "label_accuracy": lambda: LabelAccuracy("classifier"),
         "class_shares": lambda: ClassShares("classifier"),
         "precision_recall": lambda: PrecisionRecall(features),

@@ -1,6 +1,7 @@
 """Measurements of a run's models: those to be made, and those that are there already."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ class Measurements:
             guidance=measurement.guidance,
             num=num,
             keep=PICTURE_IMAGES,
+            prompts=self._prompts if evaluator.takes_prompts else None,
             **self._sampling_arguments(sampling),
         )
         pictured = self._keep_pictures(r, measurement, samples)
@@ -198,7 +200,8 @@ class Measurements:
             "seconds_per_image": None,
             "device": jax.devices()[0].device_kind,
         }
-        measured = evaluator.measure(batches, self._data.labels[chosen])
+        prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
+        measured = evaluator.measure(batches, self._data.labels[chosen], prompts)
         rows = self._append([what | row | about for row in measured])
         say(f"{r.name:<16} encoded and decoded: {_values(rows)}")
 
@@ -236,6 +239,11 @@ class Measurements:
         samples = np.concatenate(list(batches))
         [row] = evaluator.measure([samples], labels)
         return row, samples
+
+    @functools.cached_property
+    def _prompts(self) -> list[str]:
+        """The main caption of each training image."""
+        return [captions[0] for captions in self._data.captions]
 
     def clip(self, r: Planned) -> tuple[float, float] | None:
         """Range that a run's x_hat is clipped to in sampling, or None, as for latents."""
@@ -337,8 +345,11 @@ class Measurements:
                 f"{r.name}: the imported model takes {num_labels} labels, but {self._data.name} "
                 f"has {classes} classes; give the data that it was trained on, as data.name"
             )
-        if r.run.measured and not num_labels and "label_accuracy" in self._settings.metrics:
+        metrics = self._settings.metrics if r.run.measured else ()
+        if not num_labels and "label_accuracy" in metrics:
             raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
+        if not r.network.takes_text and "clip_score" in metrics:
+            raise ConfigError(f"evaluation.metrics: clip_score, but {r.name} takes no prompts")
 
     def _reference(self, split: str, shape: tuple[int, ...]) -> Reference:
         """A split's images at a shape; each is made once."""

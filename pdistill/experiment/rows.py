@@ -1,7 +1,7 @@
 """Rows of results.jsonl: what was measured, how, and on what."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -89,11 +89,13 @@ def measure(
     batch_size: int,
     mesh: Mesh,
     data: Conditioning,
+    prompts: Sequence[str] | None,
     keep: int,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
+      prompts: the prompts in `data`, as strings, for metrics that take them.
       keep: number of samples to return.
 
     Returns:
@@ -104,7 +106,9 @@ def measure(
         batch_size=batch_size, mesh=mesh, guidance=guidance,
     )  # fmt: skip
     samples = Timed(batches, keep)
-    measured = evaluator.measure(samples, labels)
+    if prompts is not None:
+        prompts = [prompts[row] for row in draw_rows(len(prompts), num, seed)]
+    measured = evaluator.measure(samples, labels, prompts)
     about = {
         "method": model.card["method"],
         "seconds_per_image": samples.seconds_per_image,
@@ -145,8 +149,13 @@ def draw_told(network: Network, data: Conditioning, num: int, seed: int) -> Cond
     leaves = jax.tree.leaves(wanted)
     if not leaves:
         return wanted
-    rows = np.random.RandomState(stable_hash(f"{seed}/labels")).choice(len(leaves[0]), num)
+    rows = draw_rows(len(leaves[0]), num, seed)
     return jax.tree.map(lambda a: a[rows], wanted)
+
+
+def draw_rows(size: int, num: int, seed: int) -> np.ndarray:
+    """Draws `num` of `size` rows, the same for every model: [num]."""
+    return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(size, num)
 
 
 def stable_hash(text: str) -> int:

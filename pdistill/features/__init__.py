@@ -3,10 +3,11 @@
 A new extractor is a small file and a line in EXTRACTORS.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from pdistill.features import digits_classifier, efficientnet_lite0, inception
+from pdistill.features import digits_classifier, efficientnet_lite0, inception, vision
 from pdistill.features.base import Extractor, NetworkExtractor, fingerprint
 from pdistill.features.pixels import Pixels, sixteen
 
@@ -16,6 +17,7 @@ EXTRACTORS: dict[str, Callable[..., Extractor]] = {
     "classifier": digits_classifier.load,
     "efficientnet_lite0": efficientnet_lite0.load,
     "inception": inception.load,
+    **{name: functools.partial(vision.load, name) for name in vision.TOWERS},
 }
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from pdistill.interop.conversion import read_json
 from pdistill.interop.weights import ConversionError, read_safetensors
+from pdistill.runtime.torch_files import read_torch
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+OLD_FILES = {"model.safetensors": "pytorch_model.bin"}  # of transformers
 # A variant is called by what is in the place of ".fp16" in NAME.fp16.safetensors.
 ANY = r"((\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json)"
 # Names of attention's layers in older files.
@@ -34,7 +36,8 @@ def read_diffusers(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
 def read_weights(folder: Path, weights: str) -> tuple[dict[str, np.ndarray], Path]:
     """Reads the tensors of a network's folder.
 
-    A variant, in half precision for instance, is read only where there is nothing else.
+    A variant, in half precision for instance, is read only where there is nothing else, and then
+    transformers' old file.
 
     Args:
       weights: name of the file, if it is one and no variant.
@@ -48,6 +51,9 @@ def read_weights(folder: Path, weights: str) -> tuple[dict[str, np.ndarray], Pat
     """
     any_of_them = re.compile(re.escape(weights.removesuffix(".safetensors")) + ANY)
     found = sorted(path for path in folder.iterdir() if any_of_them.fullmatch(path.name))
+    old = folder / OLD_FILES.get(weights, weights)
+    if not found and old.exists():
+        return read_torch(old), old
     if not found:
         raise ConversionError(
             f"there is no {weights} in {folder}, nor shards with an index, nor a variant: get it, "

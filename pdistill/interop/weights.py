@@ -10,13 +10,20 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.networks import Codec, Network, TextEncoder, describe_network, num_blocks
+from pdistill.networks import (
+    Codec,
+    ImageEncoder,
+    Network,
+    TextEncoder,
+    describe_network,
+    num_blocks,
+)
 from pdistill.runtime.files import one_line, regular
 
 # PyTorch's names of our parameters.
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
-Filled = TypeVar("Filled", Network, Codec, TextEncoder)
+Filled = TypeVar("Filled", Network, Codec, TextEncoder, ImageEncoder)
 
 
 class ConversionError(ValueError):
@@ -74,7 +81,7 @@ def from_flat(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path)
 
 
 def from_torch(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path) -> Filled:
-    """Fills a network, a codec or a text encoder with tensors whose layers are named as in PyTorch.
+    """Fills a network, a codec or an encoder with tensors whose layers are named as in PyTorch.
 
     A layer's name is its path joined with "."; its kernel is "weight" there, outputs first. A 1x1
     convolution in PyTorch may be a dense layer here. The tensors are taken out of their dictionary,

@@ -30,6 +30,7 @@ from pdistill.networks.routed import Routed
 from pdistill.networks.text import Bert, ClipText, TextEncoder, Tokenizer
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.networks.unet import UNet
+from pdistill.networks.vision import ClipImage, Dinov2, ImageEncoder
 
 __all__ = [
     "CODECS",
@@ -40,6 +41,7 @@ __all__ = [
     "AutoencoderResidual",
     "AutoencoderTiny",
     "Bert",
+    "ClipImage",
     "ClipText",
     "Codec",
     "Conditioning",
@@ -47,7 +49,9 @@ __all__ = [
     "DiT",
     "DiffusersDiT",
     "DiffusersUNet",
+    "Dinov2",
     "Edm2UNet",
+    "ImageEncoder",
     "Network",
     "Posterior",
     "Routed",

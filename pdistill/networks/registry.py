@@ -18,6 +18,7 @@ from pdistill.networks.published.sit import SiT
 from pdistill.networks.routed import Routed
 from pdistill.networks.text import Bert, ClipText
 from pdistill.networks.unet import UNet
+from pdistill.networks.vision import ClipImage, Dinov2
 
 NETWORKS = {
     "dit": DiT,
@@ -38,6 +39,8 @@ CODECS = {
 }
 
 ENCODERS = {"bert": Bert, "clip_text": ClipText}
+
+TOWERS = {"clip_image": ClipImage, "dinov2": Dinov2}  # whose sizes are the published ones
 
 LARGEST = 10**6  # of the numbers among a network's arguments
 MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes
@@ -126,7 +129,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
 
     {"name", "arguments"}.
     """
-    known = NETWORKS | CODECS | ENCODERS
+    known = NETWORKS | CODECS | ENCODERS | TOWERS
     names = [name for name, cls in known.items() if type(network) is cls]
     if not names:
         raise ValueError(f"{type(network).__name__} is not one of {', '.join(known)}")

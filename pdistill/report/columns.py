@@ -40,6 +40,8 @@ COLUMNS = {  # by a pattern of the whole name
     r"kid_(\w+)": Column(
         r"kernel distance to the data, in the space of \1; around 0 is best", "lower"
     ),
+    "cmmd": Column("kernel distance of CLIP's embeddings to the data's, times 1,000", "lower"),
+    "clip_score": Column("likeness of images and their prompts to CLIP, at most 100", "higher"),
     "is": Column("Inception Score: samples that are sure of a class, and of all classes", "higher"),
     "precision": Column("share of samples that lie among the data, from 0 to 1", "higher"),
     "recall": Column("share of the data that lies among the samples, from 0 to 1", "higher"),

@@ -1,6 +1,7 @@
 """Shards and variants of diffusers' folders, of a network and of a codec."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import safetensors.numpy
 
 from pdistill import convert
 from pdistill.interop import ConversionError, convert_diffusers
-from pdistill.interop.diffusers_weights import WEIGHTS
+from pdistill.interop.diffusers_weights import WEIGHTS, read_weights
+from pdistill.runtime.torch_files import read_torch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/interop"
 NAME = WEIGHTS.removesuffix(".safetensors")
@@ -156,3 +158,17 @@ def test_no_weights_by_the_command(network, tmp_path):
     with pytest.raises(SystemExit, match=r"there is no .*, nor shards .*safe_serialization=True"):
         convert.main(["--from=diffusers", f"--source={network}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_old_file_of_transformers(tmp_path):
+    """It is read where there is no other; of diffusers' it is not known what the names would be."""
+    old = tmp_path / "pytorch_model.bin"
+    shutil.copy(FIXTURES.parent / "torch_files/zip.pth", old)
+    tensors, path = read_weights(tmp_path, "model.safetensors")
+    assert path == old
+    np.testing.assert_array_equal(tensors["matrix"], read_torch(old)["matrix"])
+    with pytest.raises(ConversionError, match=r"there is no diffusion_pytorch_model"):
+        read_weights(tmp_path, WEIGHTS)
+    new = {"matrix": np.ones(1, np.float32)}
+    safetensors.numpy.save_file(new, tmp_path / "model.safetensors")
+    assert read_weights(tmp_path, "model.safetensors")[0] == new

@@ -5,7 +5,10 @@ from pdistill.features import EXTRACTORS
 from pdistill.report.columns import describe, headline
 from pdistill.report.table import pivot
 
-METRICS = ["fid", "kid", "is", "precision_recall", "class_shares", "label_accuracy"]
+METRICS = [
+    *("fid", "kid", "cmmd", "is", "clip_score"),
+    *("precision_recall", "class_shares", "label_accuracy"),
+]
 
 
 def every_metric():
@@ -28,7 +31,9 @@ def test_every_column_has_a_meaning(row):
         if name.startswith(DISTANCES):
             assert describe(name).better == "lower"
     assert describe("fd_pixels").meaning.endswith("pixels")
-    assert {describe(name).better for name in ("is", "precision", "recall")} == {"higher"}
+    assert {describe(name).better for name in ("is", "clip_score", "precision", "recall")} == {
+        "higher"
+    }
 
 
 def test_a_metric_of_others_has_none():

@@ -27,7 +27,7 @@ class ClipBlock(nn.Module):
     quick_gelu: bool
 
     @nn.compact
-    def __call__(self, tokens: Array, seen: Array) -> Array:
+    def __call__(self, tokens: Array, seen: Array | None) -> Array:
         features = tokens.shape[-1]
         norm = functools.partial(nn.LayerNorm, self.epsilon, use_fast_variance=False)
         h = norm(name="layer_norm1")(tokens)
