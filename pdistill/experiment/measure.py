@@ -337,8 +337,9 @@ class Measurements:
                 f"{r.name}: the imported model takes {num_labels} labels, but {self._data.name} "
                 f"has {classes} classes; give the data that it was trained on, as data.name"
             )
-        if r.run.measured and not num_labels and "label_accuracy" in self._settings.metrics:
-            raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
+        told = [name for name in self._settings.metrics if name.startswith("label_accuracy")]
+        if r.run.measured and not num_labels and told:
+            raise ConfigError(f"evaluation.metrics: {told[0]}, but {r.name} takes no labels")
 
     def _reference(self, split: str, shape: tuple[int, ...]) -> Reference:
         """A split's images at a shape; each is made once."""
