@@ -36,6 +36,11 @@ side() {
   [ "$SCALE" = small ] && echo 8 || echo "$1"
 }
 
+# steps NUMBER: prints the steps of a teacher's sampler, NUMBER or those of small scale.
+steps() {
+  [ "$SCALE" = small ] && echo 2 || echo "$1"
+}
+
 # brief STAGE FLAG...: at small scale, adds flags that make the stage with that number brief.
 brief() {
   [ "$SCALE" = small ] || return 0

@@ -16,7 +16,7 @@ missing "$RUN/codec" pdistill convert --from=diffusers --source="$DOWNLOADS/sd-v
 missing "$DATA/imagenet256" pdistill prepare --images="$IMAGENET" --name=imagenet256 \
   --resolution="$(side 256)" --codec="$RUN/codec"
 missing "$RUN/teacher" pdistill convert --from=dit --source="$DOWNLOADS/DiT-XL-2-256x256.pt" \
-  --codec="$RUN/codec" --out="$RUN/teacher"
+  --codec="$RUN/codec" --num_steps="$(steps 250)" --out="$RUN/teacher"
 measure "$RUN/teacher" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --guidance=0.5
 
 brief 1 '--config.stages[1].measured_at=2,'

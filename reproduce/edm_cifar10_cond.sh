@@ -8,10 +8,10 @@
 . "$(dirname "$0")/common.sh"
 
 missing "$DATA/cifar10" pdistill prepare cifar10
-missing "$RUN/teacher" pdistill convert --from=edm --num_steps=18 --out="$RUN/teacher" \
-  --source="$DOWNLOADS/edm-cifar10-32x32-cond-vp.pkl"
-measure "$RUN/teacher" "$DOWNLOADS/cifar10-32x32.npz" --solver=edm --num_steps=18
+missing "$RUN/teacher" pdistill convert --from=edm --num_steps="$(steps 18)" \
+  --source="$DOWNLOADS/edm-cifar10-32x32-cond-vp.pkl" --out="$RUN/teacher"
+measure "$RUN/teacher" "$DOWNLOADS/cifar10-32x32.npz" --solver=edm
 
-brief 1 '--config.stages[1].select=fd_pixels'
+brief 1 '--config.stages[1].select='
 pdistill train cifar10_dmd2:imported --config.teacher="$RUN/teacher" --workdir="$RUN/run" "${FLAGS[@]}"
 measure "$RUN/run/dmd" "$DOWNLOADS/cifar10-32x32.npz"

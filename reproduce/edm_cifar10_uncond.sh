@@ -8,11 +8,11 @@
 . "$(dirname "$0")/common.sh"
 
 missing "$DATA/cifar10" pdistill prepare cifar10
-missing "$RUN/teacher" pdistill convert --from=edm --num_steps=18 --out="$RUN/teacher" \
-  --source="$DOWNLOADS/edm-cifar10-32x32-uncond-vp.pkl"
-measure "$RUN/teacher" "$DOWNLOADS/cifar10-32x32.npz" --solver=edm --num_steps=18
+missing "$RUN/teacher" pdistill convert --from=edm --num_steps="$(steps 18)" \
+  --source="$DOWNLOADS/edm-cifar10-32x32-uncond-vp.pkl" --out="$RUN/teacher"
+measure "$RUN/teacher" "$DOWNLOADS/cifar10-32x32.npz" --solver=edm
 
-brief 1
+brief 1 '--config.stages[1].measured_at=1,'
 pdistill train cifar10_ect:imported --config.teacher="$RUN/teacher" --workdir="$RUN/run" "${FLAGS[@]}"
 measure "$RUN/run/ect" "$DOWNLOADS/cifar10-32x32.npz" --num_steps=1
 measure "$RUN/run/ect" "$DOWNLOADS/cifar10-32x32.npz" --num_steps=2

@@ -10,12 +10,13 @@
 
 missing "$DATA/imagenet64" pdistill prepare --images="$IMAGENET" --name=imagenet64 \
   --resolution="$(side 64)" --resize=area
-missing "$RUN/teacher" pdistill convert --from=edm --num_steps=40 --out="$RUN/teacher" \
-  --source="$DOWNLOADS/edm-imagenet-64x64-cond-adm.pkl"
-measure "$RUN/teacher" "$DOWNLOADS/imagenet-64x64.npz" --solver=edm --num_steps=40
-measure "$RUN/teacher" "$DOWNLOADS/imagenet-64x64.npz" --solver=edm:40,0.05,50,1.003 --num_steps=256
+missing "$RUN/teacher" pdistill convert --from=edm --num_steps="$(steps 40)" \
+  --source="$DOWNLOADS/edm-imagenet-64x64-cond-adm.pkl" --out="$RUN/teacher"
+measure "$RUN/teacher" "$DOWNLOADS/imagenet-64x64.npz" --solver=edm
+measure "$RUN/teacher" "$DOWNLOADS/imagenet-64x64.npz" --solver=edm:40,0.05,50,1.003 \
+  --num_steps="$(steps 256)"
 
-brief 1 '--config.stages[1].select=fd_pixels'
+brief 1 '--config.stages[1].select='
 pdistill train imagenet64_dmd2:imported --config.teacher="$RUN/teacher" --workdir="$RUN/run" \
   "${FLAGS[@]}"
 measure "$RUN/run/dmd" "$DOWNLOADS/imagenet-64x64.npz"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SiT-XL/2, a teacher of latents of ImageNet 256x256 (Ma et al. 2024), and its student by MeanFlow
-# (Geng et al. 2025), which starts from its parameters, in one, two and four evaluations.
+# (Geng et al. 2025), which starts from its parameters, in one evaluation.
 #
 # Download from https://github.com/willisma/SiT, "Sampling":
 #   SiT-XL-2-256x256.pt
@@ -16,12 +16,10 @@ missing "$RUN/codec" pdistill convert --from=diffusers --source="$DOWNLOADS/sd-v
 missing "$DATA/imagenet256" pdistill prepare --images="$IMAGENET" --name=imagenet256 \
   --resolution="$(side 256)" --codec="$RUN/codec"
 missing "$RUN/teacher" pdistill convert --from=sit --source="$DOWNLOADS/SiT-XL-2-256x256.pt" \
-  --codec="$RUN/codec" --out="$RUN/teacher"
+  --codec="$RUN/codec" --num_steps="$(steps 249)" --out="$RUN/teacher"
 measure "$RUN/teacher" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --guidance=0.5
 
-brief 1
+brief 1 '--config.stages[1].measured_at=1,'
 pdistill train imagenet256_mean_flow:imported --config.teacher="$RUN/teacher" \
   --workdir="$RUN/run" "${FLAGS[@]}"
-for steps in 1 2 4; do
-  measure "$RUN/run/mean_flow" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --num_steps=$steps
-done
+measure "$RUN/run/mean_flow" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --num_steps=1

@@ -58,6 +58,17 @@ def test_images_against_images(files, capsys):
     np.testing.assert_allclose(read_jsonl(again)[0]["value"], rows[0]["value"], rtol=1e-12)
 
 
+def test_published_statistics_do_not_say_of_how_many_images(files, capsys):
+    """The row names them; so many samples as are told are compared."""
+    np.savez(files / "published.npz", mu=np.zeros(16), sigma=np.eye(16))
+    flags = f"--reference={files}/published.npz", "--metrics=fd_pixels", f"--out={files}/rows.jsonl"
+    run(f"--images={files}/a.npz", *flags, "--num_samples=150")
+    (row,) = read_jsonl(files / "rows.jsonl")
+    assert (row["reference"], row["num_samples"]) == (f"{files}/published.npz", 150)
+    model = save_random(files / "model")
+    assert "does not say how many images" in refused(capsys, f"--model={model}", *flags)
+
+
 def test_fewer_samples_are_a_random_subset(tmp_path, capsys):
     """A file sorted by class: its beginning is one class. The row says how it was drawn."""
     data = load_dataset("digits", "train")

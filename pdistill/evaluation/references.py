@@ -179,6 +179,9 @@ class StatisticsReference:
     def __len__(self) -> int:
         return self._statistics.count or 0
 
+    def __bool__(self) -> bool:
+        return True  # also of an unknown number of images
+
     def features(self, extractor: Extractor) -> np.ndarray:
         raise EvaluationError(
             f"{self.name} holds only mu and sigma: it can be compared by Frechet distances only; "
