@@ -45,13 +45,14 @@ def frechet_margin(
     A tenth of the samples is left out at a time, at random, and the distances of the others spread
     as much as ten times smaller sets do (Shao & Wu 1989). All have one number of samples and so one
     bias, where a bootstrap would add to it, as its samples repeat. The variance found is on average
-    at least that of the distance, for any law and number of samples (Efron & Stein 1981). Where
-    samples are perfect it is about twice as large, and the margin 1.4 times. By fewer rows it falls
-    as one over the root of their number, which is slower than that of perfect samples falls.
+    at least that of the distance, for any law and number of samples (Efron & Stein 1981). It is
+    about twice as large for perfect samples, whose margin is 1.4 times what it should be. A margin
+    found by some rows counts as one that falls with the root of the number of samples.
 
     Args:
       parts: features of the samples or of some of them, as `Kept` has them, [B, D] each.
-      samples: statistics of all. reference: those that they are compared with.
+      samples: statistics of all samples.
+      reference: statistics that they are compared with.
 
     Returns:
       The margin, or None for fewer than 2 GROUPS samples.
