@@ -118,7 +118,7 @@ def _labels(text: str, model: Model) -> list[int]:
             return numbers(text)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--label: {error}") from error
-    return model.labelnumbers([name.strip() for name in text.split(",")])
+    return model.label_numbers([name.strip() for name in text.split(",")])
 
 
 def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
