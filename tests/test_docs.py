@@ -14,7 +14,7 @@ from pdistill import experiment, samplers
 from pdistill.__main__ import COMMANDS
 from pdistill.cli.config_file import load_config
 
-PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "reproduce/README.md", *DOCS.rglob("*.md")])
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 

@@ -1,13 +1,20 @@
 """The command line that measures models and images: what it prints, writes and refuses."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
 
 from pdistill import evaluate
 from pdistill.data import load_dataset
-from pdistill.evaluation import frechet_distance, load_statistics
+from pdistill.evaluation import Moments, frechet_distance, load_statistics
+from pdistill.report.table import three_digits
 from pdistill.runtime.files import read_jsonl
+
+sys.path.append(str(Path(__file__).parent / "interop"))
+from comparison import save_random
 
 
 def noise(num, seed, low=0):
@@ -49,6 +56,17 @@ def test_images_against_images(files, capsys):
         f"--out={again}",
     )  # fmt: skip
     np.testing.assert_allclose(read_jsonl(again)[0]["value"], rows[0]["value"], rtol=1e-12)
+
+
+def test_published_statistics_do_not_say_of_how_many_images(files, capsys):
+    """The row names them; so many samples as are told are compared."""
+    np.savez(files / "published.npz", mu=np.zeros(16), sigma=np.eye(16))
+    flags = f"--reference={files}/published.npz", "--metrics=fd_pixels", f"--out={files}/rows.jsonl"
+    run(f"--images={files}/a.npz", *flags, "--num_samples=150")
+    (row,) = read_jsonl(files / "rows.jsonl")
+    assert (row["reference"], row["num_samples"]) == (f"{files}/published.npz", 150)
+    model = save_random(files / "model")
+    assert "does not say how many images" in refused(capsys, f"--model={model}", *flags)
 
 
 def test_fewer_samples_are_a_random_subset(tmp_path, capsys):
@@ -137,3 +155,78 @@ def test_warnings_are_a_line(files, capsys):
     run(f"--images={files}/few.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels")
     lines = capsys.readouterr().err.splitlines()
     assert next(line for line in lines if "too few" in line).startswith("warning: 10 samples")
+
+
+# --- Classes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Digits as `pdistill sample` writes images: "images" and "label"."""
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    data = load_dataset("digits", "train")
+    np.savez(path, images=data.images, label=data.labels)
+    return path
+
+
+def test_images_of_some_classes(labelled, tmp_path, capsys):
+    """They are compared with such images alone; with a margin in the table."""
+    out = tmp_path / "rows.jsonl"
+    flags = f"--images={labelled}", "--reference=digits:test", f"--out={out}"
+    run(*flags, "--metrics=fd_pixels,label_accuracy,label_accuracy_pixels", "--classes=1,3-4")
+    told = capsys.readouterr().out
+    assert "digits:test of classes 1,3-4" in told
+    rows = {row["metric"]: row for row in read_jsonl(out)}
+    parts = []
+    for split in ("train", "test"):
+        data = load_dataset("digits", split)
+        images = data.images[np.isin(data.labels, (1, 3, 4))].reshape(-1, 64) / 127.5 - 1
+        parts.append(Moments().add(images).statistics())
+    distance = rows["fd_pixels"]
+    assert distance["value"] == pytest.approx(frechet_distance(*parts), rel=1e-9)
+    assert distance["num_samples"] == parts[0].count
+    assert f"{three_digits(distance['value'])} ± {distance['margin']:#.2g}" in told
+    assert distance["labels"] == "data"
+    assert rows["label_accuracy"]["value"] > 0.95
+    assert rows["label_accuracy_pixels"]["value"] > 0.9
+
+
+def test_classes_that_cannot_be(labelled, files, capsys):
+    flags = f"--images={labelled}", "--metrics=fd_pixels"
+    digits = "--reference=digits:train"
+    cases = [
+        ((*flags, digits, "--classes=9-12"), "digits:train has no images of class 10; its labels"),
+        ((*flags, digits, "--classes=a"), "--classes: give numbers such as 3"),
+        ((*flags, digits, "--classes=1", "--label=1"), "leave out --label"),
+        ((*flags, f"--reference={files}/b.npz", "--classes=1"), "b.npz: it has no labels"),
+        (
+            (f"--images={files}/a.npz", "--metrics=fd_pixels", digits, "--classes=1"),
+            "a.npz has no labels",
+        ),
+        (
+            (*flags, "--reference=digits:test", "--classes=1"),
+            "digits:test of classes 1 has 35 images, too few for the covariance of 64 features",
+        ),
+        ((*flags, f"--reference={files}/b.npz", "--metrics=label_accuracy_pixels"), "with labels"),
+    ]
+    for arguments, message in cases:
+        assert message in refused(capsys, *arguments)
+
+
+def test_classes_of_a_model(tmp_path, capsys):
+    """Its samples have these labels; without labels, or with too few, it is refused."""
+    models = {labels: save_random(tmp_path / str(labels), num_labels=labels) for labels in (0, 3)}
+    images = np.random.default_rng(0).integers(0, 256, (90, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, label=np.arange(90) % 3)
+    np.savez(tmp_path / "more.npz", images=images, label=np.arange(90) % 5)
+    out = tmp_path / "rows.jsonl"
+    flags = "--metrics=fd_pixels", f"--out={out}", "--num_steps=1", "--batch_size=40"
+    classes = "--classes=0,2"
+    run(f"--model={models[3]}", f"--reference={tmp_path}/data.npz", *flags, classes)
+    (row,) = read_jsonl(out)
+    assert (row["num_samples"], row["labels"]) == (60, "data")
+    assert row["reference"].endswith("data.npz of classes 0,2")
+    refuse = f"--model={models[0]}", f"--reference={tmp_path}/data.npz", classes
+    assert "takes no labels; leave --classes out" in refused(capsys, *refuse, *flags)
+    refuse = f"--model={models[3]}", f"--reference={tmp_path}/more.npz"
+    assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)

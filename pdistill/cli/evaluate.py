@@ -3,10 +3,12 @@
     python -m pdistill.evaluate --model=runs/digits/progressive/4 --reference=digits:train \
         --metrics=fd_pixels,fd_classifier,precision_recall
     python -m pdistill.evaluate --images=samples.npz --reference=cifar10-32x32.npz --metrics=fid
+    python -m pdistill.evaluate --model=DIR --reference=cifar10:train --classes=3,5 --metrics=fid
 
-Images are an .npz with one uint8 array [N, H, W, C], or a folder of pictures. A reference is a
-data set with its split, such images, or an .npz with mu and sigma. --prompts has the prompts that a
-model's samples are drawn for, or one of each image for clip_score.
+Images are an .npz with one uint8 array [N, H, W, C], and their labels [N] if they have some as
+"label" or "arr_1", or a folder of pictures. A reference is a data set with its split, such images,
+or an .npz with mu and sigma. With --classes only images of these labels are compared. --prompts has
+the prompts that a model's samples are drawn for, or one of each image for clip_score.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     load_model,
+    numbers,
     picture_options,
     prompts_option,
     read_prompts,
@@ -30,7 +33,9 @@ from pdistill.evaluation import (
     NEIGHBOURS,
     EvaluationError,
     Evaluator,
-    load_images,
+    Reference,
+    StatisticsReference,
+    load_labelled,
     load_reference,
     save_statistics,
 )
@@ -44,6 +49,8 @@ from pdistill.runtime.terminal import plain_errors, say
 from pdistill.samplers import parse_solver
 
 BATCH = 500
+
+AnyReference = Reference | StatisticsReference
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--solver", help="solver instead of the model's own, such as heun")
     parser.add_argument("--label", type=int, help="one label for all (default: the reference's)")
     parser.add_argument(
+        "--classes",
+        help="labels, such as 0-9,20: samples of these are compared with images of these",
+    )
+    parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
     picture_options(parser)
@@ -104,7 +115,13 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
     pictures = {"channels": options.channels, "background": options.background}
     reference = load_reference(options.reference, **pictures)
     held_out = load_reference(options.held_out, **pictures) if options.held_out else None
-    images = load_images(options.images, **pictures) if options.images else None
+    images = labels = None
+    if options.images:
+        images, labels = load_labelled(options.images, **pictures)
+    if options.classes:
+        reference, held_out, images, labels = _of_classes(
+            options, reference, held_out, images, labels
+        )
     if not (options.model or options.images or options.save_statistics):
         raise EvaluationError("give --model or --images to measure, or --save_statistics")
     num = options.num_samples or (len(reference) if images is None else len(images))
@@ -135,12 +152,45 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
         say(f"mean and covariance of {space} of {reference.name} -> {options.save_statistics}")
     if images is not None:
-        return _measure_images(options, evaluator, images, num)
+        return _measure_images(options, evaluator, images, labels, num)
     return _measure_model(options, evaluator, num) if options.model else []
 
 
+def _of_classes(
+    options: argparse.Namespace,
+    reference: AnyReference,
+    held_out: AnyReference | None,
+    images: np.ndarray | None,
+    labels: np.ndarray | None,
+) -> tuple[AnyReference, AnyReference | None, np.ndarray | None, np.ndarray | None]:
+    """The references, images and labels that are of --classes."""
+    if options.label is not None:
+        raise EvaluationError("--classes says the labels of the samples too; leave out --label")
+    try:
+        classes = numbers(options.classes)
+    except argparse.ArgumentTypeError as error:
+        raise EvaluationError(f"--classes: {error}") from error
+    reference = reference.of_classes(classes, options.classes)
+    held_out = held_out and held_out.of_classes(classes, options.classes)
+    if images is None:
+        return reference, held_out, None, None
+    if labels is None:
+        raise EvaluationError(
+            f"--classes: {options.images} has no labels; give an .npz of images with their label "
+            "[N], as python -m pdistill.sample writes it"
+        )
+    chosen = np.isin(labels, classes)
+    if not chosen.any():
+        raise EvaluationError(f"{options.images} has no images of classes {options.classes}")
+    return reference, held_out, images[chosen], labels[chosen]
+
+
 def _measure_images(
-    options: argparse.Namespace, evaluator: Evaluator, images: np.ndarray, num: int
+    options: argparse.Namespace,
+    evaluator: Evaluator,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    num: int,
 ) -> list[dict[str, Any]]:
     """Measures `num` images from a file or folder, which may be sorted by class."""
     size, seed = options.batch_size, None
@@ -154,14 +204,14 @@ def _measure_images(
         seed = options.seed
         order = np.random.RandomState(stable_hash(f"{seed}/images")).permutation(len(images))
         say(f"{num} of the {len(images)} images, drawn at random with seed {seed}")
-        images = images[order[:num]]
+        images, labels = images[order[:num]], labels if labels is None else labels[order[:num]]
         prompts = prompts and [prompts[i] for i in order[:num]]
     batches = (images[start : start + size] for start in range(0, len(images), size))
     nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
     about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
-        for row in evaluator.measure(batches, prompts=prompts)
+        for row in evaluator.measure(batches, labels, prompts=prompts)
     ]
 
 
@@ -179,7 +229,8 @@ def _measure_model(
     num_labels = model.network.num_labels
     if options.label is None:
         known = evaluator.references[0].labels
-        labels = np.arange(num_labels) if known is None else known
+        labels = np.arange(num_labels) if known is None else np.asarray(known)
+        _check_known(options, num_labels, labels)
     elif 0 <= options.label < num_labels:
         labels = [options.label]
     else:
@@ -204,6 +255,17 @@ def _measure_model(
         keep=0,
     )
     return rows
+
+
+def _check_known(options: argparse.Namespace, num_labels: int, labels: np.ndarray) -> None:
+    """Raises EvaluationError for labels of a reference that the model does not have."""
+    if options.classes and not num_labels:
+        raise EvaluationError(f"{options.model} takes no labels; leave --classes out")
+    if num_labels and labels.max() >= num_labels:
+        raise EvaluationError(
+            f"{options.model} takes labels from 0 to {num_labels - 1}, and {options.reference} has "
+            f"{labels.max()}: give a reference of the data that it was trained on, or --label"
+        )
 
 
 def _prompts(options: argparse.Namespace, evaluator: Evaluator, model: Model) -> list[str] | None:

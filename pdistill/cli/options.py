@@ -1,6 +1,7 @@
 """Options that the command lines share."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,18 @@ def read_prompts(path: Path) -> list[str]:
     if not any(prompts):
         raise ValueError(f"{path} has no prompts; write one a line")
     return [prompt for prompt in prompts if prompt]
+
+
+def numbers(text: str) -> list[int]:
+    """Reads "1,5,7" or "0-99" as numbers, not negative; several ranges may be joined."""
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not found:
+            raise argparse.ArgumentTypeError(f"give numbers such as 3, 1,5,7 or 0-9; got {text!r}")
+        numbers += found
+    return numbers
 
 
 def steps_option(parser: argparse.ArgumentParser) -> None:

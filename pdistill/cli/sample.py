@@ -26,6 +26,7 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     load_model,
+    numbers,
     prompts_option,
     read_prompts,
     steps_option,
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all images (default 0)")
     parser.add_argument(
-        "--seeds", type=_numbers, help="a seed for each image instead, such as 0-99 or 1,5,7"
+        "--seeds", type=numbers, help="a seed for each image instead, such as 0-99 or 1,5,7"
     )
     parser.add_argument(
         "--label",
@@ -110,23 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _numbers(text: str) -> list[int]:
-    """Reads "1,5,7" or "0-99" as numbers, not negative; several ranges may be joined."""
-    numbers = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
-        found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
-        if not found:
-            raise argparse.ArgumentTypeError(f"give numbers such as 3, 1,5,7 or 0-9; got {text!r}")
-        numbers += found
-    return numbers
-
-
 def _labels(text: str, model: Model) -> list[int]:
     """Labels by their numbers, "0-9", or their names, "cat,dog"."""
     if not model.label_names or re.fullmatch(r"[\d,\s-]*", text):
         try:
-            return _numbers(text)
+            return numbers(text)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--label: {error}") from error
     return model.label_numbers([name.strip() for name in text.split(",")])

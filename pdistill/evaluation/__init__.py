@@ -8,6 +8,7 @@ from pdistill.evaluation.images import (
     check_images,
     labels_follow,
     load_images,
+    load_labelled,
 )
 from pdistill.evaluation.inception_score import inception_score
 from pdistill.evaluation.kid import kernel_distance
@@ -44,6 +45,7 @@ __all__ = [
     "kernel_distance",
     "labels_follow",
     "load_images",
+    "load_labelled",
     "load_reference",
     "load_statistics",
     "nearest_distances",

@@ -15,7 +15,15 @@ from pdistill.evaluation.images import (
     EvaluationWarning,
     labels_follow,
 )
-from pdistill.evaluation.metrics import NEIGHBOURS, ClipScore, Collected, Metric, parse_metrics
+from pdistill.evaluation.jackknife import Kept
+from pdistill.evaluation.metrics import (
+    NEIGHBOURS,
+    ClipScore,
+    Collected,
+    Metric,
+    NearestMean,
+    parse_metrics,
+)
 from pdistill.evaluation.neighbours import nearest_rows
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
@@ -88,6 +96,7 @@ class Evaluator:
                         f"{reference.name} holds only mu and sigma, which {metric.names(0)[0]} "
                         "cannot use: it needs images"
                     )
+        self._check_classes()
 
     @property
     def num_samples(self) -> int:
@@ -116,10 +125,10 @@ class Evaluator:
 
         Returns:
           A row for each metric and reference: {"metric", "value", "reference", "num_samples",
-          "features", "preprocessing", "labels"} and the metric's own keys. "labels" is "data" for
-          labels distributed as the reference's, "other", or None, also without any reference to
-          tell by. "duplicates" counts samples that
-          are copies of earlier ones, where there are any.
+          "features", "preprocessing", "labels"} and the metric's own keys, such as its "margin",
+          half the width of its interval of 95%, see `jackknife`. "labels" is "data" for labels
+          distributed as the reference's, "other", or None, also without any reference to tell by.
+          "duplicates" counts samples that are copies of earlier ones, where there are any.
 
         Raises:
           EvaluationError: the images cannot be measured, or not against these references.
@@ -210,12 +219,12 @@ class Evaluator:
     def _label_law(self, labels: np.ndarray | None, reference: Reference | None) -> str | None:
         """Says how the labels are distributed: "data", as the reference's, "other", or None.
 
-        For a metric without a reference it is the first one that counts; without any, None.
+        For a metric without a reference it is the first one that counts; without labels, None.
         """
         reference = reference or next(iter(self.references), None)
-        if labels is None or reference is None:
+        if labels is None or reference is None or reference.labels is None:
             return None
-        if reference.labels is not None and labels_follow(labels, reference.labels):
+        if labels_follow(labels, reference.labels):
             return "data"
         warnings.warn(
             f"the samples' labels are not distributed as those of {reference.name}",
@@ -262,6 +271,24 @@ class Evaluator:
                 raise EvaluationError(f"{message}: the channels differ")
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
 
+    def _check_classes(self) -> None:
+        """Raises EvaluationError for references without labels, or of classes of few images."""
+        for metric, reference in self._comparisons():
+            if isinstance(metric, NearestMean) and reference.labels is None:
+                raise EvaluationError(
+                    f"{metric.names(0)[0]} needs a reference with labels, such as cifar10:train; "
+                    f"{reference.name} has none"
+                )
+            if metric.needs != "statistics" or reference is None or not reference.classes:
+                continue
+            size = self._extractors[metric.features](reference.images[:1])["features"].shape[1]
+            if len(reference) <= size:
+                raise EvaluationError(
+                    f"{reference.name} has {len(reference)} images, too few for the covariance of "
+                    f"{size} features ({metric.features}): give more classes, or a metric that "
+                    f"takes fewer, such as kid_{metric.features} or precision_recall"
+                )
+
     def _check_pixels(self, extractor: Pixels, shape: tuple[int, ...]) -> None:
         """Raises EvaluationError for images that do not fit, or have too many for a covariance."""
         try:
@@ -291,22 +318,27 @@ class _Collector:
 
     def __init__(self, needs: set[str], limits: set[int]):
         self._num = 0
-        self._moments = {limit: Moments() for limit in limits}
+        self._moments = {limit: (Moments(), Kept(limit)) for limit in limits}
         self._arrays = {name: [] for name in ("features", "logits") if name in needs}
 
     def add(self, extracted: dict[str, np.ndarray]) -> None:
         features = extracted["features"]
-        for limit, moments in self._moments.items():
-            moments.add(features[: max(limit - self._num, 0)] if limit else features)
+        for limit, (moments, kept) in self._moments.items():
+            first = features[: max(limit - self._num, 0)] if limit else features
+            moments.add(first)
+            kept.add(first)
         for name, parts in self._arrays.items():
             parts.append(extracted[name])
         self._num += len(features)
 
     def first(self, limit: int, labels: np.ndarray | None, prompts: np.ndarray | None) -> Collected:
         """Returns the first `limit` samples, or all if it is 0, with their labels and prompts."""
-        statistics = self._moments[limit].statistics() if limit in self._moments else None
         arrays = {
             name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
         }
         labels, prompts = (a if a is None else a[: limit or None] for a in (labels, prompts))
-        return Collected(statistics, **arrays, labels=labels, prompts=prompts)
+        arrays |= {"labels": labels, "prompts": prompts}
+        if limit not in self._moments:
+            return Collected(**arrays)
+        moments, kept = self._moments[limit]
+        return Collected(moments.statistics(), kept.parts, **arrays)

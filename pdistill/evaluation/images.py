@@ -37,10 +37,18 @@ def load_images(
     Raises:
       EvaluationError: there is no such file, it cannot be read, or it holds something else.
     """
+    return load_labelled(path, channels=channels, background=background)[0]
+
+
+def load_labelled(
+    path: str | Path, *, channels: int | None = None, background: str = "white"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Loads images as `load_images`, and their labels [N], as `labels_among`; None for a folder."""
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, channels, background)
-    return images_among(read_npz(path), path)
+        return _read_folder(path, channels, background), None
+    arrays = read_npz(path)
+    return images_among(arrays, path), labels_among(arrays, path)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -63,6 +71,24 @@ def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
             f"it holds {shapes or 'nothing'}"
         )
     check_images(found[0], str(path))
+    return found[0]
+
+
+def labels_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray | None:
+    """Picks the labels [N], as `pdistill sample` and guided-diffusion call them, if there are any.
+
+    Raises:
+      EvaluationError: they are not one whole number an image.
+    """
+    found = [arrays[name] for name in ("label", "arr_1") if name in arrays]
+    if not found:
+        return None
+    num = len(images_among(arrays, path))
+    if found[0].shape != (num,) or found[0].dtype.kind not in "iu":
+        raise EvaluationError(
+            f"{path}: labels must be whole numbers [{num}], one an image; got "
+            f"{found[0].dtype} {list(found[0].shape)}"
+        )
     return found[0]
 
 

@@ -11,6 +11,8 @@ precision_recall         two rows, `precision` and `recall`
 class_shares             two rows, `class_share_min` and `class_share_max`: the fractions of samples
                          that the digits classifier takes for the rarest and commonest digit
 label_accuracy           fraction of samples that the digits classifier takes for their label
+label_accuracy_<features>  fraction of samples whose features are nearest to the mean of the
+                         reference's images of their label
 nearest_neighbour_ratio  distance of samples to training images, over that of held-out images
 """
 
@@ -27,6 +29,7 @@ from pdistill.evaluation.clip import clip_score, cmmd
 from pdistill.evaluation.frechet import Statistics, frechet_bias, frechet_distance
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
 from pdistill.evaluation.inception_score import inception_score
+from pdistill.evaluation.jackknife import NORMAL, frechet_margin, share_margin
 from pdistill.evaluation.kid import kernel_distance
 from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
@@ -55,6 +58,7 @@ class Collected:
 
     Attributes:
       statistics: mean and covariance of the features.
+      kept: rows that a margin is found by, in batches, see `jackknife.Kept`.
       features: features [N, D].
       logits: a classifier's logits [N, K].
       labels: labels [N] that the samples were made for.
@@ -62,6 +66,7 @@ class Collected:
     """
 
     statistics: Statistics | None = None
+    kept: Sequence[np.ndarray] | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
@@ -109,6 +114,7 @@ class FrechetDistance(Metric):
         statistics = reference.statistics(extractor)
         try:
             row = {"value": frechet_distance(samples.statistics, statistics)}
+            row |= _margin(frechet_margin(samples.kept, samples.statistics, statistics))
         except ValueError as error:
             raise EvaluationError(f"{self.features} against {reference.name}: {error}") from error
         num, size = samples.statistics.count, len(statistics.mean)
@@ -123,6 +129,17 @@ class FrechetDistance(Metric):
         return [row]
 
 
+def _margin(margin: float | None) -> dict[str, float]:
+    """The margin as a key of a row; no key where there is none."""
+    return {} if margin is None else {"margin": margin}
+
+
+def _share(found: np.ndarray) -> dict[str, float]:
+    """The share of samples that `found`, bool [N], is true of, with its margin."""
+    share = float(np.mean(found))
+    return {"value": share, "margin": share_margin(share, len(found))}
+
+
 _bias = functools.lru_cache(maxsize=64)(frechet_bias)  # the same for every model of a run
 
 
@@ -134,7 +151,7 @@ class KernelDistance(Metric):
 
     def measure(self, samples, reference, extractor):
         value, error = kernel_distance(samples.features, reference.features(extractor))
-        return [{"value": value, "standard_error": error}]
+        return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
 
 
 class Cmmd(Metric):
@@ -184,12 +201,49 @@ class LabelAccuracy(Metric):
         return ("label_accuracy",)
 
     def measure(self, samples, reference, extractor):
-        if samples.labels is None:
-            raise EvaluationError(
-                "label_accuracy needs samples of a model that takes labels; leave this metric out"
-            )
-        found = samples.logits.argmax(axis=1)
-        return [{"value": float(np.mean(found == samples.labels))}]
+        _check_labels(samples, "label_accuracy")
+        return [_share(samples.logits.argmax(axis=1) == samples.labels)]
+
+
+def _check_labels(samples: Collected, name: str) -> None:
+    if samples.labels is None:
+        raise EvaluationError(
+            f"{name} needs samples with labels: of a model that takes some, or images in an .npz "
+            "with their label [N]; leave this metric out for others"
+        )
+
+
+class NearestMean(Metric):
+    """Fraction of samples that are nearest to the mean of their label's images, in features.
+
+    It classifies by the nearest class mean (Mensink et al. 2013), and can be no better than the
+    space: rows have "accuracy_of_data", that of the reference's own images.
+    """
+
+    def names(self, num: int) -> tuple[str, ...]:
+        return (f"label_accuracy_{self.features}",)
+
+    def measure(self, samples, reference, extractor):
+        _check_labels(samples, *self.names(0))
+        classes, means, of_data = _class_means(reference, extractor)
+        found = classes[_nearest(samples.features, means)] == samples.labels
+        return [_share(found) | {"accuracy_of_data": of_data}]
+
+
+@functools.lru_cache(maxsize=8)
+def _class_means(
+    reference: Reference, extractor: Extractor
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The classes [K] of a reference, their mean features [K, D], and its own accuracy by them."""
+    features, labels = reference.features(extractor), np.asarray(reference.labels)
+    classes = np.unique(labels)
+    means = np.stack([features[labels == c].mean(axis=0, dtype=np.float64) for c in classes])
+    return classes, means, float(np.mean(classes[_nearest(features, means)] == labels))
+
+
+def _nearest(features: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Numbers [N] of the means [K, D] that are nearest to features [N, D]."""
+    return np.argmin(np.sum(means**2, axis=1) - 2 * features @ means.T, axis=1)
 
 
 class ClassShares(Metric):
@@ -216,9 +270,9 @@ class PrecisionRecall(Metric):
 
     def measure(self, samples, reference, extractor):
         real = reference.features(extractor)
-        precision = _manifold(reference, extractor).contains(samples.features).mean()
+        precise = _manifold(reference, extractor).contains(samples.features)
         recall = Manifold(samples.features).contains(real).mean()
-        return [{"value": float(precision)}, {"value": float(recall)}]
+        return [_share(precise), {"value": float(recall)}]
 
 
 @functools.lru_cache(maxsize=8)
@@ -298,6 +352,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         if space != INCEPTION:  # its distances have names of their own
             known[f"fd_{space}"] = functools.partial(FrechetDistance, space)
             known[f"kid_{space}"] = functools.partial(KernelDistance, space)
+        known[f"label_accuracy_{space}"] = functools.partial(NearestMean, space)
     if name not in known:
         raise ValueError(f"metric must be one of {', '.join(known)}; got {name!r}")
     return known[name]()

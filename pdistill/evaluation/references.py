@@ -19,6 +19,7 @@ from pdistill.evaluation.images import (
     EvaluationError,
     check_images,
     images_among,
+    labels_among,
     load_images,
     read_npz,
 )
@@ -38,6 +39,7 @@ class Reference:
       name: the name in results.jsonl.
       images: uint8 [N, H, W, C].
       labels: int [N], or None. captions: texts of each image, the main one first, or None.
+      classes: the labels that it was restricted to, see `of_classes`; () for all.
       cached: statistics are kept on disk.
     """
 
@@ -49,8 +51,10 @@ class Reference:
         *,
         captions: Sequence[Sequence[str]] | None = None,
         cached: bool = True,
+        classes: tuple[int, ...] = (),
     ):
         self.name = name
+        self.classes = classes
         self.images = images
         self.labels = labels
         self.captions = captions
@@ -60,6 +64,34 @@ class Reference:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def of_classes(self, classes: Sequence[int], text: str) -> "Reference":
+        """The images of some labels, read into memory; its name has `text` for them.
+
+        Raises:
+          EvaluationError: there are no labels, or none of one of these.
+        """
+        if self.labels is None:
+            raise EvaluationError(
+                f"classes of {self.name}: it has no labels; give a data set that has some, such as "
+                "cifar10:train, or an .npz of images with their label [N]"
+            )
+        labels = np.asarray(self.labels)
+        missing = sorted(set(classes) - set(labels.tolist()))
+        if missing:
+            raise EvaluationError(
+                f"{self.name} has no images of class {missing[0]}; its labels are "
+                f"{labels.min()} to {labels.max()}"
+            )
+        rows = np.flatnonzero(np.isin(labels, classes))
+        return Reference(
+            f"{self.name} of classes {text}",
+            self.images[rows],
+            labels[rows],
+            captions=self.captions and [self.captions[row] for row in rows],
+            cached=self._cached,
+            classes=tuple(classes),
+        )
 
     def features(self, extractor: Extractor) -> np.ndarray:
         """Computes the features [N, D], and keeps them in memory."""
@@ -138,6 +170,7 @@ class StatisticsReference:
 
     images = None
     labels = None
+    classes = ()
 
     def __init__(self, name: str, statistics: Statistics):
         self.name = name
@@ -145,6 +178,9 @@ class StatisticsReference:
 
     def __len__(self) -> int:
         return self._statistics.count or 0
+
+    def __bool__(self) -> bool:
+        return True  # also of an unknown number of images
 
     def features(self, extractor: Extractor) -> np.ndarray:
         raise EvaluationError(
@@ -154,6 +190,12 @@ class StatisticsReference:
 
     def statistics(self, extractor: Extractor) -> Statistics:
         return self._statistics
+
+    def of_classes(self, classes: Sequence[int], text: str) -> Reference:
+        raise EvaluationError(
+            f"{self.name} holds only mu and sigma, not those of classes {text}; give images with "
+            "labels, such as cifar10:train"
+        )
 
 
 def load_reference(
@@ -174,7 +216,7 @@ def load_reference(
         arrays = read_npz(path)
         if "mu" in arrays or "sigma" in arrays:
             return StatisticsReference(text, statistics_among(arrays, path))
-        return Reference(text, images_among(arrays, path))
+        return Reference(text, images_among(arrays, path), labels_among(arrays, path))
     name, separator, split = text.partition(":")
     if not separator:
         raise EvaluationError(

@@ -346,8 +346,9 @@ class Measurements:
                 f"has {classes} classes; give the data that it was trained on, as data.name"
             )
         metrics = self._settings.metrics if r.run.measured else ()
-        if not num_labels and "label_accuracy" in metrics:
-            raise ConfigError(f"evaluation.metrics: label_accuracy, but {r.name} takes no labels")
+        told = [name for name in metrics if name.startswith("label_accuracy")]
+        if not num_labels and told:
+            raise ConfigError(f"evaluation.metrics: {told[0]}, but {r.name} takes no labels")
         if not r.network.takes_text and "clip_score" in metrics:
             raise ConfigError(f"evaluation.metrics: clip_score, but {r.name} takes no prompts")
 

@@ -38,14 +38,10 @@ tags:
 
 A diffusion model that generates {shape} images in {steps}: `{network}`, method `{method}`.
 
-```bash
-python -m pdistill.convert --from=safetensors --source=. --out=model
-```
-
 ```python
 import jax, pdistill
 
-images = pdistill.load("model").sample(jax.random.key(0), num=16{label})
+images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
 ```
 
 | | |

@@ -46,6 +46,10 @@ COLUMNS = {  # by a pattern of the whole name
     "precision": Column("share of samples that lie among the data, from 0 to 1", "higher"),
     "recall": Column("share of the data that lies among the samples, from 0 to 1", "higher"),
     "label_accuracy": Column("share of samples that a classifier takes for their label", "higher"),
+    r"label_accuracy_(\w+)": Column(
+        r"share of samples nearest to the mean of their label's images, in the space of \1",
+        "higher",
+    ),
     "class_share_min": Column("share of the digit that is drawn least; ideal: 0.1", "higher"),
     "class_share_max": Column("share of the digit that is drawn most; ideal: 0.1", "lower"),
     "nearest_neighbour_ratio": Column(

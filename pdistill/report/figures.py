@@ -42,7 +42,7 @@ SHARES = (
     "class_share_min",
     "class_share_max",
 )
-LINEAR = (RATIO, *SHARES, "is")  # metrics on a linear axis
+LINEAR = (RATIO, *SHARES, "is")  # beginnings of metrics on a linear axis
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 
@@ -77,7 +77,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
     if better := describe(metric).better:
         axes.set_ylabel(f"{better} is better")
     _nfe_axis(axes.xaxis, sorted({_cost(row) for row in chosen}))
-    if metric in SHARES:
+    if metric.startswith(SHARES):
         axes.set_ylim(0, 1)
     elif metric == RATIO:
         axes.axhline(COPYING, color="C3", linewidth=1, linestyle="--")
@@ -86,7 +86,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
             xycoords=axes.get_yaxis_transform(), textcoords="offset points", va="top", color="C3",
         )  # fmt: skip
         axes.set_ylim(0, 1.1 * max(COPYING, *(row["value"] for row in chosen)))
-    elif metric in LINEAR:
+    elif metric.startswith(LINEAR):
         axes.set_ylim(0, 1.1 * max(row["value"] for row in chosen))
     else:
         _log_axis(axes.yaxis, [row["value"] for row in chosen])
@@ -136,7 +136,7 @@ def drawable(row: dict[str, Any]) -> bool:
     return (
         bool(row["nfe"])
         and math.isfinite(row["value"])
-        and (row["metric"] in LINEAR or row["value"] > 0)
+        and (row["metric"].startswith(LINEAR) or row["value"] > 0)
     )
 
 

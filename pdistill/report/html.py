@@ -92,6 +92,11 @@ def build(workdir: str | Path) -> Path:
     return path
 
 
+MARGIN = (
+    "<p>\N{PLUS-MINUS SIGN}: half the width of an interval of 95%, for other samples of the same "
+    "model. It leaves out what a distance of few samples is too large by.</p>"
+)
+
 # Each of the following writes a section of the page, or nothing where there is nothing to show.
 
 
@@ -137,6 +142,7 @@ def _results(run: runs.RunDirectory, picture: Picture) -> list[str]:
     return [
         "<h2>Results</h2>",
         _table(header, body),
+        *([MARGIN] if any("margin" in row for row in run.rows) else []),
         _meanings(header),
         *_plots(
             picture(

@@ -13,7 +13,7 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
     A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
     only if they differ, and seconds only if they can be compared: all on one device. A cell that
-    was not measured is blank.
+    was not measured is blank, one with a margin has it after the value.
     """
     lines = {}
     for row in rows:
@@ -32,14 +32,14 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     body = []
     for members in lines.values():
         first = members[0]
-        values = {(row["metric"], row["reference"]): row["value"] for row in members}
+        found = {(row["metric"], row["reference"]): row for row in members}
         body.append(
             [
                 first["stage"],
                 _count(first["nfe"]),
                 first["solver"] or "",
                 *(setting(first.get(name)) for name in settings),
-                *(three_digits(values.get(metric)) for metric in metrics),
+                *(_with_margin(found.get(metric)) for metric in metrics),
                 *([three_digits(first.get("seconds_per_image"))] if timed else []),
                 _count(first.get("train_steps")),
                 _count(first.get("images_seen")),
@@ -84,6 +84,14 @@ def three_digits(value: float | None) -> str:
     if 1e3 <= abs(value) < 1e6:
         return f"{value:,.0f}"
     return f"{value:#.3g}".removesuffix(".")
+
+
+def _with_margin(row: dict[str, Any] | None) -> str:
+    """Formats a row's value, with its margin if it has one: "5.31 ± 0.24"."""
+    if row is None:
+        return ""
+    value = three_digits(row["value"])
+    return f"{value} ± {row['margin']:#.2g}" if "margin" in row else value
 
 
 def _count(value: int | None) -> str:

@@ -72,7 +72,8 @@ def test_batching_changes_nothing(sizes):
     rows = EVALUATOR.measure(np.split(samples, np.cumsum(sizes)[:-1]))
     desired = EVALUATOR.measure([samples])
     for a, b in zip(rows, desired, strict=True):
-        np.testing.assert_allclose(a.pop("value"), b.pop("value"), rtol=1e-10)
+        for name in {"value", "margin"} & set(b):
+            np.testing.assert_allclose(a.pop(name), b.pop(name), rtol=1e-9)
         assert a == b
 
 
@@ -232,6 +233,40 @@ def test_class_shares_of_digits():
     alone = Evaluator([], ("label_accuracy", "class_shares")).measure([data.images], data.labels)
     assert alone[0]["value"] == accuracy["value"]
     assert {row["labels"] for row in alone} == {None}
+
+
+def test_labels_by_the_nearest_class_mean():
+    """Of real digits, and of digits whose labels are those of others; and of the classifier's."""
+    data = load_dataset("digits", "train")
+    reference = Reference(data.name, data.images, data.labels)
+    evaluator = Evaluator([reference], ("label_accuracy_pixels", "label_accuracy_classifier"))
+    pixels, classifier = evaluator.measure([data.images], data.labels)
+    flat = scaled(data.images)
+    means = np.stack([flat[data.labels == c].mean(0) for c in range(10)])
+    nearest = np.linalg.norm(flat[:, None] - means, axis=2).argmin(1)
+    assert pixels["metric"] == "label_accuracy_pixels"
+    assert pixels["value"] == pixels["accuracy_of_data"] == np.mean(nearest == data.labels)
+    assert 0.85 < pixels["value"] < 0.95 < classifier["value"]
+    assert pixels["margin"] == pytest.approx(1.96 * np.sqrt(0.9 * 0.1 / 1437), rel=0.1)
+    wrong = evaluator.measure([data.images], (data.labels + 1) % 10)[0]
+    assert wrong["value"] < 0.05
+    assert wrong["accuracy_of_data"] == pixels["value"]
+    with pytest.raises(EvaluationError, match=r"label_accuracy_pixels needs samples with labels"):
+        evaluator.measure([data.images])
+    with pytest.raises(EvaluationError, match=r"_pixels needs a reference with labels.*noise:test"):
+        Evaluator([TEST], ("label_accuracy_pixels",))
+
+
+def test_distances_have_margins():
+    """Shares and kernel distances of what their own spread is; recall, which has none, no key."""
+    evaluator = Evaluator([TRAIN], ("fd_pixels", "precision_recall", "kid_pixels"))
+    rows = {row["metric"]: row for row in evaluator.measure([images(60, 20)])}
+    assert 0 < rows["fd_pixels"]["margin"] < rows["fd_pixels"]["value"] + 1
+    assert rows["kid_pixels"]["margin"] == pytest.approx(
+        1.96 * rows["kid_pixels"]["standard_error"], rel=1e-3
+    )
+    assert 0 < rows["precision"]["margin"] < 0.2
+    assert "margin" not in rows["recall"]
 
 
 @pytest.mark.parametrize("metric", ["nearest_neighbour_ratio", "fd_pixels"])

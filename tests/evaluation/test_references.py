@@ -11,6 +11,7 @@ from pdistill.data.sources import data_dir
 from pdistill.evaluation import (
     EvaluationError,
     Reference,
+    load_labelled,
     load_reference,
     load_statistics,
     save_statistics,
@@ -138,6 +139,58 @@ def test_references_by_name(tmp_path):
 
     digits = load_reference("digits:test")
     assert (digits.name, len(digits), len(digits.labels)) == ("digits:test", 360, 360)
+
+
+def test_labels_beside_images(tmp_path):
+    """As guided-diffusion and `pdistill sample` call them, and other numbers that are none."""
+    labels = np.arange(40) % 3
+    for number, arrays in enumerate(
+        ({"arr_0": noise(), "arr_1": labels}, {"images": noise(), "label": labels, "seed": labels})
+    ):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, **arrays)
+        np.testing.assert_array_equal(load_reference(str(path)).labels, labels)
+        np.testing.assert_array_equal(load_labelled(path)[1], labels)
+    np.savez(tmp_path / "none.npz", images=noise(), seed=labels)
+    assert load_reference(str(tmp_path / "none.npz")).labels is None
+    for wrong in (labels[:7], labels.astype(float)):
+        np.savez(tmp_path / "bad.npz", images=noise(), label=wrong)
+        with pytest.raises(EvaluationError, match=r"bad.npz: labels must be whole numbers \[40\]"):
+            load_reference(str(tmp_path / "bad.npz"))
+
+
+def test_a_reference_of_some_classes():
+    reference = Reference(
+        "noise", noise(), np.arange(40) % 4, captions=[(str(i),) for i in range(40)]
+    )
+    some = reference.of_classes([1, 3], "1,3")
+    rows = np.flatnonzero(np.arange(40) % 2)
+    np.testing.assert_array_equal(some.images, noise()[rows])
+    np.testing.assert_array_equal(some.labels, (np.arange(40) % 4)[rows])
+    assert [each[0] for each in some.captions] == [str(row) for row in rows]
+    assert some.name == "noise of classes 1,3"
+    assert some.statistics(PIXELS).count == 20  # not those that are kept of all
+    assert reference.statistics(PIXELS).count == 40
+    with pytest.raises(EvaluationError, match="has no images of class 4; its labels are 0 to 3"):
+        reference.of_classes([1, 4], "1,4")
+    with pytest.raises(EvaluationError, match="classes of noise: it has no labels"):
+        Reference("noise", noise()).of_classes([1], "1")
+
+
+def test_files_of_edm_and_of_guided_diffusion(tmp_path):
+    """EDM's have mu and sigma in float64; guided-diffusion's in float32 or 64, beside 10,000 images
+    in arr_0 and spatial statistics, which are of another layer and not looked at."""
+    statistics = Reference("noise", noise()).statistics(PIXELS)
+    mean, covariance = statistics.mean, statistics.covariance
+    np.savez(tmp_path / "cifar10-32x32.npz", mu=mean, sigma=covariance)
+    np.savez(
+        tmp_path / "VIRTUAL_imagenet64_labeled.npz", arr_0=noise(20, seed=1), mu=mean,
+        sigma=covariance, mu_s=np.zeros(7), sigma_s=np.eye(7),
+    )  # fmt: skip
+    for name in ("cifar10-32x32.npz", "VIRTUAL_imagenet64_labeled.npz"):
+        found = load_reference(str(tmp_path / name)).statistics(PIXELS)
+        np.testing.assert_array_equal(found.mean, mean)
+        np.testing.assert_array_equal(found.covariance, covariance)
 
 
 def test_published_statistics_have_mu_and_sigma_alone(tmp_path):

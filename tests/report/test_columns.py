@@ -14,6 +14,7 @@ METRICS = [
 def every_metric():
     distances = [f"{kind}_{name}" for kind in ("fd", "kid") for name in EXTRACTORS]
     known = [name for name in distances if not name.endswith("_inception")]
+    known += [f"label_accuracy_{name}" for name in EXTRACTORS]
     for metric in parse_metrics([*METRICS, "nearest_neighbour_ratio", *known]):
         for num in (50_000, 10_000, 1437):
             yield from metric.names(num)

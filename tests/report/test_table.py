@@ -21,6 +21,16 @@ progressive/1    1  ddim          0.0543                      0.990   0.00100   
     assert "\n" + table(rows) == expected
 
 
+def test_margins_are_beside_their_values(row):
+    rows = [
+        row("a", 1, 5.314, margin=0.2378),
+        row("a", 1, 0.5, metric="recall"),
+        row("b", 1, 202.3, margin=4.0),
+    ]
+    _, body = pivot(rows)
+    assert [line[3:5] for line in body] == [["5.31 ± 0.24", "0.500"], ["202 ± 4.0", ""]]
+
+
 def test_settings_have_a_column_when_they_differ(row):
     rows = [
         row("teacher", 2, 1.0, guidance=0.0),
