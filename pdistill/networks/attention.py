@@ -28,7 +28,7 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
 
 
 def way(platform: str, q: Array, k: Array, mask: Array | None) -> str:
-    """How `attend` computes: "plain", "chunks", "cudnn" or "pallas".
+    """Names how `attend` computes: "plain", "chunks", "cudnn" or "pallas".
 
     cuDNN has half precision and up to 128 channels a head, Pallas 256; both take whole blocks of
     tokens, no masks here, and are left out in `without_kernels`.
