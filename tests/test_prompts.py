@@ -5,6 +5,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,6 +251,30 @@ def test_a_folder_for_a_hub_and_back(run, tmp_path):
     images = pdistill.load(tmp_path / "m").sample(KEY, 1, prompt="a red tile")
     wanted = pdistill.load(run / "teacher").sample(KEY, 1, prompt="a red tile")
     np.testing.assert_array_equal(images, wanted)
+
+
+def test_a_hub_folder_with_embeddings_needs_no_encoder_for_them(run, tmp_path):
+    """In half precision, loaded as it is; other prompts need the encoder, tokens cannot be kept."""
+    (tmp_path / "prompts.txt").write_text("a red tile\n\na blue tile\na red tile\n")
+    to = ["--to=safetensors", "--dtype=bfloat16", f"--out={tmp_path / 'hub'}"]
+    model, named = pdistill.load(run / "teacher"), f"--prompts={tmp_path / 'prompts.txt'}"
+    export.main([f"--model={run / 'teacher'}", *to, *([] if model.prompts.tokens else [named])])
+    found = pdistill.load(tmp_path / "hub")
+    rounded = jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(a.dtype), model.network.params)
+    chex.assert_trees_all_equal(found.network.params, rounded)
+    if model.prompts.tokens:
+        with pytest.raises(ModelError, match="takes tokens of prompts"):
+            model.prompts.knowing(["a red tile"])
+        return
+    assert list(found.prompts.known) == ["a red tile", "a blue tile"]
+    alone = dataclasses.replace(found.prompts, source="nowhere")
+    asked = ["a blue tile", "", "a red tile"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=0.02),
+        alone(asked), model.prompts(asked),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="text encoder"):
+        alone(["a green tile"])
 
 
 def test_one_prompt_is_no_list_of_letters(run):
