@@ -38,7 +38,7 @@ def test_half_precision_has_the_distance_of_its_row(tmp_path):
             f"--model={ZOO / 'digits/1'}",
             f"--reference={wanted['reference']}",
             "--metrics=fd_pixels",
-            f"--num={wanted['num_samples']}",
+            f"--num_samples={wanted['num_samples']}",
             f"--out={out}",
         ]
     )
