@@ -23,13 +23,20 @@ def share(folder: Path, part: str) -> None:
     if not shared.exists():
         (folder / part).rename(shared)
     for file in (folder / part).glob("*") if (folder / part).exists() else ():
-        if file.suffix != ".json" and file.read_bytes() != (shared / file.name).read_bytes():
+        if _content(file) != _content(shared / file.name):
             raise SystemExit(f"{file} is not that of the models beside it")
         file.unlink()
     if (folder / part).exists():
         (folder / part).rmdir()
     card[part]["path"] = f"../{part}"
     (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _content(file: Path) -> object:
+    """What a file holds; of a card all but the stage that it was exported with."""
+    if file.suffix != ".json":
+        return file.read_bytes()
+    return json.loads(file.read_text()) | {"stage": None}
 
 
 def main() -> None:

@@ -49,7 +49,9 @@ brief() {
     "$loop.log_every=2" "${@:2}")
 }
 
-# measure MODEL REFERENCE FLAG...: adds a row of a model to rows.jsonl, and prints it.
+# measure MODEL REFERENCE FLAG...: adds a row of a model to rows.jsonl, and prints it; once.
 measure() {
+  ! grep -qxF -- "$*" "$RUN/measured" 2> /dev/null || return 0
   pdistill evaluate --model="$1" --reference="$2" "${MEASURE[@]}" --out="$RUN/rows.jsonl" "${@:3}"
+  echo "$*" >> "$RUN/measured"
 }

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import jax, jax.numpy as jnp
 from pdistill.runtime import programs
-programs.SHORTEST = 0.0
+programs.SETTINGS["jax_persistent_cache_min_compile_time_secs"] = 0.0
 programs.keep_programs()
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
@@ -35,6 +35,18 @@ def test_the_second_run_takes_the_first_ones_programs(tmp_path):
     assert hits >= 1
 
 
+def test_what_a_killed_process_left_is_made_anew(tmp_path):
+    """Without the file of its last use JAX could keep no other program any more."""
+    value, _, [program] = run(tmp_path)
+    program.with_name(program.name.replace("-cache", "-atime")).unlink()
+    program.write_bytes(b"")
+    os.utime(program, (0, 0))
+    again, _, [program] = run(tmp_path)
+    assert again == value
+    assert program.stat().st_size
+    assert run(tmp_path)[1] >= 1
+
+
 @pytest.mark.parametrize("says", ["", "elsewhere"])
 def test_what_the_user_says_about_the_cache_stays(tmp_path, says):
     elsewhere = tmp_path / says if says else ""
@@ -43,5 +55,6 @@ def test_what_the_user_says_about_the_cache_stays(tmp_path, says):
 
 
 def test_a_home_that_cannot_be_written_stops_nothing(tmp_path):
+    value, _, _ = run(tmp_path / "home")
     (tmp_path / "file").write_text("")
-    run(tmp_path / "file")
+    assert run(tmp_path / "file") == (value, 0, [])

@@ -11,6 +11,7 @@ import pdistill
 from pdistill.cli import evaluate
 
 ZOO = Path(__file__).parents[1] / "zoo"
+pytestmark = pytest.mark.skipif(not ZOO.is_dir(), reason="the zoo is in the repository only")
 MODELS = sorted(path.parent.relative_to(ZOO) for path in ZOO.glob("*/*/rows.json"))
 
 
@@ -24,6 +25,7 @@ def test_they_load_and_are_small(name):
 
 
 def test_together_they_are_small():
+    assert MODELS
     sizes = [path.stat().st_size for path in ZOO.rglob("*") if path.is_file()]
     assert sum(sizes) < 64 * 2**20
 

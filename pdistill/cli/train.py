@@ -57,7 +57,8 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 
 def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
-    keep_programs()
+    if not (_DISTRIBUTED.value or _COORDINATOR.value):  # whose processes must compile alike
+        keep_programs()
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
             devices = _counts("dry_run", _DRY_RUN.value)

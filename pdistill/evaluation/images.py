@@ -1,5 +1,6 @@
 """Images from files, and the mistakes that make their measurements meaningless."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,18 +78,20 @@ def images_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
 def labels_among(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray | None:
     """Picks the labels [N], as `pdistill sample` and guided-diffusion call them, if there are any.
 
-    Raises:
-      EvaluationError: they are not one whole number an image.
+    Others than a whole number an image, such as one-hot ones, are said to be left out.
     """
     found = [arrays[name] for name in ("label", "arr_1") if name in arrays]
     if not found:
         return None
     num = len(images_among(arrays, path))
     if found[0].shape != (num,) or found[0].dtype.kind not in "iu":
-        raise EvaluationError(
-            f"{path}: labels must be whole numbers [{num}], one an image; got "
-            f"{found[0].dtype} {list(found[0].shape)}"
+        warnings.warn(
+            f"{path}: labels are left out, which must be whole numbers [{num}], one an image; got "
+            f"{found[0].dtype} {list(found[0].shape)}",
+            EvaluationWarning,
+            stacklevel=2,
         )
+        return None
     return found[0]
 
 

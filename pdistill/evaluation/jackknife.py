@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
-import scipy.stats
+from scipy.special import ndtri, stdtrit
 
 from pdistill.evaluation.frechet import Moments, Statistics
 
 GROUPS = 10
 KEPT = 2**25  # numbers of features, of 16,384 samples of 2,048
-NORMAL = scipy.stats.norm.ppf(0.975)
+NORMAL = ndtri(0.975)
 
 
 class Kept:
@@ -68,7 +68,7 @@ def frechet_margin(
         samples = moments.statistics()
     distances = [*_without_groups(parts, samples, reference)]
     error = np.sqrt((GROUPS - 1) * np.var(distances) * share)
-    return float(scipy.stats.t.ppf(0.975, GROUPS - 1) * error)
+    return float(stdtrit(GROUPS - 1, 0.975) * error)
 
 
 def share_margin(share: float, num: int) -> float:

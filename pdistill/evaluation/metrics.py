@@ -174,7 +174,7 @@ class ClipScore(Metric):
 
     def measure(self, samples, reference, extractor):
         value, error = clip_score(samples.features, samples.prompts)
-        return [{"value": value, "standard_error": error}]
+        return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
 
 
 class InceptionScore(Metric):

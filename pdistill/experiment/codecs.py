@@ -97,7 +97,7 @@ def codec_source(
             f"codec: {name!r} is neither a stage before {stage.name!r} nor a directory; stages "
             "before it are " + (", ".join(planned) or "none")
         )
-    return CodecSource(blank_codec(name), path=name)
+    return CodecSource(blank_codec(name), path=str(find(name)))
 
 
 def check_same_codec(

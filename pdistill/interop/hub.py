@@ -22,11 +22,10 @@ from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import format_steps
 
-PROMPT = ', prompt="a prompt"'
 README = """\
 ---
 library_name: pdistill
-pipeline_tag: unconditional-image-generation
+pipeline_tag: {task}
 tags:
 - pdistill
 - jax
@@ -75,7 +74,7 @@ def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) 
     """Writes model.safetensors and config.json; returns the checksum of what is read back."""
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(params, sep="/")
-    tensors = {name: np.ascontiguousarray(a, dtype) for name, a in flat.items()}
+    tensors = {name: np.asarray(a, dtype, order="C") for name, a in flat.items()}
     path = folder / "model.safetensors"
     safetensors.numpy.save_file(tensors, path, metadata={"format": "flax"})
     wide = {name: tensors[name].astype(array.dtype) for name, array in flat.items()}
@@ -88,6 +87,8 @@ def _readme(model: Model) -> str:
     """Fills in the model card."""
     card, steps = model.card, format_steps(model.sampling.num_steps)
     keys = ("solver", "num_steps", "head", "schedule", "data", "guidance", "parent", "versions")
+    known = list(model.prompts.known) if model.prompts else []
+    prompt = f", prompt={json.dumps(known[0] if known else 'a prompt')}"
     rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in keys]
     return README.format(
         stage=card["stage"],
@@ -95,7 +96,8 @@ def _readme(model: Model) -> str:
         steps=f"{steps} step{'' if steps == 1 else 's'}",
         network=card["network"]["name"],
         method=card["method"],
-        label=", label=0" if model.network.num_labels else PROMPT if model.prompts else "",
+        task="text-to-image" if model.prompts else "unconditional-image-generation",
+        label=", label=0" if model.network.num_labels else prompt if model.prompts else "",
         rows="\n".join(rows),
     )
 

@@ -63,7 +63,12 @@ def match(
 
 
 def from_flat(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path) -> Filled:
-    """Fills a network or a codec with tensors named by their paths, joined with "/".
+    """Fills a network or a codec with tensors, see `params_of`, on the default device."""
+    return blank.replace(params=jax.tree.map(jnp.asarray, params_of(blank, tensors, source)))
+
+
+def params_of(blank: Any, tensors: dict[str, np.ndarray], source: str | Path) -> dict[str, Any]:
+    """A network's or a codec's parameters, NumPy's, of tensors named by their paths, with "/".
 
     The tensors are taken out of their dictionary, so that they are not held twice.
 
@@ -74,10 +79,9 @@ def from_flat(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path)
     flat = traverse_util.flatten_dict(blank.shapes.params, sep="/")
     match({name: leaf.shape for name, leaf in flat.items()}, tensors, source)
     arrays = {
-        name: jnp.asarray(numbers(tensors.pop(name), leaf.dtype, name, source))
-        for name, leaf in flat.items()
+        name: numbers(tensors.pop(name), leaf.dtype, name, source) for name, leaf in flat.items()
     }
-    return blank.replace(params=traverse_util.unflatten_dict(arrays, sep="/"))
+    return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def from_torch(blank: Filled, tensors: dict[str, np.ndarray], source: str | Path) -> Filled:

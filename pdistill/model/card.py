@@ -170,6 +170,8 @@ def _advice(directory: Path) -> str:
     """Says what to give instead of a folder without a model."""
     depths = ("*", "*/*", "*/*/*")  # a run's stages, their rounds or students
     below = {find(path.parent) for d in depths for path in directory.glob(f"{d}/model.json")}
+    folders = (path for d in depths for path in directory.glob(f"{d}/config.json"))
+    below |= {path.parent for path in folders if _is_ours(path)}
     stages = {path.parent if path.name == "model" else path for path in below}
     if stages:
         by_number = sorted(stages, key=lambda p: re.sub(r"\d+", lambda m: m[0].zfill(9), str(p)))

@@ -139,7 +139,7 @@ class Model:
         guidance_levels: tuple[float, float] | None = None,
         latents: bool = False,
     ) -> Array:
-        """Generates `num` images; compiled once for each `num`, step count and solver.
+        """Generates `num` images; compiled once for each `num` and solver, and for one step.
 
         Args:
           label: a label for all, or one for each, in 0 .. num_labels - 1 or by `label_names`; None

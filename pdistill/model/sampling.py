@@ -130,15 +130,15 @@ def generate(
 ) -> Array:
     """Samples number `indices` [B] of the stream `key`, or of a key each: [B, H, W, C] float32.
 
-    Compiled once for all counts of steps, labels and guidance weights. Sample i depends on `key`
-    and i alone: not on the batch, the mesh, or the model's other samples; nor on JAX's default
-    generator.
+    Compiled once for one step, once for all other counts; labels and guidance weights do not
+    recompile. Sample i depends on `key` and i alone: not on the batch, the mesh, or the model's
+    other samples; nor on JAX's default generator.
     """
     known = network, as_threefry(key), indices, told
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(known))
     # Within another program the count is fixed, so that it can be differentiated. One step has no
     # loop, and may end at an image that is larger than its noise.
-    if traced or isinstance(sampling.solver, Cascade) or sampling.solver.max_steps == 1:
+    if traced or isinstance(sampling.solver, Cascade) or sampling.num_steps == 1:
         return _generate(*known, None, sampling=sampling)
     any_count = dataclasses.replace(sampling, num_steps=1)
     return _generate(*known, np.int32(sampling.num_steps), sampling=any_count)

@@ -182,10 +182,11 @@ def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | 
     shapes = blank.shapes
     shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
     if (directory / WEIGHTS).is_file():
-        from pdistill.interop.weights import from_flat, read_safetensors  # which imports this
+        from pdistill.interop.weights import params_of, read_safetensors  # which import this
 
         path = directory / WEIGHTS
-        params = jax.device_put(from_flat(blank, read_safetensors(path), path).params, shardings)
+        place = lambda a, s: jax.make_array_from_callback(a.shape, s, a.__getitem__)  # noqa: E731
+        params = jax.tree.map(place, params_of(blank, read_safetensors(path), path), shardings)
     else:
         params = load_params(directory / "params", shapes.params, shardings)
     if checksum(params) != card["checksum"]:

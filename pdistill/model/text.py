@@ -67,8 +67,10 @@ class PromptEncoder:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not self.tokens and all(prompt in self.known for prompt in prompts if prompt.strip()):
-            return self._known(prompts)
+        if not prompts:
+            raise ValueError("give at least one prompt")
+        if self.known and not self.tokens:
+            return self._with_known(prompts)
         unique = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         rows = [unique[prompt] for prompt in prompts]
         text = self.encoder.encode(list(unique), tokens=bool(self.tokens))
@@ -87,11 +89,17 @@ class PromptEncoder:
             mask = mask.any(1, keepdims=True)
         return Text(mask, tokens, pooled)
 
-    def _known(self, prompts: Sequence[str]) -> Text:
+    def _with_known(self, prompts: Sequence[str]) -> Text:
+        """Encodes those that are not known."""
+        known = dict(self.known)
+        others = list(dict.fromkeys(p for p in prompts if p.strip() and p not in known))
+        if others:
+            pooled = self.encoder.encode(others, tokens=False).pooled
+            known |= zip(others, pooled, strict=True)
         nothing = np.zeros_like(self.mean)
-        rows = np.stack([self.known.get(prompt, nothing) for prompt in prompts])
-        given = np.array([bool(prompt.strip()) for prompt in prompts])
-        return Text(given[:, None], None, whitened(rows.astype(np.float32), self.mean, self.matrix))
+        rows = np.stack([known.get(prompt, nothing) for prompt in prompts]).astype(np.float32)
+        given = np.array([[bool(prompt.strip())] for prompt in prompts])
+        return Text(given, None, whitened(rows, self.mean, self.matrix))
 
     def knowing(self, prompts: Sequence[str]) -> "PromptEncoder":
         """The same with the embeddings of these prompts at hand.

@@ -1,6 +1,7 @@
 """Softmax attention, by the fastest of the ways that a device, a size and a derivative allow."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ from jax import Array
 
 from pdistill.runtime.kernels import kernels_allowed
 
-MANY = 1024  # tokens from which weights among all at once are too many for memory
+MANY = 1024  # tokens; weights among as many at once are too many for memory
 CHUNK = 256  # queries that have their weights at once then
 BLOCK = 128  # what the kernels' numbers of tokens must be a multiple of; fewer are not worth them
+AMPERE = 8.0  # compute capability of the first GPUs that cuDNN's attention is for
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
@@ -23,25 +25,39 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     Training takes memory linear in T from `MANY` tokens.
     """
     return {"plain": plain, "chunks": in_chunks, "cudnn": by_cudnn, "pallas": by_pallas}[
-        way(jax.default_backend(), q, k, mask)
+        way(device_kind(), q, k, mask)
     ](q, k, v, mask)
 
 
-def way(platform: str, q: Array, k: Array, mask: Array | None) -> str:
+def device_kind() -> str:
+    """Returns "cuda" for NVIDIA GPUs from Ampere on, "tpu" for a single one, or "other"."""
+    device = jax.config.jax_default_device or jax.devices()[0]
+    platform = getattr(device, "platform", device)
+    capability = str(getattr(device, "compute_capability", ""))  # of an AMD GPU such as gfx90a
+    if platform == "gpu" and re.fullmatch(r"\d+\.\d+", capability):
+        return "cuda" if float(capability) >= AMPERE else "other"
+    # A Pallas kernel cannot be partitioned by XLA, and meshes are XLA's here.
+    return "tpu" if platform == "tpu" and jax.device_count() == 1 else "other"
+
+
+def way(kind: str, q: Array, k: Array, mask: Array | None) -> str:
     """Names how `attend` computes: "plain", "chunks", "cudnn" or "pallas".
 
-    cuDNN has half precision and up to 128 channels a head, Pallas 256; both take whole blocks of
-    tokens, no masks here, and are left out in `without_kernels`.
+    cuDNN has half precision and up to 128 channels a head, Pallas also 256; both take whole blocks
+    of tokens, no masks here, and are left out in `without_kernels`.
+
+    Args:
+      kind: as `device_kind` has it.
     """
     tokens, others, channels = q.shape[1], k.shape[1], q.shape[-1]
     blocks = tokens % BLOCK == others % BLOCK == 0
     if mask is None and blocks and kernels_allowed():
         half = q.dtype in (jnp.bfloat16, jnp.float16)
-        if platform == "gpu" and half and channels % 8 == 0 and channels <= 128:
+        if kind == "cuda" and half and channels % 8 == 0 and channels <= 128:
             return "cudnn"
-        if platform == "tpu" and q.dtype != jnp.float64 and channels <= 256:
+        if kind == "tpu" and q.dtype != jnp.float64 and (channels <= 128 or channels == 256):
             return "pallas"
-    return "chunks" if tokens >= MANY else "plain"
+    return "chunks" if tokens * others >= MANY**2 else "plain"
 
 
 def plain(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:

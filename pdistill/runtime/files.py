@@ -114,7 +114,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def cache_dir() -> Path:
-    """Returns the folder of downloads and statistics: PDISTILL_CACHE_DIR, or ~/.cache/pdistill."""
+    """Returns the folder of what is kept between runs: PDISTILL_CACHE_DIR, or ~/.cache/pdistill."""
     return in_home(os.environ.get("PDISTILL_CACHE_DIR") or "~/.cache/pdistill")
 
 

@@ -1,21 +1,20 @@
-"""Whether programs may have kernels of one platform, which forward mode cannot differentiate."""
+"""Whether programs may have kernels of one platform, which can be differentiated once, backward."""
 
 import contextlib
-import contextvars
-from collections.abc import Iterator
 
-_allowed = contextvars.ContextVar("allowed", default=True)
+import jax
+
+_allowed = jax.make_user_context(True)  # part of what jit keeps its programs by
 
 
-@contextlib.contextmanager
-def without_kernels() -> Iterator[None]:
-    """A context for what `jax.jvp` traces, or is exported for other platforms."""
-    token = _allowed.set(False)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
+def without_kernels() -> contextlib.AbstractContextManager:
+    """Makes a context in which networks have no kernels of cuDNN or Pallas.
+
+    For `jax.jvp`, `jax.linearize` and a gradient's gradient of what a network computes, and for
+    programs that are exported for other platforms.
+    """
+    return _allowed(False)
 
 
 def kernels_allowed() -> bool:
-    return _allowed.get()
+    return _allowed.value

@@ -1,7 +1,9 @@
 """The compiled programs of earlier runs, on disk."""
 
+import contextlib
 import os
 import platform
+import time
 import zlib
 from pathlib import Path
 
@@ -9,8 +11,11 @@ import jax
 
 from pdistill.runtime.files import cache_dir, can_write
 
-LARGEST = 4 * 2**30  # bytes on disk; those that were not used for longest go
-SHORTEST = 0.1  # seconds that a program's compilation takes, if it is kept
+SETTINGS = {
+    "jax_compilation_cache_max_size": 4 * 2**30,  # bytes; those that were not used for longest go
+    "jax_persistent_cache_min_compile_time_secs": 0.1,  # of what is kept
+}
+UNFINISHED = 60  # seconds after which nobody writes at a program any more
 
 
 def keep_programs() -> None:
@@ -24,9 +29,21 @@ def keep_programs() -> None:
     folder = cache_dir() / "programs" / _processor()
     if not can_write(folder):
         return
+    _forget_unfinished(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", LARGEST)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+    for name, value in SETTINGS.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """Deletes programs that a killed process has half written, over which JAX would stumble."""
+    for program in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process may delete it, too
+            about = program.stat()
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime").exists()
+            if (not used or not about.st_size) and time.time() - about.st_mtime > UNFINISHED:
+                program.unlink()
 
 
 def _processor() -> str:

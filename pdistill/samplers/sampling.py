@@ -1,4 +1,4 @@
-"""The driver of all solvers, a `lax.scan` over a grid of noise levels."""
+"""The driver of all solvers, a loop over a grid of noise levels."""
 
 import inspect
 import itertools
@@ -138,8 +138,10 @@ def _count_steps(
         if any(earlier <= later for earlier, later in itertools.pairwise(times)):
             raise ValueError(f"times must fall; got {times}")
         num_steps = len(times) - 1
-    if not isinstance(num_steps, jax.core.Tracer):
-        check_steps(solver, num_steps)
+    if isinstance(num_steps, jax.core.Tracer):
+        return num_steps
+    num_steps = int(num_steps) if isinstance(num_steps, Array) else num_steps
+    check_steps(solver, num_steps)
     return num_steps
 
 

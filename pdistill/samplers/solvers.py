@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import math
 import re
+import typing
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ class Solver(abc.ABC):
         """Whether it samples a `Jump` instead of a denoiser."""
         return self.model == "jump"
 
+    @typing.final
     def grid(self, schedule: Schedule, num_steps: int, dtype: jnp.dtype) -> Array:
         """Noise levels of N steps, logsnr [N + 1]."""
         return self.level(schedule, jnp.arange(num_steps + 1), num_steps, dtype)

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from pdistill.networks.attention import (
     MANY,
     attend,
     by_pallas,
+    device_kind,
     in_chunks,
     plain,
     way,
@@ -68,16 +71,18 @@ WHOLE = 2 * BLOCK
 @pytest.mark.parametrize(
     ("platform", "tokens", "dtype", "channels", "desired"),
     [
-        ("gpu", WHOLE, jnp.bfloat16, 64, "cudnn"),
-        ("gpu", WHOLE, jnp.float32, 64, "plain"),
-        ("gpu", WHOLE + 1, jnp.bfloat16, 64, "plain"),
-        ("gpu", WHOLE, jnp.bfloat16, 136, "plain"),
-        ("gpu", WHOLE, jnp.bfloat16, 60, "plain"),
-        ("gpu", MANY, jnp.float32, 64, "chunks"),
+        ("cuda", WHOLE, jnp.bfloat16, 64, "cudnn"),
+        ("cuda", WHOLE, jnp.float32, 64, "plain"),
+        ("cuda", WHOLE + 1, jnp.bfloat16, 64, "plain"),
+        ("cuda", WHOLE, jnp.bfloat16, 136, "plain"),
+        ("cuda", WHOLE, jnp.bfloat16, 60, "plain"),
+        ("cuda", MANY, jnp.float32, 64, "chunks"),
         ("tpu", WHOLE, jnp.float32, 64, "pallas"),
+        ("tpu", WHOLE, jnp.float32, 136, "plain"),
+        ("tpu", WHOLE, jnp.float32, 256, "pallas"),
         ("tpu", WHOLE, jnp.float32, 512, "plain"),
-        ("cpu", WHOLE, jnp.bfloat16, 64, "plain"),
-        ("cpu", MANY, jnp.bfloat16, 64, "chunks"),
+        ("other", WHOLE, jnp.bfloat16, 64, "plain"),
+        ("other", MANY, jnp.bfloat16, 64, "chunks"),
     ],
 )
 def test_the_way_by_platform_and_size(monkeypatch, platform, tokens, dtype, channels, desired):
@@ -91,10 +96,46 @@ def test_the_way_by_platform_and_size(monkeypatch, platform, tokens, dtype, chan
     assert way(platform, q, q, None) == desired
 
 
+def test_few_others_need_no_chunks():
+    q, k = (jax.ShapeDtypeStruct((1, n, 2, 8), jnp.float32) for n in (4096, 77))
+    assert way("other", q, k, None) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "devices", "kind"),
+    [
+        ("gpu", "9.0", 8, "cuda"),
+        ("gpu", "7.5", 1, "other"),
+        ("gpu", "gfx90a", 1, "other"),
+        ("tpu", "", 1, "tpu"),
+        ("tpu", "", 4, "other"),
+        ("cpu", "", 1, "other"),
+    ],
+)
+def test_kinds_of_devices(monkeypatch, platform, capability, devices, kind):
+    device = types.SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert device_kind() == kind
+
+
+def test_a_program_with_kernels_is_not_taken_without(monkeypatch):
+    """jit traces again: a program that sampled is not what forward mode differentiates."""
+    ways = []
+    monkeypatch.setattr(attention, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(attention, "by_cudnn", lambda *a: ways.append("cudnn") or plain(*a))
+    q, k, v = three(WHOLE, dtype=jnp.bfloat16)
+    function = jax.jit(lambda q: attend(q, k, v))
+    function.trace(q)
+    with without_kernels():
+        function.trace(q)
+    assert ways == ["cudnn"]
+
+
 def test_attend_takes_the_way_of_its_device(monkeypatch):
     """A faked GPU, in a network's gradient, and in a flow map's, whose identity has a jvp."""
     taken = []
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "device_kind", lambda: "cuda")
     monkeypatch.setattr(attention, "by_cudnn", lambda *a: taken.append("cudnn") or plain(*a))
     q, k, v = three(WHOLE, dtype=jnp.bfloat16)
     jax.make_jaxpr(jax.grad(lambda q: attend(q, k, v).sum()))(q)
@@ -118,6 +159,6 @@ def test_pallas_is_all_at_once(monkeypatch):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), actual, both(plain)
     )
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(attention, "device_kind", lambda: "tpu")
     monkeypatch.setattr(attention, "by_pallas", lambda *_: "taken")
     assert attend(q, k, v) == "taken"

@@ -19,6 +19,7 @@ from pdistill.methods.parts.discriminator import Discriminator, Judge, check_jud
 from pdistill.networks import Network
 from pdistill.networks.discriminators import FROZEN
 from pdistill.runtime.files import one_line
+from pdistill.runtime.kernels import without_kernels
 from pdistill.training import Learner, Metrics, Optimizer
 
 Eyes = dict[str, Any]
@@ -165,7 +166,8 @@ class Adversary:
             penalty = r1_penalty(logits, x)
             return self.r1_interval * self.r1 / 2 * penalty, penalty
 
-        grads, penalty = jax.grad(loss, has_aux=True)(critic.network)
+        with without_kernels():  # a gradient's gradient
+            grads, penalty = jax.grad(loss, has_aux=True)(critic.network)
         critic, norms = critic.update(grads)
         return critic, {"r1": penalty, "r1_grad_norm": norms["grad_norm"]}
 
