@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from pdistill import convert
 from pdistill.cli.config_file import load_config
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
-from pdistill.interop import ConversionError, convert_edm, convert_edm2
+from pdistill.interop import ConversionError, convert_edm, convert_edm2, write_folder
 from pdistill.interop.edm2 import MEAN, STD
 from pdistill.model import ModelError, save_codec
 from pdistill.networks import AutoencoderKL, Conditioning, Network
@@ -134,6 +135,13 @@ def test_the_card_has_the_published_settings(models):
     own = pdistill.load(models["xs"][0])
     assert own.guidance_range is None
     assert "published" not in own.card
+
+
+def test_a_folder_for_hubs(models, tmp_path):
+    """Its gains are numbers, arrays of no axes."""
+    model = pdistill.load(models["xs"][0])
+    write_folder(tmp_path / "folder", model)
+    chex.assert_trees_all_equal(pdistill.load(tmp_path / "folder").network, model.network)
 
 
 def test_the_published_sampler_with_a_guide(models):

@@ -3,12 +3,15 @@
 import json
 
 import chex
+import jax
 import pytest
 import safetensors.numpy
 from comparison import each_damage
 
 import pdistill
 from pdistill.interop import ConversionError, read_folder, write_folder, write_model
+from pdistill.model import ModelError
+from pdistill.runtime.mesh import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,24 @@ def test_out_and_in_is_exact(folder, guided, tmp_path):
     before, after = pdistill.load(guided), pdistill.load(tmp_path / "model")
     assert after.card == before.card
     chex.assert_trees_all_equal(after.network, before.network)
+
+
+def test_a_folder_is_a_model(folder, guided):
+    """Also spread over devices, as a model directory is."""
+    before, mesh = pdistill.load(guided), make_mesh(data=2, fsdp=4)
+    for after, other in (
+        (pdistill.load(folder), before),
+        (pdistill.load(folder, mesh), pdistill.load(guided, mesh)),
+    ):
+        assert after.card == before.card
+        chex.assert_trees_all_equal(after.network, other.network)
+        shardings = (jax.tree.map(lambda a: a.sharding, m.network.params) for m in (after, other))
+        assert next(shardings) == next(shardings)
+
+
+def test_advice_names_the_models_below(folder):
+    with pytest.raises(ModelError, match=f"there are {folder}; give one"):
+        pdistill.load(folder.parent)
 
 
 def test_layout(folder):
