@@ -34,6 +34,7 @@ running = importlib.import_module("pdistill.experiment.run")  # its function has
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0)
+ROUNDED = {"rtol": 1e-5, "atol": 1e-7}  # other programs, in other orders
 
 
 class Posterior(nn.Module):
@@ -457,9 +458,9 @@ def test_each_loss_teaches_its_own(teacher, batch):
         run(method, from_teacher(method, teacher), batch, 1)[0][-1]
         for method in (of_images(), of_images(adversarial=2.0), of_images(discriminating=1.0))
     )
-    chex.assert_trees_all_equal(base.fake_score.network, adversarial.fake_score.network)
+    chex.assert_trees_all_close(base.fake_score.network, adversarial.fake_score.network, **ROUNDED)
     assert not same(base.generator.network, adversarial.generator.network)
-    chex.assert_trees_all_equal(base.generator.network, discriminating.generator.network)
+    chex.assert_trees_all_close(base.generator.network, discriminating.generator.network, **ROUNDED)
     assert not same(base.fake_score.network.network, discriminating.fake_score.network.network)
     chex.assert_trees_all_equal(base.teacher, teacher)
 
@@ -470,7 +471,7 @@ def test_the_teachers_features_leave_the_fake_score_alone(teacher, batch):
     one, two = (
         run(m, from_teacher(m, teacher), batch, 1)[0][-1].fake_score.network for m in (few, many)
     )
-    chex.assert_trees_all_equal(one.network, two.network)
+    chex.assert_trees_all_close(one.network, two.network, **ROUNDED)
 
 
 @pytest.mark.parametrize(("bottleneck", "blocks"), [(0, {"block_0"}), (1, {"block_0", "block_1"})])
