@@ -124,7 +124,7 @@ class Results:
         self._out = out
         self._machine = machine()
         self.parts: dict[str, dict[str, Any]] = {
-            name: {"left_out": "it was stopped before"} for name in names
+            name: {"left out": "it was stopped before"} for name in names
         }
         self._write()
 
@@ -145,10 +145,9 @@ class Results:
 
 def lines(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
     """A part's lines of the table."""
-    notes = [f"{key.replace('_', ' ')}: {figures[key]}" for key in ("left_out", "error")
-             if key in figures]  # fmt: skip
+    notes = [f"{key}: {figures[key]}" for key in ("left out", "error") if key in figures]
     notes += [f"{who}: {why}" for who, why in figures.get("failed", {}).items()]
-    notes += [f"beside {', '.join(figures['beside'])}"] * bool(figures.get("beside"))
+    notes += [f"beside {name}" for name in figures.get("beside", ())]
     rows = []
     if "utilisation" in figures:
         speed, flops = figures["updates_per_second"], figures["gigaflops_per_second"]
@@ -180,7 +179,7 @@ def run(scale: Scale, results: Results, pool: ThreadPoolExecutor, minutes: float
     waiting = {name_of(part): pool.submit(compiled, part) for part in scale.parts}
     concurrent.futures.wait(waiting.values(), COMPILING * 60 * minutes)
     for name in [name for name, future in waiting.items() if future.cancel()]:
-        results.add(name, {"left_out": "there was no time to compile it"})
+        results.add(name, {"left out": "there was no time to compile it"})
         del waiting[name]
     beside = [name for name, future in waiting.items() if not future.done()]
     peaks |= {dtype: peak_flops(dtype) for dtype in scale.peaks}
@@ -194,7 +193,7 @@ def run(scale: Scale, results: Results, pool: ThreadPoolExecutor, minutes: float
         beside = [name for name, other in waiting.items() if not other.done()]
         results.add(name, measured(future) | {"beside": beside})
     for name in waiting:
-        results.add(name, {"left_out": "there was no time for it"})
+        results.add(name, {"left out": "there was no time for it"})
 
 
 def name_of(part: tuple[Any, ...]) -> str:
