@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import medians, parser, take_turns
-from benchmarks.rivals import run, to_torch, twins
+from benchmarks.rivals import ratios, run, start, to_torch, twins
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Progressive
 from pdistill.networks import Network
@@ -109,42 +109,53 @@ class Ours:
         state, self._frozen = take_frozen(init_state(init, mesh, teacher))
         self._state = start_of(state, mesh)
         self._kinds = kinds_of(method, range(1), 1)(0)
-        self._update = compile_update(method, mesh, False)
+        update = compile_update(method, mesh, False)
         self._resident = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}
         self._raw = {"index": jnp.arange(len(images))[None]}
         self._key = jax.random.key(0)
         inputs = (self._state, self._frozen, self._resident, self._raw, self._key)
-        self.flops = flops(self._update.trace(*inputs, **self._kinds).jaxpr.jaxpr)
+        traced = update.trace(*inputs, **self._kinds)
+        self.flops = flops(traced.jaxpr.jaxpr)
+        self._program = traced.lower().compile()
 
     def __call__(self) -> float:
-        self._state, metrics = self._update(
-            self._state, self._frozen, self._resident, self._raw, self._key, **self._kinds
-        )
+        self._state, metrics = self._program(
+            self._state, self._frozen, self._resident, self._raw, self._key,
+            which=self._kinds["which"],
+        )  # fmt: skip
         return float(metrics["values"]["loss"][0])
 
 
-def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Steps a second of each, of one size of network."""
+def prepare(size: str, batch_size: int) -> Callable[[int], dict[str, Any]]:
+    """Compiles the updates of one size of network; returns rounds -> the figures, measured."""
     network, _, own = twins(size)
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *own.shape), np.uint8)
     theirs = to_torch(images.astype(np.float32) / 127.5 - 1)
     ours = Ours(own, images)
     plain, compiled = (torch_step(network, compiled) for compiled in (False, True))
-    contenders = {
-        "pdistill": ours,
-        "PyTorch": lambda: plain(theirs),
-        "PyTorch, compiled": lambda: compiled(theirs),
-    }
-    losses = {name: call() for name, call in contenders.items()}
-    seconds = medians(take_turns(contenders, rounds))
-    return {
-        "parameters": count(own.params),
-        "first_loss": losses,
-        "steps_per_second": {name: 1 / time for name, time in seconds.items()},
-        "gigaflops_per_second": {name: ours.flops / time / 1e9 for name, time in seconds.items()},
-        "ratio": seconds["PyTorch"] / seconds["pdistill"],
-        "ratio_compiled": seconds["PyTorch, compiled"] / seconds["pdistill"],
-    }
+    rivals = {"PyTorch": lambda: plain(theirs), "PyTorch, compiled": lambda: compiled(theirs)}
+    losses, failed = start(rivals)
+    contenders = {"pdistill": ours} | {name: rivals[name] for name in losses}
+
+    def measure(rounds: int) -> dict[str, Any]:
+        first = {"pdistill": ours()} | losses
+        seconds = medians(take_turns(contenders, rounds))
+        rates = {name: ours.flops / time / 1e9 for name, time in seconds.items()}
+        return {
+            "parameters": count(own.params),
+            "first_loss": first,
+            "steps_per_second": {name: 1 / time for name, time in seconds.items()},
+            "gigaflops_per_second": rates,
+            **ratios(seconds),
+            "failed": failed,
+        }
+
+    return measure
+
+
+def compare(size: str, batch_size: int, rounds: int) -> dict[str, Any]:
+    """Steps a second of each, of one size of network."""
+    return prepare(size, batch_size)(rounds)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 from benchmarks.common import options_of, peak_flops, tell
 from pdistill.interop.diffusers import convert_diffusers
 from pdistill.networks import Network
+from pdistill.runtime.files import one_line
 
 # Channels of the scales, the second of which has attention, and layers at each; the largest network
 # is google/ddpm-cifar10-32.
@@ -91,6 +92,26 @@ def wait() -> None:
     """Waits until PyTorch has computed everything that it was asked for."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
+
+
+def start(contenders: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Calls each once, which compiles it; returns what they made, and why others could not."""
+    made, failed = {}, {}
+    for name, call in contenders.items():
+        try:
+            made[name] = call()
+        except Exception as error:  # such as torch.compile without a compiler
+            failed[name] = one_line(error)
+    return made, failed
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """How many times as fast ours is as the other, "ratio", and as it compiled."""
+    return {
+        "ratio_compiled" if name.endswith("compiled") else "ratio": time / seconds["pdistill"]
+        for name, time in seconds.items()
+        if name != "pdistill"
+    }
 
 
 def run(

@@ -13,7 +13,7 @@ prepares.
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,29 +31,50 @@ CONFIGS = "digits_pd,digits_gan,digits_dmd,digits_ctm,fashion_pd:cpu"
 WARM = 12  # dispatches that are not counted: whatever only some updates have is compiled in them
 
 
-def updates(
-    planned: Planned, runs: Mapping[str, Planned], experiment: ExperimentConfig, data: Dataset
-) -> Iterator[None]:
-    """Dispatches one update, or one scan of them, of a run whenever it is asked."""
-    run, loop = planned.run, planned.run.loop
-    key, mesh = jax.random.key(0), make_mesh(1, 1, jax.devices()[:1])
-    state = init_state(planned.init, mesh, key, random_networks(planned, runs, key))
-    state, frozen = take_frozen(state)
-    state = start_of(state, mesh)
-    frozen = into_host_memory(frozen) if loop.offload else frozen
-    data = data.of_labels(run.labels) if run.labels else data
-    pipeline = Pipeline(data, loop.batch_size, seed=0, resident=experiment.data.resident)
-    raw = to_device(next(pipeline.iterator(loop.substeps)), batch_sharding(mesh, leading=1))
-    resident = to_device(pipeline.resident_arrays(), replicated(mesh))
-    update = compile_update(
-        run.method, mesh, experiment.data.flip,
-        data.image_shape[0] // planned.network.image_shape[0], loop.max_grad_norm, loop.offload,
-    )  # fmt: skip
-    kinds = kinds_of(run.method, range(loop.num_updates), loop.substeps)
-    for step in itertools.count(0, loop.substeps):
-        state, metrics = update(state, frozen, resident, raw, key, **kinds(step))
+class Updates:
+    """Updates of a run as training dispatches them, on a data set on the device; called for one."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        runs: Mapping[str, Planned],
+        experiment: ExperimentConfig,
+        data: Dataset,
+    ):
+        run, loop = planned.run, planned.run.loop
+        key, mesh = jax.random.key(0), make_mesh(1, 1, jax.devices()[:1])
+        state = init_state(planned.init, mesh, key, random_networks(planned, runs, key))
+        state, frozen = take_frozen(state)
+        self._state = start_of(state, mesh)
+        frozen = into_host_memory(frozen) if loop.offload else frozen
+        data = data.of_labels(run.labels) if run.labels else data
+        pipeline = Pipeline(data, loop.batch_size, seed=0, resident=experiment.data.resident)
+        raw = to_device(next(pipeline.iterator(loop.substeps)), batch_sharding(mesh, leading=1))
+        resident = to_device(pipeline.resident_arrays(), replicated(mesh))
+        self._inputs = (frozen, resident, raw, key)
+        self._update = compile_update(
+            run.method, mesh, experiment.data.flip,
+            data.image_shape[0] // planned.network.image_shape[0], loop.max_grad_norm, loop.offload,
+        )  # fmt: skip
+        self._kinds = kinds_of(run.method, range(loop.num_updates), loop.substeps)
+        self._steps = itertools.count(0, loop.substeps)
+        self._programs = {}
+        for step in range(0, WARM * loop.substeps, loop.substeps):
+            self._program(**self._kinds(step))
+
+    def _program(self, which: Any, kinds: Any) -> Callable[..., Any]:
+        if kinds not in self._programs:
+            inputs = (self._state, *self._inputs)
+            lowered = self._update.lower(*inputs, which=which, kinds=kinds)
+            self._programs[kinds] = lowered.compile()
+        return self._programs[kinds]
+
+    def __call__(self) -> None:
+        kinds = self._kinds(next(self._steps))
+        self._state, metrics = self._program(**kinds)(
+            self._state, *self._inputs, which=kinds["which"]
+        )
         jax.block_until_ready(metrics)
-        yield
 
 
 def random_networks(
@@ -75,13 +96,13 @@ def random_networks(
     return form.unflatten(random)
 
 
-def seconds_of(dispatches: Iterator[None], duration: float) -> float:
+def seconds_of(dispatch: Callable[[], None], duration: float) -> float:
     """Times one dispatch, as the mean of as many as go into about `duration` seconds."""
     for _ in range(WARM):
-        next(dispatches)
+        dispatch()
     clock = time.perf_counter()
     for num in itertools.count(1):
-        next(dispatches)
+        dispatch()
         spent = time.perf_counter() - clock
         if spent > duration and num >= 2:
             return spent / num
@@ -92,27 +113,26 @@ def read(name: str) -> ExperimentConfig:
     return parse(as_plain(config_named(name)))
 
 
-def measure(
-    name: str,
-    experiment: ExperimentConfig,
-    data: Dataset,
-    methods: Sequence[str],
-    duration: float,
-) -> Iterator[dict[str, Any]]:
-    """Measures a row for each method of a config, or for the given `methods`."""
-    peak = peak_flops(experiment.model.network.arguments.get("dtype", "float32"))
+def prepare(
+    name: str, experiment: ExperimentConfig, data: Dataset, method: str
+) -> Callable[[float, float], dict[str, Any]]:
+    """Compiles the updates of the first run of a method of a config.
+
+    Returns:
+      (duration in seconds, peak in FLOP/s) -> the row, measured.
+    """
     runs = plan(experiment, data.image_shape)
-    of_data = [p for p in runs.values() if not p.run.method.columns]
-    for planned in first_of_each_method({p.name: p for p in of_data}):
-        method, loop = planned.run.method, planned.run.loop
-        if methods and method.name not in methods:
-            continue
-        operations = mean_flops(planned, runs, experiment, data.images.shape)
-        seconds = seconds_of(updates(planned, runs, experiment, data), duration) / loop.substeps
-        yield {
+    planned = firsts(runs)[method]
+    updates = Updates(planned, runs, experiment, data)
+    operations = mean_flops(planned, runs, experiment, data.images.shape)
+    loop = planned.run.loop
+
+    def measure(duration: float, peak: float) -> dict[str, Any]:
+        seconds = seconds_of(updates, duration) / loop.substeps
+        return {
             "config": name,
             "stage": planned.name,
-            "method": method.name,
+            "method": method,
             "parameters": count(planned.network.params),
             "batch_size": loop.batch_size,
             "gigaflops": operations / 1e9,
@@ -121,6 +141,19 @@ def measure(
             "peak_gigaflops_per_second": peak / 1e9,
             "utilisation": operations / seconds / peak,
         }
+
+    return measure
+
+
+def dtype_of(experiment: ExperimentConfig) -> str:
+    """The number format that the network computes in."""
+    return experiment.model.network.arguments.get("dtype", "float32")
+
+
+def firsts(runs: Mapping[str, Planned]) -> dict[str, Planned]:
+    """The first run of each method, by its name, but for those that learn from others' rows."""
+    of_data = {name: p for name, p in runs.items() if not p.run.method.columns}
+    return {p.run.method.name: p for p in first_of_each_method(of_data)}
 
 
 def main() -> None:
@@ -134,7 +167,11 @@ def main() -> None:
     sets = [load_dataset(e.data.name, e.data.train) for e in experiments.values()]
     rows = []
     for (name, experiment), data in zip(experiments.items(), sets, strict=True):
-        for row in measure(name, experiment, data, methods, options.seconds):
+        peak = peak_flops(dtype_of(experiment))
+        for method in firsts(plan(experiment, data.image_shape)):
+            if methods and method not in methods:
+                continue
+            row = prepare(name, experiment, data, method)(options.seconds, peak)
             rows.append(row)
             print(
                 f"{name:<14} {row['stage']:<16} {row['updates_per_second']:9.2f} updates/s "

@@ -4,14 +4,26 @@
 
 Models of one folder of the zoo share the codec and the scale of prompts beside them. `rows.json`
 has the rows of the run's results.jsonl that are of this model, whose weights were float32.
+
+A model that is there already is replaced only if its distances, the rows called fd_ at the steps of
+its card, all fall by a tenth or more; there must be two kinds of them, and both models be measured
+alike. `history.json` beside the models has a row for each that came.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from pdistill import model as models
 from pdistill.cli.export import main as export
+from pdistill.model.card import find
+from pdistill.runtime.files import read_jsonl, write_atomically
+
+KEPT = 0.9  # largest share of a distance that is left of it, for a model that replaces another
+ALIKE = ("num_steps", "solver", "guidance", "num_samples", "preprocessing")  # of rows to compare
+
+Rows = list[dict[str, Any]]
 
 
 def share(folder: Path, part: str) -> None:
@@ -39,7 +51,49 @@ def _content(file: Path) -> object:
     return json.loads(file.read_text()) | {"stage": None}
 
 
-def main() -> None:
+def distances(rows: Rows, card: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of fd_ metrics at a card's steps, by metric and reference."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["metric"].startswith("fd_") and row["num_steps"] == card["num_steps"]:
+            found.setdefault(f"{row['metric']} to {row['reference']}", row)
+    return found
+
+
+def check_better(out: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Ends the program, with a line that says why, unless a model may replace the one in `out`."""
+    alike = [
+        name
+        for name, row in before.items()
+        if name in after and all(row.get(key) == after[name].get(key) for key in ALIKE)
+    ]
+    if len(alike) < len(before) or len({before[name]["metric"] for name in alike}) < 2:
+        names = (", ".join(rows) or "no distance" for rows in (before, after))
+        raise SystemExit(
+            "error: {} is kept: two distances decide, and it has {}, where the new model has {}; "
+            "measure both alike ({}) by two fd_ metrics".format(out, *names, ", ".join(ALIKE))
+        )
+    for name in alike:
+        old, new = before[name]["value"], after[name]["value"]
+        if not new <= KEPT * old:
+            raise SystemExit(
+                f"error: {out} is kept: {name} is {old:.4g} there and {new:.4g} of the new model, "
+                f"and every distance must fall to {KEPT:.0%} or less; train it on"
+            )
+
+
+def record(out: Path, card: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Adds a model to the table of those that have come into the folders beside `out`."""
+    path = out.parent / "history.json"
+    table = json.loads(path.read_text()) if path.exists() else []
+    row = {key: card[key] for key in ("checksum", "images_seen")}
+    for name, found in after.items():
+        row[name] = {"before": before[name]["value"] if before else None, "after": found["value"]}
+    table.append({"model": out.name, **row})
+    write_atomically(path, json.dumps(table, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.zoo",
         description=__doc__,
@@ -48,19 +102,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a stage's directory")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", help="file of prompts whose embeddings go along")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    out, card = options.out, models.read_card(find(options.model))
+    run = options.model.parents[card["stage"].count("/")]
+    rows = read_jsonl(run / "results.jsonl")
+    rows = [row for row in rows if row.get("run", row.get("stage")) == card["stage"]]
+    before, after = {}, distances(rows, card)
+    if out.exists():
+        before = distances(json.loads((out / "rows.json").read_text()), models.read_card(out))
+        check_better(out, before, after)
     more = [f"--prompts={options.prompts}"] * bool(options.prompts)
-    export(
-        [f"--model={options.model}", f"--out={options.out}", "--to=safetensors",
-         "--dtype=bfloat16", *more]
-    )  # fmt: skip
+    export([f"--model={options.model}", f"--out={out}", "--to=safetensors", "--dtype=bfloat16",
+            *more])  # fmt: skip
     for part in ("codec", "text"):
-        share(options.out, part)
-    stage = models.load(options.out).card["stage"]
-    run = options.model.parents[stage.count("/")]
-    lines = map(json.loads, (run / "results.jsonl").read_text().splitlines())
-    rows = [row for row in lines if row.get("run", row.get("stage")) == stage]
-    (options.out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+        share(out, part)
+    (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+    record(out, card, before, after)
 
 
 if __name__ == "__main__":

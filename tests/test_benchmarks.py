@@ -1,8 +1,16 @@
 """Tables that benchmarks make of results."""
 
+import json
+import sys
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks import across, mutation, ring, seeds, train_step
+import pytest
+from tiny_experiment import tiny
+
+from benchmarks import accelerator, across, mutation, ring, seeds, train_step
+from pdistill.experiment.config import as_plain, parse
 from pdistill.runtime.files import write_jsonl
 
 
@@ -76,3 +84,72 @@ def test_mutants_that_mean_the_same():
     same = "def f(a, /, b: int & None = 1):\n    return a + b"
     other = code.replace("1", "2")
     assert mutation.meaning(code) == mutation.meaning(same) != mutation.meaning(other)
+
+
+SMALL = accelerator.Scale(
+    (("train", "digits_pd", "teacher"), ("sampler", "small", 2, 1)), ("float32",), 1, 0.1
+)
+
+
+def test_everything_on_one_accelerator(tmp_path, monkeypatch):
+    """Without PyTorch: what compares with it says so, and the rest is measured."""
+    out = tmp_path / "results" / "speed.json"
+    monkeypatch.setitem(accelerator.SCALES, "cpu", SMALL)
+    monkeypatch.setattr(train_step, "read", lambda name: parse(as_plain(tiny())))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.sampler", raising=False)
+    monkeypatch.setattr(
+        sys, "argv", ["accelerator", "--scale=cpu", f"--out={out}", "--xla_defaults"]
+    )
+    accelerator.main()
+    parts = json.loads(out.read_text())["parts"]
+    teacher = parts["train digits_pd teacher"]
+    peak = parts["peak"]["peaks"]["float32"]
+    assert teacher["utilisation"] == pytest.approx(1e9 * teacher["gigaflops_per_second"] / peak)
+    assert "torch" in parts["sampler small"]["error"]
+    _, _, first, second, third = out.with_suffix(".md").read_text().splitlines()
+    assert first.startswith("| peak | float32 |")
+    assert f"{teacher['updates_per_second']:.4g} updates/s" in second
+    assert third.startswith("| sampler small |")
+    assert "error: import of torch" in third
+
+
+def test_what_there_is_no_time_for_is_named(tmp_path, monkeypatch):
+    """One part is measured while another still compiles, two have not begun; each is on disk."""
+    stop, written = threading.Event(), []
+
+    def prepare(part, scale, peaks):
+        if part[1] == "slow":
+            stop.wait(30)
+
+        def measure():
+            written.append(json.loads((tmp_path / "speed.json").read_text())["parts"])
+            return {"images_per_second": {"pdistill": 3.0}, "gigaflops_per_second": {"pdistill": 5}}
+
+        return measure
+
+    monkeypatch.setattr(accelerator, "prepare", prepare)
+    monkeypatch.setattr(accelerator, "COMPILING", 0.06)  # 0.3 seconds of 5, of which 1 is used
+    monkeypatch.setattr(accelerator, "peak_flops", lambda dtype: 1e12)
+    parts = [("sampler", name, 1) for name in ("slow", "a", "b", "slow", "c")]
+    parts[3] = ("distillation", "slow", 1)
+    scale = accelerator.Scale(tuple(parts), ("float32",), 1, 4.0)
+    results = accelerator.Results(tmp_path / "speed.json", list(map(accelerator.name_of, parts)))
+    pool = ThreadPoolExecutor(2)
+    accelerator.run(scale, results, pool, minutes=5 / 60)
+    stop.set()
+    pool.shutdown()
+    found = json.loads((tmp_path / "speed.json").read_text())["parts"]
+    assert found == results.parts
+    beside = ["sampler slow", "distillation slow"]
+    assert [found[f"sampler {name}"].get("beside") for name in "ab"] == [beside, beside]
+    assert found["sampler c"] == {"left out": "there was no time to compile it"}
+    assert found["sampler slow"] == {"left out": "there was no time for it"}
+    before_a, before_b = written
+    assert before_a["sampler a"]["left out"] == "it was stopped before"
+    assert before_b["sampler a"]["images_per_second"] == {"pdistill": 3.0}
+    table = (tmp_path / "speed.md").read_text()
+    assert (
+        "| sampler a | pdistill | 3 images/s | 0.005 |  | beside sampler slow; beside dist" in table
+    )
+    assert "| sampler c |  |  |  |  | left out: there was no time to compile it |" in table

@@ -13,6 +13,7 @@ from pdistill.experiment import config as configuration
 from pdistill.experiment.defaults import fill_defaults
 from pdistill.experiment.plan import plan
 from pdistill.experiment.trace import trace_update
+from pdistill.interop.conversion import Conversion, teacher_card, write_model
 from pdistill.runtime.mesh import make_mesh
 
 SHAPES = {
@@ -38,7 +39,7 @@ VARIANTS = [
     *("digits_flow_map", "digits_flow_map:sct", "fashion_mean_flow:cpu", "cifar10_mean_flow"),
     *("cifar10_mean_flow:gpu", "cifar10_scm", "cifar10_ect", "cifar10_ect:gpu", "imagenet64_scm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
-    *("cifar10_gan:gpu", "cifar10_dmd2:gpu"),
+    *("cifar10_gan:gpu", "cifar10_dmd2:gpu", "cifar10_zoo", "cifar10_zoo:cpu"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
     *("imagenet64_to_512_pagoda", "fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"),
 ]
@@ -71,7 +72,9 @@ def test_a_config_unfolds(name):
     _, runs = read(name)
     others = [r for r in runs.values() if r.run.method.name != "flow_map"]  # with a teacher or not
     assert [r.name for r in others if not r.given] == [
-        r.name for r in others if r.run.method.name in ("teacher", "lowdiff")
+        r.name
+        for r in others
+        if r.run.method.name in ("imported", "teacher", "lowdiff") and "start" not in r.given
     ]
     if name.endswith("ablation"):
         assert len(runs) == 12
@@ -247,6 +250,28 @@ def test_the_readmes_overrides_of_rounds_are_keys(name):
 def test_the_docstrings_override_is_a_key():
     config = fill_defaults(config_named("imagenet64_gan"))
     assert config_path.get_value("stages[1].fixed", config) == "none"
+
+
+def test_the_zoos_teacher_goes_on(monkeypatch, tmp_path):
+    """At a quarter of the rate, where there is one; students take it as it is."""
+    monkeypatch.chdir(tmp_path)
+    fresh, *students = config_named("cifar10_zoo").stages
+    with pytest.raises(ValueError, match="there is no zoo/cifar10/teacher here"):
+        config_named("cifar10_zoo:students")
+    experiment = configuration.parse(configuration.as_plain(config_named("cifar10_zoo")))
+    network = plan(experiment, SHAPES["cifar10"])["teacher"].network
+    assert count(network.params) <= 4_500_000
+    card = teacher_card(network, method="teacher", source="teacher", num_steps=18)
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), network.params)
+    write_model("zoo/cifar10/teacher", Conversion(network.replace(params=params), card))
+    zoo, teacher = config_named("cifar10_zoo:teacher").stages
+    rates = [stage["optimizer"]["learning_rate"] for stage in (fresh, teacher)]
+    assert rates == pytest.approx([4 * rates[1], rates[1]])
+    for variant, names in {"": (zoo["name"], "teacher"), "students": ("teacher",)}.items():
+        config = config_named(f"cifar10_zoo:{variant}")
+        runs = plan(configuration.parse(configuration.as_plain(config)), SHAPES["cifar10"])
+        assert tuple(runs) == (*names, *(stage["name"] for stage in students))
+        assert runs["teacher"].given == ({} if variant else {"start": "zoo"})
 
 
 def test_which_models_take_any_count_of_steps():

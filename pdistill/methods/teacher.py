@@ -13,6 +13,7 @@ from jax import Array
 from pdistill import diffusion
 from pdistill.diffusion import check_weighting
 from pdistill.methods.method import Method
+from pdistill.methods.parts.given import check_given
 from pdistill.methods.parts.regression import Examples, regress
 from pdistill.methods.parts.times import check_law, noise_levels
 from pdistill.networks import Conditioning, Network
@@ -22,6 +23,8 @@ from pdistill.training import Learner, Optimizer
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher(Method):
     """Denoise real images at random noise levels.
+
+    It starts from fresh parameters, or goes on from those of "start", with a fresh optimizer.
 
     Attributes:
       weighting: weight of the loss, a key of `diffusion.WEIGHTINGS`.
@@ -53,11 +56,17 @@ class Teacher(Method):
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1]; got {self.label_dropout}")
 
-    def init(self, key: Array, *, model: Network) -> State:
+    def init(self, key: Array, *, model: Network, start: Network | None = None) -> State:
+        if start:
+            check_given(start, "start")
+            model = start.unguided()
         model = model.with_module(self.network)
         if self.head:
             model = model.with_head(self.head)
-        return self.State(Learner.of(guidable(model, self.label_dropout).init(key), self.optimizer))
+        model = guidable(model, self.label_dropout).init(key)
+        if start:
+            model, _ = model.taking(start)
+        return self.State(Learner.of(model, self.optimizer))
 
     def step(self, state: State, batch, key):
         time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_networks import ClassNetwork, blank
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
-from stepping import compiled
+from stepping import compiled, run
 
 from pdistill import samplers
 from pdistill.diffusion import (
@@ -68,6 +69,27 @@ def test_gradient_of_a_gaussian(gaussian, x64):
     phi = (np.arange(100_000) + 0.5) / 100_000 * np.pi / 2
     eps_squared = np.mean(np.sin(phi) ** 2 / (0.49 * np.cos(phi) ** 2 + np.sin(phi) ** 2))
     np.testing.assert_allclose(norm, 2 * off * eps_squared, rtol=0.01)
+
+
+def test_a_teacher_goes_on():
+    """From the parameters of another, with a fresh optimizer: the first update is that of a rate
+    that begins at zero; what guided the other does not guide it."""
+    method = Teacher(optimizer=Optimizer(1e-2, warmup=2, ema_widths=(0.1,)))
+    network = blank(ClassNetwork(), 1)
+    start = network.replace(params={"off": jnp.full((), 0.25)}, guidance=(0.0, np.inf))
+    state = method.init(jax.random.key(0), model=network, start=start)
+    assert state.model.network.guidance is None
+    batch = {"image": jnp.ones((4, 1)), "label": jnp.zeros(4, jnp.int32)}
+    states, _ = run(method, state, batch, 2)
+    values = [float(state.model.network.params["off"]) for state in states]
+    assert values[0] == values[1] == 0.25 != values[2]
+
+
+def test_a_teacher_does_not_go_on_from_a_generator(mlp):
+    method = Teacher(optimizer=Optimizer(1e-2))
+    start = mlp.init(jax.random.key(0)).replace(sampler="one_step")
+    with pytest.raises(ValueError, match="start is a generator"):
+        method.init(jax.random.key(0), model=mlp, start=start)
 
 
 @pytest.mark.parametrize("stratified", [False, True])
