@@ -112,6 +112,7 @@ def train(
     codec: Any = None,
     stop: StopSignals | None = None,
     on_save: Callable[[int, Any], None] = lambda step, state: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Any:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
 
@@ -122,6 +123,7 @@ def train(
       stop: asked after every dispatch; several processes stop at the same one.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
         again for the same update.
+      on_start: called when the first updates are on their way, unless none are left.
 
     Returns:
       The method's state after `config.num_updates` updates.
@@ -154,7 +156,7 @@ def train(
                 checkpointer.save(step, state, batches.get_state())
 
             with TrainingLog(method, config, name, directory, writer, start) as log:
-                state = _loop(state, start, config, dispatch, log, save, stop, mesh)
+                state = _loop(state, start, config, dispatch, log, save, on_start, stop, mesh)
         return whole(state)
 
 
@@ -180,7 +182,7 @@ def _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh) -> Callable
     return dispatch
 
 
-def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
+def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> TrainState:
     """Dispatches updates from number `start` on; logs and saves where it is due."""
     if start:
         say(f"{log.name:<16} resumes at step {start}")
@@ -190,6 +192,8 @@ def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
         log.profile(step, state.step)
         with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
             state, metrics = dispatch(state, step, log)
+            if step == start:
+                on_start()
         if late:
             log(*late)
             late = None
