@@ -72,6 +72,35 @@ with replacing(Path({str(tmp_path)!r}) / "folder") as folder:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "error"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit(75)", 75, ""),
+        ("raise SystemExit('error: why')", 1, "error: why\n"),
+        ("raise KeyError('why')", 1, "KeyError: 'why'\n"),
+    ],
+)
+def test_an_end_does_not_wait_for_the_background(ending, code, error):
+    """Nor does it crash in it, as Python does in daemons that are in C++ code."""
+    body = f"""
+from pdistill.runtime import background
+def work():
+    {BUSY}
+with background.left_at_end():
+    background.start(work)
+    print("said")
+    {ending}
+"""
+    done = subprocess.run(
+        python(body), env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, "said\n")
+    assert done.stderr.endswith(error)
+    assert ("Traceback" in done.stderr) == ("KeyError" in ending)
+
+
 DEFERRED = f"""
 with stop.deferred():
     print("ready", flush=True)
