@@ -102,8 +102,8 @@ class Ahead:
     def _data_shape(self, run: Run) -> tuple[int, ...] | None:
         """Shape of the images that a run is trained on, [N, H, W, C]; None if only it will know."""
         shape = self._data.images.shape
-        if not run.labels and not run.prompt_part:
-            return shape
+        if not self._config.data.resident or not (run.labels or run.prompt_part):
+            return shape  # of streamed data, their number is in no program
         if run.prompt_part or not all(column.aligned for column in run.method.columns):
             return None
         return (int(np.isin(self._data.labels, run.labels).sum()), *shape[1:])
