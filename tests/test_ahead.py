@@ -5,6 +5,7 @@ import threading
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from jax import monitoring
 from ml_collections import ConfigDict
@@ -79,15 +80,16 @@ def test_all_programs_of_a_run_are_compiled(started):
         stage["loop"] = ConfigDict({**stage["loop"], "substeps": 1})
     found = started(config)
     assert found["teacher"] == [(1437, 0, 1)]
-    assert sorted(step for _, step, _ in found["gan"]) == [0, 1]  # with and without R1
+    assert found["gan"] == [(1437, 0, 1), (1437, 4, 1)]  # without R1 and with it
 
 
 def test_data_of_some_labels(started):
-    """With pairs, which only the run will count, nothing is compiled ahead."""
-    config = tiny_msd()
-    assert set(started(config)) == {"teacher"}
-    config.stages[1]["student"].update(regression=0.0)
-    print(started(config))
+    """Nothing is compiled for the students, of whose labels nobody has counted the pairs."""
+    found = started(tiny_msd())
+    assert set(found) == {"teacher", "msd/tsm_0", "msd/tsm_1"}
+    [(first, *_)], [(second, *_)] = found["msd/tsm_0"], found["msd/tsm_1"]
+    labels = load_dataset("digits", "train").labels
+    assert (first, second) == (np.sum(labels < 5), np.sum(labels >= 5))
 
 
 def test_a_failure_is_a_line(started, monkeypatch, capsys):

@@ -17,8 +17,9 @@ with compilations.compiling("teacher"):
     print(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3)))[0, 0])
 print(hits.count("/jax/compilation_cache/cache_hits"))
 from jax._src.compiler import get_compile_options
-options = get_compile_options(1, 1).executable_build_options.debug_options
-print(options.xla_gpu_per_fusion_autotune_cache_dir or None)
+options = get_compile_options(1, 1)
+debugging = options.executable_build_options.debug_options
+print(debugging.xla_gpu_per_fusion_autotune_cache_dir or None)
 """
 
 

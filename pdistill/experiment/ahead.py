@@ -94,7 +94,7 @@ class Ahead:
             return
         steps = range(0, run.loop.num_updates, run.loop.substeps)
         kinds = kinds_of(run.method, range(run.loop.num_updates), run.loop.substeps)
-        for step in {kinds(step)["kinds"]: step for step in reversed(steps)}.values():
+        for step in sorted({kinds(step)["kinds"]: step for step in reversed(steps)}.values()):
             trace_update(
                 planned, self._runs, self._config, self._mesh, shape, step, run.loop.substeps
             ).traced.lower().compile()
