@@ -20,10 +20,10 @@ INTERVAL = 30.0  # seconds between lines about one
 
 
 class Compiled:
-    """What `counted` has compiled. As a string, for people: how, and how long it took.
+    """Programs that `counted` has compiled; a string of it tells people how, and how long it took.
 
     Attributes:
-      depth: of what is traced, lowered or compiled now, one within another; 0 for nothing.
+      depth: number of steps, from tracing on, that go on now, one within another; 0 for none.
       seconds: from the beginning until its last program was there; None if it had none.
     """
 
@@ -52,8 +52,8 @@ class Ticking:
     """Says that something still compiles, every INTERVAL seconds until it is stopped.
 
     Args:
-      what: what it is, for people. patience: seconds before the first line.
-      busy: whether there is something to say.
+      what: its name, for people. patience: seconds before the first line.
+      busy: tells whether it compiles now.
     """
 
     def __init__(self, what: str, patience: float, busy: Callable[[], bool] = lambda: True) -> None:
@@ -78,7 +78,7 @@ class Ticking:
 
 
 class _Thread(threading.local):
-    """What is known of a thread's compilations."""
+    """A thread's compilations."""
 
     prefix = ""  # of lines
     found: Compiled | None = None  # by `compiling`
@@ -151,7 +151,7 @@ def waiting(name: str, busy: Callable[[], bool] = lambda: True) -> Iterator[None
     """Says that what the body waits for compiles and, now and then, that it still does.
 
     Args:
-      name: what for, as of a run. busy: whether it does.
+      name: a run's. busy: tells whether it does.
     """
     update(f"{name:<16} compiles")
     ticking = Ticking(f"{name:<16}", INTERVAL, busy)

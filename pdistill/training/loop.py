@@ -122,8 +122,7 @@ def train(
       directory: place of checkpoints/ and log.jsonl. flip, factor, codec: as for `data.make_batch`.
       stop: asked after every dispatch; several processes stop at the same one.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
-        again for the same update.
-      on_start: called when the first updates are on their way, unless none are left.
+        again for the same update. on_start: called when the first updates are on their way.
 
     Returns:
       The method's state after `config.num_updates` updates.
@@ -146,8 +145,7 @@ def train(
         if start < config.num_updates:
             settings = flip, factor, config.max_grad_norm, config.offload, codec
             update = compile_update(method, mesh, *settings)
-            kinds = kinds_of(method, range(config.num_updates), config.substeps)
-            dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
+            dispatch = _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh)
 
             def save(step: int, state: TrainState, planned: bool) -> None:
                 if planned:
@@ -170,8 +168,9 @@ def _restore(
     return state, int(state.step)
 
 
-def _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh) -> Callable:
+def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) -> Callable:
     """dispatch(state, step, log) -> state and metrics: the next updates, from `step` on."""
+    kinds = kinds_of(method, range(config.num_updates), config.substeps)
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
 
     def dispatch(state: TrainState, step: int, log: "TrainingLog"):
