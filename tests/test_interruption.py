@@ -72,6 +72,21 @@ with replacing(Path({str(tmp_path)!r}) / "folder") as folder:
     assert list(tmp_path.iterdir()) == []
 
 
+IN_BACKGROUND = f"""
+from pdistill.runtime import background
+def work():
+    {BUSY}
+background.start(work)
+"""
+
+
+def test_a_signal_does_not_wait_for_the_background():
+    body = f"{IN_BACKGROUND}\nprint('ready', flush=True)\n__import__('time').sleep(60)"
+    code, seconds, errors = interrupt(python(body))
+    assert (code, errors) == (EXIT_CODE, "stopped by SIGTERM; hint\n")
+    assert seconds < 5
+
+
 @pytest.mark.parametrize(
     ("ending", "code", "error"),
     [
@@ -84,12 +99,8 @@ with replacing(Path({str(tmp_path)!r}) / "folder") as folder:
 )
 def test_an_end_does_not_wait_for_the_background(ending, code, error):
     """Nor does it crash in it, as Python does in daemons that are in C++ code."""
-    body = f"""
-from pdistill.runtime import background
-def work():
-    {BUSY}
+    body = f"""{IN_BACKGROUND}
 with background.left_at_end():
-    background.start(work)
     print("said")
     {ending}
 """
