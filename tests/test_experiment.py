@@ -166,7 +166,7 @@ def test_the_report_grows_and_the_terminal_says_what_is_done(workdir, tmp_path, 
     assert reports == [3, 6, 6, 6, 9, 9, 9, 12, 12]
     lines = [line.split() for line in capsys.readouterr().err.splitlines()]
     said = [line[1] for line in lines if line and line[0] == "progressive/1"]
-    assert said == ["compiles", "step", "step", "exports", "ddim", "ddim"]
+    assert said == ["compiles", "was", "step", "step", "exports", "ddim", "ddim"]
     assert sum(line[:1] == ["report"] for line in lines) == 1
 
 

@@ -72,6 +72,46 @@ with replacing(Path({str(tmp_path)!r}) / "folder") as folder:
     assert list(tmp_path.iterdir()) == []
 
 
+IN_BACKGROUND = f"""
+from pdistill.runtime import background
+def work():
+    {BUSY}
+background.start(work)
+"""
+
+
+def test_a_signal_does_not_wait_for_the_background():
+    body = f"{IN_BACKGROUND}\nprint('ready', flush=True)\n__import__('time').sleep(60)"
+    code, seconds, errors = interrupt(python(body))
+    assert (code, errors) == (EXIT_CODE, "stopped by SIGTERM; hint\n")
+    assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "error"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit(75)", 75, ""),
+        ("raise SystemExit('error: why')", 1, "error: why\n"),
+        ("raise KeyError('why')", 1, "KeyError: 'why'\n"),
+    ],
+)
+def test_an_end_does_not_wait_for_the_background(ending, code, error):
+    """Nor does it crash in it, as Python does in daemons that are in C++ code."""
+    body = f"""{IN_BACKGROUND}
+with background.left_at_end():
+    print("said")
+    {ending}
+"""
+    done = subprocess.run(
+        python(body), env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, "said\n")
+    assert done.stderr.endswith(error)
+    assert ("Traceback" in done.stderr) == ("KeyError" in ending)
+
+
 DEFERRED = f"""
 with stop.deferred():
     print("ready", flush=True)

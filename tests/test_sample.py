@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import jax
@@ -12,6 +13,7 @@ from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import load_images
 from pdistill.networks import DiT, Network
+from pdistill.runtime import compilations
 
 SHAPE = (4, 4, 1)
 
@@ -140,3 +142,12 @@ def test_what_are_no_numbers(directory, capsys, flag):
     with pytest.raises(SystemExit):
         draw(directory, flag)
     assert "give numbers such as 3, 1,5,7 or 0-9; got" in capsys.readouterr().err
+
+
+def test_a_compilation_is_not_silent(directory, tmp_path, monkeypatch, capsys):
+    """Whatever the program is, it says that it compiles and how long that took."""
+    monkeypatch.setattr(compilations, "PATIENCE", 0.0)
+    sample.main([f"--model={directory}", "--num=7", f"--out={tmp_path / 'grid.png'}"])
+    told = capsys.readouterr().err.splitlines()
+    assert "generate still compiles, 0:00" in told
+    assert any(re.fullmatch(r"generate (compiled|taken from .*) in \d+\.\d s", t) for t in told)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jax.sharding import Mesh
 from PIL import ImageColor
 
+from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.programs import keep_programs
 from pdistill.samplers import parse_steps
@@ -23,6 +24,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """
     set_xla_flags()
     keep_programs()
+    tell_compilations()
     return argparse.ArgumentParser(
         prog=f"python -m pdistill.{name}",
         description=description,

@@ -21,7 +21,8 @@ from pdistill.evaluation import EvaluationError
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.dry_run import dry_run
 from pdistill.model import ModelError, SamplingError
-from pdistill.runtime import processes
+from pdistill.runtime import background, processes
+from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.files import one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
@@ -59,6 +60,7 @@ def main(_, stop: ProgramSignals) -> None:
     set_xla_flags()
     if not (_DISTRIBUTED.value or _COORDINATOR.value):  # whose processes must compile alike
         keep_programs()
+    tell_compilations()
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
             devices = _counts("dry_run", _DRY_RUN.value)
@@ -114,7 +116,8 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = __doc__
     sys.argv[1:] = arguments  # where config_flags looks too
-    app.run(functools.partial(main, stop=stop), flags_parser=_parse)
+    with background.left_at_end():
+        app.run(functools.partial(main, stop=stop), flags_parser=_parse)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
 from pdistill.data.columns import Column
 from pdistill.data.text import first_captions
+from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
 from pdistill.experiment.cards import inherited, length, product_card, shapes
 from pdistill.experiment.codecs import in_latents, keep_codec
@@ -35,6 +36,7 @@ from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
+from pdistill.runtime import compilations
 from pdistill.runtime.mesh import make_mesh, replicated, to_device
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
@@ -82,7 +84,8 @@ def run(
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
-                experiment.perform(planned, writer)
+                with compilations.named(planned.name):
+                    experiment.perform(planned, writer)
         if jax.process_index() == 0:
             update("the report is made")
             path = report.build(workdir)
@@ -115,6 +118,7 @@ class Experiment:
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
         self._key = jax.random.key(config.seed)
+        self._ahead = Ahead(workdir, config, self.train_data, self.runs, self.mesh)
 
     def _check(self, planned: Planned) -> None:
         """Raises ConfigError for what a run's plan does not show: files, and devices."""
@@ -230,13 +234,14 @@ class Experiment:
             self._keep_snapshots(planned, state, step)
             self._report()
 
+        self._ahead.wait(planned)
         try:
             state = train(
                 run.method, state, pipeline, run.loop, train_key,
                 name=run.name, directory=directory, writer=writer, mesh=self.mesh,
                 flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
                 codec=self._codec(planned),
-                stop=self.stop, on_save=on_save,
+                stop=self.stop, on_save=on_save, on_start=lambda: self._compile_after(planned),
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
@@ -249,6 +254,14 @@ class Experiment:
         else:
             first = products(run.method, state)[0]
             save(directory / "model", first.network, run.loop.num_updates, **first.average)
+
+    def _compile_after(self, planned: Planned) -> None:
+        """Begins to compile the update of the run that will train after this one."""
+        names = list(self.runs)
+        later = [self.runs[name] for name in names[names.index(planned.name) + 1 :]]
+        for run in later:
+            if run.trains and not self._is_trained(run):
+                return self._ahead.begin(run)
 
     def _keep_snapshots(self, planned: Planned, state: Any, step: int) -> None:
         """Saves all averages of update `step` as models, if snapshots are due.

@@ -21,10 +21,10 @@ HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
 
 @dataclasses.dataclass(frozen=True)
 class TracedUpdate:
-    """One update of a run, traced, and the shapes of its inputs, each with its sharding.
+    """Updates of a run, traced, and the shapes of their inputs, each with its sharding.
 
     Attributes:
-      data: the resident data set and a raw batch.
+      data: the resident data set and raw batches.
     """
 
     traced: jax.stages.Traced
@@ -40,8 +40,9 @@ def trace_update(
     mesh: Mesh,
     data_shape: tuple[int, ...],
     step: int = 0,
+    substeps: int = 1,
 ) -> TracedUpdate:
-    """Traces update number `step` of a run, as training would do it on `mesh`.
+    """Traces the dispatch of `substeps` updates from number `step` on, as training would do it.
 
     Args:
       data_shape: [N, H, W, C] of the data set.
@@ -59,13 +60,13 @@ def trace_update(
     if run.loop.offload:
         host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), frozen)
         frozen = _placed(frozen, host)
-    resident, raw = _inputs(planned, runs, experiment, mesh, data_shape)
+    resident, raw = _inputs(planned, runs, experiment, mesh, data_shape, substeps)
     update = compile_update(
         run.method, mesh, experiment.data.flip, planned.factor(data_shape[1:]),
         run.loop.max_grad_norm, run.loop.offload, planned.codec and planned.codec.blank,
     )  # fmt: skip
     key = jax.eval_shape(lambda: jax.random.key(0))
-    kinds = kinds_of(run.method, range(run.loop.num_updates), 1)(step)
+    kinds = kinds_of(run.method, range(run.loop.num_updates), substeps)(step)
     traced = update.trace(state, frozen, resident, raw, key, **kinds)
     return TracedUpdate(traced, state, frozen, (resident, raw))
 
@@ -77,8 +78,8 @@ def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, An
     return TrainState(scalar, scalar, learning), frozen
 
 
-def _inputs(planned, runs, experiment, mesh, data_shape):
-    """Shapes that the data pipeline gives: the resident data set, and one raw batch."""
+def _inputs(planned, runs, experiment, mesh, data_shape, substeps):
+    """Shapes that the data pipeline gives: the resident data set, and raw batches."""
     loop = planned.run.loop
     image = jax.ShapeDtypeStruct(data_shape, "uint8")
     if planned.codec:
@@ -94,7 +95,7 @@ def _inputs(planned, runs, experiment, mesh, data_shape):
     for column in planned.run.method.columns:
         arrays |= column_shapes(column, planned, runs, data_shape[0], experiment.data.flip)
         orders += [] if column.aligned else [f"{column.name}/index"]
-    leading = (1, loop.batch_size)
+    leading = (substeps, loop.batch_size)
     if experiment.data.resident:
         raw = dict.fromkeys(orders, jax.ShapeDtypeStruct(leading, "int32"))
         resident = arrays

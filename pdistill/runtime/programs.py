@@ -24,7 +24,11 @@ def keep_programs() -> None:
     They lie in the cache, `files.cache_dir`, for this kind of processor. Nothing is done where
     JAX_COMPILATION_CACHE_DIR says where they go, "" for nowhere, or where nothing can be written.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
+    place = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if place == "":
+        # JAX takes "" for the working directory, where XLA would write what it tunes for a GPU.
+        jax.config.update("jax_compilation_cache_dir", None)
+    if place is not None or jax.config.jax_compilation_cache_dir:
         return
     folder = cache_dir() / "programs" / _processor()
     if not can_write(folder):

@@ -38,6 +38,12 @@ def update(message: str) -> None:
     _line_is_open = True
 
 
+def conclude(message: str) -> None:
+    """Shows a line as `update`, and leaves it there."""
+    update(message)
+    end_line()
+
+
 def line_is_open() -> bool:
     """Tells whether a line of `update`, or a bar, is the last thing on standard error."""
     bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())

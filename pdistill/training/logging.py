@@ -11,6 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from pdistill.runtime import compilations
 from pdistill.runtime.files import read_jsonl, write_atomically
 from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import end_line, format_seconds, update
@@ -229,10 +230,10 @@ class Progress:
 
     @contextlib.contextmanager
     def compiling(self, num_updates: int) -> Iterator[None]:
-        """Says that the body compiles, and leaves its updates and time out of every rate."""
-        update(f"{self._name:<16} compiles")
+        """Tells how the body compiles, and leaves its updates and time out of every rate."""
         before = time.monotonic()
-        yield
+        with compilations.compiling(self._name):
+            yield
         updates, seconds = self._left_out
         self._left_out = (updates + num_updates, seconds + time.monotonic() - before)
 

@@ -112,6 +112,7 @@ def train(
     codec: Any = None,
     stop: StopSignals | None = None,
     on_save: Callable[[int, Any], None] = lambda step, state: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Any:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
 
@@ -121,7 +122,7 @@ def train(
       directory: place of checkpoints/ and log.jsonl. flip, factor, codec: as for `data.make_batch`.
       stop: asked after every dispatch; several processes stop at the same one.
       on_save: (updates done, the method's state), called before each save; after a crash perhaps
-        again for the same update.
+        again for the same update. on_start: called when the first updates are on their way.
 
     Returns:
       The method's state after `config.num_updates` updates.
@@ -144,8 +145,7 @@ def train(
         if start < config.num_updates:
             settings = flip, factor, config.max_grad_norm, config.offload, codec
             update = compile_update(method, mesh, *settings)
-            kinds = kinds_of(method, range(config.num_updates), config.substeps)
-            dispatch = _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh)
+            dispatch = _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh)
 
             def save(step: int, state: TrainState, planned: bool) -> None:
                 if planned:
@@ -154,7 +154,7 @@ def train(
                 checkpointer.save(step, state, batches.get_state())
 
             with TrainingLog(method, config, name, directory, writer, start) as log:
-                state = _loop(state, start, config, dispatch, log, save, stop, mesh)
+                state = _loop(state, start, config, dispatch, log, save, on_start, stop, mesh)
         return whole(state)
 
 
@@ -168,8 +168,9 @@ def _restore(
     return state, int(state.step)
 
 
-def _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh) -> Callable:
+def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) -> Callable:
     """dispatch(state, step, log) -> state and metrics: the next updates, from `step` on."""
+    kinds = kinds_of(method, range(config.num_updates), config.substeps)
     resident = to_device(pipeline.resident_arrays(), replicated(mesh))
 
     def dispatch(state: TrainState, step: int, log: "TrainingLog"):
@@ -180,7 +181,7 @@ def _dispatcher(update, kinds, frozen, pipeline, batches, key, mesh) -> Callable
     return dispatch
 
 
-def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
+def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> TrainState:
     """Dispatches updates from number `start` on; logs and saves where it is due."""
     if start:
         say(f"{log.name:<16} resumes at step {start}")
@@ -190,6 +191,8 @@ def _loop(state, start, config, dispatch, log, save, stop, mesh) -> TrainState:
         log.profile(step, state.step)
         with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
             state, metrics = dispatch(state, step, log)
+            if step == start:
+                on_start()
         if late:
             log(*late)
             late = None
