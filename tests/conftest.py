@@ -104,5 +104,9 @@ def _compiled_for_one_file():
 
 def pytest_collection_modifyitems(items):
     """The longest first: they take minutes, and no worker should be left alone with one."""
-    first = ("test_notebooks", "test_processes", "test_kills", "test_configs", "test_own_teacher")
+    first = (
+        "test_notebooks", "test_processes", "test_kills", "test_configs", "test_own_teacher",
+        "methods/test_pagoda", "training/test_loop", "test_prompts", "methods/test_dmd",
+        "methods/test_gan", "test_latent", "test_selection", "interop/test_edm2",
+    )  # fmt: skip
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(first))

@@ -88,7 +88,7 @@ def test_one_program_of_any_count(x64, solver):
         traces.append(num_steps)
         return draw(key, num_steps=num_steps)
 
-    for num_steps in (1, 2, 3):
+    for num_steps in (1, 3):
         fixed = jax.jit(lambda key, n=num_steps: draw(key, num_steps=n))(KEY)
         np.testing.assert_allclose(any_count(KEY, num_steps), fixed, rtol=1e-12)
     assert len(traces) == 1
