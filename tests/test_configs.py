@@ -254,24 +254,31 @@ def test_the_docstrings_override_is_a_key():
 
 def test_the_zoos_teacher_goes_on(monkeypatch, tmp_path):
     """At a quarter of the rate, where there is one; students take it as it is."""
+    _, runs = read("cifar10_zoo")
+    assert count(runs["gan"].network.params) <= 4_500_000
     monkeypatch.chdir(tmp_path)
     fresh, *students = config_named("cifar10_zoo").stages
     with pytest.raises(ValueError, match="there is no zoo/cifar10/teacher here"):
         config_named("cifar10_zoo:students")
-    experiment = configuration.parse(configuration.as_plain(config_named("cifar10_zoo")))
-    network = plan(experiment, SHAPES["cifar10"])["teacher"].network
-    assert count(network.params) <= 4_500_000
+    small = {"channels": 8, "multipliers": (1, 1), "blocks": 1, "attention_sizes": ()}
+    blank = runs["teacher"].network.blank.with_module({"embedding_channels": 8, **small})
+    network = jax.jit(blank.init)(jax.random.key(0))
     card = teacher_card(network, method="teacher", source="teacher", num_steps=18)
-    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), network.params)
-    write_model("zoo/cifar10/teacher", Conversion(network.replace(params=params), card))
-    zoo, teacher = config_named("cifar10_zoo:teacher").stages
-    rates = [stage["optimizer"]["learning_rate"] for stage in (fresh, teacher)]
-    assert rates == pytest.approx([4 * rates[1], rates[1]])
-    for variant, names in {"": (zoo["name"], "teacher"), "students": ("teacher",)}.items():
-        config = config_named(f"cifar10_zoo:{variant}")
-        runs = plan(configuration.parse(configuration.as_plain(config)), SHAPES["cifar10"])
-        assert tuple(runs) == (*names, *(stage["name"] for stage in students))
-        assert runs["teacher"].given == ({} if variant else {"start": "zoo"})
+    write_model("zoo/cifar10/teacher", Conversion(network, card))
+    config = config_named("cifar10_zoo")
+    rates = [stage["optimizer"]["learning_rate"] for stage in (fresh, config.stages[1])]
+    assert rates[0] == pytest.approx(4 * rates[1])
+    config.stages[-1]["adversary"]["judges"] = ({"features": "pixels", "halvings": (1,)},)
+    runs = plan(configuration.parse(configuration.as_plain(config)), SHAPES["cifar10"])
+    names = [stage["name"] for stage in students]
+    assert list(runs) == ["zoo", "teacher", *names]
+    assert runs["teacher"].given == {"start": "zoo"}
+    assert runs["gan"].network.blank.module == blank.module
+    first, *others = config_named("cifar10_zoo:students").stages
+    assert (first["method"], [stage["name"] for stage in others]) == ("imported", names)
+    assert [stage["name"] for stage in config_named("cifar10_zoo:teacher").stages] == [
+        "zoo", "teacher"
+    ]  # fmt: skip
 
 
 def test_which_models_take_any_count_of_steps():
