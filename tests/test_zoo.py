@@ -48,7 +48,6 @@ def test_half_precision_has_the_distance_of_its_row(tmp_path):
     assert found["value"] == pytest.approx(wanted["value"], rel=0.05)
 
 
-<<<<<<< HEAD
 def test_a_red_heart_needs_no_text_encoder():
     """Of its caption's embedding: red in the middle, white in the corners."""
     model = pdistill.load(ZOO / "emoji/4")
@@ -56,49 +55,3 @@ def test_a_red_heart_needs_no_text_encoder():
     red, green, _ = image[28:36, 28:36].mean((0, 1))
     assert red > 0.5 > -0.2 > green
     assert image[:6, :6].min() > 0.8
-=======
-@pytest.fixture
-def place(tmp_path):
-    out = tmp_path / "zoo" / "digits" / "2"
-    zoo.main([f"--model={trained(tmp_path / 'run', 0, 10.0, 50.0)}", f"--out={out}"])
-    return out
-
-
-def test_a_model_is_replaced_by_one_that_is_better_in_both_spaces(place, tmp_path):
-    better = trained(tmp_path / "better", 1, 9.0, 40.0)
-    zoo.main([f"--model={better}", f"--out={place}"])
-    checksums = [models.read_card(better / "model")["checksum"]]
-    first, second = json.loads((place.parent / "history.json").read_text())
-    assert (first["model"], second["model"]) == ("2", "2")
-    assert second["checksum"] == checksums[0] != first["checksum"]
-    pixels = "fd_pixels to digits:train"  # those at the steps of its card
-    assert first[pixels] == {"before": None, "after": 10.0}
-    assert second[pixels] == {"before": 10.0, "after": 9.0}
-    assert second["fd_classifier to digits:train"] == {"before": 50.0, "after": 40.0}
-    assert pdistill.load(place).network.shape == (8, 8, 1)
-
-
-@pytest.mark.parametrize(
-    ("distances", "changes", "why"),
-    [
-        ((9.0, 45.1), {}, r"fd_classifier to digits:train is 50 there and 45.1"),
-        ((float("nan"), 40.0), {}, r"fd_pixels to digits:train is 10 there and nan"),
-        ((1.0,), {}, r"the new model has fd_pixels to digits:train; measure both alike"),
-        ((1.0, 1.0), {"num_samples": 32}, "measure both alike"),
-    ],
-)
-def test_a_model_stays_out(place, tmp_path, distances, changes, why):
-    weights = (place / "model.safetensors").read_bytes()
-    other = trained(tmp_path / "other", 1, *distances, **changes)
-    with pytest.raises(SystemExit, match=why):
-        zoo.main([f"--model={other}", f"--out={place}"])
-    assert (place / "model.safetensors").read_bytes() == weights
-    assert len(json.loads((place.parent / "history.json").read_text())) == 1
-
-
-def test_one_space_does_not_decide(tmp_path):
-    out = tmp_path / "zoo" / "digits" / "2"
-    zoo.main([f"--model={trained(tmp_path / 'run', 0, 10.0)}", f"--out={out}"])
-    with pytest.raises(SystemExit, match="two distances decide"):
-        zoo.main([f"--model={trained(tmp_path / 'other', 1, 1.0)}", f"--out={out}"])
->>>>>>> bd56a85f069ec600b351e028b937a92e500cf1ec

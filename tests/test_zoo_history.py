@@ -47,7 +47,7 @@ def test_a_model_is_replaced_by_one_that_is_better_in_both_spaces(place, tmp_pat
     first, second = json.loads((place.parent / "history.json").read_text())
     assert (first["model"], second["model"]) == ("2", "2")
     assert second["checksum"] == checksums[0] != first["checksum"]
-    pixels = "fd_pixels to digits:train"  # those at the card's steps
+    pixels = "fd_pixels to digits:train"  # those at the steps of its card
     assert first[pixels] == {"before": None, "after": 10.0}
     assert second[pixels] == {"before": 10.0, "after": 9.0}
     assert second["fd_classifier to digits:train"] == {"before": 50.0, "after": 40.0}
