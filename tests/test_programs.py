@@ -30,7 +30,7 @@ def run(home, **environment):
       Its value, the programs taken from the cache, what it says took how long, the folder of what
       XLA tunes, and the files of programs.
     """
-    outside = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     outside |= {"PDISTILL_CACHE_DIR": str(home), **environment}
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=outside, capture_output=True, text=True, check=True)

@@ -61,7 +61,7 @@ def test_counts_share_a_program_which_a_fixed_one_equals(network):
     """Measuring a teacher at 64 .. 2 steps compiles once, and students of its shape do not."""
     indices = jnp.arange(3)
     before = _generate._cache_size()
-    ways = [Sampling(num_steps, samplers.Heun()) for num_steps in (2, 3, 7)]
+    ways = [Sampling(num_steps) for num_steps in (2, 3, 7)]
     found = [generate(network, KEY, indices, sampling=way) for way in ways]
     assert _generate._cache_size() == before + 1
     for way, images in zip(ways, found, strict=True):
