@@ -67,7 +67,7 @@ def test_counts_share_a_program_which_a_fixed_one_equals(network):
     for way, images in zip(ways, found, strict=True):
         draw = functools.partial(generate, network, sampling=way)
         fixed = jax.jit(draw)(KEY, indices)
-        np.testing.assert_allclose(images, fixed, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(images, fixed, rtol=0, atol=1e-4)
 
 
 def test_samples_have_gradients(network):

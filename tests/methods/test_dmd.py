@@ -34,7 +34,9 @@ running = importlib.import_module("pdistill.experiment.run")  # its function has
 
 SCHEDULE = CosineSchedule()
 ADAM = Optimizer(1e-2, b1=0.0, b2=0.99, clip_norm=0.0)
-ROUNDED = {"rtol": 1e-5, "atol": 1e-7}  # other programs, in other orders
+# Other programs add in other orders, and a key's bias has no gradient but rounding, which Adam
+# makes a part of its step of 1e-2.
+ROUNDED = {"rtol": 0, "atol": 5e-4}
 
 
 class Posterior(nn.Module):
