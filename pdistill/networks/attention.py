@@ -57,7 +57,10 @@ def way(kind: str, q: Array, k: Array, mask: Array | None) -> str:
             return "cudnn"
         if kind == "tpu" and q.dtype != jnp.float64 and (channels <= 128 or channels == 256):
             return "pallas"
-    return "chunks" if tokens * others >= MANY**2 else "plain"
+    few = jax.export.is_symbolic_dim(
+        others
+    )  # a prompt's tokens, of any number in exported programs
+    return "plain" if few or tokens * others < MANY**2 else "chunks"
 
 
 def plain(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
