@@ -57,9 +57,7 @@ def way(kind: str, q: Array, k: Array, mask: Array | None) -> str:
             return "cudnn"
         if kind == "tpu" and q.dtype != jnp.float64 and (channels <= 128 or channels == 256):
             return "pallas"
-    few = export.is_symbolic_dim(
-        others
-    )  # a prompt's tokens, of any number in exported programs
+    few = export.is_symbolic_dim(others)  # a prompt's tokens, of any number in exported programs
     return "plain" if few or tokens * others < MANY**2 else "chunks"
 
 
