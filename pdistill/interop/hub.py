@@ -14,9 +14,9 @@ import safetensors.numpy
 from flax import traverse_util
 
 from pdistill.interop.conversion import CODEC, TEXT, Conversion, converter, read_json
-from pdistill.interop.weights import ConversionError, from_flat, read_safetensors
 from pdistill.model import FORMAT, Model, build_blank, check_card
-from pdistill.model.codecs import build_blank_codec, describe_codec
+from pdistill.model.codecs import describe_codec
+from pdistill.model.store import read_codec, read_params
 from pdistill.model.text import read_prompt_encoder
 from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
@@ -112,26 +112,9 @@ def read_folder(source: str | Path) -> Conversion:
     source = Path(source)
     card = read_json(source / "config.json")
     check_card(card, source / "config.json")
-    network = _read_tensors(source, build_blank(card), card)
+    network = read_params(source, build_blank(card), card)
     if card.get("codec"):
-        place = source / card["codec"]["path"]
-        about = read_json(place / "config.json")
-        check_card(about, place / "config.json", codec=True)
-        if about["checksum"] != card["codec"]["checksum"]:
-            raise ConversionError(f"{place} has another codec than {source}; get both again")
-        blank = build_blank_codec(place, about)
-        network = network.replace(codec=_read_tensors(place, blank, about))
+        network = network.replace(codec=read_codec(source, card))
     prompts = read_prompt_encoder(source, card)
     _ = Model(network, card).sampling  # raises if it cannot be sampled
     return Conversion(network, card, prompts)
-
-
-def _read_tensors(folder: Path, blank: Any, card: dict[str, Any]) -> Any:
-    """Fills a blank network or codec; raises ConversionError for other parameters."""
-    path = folder / "model.safetensors"
-    filled = from_flat(blank, read_safetensors(path), path)
-    if checksum(filled.params) != card["checksum"]:
-        raise ConversionError(
-            f"{path} does not hold the parameters that config.json tells of; get both files again"
-        )
-    return filled

@@ -173,29 +173,31 @@ def _read_guide(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Net
     return read_params(path, build_blank(guide), guide, mesh)
 
 
-def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None) -> Any:
-    """Fills a blank network or codec with the parameters of a directory that `write` wrote.
+def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None = None) -> Any:
+    """Fills a blank network or codec with the parameters of a model's directory or hub folder.
 
     Raises:
       ValueError: they are damaged, or not those of the card.
     """
     shapes = blank.shapes
     shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
-    if (directory / WEIGHTS).is_file():
+    wrong = "its parameters are not those that were saved"
+    if (directory / "config.json").is_file():
         from pdistill.interop.weights import params_of, read_safetensors  # which import this
 
         path = directory / WEIGHTS
+        wrong = f"{path} does not hold the parameters that config.json tells of; get both again"
         place = lambda a, s: jax.make_array_from_callback(a.shape, s, a.__getitem__)  # noqa: E731
         params = jax.tree.map(place, params_of(blank, read_safetensors(path), path), shardings)
     else:
         params = load_params(directory / "params", shapes.params, shardings)
     if checksum(params) != card["checksum"]:
-        raise ValueError("its parameters are not those that were saved")
+        raise ValueError(wrong)
     return shapes.replace(params=params)
 
 
 def read_codec(
-    directory: Path, card: dict[str, Any], mesh: Mesh | None, path: str | Path | None = None
+    directory: Path, card: dict[str, Any], mesh: Mesh | None = None, path: str | Path | None = None
 ) -> Any:
     """Loads the codec of a model of latents, as `codec_directory` finds it; raises as that."""
     from pdistill.model.codecs import load_codec
