@@ -12,6 +12,7 @@ alike. `history.json` beside the models has a row for each that came.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,14 @@ def share(folder: Path, part: str) -> None:
     card = json.loads((folder / "config.json").read_text())
     if not card.get(part):
         return
-    shared = folder.parent / part
-    if not shared.exists():
-        (folder / part).rename(shared)
-    for file in (folder / part).glob("*") if (folder / part).exists() else ():
-        if _content(file) != _content(shared / file.name):
-            raise SystemExit(f"{file} is not that of the models beside it")
-        file.unlink()
-    if (folder / part).exists():
-        (folder / part).rmdir()
+    own, shared = folder / part, folder.parent / part
+    if shared.exists():
+        for file in own.iterdir():
+            if _content(file) != _content(shared / file.name):
+                raise SystemExit(f"{file} is not that of the models beside it")
+        shutil.rmtree(own)
+    else:
+        own.rename(shared)
     card[part]["path"] = f"../{part}"
     (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
 

@@ -49,6 +49,14 @@ brief() {
     "$loop.log_every=2" "${@:2}")
 }
 
+# imagenet256: makes what teachers of latents share, their codec and ImageNet's latents.
+imagenet256() {
+  missing "$RUN/codec" pdistill convert --from=diffusers --source="$DOWNLOADS/sd-vae-ft-ema" \
+    --out="$RUN/codec"
+  missing "$DATA/imagenet256" pdistill prepare --images="$IMAGENET" --name=imagenet256 \
+    --resolution="$(side 256)" --codec="$RUN/codec"
+}
+
 # measure MODEL REFERENCE FLAG...: adds a row of a model to rows.jsonl, and prints it; once.
 measure() {
   ! grep -qxF -- "$*" "$RUN/measured" 2> /dev/null || return 0

@@ -11,10 +11,7 @@
 # and ImageNet's training images (ILSVRC 2012) from https://image-net.org, unpacked into $IMAGENET.
 . "$(dirname "$0")/common.sh"
 
-missing "$RUN/codec" pdistill convert --from=diffusers --source="$DOWNLOADS/sd-vae-ft-ema" \
-  --out="$RUN/codec"
-missing "$DATA/imagenet256" pdistill prepare --images="$IMAGENET" --name=imagenet256 \
-  --resolution="$(side 256)" --codec="$RUN/codec"
+imagenet256
 missing "$RUN/teacher" pdistill convert --from=sit --source="$DOWNLOADS/SiT-XL-2-256x256.pt" \
   --codec="$RUN/codec" --num_steps="$(steps 249)" --out="$RUN/teacher"
 measure "$RUN/teacher" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --guidance=0.5

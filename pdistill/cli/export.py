@@ -17,12 +17,16 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     load_model,
+    read_prompts,
     steps_option,
 )
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import Model
 from pdistill.runtime.terminal import plain_errors
+
+# Options that are for one kind of file only.
+ONLY = {"stablehlo": ("num_steps", "start", "weights"), "safetensors": ("dtype", "prompts")}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--prompts",
+        type=Path,
         help="file of prompts, a line each, whose embeddings --to=safetensors takes along: "
         "they need no text encoder then",
     )
@@ -58,14 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
-        if options.to == "safetensors":
-            for name in ("num_steps", "start", "weights"):
-                if getattr(options, name) != parser.get_default(name):
-                    raise ValueError(f"--{name} is not for --to=safetensors; leave it out")
-        else:
-            for name in ("dtype", "prompts"):
-                if getattr(options, name) != parser.get_default(name):
-                    raise ValueError(f"--{name} is for --to=safetensors; leave it out")
+        for kind, names in ONLY.items():
+            for name in names:
+                if options.to != kind and getattr(options, name) != parser.get_default(name):
+                    raise ValueError(f"--{name} is not for --to={options.to}; leave it out")
         model = load_model(options)
         if options.prompts:
             model = _with_prompts(model, options.prompts)
@@ -81,12 +82,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.model} -> {', '.join(map(str, files))}: call({call})")
 
 
-def _with_prompts(model: Model, path: str) -> Model:
+def _with_prompts(model: Model, path: Path) -> Model:
     """The model with the embeddings of a file's prompts at hand."""
     if model.prompts is None:
         raise ValueError("this model takes no prompts; leave --prompts out")
-    prompts = dict.fromkeys(filter(None, map(str.strip, Path(path).read_text().splitlines())))
-    return dataclasses.replace(model, prompts=model.prompts.knowing(list(prompts)))
+    prompts = list(dict.fromkeys(read_prompts(path)))
+    return dataclasses.replace(model, prompts=model.prompts.knowing(prompts))
 
 
 if __name__ == "__main__":

@@ -29,31 +29,24 @@ def pays() -> bool:
     return jax.default_backend() != "cpu" and jax.process_count() == 1
 
 
+@dataclasses.dataclass(eq=False)
 class Ahead:
     """Compiles a run's update in the background, one run's at a time.
 
     The loop, which asks for the same program, then finds it in this process or, should shapes know
     less than networks do, in the cache on disk.
 
-    Args:
+    Attributes:
       data: the training images. runs: all of the experiment.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        config: ExperimentConfig,
-        data: Dataset,
-        runs: Mapping[str, Planned],
-        mesh: Mesh,
-    ):
-        self._workdir = workdir
-        self._config = config
-        self._data = data
-        self._runs = runs
-        self._mesh = mesh
-        self._thread: Thread | None = None
-        self._name = ""  # of the run whose update the thread compiles
+    workdir: Path
+    config: ExperimentConfig
+    data: Dataset
+    runs: Mapping[str, Planned]
+    mesh: Mesh
+    _thread: Thread | None = dataclasses.field(default=None, init=False)
+    _name: str = dataclasses.field(default="", init=False)  # of the run that the thread is at
 
     def begin(self, planned: Planned) -> None:
         """Begins with a run's update, if that pays and the one before is done."""
@@ -84,7 +77,7 @@ class Ahead:
         run, codec = planned.run, planned.codec
         shape = self._data_shape(run)
         if codec:
-            directory = codec.directory(self._workdir)
+            directory = codec.directory(self.workdir)
             if not directory.exists():
                 return
             # With its scale, which the plan of a run that makes it does not know.
@@ -96,14 +89,14 @@ class Ahead:
         kinds = kinds_of(run.method, range(run.loop.num_updates), run.loop.substeps)
         for step in sorted({kinds(step)["kinds"]: step for step in reversed(steps)}.values()):
             trace_update(
-                planned, self._runs, self._config, self._mesh, shape, step, run.loop.substeps
+                planned, self.runs, self.config, self.mesh, shape, step, run.loop.substeps
             ).traced.lower().compile()
 
     def _data_shape(self, run: Run) -> tuple[int, ...] | None:
         """Shape of the images that a run is trained on, [N, H, W, C]; None if only it will know."""
-        shape = self._data.images.shape
-        if not self._config.data.resident or not (run.labels or run.prompt_part):
+        shape = self.data.images.shape
+        if not self.config.data.resident or not (run.labels or run.prompt_part):
             return shape  # of streamed data, their number is in no program
         if run.prompt_part or not all(column.aligned for column in run.method.columns):
             return None
-        return (int(np.isin(self._data.labels, run.labels).sum()), *shape[1:])
+        return (int(np.isin(self.data.labels, run.labels).sum()), *shape[1:])

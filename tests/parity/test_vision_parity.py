@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stored import assert_stored
 
 from pdistill.features import load_extractor, vision
 
@@ -24,12 +25,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", make["SIDES"])
 def test_fixtures(name):
-    with np.load(FOLDER / f"{name}.npz") as stored:
-        for key, array in make["compute"](name).items():
-            if array.dtype.kind == "U":
-                np.testing.assert_array_equal(stored[key], array)
-            else:
-                assert np.abs(stored[key] - array).max() < 1e-11 * array.std()
+    assert_stored(FOLDER / f"{name}.npz", make["compute"])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

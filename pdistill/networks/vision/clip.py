@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.linear import Dense
 from pdistill.networks.text.clip import ClipBlock
 
 EPSILON = 1e-5  # of norms
@@ -51,4 +52,4 @@ class ClipImage(nn.Module):
             layer = f"encoder.layers.{i}"
             h = ClipBlock(self.hidden, self.heads, EPSILON, quick_gelu=True, name=layer)(h, None)
         h = norm(name="post_layernorm")(h[:, 0])
-        return nn.Dense(self.projection, use_bias=False, name="visual_projection")(h)
+        return Dense(self.projection, use_bias=False, name="visual_projection")(h)

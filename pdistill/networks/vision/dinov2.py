@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.linear import Dense
 from pdistill.networks.transformer import attend_by_layers
 from pdistill.networks.vision.cubic import cubic
 
@@ -39,8 +40,8 @@ class Dinov2Block(nn.Module):
         h = norm(name="norm1")(tokens)
         h = attend_by_layers(h, self.heads, layers, "attention.output.dense")
         tokens = tokens + scale("layer_scale1") * h
-        h = nn.Dense(4 * features, name="mlp.fc1")(norm(name="norm2")(tokens))
-        h = nn.Dense(features, name="mlp.fc2")(nn.gelu(h, approximate=False))
+        h = Dense(4 * features, name="mlp.fc1")(norm(name="norm2")(tokens))
+        h = Dense(features, name="mlp.fc2")(nn.gelu(h, approximate=False))
         return tokens + scale("layer_scale2") * h
 
 
