@@ -69,27 +69,20 @@ class PromptEncoder:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise ValueError("give at least one prompt")
-        if self.known and not self.tokens:
-            return self._with_known(prompts)
+        return self._with_tokens(prompts) if self.tokens else self._without_tokens(prompts)
+
+    def _with_tokens(self, prompts: Sequence[str]) -> Text:
         unique = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         rows = [unique[prompt] for prompt in prompts]
-        text = self.encoder.encode(list(unique), tokens=bool(self.tokens))
+        text = self.encoder.encode(list(unique))
         longest = max(int(text.mask.sum(1).max()), 1)
         length = min(-(-longest // LENGTHS) * LENGTHS, text.mask.shape[1])
-        tokens = text.tokens[:, :length] if self.tokens else None
-        cut = text.replace(mask=text.mask[:, :length], tokens=tokens)
+        cut = text.replace(mask=text.mask[:, :length], tokens=text.tokens[:, :length])
         text = jax.tree.map(lambda a: a[rows], cut)
-        given = np.array([bool(prompt.strip()) for prompt in prompts])
-        mask, tokens, pooled = text.mask & given[:, None], None, None
-        if self.pooled:
-            pooled = whitened(text.pooled, self.mean, self.matrix)
-        if self.tokens:
-            tokens = text.tokens.astype(np.float32)
-        else:
-            mask = mask.any(1, keepdims=True)
-        return Text(mask, tokens, pooled)
+        pooled = whitened(text.pooled, self.mean, self.matrix) if self.pooled else None
+        return Text(text.mask & _given(prompts), text.tokens.astype(np.float32), pooled)
 
-    def _with_known(self, prompts: Sequence[str]) -> Text:
+    def _without_tokens(self, prompts: Sequence[str]) -> Text:
         """Encodes those that are not known."""
         known = dict(self.known)
         others = list(dict.fromkeys(p for p in prompts if p.strip() and p not in known))
@@ -98,8 +91,7 @@ class PromptEncoder:
             known |= zip(others, pooled, strict=True)
         nothing = np.zeros_like(self.mean)
         rows = np.stack([known.get(prompt, nothing) for prompt in prompts]).astype(np.float32)
-        given = np.array([[bool(prompt.strip())] for prompt in prompts])
-        return Text(given, None, whitened(rows, self.mean, self.matrix))
+        return Text(_given(prompts), None, whitened(rows, self.mean, self.matrix))
 
     def knowing(self, prompts: Sequence[str]) -> "PromptEncoder":
         """The same with the embeddings of these prompts at hand.
@@ -135,6 +127,11 @@ class PromptEncoder:
     def entry(self, directory: Path, model: Path) -> dict[str, Any]:
         """The entry of the card of a model in the directory `model`, for this one in another."""
         return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
+
+
+def _given(prompts: Sequence[str]) -> np.ndarray:
+    """Whether each is a prompt, [B, 1]."""
+    return np.array([[bool(prompt.strip())] for prompt in prompts])
 
 
 def absolute(source: str) -> str:
