@@ -32,7 +32,7 @@ HEADS = {"width": 128, "mixing": 32}  # of judges
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
-        raise ValueError(f"cifar10_zoo has the variants {', '.join(VARIANTS[1:])}; got {variant!r}")
+        raise ValueError(f"cifar10_zoo has the variants {str(VARIANTS[1:])[1:-1]}; got {variant!r}")
     found = variant != "cpu" and Path(ZOO).is_dir()
     if variant == "students" and not found:
         raise ValueError(
