@@ -14,7 +14,7 @@ Sources: train.py and the configs of willisma/SiT and hustvl/LightningDiT. Diffe
     number               theirs                       ours          why
     loss (LightningDiT)  velocity's + 1 - its cosine  velocity's    the cosine is not here
     number format        TF32, bfloat16               float32       network.arguments.dtype
-    sampler (SiT)        dopri5, or stochastic        Euler's       neither is here
+    sampler (SiT)        250 stochastic steps         249 Euler's   `solvers`; theirs: euler_maruyama
 """
 
 from ml_collections import ConfigDict
