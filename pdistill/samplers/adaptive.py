@@ -1,5 +1,6 @@
 """The probability flow to a tolerance, by steps whose length its own error decides."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ SAFETY, SHORTER, LONGER = 0.9, 0.2, 10.0  # of a step's length after another
 
 
 class Progress(NamedTuple):
-    """Where the flow has come: x_tau [B, ...] and its slope at tau, the next step, tries so far."""
+    """A point of the flow: x_tau [B, ...] and its slope at tau; the next step, and tries so far."""
 
     x: Array
     slope: Array
@@ -65,40 +66,45 @@ def integrate(
     end, begin = jax.nn.sigmoid(-schedule(jnp.array([0, 1], z.dtype)) / 2)
     end = jnp.maximum(end, least)
 
-    def slope(x: Array, tau: Array) -> Array:
-        return (x - image(x, tau)) / tau
-
     def image(x: Array, tau: Array) -> Array:
         logsnr = RectifiedFlow()(tau)
         alpha, sigma = alpha_sigma(logsnr)
         return denoise((alpha + sigma) * x, jnp.broadcast_to(logsnr, x.shape[:1])).astype(x.dtype)
 
-    def attempt(at: Progress) -> Progress:
-        h = jnp.minimum(at.step, at.tau - end)
+    def slope(x: Array, tau: Array) -> Array:
+        return (x - image(x, tau)) / tau
 
-        def stage(i: Array, slopes: Array) -> Array:
-            there = at.x - h * jnp.tensordot(stages[i], slopes, 1)
-            return slopes.at[i + 1].set(slope(there, at.tau - jnp.sum(stages[i]) * h))
-
-        slopes = jnp.zeros((len(STAGES) + 1, *z.shape), z.dtype).at[0].set(at.slope)
-        slopes = jax.lax.fori_loop(0, len(STAGES), stage, slopes)
-        x = at.x - h * jnp.tensordot(stages[-1], slopes, 1)
-        error = h * jnp.tensordot(jnp.array(ERROR, z.dtype), slopes, 1)
-        error = _largest(error / (atol + rtol * jnp.maximum(abs(at.x), abs(x))))
-        moved = at._replace(x=x, slope=slopes[-1], tau=at.tau - h)
-        at = jax.tree.map(lambda a, b: jnp.where(error <= 1, a, b), moved, at)
-        step = h * jnp.clip(SAFETY * error**-0.2, SHORTER, LONGER)
-        return at._replace(step=step, tries=at.tries + 1)
-
-    stages = jnp.array(STAGES, z.dtype)
     alpha, sigma = alpha_sigma(schedule(jnp.ones((), z.dtype)))
-    x = z / (alpha + sigma)
-    start = Progress(
-        x, slope(x, begin), begin, FIRST_STEP * (begin - end), jnp.zeros((), jnp.int32)
+    x, none = z / (alpha + sigma), jnp.zeros((), jnp.int32)
+    start = Progress(x, slope(x, begin), begin, FIRST_STEP * (begin - end), none)
+    at = jax.lax.while_loop(
+        lambda at: (at.tau > end) & (at.tries < max_tries),
+        lambda at: _attempt(at, slope, end, rtol, atol),
+        start,
     )
-    at = jax.lax.while_loop(lambda at: (at.tau > end) & (at.tries < max_tries), attempt, start)
     x = jnp.where(at.tau > end, jnp.nan, image(at.x, end))
     return x, 2 + len(STAGES) * at.tries
+
+
+def _attempt(
+    at: Progress, slope: Callable[[Array, Array], Array], end: Array, rtol: float, atol: float
+) -> Progress:
+    """Steps from a point, not below `end`: to the next one if the error is small, else nowhere."""
+    stages, h = jnp.array(STAGES, at.x.dtype), jnp.minimum(at.step, at.tau - end)
+
+    def stage(i: Array, slopes: Array) -> Array:
+        there = at.x - h * jnp.tensordot(stages[i], slopes, 1)
+        return slopes.at[i + 1].set(slope(there, at.tau - jnp.sum(stages[i]) * h))
+
+    slopes = jnp.zeros((len(STAGES) + 1, *at.x.shape), at.x.dtype).at[0].set(at.slope)
+    slopes = jax.lax.fori_loop(0, len(STAGES), stage, slopes)
+    x = at.x - h * jnp.tensordot(stages[-1], slopes, 1)
+    error = h * jnp.tensordot(jnp.array(ERROR, x.dtype), slopes, 1)
+    error = _largest(error / (atol + rtol * jnp.maximum(abs(at.x), abs(x))))
+    moved = at._replace(x=x, slope=slopes[-1], tau=jnp.where(h < at.step, end, at.tau - h))
+    at = jax.tree.map(lambda a, b: jnp.where(error <= 1, a, b), moved, at)
+    step = h * jnp.clip(SAFETY * error**-0.2, SHORTER, LONGER)
+    return at._replace(step=step, tries=at.tries + 1)
 
 
 def _largest(error: Array) -> Array:
