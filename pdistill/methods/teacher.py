@@ -80,9 +80,7 @@ class Teacher(Method):
         z, eps = diffusion.noised(noise_key, x, logsnr)
         v = diffusion.v_target(x, eps, logsnr)
         examples = Examples(z, logsnr, v, told)
-        model, metrics = regress(
-            state.model, examples, self.weighting, dropout_key, direction=self.direction
-        )
+        model, metrics = regress(state.model, examples, self.weighting, dropout_key, self.direction)
         return state.replace(model=model), metrics
 
     def product(self, state: State) -> Network:

@@ -41,7 +41,6 @@ def regress(
     examples: Examples | Sequence[Examples],
     weighting: str,
     dropout_key: Array | None = None,
-    *,
     direction: bool = False,
 ) -> tuple[Learner, Metrics]:
     """One update of a learner towards v at z.
