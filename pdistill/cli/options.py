@@ -1,9 +1,10 @@
 """Options that the command lines share."""
 
 import argparse
+import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jax.sharding import Mesh
 from PIL import ImageColor
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from pdistill.model import Model
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that knows what a misspelt option may have been."""
+
+    def error(self, message: str) -> NoReturn:
+        given = message.partition("unrecognized arguments: ")[2].split()
+        for name in (text.partition("=")[0] for text in given if text.startswith("--")):
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        super().error(message)
+
+
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Makes a parser for `python -m pdistill.<name>`, and sets XLA's flags and cache.
 
@@ -25,7 +37,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     set_xla_flags()
     keep_programs()
     tell_compilations()
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m pdistill.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -55,7 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
         kind = "latents" if options.latents else "images"
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() in PICTURES:
-            Image.fromarray(tile(np.concatenate(list(batches)), options.scale)).save(out)
+            turns = len(set(extra.get("prompt", ())))  # a row each, where they come out even
+            columns = turns if turns > 1 and num % turns == 0 else None
+            images = np.concatenate(list(batches))
+            Image.fromarray(tile(images, options.scale, columns)).save(out)
         elif out.suffix == ".npz":
             write_arrays(out, {kind: np.concatenate(list(batches))} | extra)
         else:

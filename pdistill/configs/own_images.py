@@ -33,6 +33,7 @@ ours.
 """
 
 import dataclasses
+import warnings
 
 from ml_collections import ConfigDict
 
@@ -45,7 +46,7 @@ from pdistill.runtime.platform import platform
 LARGEST = {"cpu": 64, "gpu": 128}  # pixels a side
 TIMES_SEEN = 400  # an image by the teacher, at most
 DROPOUT_FROM = 50  # times that an image is seen
-IMAGES_A_CLASS = 20  # on average, for classes to be told
+IMAGES_A_CLASS = 20  # on average, to train on, for classes to be told
 HELD_OUT = ("test", "validation")
 LARGEST_COVARIANCE = 4096  # values an image
 RESIDENT = 2 * 10**9  # bytes
@@ -109,6 +110,12 @@ def _set_network(config: ConfigDict, about: Description, device: str) -> None:
         )
     sizes = [about.shape[0] // patch >> level for level in range(len(multipliers))]
     told = 1 < about.num_labels <= about.num_images / IMAGES_A_CLASS
+    if about.num_labels > 1 and not told:
+        warnings.warn(
+            f"the network is not told the {about.num_labels} classes: {about.num_images} images to "
+            f"train on are fewer than {IMAGES_A_CLASS} for each",
+            stacklevel=2,
+        )
     config.model.network.arguments.update(
         patch=patch,
         multipliers=multipliers,

@@ -149,7 +149,7 @@ def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
         card = read_json(path)
     except FileNotFoundError as error:
         what = "codec" if codec else "model"
-        raise ModelError(f"no {what} in {directory}: {_advice(directory)}") from error
+        raise ModelError(f"no {what} in {directory}: {_advice(directory, codec)}") from error
     except (ValueError, OSError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(card, dict):
@@ -166,16 +166,11 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _advice(directory: Path) -> str:
-    """Says what to give instead of a folder without a model."""
-    depths = ("*", "*/*", "*/*/*")  # a run's stages, their rounds or students
-    below = {find(path.parent) for d in depths for path in directory.glob(f"{d}/model.json")}
-    folders = (path for d in depths for path in directory.glob(f"{d}/config.json"))
-    below |= {path.parent for path in folders if _is_ours(path)}
-    stages = {path.parent if path.name == "model" else path for path in below}
-    if stages:
-        by_number = sorted(stages, key=lambda p: re.sub(r"\d+", lambda m: m[0].zfill(9), str(p)))
-        return f"there are {', '.join(map(str, by_number))}; give one of them"
+def _advice(directory: Path, codec: bool) -> str:
+    """Says what to give instead of a folder without a model, or without a codec."""
+    run = next((path for path in directory.parents[:2] if path.is_dir()), directory)
+    if stages := _below(directory, codec) or _below(run, codec) * (run.name != ""):
+        return f"there are {', '.join(map(str, stages))}; give one of them"
     convert = "python -m pdistill.convert --from=diffusers --source=FOLDER --out=MODEL"
     if any((directory / name).exists() for name in ("model_index.json", "config.json")):
         return f"it is a folder of another library; convert it first, as by {convert}"
@@ -185,6 +180,23 @@ def _advice(directory: Path) -> str:
             f"to be downloaded, and converted by {convert}"
         )
     return "give a folder with model.json, such as runs/digits/progressive/4"
+
+
+def _below(directory: Path, codec: bool) -> list[Path]:
+    """The stages of a run, or the models of a folder, in order; those of codecs, or the others."""
+    depths = ("*", "*/*", "*/*/*")  # stages, their rounds or students
+    cards = [path for d in depths for path in directory.glob(f"{d}/model.json")]
+    cards += [p for d in depths for p in directory.glob(f"{d}/config.json") if _is_ours(p)]
+    models = {find(path.parent) for path in cards if _is_of_codec(path) == codec}
+    stages = {path.parent if path.name == "model" else path for path in models}
+    return sorted(stages, key=lambda path: re.sub(r"\d+", lambda m: m[0].zfill(9), str(path)))
+
+
+def _is_of_codec(path: Path) -> bool:
+    try:
+        return read_json(path).get("method") == "codec"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def check_card(card: dict[str, Any], path: Path, *, codec: bool = False) -> None:

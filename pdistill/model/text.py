@@ -1,6 +1,7 @@
 """Prompts of a model: a text encoder, and the scale of what the network is told of them."""
 
 import dataclasses
+import difflib
 import functools
 import json
 import os
@@ -87,11 +88,20 @@ class PromptEncoder:
         known = dict(self.known)
         others = list(dict.fromkeys(p for p in prompts if p.strip() and p not in known))
         if others:
-            pooled = self.encoder.encode(others, tokens=False).pooled
+            try:
+                pooled = self.encoder.encode(others, tokens=False).pooled
+            except ModelError as error:
+                raise ModelError(f"{error}{self._at_hand(others[0])}") from error
             known |= zip(others, pooled, strict=True)
         nothing = np.zeros_like(self.mean)
         rows = np.stack([known.get(prompt, nothing) for prompt in prompts]).astype(np.float32)
         return Text(_given(prompts), None, whitened(rows, self.mean, self.matrix))
+
+    def _at_hand(self, prompt: str) -> str:
+        """Says which prompts like this one need no encoder."""
+        near = difflib.get_close_matches(prompt, self.known, n=3, cutoff=0.3)
+        near = near or list(self.known)[:3]
+        return f"; without it there are {', '.join(map(repr, near))} and others" if near else ""
 
     def knowing(self, prompts: Sequence[str]) -> "PromptEncoder":
         """The same with the embeddings of these prompts at hand.
