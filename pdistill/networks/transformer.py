@@ -5,11 +5,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Text
-from pdistill.networks.linear import Dense, DenseGeneral
+from pdistill.networks.linear import Dense, DenseGeneral, matrix_product
 from pdistill.samplers.sampling import at_least_float32
 
 
@@ -35,11 +36,24 @@ def attend_by_layers(
         `attend`.
     """
     features = tokens.shape[-1]
-    q, k, v = (
-        Dense(features, name=name)(tokens).reshape(*tokens.shape[:2], heads, features // heads)
-        for name in layers
-    )
+    kernels, biases = zip(*(_Layer(features, name=name)() for name in layers), strict=True)
+    joined = jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
+    tokens, kernel, bias = promote_dtype(tokens, *joined)
+    qkv = matrix_product(tokens, kernel, (((2,), (0,)), ((), ()))) + bias[None, None]
+    q, k, v = separate(qkv.reshape(*tokens.shape[:2], 3, heads, features // heads), 2)
     return Dense(features, name=out)(attend(q, k, v, mask).reshape(tokens.shape))
+
+
+class _Layer(nn.Module):
+    """Kernel and bias of a linear layer of as many inputs as outputs, for a product with others."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        shape = self.features, self.features
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, shape[:1], jnp.float32)
 
 
 class TextAttention(nn.Module):
