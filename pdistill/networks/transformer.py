@@ -2,14 +2,16 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Text
-from pdistill.networks.linear import Dense, DenseGeneral
+from pdistill.networks.linear import Dense, DenseGeneral, matrix_product
 from pdistill.samplers.sampling import at_least_float32
 
 
@@ -35,11 +37,24 @@ def attend_by_layers(
         `attend`.
     """
     features = tokens.shape[-1]
-    q, k, v = (
-        Dense(features, name=name)(tokens).reshape(*tokens.shape[:2], heads, features // heads)
-        for name in layers
-    )
+    kernels, biases = zip(*(_Layer(features, name=name)() for name in layers), strict=True)
+    joined = jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
+    tokens, kernel, bias = promote_dtype(tokens, *joined)
+    qkv = matrix_product(tokens, kernel, (((2,), (0,)), ((), ()))) + bias[None, None]
+    q, k, v = separate(qkv.reshape(*tokens.shape[:2], 3, heads, features // heads), 2)
     return Dense(features, name=out)(attend(q, k, v, mask).reshape(tokens.shape))
+
+
+class _Layer(nn.Module):
+    """Kernel and bias of a linear layer of as many inputs as outputs, for a product with others."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        shape = self.features, self.features
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, shape[:1], jnp.float32)
 
 
 class TextAttention(nn.Module):
@@ -77,8 +92,29 @@ class TextAttention(nn.Module):
 
 def normalize(tokens: Array, epsilon: float = 1e-6) -> Array:
     """Layer norm without scale and bias; at least float32 inside, as the input outside."""
-    norm = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False)
-    return norm(at_least_float32(tokens)).astype(tokens.dtype)
+    return _standardized(at_least_float32(tokens), epsilon).astype(tokens.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _standardized(tokens: Array, epsilon: float) -> Array:
+    """Tokens less their mean, over their deviation."""
+    return _standardize(tokens, epsilon)[0]
+
+
+def _standardize(tokens: Array, epsilon: float) -> tuple[Array, Array]:
+    mean = tokens.mean(-1, keepdims=True)
+    variance = jnp.maximum((tokens * tokens).mean(-1, keepdims=True) - mean * mean, 0.0)
+    factor = jax.lax.rsqrt(variance + epsilon)
+    return (tokens - mean) * factor, factor
+
+
+@_standardized.defjvp
+def _(epsilon: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """By the result instead of the mean and the variance: half of the passes over memory."""
+    normed, factor = _standardize(*primals, epsilon)
+    change = factor * tangents[0]
+    along = (normed * change).mean(-1, keepdims=True)
+    return normed, change - change.mean(-1, keepdims=True) - normed * along
 
 
 def rms_normalize(a: Array, name: str, epsilon: float = 1e-6) -> Array:

@@ -1,9 +1,12 @@
+import functools
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from pdistill.methods.parts.identities import eulerian
 from pdistill.networks import attention
@@ -18,6 +21,7 @@ from pdistill.networks.attention import (
     plain,
     way,
 )
+from pdistill.networks.transformer import attend_by_layers
 from pdistill.runtime.kernels import without_kernels
 
 
@@ -162,3 +166,36 @@ def test_pallas_is_all_at_once(monkeypatch):
     monkeypatch.setattr(attention, "device_kind", lambda: "tpu")
     monkeypatch.setattr(attention, "by_pallas", lambda *_: "taken")
     assert attend(q, k, v) == "taken"
+
+
+class ByLayers(nn.Module):
+    """Attention by three layers in one product, or in three."""
+
+    joined: bool
+
+    @nn.compact
+    def __call__(self, tokens):
+        if self.joined:
+            return attend_by_layers(tokens, 2, ("q", "k", "v"), "out")
+        q, k, v = (nn.Dense(8, name=name)(tokens).reshape(2, 3, 2, 4) for name in "qkv")
+        return nn.Dense(8, name="out")(attend(q, k, v).reshape(2, 3, 8))
+
+
+def test_three_layers_are_one_product(x64):
+    """With the parameters, fresh ones too, of three; in both directions of derivatives."""
+    tokens = jax.random.normal(jax.random.key(0), (2, 3, 8), jnp.float64)
+    networks = ByLayers(True), ByLayers(False)
+    inputs = jax.random.key(1), tokens.astype(jnp.float32)
+    fresh = [jax.jit(network.init)(*inputs) for network in networks]
+    chex.assert_trees_all_equal(*fresh)
+    numbers = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: numbers.normal(size=a.shape), fresh[0])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def slopes(network, params, tokens):
+        function = lambda params, tokens: jnp.sin(network.apply(params, tokens)).sum()  # noqa: E731
+        backward = jax.value_and_grad(function, (0, 1))(params, tokens)
+        return backward, jax.jvp(function, (params, tokens), (params, tokens))
+
+    found = [slopes(network, params, tokens) for network in networks]
+    chex.assert_trees_all_close(*found, rtol=1e-12, atol=1e-12)

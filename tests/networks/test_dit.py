@@ -11,7 +11,7 @@ from flax import traverse_util
 from pdistill.networks import Conditioning, DiT, SiT
 from pdistill.networks.attention import attend
 from pdistill.networks.dit import Block
-from pdistill.networks.transformer import rotary_angles, rotate
+from pdistill.networks.transformer import normalize, rotary_angles, rotate
 
 SHAPE = (4, 6, 2)  # not square, so that rows and columns cannot be swapped unseen
 SMALL = DiT(out_channels=3, patch=2, features=8, depth=2, heads=2, num_labels=5)
@@ -361,3 +361,23 @@ def test_images_of_another_size_are_refused():
     params = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), logsnr)
     with pytest.raises(ValueError, match="knows 4 patches of 2 pixels a side, but the images have"):
         module.apply(params, jnp.zeros((1, 8, 8, 1)), logsnr)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_derivatives_of_norms(x64, offset):
+    """Backward, forward, and backward through forward."""
+    rng = np.random.default_rng(0)
+    tokens, change, weights = rng.normal(size=(3, 2, 3, 8))
+
+    def plain(a):
+        return (a - a.mean(-1, keepdims=True)) / jnp.sqrt(a.var(-1, keepdims=True) + 1e-3)
+
+    def slopes(normalize):
+        loss = lambda tokens: (weights * jnp.sin(normalize(tokens))).sum()  # noqa: E731
+        along = lambda tokens: jax.jvp(loss, (tokens,), (change,))  # noqa: E731
+        backward = jax.grad(lambda tokens: along(tokens)[1])
+        return jax.jit(lambda tokens: (along(tokens), jax.grad(loss)(tokens), backward(tokens)))
+
+    desired = slopes(plain)(tokens + offset)
+    actual = slopes(lambda tokens: normalize(tokens, 1e-3))(tokens + offset)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), actual, desired)
