@@ -21,7 +21,7 @@ def matrix_product(
     rows, columns = inputs.shape[: -len(last)], kernel.shape[len(first) :]
     inner = math.prod(kernel.shape[: len(first)])
     matrix = kernel.reshape(inner, -1)
-    if inner > matrix.shape[1]:
+    if inner > matrix.shape[1] and jax.default_backend() == "cpu":
         matrix = _by_columns(matrix)
     flat = jax.lax.dot_general(
         inputs.reshape(-1, inner), matrix, (((1,), (0,)), ((), ())), *args, **options
