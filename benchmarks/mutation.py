@@ -4,12 +4,14 @@
 
 cosmic-ray makes the changes (extra `mutation`, beside `test`). `mutation.toml` has the sets, the
 tests of each module, and the changes that change nothing. Each is tested in a copy of the package.
-Results go to `results/mutation.jsonl`, so that a run that was stopped goes on where it was. Mutants
-of a module whose source has changed are new ones; --again tests those that survived anew.
+Results go to `results/mutation.jsonl`, so that a run that was stopped goes on where it was. A
+result counts until the function around the change, or the line if it is in none, is another one;
+--again tests those that survived anew.
 """
 
 import argparse
 import ast
+import collections
 import dataclasses
 import difflib
 import fnmatch
@@ -17,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import sys
@@ -54,30 +55,73 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(f"{self.module}\n{self.code}".encode()).hexdigest()[:16]
+        """Of the module's name and the changed function, or the line if it is in none."""
+        return digest(self.module, around(self.code, self.line))
 
     def __str__(self) -> str:
         return f"pdistill/{self.module}:{self.line}: {self.before}  ->  {self.after}"
 
 
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def around(code: str, line: int) -> str:
+    """The function that a line is in, without its docstring; else the line; after its classes."""
+    names, nodes = [], ast.parse(code).body
+    while node := next((n for n in nodes if begin(n) <= line <= n.end_lineno), None):
+        if isinstance(node, ast.FunctionDef):
+            if ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+            return "\n".join([*names, ast.unparse(node)])
+        names.append(getattr(node, "name", ""))
+        nodes = node.body if isinstance(node, ast.ClassDef) else []
+    return "\n".join([*names, code.splitlines()[line - 1].strip()])
+
+
+def begin(node: ast.stmt) -> int:
+    """First line of a statement with its decorators."""
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+
+
 def select(config: dict[str, Any], name: str) -> Iterator[Mutant]:
-    """The mutants of a set, in a random order by its seed; equal ones once."""
+    """The mutants of a set, in a random order by its seed; equal ones once.
+
+    The order is by the text of the changed lines, so that changes of the package elsewhere leave
+    a set as it is but for its last few.
+    """
     chosen, taken = config["sets"][name], set()
     order = places(config, chosen["modules"], config["without"] + chosen.get("except", []))
-    random.Random(chosen["seed"]).shuffle(order)
-    for place in order:
+    for place in sorted(order, key=lambda place: digest(str(chosen["seed"]), str(place))):
         if len(taken) == chosen.get("count"):
             return
-        mutant = make(*place)
+        mutant = make(place)
         if mutant and mutant.key not in taken:
             taken.add(mutant.key)
             yield mutant
 
 
-def places(
-    config: dict[str, Any], patterns: list[str], without: list[str]
-) -> list[tuple[str, str, int]]:
-    """Module, operator and number of each change that operators can make in the modules."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A change that an operator can make.
+
+    Attributes:
+      module: path below pdistill/. operator: cosmic-ray's name. line: text of the line.
+      repeat: number among those of the operator in equal lines. number: among all of the operator.
+    """
+
+    module: str
+    operator: str
+    line: str
+    repeat: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.module} {self.operator} {self.repeat} {self.line}"
+
+
+def places(config: dict[str, Any], patterns: list[str], without: list[str]) -> list[Place]:
+    """The changes that operators can make in the modules."""
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
     from cosmic_ray.plugins import get_operator
 
@@ -87,10 +131,14 @@ def places(
         if not fits(module, patterns) or fits(module, without):
             continue
         nodes = list(ast_nodes(get_ast_from_path(path)))
+        lines = path.read_text().splitlines()
         for name in config["operators"]:
-            operator = get_operator(f"core/{name}")()
-            count = sum(len(list(operator.mutation_positions(node))) for node in nodes)
-            found += [(module, name, number) for number in range(count)]
+            operator, repeats = get_operator(f"core/{name}")(), collections.Counter()
+            positions = (p for node in nodes for p in operator.mutation_positions(node))
+            for number, ((row, _), _) in enumerate(positions):
+                line = lines[row - 1].strip()
+                found.append(Place(module, name, line, repeats[line], number))
+                repeats[line] += 1
     return found
 
 
@@ -98,14 +146,14 @@ def fits(module: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(module, pattern) for pattern in patterns)
 
 
-def make(module: str, name: str, number: int) -> Mutant | None:
+def make(place: Place) -> Mutant | None:
     """One mutant; None if it does the same by `meaning`, or is no Python."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / "pdistill" / module).read_text()
+    source = (ROOT / "pdistill" / place.module).read_text()
     try:
-        code = mutate_code(source, get_operator(f"core/{name}")(), number)
+        code = mutate_code(source, get_operator(f"core/{place.operator}")(), place.number)
         if meaning(code) == meaning(source):
             return None
     except (SyntaxError, AttributeError):  # the latter of cosmic-ray, for an exception module.Name
@@ -114,7 +162,7 @@ def make(module: str, name: str, number: int) -> Mutant | None:
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
     _, start, end, first, last = next(c for c in matcher.get_opcodes() if c[0] != "equal")
     texts = (" ".join(map(str.strip, lines)) for lines in (a[start:end], b[first:last]))
-    return Mutant(module, name, code, start + 1, *texts)
+    return Mutant(place.module, place.operator, code, start + 1, *texts)
 
 
 def meaning(code: str) -> str:

@@ -13,6 +13,7 @@ for flag in (
     "--xla_force_host_platform_device_count=8",  # sharding is tested without accelerators
     "--xla_backend_optimization_level=1",  # where optimizations are asked for
     "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",  # a quarter less work; the cores have tests to do
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -100,6 +101,23 @@ def _compiled_for_one_file():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _figures(request):
+    """Experiments make their figures, and only tests/report draws them: it takes a second each."""
+    from PIL import Image
+
+    from pdistill.runtime.files import replacing
+
+    def blank(figure, path):
+        with replacing(path) as temporary:
+            Image.new("L", (1, 1)).save(temporary, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr("pdistill.report.figures.save", blank)
+        yield
 
 
 def pytest_collection_modifyitems(items):

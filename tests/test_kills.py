@@ -15,6 +15,10 @@ from pdistill.model import ModelError
 from pdistill.runtime.files import read_jsonl
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
+}
 STAGES = ("teacher", "progressive/2", "progressive/1")
 # Where the run is killed, in the order in which it gets there.
 POINTS = {
@@ -33,13 +37,9 @@ FEW = ("saving", "exporting", "measuring", "training the third", "reporting")
 
 
 def start(workdir, *point):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
-    }
     program = [sys.executable, str(ROOT / "tests/tiny_experiment.py"), str(workdir)]
     return subprocess.run(
-        [*program, *map(str, point)], env=environment, cwd=ROOT, capture_output=True, text=True
+        [*program, *map(str, point)], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True
     )
 
 
@@ -60,6 +60,8 @@ def test_a_run_killed_at_points_ends_as_an_undisturbed_one(tmp_path, points):
         process = start(killed, *POINTS[name])
         assert process.returncode == -signal.SIGKILL, f"{name}: {process.stderr}"
         resumed += [line for line in process.stderr.splitlines() if "resumes" in line]
+        if name == "exporting":
+            check_half_an_export(killed / "teacher")
     last = start(killed)
     assert last.returncode == 0, last.stderr
 
@@ -77,14 +79,11 @@ def test_a_run_killed_at_points_ends_as_an_undisturbed_one(tmp_path, points):
     assert resumed  # a save interval is 4 updates: none of the 8 is lost but those after the save
 
 
-def test_half_an_export_does_not_load(tmp_path):
-    process = start(tmp_path, *POINTS["exporting"])
-    assert process.returncode == -signal.SIGKILL
-    [half] = (tmp_path / "teacher").glob("model.tmp-*")
-    with pytest.raises(ModelError, match="no model in"):
-        pdistill.load(tmp_path / "teacher")
-    with pytest.raises(ModelError, match="no model in"):
-        pdistill.load(half)
+def check_half_an_export(directory):
+    [half] = directory.glob("model.tmp-*")
+    for path in (directory, half):
+        with pytest.raises(ModelError, match="no model in"):
+            pdistill.load(path)
 
 
 def terminate(text, workdir, python=(), options=()):
@@ -93,9 +92,8 @@ def terminate(text, workdir, python=(), options=()):
         sys.executable, *python, "-m", "pdistill.main", "--config=configs/digits_pd.py",
         f"--workdir={workdir}", *options,
     ]  # fmt: skip
-    environment = os.environ | {"XLA_FLAGS": ""}
     with subprocess.Popen(
-        command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+        command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
         for line in process.stderr:
             if text in line:

@@ -11,24 +11,35 @@ SCALE = 1000  # of CMMD
 BLOCK = 1024  # rows; the kernel between two blocks is in memory at a time
 
 
-def cmmd(samples: np.ndarray, reference: np.ndarray) -> float:
-    """CMMD (Jayasumana et al. 2024) of embeddings [N, D] and [M, D]: 1000 times their MMD^2.
+def cmmd(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """CMMD (Jayasumana et al. 2024) of embeddings [N, D] and [M, D]: (value, standard error).
 
-    The kernel is exp(-|x - y|^2 / (2 10^2)), and each row is compared with itself too, as in the
-    original code: it is at least 0, and of few rows a little too large. In float64, as the kernel's
-    values are all near one.
+    1000 times their MMD^2 with the kernel exp(-|x - y|^2 / (2 10^2)). Each row is compared with
+    itself too, as in the original code: it is at least 0, and of few rows a little too large. In
+    float64, as the kernel's values are all near one. The standard error is that of other samples
+    against the same reference, by the jackknife that leaves out each of them.
     """
-    within = _mean_kernel(samples, samples) + _mean_kernel(reference, reference)
-    return SCALE * (within - 2 * _mean_kernel(samples, reference))
+    within, across = _sums(samples, samples), _sums(samples, reference)
+    n, m = len(samples), len(reference)
+    of_reference = _sums(reference, reference).sum() / m**2
+    value = within.sum() / n**2 + of_reference - 2 * across.sum() / (n * m)
+    if n < 2:
+        return SCALE * value, 0.0
+    without = (within.sum() - 2 * within + 1) / (n - 1) ** 2  # k(x, x) = 1
+    without -= 2 * (across.sum() - across) / ((n - 1) * m)
+    return SCALE * value, SCALE * float(np.sqrt((n - 1) * np.var(without)))
 
 
-def _mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-    total = 0.0
+def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Sums [N] of the kernel of each row of x [N, D] with all of y."""
+    found = []
     for rows in _blocks(x):
+        total = np.zeros(len(rows))
         for others in _blocks(y):
             squared = (rows**2).sum(1)[:, None] - 2 * rows @ others.T + (others**2).sum(1)[None]
-            total += np.exp(-squared / (2 * WIDTH**2)).sum()
-    return total / (len(x) * len(y))
+            total += np.exp(-squared / (2 * WIDTH**2)).sum(axis=1)
+        found.append(total)
+    return np.concatenate(found)
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:

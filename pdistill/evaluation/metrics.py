@@ -29,7 +29,7 @@ from pdistill.evaluation.clip import clip_score, cmmd
 from pdistill.evaluation.frechet import Statistics, frechet_bias, frechet_distance
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
 from pdistill.evaluation.inception_score import inception_score
-from pdistill.evaluation.jackknife import NORMAL, frechet_margin, share_margin
+from pdistill.evaluation.jackknife import NORMAL, frechet_margin, recall_margin, share_margin
 from pdistill.evaluation.kid import kernel_distance
 from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
@@ -161,7 +161,8 @@ class Cmmd(Metric):
         return ("cmmd",)
 
     def measure(self, samples, reference, extractor):
-        return [{"value": cmmd(samples.features, reference.features(extractor))}]
+        value, error = cmmd(samples.features, reference.features(extractor))
+        return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
 
 
 class ClipScore(Metric):
@@ -271,8 +272,9 @@ class PrecisionRecall(Metric):
     def measure(self, samples, reference, extractor):
         real = reference.features(extractor)
         precise = _manifold(reference, extractor).contains(samples.features)
-        recall = Manifold(samples.features).contains(real).mean()
-        return [_share(precise), {"value": float(recall)}]
+        manifold = Manifold(samples.features)
+        recall = float(manifold.contains(real).mean())
+        return [_share(precise), {"value": recall} | _margin(recall_margin(manifold, real))]
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK = 1024  # rows; the distances between two blocks are in memory at a time
+KEPT = 12  # nearest rows beyond k; of a tenth of the rows at random are so many once in 10^12
 # Bounds the error of a squared distance, relative to a squared norm; the largest seen was 9e-15,
 # for D up to 12,288. So distances below 3e-7 of the norm count as zero.
 ROUNDING = 1e-13
@@ -40,32 +41,76 @@ class Manifold:
 
         So copies of a row are in its ball even where more than k rows coincide.
         """
-        centre, squared = _centre(self.features), []
+        return self._radii(self._nearest[0][:, self.k - 1])
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Tells which of the points [P, D] are in a ball or on its surface: bool [P]."""
+        return self._inside(points, self.radii[None])[0]
+
+    def contains_without(self, groups: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Tells which of the points are in the manifold of all rows but one group, for each group.
+
+        Args:
+          groups: numbers of the rows' groups, int [N], from 0 to G - 1; each has about a tenth of
+            the rows or fewer, at random.
+          points: [P, D].
+
+        Returns:
+          bool [G, P].
+        """
+        distances, rows = self._nearest
+        radii = []
+        for group in range(groups.max() + 1):
+            others = groups[rows] != group
+            last = np.argmax(np.cumsum(others, axis=1) == self.k, axis=1)
+            found = self._radii(np.take_along_axis(distances, last[:, None], axis=1)[:, 0])
+            radii.append(np.where(groups == group, -1, found))  # of no ball
+        return self._inside(points, np.stack(radii))
+
+    @functools.cached_property
+    def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances [N, k + KEPT] to the nearest other rows, in order, and which."""
+        centre, found = _centre(self.features), []
         for i, block in enumerate(_blocks(self.features, centre)):
-            nearest = np.empty((len(block), 0))
+            nearest, rows = np.empty((len(block), 0)), np.empty((len(block), 0), int)
             for j, others in enumerate(_blocks(self.features, centre)):
                 distances = _squared_distances(block, others)
                 if i == j:
                     np.fill_diagonal(distances, np.inf)  # not to itself
+                numbers = np.broadcast_to(BLOCK * j + np.arange(len(others)), distances.shape)
                 nearest = np.concatenate([nearest, distances], axis=1)
-                nearest = np.partition(nearest, min(self.k, nearest.shape[1]) - 1)[:, : self.k]
-            squared.append(np.maximum(nearest.max(axis=1), ROUNDING * _squares(block)))
-        return np.sqrt(np.concatenate(squared))
+                rows = np.concatenate([rows, numbers], axis=1)
+                kept = min(self.k + KEPT, nearest.shape[1])
+                order = np.argpartition(nearest, kept - 1, axis=1)[:, :kept]
+                nearest = np.take_along_axis(nearest, order, axis=1)
+                rows = np.take_along_axis(rows, order, axis=1)
+            order = np.argsort(nearest, axis=1)
+            found.append([np.take_along_axis(a, order, axis=1) for a in (nearest, rows)])
+        distances, rows = map(np.concatenate, zip(*found, strict=True))
+        return distances, rows
 
-    def contains(self, points: np.ndarray) -> np.ndarray:
-        """Tells which of the points [P, D] are in a ball or on its surface: bool [P]."""
+    def _radii(self, squared: np.ndarray) -> np.ndarray:
+        """Radii [N] from squared distances."""
+        centre = _centre(self.features)
+        squares = np.concatenate([_squares(block) for block in _blocks(self.features, centre)])
+        return np.sqrt(np.maximum(squared, ROUNDING * squares))
+
+    def _inside(self, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
+        """Tells which points [P, D] are in a ball by any of the radii [R, N]: bool [R, P]."""
         if points.shape[1:] != self.features.shape[1:]:
             raise ValueError(
                 f"points must be [P, {self.features.shape[1]}]; got shape {points.shape}"
             )
         centre, found = _centre(self.features), []
+        bounds = np.where(radii < 0, -np.inf, radii**2)
         for block in _blocks(points, centre):
-            inside = np.zeros(len(block), bool)
+            inside = np.zeros((len(radii), len(block)), bool)
             for i, centres in enumerate(_blocks(self.features, centre)):
-                radii = self.radii[BLOCK * i : BLOCK * (i + 1)]
-                inside |= (_squared_distances(block, centres) <= radii**2).any(axis=1)
+                distances = _squared_distances(block, centres)
+                for one, bound in zip(inside, bounds[:, BLOCK * i : BLOCK * (i + 1)], strict=True):
+                    one |= (distances <= bound).any(axis=1)
             found.append(inside)
-        return np.concatenate(found)
+        return np.concatenate(found, axis=1)
 
 
 def precision_recall(

@@ -8,6 +8,7 @@ from tiny_vision import CLIP, FOLDER, make, save_clip, shrink
 from pdistill import evaluate
 from pdistill.evaluation import EvaluationError, Evaluator, Reference
 from pdistill.evaluation.clip import PromptEmbedder, clip_score, cmmd
+from pdistill.evaluation.jackknife import NORMAL
 from pdistill.evaluation.metrics import feature_space
 from pdistill.features import load_extractor
 from pdistill.features.vision import load_text_tower
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def test_cmmd_by_its_definition(monkeypatch):
@@ -38,9 +39,19 @@ def test_cmmd_by_its_definition(monkeypatch):
 
     desired = 1000 * (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
     assert desired > 0.5
-    np.testing.assert_allclose(cmmd(x, y), desired, rtol=1e-10)
-    np.testing.assert_allclose(cmmd(np.float32(x), y), desired, rtol=1e-5)
-    assert abs(cmmd(x, x)) < 1e-9
+    np.testing.assert_allclose(cmmd(x, y)[0], desired, rtol=1e-10)
+    np.testing.assert_allclose(cmmd(np.float32(x), y)[0], desired, rtol=1e-5)
+    assert abs(cmmd(x, x)[0]) < 1e-9
+
+
+def test_the_error_of_cmmd():
+    """By leaving out each sample, and as large as the spread over other samples."""
+    y, sets = unit(RNG.normal(size=(60, 5))), unit(RNG.normal(size=(100, 40, 5)) + 0.5)
+    values, errors = np.transpose([cmmd(x, y) for x in sets])
+    x = sets[0]
+    without = [cmmd(np.delete(x, i, axis=0), y)[0] for i in range(40)]
+    np.testing.assert_allclose(errors[0] ** 2, 39 * np.var(without), rtol=1e-6)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
 
 
 def test_scores_of_transformers_cosines(folder):
@@ -91,7 +102,9 @@ def test_by_the_command_line(files, folder):
     text = PromptEmbedder(load_text_tower(folder))([line.strip() for line in lines])
     cosines = np.sum(np.float64(a) * text, axis=1)
     scores = 100 * np.maximum(cosines, 0)
-    assert rows["cmmd"]["value"] == pytest.approx(cmmd(a, b))
+    value, error = cmmd(a, b)
+    assert rows["cmmd"]["value"] == pytest.approx(value)
+    assert rows["cmmd"]["margin"] == pytest.approx(NORMAL * error)
     assert rows["cmmd"]["reference"] == f"{files}/b.npz"
     assert rows["clip_score"]["value"] == pytest.approx(scores.mean())
     assert rows["clip_score"]["reference"] is None

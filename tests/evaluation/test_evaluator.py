@@ -11,12 +11,14 @@ from pdistill.evaluation import (
     EvaluationError,
     EvaluationWarning,
     Evaluator,
+    Manifold,
     NeighbourRatio,
     Reference,
     Statistics,
     StatisticsReference,
     precision_recall,
 )
+from pdistill.evaluation.jackknife import recall_margin
 from pdistill.evaluation.kid import kernel_distance
 from pdistill.evaluation.metrics import FrechetDistance, feature_space, parse_metrics
 from pdistill.evaluation.spectra import radial_spectrum
@@ -100,6 +102,7 @@ def test_precision_recall_and_kernel_distance_are_of_the_metrics_space():
     desired = precision_recall(scaled(samples), scaled(TRAIN.images))
     assert (rows["precision"]["value"], rows["recall"]["value"]) == desired
     x, y = scaled(samples), scaled(TRAIN.images)
+    assert rows["recall"]["margin"] == recall_margin(Manifold(x), y)
     assert rows["precision"]["features"] == rows["recall"]["features"] == "pixels"
     found = rows["kid_pixels"]["value"], rows["kid_pixels"]["standard_error"]
     np.testing.assert_allclose(found, kernel_distance(x, y), rtol=1e-6)
@@ -258,7 +261,7 @@ def test_labels_by_the_nearest_class_mean():
 
 
 def test_distances_have_margins():
-    """Shares and kernel distances of what their own spread is; recall, which has none, no key."""
+    """Of what their own spread is."""
     evaluator = Evaluator([TRAIN], ("fd_pixels", "precision_recall", "kid_pixels"))
     rows = {row["metric"]: row for row in evaluator.measure([images(60, 20)])}
     assert 0 < rows["fd_pixels"]["margin"] < rows["fd_pixels"]["value"] + 1
@@ -266,7 +269,7 @@ def test_distances_have_margins():
         1.96 * rows["kid_pixels"]["standard_error"], rel=1e-3
     )
     assert 0 < rows["precision"]["margin"] < 0.2
-    assert "margin" not in rows["recall"]
+    assert 0 < rows["recall"]["margin"] < 0.3
 
 
 @pytest.mark.parametrize("metric", ["nearest_neighbour_ratio", "fd_pixels"])

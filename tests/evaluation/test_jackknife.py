@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pdistill.evaluation import Moments, Statistics, frechet_distance
+from pdistill.evaluation import Manifold, Moments, Statistics, frechet_distance
 from pdistill.evaluation.jackknife import (
     GROUPS,
     NORMAL,
     Kept,
     frechet_margin,
     random_groups,
+    recall_margin,
     share_margin,
 )
 
@@ -96,6 +97,19 @@ def test_many_samples_are_not_all_kept(monkeypatch):
     unknown = Kept(0)
     unknown.add(rows)
     assert len(unknown.parts[0]) == 4000
+
+
+def test_the_margin_of_recall_is_on_the_safe_side():
+    """Samples that miss the tails, as often as not by other amounts."""
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(200, 4))
+    manifolds = [Manifold(0.7 * rng.normal(size=(150, 4))) for _ in range(60)]
+    recalls = [manifold.contains(reference).mean() for manifold in manifolds]
+    margins = [recall_margin(manifold, reference) for manifold in manifolds]
+    spread = np.sqrt(np.mean(np.square(margins))) / T
+    assert 0.5 < np.mean(recalls) < 0.9
+    assert np.std(recalls) < spread < 1.8 * np.std(recalls)
+    assert recall_margin(Manifold(reference[:19]), reference) is None
 
 
 @pytest.mark.parametrize("num", [20, 47])

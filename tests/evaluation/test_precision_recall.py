@@ -6,6 +6,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from pdistill.evaluation import Manifold, precision_recall
+from pdistill.evaluation.jackknife import GROUPS, random_groups
 
 module = importlib.import_module("pdistill.evaluation.precision_recall")
 
@@ -80,6 +81,17 @@ def test_sizes(rng):
             Manifold(features, k)
     with pytest.raises(ValueError, match=r"must be \[P, 2\]; got shape \(5, 1\)"):
         Manifold(features, 2).contains(np.zeros((5, 1)))
+
+
+@pytest.mark.parametrize("num", [40, 300])
+def test_without_each_group(rng, num):
+    """As manifolds of the other rows tell."""
+    features, points = rng.normal(size=(num, 4)), 1.5 * rng.normal(size=(200, 4))
+    groups = random_groups(num)
+    desired = [by_definition(points, features[groups != g]) for g in range(GROUPS)]
+    found = Manifold(features).contains_without(groups, points)
+    np.testing.assert_array_equal(found, desired)
+    assert len(set(found.sum(axis=1))) > 1
 
 
 def test_features_that_are_not_finite(rng):
