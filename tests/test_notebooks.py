@@ -81,7 +81,8 @@ def test_notebook(path, tmp_path):
 
 def committed(path):
     notebook = nbformat.read(path, as_version=4)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures(notebook)]
+    files = [io.BytesIO(base64.b64decode(picture)) for picture in pictures(notebook)]
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
 
 @OF_LAPTOPS
