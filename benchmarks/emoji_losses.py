@@ -4,8 +4,9 @@
         '--config.stages[1].loop.snapshot_every=500' \
         '--config.stages[1].optimizer.ema_widths=(0.1,)' \
         '--config.stages[1].optimizer.ema_decay=0.0'
-    python -m benchmarks.emoji_losses --run=runs/emoji_losses/teacher
+    python -m benchmarks.emoji_losses --run=runs/emoji_losses/teacher --picture=losses.png
 
+or, of one model that is there, `python -m benchmarks.emoji_losses --run=zoo/emoji/teacher`.
 The mean squared error of v on the codec's latents, told the first caption, over noise levels that
 are spread evenly; the same noise for all snapshots. "train" are the pictures that it is trained on,
 "style" those whose name is there in the other style only, "test" those of names that are not there.
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 import pdistill
 from pdistill import diffusion
 from pdistill.data import load_dataset, to_float
-from pdistill.model import AVERAGES, Model
+from pdistill.model import AVERAGES, Model, read_card
 from pdistill.networks import Conditioning, Network
 from pdistill.report.figures import STYLE
 
@@ -59,8 +60,9 @@ def loss(model: Model, images: np.ndarray, captions: list[str]) -> float:
 
 def measure(run: Path, data: str) -> dict[str, dict[int, float]]:
     """Losses by split and updates."""
-    folders = sorted((run / AVERAGES).glob("*/*"), key=lambda folder: int(folder.parent.name))
-    models = {int(folder.parent.name): pdistill.load(folder) for folder in folders}
+    snapshots = {int(folder.parent.name): folder for folder in (run / AVERAGES).glob("*/*")}
+    snapshots = snapshots or {read_card(run)["train_steps"]: run}
+    models = {n: pdistill.load(snapshots[n]) for n in sorted(snapshots)}
     found: dict[str, dict[int, float]] = {}
     for split in SPLITS:
         pictures = load_dataset(data, split)
@@ -88,15 +90,15 @@ def main() -> None:
     )
     parser.add_argument("--run", type=Path, default=Path("runs/emoji_losses/teacher"))
     parser.add_argument("--data", default="emoji_small")
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/emoji_cpu/losses.json")
-    )
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/emoji_losses.png"))
+    parser.add_argument("--out", type=Path, help="file to write")
+    parser.add_argument("--picture", type=Path, help="file to draw the curves into")
     options = parser.parse_args()
     found = measure(options.run, options.data)
     rounded = {k: {n: round(a, 4) for n, a in losses.items()} for k, losses in found.items()}
-    options.out.write_text(json.dumps(rounded, indent=1) + "\n")
-    draw(found).savefig(options.picture)
+    if options.out:
+        options.out.write_text(json.dumps(rounded, indent=1) + "\n")
+    if options.picture:
+        draw(found).savefig(options.picture)
     print(json.dumps(rounded))
 
 
