@@ -13,7 +13,7 @@
 
 imagenet256
 missing "$RUN/teacher" pdistill convert --from=sit --source="$DOWNLOADS/SiT-XL-2-256x256.pt" \
-  --codec="$RUN/codec" --num_steps="$(steps 249)" --out="$RUN/teacher"
+  --codec="$RUN/codec" --num_steps="$(steps 250)" --out="$RUN/teacher"
 measure "$RUN/teacher" "$DOWNLOADS/VIRTUAL_imagenet256_labeled.npz" --guidance=0.5
 
 brief 1 '--config.stages[1].measured_at=1,'

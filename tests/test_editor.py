@@ -48,7 +48,7 @@ def model(solver="ddim", steps=4, codec=None, **more):
 
 
 LEVELS = "multistep:-8,-2,0,2"
-SOLVERS = ["ddim", LEVELS, "gamma", "edm", "heun"]
+SOLVERS = ["ddim", LEVELS, "gamma", "edm", "heun", "euler_maruyama"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_known_pixels_are_kept(solver, images):
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     np.testing.assert_array_equal(editor.inpaint(KEY, other, known, label=1), found)
     assert float(found[:, :, 2:].mean()) == pytest.approx(MEANS[1], abs=0.03)
-    sampled = model("heun") if solver == "edm" else editor.model
+    sampled = model("heun") if solver in ("edm", "euler_maruyama") else editor.model
     whole = sampled.sample(KEY, NUM, label=1)  # by four steps, whose images differ less
     assert float(found[:, :, 2:].std()) == pytest.approx(float(whole.std()), rel=0.05)
 

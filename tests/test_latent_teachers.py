@@ -83,25 +83,34 @@ def test_a_codec_for_one_that_names_none(folder):
     assert pdistill.load(folder / "bare", codec=folder / "codec").image_shape == (8, 8, 1)
 
 
-def test_the_guided_config_to_its_last_line(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "students"),
+    [
+        ("guided", ("guided", "guided_progressive/1")),
+        pytest.param("dmd2", ("dmd",), marks=pytest.mark.slow),
+        pytest.param("mean_flow", ("mean_flow",), marks=pytest.mark.slow),
+        pytest.param("progressive", ("progressive/1",), marks=pytest.mark.slow),
+    ],
+)
+def test_configs_to_their_last_line(folder, tmp_path, name, students):
     """With few updates, of digits, from a teacher whose codec the config names.
 
     What is copied of it, and its students, make images.
     """
-    config = load_config("imagenet256_guided:imported")
+    config = load_config(f"imagenet256_{name}:imported")
     config.teacher, config.codec = str(folder / "bare"), str(folder / "codec")
     config.data = ConfigDict({"name": "digits"})
     config.mesh = ConfigDict({"data": -1})
-    _, guided, progressive = config.stages
-    guided["measured_at"] = (2,)
-    progressive.update(start_steps=2, long_rounds=0)
-    for stage in (guided, progressive):
-        stage["loop"] = LOOP
-    config.evaluation = ConfigDict(
-        {"num_samples": 16, "batch_size": 16, "metrics": ("fd_pixels",), "guidance": (0.5,)}
+    small = {"start_steps": 2, "long_rounds": 0, "measured_at": (2,), "select": "fd_pixels"}
+    for stage in config.stages[1:]:
+        stage.update({key: value for key, value in small.items() if key in stage}, loop=LOOP)
+    config.evaluation.update(
+        num_samples=16, batch_size=16, metrics=("fd_pixels",), references=("test",)
     )
+    if name == "guided":
+        config.evaluation.guidance = (0.5,)
     experiment.run(config, tmp_path / "run")
-    for stage in ("teacher", "guided", "guided_progressive/1"):
+    for stage in ("teacher", *students):
         model = pdistill.load(tmp_path / "run" / stage)
         assert (model.image_shape, model.noise_shape) == ((8, 8, 1), (4, 4, 4))
         assert model.card["codec"]["path"] == str(folder / "codec")

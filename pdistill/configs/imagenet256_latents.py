@@ -12,9 +12,10 @@ epochs, 2.11 after 64, which are the 80k updates here (LightningDiT). Not run he
 Sources: train.py and the configs of willisma/SiT and hustvl/LightningDiT. Differences:
 
     number               theirs                       ours          why
-    loss (LightningDiT)  velocity's + 1 - its cosine  velocity's    the cosine is not here
     number format        TF32, bfloat16               float32       network.arguments.dtype
-    sampler (SiT)        dopri5, or stochastic        Euler's       neither is here
+    first weights        Xavier's, 0.02               LeCun's       Flax's; zero where theirs are
+
+DiT is only converted: the loss of the variance that it learns is not here.
 """
 
 from ml_collections import ConfigDict
@@ -48,14 +49,16 @@ def get_config(variant: str = "") -> ConfigDict:
                 "num_samples": 50_000,
                 "batch_size": 256,
                 "guidance": (0.0, 0.5),
+                "solvers": ("ddim" if lightning else "euler_maruyama",),  # theirs
             },
             "stages": (
                 {
                     "name": "teacher",
                     "method": "teacher",
-                    "measured_at": (249,),
+                    "measured_at": (249 if lightning else 250,),  # theirs
                     "weighting": "velocity_mse",
                     "label_dropout": 0.1,
+                    "direction": lightning,
                     # Logit-normal times; the schedule's are uniform ones for SiT.
                     "level": (0.0, 1.0) if lightning else (),
                     "loop": {

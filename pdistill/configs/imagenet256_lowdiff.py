@@ -13,7 +13,7 @@ hustvl/LightningDiT; resolutions, split, steps and students are ours. Not run he
 
     number         LightningDiT's              ours               why
     noise levels   logit-normal                uniform, shifted   LowDiff's cascade shifts levels
-    loss           velocity's + 1 - cosine     velocity's         the cosine is not here
+    loss           velocity's + 1 - cosine     velocity's         `direction` is a teacher's only
     positions      fixed sinusoids             learnt             those of our transformer
     number format  bfloat16                    float32            network.arguments.dtype
 """

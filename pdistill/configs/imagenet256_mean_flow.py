@@ -23,7 +23,7 @@ from pdistill.methods.flow_map import PRESETS
 
 def get_config(variant: str = "") -> ConfigDict:
     config = imagenet256_latents.get_config(variant)
-    config.evaluation.guidance = (0.0,)
+    config.evaluation.update(guidance=(0.0,), solvers=("ddim",))
     mean_flow = {
         "name": "mean_flow",
         "method": "flow_map",

@@ -14,7 +14,7 @@ from pdistill.configs import imagenet256_latents
 
 def get_config(variant: str = "") -> ConfigDict:
     config = imagenet256_latents.get_config(variant)
-    config.evaluation.guidance = (0.0,)
+    config.evaluation.update(guidance=(0.0,), solvers=("ddim",))
     progressive = {
         "name": "progressive",
         "method": "progressive",

@@ -24,8 +24,14 @@ Differences:
     batch, updates   not known to us            2048, 200k          ours
     second level     sigma 0.821                the grid's          one grid for all flow maps
 
-Without `:imported` the teacher is trained here, with its labels left out at times in place of the
-network that guides it, and without EDM2's forced normalisation of weights: that stage is ours.
+Without `:imported` the teacher is trained here, which is ours and not EDM2's training:
+
+    number           theirs                     ours                why
+    weights          set to unit length after   left as they are    each call divides them by their
+                     each update                                    length, as theirs does too
+    rate             falls as 1 / sqrt(step)    cosine              ours
+    weight of loss   learnt, for each level     1                   ours
+    labels           all; another network       left out at times   one network for both
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,7 @@ from pdistill.diffusion.losses import (
     check_data_std,
     check_weighting,
     denoising_loss,
+    direction_loss,
     v_weight,
 )
 from pdistill.diffusion.predictions import (
@@ -67,6 +68,7 @@ __all__ = [
     "check_weighting",
     "denoising_loss",
     "diffuse",
+    "direction_loss",
     "eps_from_v",
     "eps_from_velocity",
     "eps_from_x",

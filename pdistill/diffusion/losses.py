@@ -10,7 +10,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion.predictions import alpha_sigma, check_shape, expand
+from pdistill.diffusion.predictions import alpha_sigma, check_shape, expand, velocity_from_v
 
 # Each is named by its weight on the squared error of x (Salimans & Ho 2022, section 4 and Table 1),
 # and computes the weight on the squared error of v from alpha and sigma: sigma^2 times the other.
@@ -74,3 +74,25 @@ def denoising_loss(
     check_shape(v_hat, v)
     error = jnp.mean(jnp.square(v_hat - v), axis=tuple(range(1, v.ndim)))
     return v_weight(weighting, expand(logsnr, error), data_std) * error
+
+
+def direction_loss(v_hat: Array, v: Array, z: Array, logsnr: Array) -> Array:
+    """1 - the cosine between two velocities of a rectified flow, averaged over an image's pixels.
+
+    The vectors are those of a pixel's channels (FasterDiT, Yao et al. 2024; the code of
+    LightningDiT adds it to the squared error of the velocity).
+
+    Args:
+      v_hat, v: predicted and true v [B, ..., C] at z [B, ..., C] and logsnr [B].
+
+    Returns:
+      Losses [B], in [0, 2].
+    """
+    check_shape(v_hat, v)
+
+    def unit(v: Array) -> Array:
+        u = velocity_from_v(z, v, logsnr)
+        return u / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(u), -1, keepdims=True), 1e-16))
+
+    cosine = jnp.sum(unit(v_hat) * unit(v), axis=-1)
+    return 1 - jnp.mean(cosine, axis=tuple(range(1, cosine.ndim)))

@@ -35,9 +35,10 @@ class Family:
 
     Attributes:
       convention, schedule: noise levels of the network and of its sampler's steps.
-      num_steps: Euler's steps, or DDIM's.
+      num_steps: steps of the solver.
       weight: guidance's, their scale less one, which the card keeps as "published".
       guided_from: time, 0 at noise and 1 at data, from which on it is guided.
+      solver: DDIM, whose steps are Euler's of a rectified flow, or another one of `SOLVERS`.
     """
 
     convention: Convention
@@ -45,6 +46,7 @@ class Family:
     num_steps: int
     weight: float
     guided_from: float = 0.0
+    solver: str = "ddim"
 
     @property
     def guidance_levels(self) -> tuple[float, float] | None:
@@ -54,7 +56,7 @@ class Family:
 
 
 # 249 steps are those between 250 times; a shift of 0.3 is from noise to data.
-SIT = Family(Flow(), RectifiedFlow(), 249, 0.5)
+SIT = Family(Flow(), RectifiedFlow(), 250, 0.5, solver="euler_maruyama:0.04")
 DIT = Family(Ddpm(), Ddpm().schedule, 250, 0.5)
 LIGHTNINGDIT = Family(Flow(), RectifiedFlow(1 / 0.3), 249, 5.7, guided_from=0.125)
 
@@ -122,7 +124,7 @@ def _convert(
         blank, method=name, source=source, num_steps=num_steps or family.num_steps, guided=True,
         pixels=False, clip=None,
     )  # fmt: skip
-    card["published"] = {"guidance": family.weight}
+    card |= {"solver": family.solver, "published": {"guidance": family.weight}}
     return Conversion(from_torch(blank, tensors, source), card)
 
 

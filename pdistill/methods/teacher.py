@@ -36,6 +36,8 @@ class Teacher(Method):
         also learns the unconditional denoiser (classifier-free guidance, Ho & Salimans 2022).
       head: instead of the model's; "" for that.
       network: arguments in which the network differs from the model's.
+      direction: also align the velocity's direction, see `diffusion.direction_loss`, as
+        LightningDiT does.
     """
 
     optimizer: Optimizer
@@ -45,6 +47,7 @@ class Teacher(Method):
     label_dropout: float = 0.0
     head: str = ""
     network: Mapping[str, Any] = FrozenDict()
+    direction: bool = False
     name: ClassVar[str] = "teacher"
 
     class State(struct.PyTreeNode):
@@ -77,7 +80,7 @@ class Teacher(Method):
         z, eps = diffusion.noised(noise_key, x, logsnr)
         v = diffusion.v_target(x, eps, logsnr)
         examples = Examples(z, logsnr, v, told)
-        model, metrics = regress(state.model, examples, self.weighting, dropout_key)
+        model, metrics = regress(state.model, examples, self.weighting, dropout_key, self.direction)
         return state.replace(model=model), metrics
 
     def product(self, state: State) -> Network:

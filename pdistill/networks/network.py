@@ -319,7 +319,7 @@ class Network(struct.PyTreeNode):
         params = {}
         for shape in self.sizes[::-1]:
             # What the resolutions share is drawn alike for each, by its name.
-            params = self.module.init(key, *self._example(shape))["params"] | params
+            params = _init(self.module, key, self._example(shape)) | params
         return self.replace(params=params)
 
     def taking(self, source: "Network", *, reshaped: bool = False) -> tuple["Network", Transfer]:
@@ -381,6 +381,11 @@ class Network(struct.PyTreeNode):
             below = self.resolutions[self.resolutions.index(shape[0]) - 1]
             told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))
         return jnp.zeros((1, *shape)), zeros, told
+
+
+@functools.partial(jax.jit, static_argnums=0)  # a module is traced once, and no output computed
+def _init(module: nn.Module, key: Array, inputs: tuple[Array, Array, Conditioning]) -> Any:
+    return module.init(key, *inputs)["params"]
 
 
 @functools.lru_cache(maxsize=64)  # tracing a large network takes seconds

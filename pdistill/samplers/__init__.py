@@ -1,8 +1,10 @@
 """Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
 
+from pdistill.samplers.adaptive import integrate
 from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise
 from pdistill.samplers.edm import Edm
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
+from pdistill.samplers.maruyama import EulerMaruyama
 from pdistill.samplers.names import SOLVERS, format_steps, parse_solver, parse_steps
 from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
 from pdistill.samplers.solvers import (
@@ -28,6 +30,7 @@ __all__ = [
     "Ddim",
     "DpmSolverPP2M",
     "Edm",
+    "EulerMaruyama",
     "Gamma",
     "Heun",
     "Level",
@@ -43,6 +46,7 @@ __all__ = [
     "encode",
     "format_steps",
     "heun_step",
+    "integrate",
     "log_likelihood",
     "num_evaluations",
     "parse_solver",

@@ -1,6 +1,7 @@
 """Solvers and step counts as text, as in configs, model cards and command lines."""
 
 from pdistill.samplers.edm import Edm
+from pdistill.samplers.maruyama import EulerMaruyama
 from pdistill.samplers.solvers import (
     Ancestral,
     Cascade,
@@ -18,7 +19,7 @@ from pdistill.samplers.solvers import (
 SOLVERS = {
     cls.name: cls
     for cls in (
-        *(Ddim, Ancestral, Heun, Edm, DpmSolverPP2M, Stochastic),
+        *(Ddim, Ancestral, Heun, Edm, DpmSolverPP2M, EulerMaruyama, Stochastic),
         *(OneStep, Multistep, Gamma, Cascade),
     )
 }
@@ -26,6 +27,7 @@ SOLVERS = {
 SETTINGS = {
     Ancestral.name: Ancestral,
     Edm.name: lambda text: Edm(*map(float, text.split(",", 3))),
+    EulerMaruyama.name: lambda text: EulerMaruyama(float(text)),
     Gamma.name: lambda text: Gamma(float(text)),
     Multistep.name: lambda text: Multistep(tuple(map(float, text.split(",")))),
     Cascade.name: lambda text: _parse_cascade(*text.partition(":")),
@@ -36,9 +38,9 @@ def parse_solver(text: str | Solver | Cascade) -> Solver | Cascade:
     """Builds a solver from its name in SOLVERS, such as "ddim", and its setting if it takes one.
 
     "ancestral:medium:0.5" sets the variance, "edm:40,0.05,50,1.003" the churn, its range of sigma
-    and its noise (the last may be left out), "gamma:0.5" gamma, "multistep:-20,-3,0" the log-SNRs,
-    "cascade:heun:0.1" the solver of each resolution and the noise on its condition. A solver stays
-    what it is.
+    and its noise (the last may be left out), "euler_maruyama:0.04" the length of the last step,
+    "gamma:0.5" gamma, "multistep:-20,-3,0" the log-SNRs, "cascade:heun:0.1" the solver of each
+    resolution and the noise on its condition. A solver stays what it is.
 
     Raises:
       ValueError: the name or the setting is unknown.

@@ -66,8 +66,8 @@ def sample(
 ) -> Array | tuple[Array, Array]:
     """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
-    `Edm` and `Multistep` have noise levels of their own. Compile time and memory do not depend on
-    `num_steps`. Works under jit, vmap and grad, and on sharded `z_init`.
+    `Edm`, `EulerMaruyama` and `Multistep` have noise levels of their own. Compile time and memory
+    do not depend on `num_steps`. Works under jit, vmap and grad, and on sharded `z_init`.
 
     Args:
       denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...]; for a solver that `jumps`, a
@@ -84,9 +84,10 @@ def sample(
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
         the last image is clipped.
       z_init: standard normal noise [B, ...] to start from instead of drawing it.
-      last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, instead of
-        stepping to logsnr(0). On a schedule that ends at almost clean data (logsnr 20) this keeps
-        every solver's order; on one that stops earlier it is the better image but not the flow's.
+      last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
+        `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
+        almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
+        is the better image but not the flow's.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
@@ -330,7 +331,8 @@ def _integrate(denoise, z, key, level, num_steps, solver, last_step_is_x_hat, re
     if at_once:
         # Outside a loop, the end may be larger than the beginning.
         levels = (level(jnp.asarray(i)) for i in range(2))
-        return evaluate(0, z, *levels, memory)[0], None
+        x_hat, z, logsnr_t, _ = evaluate(0, z, *levels, memory)
+        return solver.end(z, x_hat, logsnr_t), None
 
     def step(i, carry):
         z, memory = carry
@@ -343,7 +345,8 @@ def _integrate(denoise, z, key, level, num_steps, solver, last_step_is_x_hat, re
             return solver.step(denoise, z, x_hat, logsnr_t, logsnr_s, step_key, memory, **ahead)
 
         if last_step_is_x_hat:
-            return jax.lax.cond(i == num_steps - 1, lambda: (x_hat, memory), advance)
+            end = lambda: (solver.end(z, x_hat, logsnr_t), memory)  # noqa: E731
+            return jax.lax.cond(i == num_steps - 1, end, advance)
         return advance()
 
     if counted:

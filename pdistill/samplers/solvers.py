@@ -86,9 +86,14 @@ class Solver(abc.ABC):
     def evaluate(
         self, denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, memory: Any
     ) -> Array:
-        """Evaluates the model for a step from t to s: x_hat at t, which the last step returns."""
+        """Evaluates the model for a step from t to s: x_hat at t."""
         del logsnr_s, memory
         return denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
+
+    def end(self, z: Array, x_hat: Array, logsnr_t: Array) -> Array:
+        """Returns the image that the last step makes of z and x_hat at t: x_hat, for most."""
+        del z, logsnr_t
+        return x_hat
 
     @abc.abstractmethod
     def step(

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.diffusion import WEIGHTINGS, denoising_loss, v_from_x, v_weight
+from pdistill.diffusion import (
+    WEIGHTINGS,
+    denoising_loss,
+    direction_loss,
+    v_from_x,
+    v_target,
+    v_weight,
+)
 
 # The weight each puts on the squared error of x.
 DEFINITIONS = {
@@ -43,6 +50,23 @@ def test_for_data_of_another_deviation_it_is_the_loss_of_scaled_data(x64, weight
     error = jnp.ones_like(logsnr)
     loss = denoising_loss(error, 0 * error, logsnr, weighting, std)
     np.testing.assert_allclose(loss, desired * sigma2, rtol=1e-12)
+
+
+def test_direction_loss(x64):
+    """It is 1 - torch's cosine_similarity of u = eps - x over channels; a zero has no direction."""
+    rng = np.random.default_rng(0)
+    logsnr = np.array([-3.0, 0.0, 2.5])
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(s * logsnr)))[:, None, None, None] for s in (-1, 1))
+    x, eps, x_hat, eps_hat = rng.normal(size=(4, 3, 2, 5, 4))
+    z = alpha * x + sigma * eps
+    eps_hat = (z - alpha * x_hat) / sigma
+    u, u_hat = eps - x, eps_hat - x_hat
+    cosine = (u * u_hat).sum(-1) / np.sqrt((u**2).sum(-1) * (u_hat**2).sum(-1))
+    loss = direction_loss(alpha * eps_hat - sigma * x_hat, alpha * eps - sigma * x, z, logsnr)
+    np.testing.assert_allclose(loss, 1 - cosine.mean((1, 2)), rtol=1e-12)
+    assert loss.std() > 0.01
+    still = (alpha - sigma) / (alpha + sigma) * z  # v of u = 0
+    np.testing.assert_allclose(direction_loss(still, v_target(x, eps, logsnr), z, logsnr), 1)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, np.inf])

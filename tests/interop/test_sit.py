@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import scipy.integrate
 import sit_reference
 from comparison import checkpoint, nhwc
 from sit_reference import normal, state_dict
@@ -23,7 +24,9 @@ from pdistill.interop import (
     write_model,
 )
 from pdistill.networks import Conditioning
-from pdistill.samplers import Ddim, sample
+from pdistill.samplers import EulerMaruyama, integrate, sample
+from pdistill.samplers.noise import as_threefry, fold_in
+from pdistill.samplers.noise import normal as normal_of
 
 PUBLISHED = {"inputs": 6, "patch": 1, "rms": True, "rope": True, "swiglu": True}
 CONVERTERS = {"sit": convert_sit, "dit": convert_dit, "lightningdit": convert_lightningdit}
@@ -114,14 +117,19 @@ def test_parity(made, name):
 def test_cards(made):
     """What the authors' samplers do: steps, noise levels, and where they guide."""
     found = {
-        name: (network.schedule, network.guidance_levels, conversion.card["num_steps"])
+        name: (
+            network.schedule,
+            network.guidance_levels,
+            conversion.card["num_steps"],
+            conversion.card["solver"],
+        )
         for name, (conversion, _) in made.items()
         if (network := conversion.network).guidance_channels == 3
     }
-    assert found["sit"] == (RectifiedFlow(), None, 249)
-    assert found["dit"] == (DdpmSchedule("linear", 1e-4, 0.02), None, 250)
-    schedule, (low, high), num_steps = found["lightningdit"]
-    assert (schedule, num_steps) == (RectifiedFlow(1 / 0.3), 249)
+    assert found["sit"] == (RectifiedFlow(), None, 250, "euler_maruyama:0.04")
+    assert found["dit"] == (DdpmSchedule("linear", 1e-4, 0.02), None, 250, "ddim")
+    schedule, (low, high), num_steps, solver = found["lightningdit"]
+    assert (schedule, num_steps, solver) == (RectifiedFlow(1 / 0.3), 249, "ddim")
     np.testing.assert_allclose(low, 2 * np.log(0.125 / 0.875))
     assert high > schedule(jnp.zeros(()))
     for conversion, _ in made.values():
@@ -131,49 +139,113 @@ def test_cards(made):
         )  # fmt: skip
 
 
-def published_euler(tensors, noise, label, scale, *, shift, start, num):
-    """The published code's sampler: Euler's steps between `num` times, three channels guided.
+def guided(tensors, x, now, label, scale, start=0.0):
+    """The published code's velocity at the time `now`: three channels guided from `start` on."""
+    at, none = np.full(len(x), now), np.full_like(label, 10)
+    velocity, free = (
+        sit_reference.network(tensors, x, at, y)[:, : x.shape[1]] for y in (label, none)
+    )
+    if now >= start:
+        velocity[:, :3] = free[:, :3] + scale * (velocity[:, :3] - free[:, :3])
+    return velocity
 
-    From the time `start` on; they have 250 times.
-    """
+
+def published_euler(tensors, x, label, scale, *, num, shift=1.0, start=0.0):
+    """The published code's sampler: Euler's steps between `num` times; they have 250."""
     t = np.linspace(0, 1, num)
     t = shift * t / (1 + (shift - 1) * t)
-    x, none = noise.astype(float), np.full_like(label, 10)
     for now, then in itertools.pairwise(t):
-        at = np.full(len(x), now)
-        velocity, free = (
-            sit_reference.network(tensors, x, at, y)[:, : x.shape[1]] for y in (label, none)
-        )
-        if now >= start:
-            velocity[:, :3] = free[:, :3] + scale * (velocity[:, :3] - free[:, :3])
-        x = x + (then - now) * velocity
+        x = x + (then - now) * guided(tensors, x, now, label, scale, start)
     return x
+
+
+def published_sde(tensors, x, label, scale, *, num, draw):
+    """SiT's stochastic sampler of `num` evaluations, with its code's own defaults."""
+    times, last = np.linspace(0, 0.96, num), 0.04
+
+    def drift(now):
+        velocity = guided(tensors, x, now, label, scale)
+        return velocity + (now * velocity - x)  # the score times 1 - now
+
+    for i in range(num - 1):
+        noise = draw(i) * np.sqrt(2 * (1 - times[i]) * times[1])
+        x = x + drift(times[i]) * times[1] + noise
+    return x + drift(times[-1]) * last
+
+
+def run_as(model, sampling, noise, label, scale):
+    """Samples of a model from the noise, with the key 0."""
+    key = jax.random.key(0)
+    run = double(
+        lambda z, label, weight: sampling.run(
+            model.network, Conditioning(label, guidance=weight), key=key, z_init=z
+        )
+    )
+    return run(nhwc(noise), label, np.full(len(label), scale - 1))
+
+
+@pytest.fixture(scope="module")
+def models(made, tmp_path_factory):
+    """Model, tensors, noise and labels, by name."""
+    found = {}
+    for name in ("sit", "lightningdit"):
+        conversion, tensors = made[name]
+        out = tmp_path_factory.mktemp(name) / "model"
+        write_model(out, conversion)
+        model = pdistill.load(out)
+        noise = normal(3, 2, model.noise_shape[2], *model.noise_shape[:2]).astype(float)
+        found[name] = model, tensors, noise, np.array([3, 7])
+    return found
 
 
 @pytest.mark.parametrize(
     ("name", "scale", "how"),
-    [
-        ("sit", 1.5, {"shift": 1.0, "start": 0.0}),
-        ("lightningdit", 6.7, {"shift": 0.3, "start": 0.125}),
-    ],
+    [("sit", 1.5, {}), ("lightningdit", 6.7, {"shift": 0.3, "start": 0.125})],
 )
-def test_sampled_as_published(made, tmp_path, name, scale, how):
-    conversion, tensors = made[name]
-    out = tmp_path / "model"
-    write_model(out, conversion)
-    model = pdistill.load(out)
-    assert (model.sampling.num_steps, model.sampling.solver) == (249, Ddim())
-    noise, label = normal(3, 2, model.noise_shape[2], *model.noise_shape[:2]), np.array([3, 7])
+def test_sampled_by_eulers_steps(models, name, scale, how):
+    model, tensors, noise, label = models[name]
     desired = nhwc(published_euler(tensors, noise, label, scale, num=26, **how))
-    sampling = model.sampling_with(25)
-    run = double(
-        lambda z, label, weight: sampling.run(
-            model.network, Conditioning(label, guidance=weight), key=None, z_init=z
-        )
-    )
-    actual = run(nhwc(noise).astype(float), label, np.full(2, scale - 1))
+    actual = run_as(model, model.sampling_with(25, "ddim"), noise, label, scale)
     np.testing.assert_allclose(actual, desired, atol=1e-9 * np.abs(desired).max())
     assert desired.std() > 0.1
+
+
+def test_sampled_by_the_stochastic_sampler(models):
+    """SiT's, which its card has, on the same noise in every step."""
+    model, tensors, noise, label = models["sit"]
+    assert (model.sampling.num_steps, model.sampling.solver) == (250, EulerMaruyama(0.04))
+    shape = nhwc(noise).shape
+
+    def draw(i):
+        drawn = normal_of(fold_in(as_threefry(jax.random.key(0)), i), shape, jnp.float64)
+        return np.moveaxis(np.asarray(drawn), -1, 1)
+
+    with jax.enable_x64(True):
+        desired = nhwc(published_sde(tensors, noise, label, 1.5, num=12, draw=draw))
+    actual = run_as(model, model.sampling_with(12), noise, label, 1.5)
+    np.testing.assert_allclose(actual, desired, atol=1e-9 * np.abs(desired).max())
+    assert desired.std() > 0.1
+
+
+def test_the_flow_to_a_tolerance(models):
+    """SiT's dopri5, against SciPy's solution of the published code's velocity."""
+    model, tensors, noise, label = models["sit"]
+
+    def velocity(t, x):
+        return guided(tensors, x.reshape(noise.shape), t, label, 1.5).ravel()
+
+    truth = scipy.integrate.solve_ivp(
+        velocity, (0, 1), noise.ravel(), method="DOP853", rtol=1e-7, atol=1e-8
+    ).y[:, -1]
+    weight = np.full(2, 0.5)
+    run = double(
+        lambda z, label, weight: integrate(
+            model.denoiser(label, weight), z, schedule=model.network.schedule, rtol=1e-6, atol=1e-7
+        )
+    )
+    actual, _ = run(nhwc(noise), label, weight)
+    desired = nhwc(truth.reshape(noise.shape))
+    np.testing.assert_allclose(actual, desired, atol=2e-6 * np.abs(desired).max())
 
 
 @pytest.mark.parametrize("name", ["sit", "dit", "lightningdit"])

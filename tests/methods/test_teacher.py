@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from known_networks import ClassNetwork, blank
+from known_networks import ClassNetwork, GaussianNetwork, blank
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 from stepping import compiled, run
@@ -118,6 +118,27 @@ def test_optimal_loss_of_flow_matching(gaussian):
     tau = 1 / (1 + np.exp(0.4 - norm.ppf((np.arange(100_000) + 0.5) / 100_000)))
     desired = np.mean(0.49 / ((1 - tau) ** 2 * 0.49 + tau**2))
     np.testing.assert_allclose(loss, desired, rtol=0.01)  # Monte Carlo of 1e6 samples
+
+
+def test_the_directions_part_of_the_loss():
+    """Of one channel 1 - cosine is 2 where signs differ: arccos(rho) / pi of normal u and u_hat.
+
+    rho^2 is the part of the variance of u = eps - x that x_t explains.
+    """
+    model = blank(GaussianNetwork(mean=0.0), 1).replace(schedule=RectifiedFlow())
+    x = Gaussian(0.0, 0.7).sample(jax.random.key(1), (100_000, 1))
+    losses = []
+    for direction in (False, True):
+        method = Teacher(
+            optimizer=Optimizer(1e-3), weighting="velocity_mse", level=(0.0, 1.0),
+            direction=direction,
+        )  # fmt: skip
+        state = method.init(jax.random.key(0), model=model)
+        losses.append(compiled(method)(state, {"image": x}, jax.random.key(2))[1]["loss"])
+    tau = 1 / (1 + np.exp(-norm.ppf((np.arange(100_000) + 0.5) / 100_000)))
+    rest = 0.49 / ((1 - tau) ** 2 * 0.49 + tau**2) / 1.49
+    desired = np.mean(2 / np.pi * np.arccos(np.sqrt(1 - rest)))
+    np.testing.assert_allclose(losses[1] - losses[0], desired, atol=0.012)  # four standard errors
 
 
 @pytest.mark.parametrize("level", [(0.0,), (0.0, 0.0), (0.0, 1.0, 2.0), (np.nan, 1.0)])

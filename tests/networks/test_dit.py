@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from pdistill.networks import Conditioning, DiT
+from pdistill.networks import Conditioning, DiT, SiT
 from pdistill.networks.attention import attend
 from pdistill.networks.dit import Block
 from pdistill.networks.transformer import rotary_angles, rotate
@@ -193,7 +193,7 @@ def test_options_against_numpy(name):
 
 def test_rotary_positions_are_relative():
     """What a query is to a key depends on how far it is, in rows and in columns."""
-    q, k = RNG.normal(size=(2, 8)).astype(np.float32)
+    q, k = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     angles = rotary_angles((5, 4), 8)
 
     def logits(a):
@@ -328,10 +328,11 @@ def test_impossible_settings(network, label, message):
         jax.eval_shape(lambda: network.init(jax.random.key(0), Z, LOGSNR, Conditioning(label)))
 
 
-def test_targets_of_the_last_blocks():
+@pytest.mark.parametrize("cls", [DiT, SiT])
+def test_targets_of_the_last_blocks(cls):
     """Decoupled MeanFlow: no parameter more, the teacher where a jump has no length, and blocks
     before the last that do not hear of it."""
-    plain = DiT(1, features=16, depth=3, heads=2, num_labels=2)
+    plain = cls(1, features=16, depth=3, heads=2, num_labels=2)
     late = plain.clone(target=True, target_blocks=1)
     z, logsnr = jax.random.normal(jax.random.key(0), (3, 4, 4, 1)), jnp.array([-2.0, 0.0, 3.0])
     told = Conditioning(label=jnp.array([0, 1, 2]))

@@ -16,6 +16,7 @@ from pdistill.networks import (
     DiffusersUNet,
     DiT,
     Network,
+    SiT,
     SongUNet,
     UNet,
 )
@@ -29,6 +30,7 @@ UNET = UNet(1, channels=8, embedding_channels=16, multipliers=(1, 2), blocks=1, 
 SMALL = {"multipliers": (1,), "blocks": 1, "attention_sizes": ()}
 NETWORKS = {
     "dit": DiT(1, features=8, depth=1, heads=2),
+    "sit": SiT(1, features=8, depth=1, heads=2, num_labels=1),
     "unet": UNET,
     "unet_in_blocks": UNET.clone(target_in_blocks=True),
     "song_unet": SongUNet(1, channels=8, **SMALL),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from pdistill.diffusion import denoising_loss
+from pdistill.diffusion import denoising_loss, direction_loss
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Metrics, frozen, value_and_grad
 
@@ -41,12 +41,14 @@ def regress(
     examples: Examples | Sequence[Examples],
     weighting: str,
     dropout_key: Array | None = None,
+    direction: bool = False,
 ) -> tuple[Learner, Metrics]:
     """One update of a learner towards v at z.
 
     Args:
       examples: or several of them, of different shapes, whose examples count alike.
       weighting: weight of the loss, a key of `diffusion.WEIGHTINGS`.
+      direction: add `diffusion.direction_loss`.
 
     Returns:
       The learner and {"loss", "grad_norm", "param_norm"}.
@@ -58,6 +60,8 @@ def regress(
         chex.assert_shape(some.logsnr, some.z.shape[:1])
         v_hat = network.v(some.z, some.logsnr, some.told, dropout_key=key)
         losses = denoising_loss(v_hat, some.v, some.logsnr, weighting)
+        if direction:
+            losses += direction_loss(v_hat, some.v, some.z, some.logsnr)
         return losses if some.importance is None else losses * some.importance
 
     def loss(network: Any, several: list[Examples], key: Array | None) -> Array:

@@ -6,6 +6,7 @@ other times; diffusers' DiT is another one.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -17,6 +18,7 @@ from pdistill.networks.embeddings import TargetEmbedding, waves
 from pdistill.networks.linear import Dense
 from pdistill.networks.patches import channels_to_pixels
 from pdistill.networks.published.base import Published, dropout
+from pdistill.networks.published.conventions import parse_convention
 from pdistill.networks.published.diffusers_dit import WAVES, positions
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import (
@@ -52,7 +54,9 @@ class SiTBlock(nn.Module):
         features = tokens.shape[-1]
         dense = functools.partial(Dense, dtype=self.dtype)
         parts = 6 if self.shifts else 4
-        modulation = dense(parts * features, name="adaLN_modulation.1")(nn.silu(embedding))
+        modulation = dense(
+            parts * features, kernel_init=nn.initializers.zeros, name="adaLN_modulation.1"
+        )(nn.silu(embedding))
         *modulation, gate2 = jnp.split(modulation[:, None], parts, axis=-1)
         shift1, scale1, gate1, shift2, scale2 = modulation if self.shifts else (
             0, *modulation[:2], 0, modulation[2]
@@ -92,6 +96,7 @@ class SiT(Published):
       rms_norm, qk_norm, rope, swiglu: LightningDiT's, as of `DiT`; its norms of queries and keys
         are layer norms, with scale and bias, without rms_norm.
       shifts: whether blocks shift what they scale.
+      target_blocks: as of `DiT`, with `target`.
       dtype, remat: number format and rematerialisation of the blocks, as of `DiT`.
     """
 
@@ -109,6 +114,7 @@ class SiT(Published):
     shifts: bool = True
     dtype: jnp.dtype | None = None
     remat: bool | str = False
+    target_blocks: int = 0
 
     def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
         p, features = self.patch, self.features
@@ -116,7 +122,7 @@ class SiT(Published):
         batch, side, _, _ = tokens.shape
         tokens = tokens.reshape(batch, side * side, features)
         tokens += positions(side, features)[None].astype(tokens.dtype)
-        embedding = self._embedding(time, logsnr, told)
+        embedding, late = self._embeddings(h, time, logsnr, told)
         angles = rotary_angles((side, side), features // self.heads) if self.rope else None
         options = {
             name: getattr(self, name)
@@ -126,22 +132,39 @@ class SiT(Published):
             rematerialised(SiTBlock, self.remat), self.heads, dropout=rate, **options
         )
         for i in range(self.depth):
-            tokens = block(name=f"blocks.{i}")(tokens, embedding, angles)
+            known = late if i >= self.depth - self.target_blocks else embedding
+            tokens = block(name=f"blocks.{i}")(tokens, known, angles)
             self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
 
-        modulation = Dense(2 * features, name="final_layer.adaLN_modulation.1")
-        shift, scale = jnp.split(modulation(nn.silu(embedding))[:, None], 2, axis=-1)
+        zero = functools.partial(Dense, kernel_init=nn.initializers.zeros)
+        modulation = zero(2 * features, name="final_layer.adaLN_modulation.1")
+        shift, scale = jnp.split(modulation(nn.silu(late))[:, None], 2, axis=-1)
         tokens = _normalize(at_least_float32(tokens), self.rms_norm, "final_layer.norm_final")
         tokens = modulate(tokens, shift, scale)
-        pixels = Dense(p * p * self.out_channels, name="final_layer.linear")(tokens)
+        pixels = zero(p * p * self.out_channels, name="final_layer.linear")(tokens)
         return channels_to_pixels(pixels.reshape(batch, side, side, -1), p)
+
+    def _embeddings(
+        self, h: Array, time: Array, logsnr: Array, told: Conditioning
+    ) -> tuple[Array, Array]:
+        """The embeddings [B, features] of the blocks, and of the last `target_blocks` of them."""
+        if not (self.target and self.target_blocks):
+            embedding = self._embedding(time, logsnr, told)
+            return embedding, embedding
+        target = logsnr if told.target is None else told.target
+        _, then = parse_convention(self.convention).enter(h, target)
+        time, logsnr, told = jax.tree.map(
+            lambda *both: jnp.concatenate(both), (time, logsnr, told), (then, target, told)
+        )
+        embedding, late = jnp.split(self._embedding(time, logsnr, told), 2)
+        return embedding, late
 
     def _embedding(self, time: Array, logsnr: Array, told: Conditioning) -> Array:
         """The embedding [B, features] of everything that is told."""
         sines = self.add_guidance(waves(time, WAVES), told)
         embedding = Dense(self.features, name="t_embedder.mlp.0")(sines)
         embedding = Dense(self.features, name="t_embedder.mlp.2")(nn.silu(embedding))
-        if self.target:
+        if self.target and not self.target_blocks:
             embed = TargetEmbedding(WAVES, self.features, time_scale=TARGET_SCALE, name="target_in")
             embedding += embed(told.target, logsnr)
         label = jnp.full(len(time), self.num_labels) if told.label is None else told.label
