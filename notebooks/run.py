@@ -39,7 +39,7 @@ def execute(
     for cell in code_cells(notebook):
         cell.source = change(cell.source)
     paths = [str(CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])]
-    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(folder)}})
     client.execute(env={**environment, "PYTHONPATH": os.pathsep.join(paths)})
     return notebook
 

@@ -24,8 +24,9 @@ from pdistill.cli import compare, config_file, convert, evaluate, export, pairs,
 from pdistill.data import load_dataset
 from pdistill.experiment import rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.dry_run import dry_run
 from pdistill.experiment.plan import plan
-from pdistill.experiment.text import embedded
+from pdistill.experiment.text import embedded, plan_text
 from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
@@ -392,6 +393,9 @@ WRONG = {
         lambda c: changed(c, text_pooled=0, text_tokens=0),
         "no network takes prompts|needs a network with labels or text",
     ),
+    "no such encoder": (
+        lambda c: c.update(text_encoder="nothing"), "text encoder: there is no folder nothing",
+    ),
     "other width": (
         lambda c: changed(c, text_pooled=7), "text_pooled is 7, but those of the text encoder",
     ),
@@ -405,6 +409,22 @@ def test_configs_that_cannot_run(data, encoder, tmp_path, change, message):
     change(wrong)
     with pytest.raises(ConfigError, match=message):
         experiment.run(wrong, tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        dry_run(wrong, (1,))
+
+
+def test_an_encoder_that_is_elsewhere_as_the_data_are(encoder):
+    """Is not looked for, but the config must name one."""
+    for named in ("nothing", ""):
+        planned = config(encoder)
+        planned.text_encoder = named
+        settings = parse(as_plain(planned))
+        runs = plan(settings, (8, 8, 3))
+        if named:
+            assert plan_text(settings, runs, None) is None
+        else:
+            with pytest.raises(ConfigError, match="text_encoder is missing"):
+                plan_text(settings, runs, None)
 
 
 def test_the_recipe_for_images_of_one_s_own(data, encoder, capsys):

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from pdistill.data import load_dataset
+from pdistill.data import Dataset, load_dataset
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.plan import Planned, first_of_each_method, plan
+from pdistill.experiment.text import plan_text
 from pdistill.experiment.trace import HOST, trace_update
 from pdistill.runtime.costs import collective_bytes, flops
 from pdistill.runtime.mesh import make_mesh
@@ -61,22 +62,21 @@ def dry_run(
 
     Args:
       config: a ConfigDict, as in configs/; its mesh must fit all of `devices`.
-      data_shape: [N, H, W, C] of the data set; None to look at it.
+      data_shape: [N, H, W, C] of the data set, which is elsewhere, as the text encoder is; None to
+        look at both.
 
     Raises:
       ConfigError: as `experiment.run`, or there are not enough (virtual) devices.
     """
     experiment = parse(as_plain(config))
-    try:
-        name = experiment.data.name
-        data_shape = data_shape or load_dataset(name, in_memory=False).images.shape
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(f"{error}; --data_shape=N,H,W,C does without the data") from error
+    data = None if data_shape else _data(experiment.data.name)
+    data_shape = data_shape or data.images.shape
     try:
         meshes = {n: _mesh(experiment, n) for n in devices}
     except ValueError as error:
         raise ConfigError(str(error)) from error
     runs = plan(experiment, tuple(data_shape[1:]))
+    plan_text(experiment, runs, data)
     costs = {}
     for n, mesh in meshes.items():
         costs[n] = [
@@ -85,6 +85,13 @@ def dry_run(
         ]
         print(table(mesh, costs[n]), flush=True)
     return costs
+
+
+def _data(name: str) -> Dataset:
+    try:
+        return load_dataset(name, in_memory=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{error}; --data_shape=N,H,W,C does without the data") from error
 
 
 def _mesh(experiment: ExperimentConfig, n: int) -> Mesh:

