@@ -89,8 +89,13 @@ def planned(config, teacher):
         ("cifar10_gan_frozen:imported", "diffusers", "gan_frozen"),
         ("cifar10_ctm:imported", "diffusers", "ctm"),
         ("cifar10_dmd2:cpu:imported", "edm", "dm_gan"),
-        ("imagenet64_msd:imported", "imagenet", "msd/dmd_1"),
-        ("imagenet64_to_512_pagoda:imported", "imagenet", "pagoda/128"),
+        *(
+            pytest.param(*of_imagenet, marks=pytest.mark.slow)
+            for of_imagenet in (
+                ("imagenet64_msd:imported", "imagenet", "msd/dmd_1"),
+                ("imagenet64_to_512_pagoda:imported", "imagenet", "pagoda/128"),
+            )
+        ),
     ],
 )
 def test_every_methods_paper_starts_from_it(directory, config, teacher, traced):

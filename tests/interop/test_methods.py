@@ -104,8 +104,8 @@ def test_the_last_layer_of_edm2():
 @pytest.mark.parametrize(
     ("name", "output", "finest"),
     [
-        ("song", "dec.8x8_aux_conv", "dec.8x8_"),
-        ("dhariwal", "out_conv", "dec.8x8_"),
+        pytest.param("song", "dec.8x8_aux_conv", "dec.8x8_", marks=pytest.mark.slow),
+        pytest.param("dhariwal", "out_conv", "dec.8x8_", marks=pytest.mark.slow),
         pytest.param("edm2", "out_conv", "dec.8x8_", marks=pytest.mark.slow),
         ("unet", "conv_out", "up_blocks.1."),
     ],

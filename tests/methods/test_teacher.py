@@ -172,6 +172,7 @@ def fit(method, state, num_updates, seed=7):
     return method.product(jax.lax.scan(update, state, jnp.arange(num_updates))[0])
 
 
+@pytest.mark.slow
 def test_a_mixture_from_teacher_to_one_step(mlp):
     """docs/methods/progressive.md, T15: the one-step student is near the 64-step teacher and far
     below the undistilled teacher at one step."""
