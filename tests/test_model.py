@@ -239,6 +239,11 @@ def test_the_models_below_are_listed(tmp_path):
             load(directory)
         listed = ", ".join(str(tmp_path / name) for name in names)
         assert str(error.value) == f"no model in {directory}: there are {listed}; give one of them"
+    with pytest.raises(ModelError, match=r"progressive/1: there are .*/4, .*/16; give one of them"):
+        load(tmp_path / "progressive/1")  # which is not there yet
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"no model in .*empty: give a folder with model\.json"):
+        load(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("file", [None, "model_index.json"])

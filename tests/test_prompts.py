@@ -144,6 +144,10 @@ def test_prompts_by_the_api_and_the_command_line(run, stage, tmp_path):
     assert found["prompt"].tolist() == ["a red tile", "a blue tile", "a red tile"]
     pixels = np.asarray((images[:2] + 1) * 127.5)
     np.testing.assert_allclose(found["images"][:2], pixels, atol=0.51)
+    if stage == "teacher":  # a row for each round of the prompts
+        sample.main([*common, "--num=6", f"--prompts={tmp_path / 'prompts.txt'}", "--scale=1",
+                     f"--out={tmp_path / 'rows.png'}"])  # fmt: skip
+        assert Image.open(tmp_path / "rows.png").size == (2 * 9 + 1, 3 * 9 + 1)
     sample.main([*common, "--prompt=a red tile"])
     np.testing.assert_allclose(np.load(out)["images"], np.asarray((one + 1) * 127.5), atol=0.51)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pdistill import model as models
 from pdistill import sample
+from pdistill.cli import prepare
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import load_images
@@ -142,6 +143,20 @@ def test_what_are_no_numbers(directory, capsys, flag):
     with pytest.raises(SystemExit):
         draw(directory, flag)
     assert "give numbers such as 3, 1,5,7 or 0-9; got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "wrong", "near"),
+    [
+        (sample.main, ("--promt=a", "--nmu=1", "--other"), "--prompt, --num"),
+        (prepare.main, ("--naame=a", "--other"), "--name"),
+    ],
+)
+def test_misspelt_options(main, wrong, near, capsys):
+    with pytest.raises(SystemExit):
+        main([*wrong, *(("--model=m",) if main is sample.main else ())])
+    told = capsys.readouterr().err
+    assert told.endswith(f"unrecognized arguments: {' '.join(wrong)}; did you mean {near}?\n")
 
 
 def test_a_compilation_is_not_silent(directory, tmp_path, monkeypatch, capsys):

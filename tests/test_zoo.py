@@ -9,6 +9,7 @@ import pytest
 
 import pdistill
 from pdistill.cli import evaluate
+from pdistill.model import ModelError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 pytestmark = pytest.mark.skipif(not ZOO.is_dir(), reason="the zoo is in the repository only")
@@ -55,3 +56,11 @@ def test_a_red_heart_needs_no_text_encoder():
     red, green, _ = image[28:36, 28:36].mean((0, 1))
     assert red > 0.5 > -0.2 > green
     assert image[:6, :6].min() > 0.8
+
+
+def test_prompts_that_need_none_are_named():
+    model = pdistill.load(ZOO / "emoji/4", text_encoder="nothing")
+    with pytest.raises(
+        ModelError, match=r"no folder nothing.*; without it there are .*'red heart'"
+    ):
+        model.prompts("heart")

@@ -23,10 +23,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         given = message.partition("unrecognized arguments: ")[2].split()
-        for name in (text.partition("=")[0] for text in given if text.startswith("--")):
-            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
-            message += f"; did you mean {near[0]}?" if near else ""
-        super().error(message)
+        names = (text.partition("=")[0] for text in given if text.startswith("--"))
+        known = self._option_string_actions
+        near = [n for name in names for n in difflib.get_close_matches(name, known, 1, cutoff=0.75)]
+        super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:

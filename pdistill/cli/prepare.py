@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pdistill.cli.options import picture_options
+from pdistill.cli.options import Parser, picture_options
 from pdistill.data.emoji import SIDE
 from pdistill.data.prepare import prepare, prepare_emoji, prepare_images
 from pdistill.data.published import PUBLISHED
@@ -28,7 +28,7 @@ from pdistill.runtime.terminal import plain_errors
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pdistill.data.prepare",
         description="Prepares a published data set, a folder of images or emoji for load_dataset.",
     )

@@ -55,8 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         kind = "latents" if options.latents else "images"
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() in PICTURES:
-            turns = len(set(extra.get("prompt", ())))  # a row each, where they come out even
-            columns = turns if turns > 1 and num % turns == 0 else None
+            turns = len(set(extra.get("prompt", ())))  # a row for each round of the prompts
+            columns = turns if 1 < turns < num and num % turns == 0 else None
             images = np.concatenate(list(batches))
             Image.fromarray(tile(images, options.scale, columns)).save(out)
         elif out.suffix == ".npz":

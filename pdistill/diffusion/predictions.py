@@ -160,6 +160,11 @@ def v_from_velocity(z: Array, velocity: Array, logsnr: Array) -> Array:
     return ((alpha - sigma) * z + velocity) / (alpha + sigma)
 
 
+def linear_time(logsnr: Array) -> Array:
+    """Time tau = sigma / (alpha + sigma) of the linear path, 0 at data and 1 at noise."""
+    return jax.nn.sigmoid(-logsnr / 2)
+
+
 def velocity_from_v(z: Array, v: Array, logsnr: Array) -> Array:
     """Velocity of a rectified flow, u = eps - x = (alpha + sigma) v - (alpha - sigma) z."""
     alpha, sigma = _alpha_sigma_like(logsnr, z, v)

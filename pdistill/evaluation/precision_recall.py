@@ -91,9 +91,13 @@ class Manifold:
 
     def _radii(self, squared: np.ndarray) -> np.ndarray:
         """Radii [N] from squared distances."""
-        centre = _centre(self.features)
-        squares = np.concatenate([_squares(block) for block in _blocks(self.features, centre)])
-        return np.sqrt(np.maximum(squared, ROUNDING * squares))
+        return np.sqrt(np.maximum(squared, self._least))
+
+    @functools.cached_property
+    def _least(self) -> np.ndarray:
+        """Rounding errors [N] of squared distances of zero."""
+        blocks = _blocks(self.features, _centre(self.features))
+        return ROUNDING * np.concatenate([_squares(block) for block in blocks])
 
     def _inside(self, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
         """Tells which points [P, D] are in a ball by any of the radii [R, N]: bool [R, P]."""

@@ -168,8 +168,11 @@ def _is_ours(path: Path) -> bool:
 
 def _advice(directory: Path, codec: bool) -> str:
     """Says what to give instead of a folder without a model, or without a codec."""
-    run = next((path for path in directory.parents[:2] if path.is_dir()), directory)
-    if stages := _below(directory, codec) or _below(run, codec) * (run.name != ""):
+    stages = _below(directory, codec)
+    if not directory.exists():  # as of a stage that the run has not reached
+        run = next((path for path in directory.parents[:2] if path.name and path.is_dir()), None)
+        stages = _below(run, codec) if run else []
+    if stages:
         return f"there are {', '.join(map(str, stages))}; give one of them"
     convert = "python -m pdistill.convert --from=diffusers --source=FOLDER --out=MODEL"
     if any((directory / name).exists() for name in ("model_index.json", "config.json")):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, RectifiedFlow, Schedule, alpha_sigma, expand
+from pdistill.diffusion import Denoiser, RectifiedFlow, Schedule, alpha_sigma, expand, linear_time
 from pdistill.samplers.sampling import at_least_float32
 
 # Dormand and Prince (1980): the weights that each stage gives the slopes before it, of which the
@@ -63,7 +63,7 @@ def integrate(
     """
     z = at_least_float32(z)
     least = float(jnp.finfo(z.dtype).eps) ** 0.4
-    end, begin = jax.nn.sigmoid(-schedule(jnp.array([0, 1], z.dtype)) / 2)
+    end, begin = linear_time(schedule(jnp.array([0, 1], z.dtype)))
     end = jnp.maximum(end, least)
 
     def image(x: Array, tau: Array) -> Array:

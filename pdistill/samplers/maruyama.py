@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import alpha_sigma, eps_from_x
+from pdistill.diffusion import alpha_sigma, eps_from_x, linear_time
 from pdistill.samplers.noise import normal
 from pdistill.samplers.solvers import Solver
 
@@ -44,18 +43,13 @@ class EulerMaruyama(Solver):
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
         alpha_s, sigma_s = alpha_sigma(logsnr_s)
-        tau = _tau(logsnr_t)
-        h = tau - _tau(logsnr_s)
+        tau = linear_time(logsnr_t)
+        h = tau - linear_time(logsnr_s)
         noise = jnp.sqrt(2 * tau * h) * normal(key, z.shape, z.dtype)
         return (alpha_s + sigma_s) * (_mean(z, x_hat, logsnr_t, h) + noise), memory
 
     def end(self, z, x_hat, logsnr_t):
-        return _mean(z, x_hat, logsnr_t, _tau(logsnr_t))
-
-
-def _tau(logsnr: Array) -> Array:
-    """Time of the linear path, sigma / (alpha + sigma)."""
-    return jax.nn.sigmoid(-logsnr / 2)
+        return _mean(z, x_hat, logsnr_t, linear_time(logsnr_t))
 
 
 def _mean(z: Array, x_hat: Array, logsnr: Array, h: Array) -> Array:
