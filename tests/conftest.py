@@ -82,6 +82,21 @@ def golden(x64):
     return _golden()
 
 
+@pytest.fixture
+def bars(monkeypatch):
+    """The descriptions of the bars that are made, which quick ones never show."""
+    from pdistill.runtime.bars import Bar
+
+    made, init = [], Bar.__init__
+
+    def keep(bar, description, num=None):
+        made.append(description)
+        init(bar, description, num)
+
+    monkeypatch.setattr(Bar, "__init__", keep)
+    return made
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """config -> the directory of a run of it."""

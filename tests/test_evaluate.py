@@ -32,7 +32,7 @@ def run(*arguments):
     evaluate.main([str(argument) for argument in arguments])
 
 
-def test_images_against_images(files, capsys):
+def test_images_against_images(files, capsys, bars):
     metrics = "fd_pixels,precision_recall"
     out = files / "rows.jsonl"
     run(
@@ -49,6 +49,7 @@ def test_images_against_images(files, capsys):
     desired = offset @ offset + np.trace(cov_a + cov_b - 2 * root)
     np.testing.assert_allclose(rows[0]["value"], desired, rtol=1e-9)
     assert "precision" in capsys.readouterr().out
+    assert {"images", "computes fd_pixels", "computes precision and recall"} <= set(bars)
 
     again = files / "again.jsonl"
     run(

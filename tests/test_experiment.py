@@ -139,7 +139,7 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
-def test_a_metric_more_is_measured(workdir, tmp_path):
+def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     """The rows that are there stay as they are, and without it again nothing changes."""
     copy = tmp_path / "tiny"
     shutil.copytree(workdir, copy)
@@ -150,6 +150,9 @@ def test_a_metric_more_is_measured(workdir, tmp_path):
     assert after[: len(before)] == before
     assert {row["metric"] for row in after[len(before) :]} == {"fd_classifier"}
     assert len(after) == len(before) * 5 // 3
+    steps = ("4 steps", "1 steps", "2 steps", "1 steps")
+    assert [bar[17:] for bar in bars if "steps" in bar] == [f"ddim {n}" for n in steps]
+    assert bars.count("computes fd_classifier") == 2 * len(steps)  # train and test
     experiment.run(tiny(), copy)
     assert read_jsonl(copy / "results.jsonl") == after
     check_events(copy)
@@ -269,7 +272,7 @@ def test_it_refuses_before_it_writes(tmp_path, change, message):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path):
+def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path, bars):
     """The command line draws the same noise, so another batch size changes only rounding."""
     out = tmp_path / "rows.jsonl"
     evaluate.main(
@@ -281,6 +284,7 @@ def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path):
     )  # fmt: skip
     rows = {row["metric"]: row for row in read_jsonl(out)}
     assert len(rows) == 2
+    assert "samples" in bars
     for desired in rows_without_timings(workdir):
         if desired["stage"] == "progressive/2" and desired["reference"] == "digits:train":
             row = {k: v for k, v in rows[desired["metric"]].items() if k not in TIMINGS}

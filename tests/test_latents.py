@@ -123,7 +123,7 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-def test_a_run_in_latents(workdir):
+def test_a_run_in_latents(workdir, tmp_path, bars):
     rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
     assert {(row["stage"], row["nfe"]) for row in rows} == {
         *(("codec", 0), ("teacher", 2), ("progressive/1", 1))
@@ -131,6 +131,12 @@ def test_a_run_in_latents(workdir):
     before = (workdir / "results.jsonl").read_bytes()
     experiment.run(config(), workdir)
     assert (workdir / "results.jsonl").read_bytes() == before
+    assert bars == []
+    shutil.copytree(workdir, copy := tmp_path / "copy")
+    others = [json.dumps(row) for row in rows if row["stage"] != "codec"]
+    (copy / "results.jsonl").write_text("\n".join([*others, ""]))
+    experiment.run(config(), copy)
+    assert f"{'codec':<16} encoded and decoded" in bars
     model = pdistill.load(workdir / "progressive/1")
     assert model.image_shape == (8, 8, 1)
     assert model.noise_shape == (2, 2, 2)

@@ -46,7 +46,7 @@ def test_the_best_is_kept(workdir):
     assert (workdir / "figures/selection_gan.png").exists()
 
 
-def test_after_a_crash_the_same_is_kept(workdir, tmp_path):
+def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars):
     """Lost: the model, the last checkpoint and half a line; a model of a later update is there."""
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
@@ -57,6 +57,7 @@ def test_after_a_crash_the_same_is_kept(workdir, tmp_path):
     rows = [row for row in read_jsonl(copy / "results.jsonl") if row["stage"] != GAN]
     (copy / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     experiment.run(tiny_gan(), copy)
+    assert bars.count(f"{GAN:<16} fd_pixels") == 1
     assert read_jsonl(log) == read_jsonl(workdir / GAN / "selection.jsonl")
     for ours, theirs in zip(leaves(copy / GAN), leaves(workdir / GAN), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -144,7 +145,7 @@ def comparison(workdir, *students):
     return read_jsonl(workdir / "c.jsonl")
 
 
-def test_compare(workdir, capsys):
+def test_compare(workdir, capsys, bars):
     """A teacher as its own student is no distance away; another step count is, by its pixels."""
     same, other, gan = comparison(workdir, "teacher@2", "teacher@1", "gan@1")
     assert same["teacher_student"] == pytest.approx(0, abs=1e-8)
@@ -162,6 +163,7 @@ def test_compare(workdir, capsys):
     assert other["rms_difference"] == pytest.approx(rms, rel=0.01)
     assert gan["rms_difference"] > 0
     assert "teacher_student" in capsys.readouterr().out
+    assert {f"samples of {workdir}/{name}" for name in ("teacher", "gan")} <= set(bars)
 
 
 @pytest.mark.parametrize(

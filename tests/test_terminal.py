@@ -1,12 +1,15 @@
 import errno
 import io
+import logging
 import resource
+import warnings
 
 import jax
 import pytest
 
+from pdistill.runtime import terminal
 from pdistill.runtime.arrays import CheckpointError, save_params
-from pdistill.runtime.terminal import plain_errors, progress
+from pdistill.runtime.terminal import plain_errors, plain_messages
 
 
 @pytest.mark.parametrize(
@@ -35,12 +38,29 @@ def test_a_full_disk_is_one_line(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_warnings_are_a_line_and_logs_of_libraries_none(monkeypatch, caplog):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    told = []
+    plain_messages(told.append)
+    logging.getLogger("absl").warning("OpenCV is not installed.")
+    warnings.warn("there are few images", stacklevel=1)
+    assert told == ["warning: there are few images"]
+    assert not caplog.records
+
+
 def test_other_errors_are_bugs():
     with pytest.raises(KeyError), plain_errors(OSError):
         raise KeyError("name")
 
 
-def test_a_bar_in_a_log_moves_rarely(monkeypatch):
-    """Where it cannot overwrite itself, ten times a second would be a thousand lines of junk."""
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    assert progress("images", 3).mininterval == 10
+def test_a_conclusion_is_whole_and_in_the_place_of_the_line_before(monkeypatch):
+    """However wide the terminal is: it will not be written over."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal.update("measures " * 9)
+    assert terminal.open_line() == "measures " * 9
+    terminal.conclude("measured " * 9)
+    assert terminal.open_line() is None
+    assert stream.getvalue().split("\r")[-1] == f"{'measured ' * 9}{terminal.CLEAR_TO_END}\n"

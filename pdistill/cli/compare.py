@@ -85,11 +85,11 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh, codec=options.codec)
 
-    def draw(model: Model, sampling: Sampling) -> np.ndarray:
+    def draw(path: str, model: Model, sampling: Sampling) -> np.ndarray:
         batches, _ = draw_samples(
             model.network, sampling=sampling, num=num,
             data=Conditioning(label=np.arange(model.network.num_labels)), seed=options.seed,
-            batch_size=options.batch_size, mesh=mesh,
+            batch_size=options.batch_size, mesh=mesh, description=f"samples of {path}",
         )  # fmt: skip
         return np.concatenate(list(batches))
 
@@ -104,7 +104,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         _check_comparable(student, teacher, path, options.teacher)
         # Students are distilled from samplers that do not clip.
         sampling = dataclasses.replace(teacher.sampling_with(steps), clip=None)
-        images, theirs = draw(student, student.sampling), draw(teacher, sampling)
+        images = draw(path, student, student.sampling)
+        theirs = draw(options.teacher, teacher, sampling)
         difference = (images.astype(np.float32) - theirs) / 127.5
         rows.append(
             {

@@ -12,6 +12,7 @@ the prompts that a model's samples are drawn for, or one of each image for clip_
 """
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ from pdistill.experiment.rows import measure, stable_hash
 from pdistill.model import Model
 from pdistill.networks import Conditioning
 from pdistill.report import table
+from pdistill.runtime.bars import Bar
 from pdistill.runtime.files import write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors, say
@@ -206,13 +208,20 @@ def _measure_images(
         say(f"{num} of the {len(images)} images, drawn at random with seed {seed}")
         images, labels = images[order[:num]], labels if labels is None else labels[order[:num]]
         prompts = prompts and [prompts[i] for i in order[:num]]
-    batches = (images[start : start + size] for start in range(0, len(images), size))
     nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
     about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
-        for row in evaluator.measure(batches, labels, prompts=prompts)
+        for row in evaluator.measure(_shown(images, size), labels, prompts=prompts)
     ]
+
+
+def _shown(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Batches of images, with a progress bar of those that were measured."""
+    with Bar("images", len(images)) as bar:
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+            bar.update(len(images[start : start + size]))
 
 
 def _measure_model(
@@ -253,6 +262,7 @@ def _measure_model(
         data=data,
         prompts=prompts,
         keep=0,
+        description="samples",
     )
     return rows
 

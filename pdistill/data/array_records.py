@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdistill.data.records import BLOCK, MANY, DataError
+from pdistill.runtime.bars import Bar
 from pdistill.runtime.files import one_line
-from pdistill.runtime.terminal import progress
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -86,7 +86,7 @@ class ArrayRecords:
         labels = np.zeros(len(self), np.int32)
         if not self.labelled:
             return labels
-        with progress(f"labels of {self.name}", len(self)) as bar:
+        with Bar(f"labels of {self.name}", len(self)) as bar:
             for start in range(0, len(self), BLOCK):
                 rows = range(start, min(start + BLOCK, len(self)))
                 for row, encoded in zip(rows, self.read(rows), strict=True):

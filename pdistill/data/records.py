@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol, Self
 import numpy as np
 
 from pdistill.data.images import at_size
-from pdistill.runtime.terminal import progress
+from pdistill.runtime.bars import Bar
 
 PART = 16  # rows that a thread decodes at a time
 MANY = 256  # rows from which on it is quicker to read all of them before any is decoded
@@ -106,7 +106,7 @@ class Records:
     def everything(self) -> tuple[np.ndarray, np.ndarray]:
         """Reads all images and labels into memory, with a progress bar."""
         images, labels = np.empty(self.shape, np.uint8), np.empty(len(self), np.int32)
-        with progress(self._source.name, len(self)) as bar:
+        with Bar(self._source.name, len(self)) as bar:
             for start in range(0, len(self), BLOCK):
                 block = slice(start, start + BLOCK)
                 images[block], labels[block] = self.examples(block)

@@ -30,6 +30,7 @@ from pdistill.evaluation.spectra import radial_spectrum
 from pdistill.features import load_extractor
 from pdistill.features.pixels import Pixels
 from pdistill.features.vision import CLIP, load_text_tower
+from pdistill.runtime.bars import Bar
 
 NEIGHBOUR_PICTURES = 12  # samples shown with their neighbours
 NEIGHBOURS_SHOWN = 3
@@ -155,8 +156,9 @@ class Evaluator:
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
             samples = spaces[metric.features].first(limit, labels, embedded)
-            parts = metric.measure(samples, reference, extractor)
             limit = min(limit or num, num)
+            with Bar(f"computes {' and '.join(metric.names(limit))}"):
+                parts = metric.measure(samples, reference, extractor)
             rows += [
                 {
                     "metric": name,

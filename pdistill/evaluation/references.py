@@ -24,9 +24,10 @@ from pdistill.evaluation.images import (
     read_npz,
 )
 from pdistill.features import Extractor
+from pdistill.runtime.bars import Bar
 from pdistill.runtime.files import cache_dir, write_arrays
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import progress, say
+from pdistill.runtime.terminal import say
 
 BLOCK = 1024  # images whose features are computed at a time
 IN_MEMORY = 2 * 10**9  # bytes of a data set's images; of a larger one they stay on disk
@@ -138,7 +139,7 @@ class Reference:
         if extractor.name in self._features:
             yield self._features[extractor.name]
             return
-        with progress(f"{extractor.name} of {self.name}", len(self)) as bar:
+        with Bar(f"{extractor.name} of {self.name}", len(self)) as bar:
             for start in range(0, len(self), BLOCK):
                 block = self.images[start : start + BLOCK]
                 yield extractor(block)["features"]

@@ -23,7 +23,7 @@ from pdistill.model.codecs import load_codec, reconstructions
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Codec, Conditioning, Network, Text
 from pdistill.runtime.files import write_arrays
-from pdistill.runtime.terminal import say, update
+from pdistill.runtime.terminal import conclude, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import LogFile, Writer
 
@@ -160,11 +160,12 @@ class Measurements:
             num=num,
             keep=PICTURE_IMAGES,
             prompts=self._prompts if evaluator.takes_prompts else None,
+            description=what,
             **self._sampling_arguments(sampling),
         )
         pictured = self._keep_pictures(r, measurement, samples)
         rows = self._append(rows)
-        say(f"{what}: {_values(rows)}")
+        conclude(f"{what}: {_values(rows)}")
         if pictured:
             grid = report.tile(samples[:GRID_IMAGES])
             writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
@@ -188,11 +189,14 @@ class Measurements:
         }
         if self._has(what, evaluator):
             return
-        update(f"{r.name:<16} measures images that it has encoded and decoded")
+        shown = f"{r.name:<16} encoded and decoded"
+        update(f"{shown}: measures {evaluator.num_samples:,} images")
         images = self._data.of_shape(r.image_shape).images
         chosen = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
         codec = self._codec(find(self._workdir / r.name))
-        batches = reconstructions(codec, images, chosen, self._settings.batch_size, self._mesh)
+        batches = reconstructions(
+            codec, images, chosen, self._settings.batch_size, self._mesh, shown
+        )
         about = {
             "method": r.run.method.name,
             "train_steps": r.run.loop.num_updates,
@@ -203,7 +207,7 @@ class Measurements:
         prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
         measured = evaluator.measure(batches, self._data.labels[chosen], prompts)
         rows = self._append([what | row | about for row in measured])
-        say(f"{r.name:<16} encoded and decoded: {_values(rows)}")
+        conclude(f"{shown}: {_values(rows)}")
 
     def _has(self, what: dict[str, Any], evaluator: Evaluator) -> bool:
         """Whether all rows of an evaluator are there for what was sampled."""
@@ -234,6 +238,7 @@ class Measurements:
         batches, labels = draw_samples(
             network,
             num=evaluator.num_samples,
+            description=f"{r.name:<16} {r.run.select}",
             **self._sampling_arguments(Sampling(r.measured_at[0], solver, self.clip(r))),
         )
         samples = np.concatenate(list(batches))

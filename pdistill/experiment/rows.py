@@ -56,12 +56,14 @@ def draw_samples(
     batch_size: int,
     mesh: Mesh,
     guidance: float | None = None,
+    description: str | None = None,
 ) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
     """`num` samples of the same noise, labels and prompts for every model, and the labels.
 
     Args:
       data: labels and prompts of a data set's images, after which the samples' are distributed.
       guidance: weight; None for a model that takes none.
+      description: text beside a progress bar; None shows no bar.
 
     Returns:
       Batches, uint8 [B, H, W, C], and [num], or None for a network that takes no labels.
@@ -72,7 +74,7 @@ def draw_samples(
         told = told.replace(guidance=np.full(num, weight, np.float32))
     batches = generate_batches(
         network, evaluation_key(seed), num, sampling=sampling, told=told, batch_size=batch_size,
-        mesh=mesh,
+        mesh=mesh, description=description,
     )  # fmt: skip
     return batches, told.label
 
@@ -91,19 +93,21 @@ def measure(
     data: Conditioning,
     prompts: Sequence[str] | None,
     keep: int,
+    description: str,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
       prompts: the prompts in `data`, as strings, for metrics that take them.
       keep: number of samples to return.
+      description: text beside a progress bar.
 
     Returns:
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
     batches, labels = draw_samples(
         model.network, sampling=sampling, num=num, data=data, seed=seed,
-        batch_size=batch_size, mesh=mesh, guidance=guidance,
+        batch_size=batch_size, mesh=mesh, guidance=guidance, description=description,
     )  # fmt: skip
     samples = Timed(batches, keep)
     if prompts is not None:

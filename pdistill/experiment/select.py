@@ -13,7 +13,7 @@ from pdistill.evaluation import radial_spectrum
 from pdistill.experiment.averages import Product
 from pdistill.networks import Network
 from pdistill.runtime.temporary import replace
-from pdistill.runtime.terminal import say
+from pdistill.runtime.terminal import conclude, say
 from pdistill.training.logging import LogFile, Writer
 
 IMAGES = 1000  # that a spectrum is averaged over
@@ -59,7 +59,7 @@ class Selection:
         value, metric = measured["value"], measured["metric"]
         before = min((row["value"] for row in rows.rows), default=np.inf)
         better = bool(broadcast_one_to_all(np.int32(value < before)))
-        say(
+        conclude(
             f"{self._name:<16} step {step}{_of(product)}: {metric} {value:.4g}"
             + (", the best so far" if better else f" (best {before:.4g})")
         )

@@ -88,15 +88,23 @@ def standardised(codec: Codec, images: np.ndarray, batch_size: int = 100) -> Cod
 
 
 def reconstructions(
-    codec: Codec, images: np.ndarray, rows: np.ndarray, batch_size: int, mesh: Mesh
+    codec: Codec,
+    images: np.ndarray,
+    rows: np.ndarray,
+    batch_size: int,
+    mesh: Mesh,
+    description: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """Images number `rows`, encoded and decoded without noise: batches of uint8 [B, H, W, C]."""
+    """Images number `rows`, encoded and decoded without noise: batches of uint8 [B, H, W, C].
+
+    `description` stands beside a progress bar, None shows no bar.
+    """
 
     def batch(indices: np.ndarray) -> Array:
         chosen = images[rows[indices % len(rows)]]
         return _reconstruct(codec, jax.device_put(chosen, batch_sharding(mesh)))
 
-    yield from gather_batches(batch, len(rows), batch_size, mesh)
+    yield from gather_batches(batch, len(rows), batch_size, mesh, description)
 
 
 @jax.jit

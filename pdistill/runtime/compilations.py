@@ -15,7 +15,7 @@ TRACING = "/jax/core/compile/jaxpr_trace_duration"
 LOWERING = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
-PATIENCE = 10.0  # seconds of a program's compilation without a line
+PATIENCE = 5.0  # seconds of a program's compilation without a line
 INTERVAL = 30.0  # seconds between lines about one
 
 

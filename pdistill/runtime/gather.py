@@ -7,7 +7,7 @@ from jax import Array
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
-from pdistill.runtime.terminal import progress
+from pdistill.runtime.bars import Bar
 
 
 def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
@@ -38,7 +38,7 @@ def gather_batches(
       batch_size: numbers in a batch, rounded up to a multiple of the devices.
       description: text beside the progress bar; None shows no bar.
     """
-    with progress(description, num) as bar:
+    with Bar(description, num) as bar:
         for indices in index_batches(num, batch_size, mesh):
             found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]
             bar.update(len(found))

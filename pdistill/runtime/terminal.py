@@ -6,92 +6,97 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from collections.abc import Callable, Iterator
 
 CLEAR_TO_END = "\x1b[K"
 
-_line_is_open = False  # the last thing on the terminal is a line of `update`
+_line: str | None = None  # of `update`, the last thing on the terminal
 
 
 def say(message: str) -> None:
     """Prints a line on standard error, from the first process only."""
-    if _is_first():
+    if is_first():
         end_line()
         print(message, file=sys.stderr, flush=True)
 
 
 def update(message: str) -> None:
     """Shows where something is: in place of the `update` before on a terminal, else as `say`."""
-    global _line_is_open
-    if not _is_first():
+    global _line
+    if not is_first():
         return
     if not sys.stderr.isatty():
         say(message)
         return
     # A line that is wrapped could not be written over.
-    message = message[: shutil.get_terminal_size().columns - 1]
-    print(f"\r{message}{CLEAR_TO_END}", end="", file=sys.stderr, flush=True)
-    _line_is_open = True
+    shown = message[: shutil.get_terminal_size().columns - 1]
+    print(f"\r{shown}{CLEAR_TO_END}", end="", file=sys.stderr, flush=True)
+    _line = message
 
 
 def conclude(message: str) -> None:
-    """Shows a line as `update`, and leaves it there."""
-    update(message)
-    end_line()
+    """Prints a line as `say`, in place of the `update` before."""
+    global _line
+    if _line is not None:
+        _line, message = None, f"\r{message}{CLEAR_TO_END}"
+    say(message)
+
+
+def open_line() -> str | None:
+    """Returns the line of `update` that stands on the terminal, to be written over, or None."""
+    return _line
 
 
 def line_is_open() -> bool:
-    """Tells whether a line of `update`, or a bar, is the last thing on standard error."""
+    """Tells whether such a line, or a bar of another library, is last on standard error."""
     bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
-    return _line_is_open or any(not bar.disable for bar in list(bars))
+    return _line is not None or any(not bar.disable for bar in list(bars))
 
 
 def end_line() -> None:
     """Leaves the line of `update` as it is; whatever is printed next begins below it."""
-    global _line_is_open
-    if _line_is_open:
-        print(file=sys.stderr, flush=True)
-    _line_is_open = False
+    _close_line("\n")
 
 
-def progress(description: str | None, num: int) -> "tqdm":
-    """Makes a progress bar of `num` images, shown by the first process after some seconds.
-
-    Without a description it is never shown.
-    """
-    from tqdm import tqdm
-
-    end_line()
-    silent = description is None or not _is_first()
-    often = 0.1 if sys.stderr.isatty() else 10  # seconds: a log keeps every line
-    return tqdm(
-        desc=description, total=num, unit=" images", delay=3, mininterval=often, disable=silent
-    )
+def clear_line() -> None:
+    """Erases the line of `update`; whatever is printed next is in its place."""
+    _close_line(f"\r{CLEAR_TO_END}")
 
 
-def _is_first() -> bool:
+def _close_line(end: str) -> None:
+    global _line
+    if _line is not None:
+        print(end=end, file=sys.stderr, flush=True)
+    _line = None
+
+
+def is_first() -> bool:
     """Tells whether this is the first process; JAX, which knows, is slow to import."""
     import jax
 
     return jax.process_index() == 0
 
 
-@contextlib.contextmanager
-def plain_errors(*errors: type[Exception]) -> Iterator[None]:
-    """Ends a command line's program with the message of such an error, without a traceback.
+def plain_messages(tell: Callable[[str], None]) -> None:
+    """Makes warnings a line each, without the source line that raised them, by `tell`.
 
-    Warnings become a line each, without the source line that raised them. Orbax, which logs every
-    step of every save, and asyncio below it would log an error's tracebacks before its message; JAX
-    that there is no TPU.
+    Libraries log no more that which no user needs: TFDS that it does without OpenCV, Orbax every
+    step of every save, and with asyncio below it an error's tracebacks before its message, JAX that
+    there is no TPU.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def plain_errors(*errors: type[Exception]) -> Iterator[None]:
+    """Ends a command line's program with the message of such an error, without a traceback.
+
+    Messages are made plain by `plain_messages`.
+    """
+    plain_messages(say)
     try:
         yield
     except errors as error:
