@@ -13,10 +13,12 @@ from tiny_experiment import tiny, tiny_gan, tiny_msd
 
 from pdistill import experiment
 from pdistill.data import load_dataset
-from pdistill.experiment import ahead
+from pdistill.experiment import ahead, dry_run, estimate
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
+from pdistill.experiment.trace import trace_update
 from pdistill.runtime.compilations import COMPILATION
+from pdistill.runtime.costs import flops
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import compile_update
 
@@ -45,6 +47,28 @@ def test_the_loop_asks_for_what_is_there(tmp_path, pays, capsys):
     [told] = [line for line in lines if line.endswith("before it trains")]
     assert told.startswith("progressive/2 ")
     assert lines.count("progressive/2 was compiled before") == 1
+
+
+def test_a_run_takes_the_programs_of_its_estimate(tmp_path, monkeypatch, capsys):
+    """Of two updates a dispatch; the estimate counts one of them."""
+    counts = []
+
+    def cost(*args, **kwargs):
+        found = dry_run.cost(*args, **kwargs)
+        counts.extend((found.flops, flops(trace_update(*args).traced.jaxpr.jaxpr)))
+        return found
+
+    monkeypatch.setattr(estimate, "cost", cost)
+    compile_update.cache_clear()
+    config = tiny()
+    config.stages, config.evaluation.metrics = config.stages[:1], ()
+    config.estimate = True
+    experiment.run(config, tmp_path)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert "teacher was compiled before" in lines
+    [told] = [line for line in lines if "to train" in line]
+    assert told.startswith("estimate about ")
+    assert counts[0] == counts[1]
 
 
 @pytest.fixture

@@ -136,7 +136,9 @@ def test_the_estimate_counts_all_runs(recipe, monkeypatch, capsys):
     runs = plan(config, (8, 8, 1))
     costs = {"teacher": 2e9, "progressive": 4e9}
     monkeypatch.setattr(
-        estimate, "cost", lambda p, *_: Cost(p.name, 1, 10**9, 0, 0, 0, costs[p.run.method.name], 0)
+        estimate,
+        "cost",
+        lambda p, *_, **__: Cost(p.name, 1, 10**9, 0, 0, 0, costs[p.run.method.name], 0),
     )
     monkeypatch.setattr(estimate, "_rate", lambda *_: 1e9)
     monkeypatch.setattr(type(runs["teacher"].network), "flops", lambda _: 1e6)
@@ -176,6 +178,7 @@ def test_the_pages_two_commands(made):
     folder, told = made
     assert (folder / "runs/mine/report.html").exists()
     assert re.search("estimate .* to train and .* to sample, .* GB", told)
+    assert "OpenCV" not in told  # nor anything else that TFDS logs
     config = json.loads((folder / "runs/mine/config.json").read_text())["config"]
     assert config["data"]["name"] == "mine"
     assert config["model"]["network"]["arguments"]["num_labels"] == 2  # 45 images of two classes

@@ -27,7 +27,7 @@ from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.files import one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
 from pdistill.runtime.programs import keep_programs
-from pdistill.runtime.terminal import plain_errors
+from pdistill.runtime.terminal import plain_errors, plain_messages
 from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
@@ -101,6 +101,8 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
       stop: its signals.
       plan: only plan, for the devices that --devices says.
     """
+    # By no `say`, which asks JAX for the process, before it is told how many there are.
+    plain_messages(functools.partial(print, file=sys.stderr))
     arguments = _named_config(list(arguments))
     if plan:
         arguments = [re.sub("^--?devices(?==|$)", "--dry_run", a) for a in arguments]

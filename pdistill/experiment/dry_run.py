@@ -106,11 +106,19 @@ def cost(
     experiment: ExperimentConfig,
     mesh: Mesh,
     data_shape: tuple[int, ...],
+    *,
+    will_run: bool = False,
 ) -> Cost:
-    """Compiles the first update of a run, which has all its parts but for lazy ones."""
-    update = trace_update(planned, runs, experiment, mesh, data_shape)
-    # Quick machine code: it is never run.
-    compiled = update.traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
+    """Compiles the first update of a run, which has all its parts but for lazy ones.
+
+    Args:
+      will_run: the run itself follows, and finds its program compiled; else one of a single update
+        in quick machine code will do.
+    """
+    substeps = planned.run.loop.substeps if will_run else 1
+    options = None if will_run else {"xla_backend_optimization_level": 0}
+    update = trace_update(planned, runs, experiment, mesh, data_shape, 0, substeps)
+    compiled = update.traced.lower().compile(compiler_options=options)
     memory = compiled.memory_analysis()
     return Cost(
         name=planned.name,
@@ -120,8 +128,8 @@ def cost(
         data=device_bytes(update.data),
         activations=memory.temp_size_in_bytes
         + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
-        flops=flops(update.traced.jaxpr.jaxpr),
-        communicated=collective_bytes(compiled.as_text()),
+        flops=flops(update.traced.jaxpr.jaxpr) // substeps,
+        communicated=collective_bytes(compiled.as_text()) // substeps,
     )
 
 

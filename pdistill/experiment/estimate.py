@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.experiment.config import ExperimentConfig
 from pdistill.experiment.dry_run import cost
 from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.networks import Network
-from pdistill.runtime.terminal import say, update
+from pdistill.runtime.terminal import conclude, update
 
 TRIALS = 3
 
@@ -25,10 +26,10 @@ def tell_estimate(
 ) -> None:
     """Says how many minutes the runs `ahead` will train and sample, and in how much memory.
 
-    Operations are counted, and memory is the compiler's, as in the dry run. The rate is measured: a
-    network's own forward pass on one device; nothing is said where there are codecs only. Gradients
-    run at other rates, and metrics and compilation are left out, so that the time may be wrong by a
-    factor of two.
+    Operations are counted, and memory is the compiler's, as in the dry run, but of the programs
+    that the runs will take from here. The rate is measured: a network's own forward pass on one
+    device; nothing is said where there are codecs only. Gradients run at other rates, and metrics
+    and compilation are left out, so that the time may be wrong by a factor of two.
 
     Args:
       ahead: runs that train, of all `runs`. data_shape: [N, H, W, C].
@@ -38,14 +39,16 @@ def tell_estimate(
         return
     update(f"{'estimate':<16} counts operations and measures their rate")
     first = first_of_each_method({planned.name: planned for planned in ahead})
-    costs = {p.run.method.name: cost(p, runs, experiment, mesh, data_shape) for p in first}
+    costs = {
+        p.run.method.name: cost(p, runs, experiment, mesh, data_shape, will_run=True) for p in first
+    }
     training = sum(costs[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
     num = experiment.evaluation.num_samples or data_shape[0]
     sampling = sum(num * n * p.network.flops() for p in ahead for n in _evaluations(p))
     batch = max(sampled.run.loop.batch_size // mesh.size, 1)
     rate = mesh.size * _rate(sampled.network, batch)
     memory = max(c.total for c in costs.values())
-    say(
+    conclude(
         f"{'estimate':<16} {_about(training / rate)} to train and {_about(sampling / rate)} to "
         f"sample, within a factor of two; {memory / 1e9:.2g} GB of a device's memory"
     )
@@ -58,9 +61,15 @@ def _evaluations(planned: Planned) -> list[int]:
 
 def _rate(network: Network, batch: int) -> float:
     """Operations a second that one device makes in forward passes of a batch."""
-    network, shape = network.blank.init(jax.random.key(0)), network.sizes[0]
+    shape = network.sizes[0]
+    # Zeros, whose products take as long as others: to draw parameters is a program of its own.
+    network = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), network.shapes)
     z, logsnr = jnp.zeros((batch, *shape)), jnp.zeros(batch)
-    forward = jax.jit(Network.v)
+
+    @jax.jit
+    def forward(network: Network, z: Array, logsnr: Array) -> Array:
+        return network.v(z, logsnr)
+
     seconds = []
     for _ in range(1 + TRIALS):  # the first compiles
         before = time.monotonic()
