@@ -9,6 +9,7 @@ import pytest
 
 import pdistill
 from pdistill.cli import evaluate
+from pdistill.interop.hub import title
 from pdistill.model import ModelError
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -23,6 +24,16 @@ def test_they_load_and_are_small(name):
     rows = json.loads((ZOO / name / "rows.json").read_text())
     assert {row["stage"] for row in rows} == {model.card["stage"]}
     assert model.sampling.num_steps in {row["num_steps"] for row in rows}
+    assert f"\n# {title(model)}\n" in (ZOO / name / "README.md").read_text()
+
+
+def test_titles_say_what_a_model_is():
+    """Whatever its stage was called in the run that made it."""
+    titles = [title(pdistill.load(ZOO / name)) for name in ("digits/teacher", "digits/1")]
+    assert titles == [
+        "digits, 64 evaluations, teacher",
+        "digits, 1 evaluation, progressive distillation",
+    ]
 
 
 def test_together_they_are_small():

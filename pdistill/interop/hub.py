@@ -33,7 +33,7 @@ tags:
 - distillation
 ---
 
-# {stage}
+# {title}
 
 A diffusion model that generates {shape} images in {steps}: `{network}`, method `{method}`.
 
@@ -47,6 +47,20 @@ images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
 |---|---|
 {rows}
 """
+
+METHODS = {  # for people
+    "ctm": "consistency trajectory model",
+    "direct": "direct distillation",
+    "dmd": "distribution matching",
+    "flow_map": "flow map",
+    "gan": "fine-tuned as a GAN",
+    "guided": "guided distillation",
+    "lowdiff": "LowDiff",
+    "multi_student": "several students",
+    "pagoda": "PaGoDA",
+    "progressive": "progressive distillation",
+    "teacher": "teacher",
+}
 
 
 def write_folder(directory: str | Path, model: Model, dtype: str = "float32") -> None:
@@ -83,15 +97,23 @@ def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) 
     return card["checksum"]
 
 
+def title(model: Model) -> str:
+    """Says what a model is: "digits, 4 evaluations, progressive distillation"."""
+    about = model.card["data"].get("name", "").partition(":")[0] or model.card["stage"]
+    nfe = model.sampling.nfe
+    method = METHODS.get(model.card["method"], model.card["method"])
+    return f"{about}, {nfe} evaluation{'' if nfe == 1 else 's'}, {method}"
+
+
 def _readme(model: Model) -> str:
     """Fills in the model card."""
     card, steps = model.card, format_steps(model.sampling.num_steps)
-    keys = ("solver", "num_steps", "head", "schedule", "data", "guidance", "parent", "versions")
+    keys = ("stage", "solver", "num_steps", "head", "schedule", "data", "guidance", "parent")
     known = list(model.prompts.known) if model.prompts else []
     prompt = f", prompt={json.dumps(known[0] if known else 'a prompt')}"
-    rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in keys]
+    rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in (*keys, "versions")]
     return README.format(
-        stage=card["stage"],
+        title=title(model),
         shape=" x ".join(map(str, model.image_shape)),
         steps=f"{steps} step{'' if steps == 1 else 's'}",
         network=card["network"]["name"],

@@ -54,6 +54,7 @@ def test_layout(folder):
     header = readme.split("---\n")[1]
     assert "library_name: pdistill\n" in header
     assert "pipeline_tag: unconditional-image-generation\n" in header
+    assert "\n# digits/4, 4 evaluations, progressive distillation\n" in readme
     assert "4 x 4 x 1 images in 4 steps" in readme
     assert "num=16, label=0)" in readme
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
