@@ -108,14 +108,32 @@ def test_quickstart_ends_in_digits():
     assert np.mean(read == np.tile(np.arange(10), 6)) > 0.8
 
 
+@pytest.mark.parametrize("place", ["checkout", "elsewhere", "address"])
 @NOTEBOOKS
-def test_colab(path):
-    """A badge opens this notebook of the repository, which its first cell clones and installs."""
+def test_the_first_cell_installs_what_is_there(path, place, tmp_path, monkeypatch):
+    """From the checkout that the notebook is in; elsewhere it says what it wants to be told."""
     with open(ROOT / "pyproject.toml", "rb") as file:
         repository = tomllib.load(file)["project"]["urls"]["Repository"]
-    notebook = nbformat.read(path, as_version=4)
-    colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
-    assert f"({colab}/blob/main/notebooks/{path.name})" in notebook.cells[0].source.split("\n")[0]
-    setup = code_cells(notebook)[0].source
-    assert f"!git clone --quiet --depth 1 {repository} pdistill-source\n" in setup
-    assert "%pip install --quiet ./pdistill-source" in setup
+    notebook, ran = nbformat.read(path, as_version=4), []
+    source = code_cells(notebook)[0].source
+    assert f'REPOSITORY = "{repository}"\n' in source
+    if place == "address":
+        source = source.replace(repository, "https://example.org/pdistill")
+    (tmp_path / "notebooks").mkdir()
+    if place == "checkout":
+        (tmp_path / "pdistill").mkdir()
+        (tmp_path / "pdistill/__init__.py").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "equinox")
+    magic = re.sub(r"^( *)[!%](.*)$", lambda m: f"{m[1]}ran.append(f{m[2]!r})", source, flags=re.M)
+    if place == "elsewhere" and "YOUR_" in repository:
+        with pytest.raises(AssertionError, match="give the address of pdistill's repository"):
+            exec(magic, {"ran": ran})
+        return
+    exec(magic, {"ran": ran})
+    folder = tmp_path if place == "checkout" else tmp_path / "notebooks/pdistill-source"
+    if place == "address":
+        clone, *ran = ran
+        assert clone.endswith(" https://example.org/pdistill pdistill-source")
+    [install] = ran
+    assert re.fullmatch(rf'pip install --quiet "{folder}(\[tpu\])?"(  #.*)?', install)
