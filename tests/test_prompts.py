@@ -148,6 +148,10 @@ def test_prompts_by_the_api_and_the_command_line(run, stage, tmp_path):
         sample.main([*common, "--num=6", f"--prompts={tmp_path / 'prompts.txt'}", "--scale=1",
                      f"--out={tmp_path / 'rows.png'}"])  # fmt: skip
         assert Image.open(tmp_path / "rows.png").size == (2 * 9 + 1, 3 * 9 + 1)
+        names = [f"a {colour} tile" for colour in ("red", "blue", "green", "white")]
+        sample.main([common[0], f"--out={tmp_path / 'named.png'}", "--prompt", *names])
+        named = np.asarray(Image.open(tmp_path / "named.png"))
+        assert named.shape[1] == 4 * 24 * 10 + 3 * 12  # a row of images of 192 pixels
     sample.main([*common, "--prompt=a red tile"])
     np.testing.assert_allclose(np.load(out)["images"], np.asarray((one + 1) * 127.5), atol=0.51)
 

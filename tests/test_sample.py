@@ -39,14 +39,19 @@ def directory(tmp_path_factory):
 @pytest.mark.parametrize(
     ("flags", "key", "options", "scale"),
     [
-        ([], 0, {}, 8),  # 32 pixels an image
+        ([], 0, {}, 43),  # three images a row of about 512 pixels
         (
             ["--seed=3", "--label=1", "--num_steps=1", "--scale=2"],
             3,
             {"label": 1, "num_steps": 1},
             2,
         ),
-        (["--solver=edm:4", "--num_steps=3"], 0, {"solver": "edm:4", "num_steps": 3}, 8),
+        (
+            ["--solver=edm:4", "--num_steps=3", "--scale=1"],
+            0,
+            {"solver": "edm:4", "num_steps": 3},
+            1,
+        ),
     ],
     ids=["defaults", "options", "solver"],
 )

@@ -3,17 +3,19 @@
     python -m pdistill.sample --model=DIR --num=64 --out=grid.png
     python -m pdistill.sample --model=DIR --num=50000 --label=0-9 --out=samples.npz
     python -m pdistill.sample --model=DIR --seeds=0-99 --out=samples/
-    python -m pdistill.sample --model=DIR --prompt="red heart" --num=4 --out=hearts.png
+    python -m pdistill.sample --model=DIR --prompt "red heart" "blue heart" --out=hearts.png
     python -m pdistill.sample --model=DIR --latents --out=latents.npz
 
-A grid is one picture; a folder has one PNG an image; an .npz has "images", uint8 [N, H, W, C],
-and their "label", "prompt" or "seed", where they have one. pdistill.evaluate measures the last
-two. With --latents an .npz has "latents" instead, float32 [N, h, w, c].
+A grid is one picture, with the prompts if they differ; a folder has one PNG an image; an .npz has
+"images", uint8 [N, H, W, C], and their "label", "prompt" or "seed", where they have one.
+pdistill.evaluate measures the last two. With --latents an .npz has "latents" instead, float32
+[N, h, w, c].
 """
 
 import argparse
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -34,13 +36,15 @@ from pdistill.cli.options import (
 )
 from pdistill.model import Model
 from pdistill.model.sampling import generate_batches
-from pdistill.report.grids import tile
+from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 from pdistill.samplers import format_steps
 from pdistill.samplers.noise import GENERATOR
 
+SMALLEST, WIDTH = 32, 512  # pixels of an image, and of a grid
+CAPTIONED, BROAD = 96, 768  # pixels of an image with its prompt, and of a grid of such
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -55,10 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         kind = "latents" if options.latents else "images"
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() in PICTURES:
-            turns = len(set(extra.get("prompt", ())))  # a row for each round of the prompts
-            columns = turns if 1 < turns < num and num % turns == 0 else None
             images = np.concatenate(list(batches))
-            Image.fromarray(tile(images, options.scale, columns)).save(out)
+            _picture(images, options.scale, extra.get("prompt", ())).save(out)
         elif out.suffix == ".npz":
             write_arrays(out, {kind: np.concatenate(list(batches))} | extra)
         else:
@@ -76,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
     )
-    parser.add_argument("--num", type=int, help="number of images (default 64)")
+    parser.add_argument(
+        "--num", type=int, help="number of images (default: one for each --prompt, else 64)"
+    )
     parser.add_argument(
         "--out", default="grid.png", help="picture, .npz or folder to write (default grid.png)"
     )
@@ -90,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "with labels (default: all in turn, or none for a model that can be guided)",
     )
     parser.add_argument(
-        "--prompt", help='prompt of all images, such as "red heart", for a model with text'
+        "--prompt",
+        nargs="+",
+        action="extend",
+        help='prompt of all images, or those that take turns, such as "red heart" "blue heart", '
+        "for a model with text",
     )
     prompts_option(parser)
     parser.add_argument(
@@ -108,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scale",
         type=int,
-        help="side of the square that shows a pixel of a grid (default: about 32 an image)",
+        help="side of the square that shows a pixel of a grid (default: so that an image is "
+        f"about {SMALLEST} wide, or the grid {WIDTH})",
     )
     parser.add_argument("--batch_size", type=int, default=500, help="images drawn at a time")
     return parser
@@ -130,7 +139,7 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("--seeds gives each image its seed; leave out --num and --seed")
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise ValueError("--seeds has a seed twice, whose images would be the same")
-    if options.prompt is not None and options.prompts:
+    if options.prompt and options.prompts:
         raise ValueError("give either --prompt or --prompts")
     if options.latents and not model.network.codec:
         raise ValueError("the model makes images, not latents; leave --latents out")
@@ -153,7 +162,7 @@ def _draw(
 ) -> tuple[int, dict[str, np.ndarray], Iterator[np.ndarray]]:
     """The number of images, what an array of them has besides, and batches of them."""
     key, extra = jax.random.key(options.seed, impl=GENERATOR), {}
-    num = 64 if options.num is None else options.num
+    num = len(options.prompt or range(64)) if options.num is None else options.num
     if options.seeds:
         num, extra["seed"] = len(options.seeds), np.array(options.seeds)
         key = jax.vmap(lambda seed: jax.random.key(seed, impl=GENERATOR))(
@@ -182,10 +191,24 @@ def _draw(
 
 def _prompts(options: argparse.Namespace, num: int) -> list[str] | None:
     """The prompt of each image; None for none."""
-    if options.prompt is not None:
-        return [options.prompt] * num
-    lines = options.prompts and read_prompts(options.prompts)
+    lines = options.prompt or (options.prompts and read_prompts(options.prompts))
     return lines and [lines[i % len(lines)] for i in range(num)]
+
+
+def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> Image.Image:
+    """Images uint8 [N, H, W, C] as a grid; if their prompts differ, below these where they fit."""
+    num, width, turns = len(images), images.shape[2], len(set(prompts))
+    in_rounds = 1 < turns < num and num % turns == 0  # of the prompts, a row for each
+    if turns > 1:
+        columns = turns if in_rounds else math.ceil(num / max(1, round(math.sqrt(num / 3))))
+        shown = max(math.ceil(CAPTIONED / width), round(BROAD / columns / width))
+        shown = shown if scale is None else scale
+        if shown * width >= CAPTIONED:
+            return captioned(images, prompts, shown, columns)
+    columns = turns if in_rounds else math.ceil(math.sqrt(num))
+    if scale is None:
+        scale = max(1, round(max(SMALLEST, WIDTH / columns) / width))
+    return Image.fromarray(tile(images, scale, columns))
 
 
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:

@@ -115,7 +115,7 @@ def write(
         for split, keys in splits.items():
             order = sorted(keys, key=lambda key: hash_of(f"{split}{key}"))
             desc = f"{info.name}:{split}"
-            with tqdm(desc=desc, total=len(order), unit=" images", mininterval=1) as bar:
+            with tqdm(desc=desc, total=len(order), unit=" images", delay=3) as bar:
                 for start in range(0, len(order), BLOCK):
                     block = order[start : start + BLOCK]
                     examples = pool.map(functools.partial(make, split), block)

@@ -1,9 +1,11 @@
 """Many small images as one picture."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 PADDING = 232  # light grey
 
@@ -42,6 +44,30 @@ def tile(images: np.ndarray, scale: int | None = None, columns: int | None = Non
         top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
         grid[top : top + height, left : left + width] = image
     return grid.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def captioned(images: np.ndarray, captions: Sequence[str], scale: int, columns: int) -> Image.Image:
+    """Draws images row by row, each below its caption, on white.
+
+    Args:
+      images: uint8 [N, H, W, C], C = 1 (grey) or 3. captions: [N]; long ones are cut.
+      scale: side of the square that shows a pixel. columns: images in a row.
+    """
+    size, gap = 12, 12  # of letters, and between columns
+    letters = (scale * images.shape[2] + gap) // (0.55 * size)  # of average width
+    lines = [textwrap.wrap(text, letters, max_lines=3, placeholder=" ...") for text in captions]
+    above = max(map(len, lines)) * (size + 4) + 10
+    cells = [tile(image[None], scale) for image in images]
+    cells += [None] * (-len(cells) % columns)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    picture, middles, tops = arrange(rows, gap, above)
+    white = Image.new("RGBA", picture.shape[1::-1], "white")
+    white.alpha_composite(Image.fromarray(picture))
+    draw, font = ImageDraw.Draw(white), ImageFont.load_default(size)
+    for i, words in enumerate(lines):
+        place = middles[i % columns], tops[i // columns] - 5
+        draw.text(place, "\n".join(words), "black", font, anchor="md", align="center")
+    return white.convert("RGB")
 
 
 def arrange(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pdistill.report import tile
-from pdistill.report.grids import PADDING, arrange
+from pdistill.report.grids import PADDING, arrange, captioned
 
 P = PADDING
 
@@ -78,3 +78,21 @@ def test_arrange_pixels():
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(x, [2.5, 9.5])
     np.testing.assert_array_equal(tops, [4, 11])
+
+
+def test_captions_are_above_their_images():
+    """The longest, cut after three lines, decides how high rows are; the last is not full."""
+    images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4, 1)
+    picture = np.asarray(captioned(images, ["a", "word " * 40, "b"], scale=30, columns=2))
+    cell, above = 30 * 6, 3 * 16 + 10
+    assert picture.shape == (2 * (cell + above), 2 * cell + 12, 3)
+    for i in range(3):
+        top, left = above + i // 2 * (cell + above), i % 2 * (cell + 12)
+        pixels = picture[top + 45 : top + cell - 30 : 30, left + 45 : left + cell - 30 : 30, 0]
+        np.testing.assert_array_equal(pixels, images[i, :, :, 0])
+        words = picture[top - above : top, left : left + cell]
+        assert words.min() < 50
+        lines = (words.min((1, 2)) < 128).nonzero()[0]
+        assert (lines.min() < 16) == (i == 1)
+        assert lines.max() < above - 2
+    assert (picture[cell + above :, cell + 12 :] == 255).all()
