@@ -51,6 +51,7 @@ def test_samplers():
     names = executed(DOCS / "samplers.md")
     assert names["x"].shape == (16, 32, 32, 3)
     assert names["nats"].shape == (16,)
+    assert f"`z.std()` therefore {names['z'].std():.2f} " in (DOCS / "samplers.md").read_text()
 
 
 def test_every_solver_is_on_its_page():
