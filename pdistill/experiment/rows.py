@@ -93,14 +93,14 @@ def measure(
     data: Conditioning,
     prompts: Sequence[str] | None,
     keep: int,
-    description: str,
+    description: str | None = None,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
       prompts: the prompts in `data`, as strings, for metrics that take them.
       keep: number of samples to return.
-      description: text beside a progress bar.
+      description: text beside a progress bar; None shows no bar.
 
     Returns:
       The rows, and the first samples, uint8 [keep, H, W, C].
