@@ -152,8 +152,8 @@ def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     assert after[: len(before)] == before
     assert {row["metric"] for row in after[len(before) :]} == {"fd_classifier"}
     assert len(after) == len(before) * 5 // 3
-    steps = ("4 steps", "1 steps", "2 steps", "1 steps")
-    assert [bar[17:] for bar in bars if "steps" in bar] == [f"ddim {n}" for n in steps]
+    steps = ("4 steps", "1 step", "2 steps", "1 step")
+    assert [bar[17:] for bar in bars if "ddim" in bar] == [f"ddim {n}" for n in steps]
     assert bars.count("computes fd_classifier") == 2 * len(steps)  # train and test
     experiment.run(tiny(), copy)
     assert read_jsonl(copy / "results.jsonl") == after

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             _write_folder(out, batches, options.seeds or range(num))
     steps = format_steps(options.num_steps or model.sampling.num_steps)
-    print(f"{num} {kind}, {steps} steps -> {out}")
+    print(f"{num} {kind}, {steps} step{'' if steps == 1 else 's'} -> {out}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -150,7 +150,8 @@ class Measurements:
         sampling, evaluator = measurement.sampling, self._evaluators[r.image_shape]
         num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
         steps = format_steps(sampling.num_steps)
-        what = f"{r.name:<16} {measurement.solver} {steps} steps{measurement.weight}"
+        steps = f"{steps} step{'' if steps == 1 else 's'}"
+        what = f"{r.name:<16} {measurement.solver} {steps}{measurement.weight}"
         update(f"{what}: samples and measures {num:,} images")
         rows, samples = measure(
             model,
