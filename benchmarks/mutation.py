@@ -299,6 +299,7 @@ class Workshop:
         self._free = [directory / str(i) for i in range(copies)]
         self._lines: dict[str, dict[str, list[int]]] = {}
         self._seconds: dict[str, float] = {}
+        self._surveyed: set[str] = set()
         self.running: list[Trial] = []
         self.passed: set[str] = set()
         for copy in self._free:
@@ -316,31 +317,27 @@ class Workshop:
     def full(self) -> bool:
         return not self._free
 
-    def survey(self, files: list[str]) -> None:
-        """Runs test files of the package as it is, for what their tests run and how long they take.
+    def survey(self, files: tuple[str, ...]) -> None:
+        """Learns which lines the tests of files run and how long they take; not if it is full.
 
-        What it finds only puts tests in order, so that it is kept and used when it is old.
+        They are run as they are, each file once and never again: it only puts tests in order.
         """
-        ahead, busy = [file for file in files if not kept(file).exists()], {}
-        while ahead or busy:
-            while ahead and self._free:
-                directory, file = self._free.pop(), ahead.pop()
-                print(f"which lines do the tests of {file} run?", flush=True)
-                busy[self._fork((file,), None, directory, reach=True)] = directory, file
-            child, _ = os.wait()
-            directory, file = busy.pop(child)
-            seconds = read_passed(directory)
-            lines = json.loads((directory / "reached").read_text())
-            (temporary := directory / "survey").write_text(
-                json.dumps({"lines": lines, "seconds": seconds})
-            )
-            shutil.move(temporary, kept(file))
-            self._free.append(directory)
         for file in files:
+            if file in self._surveyed:
+                continue
+            if not kept(file).exists():
+                print(f"which lines do the tests of {file} run?", flush=True)
+                directory = self._free[-1]
+                os.waitpid(self._fork((file,), None, directory, reach=True), 0)
+                found = {"seconds": read_passed(directory)}
+                found["lines"] = json.loads((directory / "reached").read_text())
+                (survey := directory / "survey").write_text(json.dumps(found))
+                shutil.move(survey, kept(file))
             found = json.loads(kept(file).read_text())
             self._seconds |= found["seconds"]
             for module, tests in found["lines"].items():
                 self._lines.setdefault(module, {}).update(tests)
+            self._surveyed.add(file)
 
     def start(self, mutant: Mutant, files: tuple[str, ...], known: frozenset[str]) -> None:
         """Begins a trial; not if it is full."""
@@ -470,30 +467,26 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="test nothing")
     options = parser.parse_args()
-    mutants = list(select(config, options.set))
     if not options.report:
         known = ("caught",) if options.again else ("caught", "survived")
         done = {key for key, row in read_results().items() if row["result"] in known}
-        ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
+        ahead = (m for m in select(config, options.set) if m.key not in done)
         with tempfile.TemporaryDirectory() as directory:
-            test_all(config, ahead, Workshop(Path(directory), options.jobs))
-    report(config, mutants)
+            workshop = Workshop(Path(directory), options.jobs)
+            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop)
+    report(config, list(select(config, options.set)))
 
 
-def test_all(config: dict[str, Any], mutants: list[Mutant], workshop: Workshop) -> None:
+def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
     """Tests mutants and writes down results; what catches one must pass without it."""
-    results, ahead = read_results(), collections.deque(mutants)
-    workshop.survey(
-        sorted({file for mutant in mutants for file in tests_of(config, mutant.module)})
-    )
+    results, ahead = read_results(), next(mutants, None)
     while ahead or workshop.running:
         if ahead and not workshop.full:
-            mutant = ahead.popleft()
-            known = frozenset(
-                row["by"] for row in results.values()
-                if row["mutant"].startswith(f"pdistill/{mutant.module}:")
-            )  # fmt: skip
-            workshop.start(mutant, tests_of(config, mutant.module), known)
+            files, place = tests_of(config, ahead.module), f"pdistill/{ahead.module}:"
+            workshop.survey(files)
+            rows = (row for row in results.values() if row["mutant"].startswith(place))
+            workshop.start(ahead, files, frozenset(row["by"] for row in rows))
+            ahead = next(mutants, None)
         for trial, found, by in workshop.finish(config["timeout"]):
             tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
             if found == "caught" and not workshop.passed.intersection({by, *tests}):
