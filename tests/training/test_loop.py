@@ -21,6 +21,7 @@ from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Method, Progressive, Teacher
 from pdistill.networks import DiT, Network
+from pdistill.runtime import arrays
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import format_seconds
@@ -586,6 +587,16 @@ def damage(checkpoint, how):
         victim.unlink()
     else:
         shutil.rmtree(checkpoint / "state")
+
+
+def test_a_checksum_without_a_program_is_that_of_one():
+    tree = {
+        "a": jax.random.normal(KEY, (70, 30)).T,
+        "b": jnp.arange(7, dtype=jnp.bfloat16) - 3,
+        "c": jnp.int32(-5),
+        "d": jax.device_put(jnp.linspace(-1, 1, 16), make_mesh(1, 8).devices.flat[1]),
+    }
+    assert arrays.checksum(tree) == int(arrays._checksum(jax.device_put(tree, jax.devices()[0])))
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])
