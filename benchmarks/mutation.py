@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,32 +206,66 @@ def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
 
 
 class Haste:
-    """A plugin of pytest: some tests run first, then the quick ones; it writes down what passed."""
+    """A plugin of pytest that puts tests in order; it writes down what passed, and in how long."""
 
-    def __init__(self, first: list[str], seconds: dict[str, float], path: Path):
-        self._first, self._seconds, self._path = first, seconds, path
+    def __init__(self, rank: Callable[[str], Any], path: Path):
+        self._rank, self._path = rank, path
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        place = {test: i for i, test in enumerate(self._first)}
-
-        def rank(item: Any) -> tuple[float, float]:
-            test = item.nodeid.split()[0]
-            return place.get(test, math.inf), self._seconds.get(test, math.inf)
-
-        items.sort(key=rank)
+        items.sort(key=lambda item: self._rank(name_of(item)))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" and report.passed:
             with self._path.open("a") as file:
-                file.write(f"{report.nodeid.split()[0]} {report.duration}\n")
+                file.write(f"{name_of(report)} {report.duration}\n")
 
 
-def likely(mutant: Mutant, results: dict[str, dict[str, Any]]) -> list[str]:
-    """The tests that caught other mutants of the module, those of the nearest lines first."""
-    start = f"pdistill/{mutant.module}:"
-    rows = [row for row in results.values() if row["by"] and row["mutant"].startswith(start)]
-    rows.sort(key=lambda row: abs(int(row["mutant"].split(":")[1]) - mutant.line))
-    return list(dict.fromkeys(row["by"] for row in rows))
+class Reach:
+    """A plugin of pytest that writes down the lines of the package that each test runs."""
+
+    def __init__(self, path: Path):
+        import coverage
+
+        self._coverage, self._path = coverage.Coverage(data_file=None, source=["pdistill"]), path
+        self._coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._coverage.switch_context(nodeid.split()[0])
+
+    def pytest_sessionfinish(self) -> None:
+        self._coverage.stop()
+        data, lines = self._coverage.get_data(), {}
+        for file in data.measured_files():
+            module = str(Path(file).relative_to(Path.cwd() / "pdistill"))
+            for line, tests in data.contexts_by_lineno(file).items():
+                for test in filter(None, tests):
+                    lines.setdefault(module, {}).setdefault(test, []).append(line)
+        self._path.write_text(json.dumps(lines))
+
+
+def name_of(test: Any) -> str:
+    return test.nodeid.split()[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """The order of a mutant's tests: those first that run its line, and of these the quick ones.
+
+    Attributes:
+      line: of the mutant. lines: that each test runs of its module, as far as one file's tests
+        run in one process: what is traced once counts for the first. seconds: of each test.
+      known: tests that caught other mutants of the module.
+    """
+
+    line: int
+    lines: dict[str, list[int]]
+    seconds: dict[str, float]
+    known: frozenset[str]
+
+    def __call__(self, test: str) -> tuple[bool, float]:
+        weight = 0.25 if test in self.known else 1.0
+        missed = self.line not in self.lines.get(test, ())
+        return missed, weight * self.seconds.get(test, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +292,15 @@ class Workshop:
     """Copies of the package and its tests; in each one module at a time is changed.
 
     Attributes:
-      running: trials that are not over. seconds: of each test that has passed.
+      running: trials that are not over. passed: tests that passed, and their files, unchanged.
     """
 
     def __init__(self, directory: Path, copies: int):
         self._free = [directory / str(i) for i in range(copies)]
+        self._lines: dict[str, dict[str, list[int]]] = {}
+        self._seconds: dict[str, float] = {}
         self.running: list[Trial] = []
-        self.seconds: dict[str, float] = {}
+        self.passed: set[str] = set()
         for copy in self._free:
             for name in ("pdistill", "tests"):
                 ignored = shutil.ignore_patterns("__pycache__")
@@ -280,13 +316,40 @@ class Workshop:
     def full(self) -> bool:
         return not self._free
 
-    def start(self, mutant: Mutant, files: tuple[str, ...], first: list[str]) -> None:
-        """Begins a trial, with the tests `first`; not if it is full."""
+    def survey(self, files: list[str]) -> None:
+        """Runs test files of the package as it is, for what their tests run and how long they take.
+
+        What it finds only puts tests in order, so that it is kept and used when it is old.
+        """
+        ahead, busy = [file for file in files if not kept(file).exists()], {}
+        while ahead or busy:
+            while ahead and self._free:
+                directory, file = self._free.pop(), ahead.pop()
+                print(f"which lines do the tests of {file} run?", flush=True)
+                busy[self._fork((file,), None, directory, reach=True)] = directory, file
+            child, _ = os.wait()
+            directory, file = busy.pop(child)
+            seconds = read_passed(directory)
+            lines = json.loads((directory / "reached").read_text())
+            (temporary := directory / "survey").write_text(
+                json.dumps({"lines": lines, "seconds": seconds})
+            )
+            shutil.move(temporary, kept(file))
+            self._free.append(directory)
+        for file in files:
+            found = json.loads(kept(file).read_text())
+            self._seconds |= found["seconds"]
+            for module, tests in found["lines"].items():
+                self._lines.setdefault(module, {}).update(tests)
+
+    def start(self, mutant: Mutant, files: tuple[str, ...], known: frozenset[str]) -> None:
+        """Begins a trial; not if it is full."""
         directory = self._free.pop()
         path = directory / "pdistill" / mutant.module
         whole = path.read_text()
         path.write_text(mutant.code)
-        child = self._fork(files, first, directory)
+        order = Order(mutant.line, self._lines.get(mutant.module, {}), self._seconds, known)
+        child = self._fork(files, order, directory)
         self.running.append(Trial(mutant, files, child, directory, whole))
 
     def check(self, tests: tuple[str, ...]) -> None:
@@ -296,11 +359,11 @@ class Workshop:
           SystemExit: they fail.
         """
         directory = self._free[-1]
-        _, status = os.waitpid(self._fork(tests, [], directory), 0)
-        self._read_passed(directory)
+        _, status = os.waitpid(self._fork(tests, None, directory), 0)
         if status:
             output = (directory / "output").read_text()
             raise SystemExit(f"{' '.join(tests)} fails without a mutant:\n{output}")
+        self.passed |= {*tests, *read_passed(directory)}
 
     def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
         """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
@@ -314,7 +377,6 @@ class Workshop:
             (trial.directory / "pdistill" / trial.mutant.module).write_text(trial.whole)
             self.running.remove(trial)
             self._free.append(trial.directory)
-            self._read_passed(trial.directory)
             yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
 
     def _result(self, trial: Trial, status: int) -> tuple[str, str]:
@@ -326,16 +388,14 @@ class Workshop:
         by = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return "caught", by[0] if by else f"exit code {code}"
 
-    def _read_passed(self, directory: Path) -> None:
-        rows = map(str.split, (directory / "passed").read_text().splitlines())
-        self.seconds |= {test: float(seconds) for test, seconds in rows}
-
     def _enter(self, directory: Path) -> None:
         sys.path[:0] = [str(directory), str(directory / "tests")]
         os.chdir(directory)
 
-    def _fork(self, files: tuple[str, ...], first: list[str], directory: Path) -> int:
-        """Starts a process that runs tests in a copy, those of `first` before the others."""
+    def _fork(
+        self, files: tuple[str, ...], order: Order | None, directory: Path, reach: bool = False
+    ) -> int:
+        """Starts a process that runs tests in a copy."""
         (passed := directory / "passed").write_text("")
         if child := os.fork():
             return child
@@ -349,9 +409,25 @@ class Workshop:
                 del sys.modules[name]
         import pytest
 
-        code = pytest.main([*PYTEST, *files], [Haste(first, self.seconds, passed)])
+        plugins = [Haste(order or (lambda test: 0), passed)]
+        code = pytest.main(
+            [*PYTEST, *files], plugins + ([Reach(directory / "reached")] if reach else [])
+        )
         sys.stdout.flush()
         os._exit(int(code))
+
+
+def kept(file: str) -> Path:
+    """Where the survey of a test file is kept."""
+    folder = Path.home() / ".cache" / "pdistill-mutation"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / file.replace("/", "-").replace(".py", ".json")
+
+
+def read_passed(directory: Path) -> dict[str, float]:
+    """Seconds of the tests that passed in a copy."""
+    rows = map(str.split, (directory / "passed").read_text().splitlines())
+    return {test: float(seconds) for test, seconds in rows}
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -394,28 +470,34 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", action="store_true", help="test nothing")
     options = parser.parse_args()
+    mutants = list(select(config, options.set))
     if not options.report:
         known = ("caught",) if options.again else ("caught", "survived")
         done = {key for key, row in read_results().items() if row["result"] in known}
-        ahead = (m for m in select(config, options.set) if m.key not in done)
+        ahead = [m for m in mutants if m.key not in done and not reason_of(config, m)]
         with tempfile.TemporaryDirectory() as directory:
-            workshop = Workshop(Path(directory), options.jobs)
-            test_all(config, (m for m in ahead if not reason_of(config, m)), workshop)
-    report(config, list(select(config, options.set)))
+            test_all(config, ahead, Workshop(Path(directory), options.jobs))
+    report(config, mutants)
 
 
-def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Workshop) -> None:
+def test_all(config: dict[str, Any], mutants: list[Mutant], workshop: Workshop) -> None:
     """Tests mutants and writes down results; what catches one must pass without it."""
-    results, ahead = read_results(), next(mutants, None)
+    results, ahead = read_results(), collections.deque(mutants)
+    workshop.survey(
+        sorted({file for mutant in mutants for file in tests_of(config, mutant.module)})
+    )
     while ahead or workshop.running:
         if ahead and not workshop.full:
-            workshop.start(ahead, tests_of(config, ahead.module), likely(ahead, results))
-            ahead = next(mutants, None)
+            mutant = ahead.popleft()
+            known = frozenset(
+                row["by"] for row in results.values()
+                if row["mutant"].startswith(f"pdistill/{mutant.module}:")
+            )  # fmt: skip
+            workshop.start(mutant, tests_of(config, mutant.module), known)
         for trial, found, by in workshop.finish(config["timeout"]):
-            if found == "caught" and by not in workshop.seconds:
-                tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
+            tests = (by.partition("[")[0],) if by.startswith("tests/") else trial.files
+            if found == "caught" and not workshop.passed.intersection({by, *tests}):
                 workshop.check(tests)
-                workshop.seconds.setdefault(tests[0], math.inf)
             row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
             row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
             results[row["key"]] = row

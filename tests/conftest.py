@@ -104,6 +104,17 @@ def _compiled_for_one_file():
 
 
 @pytest.fixture(autouse=True, scope="module")
+def _one_device(request):
+    """Meshes are of one device but in files marked `eight_devices`: it takes a sixth less time."""
+    from pdistill.runtime.mesh import make_mesh
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("eight_devices"):
+            patch.setattr(make_mesh, "__defaults__", (-1, 1, jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _figures(request):
     """Experiments make their figures, and only tests/report draws them: it takes a second each."""
     from PIL import Image

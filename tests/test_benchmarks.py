@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tiny_experiment import tiny
 
-from benchmarks import accelerator, across, mutation, ring, seeds, train_step
+from benchmarks import accelerator, across, emoji_students, mutation, ring, seeds, train_step
 from pdistill.experiment.config import as_plain, parse
+from pdistill.experiment.plan import plan
 from pdistill.runtime.files import write_jsonl
 
 
@@ -153,3 +154,24 @@ def test_what_there_is_no_time_for_is_named(tmp_path, monkeypatch):
         "| sampler a | pdistill | 3 images/s | 0.005 |  | beside sampler slow; beside dist" in table
     )
     assert "| sampler c |  |  |  |  | left out: there was no time to compile it |" in table
+
+
+def test_two_students_by_prompts_beside_one():
+    """Of the zoo's teacher, which is in the repository: the config unfolds, and both are alike."""
+    runs = plan(parse(as_plain(emoji_students.get_config())), (64, 64, 3))
+    assert [*runs] == ["teacher", "two/dmd_0", "two/dmd_1", "two", "one"]
+    half, whole = runs["two/dmd_1"], runs["one"]
+    assert half.run.prompt_part == (1, 2)
+    assert whole.run.prompt_part is None
+    assert half.run.loop == whole.run.loop
+    assert half.run.method == whole.run.method
+
+
+def test_tests_that_run_a_mutants_line_come_first():
+    """And the quick ones of them; one that has caught something may take four times as long."""
+    seconds = {"slow": 3.0, "quick": 1.0, "other": 0.1}
+    lines = {"quick": [6, 7], "slow": [7], "other": [8]}
+    order = mutation.Order(7, lines, seconds, frozenset())
+    assert sorted(seconds, key=order) == ["quick", "slow", "other"]
+    order = mutation.Order(7, lines, seconds, frozenset({"slow"}))
+    assert sorted(seconds, key=order) == ["slow", "quick", "other"]

@@ -166,7 +166,7 @@ def test_a_step_of_paper_size_traces_on_its_mesh(name):
     """The first model of each method: shapes, shardings over 8 devices, and a whole update."""
     experiment, runs = read(name)
     shape = SHAPES[experiment.data.name]
-    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
+    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, jax.devices())
     firsts = {r.run.method.name: r for r in reversed(runs.values()) if r.trains}
     if firsts.keys() & {"gan", "ctm", "dmd", "pagoda"}:
         del firsts["teacher"]  # that of cifar10_pd or imagenet64_pd
@@ -201,7 +201,9 @@ def test_an_update_keeps_its_states_formats_in_double_precision(x64):
     experiment = configuration.parse(configuration.as_plain(tiny_gan()))
     with jax.numpy_dtype_promotion("standard"):
         runs = plan(experiment, SHAPES["digits"])
-        update = trace_update(runs["gan"], runs, experiment, make_mesh(), (64, 8, 8, 1))
+        update = trace_update(
+            runs["gan"], runs, experiment, make_mesh(devices=jax.devices()), (64, 8, 8, 1)
+        )
     formats = [
         [a.dtype for a in jax.tree.leaves(s)] for s in (update.state, update.traced.out_info[0])
     ]

@@ -18,6 +18,8 @@ from pdistill.experiment.config import ConfigError
 from pdistill.experiment.run import Experiment
 from pdistill.runtime.files import read_jsonl
 
+pytestmark = pytest.mark.eight_devices
+
 TIMINGS = ("seconds_per_image",)
 
 

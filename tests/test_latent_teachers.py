@@ -145,7 +145,9 @@ def test_an_update_of_each_config_fits_its_teacher(imagenet, name):
     teacher, student = list(runs.values())[:2]
     assert teacher.network.shape == (32, 32, 4)
     assert student.image_shape == (256, 256, 3)
-    update = trace_update(student, runs, settings, make_mesh(-1, 8), (50_000, 256, 256, 3))
+    update = trace_update(
+        student, runs, settings, make_mesh(-1, 8, jax.devices()), (50_000, 256, 256, 3)
+    )
     _, metrics = update.traced.out_info
     assert metrics["values"]["loss"].shape == (1,)
 
@@ -163,7 +165,9 @@ def test_the_teachers_config(tmp_path, variant):
     settings = parse(config | {"codec": str(tmp_path / "codec")})
     runs = plan(settings, (256, 256, 3))
     assert runs["teacher"].network.module.swiglu == bool(variant)
-    update = trace_update(runs["teacher"], runs, settings, make_mesh(-1, 8), (50_000, 256, 256, 3))
+    update = trace_update(
+        runs["teacher"], runs, settings, make_mesh(-1, 8, jax.devices()), (50_000, 256, 256, 3)
+    )
     _, metrics = update.traced.out_info
     assert metrics["values"]["loss"].shape == (1,)
 

@@ -109,7 +109,7 @@ def test_saving_replaces(tmp_path):
 
 def test_parameters_are_spread_over_a_mesh(tmp_path):
     wide = blank(MODULE.clone(features=32))
-    mesh = make_mesh(data=2, fsdp=4)
+    mesh = make_mesh(2, 4, jax.devices())
     network = load(save_random(tmp_path / "model", wide), mesh).network
     chex.assert_trees_all_equal(network, random(wide))
     params = network.params

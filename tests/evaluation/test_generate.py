@@ -13,6 +13,8 @@ from pdistill.model.sampling import Sampling, _generate, generate, generate_batc
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.runtime.mesh import make_mesh
 
+pytestmark = pytest.mark.eight_devices
+
 SHAPE = (4, 4, 1)
 KEY = jax.random.key(0)
 SAMPLING = Sampling(num_steps=3)

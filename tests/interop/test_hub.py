@@ -30,7 +30,7 @@ def test_out_and_in_is_exact(folder, guided, tmp_path):
 
 def test_a_folder_is_a_model(folder, guided):
     """Also spread over devices, as a model directory is."""
-    before, mesh = pdistill.load(guided), make_mesh(data=2, fsdp=4)
+    before, mesh = pdistill.load(guided), make_mesh(2, 4, jax.devices())
     for after, other in (
         (pdistill.load(folder), before),
         (pdistill.load(folder, mesh), pdistill.load(guided, mesh)),

@@ -30,6 +30,8 @@ from pdistill.networks.discriminators import BottleneckHead
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import CheckpointError, Optimizer
 
+pytestmark = pytest.mark.eight_devices
+
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
 SCHEDULE = CosineSchedule()

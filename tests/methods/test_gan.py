@@ -246,7 +246,7 @@ def test_one_device_and_eight(mesh, teacher, batch):
     judging = adversary(judges=(dataclasses.replace(PIXELS, width=64),), r1=1.0)
     method = gan(adversary=judging, fixed="dit")
     _, alone = run(method, begin(method, teacher), batch, 4)
-    mesh = make_mesh(*mesh)
+    mesh = make_mesh(*mesh, jax.devices())
     state = begin(method, teacher)
     shardings = param_sharding(state, mesh)
     cut = [s for s in jax.tree.leaves(shardings) if not s.is_fully_replicated]

@@ -13,6 +13,8 @@ from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.networks import NOTHING, Network
 from pdistill.training import Optimizer
 
+pytestmark = pytest.mark.eight_devices
+
 SMALL = {
     "num_updates": 4, "batch_size": 16, "substeps": 2, "log_every": 2, "save_every": 4
 }  # fmt: skip

@@ -43,6 +43,8 @@ from pdistill.training import (
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.logging import LogFile, MetricWriter
 
+pytestmark = pytest.mark.eight_devices
+
 DATA = noise_dataset(50, (4, 4, 1))
 MODEL = Network(
     None, module=DiT(out_channels=1, patch=2, features=64, depth=1, heads=2), head="v",

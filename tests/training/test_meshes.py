@@ -13,6 +13,8 @@ from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import batch_sharding, make_mesh, replicated, to_device
 from pdistill.training import Optimizer, compile_update, init_state, start_of, take_frozen
 
+pytestmark = pytest.mark.eight_devices
+
 SHAPE = (8, 8, 1)
 DATA = noise_dataset(64, SHAPE)
 B1 = 0.9

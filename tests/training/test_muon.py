@@ -13,6 +13,8 @@ from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Checkpointer, Learner, Optimizer, init_state, start_of
 from pdistill.training.muon import matrix_axes
 
+pytestmark = pytest.mark.eight_devices
+
 PARAMS = {
     "patches": {"kernel": (2, 2, 1, 12), "bias": (12,)},
     "conv1": {"kernel": (3, 3, 4, 6)},

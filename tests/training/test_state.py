@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from pdistill.runtime.mesh import batch_sharding, make_mesh, param_sharding, replicated
 from pdistill.training import Learner, Optimizer, value_and_grad, vjp
 
+pytestmark = pytest.mark.eight_devices
+
 
 def numpy_adamw(params, grads, rates, b1, b2, eps, weight_decay, clip):
     """AdamW (Loshchilov & Hutter 2019) with clipping by global norm, one tensor, all updates."""
