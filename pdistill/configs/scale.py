@@ -82,7 +82,7 @@ def accelerator(config: ConfigDict) -> ConfigDict:
     teacher["loop"].update(common, batch_size=512, num_updates=3000, save_every=1000)
     teacher["optimizer"].update(learning_rate=1e-3, ema_decay=0.999)
     progressive["loop"].update(common, batch_size=256, num_updates=400, save_every=400)
-    progressive["long_rounds"] = 0  # one compiled update for all rounds
+    progressive["long_rounds"] = 0
     return config
 
 

@@ -13,7 +13,7 @@ from jax.lax import stop_gradient
 
 from pdistill import diffusion
 from pdistill.diffusion import Denoiser, Schedule, check_weighting
-from pdistill.methods.method import Method, Run, check_microbatches
+from pdistill.methods.method import Method, Run, annealed_over, check_microbatches
 from pdistill.methods.parts.cascade import check_split, check_split_batch, per_resolution
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.regression import Examples, regress
@@ -28,11 +28,11 @@ class Progressive(Method):
     """The student does in one DDIM step what its teacher does in two.
 
     One stage of a config is a run for each halving from `start_steps` to `end_steps`. The student's
-    step count is traced, so all runs of equal length share one compiled step. Dropout is for the
-    teacher's training; students are trained without, as in the paper. A student of a network that
-    takes guidance weights keeps the input and its range (Meng et al. 2023, stage two). A cascade
-    stays one: a run's student has so many steps at each resolution, and all are taught in each
-    update, as the cascade was.
+    step count and the length of the run are traced, so all runs share one compiled step. Dropout is
+    for the teacher's training; students are trained without, as in the paper. A student of a
+    network that takes guidance weights keeps the input and its range (Meng et al. 2023, stage two).
+    A cascade stays one: a run's student has so many steps at each resolution, and all are taught in
+    each update, as the cascade was.
 
     Attributes:
       start_steps: steps of the teacher's sampler.
@@ -64,6 +64,7 @@ class Progressive(Method):
         student: Learner
         teacher: Network = frozen()
         num_steps: Array = frozen()
+        num_updates: Array = frozen()
 
     def __post_init__(self):
         check_weighting(self.weighting)
@@ -75,14 +76,14 @@ class Progressive(Method):
         """A run for each halving, which starts from the one before."""
         runs, given, method = [], dict(stage.given), self
         for num_steps in halvings(self.start_steps, self.end_steps):
-            factor = 2 if num_steps <= self.long_rounds else 1
+            length = stage.loop.num_updates * (2 if num_steps <= self.long_rounds else 1)
             run = dataclasses.replace(
                 stage,
                 name=f"{stage.name}/{num_steps}",
                 method=method,
                 given=given,
-                arguments={"num_steps": num_steps},
-                loop=dataclasses.replace(stage.loop, num_updates=factor * stage.loop.num_updates),
+                arguments={"num_steps": num_steps, "num_updates": length},
+                loop=dataclasses.replace(stage.loop, num_updates=length),
                 measured_at=(num_steps,),
             )
             runs.append(run)
@@ -97,11 +98,21 @@ class Progressive(Method):
             sizes = tuple(n * batch_size // sum(self.split) for n in self.split)
         check_microbatches(self, sizes)
 
-    def made_for(self, *, num_steps):
+    def made_for(self, *, num_steps, num_updates=0):
         return (num_steps,)
 
-    def init(self, key: Array, *, teacher: Network, num_steps: int) -> State:
-        """The student starts as the teacher, with fresh moments; nothing is random."""
+    def over(self, num_updates: int) -> "Progressive":
+        """The same method: a state knows its length, so that runs of any share what is compiled."""
+        annealed_over(self, num_updates)  # raises
+        return self
+
+    def init(
+        self, key: Array, *, teacher: Network, num_steps: int, num_updates: int | None = None
+    ) -> State:
+        """The student starts as the teacher, with fresh moments; nothing is random.
+
+        Its rate is annealed over `num_updates`, or the optimizer's own.
+        """
         del key
         check_given(teacher, "teacher", guided=True, cascade=True)
         check_split(self.split, self.max_noise, teacher)
@@ -112,14 +123,16 @@ class Progressive(Method):
             sampler = f"cascade:ddim:{parse_solver(teacher.sampler).noise}"
         guidance = teacher.guidance if teacher.takes_guidance else None
         student = teacher.unguided().replace(sampler=sampler, guidance=guidance)
-        num_steps = jnp.asarray(num_steps, jnp.int32)
+        if num_updates is None:
+            num_updates = self.optimizer.num_updates
+        counts = (jnp.asarray(n, jnp.int32) for n in (num_steps, num_updates))
         if self.guidance:
             check_guidable(teacher, "teacher")
             if teacher.takes_guidance:
                 raise ValueError("the teacher takes weights as an input; leave guidance at 0")
         else:
             teacher = student
-        return self.State(Learner.of(student, self.optimizer), teacher, num_steps)
+        return self.State(Learner.of(student, self.optimizer), teacher, *counts)
 
     def step(self, state: State, batch, key):
         examples = [
@@ -128,7 +141,9 @@ class Progressive(Method):
                 state.teacher, batch, key, self.split, self.max_noise
             )
         ]
-        student, metrics = regress(state.student, examples, self.weighting)
+        student, metrics = regress(
+            state.student, examples, self.weighting, num_updates=state.num_updates
+        )
         return state.replace(student=student), metrics
 
     def examples(self, teacher: Network, num_steps: Array, batch, below, key: Array) -> Examples:

@@ -69,14 +69,49 @@ def plain(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     of the time of `jax.nn.dot_product_attention`.
     """
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
-    wide = q.dtype if q.dtype == jnp.float64 else jnp.float32
+    return _mixed(q, k, v, mask).swapaxes(1, 2)
+
+
+@jax.custom_jvp
+def _mixed(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """Values, mixed by queries, of [B, heads, tokens, channels] each."""
+    return _mix(q, k, v, mask)[0]
+
+
+def _mix(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array, Array]:
+    """Returns mixed values, the weights, in the values' format, and the weights' sums, wide."""
+    wide = _wide(q)
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-    return mixed.astype(v.dtype).swapaxes(1, 2)
+    total = weights.sum(-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    return (matmul(weights, v) / total).astype(v.dtype), weights, total
+
+
+@_mixed.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """In half precision what is B T T heads large is so too, in the backward pass as well.
+
+    Sums are float32, and what is computed between two products, which is rounded but once.
+    """
+    (q, k, v, mask), (q_dot, k_dot, v_dot, _) = primals, tangents
+    wide = _wide(q)
+    mixed, weights, total = _mix(q, k, v, mask)
+    logits_dot = q_dot @ k.swapaxes(2, 3) + q @ k_dot.swapaxes(2, 3)
+    times = jax.checkpoint(lambda a, b: a.astype(wide) * b.astype(wide), prevent_cse=False)
+    change = times(weights, logits_dot)  # whose weights wait for the backward pass as they are
+    if mask is not None:  # of a query that sees none the weights are not zero
+        change = jnp.where(mask, change, 0.0)
+    mixed_dot = (change.astype(v.dtype) @ v + weights @ v_dot).astype(wide)
+    mixed_dot -= mixed.astype(wide) * change.sum(-1, keepdims=True)
+    return mixed, (mixed_dot / total).astype(v.dtype)
+
+
+def _wide(a: Array) -> jnp.dtype:
+    return a.dtype if a.dtype == jnp.float64 else jnp.float32
 
 
 def in_chunks(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
@@ -33,7 +34,17 @@ def checksum(tree: Any) -> int:
 
     Storage notices a file that is cut short, but not every file that is altered.
     """
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        return _checksum_of_host(tree)  # a program for each tree would take a second to compile
     return int(_checksum(tree))
+
+
+def _checksum_of_host(tree: Any) -> int:
+    def total(leaf):
+        unsigned = np.uint16 if leaf.dtype.itemsize == 2 else np.uint32
+        return int(np.asarray(leaf).reshape(-1).view(unsigned).sum(dtype=np.uint32))
+
+    return sum(map(total, jax.tree.leaves(tree))) % 2**32
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class Learner(struct.PyTreeNode):
             fixed=fixed,
         )
 
-    def update(self, grads: Any) -> tuple["Learner", Metrics]:
+    def update(self, grads: Any, num_updates: Array | None = None) -> tuple["Learner", Metrics]:
         """One optimizer update and one step of each moving average.
 
         average <- d average + (1 - d) parameters with d = `optimizer.ema_decay_at(count)`, or
@@ -92,6 +92,7 @@ class Learner(struct.PyTreeNode):
 
         Args:
           grads: like `network`.
+          num_updates: length that the rate is annealed over, if it is traced.
 
         Returns:
           The learner and {"grad_norm", "param_norm"} of the parameters that learn.
@@ -99,7 +100,7 @@ class Learner(struct.PyTreeNode):
         chex.assert_trees_all_equal_shapes(grads, self.network)
         learning, grads = (_learning(tree, self.fixed) for tree in (self.network, grads))
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it; callers may be strict
-            transform = self.optimizer.transform()
+            transform = self.optimizer.transform(num_updates)
             updates, opt_state = transform.update(grads, self.opt_state, learning)
         learning = optax.apply_updates(learning, updates)
         average = self.average

@@ -75,18 +75,19 @@ class Optimizer:
                 f"{self.num_updates} and {self.warmup}"
             )
 
-    def schedule(self) -> optax.Schedule:
-        """Updates done -> learning rate."""
-        rest = self.num_updates - self.warmup
-        after = {
-            "constant": lambda: optax.constant_schedule(self.learning_rate),
-            "linear": lambda: optax.linear_schedule(self.learning_rate, 0.0, rest),
-            "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, rest),
-        }[self.anneal]()
-        if not self.warmup:
-            return after
-        warmup = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
-        return optax.join_schedules([warmup, after], [self.warmup])
+    def schedule(self, num_updates: Array | None = None) -> optax.Schedule:
+        """Updates done -> learning rate; a traced `num_updates` replaces its own."""
+        rest = (self.num_updates if num_updates is None else num_updates) - self.warmup
+
+        def rate(count):
+            done = jnp.where(
+                rest > 0, jnp.clip((count - self.warmup) / jnp.maximum(rest, 1), 0, 1), 0
+            )
+            annealed = {"linear": 1 - done, "cosine": (1 + jnp.cos(jnp.pi * done)) / 2}
+            warm = jnp.minimum(count / self.warmup, 1) if self.warmup else 1
+            return self.learning_rate * warm * annealed.get(self.anneal, 1)
+
+        return rate
 
     def ema_decay_at(self, step: Array) -> Array:
         """Decay of the moving average after `step` updates: 0 first, for it starts as a copy."""
@@ -96,13 +97,13 @@ class Optimizer:
         half_life = self.ema_ramp * jnp.maximum(step, 1).astype(decay.dtype)
         return jnp.minimum(decay, 0.5 ** (1 / half_life))
 
-    def transform(self) -> optax.GradientTransformation:
-        """The optax chain: clip, the rule, weight decay, learning rate."""
+    def transform(self, num_updates: Array | None = None) -> optax.GradientTransformation:
+        """The optax chain: clip, the rule, weight decay, learning rate, see `schedule`."""
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             optax.chain(  # as optax.adamw is
                 RULES[self.rule](self.b1, self.b2, self.eps),
                 optax.add_decayed_weights(self.weight_decay),
-                optax.scale_by_learning_rate(self.schedule()),
+                optax.scale_by_learning_rate(self.schedule(num_updates)),
             ),
         )

@@ -116,7 +116,10 @@ def _step(method: Steppable, parts: Parts, max_grad_norm: float, state, batch, k
     if wrong := _wrong(result, state, max_grad_norm if not parts else 0.0):
         raise TypeError(f"{type(method).__name__}.step must return {wrong}")
     new, values = result
-    kept = jnp.stack([jnp.isfinite(value) for value in values.values()]).all()
+    # Not by the new parameters' norm, for which all of them would have to be there first: they are
+    # finite if the gradient is.
+    judged = [value for name, value in values.items() if not name.endswith("param_norm")]
+    kept = jnp.stack([jnp.isfinite(value) for value in judged]).all()
     if max_grad_norm and "grad_norm" in values:
         kept &= values["grad_norm"] <= max_grad_norm
 

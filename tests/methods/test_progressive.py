@@ -1,5 +1,7 @@
 """Progressive distillation against the analytic values of docs/methods/progressive.md."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -185,6 +187,7 @@ def test_rounds_hand_over(mlp):
     loop = LoopConfig(num_updates=100)
     adam = Optimizer(1e-3, anneal="linear")
     method = Progressive(optimizer=adam, start_steps=8, long_rounds=1)
+    short = Progressive(optimizer=dataclasses.replace(adam, warmup=100), start_steps=8)
     stage = Run(name="pd", method=method, given={"teacher": "t"}, loop=loop)
     teacher = Run(name="t", method=Teacher(optimizer=Optimizer(1e-3)), loop=loop, measured_at=(8,))
     with pytest.raises(ConfigError, match="starts from 't', which no earlier stage makes"):
@@ -194,13 +197,17 @@ def test_rounds_hand_over(mlp):
     assert [r.given for r in rounds] == [{"teacher": name} for name in ("t", "pd/4", "pd/2")]
     assert [r.measured_at for r in rounds] == [(4,), (2,), (1,)]
     assert [r.run.loop.num_updates for r in rounds] == [100, 100, 200]
-    assert rounds[0].run.method == rounds[1].run.method  # so they share a compiled step
-    for r in rounds:  # the learning rate starts anew and ends at zero in each
-        schedule = r.run.method.optimizer.schedule()
-        np.testing.assert_allclose(schedule(0), 1e-3, rtol=1e-6)
-        assert schedule(r.run.loop.num_updates) == 0
-
+    assert len({r.run.method for r in rounds}) == 1  # so they share a compiled step
     network = mlp.init(jax.random.key(0))
+    for r in rounds:  # the learning rate starts anew and ends at zero in each
+        length = r.init(None, {"teacher": network}).num_updates
+        assert length == r.run.loop.num_updates
+        schedule = r.run.method.optimizer.schedule(length)
+        np.testing.assert_allclose([schedule(0), schedule(length // 2)], [1e-3, 5e-4], rtol=1e-6)
+        assert schedule(length) == 0
+    with pytest.raises(ConfigError, match="num_updates above warmup"):
+        plan_of(teacher, dataclasses.replace(stage, method=short))
+
     state = init_state(rounds[1].init, make_mesh(), jax.random.key(0), {"teacher": network})
     student = state.student
     for found in (student.network, student.average, state.teacher):
@@ -233,28 +240,32 @@ def test_float32_targets_keep_their_digits(x64):
 
 
 def test_all_rounds_share_one_compiled_update(mlp):
-    """Teacher and step count are traced: three rounds compile once."""
+    """Teacher, step count and length are traced: three rounds compile once."""
 
     class Counted(Progressive):
         step = chex.assert_max_traces(n=1)(Progressive.step)
 
     mesh = make_mesh()
-    method = Counted(optimizer=Optimizer(1e-3), start_steps=8)
+    method = Counted(optimizer=Optimizer(1e-3, anneal="linear", warmup=1), start_steps=8)
     update = compile_update(method, mesh, flip=False)
     network = mlp.init(jax.random.key(0))
     resident = {"image": np.zeros((8, 2), np.uint8), "label": np.zeros(8, np.int32)}
     raw = {"index": np.zeros((3, 8), np.int32)}
-    for num_steps in (4, 2, 1):
+    for num_steps, length in ((4, 4), (2, 3), (1, 2)):
         state = init_state(
-            lambda network, n: method.init(None, teacher=network, num_steps=n),
-            mesh, network, jnp.int32(num_steps),
+            lambda network, *n: method.init(
+                None, teacher=network, num_steps=n[0], num_updates=n[1]
+            ),
+            mesh, network, jnp.int32(num_steps), jnp.int32(length),
         )  # fmt: skip
         learning, frozen = take_frozen(state)
         kinds = kinds_of(method, range(3), 3)(0)
-        after, _ = update(
+        after, metrics = update(
             start_of(learning, mesh), frozen, resident, raw, jax.random.key(0), **kinds
         )
         network = method.product(after.method)
+        _, second, third = metrics["values"]["param_norm"].tolist()
+        assert (second == third) == (length == 2)  # at whose end the rate is zero
 
 
 def test_the_loss_is_that_of_the_paper(gaussian, x64):

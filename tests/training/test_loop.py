@@ -21,6 +21,7 @@ from pdistill.data import Dataset, Pipeline
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods import Method, Progressive, Teacher
 from pdistill.networks import DiT, Network
+from pdistill.runtime import arrays
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import format_seconds
@@ -32,6 +33,7 @@ from pdistill.training import (
     Optimizer,
     StopSignals,
     compile_update,
+    frozen,
     init_state,
     kinds_of,
     start_of,
@@ -330,6 +332,43 @@ def test_state_is_made_where_it_belongs():
     assert state.model.count.dtype == start_of(state, mesh).step.dtype == jnp.int32
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counting(Method):
+    """Adds one to its state; tells norms that are not finite if it is made to."""
+
+    bad: str = ""
+
+    class State(struct.PyTreeNode):
+        large: Any
+        teacher: Any = frozen()
+
+    def step(self, state, batch, key):
+        norms = {name: jnp.where(self.bad == name, jnp.nan, 1.0) for name in NORMS}
+        return state.replace(large=jax.tree.map(lambda a: a + 1, state.large)), norms
+
+
+NORMS = ("grad_norm", "critic_grad_norm", "param_norm")
+
+
+def test_an_update_is_donated_its_state_and_does_not_wait_for_the_new_norm():
+    """Which reads all new parameters, so that none could take its place before."""
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    batch = {"index": np.zeros((1, 2), np.int32)}
+    resident = {"image": DATA.images, "label": DATA.labels}
+    for bad, kept in ("", True), ("param_norm", True), ("critic_grad_norm", False):
+        large = {"a": jnp.zeros((64, 64)), "b": jnp.zeros(64, jnp.bfloat16)}
+        state, held = take_frozen(Counting.State(large, jnp.zeros((128, 64))))
+        state = start_of(state, mesh)
+        update = compile_update(Counting(bad=bad), mesh, False)
+        inputs = (state, held, resident, batch, KEY)
+        compiled = update.lower(*inputs, np.zeros(1, np.int32), kinds=((),)).compile()
+        donated = compiled.memory_analysis().alias_size_in_bytes
+        assert donated == sum(a.nbytes for a in jax.tree.leaves(state))
+        new, metrics = compiled(*inputs, np.zeros(1, np.int32))
+        assert metrics["kept"].item() is kept
+        np.testing.assert_array_equal(new.method.large["a"], float(kept))
+
+
 def test_a_killed_run_has_every_log_row(tmp_path, monkeypatch):
     """Killed right after the save of step 8: its row was once still waiting to be written."""
     save = Checkpointer.save
@@ -550,6 +589,16 @@ def damage(checkpoint, how):
         victim.unlink()
     else:
         shutil.rmtree(checkpoint / "state")
+
+
+def test_a_checksum_without_a_program_is_that_of_one():
+    tree = {
+        "a": jax.random.normal(KEY, (70, 30)).T,
+        "b": jnp.arange(7, dtype=jnp.bfloat16) - 3,
+        "c": jnp.int32(-5),
+        "d": jax.device_put(jnp.linspace(-1, 1, 16), make_mesh(1, 8).devices.flat[1]),
+    }
+    assert arrays.checksum(tree) == int(arrays._checksum(jax.device_put(tree, jax.devices()[0])))
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])

@@ -42,13 +42,14 @@ def regress(
     weighting: str,
     dropout_key: Array | None = None,
     direction: bool = False,
+    num_updates: Array | None = None,
 ) -> tuple[Learner, Metrics]:
     """One update of a learner towards v at z.
 
     Args:
       examples: or several of them, of different shapes, whose examples count alike.
       weighting: weight of the loss, a key of `diffusion.WEIGHTINGS`.
-      direction: add `diffusion.direction_loss`.
+      direction: add `diffusion.direction_loss`. num_updates: as of `Learner.update`.
 
     Returns:
       The learner and {"loss", "grad_norm", "param_norm"}.
@@ -72,5 +73,5 @@ def regress(
         return jnp.mean(jnp.concatenate(found))
 
     value, grads = value_and_grad(loss, learner, several, dropout_key)
-    learner, norms = learner.update(grads)
+    learner, norms = learner.update(grads, num_updates)
     return learner, {"loss": value, **norms}
