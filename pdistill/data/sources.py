@@ -1,8 +1,6 @@
 """Image data sets as uint8 arrays, in memory or on disk."""
 
 import dataclasses
-import gzip
-import importlib.util
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -231,17 +229,16 @@ def data_dir() -> Path:
 
 
 def _digits(split: str) -> Dataset:
-    # The file alone: scikit-learn takes a second to import.
-    package = Path(importlib.util.find_spec("sklearn").submodule_search_locations[0])
-    with gzip.open(package / "datasets/data/digits.csv.gz", "rt") as file:
-        table = np.loadtxt(file, np.uint8, delimiter=",")
-    order = np.random.RandomState(0).permutation(len(table))
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.images))
     rows = {"train": order[:DIGITS_TRAIN], "test": order[DIGITS_TRAIN:]}
     if split not in rows:
         raise ValueError(f"digits has the splits train and test; got {split!r}")
-    chosen = table[rows[split]]
-    images = np.round(chosen[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    return Dataset(f"digits:{split}", images, chosen[:, -1].astype(np.int32), num_labels=10)
+    images = np.round(bunch.images[rows[split]] * (255 / 16)).astype(np.uint8)
+    labels = bunch.target[rows[split]].astype(np.int32)
+    return Dataset(f"digits:{split}", images[..., None], labels, num_labels=10)
 
 
 def _on_disk(name: str, split: str) -> Dataset:
