@@ -50,6 +50,11 @@ def test_angle(truth):
     close(np.sin(phi), truth.sigma.ravel())
 
 
+def test_time_of_the_linear_path(truth):
+    ratio = np.exp(-truth.logsnr / 2)  # sigma / alpha
+    close(diffusion.linear_time(truth.logsnr), ratio / (1 + ratio))
+
+
 def test_logsnr_of_angle(truth):
     close(diffusion.logsnr_of_angle(diffusion.angle(truth.logsnr)), truth.logsnr)
 

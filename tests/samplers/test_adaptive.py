@@ -74,6 +74,20 @@ def test_single_precision():
     np.testing.assert_allclose(x.reshape(-1, 1), whole, rtol=0, atol=3e-3)
 
 
+def test_the_worst_example_says_the_steps(x64):
+    """Easy ones beside it, whose flow is straight, do not make its error a smaller one."""
+
+    def denoise(z, logsnr):
+        hard = mixture().denoise(z[:1], logsnr[:1])
+        return jnp.concatenate([hard, jnp.zeros_like(z[1:])])
+
+    to = {"schedule": RectifiedFlow(), "rtol": 1e-8, "atol": 1e-8}
+    alone, evaluations = run(mixture().denoise, Z[:1], **to)
+    beside, as_many = run(denoise, Z, **to)
+    assert evaluations == as_many
+    np.testing.assert_allclose(beside[:1], alone, rtol=0, atol=1e-12)
+
+
 def test_giving_up():
     x, evaluations = integrate(
         lambda z, logsnr: z * jnp.nan, Z, schedule=RectifiedFlow(), max_tries=3

@@ -557,6 +557,15 @@ def test_a_denoiser_of_another_shape(denoise, num_steps, found):
         sample(denoise, KEY, (3, 2), num_steps=num_steps)
 
 
+def test_one_step_may_enlarge():
+    """As of a network that has grown beyond its teacher; more steps may not."""
+    denoise = lambda z, logsnr: jnp.tile(z, (1, 2))  # noqa: E731
+    x = sample(denoise, KEY, (3, 2), num_steps=1)
+    assert x.shape == (3, 4)
+    with pytest.raises(ValueError, match=r"x_hat of z's shape \(3, 2\); it returned \(3, 4\)"):
+        sample(denoise, KEY, (3, 2), num_steps=2)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
