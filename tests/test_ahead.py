@@ -13,12 +13,11 @@ from tiny_experiment import tiny, tiny_gan, tiny_msd
 
 from pdistill import experiment
 from pdistill.data import load_dataset
-from pdistill.experiment import ahead, dry_run, estimate
+from pdistill.experiment import ahead, estimate
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
 from pdistill.experiment.trace import trace_update
 from pdistill.runtime.compilations import COMPILATION
-from pdistill.runtime.costs import flops
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import compile_update
 
@@ -53,12 +52,12 @@ def test_a_run_takes_the_programs_of_its_estimate(tmp_path, monkeypatch, capsys)
     """Of two updates a dispatch; the estimate counts one of them."""
     counts = []
 
-    def cost(*args, **kwargs):
-        found = dry_run.cost(*args, **kwargs)
-        counts.extend((found.flops, flops(trace_update(*args).traced.jaxpr.jaxpr)))
+    def trace(*args, **kwargs):
+        found = trace_update(*args, **kwargs)
+        counts.extend((found.flops, trace_update(*args).flops))
         return found
 
-    monkeypatch.setattr(estimate, "cost", cost)
+    monkeypatch.setattr(estimate, "trace_update", trace)
     compile_update.cache_clear()
     config = tiny()
     config.stages, config.evaluation.metrics = config.stages[:1], ()

@@ -74,15 +74,15 @@ def test_a_long_compilation_is_told_wherever_it_is(open_stream):
     wait_for(stream, 2)
     end(COMPILATION, 75.0)
     *still, last = stream.getvalue().splitlines()
-    assert set(still) <= {"generate still compiles, 0:00"}
-    assert last == "generate compiled in 75.0 s"
+    assert set(still) <= {"sampler still compiles, 0:00"}
+    assert last == "sampler compiled in 75.0 s"
     with compilations.named("teacher"):
         begin(COMPILATION)
         monitoring.record_event(CACHE_HIT)
         wait_for(stream, 1)
         end(COMPILATION, 1.25)
     *_, last = stream.getvalue().splitlines()
-    assert last == "teacher          generate taken from the cache in 1.2 s"
+    assert last == "teacher          sampler taken from the cache in 1.2 s"
 
 
 def test_a_short_one_is_not(open_stream, monkeypatch):

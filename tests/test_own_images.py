@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,9 +138,10 @@ def test_the_estimate_counts_all_runs(recipe, monkeypatch, capsys):
     costs = {"teacher": 2e9, "progressive": 4e9}
     monkeypatch.setattr(
         estimate,
-        "cost",
-        lambda p, *_, **__: Cost(p.name, 1, 10**9, 0, 0, 0, costs[p.run.method.name], 0),
+        "trace_update",
+        lambda p, *_, **__: SimpleNamespace(flops=costs[p.run.method.name]),
     )
+    monkeypatch.setattr(estimate, "cost_of", lambda p, _: Cost(p.name, 1, 10**9, 0, 0, 0, 0, 0))
     monkeypatch.setattr(estimate, "_rate", lambda *_: 1e9)
     monkeypatch.setattr(type(runs["teacher"].network), "flops", lambda _: 1e6)
     mesh = type("Mesh", (), {"size": 2})
@@ -147,7 +149,7 @@ def test_the_estimate_counts_all_runs(recipe, monkeypatch, capsys):
     # (5000 x 2 + (500 + 500 + 1000) x 4) / 2 s; 1000 x (8 + 4 + 2 + 1 + 4 + 2 + 1) / 2000 s
     told = capsys.readouterr().err
     assert "about 150 minutes to train and about 11 seconds to sample, within" in told
-    assert "; 1 GB of" in told
+    assert "estimate         1 GB of" in told
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,7 @@ def made(tmp_path_factory):
 def test_the_pages_two_commands(made):
     folder, told = made
     assert (folder / "runs/mine/report.html").exists()
-    assert re.search("estimate .* to train and .* to sample, .* GB", told)
+    assert re.search("estimate .* to train and .* to sample, .*\nestimate .* GB", told)
     assert "OpenCV" not in told  # nor anything else that TFDS logs
     config = json.loads((folder / "runs/mine/config.json").read_text())["config"]
     assert config["data"]["name"] == "mine"

@@ -169,5 +169,5 @@ def test_a_compilation_is_not_silent(directory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compilations, "PATIENCE", 0.0)
     sample.main([f"--model={directory}", "--num=17", f"--out={tmp_path / 'grid.png'}"])
     told = capsys.readouterr().err.splitlines()
-    assert "generate still compiles, 0:00" in told
-    assert any(re.fullmatch(r"generate (compiled|taken from .*) in \d+\.\d s", t) for t in told)
+    assert "sampler still compiles, 0:00" in told
+    assert any(re.fullmatch(r"sampler (compiled|taken from .*) in \d+\.\d s", t) for t in told)

@@ -17,8 +17,8 @@ from pdistill.data import Dataset, load_dataset
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.plan import Planned, first_of_each_method, plan
 from pdistill.experiment.text import plan_text
-from pdistill.experiment.trace import HOST, trace_update
-from pdistill.runtime.costs import collective_bytes, flops
+from pdistill.experiment.trace import HOST, TracedUpdate, trace_update
+from pdistill.runtime.costs import collective_bytes
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import count
 
@@ -106,18 +106,15 @@ def cost(
     experiment: ExperimentConfig,
     mesh: Mesh,
     data_shape: tuple[int, ...],
-    *,
-    will_run: bool = False,
 ) -> Cost:
-    """Compiles the first update of a run, which has all its parts but for lazy ones.
+    """Costs of the first update of a run, which has all its parts but for lazy ones."""
+    update = trace_update(planned, runs, experiment, mesh, data_shape)
+    # Quick machine code: it is never run.
+    return cost_of(planned, update, {"xla_backend_optimization_level": 0})
 
-    Args:
-      will_run: the run itself follows, and finds its program compiled; else one of a single update
-        in quick machine code will do.
-    """
-    substeps = planned.run.loop.substeps if will_run else 1
-    options = None if will_run else {"xla_backend_optimization_level": 0}
-    update = trace_update(planned, runs, experiment, mesh, data_shape, 0, substeps)
+
+def cost_of(planned: Planned, update: TracedUpdate, options: dict[str, Any] | None = None) -> Cost:
+    """Compiles updates, with XLA's `options` or as training does, for the costs of one of them."""
     compiled = update.traced.lower().compile(compiler_options=options)
     memory = compiled.memory_analysis()
     return Cost(
@@ -128,8 +125,8 @@ def cost(
         data=device_bytes(update.data),
         activations=memory.temp_size_in_bytes
         + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
-        flops=flops(update.traced.jaxpr.jaxpr) // substeps,
-        communicated=collective_bytes(compiled.as_text()) // substeps,
+        flops=update.flops,
+        communicated=collective_bytes(compiled.as_text()) // update.substeps,
     )
 
 

@@ -9,9 +9,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.experiment.config import ExperimentConfig
-from pdistill.experiment.dry_run import cost
+from pdistill.experiment.dry_run import cost_of
 from pdistill.experiment.plan import Planned, first_of_each_method
+from pdistill.experiment.trace import trace_update
 from pdistill.networks import Network
+from pdistill.runtime import compilations
 from pdistill.runtime.terminal import conclude, update
 
 TRIALS = 3
@@ -24,12 +26,12 @@ def tell_estimate(
     mesh: Mesh,
     data_shape: tuple[int, ...],
 ) -> None:
-    """Says how many minutes the runs `ahead` will train and sample, and in how much memory.
+    """Says how many minutes the runs `ahead` will train and sample, then in how much memory.
 
-    Operations are counted, and memory is the compiler's, as in the dry run, but of the programs
-    that the runs will take from here. The rate is measured: a network's own forward pass on one
-    device; nothing is said where there are codecs only. Gradients run at other rates, and metrics
-    and compilation are left out, so that the time may be wrong by a factor of two.
+    Operations are counted, and the rate is measured: a network's own forward pass on one device;
+    nothing is said where there are codecs only. Gradients run at other rates, and metrics and
+    compilation are left out, so that the time may be wrong by a factor of two. Memory is the
+    compiler's, as in the dry run, but of the programs that the runs will take from here.
 
     Args:
       ahead: runs that train, of all `runs`. data_shape: [N, H, W, C].
@@ -39,19 +41,27 @@ def tell_estimate(
         return
     update(f"{'estimate':<16} counts operations and measures their rate")
     first = first_of_each_method({planned.name: planned for planned in ahead})
-    costs = {
-        p.run.method.name: cost(p, runs, experiment, mesh, data_shape, will_run=True) for p in first
+    updates = {
+        p.run.method.name: trace_update(
+            p, runs, experiment, mesh, data_shape, substeps=p.run.loop.substeps
+        )
+        for p in first
     }
-    training = sum(costs[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
+    training = sum(updates[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
     num = experiment.evaluation.num_samples or data_shape[0]
     sampling = sum(num * n * p.network.flops() for p in ahead for n in _evaluations(p))
     batch = max(sampled.run.loop.batch_size // mesh.size, 1)
-    rate = mesh.size * _rate(sampled.network, batch)
-    memory = max(c.total for c in costs.values())
+    with compilations.named("estimate"):
+        rate = mesh.size * _rate(sampled.network, batch)
     conclude(
         f"{'estimate':<16} {_about(training / rate)} to train and {_about(sampling / rate)} to "
-        f"sample, within a factor of two; {memory / 1e9:.2g} GB of a device's memory"
+        "sample, within a factor of two, and what compiles before"
     )
+    memory = 0
+    for planned in first:
+        with compilations.named(planned.name):
+            memory = max(memory, cost_of(planned, updates[planned.run.method.name]).total)
+    conclude(f"{'estimate':<16} {memory / 1e9:.2g} GB of a device's memory")
 
 
 def _evaluations(planned: Planned) -> list[int]:

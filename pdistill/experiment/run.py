@@ -158,8 +158,7 @@ class Experiment:
         ahead = [r for r in self.runs.values() if r.trains and not self._is_trained(r)]
         if in_all(bool(ahead)):
             shape = self.train_data.images.shape
-            with compilations.named("estimate"):
-                tell_estimate(ahead, self.runs, self.config, self.mesh, shape)
+            tell_estimate(ahead, self.runs, self.config, self.mesh, shape)
 
     def perform(self, planned: Planned, writer: Writer) -> None:
         """Trains, exports and measures one run, whatever of that is not done yet."""

@@ -13,6 +13,7 @@ from pdistill.data.text import text_shapes
 from pdistill.experiment.codecs import moments_shape
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.plan import Planned
+from pdistill.runtime import costs
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
 
@@ -24,13 +25,19 @@ class TracedUpdate:
     """Updates of a run, traced, and the shapes of their inputs, each with its sharding.
 
     Attributes:
-      data: the resident data set and raw batches.
+      data: the resident data set and raw batches. substeps: number of updates.
     """
 
     traced: jax.stages.Traced
     state: TrainState
     frozen: dict[str, Any]
     data: tuple[dict[str, Any], dict[str, Any]]
+    substeps: int = 1
+
+    @property
+    def flops(self) -> int:
+        """Operations of one update."""
+        return costs.flops(self.traced.jaxpr.jaxpr) // self.substeps
 
 
 def trace_update(
@@ -68,7 +75,7 @@ def trace_update(
     key = jax.eval_shape(lambda: jax.random.key(0))
     kinds = kinds_of(run.method, range(run.loop.num_updates), substeps)(step)
     traced = update.trace(state, frozen, resident, raw, key, **kinds)
-    return TracedUpdate(traced, state, frozen, (resident, raw))
+    return TracedUpdate(traced, state, frozen, (resident, raw), substeps)
 
 
 def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:

@@ -17,6 +17,8 @@ COMPILATION = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 PATIENCE = 5.0  # seconds of a program's compilation without a line
 INTERVAL = 30.0  # seconds between lines about one
+# Names for people of functions that often compile for long.
+WORDS = {"generate": "sampler", "init": "first parameters", "forward": "forward pass"}
 
 
 class Compiled:
@@ -104,7 +106,7 @@ def _begins(event: str, _, fun_name: str = "", **__) -> None:
         _thread.found.depth += event in (TRACING, LOWERING, COMPILATION)
     elif event == COMPILATION:
         name = fun_name.removeprefix("jit(").removesuffix(")").strip("_")
-        _thread.ticking = Ticking(f"{_thread.prefix}{name}", PATIENCE)
+        _thread.ticking = Ticking(f"{_thread.prefix}{WORDS.get(name, name)}", PATIENCE)
 
 
 def _happens(event: str, **_) -> None:

@@ -76,7 +76,12 @@ class StopSignals:
         with self._lock:
             again = self.requested is not None
             self.requested = signal.Signals(number).name
-            return again or not self._deferred
+            at_once = again or not self._deferred
+        if not at_once:
+            before = "\n" if line_is_open() else ""
+            tell = f"{before}{self.requested}: saves, then stops; once more stops at once\n"
+            os.write(2, tell.encode())
+        return at_once
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ask(number):

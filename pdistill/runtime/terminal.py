@@ -81,10 +81,10 @@ def plain_messages(tell: Callable[[str], None]) -> None:
     """Makes warnings a line each, without the source line that raised them, by `tell`.
 
     Libraries log no more that which no user needs: TFDS that it does without OpenCV, Orbax every
-    step of every save, and with asyncio below it an error's tracebacks before its message, JAX that
-    there is no TPU.
+    step of every save, and with asyncio below it an error's tracebacks before its message,
+    matplotlib that it has looked for fonts, JAX that there is no TPU.
     """
-    for name in ("absl", "asyncio"):
+    for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
