@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,20 @@ def read(workdir: str | Path) -> RunDirectory:
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:
-    """Finds the files called `name`: {run: path}, in the order of groups and stages."""
+    """Finds the files called `name`: {run: path}, in the order of groups and stages.
+
+    Not among checkpoints, whose folders come and go while a run saves one.
+    """
     groups = list(dict.fromkeys(map(group, stages)))
 
     def place(run: str) -> tuple:
         return _index(groups, group(run)), _index(stages, run), run
 
-    found = {p.parent.relative_to(workdir).as_posix(): p for p in workdir.rglob(f"*/{name}")}
+    found = {}
+    for folder, below, names in os.walk(workdir):
+        below[:] = [each for each in below if each != "checkpoints"]
+        if name in names and (run := Path(folder).relative_to(workdir).as_posix()) != ".":
+            found[run] = Path(folder) / name
     return {run: found[run] for run in sorted(found, key=place)}
 
 

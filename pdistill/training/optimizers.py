@@ -71,8 +71,8 @@ class Optimizer:
             raise ValueError(f"microbatches must be at least 1; got {self.microbatches}")
         if self.anneal != "constant" and 0 < self.num_updates <= self.warmup:
             raise ValueError(
-                f"anneal={self.anneal!r} needs num_updates above the optimizer's warmup; got "
-                f"{self.num_updates} and {self.warmup}: train longer, or set warmup lower"
+                f"anneal={self.anneal!r} needs num_updates above warmup; got {self.num_updates} "
+                f"and {self.warmup}: train longer, or set the optimizer's warmup lower"
             )
 
     def schedule(self, num_updates: Array | None = None) -> optax.Schedule:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -84,3 +85,20 @@ def test_selections(workdir, row):
     lines = "".join(json.dumps(r) + "\n" for r in rows)
     (directory / "gan/selection.jsonl").write_text(lines + '{"step": 30, "val')
     assert runs.read(directory).selections == {"gan": rows}
+
+
+def test_a_save_that_is_under_way(row, workdir, monkeypatch):
+    """Its folders come and go: they are not looked into, and one that is gone is no error."""
+    path = workdir([row("teacher", 1, 2.0)])
+    for folder in ("teacher", "teacher/checkpoints/4.tmp"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+        (path / folder / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    scan = os.scandir
+
+    def gone(folder="."):
+        if "checkpoints" in os.fspath(folder):
+            raise FileNotFoundError(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert [*runs.read(path).losses] == ["teacher"]
