@@ -31,13 +31,18 @@ def config_named(name: str) -> ConfigDict:
     )
 
 
-def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """Makes a parser for `python -m benchmarks.<name>`."""
-    found = argparse.ArgumentParser(
+def described(name: str, doc: str) -> argparse.ArgumentParser:
+    """Makes a parser for `python -m benchmarks.<name>`, whose help shows `doc` as it is."""
+    return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """Makes a parser for a benchmark of time, which writes a file of results."""
+    found = described(name, doc)
     out = ROOT / "benchmarks" / "results" / f"{name}.json"
     found.add_argument("--out", type=Path, default=out, help="file to write")
     found.add_argument(

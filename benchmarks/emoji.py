@@ -35,6 +35,7 @@ from flax import linen as nn
 from jax import Array
 
 import pdistill
+from benchmarks.common import described
 from pdistill.data import load_dataset, to_float
 from pdistill.evaluation.frechet import Moments, frechet_distance
 from pdistill.evaluation.neighbours import nearest_rows
@@ -109,6 +110,17 @@ class Judge(nn.Module):
 
 def unit(a: np.ndarray) -> np.ndarray:
     return a / np.linalg.norm(a, axis=-1, keepdims=True)
+
+
+def embedded(teacher: Model, captions: Sequence[str]) -> np.ndarray:
+    """Embeddings of captions by a model's text encoder, [N, WIDTH], unit length."""
+    return unit(teacher.prompts(list(captions)).pooled)
+
+
+def judge_of(pictures: Pictures, teacher: Model, updates: int) -> Any:
+    """A judge of pictures and of what a teacher's codec makes of them, see `train_judge`."""
+    again = psnr(teacher.network.codec, pictures.images)[1]
+    return train_judge(pictures, again, embedded(teacher, pictures.captions), updates)
 
 
 def train_judge(pictures: Pictures, again: np.ndarray, text: np.ndarray, updates: int) -> Any:
@@ -300,15 +312,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     known = read(options.data, ("train", "style", "test"), categories)
     teacher = pdistill.load(f"{options.run}/teacher")
     student = pdistill.load(f"{options.run}/student/4")
-    text = lambda captions: unit(teacher.prompts(list(captions)).pooled)  # noqa: E731
+    text = functools.partial(embedded, teacher)
     codec = teacher.network.codec
     found: dict[str, Any] = {"codec, PSNR of held-out names": psnr(codec, test.images)[0]}
     found["codec, PSNR of training pictures"], _ = psnr(codec, train.images)
     began = time.monotonic()
-    judge, fresh = (
-        train_judge(of, psnr(codec, of.images)[1], text(of.captions), options.updates)
-        for of in (known, train)
-    )
+    judge, fresh = (judge_of(pictures, teacher, options.updates) for pictures in (known, train))
     found["judges, seconds"] = time.monotonic() - began
 
     judged = functools.partial(
@@ -333,25 +342,34 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found["edits"] = edits(student)
     distance = Distance(judge, train)
     found["distance, real"] = np.mean([distance.of_real() for _ in SEEDS])
-    rng = np.random.default_rng(11)
-    order = rng.integers(len(train.images), size=SAMPLES)
-    for kind, prompts in (("full", train.captions[order]), ("coarse", train.coarse[order])):
-        for name, model, how in (
-            ("teacher, 32 evaluations", teacher, {"num_steps": 16, "guidance": 2.0}),
-            ("teacher, 8 evaluations", teacher, {"num_steps": 4, "guidance": 2.0}),
-            ("student, 4 evaluations", student, {}),
-        ):
-            values = [distance(draw(model, prompts, seed, **how)) for seed in SEEDS]
-            found[f"distance, {kind}, {name}"] = np.mean(values)
+    models = {
+        "teacher, 32 evaluations": (teacher, {"num_steps": 16, "guidance": 2.0}),
+        "teacher, 8 evaluations": (teacher, {"num_steps": 4, "guidance": 2.0}),
+        "student, 4 evaluations": (student, {}),
+    }
+    for (kind, name), values in distances(distance, models, train).items():
+        found[f"distance, {kind}, {name}"] = np.mean(values)
     return found
 
 
+def distances(
+    distance: Distance, models: dict[str, tuple[Model, dict[str, Any]]], train: Pictures
+) -> dict[tuple[str, str], list[float]]:
+    """Distances by kind of captions, "full" or "coarse", and model; one for each seed of noise.
+
+    Args:
+      models: by name, each with how it samples.
+    """
+    rows = np.random.default_rng(11).integers(len(train.images), size=SAMPLES)
+    return {
+        (kind, name): [distance(draw(model, prompts, seed, **how)) for seed in SEEDS]
+        for kind, prompts in (("full", train.captions[rows]), ("coarse", train.coarse[rows]))
+        for name, (model, how) in models.items()
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.emoji",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described("emoji", __doc__)
     parser.add_argument("--run", default="runs/emoji")
     parser.add_argument("--data", default="emoji_small")
     parser.add_argument("--every", default="emoji")

@@ -12,7 +12,6 @@ are spread evenly; the same noise for all snapshots. "train" are the pictures th
 "style" those whose name is there in the other style only, "test" those of names that are not there.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from jax import Array
 from matplotlib.figure import Figure
 
 import pdistill
+from benchmarks.common import described
 from pdistill import diffusion
 from pdistill.data import load_dataset, to_float
 from pdistill.model import AVERAGES, Model, read_card
@@ -83,11 +83,7 @@ def draw(found: dict[str, dict[int, float]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.emoji_losses",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described("emoji_losses", __doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/emoji_losses/teacher"))
     parser.add_argument("--data", default="emoji_small")
     parser.add_argument("--out", type=Path, help="file to write")

@@ -8,15 +8,14 @@ of the zoo's emoji teacher, of its size and with its codec; data are those of `e
 are Frechet's in a judge's features, as `benchmarks.emoji` has them, one for each seed of noise.
 """
 
-import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 import pdistill
-from benchmarks.emoji import SAMPLES, SEEDS, Distance, draw, psnr, read, train_judge, unit
+from benchmarks.common import described
+from benchmarks.emoji import SEEDS, Distance, distances, judge_of, read
 from pdistill.configs import emoji
 
 ZOO = Path(__file__).parents[1] / "zoo" / "emoji"
@@ -58,25 +57,17 @@ def measure(run: Path, data: str, updates: int) -> dict[str, list[float]]:
     known = read(data, ("train", "style", "test"), categories)
     train = read(data, ("train",), categories)
     models = {name: pdistill.load(run / name / "model") for name in MODELS}
-    teacher = models["teacher"]
-    text = unit(teacher.prompts(list(known.captions)).pooled)
-    judge = train_judge(known, psnr(teacher.network.codec, known.images)[1], text, updates)
-    distance = Distance(judge, train)
+    distance = Distance(judge_of(known, models["teacher"], updates), train)
     found = {"real": [distance.of_real() for _ in SEEDS]}
-    rows = np.random.default_rng(11).integers(len(train.images), size=SAMPLES)
-    for name, model in models.items():
-        how = {"num_steps": 16, "guidance": 2.0} if name == "teacher" else {}
-        for kind, prompts in (("full", train.captions[rows]), ("coarse", train.coarse[rows])):
-            found[f"{name}, {kind}"] = [distance(draw(model, prompts, s, **how)) for s in SEEDS]
+    how = {"teacher": {"num_steps": 16, "guidance": 2.0}}
+    sampled = {name: (model, how.get(name, {})) for name, model in models.items()}
+    for (kind, name), values in distances(distance, sampled, train).items():
+        found[f"{name}, {kind}"] = values
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.emoji_students",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described("emoji_students", __doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/emoji_students"))
     parser.add_argument("--data", default="emoji_small")
     parser.add_argument("--updates", type=int, default=400, help="of the judge")

@@ -7,7 +7,6 @@ number of steps and, as an animation, how each model's images come about, all fr
 Beside them are the prompts, and the time of an image. Models that can be guided are, by --guidance.
 """
 
-import argparse
 import functools
 import io
 import math
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import pdistill
-from benchmarks.common import ROOT, machine, medians, take_turns
+from benchmarks.common import ROOT, described, machine, medians, take_turns
 from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.model import Model, ModelError
@@ -223,10 +222,7 @@ def table(shown: Sequence[Shown], seconds: Mapping[str, tuple[float, float]]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gallery", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = described("gallery", __doc__)
     parser.add_argument("--models", nargs="+", required=True, help="folders of models")
     parser.add_argument("--guidance", type=float, help="weight of models that can be guided")
     parser.add_argument("--rounds", type=int, default=7, help="calls that are timed")

@@ -10,12 +10,12 @@ its card, all fall by a tenth or more; there must be two kinds of them, and both
 alike. `history.json` beside the models has a row for each that came.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import described
 from pdistill import model as models
 from pdistill.cli.export import main as export
 from pdistill.model.card import find
@@ -94,11 +94,7 @@ def record(out: Path, card: dict[str, Any], before: dict[str, Any], after: dict[
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.zoo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described("zoo", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="a stage's directory")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", help="file of prompts whose embeddings go along")

@@ -39,7 +39,7 @@ from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.mesh import make_mesh
-from pdistill.runtime.terminal import plain_errors
+from pdistill.runtime.terminal import format_count, plain_errors
 from pdistill.samplers import format_steps
 from pdistill.samplers.noise import GENERATOR
 
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
             write_arrays(out, {kind: np.concatenate(list(batches))} | extra)
         else:
             _write_folder(out, batches, options.seeds or range(num))
-    steps = format_steps(options.num_steps or model.sampling.num_steps)
-    print(f"{num} {kind}, {steps} step{'' if steps == 1 else 's'} -> {out}")
+    steps = format_count(format_steps(options.num_steps or model.sampling.num_steps), "step")
+    print(f"{num} {kind}, {steps} -> {out}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from pdistill.model.codecs import load_codec, reconstructions
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Codec, Conditioning, Network, Text
 from pdistill.runtime.files import write_arrays
-from pdistill.runtime.terminal import conclude, update
+from pdistill.runtime.terminal import conclude, format_count, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import LogFile, Writer
 
@@ -149,8 +149,7 @@ class Measurements:
         """Adds the rows and pictures of one measurement."""
         sampling, evaluator = measurement.sampling, self._evaluators[r.image_shape]
         num = evaluator.num_samples if evaluator.metrics else GRID_IMAGES
-        steps = format_steps(sampling.num_steps)
-        steps = f"{steps} step{'' if steps == 1 else 's'}"
+        steps = format_count(format_steps(sampling.num_steps), "step")
         what = f"{r.name:<16} {measurement.solver} {steps}{measurement.weight}"
         update(f"{what}: samples and measures {num:,} images")
         rows, samples = measure(

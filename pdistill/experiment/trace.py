@@ -32,7 +32,7 @@ class TracedUpdate:
     state: TrainState
     frozen: dict[str, Any]
     data: tuple[dict[str, Any], dict[str, Any]]
-    substeps: int = 1
+    substeps: int
 
     @property
     def flops(self) -> int:

@@ -20,6 +20,7 @@ from pdistill.model.store import read_codec, read_params
 from pdistill.model.text import read_prompt_encoder
 from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
+from pdistill.runtime.terminal import format_count
 from pdistill.samplers import format_steps
 
 README = """\
@@ -102,7 +103,7 @@ def title(model: Model) -> str:
     about = model.card["data"].get("name", "").partition(":")[0] or model.card["stage"]
     nfe = model.sampling.nfe
     method = METHODS.get(model.card["method"], model.card["method"])
-    return f"{about}, {nfe} evaluation{'' if nfe == 1 else 's'}, {method}"
+    return f"{about}, {format_count(nfe, 'evaluation')}, {method}"
 
 
 def _readme(model: Model) -> str:
@@ -115,7 +116,7 @@ def _readme(model: Model) -> str:
     return README.format(
         title=title(model),
         shape=" x ".join(map(str, model.image_shape)),
-        steps=f"{steps} step{'' if steps == 1 else 's'}",
+        steps=format_count(steps, "step"),
         network=card["network"]["name"],
         method=card["method"],
         task="text-to-image" if model.prompts else "unconditional-image-generation",

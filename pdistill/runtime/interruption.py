@@ -78,9 +78,7 @@ class StopSignals:
             self.requested = signal.Signals(number).name
             at_once = again or not self._deferred
         if not at_once:
-            before = "\n" if line_is_open() else ""
-            tell = f"{before}{self.requested}: saves, then stops; once more stops at once\n"
-            os.write(2, tell.encode())
+            _write_line(f"{self.requested}: saves, then stops; once more stops at once")
         return at_once
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -120,8 +118,7 @@ class ProgramSignals(StopSignals):
         Python's own ending would crash in threads that still compute.
         """
         if message:
-            before = "\n" if line_is_open() else ""
-            os.write(2, f"{before}{message}{self._hint}\n".encode())
+            _write_line(f"{message}{self._hint}")
         temporary.discard()
         os._exit(EXIT_CODE)
 
@@ -133,3 +130,9 @@ class ProgramSignals(StopSignals):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Leaves it to the thread, which the signal has woken."""
+
+
+def _write_line(message: str) -> None:
+    """Writes a line to standard error by the system's call alone, from whatever is interrupted."""
+    before = "\n" if line_is_open() else ""
+    os.write(2, f"{before}{message}\n".encode())

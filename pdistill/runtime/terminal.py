@@ -106,6 +106,11 @@ def plain_errors(*errors: type[Exception]) -> Iterator[None]:
         sys.exit(f"error: {error}{hint}")
 
 
+def format_count(count: int | str, word: str) -> str:
+    """Formats a number of things: 1, "step" -> "1 step", 4 -> "4 steps"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """Formats a duration: 75 -> "1:15", 3675 -> "1:01:15"."""
     minutes, seconds = divmod(round(seconds), 60)
