@@ -398,7 +398,12 @@ def test_config_that_does_not_parse(path, value, message):
         ("model.network.arguments.heads", 3, "model.*heads 3 must divide features 8"),
         ("model.schedule.name", "cosin", "model.*schedule must be one of .*; got 'cosin'"),
         ("model.schedule.arguments.slope", 2.0, "model.*'cosine' has no 'slope'"),
-        ("model.head", "w", "model.*head must be one of v, x, eps, both, velocity; got 'w'"),
+        ("model.head", "eps_variance", "model.*'eps_variance' is of converted networks"),
+        (
+            "model.head",
+            "w",
+            "model.*head must be one of v, x, eps, both, velocity, eps_variance; got 'w'",
+        ),
         ("stages[0].weighting", "snrr", r"stages\[0\].*weighting must be one of .*; got 'snrr'"),
         ("stages[0].measured_at", [], r"stages\[0\].*measured_at"),
         ("stages[0].measured_at", [8, 0], r"stages\[0\].*measured_at.*at least 1"),

@@ -245,7 +245,10 @@ def test_run_directories_that_cannot_be(tmp_path):
         (lambda c: c.update(mesh=ConfigDict({"data": 3, "fsdp": 1})), "does not fit 8 devices"),
         (lambda c: c.stages[0]["loop"].update(batch_size=12), "multiple of the 8 devices"),
         (lambda c: c.evaluation.update(metrics=("fd_pixel",)), "metric must be one of"),
-        (lambda c: c.evaluation.update(solvers=("one_step",)), "one_step takes 1 step; got"),
+        (
+            lambda c: c.evaluation.update(solvers=("ddim", "gamma:0.5")),
+            "solvers must be for denoisers, such as ddim; got 'gamma:0.5'",
+        ),
         (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
         (
             lambda c: c.evaluation.update(metrics=("label_accuracy",)),

@@ -10,7 +10,7 @@ from tiny_experiment import leaves, tiny
 
 import pdistill
 from pdistill import experiment
-from pdistill.diffusion import DdpmSchedule
+from pdistill.diffusion import DdpmSchedule, output_channels
 from pdistill.experiment.config import ConfigError
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
 from pdistill.networks import DiT, Network
@@ -19,10 +19,10 @@ from pdistill.runtime.files import read_jsonl
 IMAGE = (8, 8, 1)
 
 
-def write(directory, shape=IMAGE):
+def write(directory, shape=IMAGE, head="eps"):
     """A converted teacher with another network, head and schedule than the config's model."""
-    module = DiT(1, features=24, depth=1, heads=2)
-    blank = Network(None, module=module, head="eps", schedule=DdpmSchedule(), shape=shape)
+    module = DiT(output_channels(head, 1), features=24, depth=1, heads=2)
+    blank = Network(None, module=module, head=head, schedule=DdpmSchedule(), shape=shape)
     network = jax.jit(blank.init)(jax.random.key(0))
     card = teacher_card(network, method="elsewhere", source="a_file", num_steps=2)
     write_model(directory, Conversion(network, card))
@@ -65,6 +65,12 @@ def test_again_it_changes_nothing(workdir, foreign):
     before = (workdir / "results.jsonl").read_text()
     experiment.run(importing(foreign), workdir)
     assert (workdir / "results.jsonl").read_text() == before
+
+
+def test_a_variance_that_nothing_trains(tmp_path):
+    path = write(tmp_path / "model", head="eps_variance")
+    with pytest.raises(ConfigError, match=r"keeps the variance .* again without --variance"):
+        experiment.run(importing(path), tmp_path / "run")
 
 
 def test_paths_that_are_no_models(tmp_path, foreign):

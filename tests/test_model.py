@@ -274,7 +274,7 @@ REMOVED = object()
         ("schedule.name", "cosin", "schedule must be one of cosine, .*; got 'cosin'"),
         ("schedule.arguments.slope", 1.0, "no 'slope'; it has logsnr_min, logsnr_max"),
         ("schedule.arguments.logsnr_min", 30.0, "logsnr_min must be below logsnr_max"),
-        ("head", "w", "head must be one of v, x, eps, both, velocity; got 'w'"),
+        ("head", "w", "head must be one of v, x, eps, both, velocity, eps_variance; got 'w'"),
         ("solver", "dimm", "solver must be one of ddim, .*; got 'dimm'"),
         ("solver", REMOVED, "solver"),
         ("num_steps", REMOVED, "num_steps"),
@@ -433,6 +433,7 @@ def test_models_are_said_in_a_few_lines(labelled):
         ),
         ({"solver": "multistep:-20,0"}, {"num_steps": 3}, "multistep takes 2 step"),
         ({"solver": "stochastic"}, {"solver": "heun"}, "made for the solver stochastic; got heun"),
+        ({"made_for": [2]}, {"solver": "iddpm"}, "such as DiT converted with --variance; this one"),
     ],
 )
 def test_steps_that_a_student_is_not_made_for(labelled, card, arguments, message):

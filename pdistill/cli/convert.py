@@ -48,6 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
     parser.add_argument("--codec", help="networks of latents: directory of their codec")
     parser.add_argument("--heads", type=int, help="sit, dit, lightningdit: attention's heads")
+    parser.add_argument(
+        "--variance", action="store_true", default=None,
+        help="dit, adm: keep the learnt variance, and sample with it",
+    )  # fmt: skip
     options = vars(parser.parse_args(arguments))
     format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
     given = {name: value for name, value in options.items() if value is not None}

@@ -1,6 +1,12 @@
 """Schedules, predictions, losses, guidance and closed-form denoisers. Imports only jax."""
 
-from pdistill.diffusion.denoisers import Denoiser, Gaussian, GaussianMixture, Jump
+from pdistill.diffusion.denoisers import (
+    Denoiser,
+    DenoiserWithVariance,
+    Gaussian,
+    GaussianMixture,
+    Jump,
+)
 from pdistill.diffusion.guidance import Pair, guide, pair_of
 from pdistill.diffusion.losses import (
     WEIGHTINGS,
@@ -30,6 +36,7 @@ from pdistill.diffusion.predictions import (
     v_from_velocity,
     v_from_x,
     v_target,
+    variance_fraction,
     velocity_from_v,
     velocity_from_x,
     x_from_eps,
@@ -53,6 +60,7 @@ __all__ = [
     "CosineSchedule",
     "DdpmSchedule",
     "Denoiser",
+    "DenoiserWithVariance",
     "Gaussian",
     "GaussianMixture",
     "Jump",
@@ -87,6 +95,7 @@ __all__ = [
     "v_from_x",
     "v_target",
     "v_weight",
+    "variance_fraction",
     "velocity_from_v",
     "velocity_from_x",
     "x_from_eps",

@@ -18,6 +18,8 @@ from pdistill.diffusion.predictions import alpha_sigma, between, expand, v_from_
 Denoiser = Callable[[Array, Array], Array]
 # (z [B, ...], logsnr_t [B], logsnr_s [B]) -> z, moved along the probability flow from t to s.
 Jump = Callable[[Array, Array, Array], Array]
+# (z [B, ...], logsnr [B]) -> x_hat, and the `variance_fraction` of a step, both like z.
+DenoiserWithVariance = Callable[[Array, Array], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-HEADS = ("v", "x", "eps", "both", "velocity")
+HEADS = ("v", "x", "eps", "both", "velocity", "eps_variance")
+_OF_TWO = ("both", "eps_variance")  # whose output has two halves
 
 
 def expand(a: Array, like: Array) -> Array:
@@ -193,18 +194,19 @@ def jump(z: Array, v: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
 def output_channels(head: str, channels: int) -> int:
     """Channels a network must output for images of `channels` channels."""
     _check_head(head)
-    return 2 * channels if head == "both" else channels
+    return 2 * channels if head in _OF_TWO else channels
 
 
 def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     """Velocity v_hat implied by a network's output.
 
     Args:
-      head: "v", "x", "eps", "velocity" of a rectified flow, eps - x, or "both": x in the first half
-        of the last axis, eps in the second. The two merge into
+      head: "v", "x", "eps", "velocity" of a rectified flow, eps - x, "both" or "eps_variance".
+        "both" has x in the first half of the last axis, eps in the second. The two merge into
         x_hat = sigma^2 x + alpha^2 x_from_eps(eps), which is v_hat = alpha eps - sigma x
-        (Salimans & Ho 2022, section 4).
-      z: [B, ..., C]. output: [B, ..., C], or [B, ..., 2C] for "both". logsnr: [B].
+        (Salimans & Ho 2022, section 4). "eps_variance" has eps in the first half; the second one,
+        for `variance_fraction`, says nothing of v.
+      z: [B, ..., C]. output: [B, ..., C], or [B, ..., 2C] for the last two. logsnr: [B].
     """
     _check_head(head)
     if head == "v":
@@ -212,6 +214,8 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         return output
     if head == "x":
         return v_from_x(z, output, logsnr)
+    if head == "eps_variance":
+        head, (output, _) = "eps", jnp.split(output, 2, axis=-1)
     if head == "eps":
         return v_from_eps(z, output, logsnr)
     if head == "velocity":
@@ -227,11 +231,29 @@ def x_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     if head == "x":
         check_shape(output, z)
         return output
+    if head == "eps_variance":
+        head, (output, _) = "eps", jnp.split(output, 2, axis=-1)
     if head == "eps":
         return x_from_eps(z, output, logsnr)
     if head == "velocity":
         return x_from_velocity(z, output, logsnr)
     return x_from_v(z, v_from_output(head, z, output, logsnr), logsnr)
+
+
+def variance_fraction(output: Array) -> Array:
+    """Share of the larger variance in that of a step, as an output of "eps_variance" says it.
+
+    The logarithm of a step's variance is between those of the posterior's given x, at 0, and of
+    the variance of z_t given z_s, at 1; both are of `samplers.Ancestral` (Nichol & Dhariwal 2021,
+    eq. 15, where the output is in [-1, 1]).
+
+    Args:
+      output: [B, ..., 2C].
+
+    Returns:
+      [B, ..., C]; nothing keeps it in [0, 1].
+    """
+    return (jnp.split(output, 2, axis=-1)[1] + 1) / 2
 
 
 def _check_head(head: str) -> None:

@@ -74,6 +74,8 @@ class ModelConfig:
         """
         if "out_channels" in self.network.arguments:
             raise ValueError("out_channels follows from the head and the data; leave it out")
+        if self.head == "eps_variance":
+            raise ValueError("head 'eps_variance' is of converted networks; train one of 'eps'")
         channels = output_channels(self.head, image_shape[-1])
         arguments = {**self.network.arguments, "out_channels": channels}
         try:
@@ -130,7 +132,11 @@ class EvaluationConfig:
             if not getattr(self, name):
                 raise ValueError(f"{name} must name at least one")
         for text in self.solvers:
-            parse_solver(text)
+            if parse_solver(text).model != "denoiser":
+                raise ValueError(
+                    f"solvers must be for denoisers, such as ddim; got {text!r}: models that are "
+                    "made for another kind of solver are sampled with it anyway"
+                )
         for gamma in self.gammas:
             Gamma(gamma)
 

@@ -1,4 +1,4 @@
-"""State dicts of guided-diffusion (Dhariwal & Nichol 2021); their learned variance is dropped.
+"""State dicts of guided-diffusion (Dhariwal & Nichol 2021), with their learnt variance or without.
 
 A state dict does not say how its network is built: its command line does, "MODEL_FLAGS" in the
 README. Names of layers become the names in `networks.published.diffusers_unet`.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pdistill.diffusion import output_channels
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch
 from pdistill.networks import Network
@@ -59,7 +60,9 @@ OUTSIDE = {
 
 
 @converter
-def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None) -> Conversion:
+def convert_adm(
+    source: str | Path, *, flags: str, num_steps: int | None = None, variance: bool = False
+) -> Conversion:
     """Reads a state dict (.pt).
 
     Args:
@@ -67,6 +70,7 @@ def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None)
       flags: guided-diffusion's flags, such as "--image_size 64 --class_cond True"; flags that are
         left out have its defaults.
       num_steps: sampling steps for the card.
+      variance: keep the learnt variance, and sample with it as the authors do.
 
     Raises:
       ConversionError: flags are unknown, or weights damaged or not what the flags say.
@@ -74,9 +78,12 @@ def convert_adm(source: str | Path, *, flags: str, num_steps: int | None = None)
     options = parse_flags(flags)
     state = read_torch(source)
     labels = state.get("label_emb.weight")
-    blank = describe(options) if labels is None else describe(options, len(labels))
+    num_labels = 1000 if labels is None else len(labels)
+    blank = describe(options, num_labels, variance=variance)
     tensors = _tensors(state, blank.module, options, source)
     card = teacher_card(blank, method="adm", source=source, num_steps=num_steps)
+    if variance:
+        card["solver"] = "iddpm"
     return Conversion(from_torch(blank, tensors, source), card)
 
 
@@ -108,11 +115,12 @@ def parse_flags(flags: str) -> dict[str, Any]:
     return options
 
 
-def describe(options: dict[str, Any], num_labels: int = 1000) -> Network:
+def describe(options: dict[str, Any], num_labels: int = 1000, *, variance: bool = False) -> Network:
     """Builds the network of `parse_flags`' options, on their noise levels.
 
     Args:
       num_labels: number of labels, for a network that takes them.
+      variance: it keeps the variance that it has learnt.
 
     Raises:
       ConversionError: options cannot work together.
@@ -130,9 +138,15 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Network:
     scales = len(channels)
     if options["rescale_timesteps"] and options["diffusion_steps"] != 1000:
         raise ConversionError("--flags: rescale_timesteps is supported for 1000 steps only")
+    if variance and (options["predict_xstart"] or not options["learn_sigma"]):
+        raise ConversionError(
+            "--variance is for a network of eps that has learnt one, whose flags have "
+            "--learn_sigma True and not --predict_xstart True; leave it out"
+        )
     scale = 1000 / options["diffusion_steps"]
+    head = "eps_variance" if variance else "eps"
     convention = Ddpm(
-        "x" if options["predict_xstart"] else "eps",
+        "x" if options["predict_xstart"] else head,
         options["noise_schedule"],
         scale * 1e-4,
         scale * 0.02,
@@ -141,7 +155,7 @@ def describe(options: dict[str, Any], num_labels: int = 1000) -> Network:
     head_channels = options["num_head_channels"]
     ways = ("resnet" if options["resblock_updown"] else "conv",) * (scales - 1)
     arguments = {
-        "out_channels": 3,
+        "out_channels": output_channels(convention.head, 3),
         "convention": describe_convention(convention),
         "channels": channels,
         "blocks": options["num_res_blocks"],
@@ -207,7 +221,7 @@ def _tensors(
         ours = places[place]
         layer, _, leaf = name[len(place) + 1 :].rpartition(".")
         if ours == "conv_out" and options["learn_sigma"] and len(array) == 6:
-            array = array[:3]
+            array = array[: network.out_channels]
         if ".attentions." in ours and layer == "qkv":
             heads = network.heads or len(array) // 3 // network.head_channels
             if not heads or len(array) % (3 * heads):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pdistill.diffusion import RectifiedFlow, Schedule
+from pdistill.diffusion import RectifiedFlow, Schedule, output_channels
 from pdistill.interop.conversion import Conversion, build, converter, teacher_card
 from pdistill.interop.weights import ConversionError, from_torch, read_safetensors
 from pdistill.networks.published.conventions import Convention, Ddpm, Flow, describe_convention
@@ -58,6 +58,7 @@ class Family:
 # 249 steps are those between 250 times; a shift of 0.3 is from noise to data.
 SIT = Family(Flow(), RectifiedFlow(), 250, 0.5, solver="euler_maruyama:0.04")
 DIT = Family(Ddpm(), Ddpm().schedule, 250, 0.5)
+DIT_WITH_VARIANCE = dataclasses.replace(DIT, convention=Ddpm("eps_variance"), solver="iddpm")
 LIGHTNINGDIT = Family(Flow(), RectifiedFlow(1 / 0.3), 249, 5.7, guided_from=0.125)
 
 
@@ -80,13 +81,19 @@ def convert_sit(
 
 @converter
 def convert_dit(
-    source: str | Path, *, heads: int | None = None, num_steps: int | None = None
+    source: str | Path,
+    *,
+    heads: int | None = None,
+    num_steps: int | None = None,
+    variance: bool = False,
 ) -> Conversion:
     """Reads a state dict of DiT in its authors' form; as `convert_sit`.
 
-    The learned variance is dropped.
+    Args:
+      variance: keep the learnt variance, and sample with it as the authors do. Otherwise it is
+        dropped: students of a network learn none.
     """
-    return _convert(source, "dit", DIT, heads, num_steps)
+    return _convert(source, "dit", DIT_WITH_VARIANCE if variance else DIT, heads, num_steps)
 
 
 @converter
@@ -112,9 +119,13 @@ def _convert(
         angles = np.repeat(rotary_angles((side, side), features // arguments["heads"]), 2, axis=1)
         for wave, f in (("cos", np.cos), ("sin", np.sin)):
             _check_buffer(tensors.pop(ROPE + wave), f(angles), ROPE + wave, source)
-    _drop_variance(tensors, patch, channels)
     convention = family.convention
-    arguments |= {"out_channels": channels, "convention": describe_convention(convention)}
+    outputs = output_channels(convention.head, channels)
+    if outputs == channels:
+        _drop_variance(tensors, patch, channels)
+    elif len(tensors["final_layer.linear.weight"]) != patch**2 * outputs:
+        raise ConversionError(f"{source} has no learnt variance; leave --variance out")
+    arguments |= {"out_channels": outputs, "convention": describe_convention(convention)}
     shape = (patch * side, patch * side, channels)
     blank = build("sit", arguments, convention.head, family.schedule, shape)
     blank = blank.replace(

@@ -120,7 +120,7 @@ def build_blank(card: dict[str, Any]) -> Network:
       KeyError, ValueError: something is missing, or unknown here.
     """
     solver = samplers.parse_solver(card["solver"])
-    only = solver.model != "denoiser" or isinstance(solver, samplers.Stochastic)
+    only = solver.model not in ("denoiser", "variance") or isinstance(solver, samplers.Stochastic)
     return Network(
         None,
         module=build_network(card["network"]["name"], card["network"]["arguments"]),

@@ -24,7 +24,7 @@ from pdistill.diffusion import diffuse
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, decoded, latents_of
 from pdistill.networks import Network
-from pdistill.samplers import Edm, EulerMaruyama, Heun, Multistep
+from pdistill.samplers import Edm, EulerMaruyama, Heun, ImprovedDdpm, Multistep
 from pdistill.samplers.noise import as_threefry
 
 
@@ -104,7 +104,7 @@ class Editor:
     def _sampling(self) -> Sampling:
         sampling = self.model.sampling_with(self.num_steps)
         # Their levels are not those of equal times.
-        own_levels = isinstance(sampling.solver, Edm | EulerMaruyama)
+        own_levels = isinstance(sampling.solver, Edm | EulerMaruyama | ImprovedDdpm)
         return sampling.changed(solver=Heun()) if own_levels else sampling
 
     def _check_flow(self) -> None:

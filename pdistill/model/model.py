@@ -17,6 +17,7 @@ from pdistill.model.card import made_for, num_steps
 from pdistill.model.sampling import Sampling, generate
 from pdistill.model.text import PromptEncoder
 from pdistill.networks import Conditioning, Network, Text
+from pdistill.networks.checks import check_variance
 from pdistill.samplers.noise import as_threefry
 
 
@@ -81,6 +82,8 @@ class Model:
                 f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "
                 "leave the solver out"
             )
+        if sampling.solver.model == "variance":
+            check_variance(self.network)
         counts = made_for(self.card)
         if counts and sampling.num_steps not in counts:
             only = " or ".join(str(samplers.format_steps(n)) for n in counts)

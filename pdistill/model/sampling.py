@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pdistill import samplers
 from pdistill.data import to_uint8
-from pdistill.diffusion import Denoiser, Jump
+from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
@@ -99,9 +99,12 @@ class Sampling:
         x = decoded(network, x)
         return x if network.enlarged == 1 else enlarge(x, network.enlarged)
 
-    def function(self, network: Network, told: Conditioning = NOTHING) -> Denoiser | Jump:
+    def function(
+        self, network: Network, told: Conditioning = NOTHING
+    ) -> Denoiser | Jump | DenoiserWithVariance:
         """The denoiser or the jump that `samplers.sample` calls."""
-        return functools.partial(network.jump if self.solver.jumps else network.denoise, told=told)
+        others = {"jump": network.jump, "variance": network.denoise_with_variance}
+        return functools.partial(others.get(self.solver.model, network.denoise), told=told)
 
 
 def latents_of(network: Network, images: Array) -> Array:

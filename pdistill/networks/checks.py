@@ -23,6 +23,15 @@ def check_network(network: Any) -> None:
         )
 
 
+def check_variance(network: Any) -> None:
+    """Raises ValueError for a network that has learnt no variance."""
+    if network.head != "eps_variance":
+        raise ValueError(
+            "the solver iddpm is for networks that have learnt a variance, such as DiT converted "
+            f"with --variance; this one predicts {network.head}: take another solver, such as ddim"
+        )
+
+
 def check_told(module: Any, told: Any) -> None:
     """Raises ValueError for labels or prompts that a network's module does not take."""
     if told.label is not None and not module.num_labels:

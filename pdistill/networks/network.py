@@ -15,11 +15,11 @@ from jax import Array
 from pdistill import diffusion
 from pdistill.data.images import repeat
 from pdistill.diffusion import Denoiser, Schedule
-from pdistill.networks.checks import check_guide, check_network
+from pdistill.networks import traced
+from pdistill.networks.checks import check_guide, check_network, check_variance
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.registry import brief, change_network
 from pdistill.networks.transfer import Transfer, transfer
-from pdistill.runtime import costs
 from pdistill.samplers import Level, LowRes
 
 static = functools.partial(struct.field, pytree_node=False)
@@ -106,6 +106,23 @@ class Network(struct.PyTreeNode):
           ValueError: weights without a label or a prompt to guide towards.
         """
         return self._predict(diffusion.x_from_output, z, logsnr, told)
+
+    def denoise_with_variance(
+        self, z: Array, logsnr: Array, told: Conditioning = NOTHING
+    ) -> tuple[Array, Array]:
+        """x_hat as of `denoise`, and `diffusion.variance_fraction`, which guidance leaves alone.
+
+        Raises:
+          ValueError: the head is not "eps_variance".
+        """
+        check_variance(self)
+
+        def convert(head, z, output, logsnr):
+            x_hat = diffusion.x_from_output(head, z, output, logsnr)
+            return jnp.concatenate([x_hat, diffusion.variance_fraction(output)], axis=-1)
+
+        of_x = self.replace(guidance_channels=self.guidance_channels or z.shape[-1])
+        return tuple(jnp.split(of_x._predict(convert, z, logsnr, told), 2, axis=-1))
 
     def jump(
         self, z: Array, logsnr_t: Array, logsnr_s: Array, told: Conditioning = NOTHING
@@ -263,7 +280,7 @@ class Network(struct.PyTreeNode):
 
     def flops(self, shape: tuple[int, ...] | None = None) -> int:
         """Operations of one evaluation for one image of `shape`, as `costs.flops` counts them."""
-        return _flops(self.blank, tuple(shape or self.shape))
+        return traced.flops(self.blank, tuple(shape or self.shape))
 
     # ---------------------------------------------------------------- cascades
 
@@ -307,7 +324,7 @@ class Network(struct.PyTreeNode):
         """The network with the shapes of its parameters, `jax.ShapeDtypeStruct`."""
         # A copy of the tree: what is remembered stays as it is.
         alike = self.blank.replace(guidance=None, sampler="")  # of the same parameters
-        return self.replace(params=jax.tree.map(lambda leaf: leaf, _shapes(alike)))
+        return self.replace(params=jax.tree.map(lambda leaf: leaf, traced.shapes(alike)))
 
     def init(self, key: Array) -> "Network":
         """The network with fresh parameters.
@@ -319,7 +336,7 @@ class Network(struct.PyTreeNode):
         params = {}
         for shape in self.sizes[::-1]:
             # What the resolutions share is drawn alike for each, by its name.
-            params = _init(self.module, key, self._example(shape)) | params
+            params = traced.init(self.module, key, self.example(shape)) | params
         return self.replace(params=params)
 
     def taking(self, source: "Network", *, reshaped: bool = False) -> tuple["Network", Transfer]:
@@ -371,7 +388,7 @@ class Network(struct.PyTreeNode):
             return self
         return self.replace(module=self.module.clone(dropout=0.0))
 
-    def _example(self, shape: tuple[int, ...]) -> tuple[Array, Array, Conditioning]:
+    def example(self, shape: tuple[int, ...]) -> tuple[Array, Array, Conditioning]:
         """Inputs of the module for one image of zeros."""
         zeros = jnp.zeros(1)
         told = Conditioning(label=zeros.astype(int) if self.num_labels else None)
@@ -381,20 +398,3 @@ class Network(struct.PyTreeNode):
             below = self.resolutions[self.resolutions.index(shape[0]) - 1]
             told = told.replace(image=LowRes(jnp.zeros((1, below, below, shape[-1])), zeros))
         return jnp.zeros((1, *shape)), zeros, told
-
-
-@functools.partial(jax.jit, static_argnums=0)  # a module is traced once, and no output computed
-def _init(module: nn.Module, key: Array, inputs: tuple[Array, Array, Conditioning]) -> Any:
-    return module.init(key, *inputs)["params"]
-
-
-@functools.lru_cache(maxsize=64)  # tracing a large network takes seconds
-def _shapes(blank: Network) -> Any:
-    return jax.eval_shape(lambda: blank.init(jax.random.key(0)).params)
-
-
-@functools.lru_cache(maxsize=64)
-def _flops(blank: Network, shape: tuple[int, ...]) -> int:
-    inputs = jax.eval_shape(lambda: blank._example(shape))
-    apply = lambda params, inputs: blank.module.apply({"params": params}, *inputs)  # noqa: E731
-    return costs.flops(jax.make_jaxpr(apply)(blank.shapes.params, inputs).jaxpr)

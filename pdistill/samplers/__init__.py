@@ -3,6 +3,7 @@
 from pdistill.samplers.adaptive import integrate
 from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise
 from pdistill.samplers.edm import Edm
+from pdistill.samplers.improved_ddpm import ImprovedDdpm
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.maruyama import EulerMaruyama
 from pdistill.samplers.names import SOLVERS, format_steps, parse_solver, parse_steps
@@ -33,6 +34,7 @@ __all__ = [
     "EulerMaruyama",
     "Gamma",
     "Heun",
+    "ImprovedDdpm",
     "Level",
     "LowRes",
     "Multistep",

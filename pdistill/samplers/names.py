@@ -1,6 +1,7 @@
 """Solvers and step counts as text, as in configs, model cards and command lines."""
 
 from pdistill.samplers.edm import Edm
+from pdistill.samplers.improved_ddpm import ImprovedDdpm
 from pdistill.samplers.maruyama import EulerMaruyama
 from pdistill.samplers.solvers import (
     Ancestral,
@@ -19,8 +20,8 @@ from pdistill.samplers.solvers import (
 SOLVERS = {
     cls.name: cls
     for cls in (
-        *(Ddim, Ancestral, Heun, Edm, DpmSolverPP2M, EulerMaruyama, Stochastic),
-        *(OneStep, Multistep, Gamma, Cascade),
+        *(Ddim, Ancestral, Heun, Edm, DpmSolverPP2M, EulerMaruyama),
+        *(ImprovedDdpm, Stochastic, OneStep, Multistep, Gamma, Cascade),
     )
 }
 

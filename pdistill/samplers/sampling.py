@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Denoiser, Jump, Schedule, alpha_sigma
+from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump, Schedule, alpha_sigma
 from pdistill.samplers import noise
 from pdistill.samplers.names import parse_solver
 from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
+AnyDenoiser = Denoiser | Jump | DenoiserWithVariance
+
 
 @overload
 def sample(
-    denoise: Denoiser | Jump,
+    denoise: AnyDenoiser,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -35,7 +37,7 @@ def sample(
 
 @overload
 def sample(
-    denoise: Denoiser | Jump,
+    denoise: AnyDenoiser,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -51,7 +53,7 @@ def sample(
 
 
 def sample(
-    denoise: Denoiser | Jump,
+    denoise: AnyDenoiser,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -66,12 +68,13 @@ def sample(
 ) -> Array | tuple[Array, Array]:
     """Generates samples from noise, by a solver on the grid t = 1, (N-1)/N, ..., 0 of `schedule`.
 
-    `Edm`, `EulerMaruyama` and `Multistep` have noise levels of their own. Compile time and memory
-    do not depend on `num_steps`. Works under jit, vmap and grad, and on sharded `z_init`.
+    `Edm`, `EulerMaruyama`, `ImprovedDdpm` and `Multistep` have noise levels of their own. Compile
+    time and memory do not depend on `num_steps`. Works under jit, vmap and grad, and on sharded
+    `z_init`.
 
     Args:
       denoise: (z [B, ...], logsnr [B]) -> x_hat [B, ...]; for a solver that `jumps`, a
-        `diffusion.Jump`.
+        `diffusion.Jump`; for `ImprovedDdpm`, a `diffusion.DenoiserWithVariance`.
       key: PRNG key for the first noise and for stochastic solvers, or a key for each sample, [B]:
         then a sample depends on its own key only. May be None when `z_init` is given and the
         solver is deterministic.
@@ -112,9 +115,11 @@ def sample(
 
 
 def _prepared(
-    denoise: Denoiser | Jump, solver: Solver, clip: tuple[float, float] | None
-) -> Denoiser | Jump:
+    denoise: AnyDenoiser, solver: Solver, clip: tuple[float, float] | None
+) -> AnyDenoiser:
     """The denoiser, clipped, or the jump; ValueError for what cannot be called as a jump."""
+    if solver.model == "variance":
+        return _of_both(denoise, clip, solver.name)
     if not solver.jumps:
         return _clipped(denoise, clip)
     try:
@@ -294,14 +299,31 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), *clip)
 
 
-def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
+def _of_both(
+    denoise: DenoiserWithVariance, clip: tuple[float, float] | None, name: str
+) -> DenoiserWithVariance:
+    """The denoiser, clipped, with a ValueError for one that does not say a variance."""
+
+    def call(z: Array, logsnr: Array) -> tuple[Array, Array]:
+        made = denoise(z, logsnr)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise ValueError(
+                f"{name} is for a denoiser that returns (x_hat, fraction of the variance), see "
+                "diffusion.DenoiserWithVariance; for another one take another solver, such as "
+                "'ancestral'"
+            )
+        return _clipped(lambda *_: made[0], clip)(z, logsnr), made[1]
+
+    return call
+
+
+def _checked(denoise: AnyDenoiser, larger: bool, variance: bool) -> AnyDenoiser:
     """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
 
     With `larger` only the number of images and of axes must be the same.
     """
 
-    def call(z: Array, *levels: Array) -> Array:
-        x_hat = denoise(z, *levels)
+    def check(z: Array, x_hat: Array) -> Array:
         found = getattr(x_hat, "shape", type(x_hat).__name__)
         fits = found == z.shape or (
             larger and hasattr(x_hat, "ndim") and (x_hat.ndim, found[:1]) == (z.ndim, z.shape[:1])
@@ -312,6 +334,10 @@ def _checked(denoise: Denoiser | Jump, larger: bool) -> Denoiser | Jump:
             )
         return jnp.asarray(x_hat, z.dtype)
 
+    def call(z: Array, *levels: Array) -> Array | tuple[Array, Array]:
+        made = denoise(z, *levels)
+        return tuple(check(z, a) for a in made) if variance else check(z, made)
+
     return call
 
 
@@ -319,7 +345,7 @@ def _integrate(denoise, z, key, level, num_steps, solver, last_step_is_x_hat, re
     """Loops the solver over levels 0 .. num_steps; returns the end, and trajectory or None."""
     counted = isinstance(num_steps, jax.core.Tracer)
     at_once = not counted and num_steps == 1 and last_step_is_x_hat and not return_trajectory
-    denoise = _checked(denoise, larger=at_once)
+    denoise = _checked(denoise, larger=at_once, variance=solver.model == "variance")
     memory = solver.init(z, level(jnp.asarray(num_steps)), num_steps)
 
     def evaluate(i, z, logsnr_t, logsnr_s, memory):

@@ -40,7 +40,8 @@ class Solver(abc.ABC):
       evaluations_per_step: network evaluations in a step.
       max_steps: largest number of steps.
       model: the model that it samples: "denoiser", at every noise level; "one_step", at pure noise
-        only; "multistep", at some noise levels only; or "jump".
+        only; "multistep", at some noise levels only; "jump"; or "variance", a denoiser that also
+        says the variance of a step.
     """
 
     name: str
@@ -143,6 +144,27 @@ def heun_step(
     return (z_euler + with_eps_s) / 2
 
 
+def ancestral_step(
+    z: Array,
+    x_hat: Array,
+    logsnr_t: Array,
+    logsnr_s: Array,
+    fraction: Array | float,
+    key: Array | None,
+) -> Array:
+    """DDPM's step, with noise of a variance between the two of `Ancestral`.
+
+    fraction is the weight of the logarithm of the large one, a number or like z.
+    """
+    alpha_t, sigma_t = alpha_sigma(logsnr_t)
+    alpha_s, sigma_s = alpha_sigma(logsnr_s)
+    r = jnp.exp(logsnr_t - logsnr_s)
+    one_minus_r = -jnp.expm1(logsnr_t - logsnr_s)
+    mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
+    sigma = sigma_t**fraction * sigma_s ** (1 - fraction)
+    return mean + jnp.sqrt(one_minus_r) * sigma * normal(key, z.shape, z.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Ddim(Solver):
     """Deterministic DDIM (Song et al. 2020): first order, one evaluation a step."""
@@ -191,13 +213,7 @@ class Ancestral(Solver):
         return fraction
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):
-        alpha_t, sigma_t = alpha_sigma(logsnr_t)
-        alpha_s, sigma_s = alpha_sigma(logsnr_s)
-        r = jnp.exp(logsnr_t - logsnr_s)
-        one_minus_r = -jnp.expm1(logsnr_t - logsnr_s)
-        mean = r * (alpha_s / alpha_t) * z + one_minus_r * alpha_s * x_hat
-        sigma = sigma_t**self._fraction * sigma_s ** (1 - self._fraction)
-        return mean + jnp.sqrt(one_minus_r) * sigma * normal(key, z.shape, z.dtype), memory
+        return ancestral_step(z, x_hat, logsnr_t, logsnr_s, self._fraction, key), memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,8 +120,8 @@ def test_expand():
 
 @pytest.mark.parametrize("head", HEADS)
 def test_true_outputs_of_every_head_imply_the_truth(truth, head):
-    both = np.concatenate([truth.x, truth.eps], -1)
-    output = both if head == "both" else getattr(truth, head)
+    outputs = {"both": (truth.x, truth.eps), "eps_variance": (truth.eps, truth.x)}
+    output = np.concatenate(outputs[head], -1) if head in outputs else getattr(truth, head)
     assert output.shape[-1] == output_channels(head, truth.x.shape[-1])
     close(x_from_output(head, truth.z, output, truth.logsnr), truth.x)
     close(v_from_output(head, truth.z, output, truth.logsnr), truth.v)
@@ -144,6 +144,12 @@ def test_both_merges_its_two_heads(truth):
     close(x_hat, weight * x + (1 - weight) * (truth.z - truth.sigma * eps) / truth.alpha)
     # ... which is v-prediction with v made of the two heads.
     close(x_hat, truth.alpha * truth.z - truth.sigma * (truth.alpha * eps - truth.sigma * x))
+
+
+def test_variances_are_the_second_half():
+    output = np.arange(8.0).reshape(1, 2, 4) / 4 - 1
+    found = diffusion.variance_fraction(output)
+    np.testing.assert_array_equal(found, [[[0.25, 0.375], [0.75, 0.875]]])
 
 
 def test_errors_of_x_eps_and_v_are_proportional(truth):
@@ -183,7 +189,7 @@ def test_v_is_well_conditioned_in_float32(name):
 @pytest.mark.parametrize("function", [x_from_output, v_from_output])
 def test_unknown_head(function):
     a = jnp.zeros((1, 2))
-    with pytest.raises(ValueError, match=r"head must be one of v, .*, both, velocity; got 'noise'"):
+    with pytest.raises(ValueError, match=r"head must be one of v, .*, eps_variance; got 'noise'"):
         function("noise", a, a, jnp.zeros(1))
     with pytest.raises(ValueError, match="head must be one of"):
         output_channels("noise", 3)

@@ -4,6 +4,7 @@ import lzma
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_torch_files import state_dict, storage, tensor, zipped
 
 from pdistill.diffusion import DdpmSchedule
 from pdistill.interop import ConversionError, adm, convert_adm
+from pdistill.networks import Network
 from pdistill.runtime.torch_files import read_torch
 from pdistill.training.freezing import count
 
@@ -45,6 +47,33 @@ def test_parity(weights, name):
         arrays = dict(arrays)
     levels = conversion.network.schedule(jnp.asarray((arrays["step"] + 1) / 1000))
     check_parity(conversion, arrays, levels, "eps")
+
+
+def test_the_learnt_variance_is_kept(weights):
+    """Three more channels of the same network, and the sampler that heeds them."""
+    path, flags = weights("conv"), FLAGS["conv"]
+    dropped, kept = (convert_adm(path, flags=flags, variance=keep) for keep in (False, True))
+    with np.load(FOLDER / "conv.npz") as arrays:
+        z = jnp.asarray(np.moveaxis(arrays["z"], 1, -1)[:2])
+    levels = kept.network.schedule(jnp.array([0.3, 0.8]))
+    x_hat, fraction = jax.jit(Network.denoise_with_variance)(kept.network, z, levels)
+    np.testing.assert_allclose(
+        x_hat, jax.jit(Network.denoise)(dropped.network, z, levels), atol=1e-5
+    )
+    last = read_torch(path)["out.2.bias"]
+    params = kept.network.params
+    conv_out = {"kernel": 0 * params["conv_out"]["kernel"], "bias": jnp.asarray(last)}
+    moved = kept.network.replace(params=params | {"conv_out": conv_out})
+    _, constant = jax.jit(Network.denoise_with_variance)(moved, z, levels)
+    np.testing.assert_allclose(constant[0, 0, 0], (last[3:] + 1) / 2, rtol=1e-6)
+    assert fraction.shape == z.shape
+    assert (kept.card["solver"], dropped.card["solver"]) == ("iddpm", "ddim")
+    for wrong in (
+        f"{flags} --predict_xstart True",
+        flags.replace("learn_sigma True", "learn_sigma 0"),
+    ):
+        with pytest.raises(ConversionError, match="--variance is for a network of eps"):
+            convert_adm(path, flags=wrong, variance=True)
 
 
 @pytest.mark.parametrize(

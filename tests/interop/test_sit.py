@@ -24,7 +24,7 @@ from pdistill.interop import (
     write_model,
 )
 from pdistill.networks import Conditioning
-from pdistill.samplers import EulerMaruyama, integrate, sample
+from pdistill.samplers import EulerMaruyama, ImprovedDdpm, integrate, sample
 from pdistill.samplers.noise import as_threefry, fold_in
 from pdistill.samplers.noise import normal as normal_of
 
@@ -66,6 +66,8 @@ def made(tmp_path_factory):
         tensors = state_dict(**arguments)
         source = checkpoint(path, tensors, ("model", "ema"))
         found[name] = CONVERTERS[name.split()[0]](source, heads=4), tensors
+        if name == "dit":
+            found["dit with variance"] = convert_dit(source, heads=4, variance=True), tensors
     return found
 
 
@@ -184,11 +186,33 @@ def run_as(model, sampling, noise, label, scale):
     return run(nhwc(noise), label, np.full(len(label), scale - 1))
 
 
+def published_ddpm(tensors, x, label, scale, *, num, draw):
+    """p_sample_loop of DiT's code: `num` of 1,000 steps, three channels guided, learnt variance."""
+    bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    steps = np.round(np.arange(num) * 999 / (num - 1)).astype(int)
+    kept, before = bars[steps], np.append(1.0, bars[steps[:-1]])
+    betas = 1 - kept / before
+    small = np.log(betas * (1 - before) / (1 - kept) + (before == 1))  # 0, and no noise, at the end
+    for i in reversed(range(num)):
+        at = np.full(len(x), float(steps[i]))
+        output, free = (
+            sit_reference.network(tensors, x, at, y) for y in (label, np.full_like(label, 10))
+        )
+        eps, share = output[:, :4].copy(), (output[:, 4:] + 1) / 2
+        eps[:, :3] = free[:, :3] + scale * (eps[:, :3] - free[:, :3])
+        x_hat = (x - np.sqrt(1 - kept[i]) * eps) / np.sqrt(kept[i])
+        mean = betas[i] * np.sqrt(before[i]) / (1 - kept[i]) * x_hat
+        mean += (1 - before[i]) * np.sqrt(1 - betas[i]) / (1 - kept[i]) * x
+        log_variance = share * np.log(betas[i]) + (1 - share) * small[i]
+        x = mean + (i > 0) * np.exp(0.5 * log_variance) * draw(num - 1 - i)
+    return x
+
+
 @pytest.fixture(scope="module")
 def models(made, tmp_path_factory):
     """Model, tensors, noise and labels, by name."""
     found = {}
-    for name in ("sit", "lightningdit"):
+    for name in ("sit", "lightningdit", "dit with variance"):
         conversion, tensors = made[name]
         out = tmp_path_factory.mktemp(name) / "model"
         write_model(out, conversion)
@@ -212,8 +236,20 @@ def test_sampled_by_eulers_steps(models, name, scale, how):
 
 def test_sampled_by_the_stochastic_sampler(models):
     """SiT's, which its card has, on the same noise in every step."""
-    model, tensors, noise, label = models["sit"]
+    model = models["sit"][0]
     assert (model.sampling.num_steps, model.sampling.solver) == (250, EulerMaruyama(0.04))
+    check_steps_of_noise(published_sde, *models["sit"])
+
+
+def test_sampled_with_the_learnt_variance(models):
+    """DiT's, which its card has, on the same noise in every step; guidance leaves it alone."""
+    model = models["dit with variance"][0]
+    assert (model.sampling.num_steps, model.sampling.solver) == (250, ImprovedDdpm())
+    check_steps_of_noise(published_ddpm, *models["dit with variance"])
+
+
+def check_steps_of_noise(published, model, tensors, noise, label):
+    """Samples of 12 steps against those of the published code, which draws the same noise."""
     shape = nhwc(noise).shape
 
     def draw(i):
@@ -221,7 +257,7 @@ def test_sampled_by_the_stochastic_sampler(models):
         return np.moveaxis(np.asarray(drawn), -1, 1)
 
     with jax.enable_x64(True):
-        desired = nhwc(published_sde(tensors, noise, label, 1.5, num=12, draw=draw))
+        desired = nhwc(published(tensors, noise, label, 1.5, num=12, draw=draw))
     actual = run_as(model, model.sampling_with(12), noise, label, 1.5)
     np.testing.assert_allclose(actual, desired, atol=1e-9 * np.abs(desired).max())
     assert desired.std() > 0.1
@@ -338,12 +374,20 @@ def test_wrong_files(sit, tmp_path, change, message):
     assert message in str(error.value)
 
 
+def test_a_variance_that_is_not_there(tmp_path):
+    path, out = checkpoint(tmp_path / "a.pt", state_dict(outputs=4)), tmp_path / "model"
+    with pytest.raises(SystemExit, match=r"a\.pt has no learnt variance; leave --variance out"):
+        convert.main(["--from=dit", f"--source={path}", f"--out={out}", "--heads=4", "--variance"])
+
+
 def test_truncated_files_and_heads_by_the_command(sit, tmp_path):
     path, out = checkpoint(tmp_path / "a.pt", sit[1]), tmp_path / "model"
     with pytest.raises(SystemExit, match="none of the published networks is 48 wide; give --heads"):
         convert.main(["--from=sit", f"--source={path}", f"--out={out}"])
     with pytest.raises(SystemExit, match="is 48 wide, which 5 heads do not divide"):
         convert.main(["--from=sit", f"--source={path}", f"--out={out}", "--heads=5"])
+    with pytest.raises(SystemExit, match="--variance is not for --from=sit; leave it out"):
+        convert.main(["--from=sit", f"--source={path}", f"--out={out}", "--variance"])
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(SystemExit, match=r"cannot read .*a.pt: .*; get the file again"):
         convert.main(["--from=sit", f"--source={path}", f"--out={out}", "--heads=4"])

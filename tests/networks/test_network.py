@@ -50,6 +50,7 @@ def test_v_and_denoiser_read_the_output(head):
         "v": lambda: output,
         "x": lambda: (ALPHA * Z - output) / SIGMA,
         "eps": lambda: (output - SIGMA * Z) / ALPHA,
+        "eps_variance": lambda: (output[..., :1] - SIGMA * Z) / ALPHA,
         "both": lambda: ALPHA * output[..., 1:] - SIGMA * output[..., :1],
         "velocity": lambda: ((ALPHA - SIGMA) * Z + output) / (ALPHA + SIGMA),
     }
