@@ -61,6 +61,10 @@ def test_interval_in_log_snr(x64):
     found = guide(PAIR, 2.0, interval=(-3.0, 3.0))(Z, LOGSNR)
     weights = np.array([0.0, 2.0, 2.0, 2.0, 0.0])
     np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
+    own = np.array([(-7.0, 3.0), (-2.0, 2.0), (-1.0, 1.0), (3.0, 4.0), (6.0, 7.0)])
+    found = guide(PAIR, 2.0, interval=own)(Z, LOGSNR)
+    weights = np.array([2.0, 0.0, 2.0, 2.0, 2.0])
+    np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
     for interval in ((3.0, -3.0), (1.0, 1.0)):
         with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
             guide(PAIR, 1.0, interval=interval)

@@ -186,6 +186,16 @@ def test_v_is_well_conditioned_in_float32(name):
     np.testing.assert_allclose(actual, x if name == "x_from_v" else eps, rtol=0, atol=2e-6)
 
 
+def test_a_jump_of_the_true_velocity_lands_on_its_circle(truth):
+    """Where x and eps are the ends of it, at any level; at its own it is z to the bit."""
+    to = np.random.default_rng(2).uniform(-10, 10, 64)
+    landed = diffusion.jump(truth.z, truth.v, truth.logsnr, to)
+    close(landed, diffusion.diffuse(truth.x, truth.eps, to))
+    np.testing.assert_array_equal(
+        diffusion.jump(truth.z, truth.v, truth.logsnr, truth.logsnr), truth.z
+    )
+
+
 @pytest.mark.parametrize("function", [x_from_output, v_from_output])
 def test_unknown_head(function):
     a = jnp.zeros((1, 2))

@@ -90,6 +90,14 @@ def test_shifted_has_so_much_more_logsnr(x64, schedule):
     np.testing.assert_allclose(schedule.shifted(-1.5)(t), schedule(t) - 1.5, rtol=1e-12)
 
 
+def test_ddpms_levels_go_on_below_the_first_step(x64):
+    """As steep as from the first step to the second; each step has the product of 1 - beta."""
+    levels = DdpmSchedule()(np.arange(4) / 1000)
+    alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    np.testing.assert_allclose(levels[1:], np.log(alpha2 / (1 - alpha2))[:3], rtol=1e-11)
+    np.testing.assert_allclose(levels[0] - levels[1], levels[1] - levels[2], rtol=1e-11)
+
+
 def test_linear_beta_is_the_limit_of_ddpm(x64):
     def gap(num_steps):
         betas = np.linspace(1e-4, 0.02, num_steps) * (1000 / num_steps)

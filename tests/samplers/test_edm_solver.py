@@ -138,6 +138,15 @@ def test_names_and_mistakes():
     assert not Edm().stochastic
     assert parse_solver("edm:40,0.05,50,1.003") == Edm(40, 0.05, 50, 1.003)
     assert parse_solver("edm:40").stochastic
-    for text in ("edm:-1", "edm:1,3,2", "edm:1,0,2,-1", "edm:inf", "edm:1,0,2,inf", "edm:many"):
+    assert parse_solver("edm:40,0,2,0.5").churn_noise == 0.5
+    for text in (
+        "edm:-1",
+        "edm:1,3,2",
+        "edm:1,-0.5,2",
+        "edm:1,0,2,-1",
+        "edm:inf",
+        "edm:1,0,2,inf",
+        "edm:many",
+    ):
         with pytest.raises(ValueError, match="edm:"):
             parse_solver(text)

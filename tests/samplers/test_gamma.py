@@ -144,6 +144,7 @@ def test_mistakes(options, message):
 
 
 def test_encode_takes_no_jumps():
+    assert [Gamma(gamma).stochastic for gamma in (0.0, 0.5, 1.0)] == [False, True, True]
     with pytest.raises(ValueError, match="solver of denoisers"):
         samplers.encode(DATA.flow, jnp.ones((1, 1)), schedule=SCHEDULE, num_steps=1, solver=Gamma())
 
