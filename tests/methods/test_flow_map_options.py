@@ -45,6 +45,9 @@ def examples(method, state, key):
     return jax.jit(method.examples)(state, BATCH, key)
 
 
+velocity = jax.jit(Network.v)
+
+
 def randomised(network):
     """The network with parameters that are nowhere zero."""
     network = network.init(jax.random.key(7))
@@ -167,7 +170,7 @@ def test_levels_as_an_input():
     assert jnp.abs(kernel).max() > 0  # what is told is learnt from
 
     def said(levels):
-        return product.v(rows.z, rows.t, rows.told.replace(levels=levels))
+        return velocity(product, rows.z, rows.t, rows.told.replace(levels=levels))
 
     everywhere = jnp.broadcast_to(jnp.array([-jnp.inf, jnp.inf]), (16, 2))
     np.testing.assert_array_equal(said(None), said(everywhere))
@@ -199,15 +202,15 @@ def test_a_guided_teacher():
     state = learning.init(jax.random.key(0), model=model(), teacher=teacher)
     rows = examples(learning, state, jax.random.key(3))
     told = Conditioning(label=rows.told.label)
-    c = teacher.v(rows.z, rows.t, told)
-    u = teacher.v(rows.z, rows.t, Conditioning(label=jnp.full(16, 3)))
+    c = velocity(teacher, rows.z, rows.t, told)
+    u = velocity(teacher, rows.z, rows.t, Conditioning(label=jnp.full(16, 3)))
     np.testing.assert_allclose(rows.v, c + diffusion.expand(rows.w, c) * (c - u), atol=2e-5)
-    _, target = learning.sides(state.student.network, state, rows)
+    _, target = jax.jit(learning.sides)(state.student.network, state, rows)
     t, s = (diffusion.expand(diffusion.angle(a), c) for a in (rows.t, rows.s))
     told = rows.told.replace(target=rows.s)
-    F = state.student.network.v(rows.z, rows.t, told)
+    F = velocity(state.student.network, rows.z, rows.t, told)
     end = jnp.cos(t - s) * rows.z - jnp.sin(t - s) * F
-    there = teacher.v(end, rows.s, Conditioning(label=rows.told.label, guidance=rows.w))
+    there = velocity(teacher, end, rows.s, Conditioning(label=rows.told.label, guidance=rows.w))
     jump = (rows.t != rows.s).nonzero()[0]
     np.testing.assert_allclose(target[jump], there[jump], atol=2e-5)
 
@@ -290,16 +293,17 @@ def test_a_second_head_is_the_tangent_and_learns_v():
     network = model(velocity=True)
     state = learning.init(jax.random.key(0), model=network, start=randomised(network))
     student, rows = state.student.network, examples(learning, state, jax.random.key(3))
-    own = student.velocity(rows.z, rows.t, rows.told)
-    assert jnp.abs(own - student.v(rows.z, rows.t, rows.told)).max() > 0.1
-    _, target = learning.sides(student, state, rows, own)
-    _, other = learning.sides(student, state, rows, own + 1)
+    own_velocity, sides = jax.jit(Network.velocity), jax.jit(learning.sides)
+    own = own_velocity(student, rows.z, rows.t, rows.told)
+    assert jnp.abs(own - velocity(student, rows.z, rows.t, rows.told)).max() > 0.1
+    _, target = sides(student, state, rows, own)
+    _, other = sides(student, state, rows, own + 1)
     moved = jnp.abs(target - other).max(axis=(1, 2, 3)) > 1e-4
     np.testing.assert_array_equal(moved, rows.t != rows.s)
-    _, metrics = learning.step(state, BATCH, key := jax.random.key(9))
+    _, metrics = jax.jit(learning.step)(state, BATCH, key := jax.random.key(9))
     rows = examples(learning, state, jax.random.split(key)[0])
-    own = student.velocity(rows.z, rows.t, rows.told)
-    prediction, target = learning.sides(student, state, rows, own)
+    own = own_velocity(student, rows.z, rows.t, rows.told)
+    prediction, target = sides(student, state, rows, own)
     squares = jnp.square(prediction - target) + jnp.square(own - rows.v)
     expected = jnp.mean(jnp.sum(squares, axis=(1, 2, 3)))
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)

@@ -64,6 +64,9 @@ def pagoda(levels=1, **changes):
     return Pagoda(**settings | changes)
 
 
+WEIGHTED = pagoda(adversarial=0.01)
+
+
 def begin(method, teacher):
     init = lambda teacher: method.init(jax.random.key(0), teacher=teacher)  # noqa: E731
     return jax.jit(init)(teacher)
@@ -181,8 +184,8 @@ def test_what_has_grown_repeats_pixels_at_first(teacher, levels):
     assert report.new
     assert all(path.startswith("grown_") for path in report.new)
     z, logsnr = jax.random.normal(jax.random.key(2), (3, *NOISE)), jnp.full(3, -20.0)
-    desired = repeat(small.denoise(z, logsnr), 2**levels)
-    found = jax.jit(lambda network: network.denoise(z, logsnr))(larger)
+    denoise = jax.jit(Network.denoise)
+    desired, found = repeat(denoise(small, z, logsnr), 2**levels), denoise(larger, z, logsnr)
     np.testing.assert_allclose(found, desired, rtol=2e-4, atol=2e-4)
 
 
@@ -251,24 +254,25 @@ def test_frozen_parameters_stay_to_the_bit(teacher):
 
 def test_each_loss_has_its_own_noise_and_factor(teacher):
     """Reconstructions are of the latents; without a layer the weight is the factor itself."""
-    method = pagoda(adversarial=0.5)
-    state, data = begin(method, teacher), batch()
-    _, [row] = run(method, state, data, 1)
-    assert row["adversarial_weight"] == 0.5
-    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["adversarial"], rel=1e-5)
+    state, data = begin(WEIGHTED, teacher), batch()
+    _, [row] = run(WEIGHTED, state, data, 1)
+    assert row["adversarial_weight"] == np.float32(0.01)
+    assert abs(row["adversarial"]) > 0.1
+    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.01 * row["adversarial"], rel=1e-5)
     logsnr = jnp.broadcast_to(SCHEDULE(jnp.asarray(1.0)), len(data["latent"]))
-    x_hat = jax.jit(lambda network: network.denoise(data["latent"], logsnr))(method.product(state))
+    x_hat = jax.jit(lambda network: network.denoise(data["latent"], logsnr))(
+        WEIGHTED.product(state)
+    )
     desired = jnp.mean((x_hat - data["image"]) ** 2)
     assert row["reconstruction"] == pytest.approx(float(desired), rel=1e-4)
     # Of latents that belong to other images nothing else differs.
-    _, [shuffled] = run(method, state, data | {"image": data["image"][::-1]}, 1)
+    _, [shuffled] = run(WEIGHTED, state, data | {"image": data["image"][::-1]}, 1)
     assert shuffled["adversarial"] == row["adversarial"]
     assert shuffled["reconstruction"] != row["reconstruction"]
 
 
 def test_reconstructions_are_learnt(teacher):
-    method = pagoda(0, adversarial=1e-3)
-    _, rows = run(method, begin(method, teacher), batch(0), 60)
+    _, rows = run(WEIGHTED, begin(WEIGHTED, teacher), batch(), 60)
     assert rows[-1]["reconstruction"] < 0.3 * rows[0]["reconstruction"]
 
 

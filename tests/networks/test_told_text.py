@@ -91,7 +91,7 @@ def test_no_prompt_is_a_prompt_without_tokens(network):
 
 def test_guidance_is_towards_the_prompt(network):
     text, w = text_of(network), jnp.array([0.0, 1.0, 3.0])
-    found = network.v(*INPUTS, Conditioning(text=text, guidance=w))
+    found = jax.jit(Network.v)(network, *INPUTS, Conditioning(text=text, guidance=w))
     w = w[:, None, None, None]
     wanted = (1 + w) * v(network, text) - w * v(network, None)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
