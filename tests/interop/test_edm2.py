@@ -145,21 +145,21 @@ def test_a_folder_for_hubs(models, tmp_path):
 
 
 def test_the_published_sampler_with_a_guide(models):
-    """EDM's 32 steps from the same noise, of two networks from half-precision files."""
+    """EDM's steps from the same noise, of two networks from half-precision files; 32 in a card."""
     (directory, *large), (_, *small) = models["s"], models["xs"]
     model = pdistill.load(directory)
     noise, labels, w = images(SMALL, 2), np.array([2, 0]), model.card["published"]["guidance"]
     with in_float64(True):
         network = wide(model.network)
         told = Conditioning(label=jnp.asarray(labels), guidance=jnp.full(2, w))
-        sample = jax.jit(functools.partial(model.sampling.run, key=None))
+        sample = jax.jit(functools.partial(model.sampling_with(8).run, key=None))
         actual = sample(network, told, z_init=jnp.asarray(nhwc(noise)))
 
     def guided(x, sigma):
         weaker = denoised(*small, x, sigma, labels)
         return weaker + (1 + w) * (denoised(*large, x, sigma, labels) - weaker)
 
-    np.testing.assert_allclose(actual, nhwc(heun(guided, noise)), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(actual, nhwc(heun(guided, noise, 8)), rtol=0, atol=1e-8)
 
 
 def test_gradients_are_those_of_the_normalised_weights(tmp_path):

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pdistill.experiment.config import DataConfig, ExperimentConfig, ModelConfig, Named
@@ -30,6 +31,21 @@ def run(method, state, batch, updates, seed=4, first=0):
         states.append(state)
         rows.append({name: float(value) for name, value in metrics.items()})
     return states, rows
+
+
+def settled(method, state, batch, updates, seed=4):
+    """The last of the states of `run`, of many updates in one program."""
+    parts = [method.parts(number) for number in range(updates)]
+    kinds = list(dict.fromkeys(parts))
+    steps = [functools.partial(method.step, **({"parts": kind} if kind else {})) for kind in kinds]
+
+    def update(state, row):
+        number, kind = row
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        return jax.lax.switch(kind, [lambda *a, s=s: s(*a)[0] for s in steps], state, batch, key), 0
+
+    rows = jnp.arange(updates), jnp.array([kinds.index(kind) for kind in parts])
+    return jax.jit(lambda state: jax.lax.scan(update, state, rows)[0])(state)
 
 
 def same(a, b):

@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 from planning import TEACHER, plan_of, stage
-from stepping import compiled, run, same
+from stepping import compiled, run, same, settled
 from tiny_experiment import tiny_dmd
 from tiny_training import noise_dataset
 
@@ -301,7 +301,7 @@ def test_where_the_flow_comes_to_rest(fake_rate):
     )
     state = begin(method, affine([1.5, -1.0], [0.2, 1.2]), posterior([0.3, 0.3], [0.6, 0.6]))
     state = with_fake_score(state, posterior([0.5, 0.5], [0.3, 0.3]))
-    (*_, state), _ = run(method, state, {"image": jnp.zeros((256, 2))}, 1500)
+    state = settled(method, state, {"image": jnp.zeros((256, 2))}, 1500)
     params = state.generator.network.params
     error = max(np.abs(params["m"] - 0.3).max(), np.abs(np.abs(params["a"]) - 0.6).max())
     assert error < 0.05 if fake_rate else error > 0.2
@@ -363,7 +363,7 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
         matching_times=(0.3, 0.5), noise=KarrasSchedule(data_std=0.5),  # the data's
     )  # fmt: skip
     state = begin(method, network(OfLevel(), (1,), slope=0.5), posterior(0.0, 0.5))
-    (*_, state), _ = run(method, state, {"image": jnp.zeros((64, 1))}, 600)
+    state = settled(method, state, {"image": jnp.zeros((64, 1))}, 600)
     found = state.fake_score.network.network.params
     # Tolerances are what Adam leaves after few updates.
     assert float(found["m"][0]) == pytest.approx(0.0, abs=0.1)

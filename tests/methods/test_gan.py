@@ -243,16 +243,17 @@ def test_it_finds_the_data():
 @pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)], ids=str)
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
-    judging = adversary(judges=(dataclasses.replace(PIXELS, width=64),), r1=1.0)
+    wide = dataclasses.replace(PIXELS, width=64)
+    judging = adversary(judges=(wide,), r1=1.0, r1_interval=1)
     method = gan(adversary=judging, fixed="dit")
-    _, alone = run(method, begin(method, teacher), batch, 4)
+    _, alone = run(method, begin(method, teacher), batch, 3, first=1)
     mesh = make_mesh(*mesh, jax.devices())
     state = begin(method, teacher)
     shardings = param_sharding(state, mesh)
     cut = [s for s in jax.tree.leaves(shardings) if not s.is_fully_replicated]
     assert bool(cut) == (mesh.shape["fsdp"] > 1)
     state = jax.device_put(state, shardings)
-    _, spread = run(method, state, jax.device_put(batch, batch_sharding(mesh)), 4)
+    _, spread = run(method, state, jax.device_put(batch, batch_sharding(mesh)), 3, first=1)
     for one, eight in zip(alone, spread, strict=True):
         for name, value in one.items():
             assert eight[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name

@@ -218,7 +218,7 @@ def teachers_examples(network, rows, below, key):
 @pytest.mark.parametrize("kind", [LowDiff, pytest.param(Progressive, marks=pytest.mark.slow)])
 def test_the_loss_is_the_mean_over_all_resolutions(kind):
     """That of each is the plain method's, at the resolution's schedule, with its condition."""
-    network = spoiled(PAIR).replace(sampler="cascade:ddim:0.1")
+    network = spoiled(DIT_PAIR).replace(sampler="cascade:ddim:0.1")
     settings = {"optimizer": ADAM, "split": (8, 4), "max_noise": 0.2}
     if kind is Progressive:
         method = Progressive(start_steps=8, **settings)
