@@ -68,16 +68,15 @@ class Learner(struct.PyTreeNode):
                 "a network without a moving average: leave its optimizer's ema_decay and ema_ramp "
                 "at 0, and its ema_widths empty"
             )
-        copy = functools.partial(jax.tree.map, jnp.copy)
-        network = copy(network)
+        network = _copy(network)
         learning = _learning(network, fixed)
-        average = copy(learning) if averaged and not optimizer.ema_widths else None
+        average = _copy(learning) if averaged and not optimizer.ema_widths else None
         if optimizer.ema_widths:
-            average = tuple(copy(learning) for _ in optimizer.ema_widths)
+            average = tuple(_copy(learning) for _ in optimizer.ema_widths)
         return cls(
             network=network,
             average=average,
-            opt_state=optimizer.transform().init(learning),
+            opt_state=_opt_state(dataclasses.replace(optimizer, num_updates=0), learning),
             count=jnp.zeros((), jnp.int32),
             carried=carried or {},
             optimizer=optimizer,
@@ -171,6 +170,18 @@ def _has_widths(part: Any) -> bool:
 def _moved(old: Any, new: Any, step: Array) -> Any:
     """An average, a fraction `step` of the way to new parameters."""
     return jax.tree.map(lambda a, b: a + step.astype(a.dtype) * (b - a), old, new)
+
+
+# Traced once for all stages of equal networks: planning a run of many rounds was mostly this.
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _opt_state(optimizer: Optimizer, learning: Any) -> Any:
+    """The optimizer's state before the first update, whatever the number of updates."""
+    return optimizer.transform().init(learning)
 
 
 def _learning(network: Any, fixed: tuple[str, ...]) -> Any:
