@@ -398,7 +398,11 @@ def test_config_that_does_not_parse(path, value, message):
         ("model.network.arguments.heads", 3, "model.*heads 3 must divide features 8"),
         ("model.schedule.name", "cosin", "model.*schedule must be one of .*; got 'cosin'"),
         ("model.schedule.arguments.slope", 2.0, "model.*'cosine' has no 'slope'"),
-        ("model.head", "eps_variance", "model.*'eps_variance' is of converted networks"),
+        (
+            "model.head",
+            "eps_variance",
+            "head 'eps_variance' has a learnt variance, which nothing here trains",
+        ),
         (
             "model.head",
             "w",

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from pdistill import diffusion
-from pdistill.diffusion import CosineSchedule, Gaussian
+from pdistill.diffusion import CosineSchedule, DdpmSchedule, Gaussian
 from pdistill.model import Model
 from pdistill.model.editor import Editor
 from pdistill.networks import NOTHING, Network
@@ -21,12 +21,16 @@ class Denoiser(nn.Module):
 
     num_labels: int = 2
     target: bool = False
+    variance: bool = False  # its output is eps, and a variance
 
     @nn.compact
     def __call__(self, z, logsnr, told=NOTHING, *, train=False):
         self.param("none", nn.initializers.zeros, ())
         label = jnp.full(len(z), 2) if told.label is None else told.label
         of_label = Gaussian(jnp.array(MEANS)[label][:, None, None, None], STD)
+        if self.variance:
+            eps = diffusion.eps_from_x(z, of_label.denoise(z, logsnr), logsnr)
+            return jnp.concatenate([eps, jnp.zeros_like(eps)], axis=-1)
         if told.target is None or not self.target:
             return diffusion.v_from_x(z, of_label.denoise(z, logsnr), logsnr)
         turn = diffusion.expand(diffusion.angle(logsnr) - diffusion.angle(told.target), z)
@@ -35,9 +39,11 @@ class Denoiser(nn.Module):
 
 
 def model(solver="ddim", steps=4, codec=None, **more):
-    module = Denoiser(target=solver == "gamma")
+    learnt = solver == "iddpm"
+    module = Denoiser(target=solver == "gamma", variance=learnt)
+    head, schedule = ("eps_variance", DdpmSchedule()) if learnt else ("v", CosineSchedule())
     network = Network(
-        {"none": jnp.zeros(())}, module=module, head="v", schedule=CosineSchedule(), shape=SHAPE,
+        {"none": jnp.zeros(())}, module=module, head=head, schedule=schedule, shape=SHAPE,
         guidance=(0.0, 4.0), codec=codec,
     )  # fmt: skip
     card = {
@@ -48,7 +54,7 @@ def model(solver="ddim", steps=4, codec=None, **more):
 
 
 LEVELS = "multistep:-8,-2,0,2"
-SOLVERS = ["ddim", LEVELS, "gamma", "edm", "heun", "euler_maruyama"]
+SOLVERS = ["ddim", LEVELS, "gamma", "edm", "heun", "euler_maruyama", "iddpm"]
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +98,8 @@ def test_known_pixels_are_kept(solver, images):
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     np.testing.assert_array_equal(editor.inpaint(KEY, other, known, label=1), found)
     assert float(found[:, :, 2:].mean()) == pytest.approx(MEANS[1], abs=0.03)
-    sampled = model("heun") if solver in ("edm", "euler_maruyama") else editor.model
-    whole = sampled.sample(KEY, NUM, label=1)  # by four steps, whose images differ less
+    own = "heun" if solver in ("edm", "euler_maruyama", "iddpm") else None
+    whole = editor.model.sample(KEY, NUM, label=1, solver=own)  # by 4 steps: images differ less
     assert float(found[:, :, 2:].std()) == pytest.approx(float(whole.std()), rel=0.05)
 
 

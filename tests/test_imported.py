@@ -69,7 +69,7 @@ def test_again_it_changes_nothing(workdir, foreign):
 
 def test_a_variance_that_nothing_trains(tmp_path):
     path = write(tmp_path / "model", head="eps_variance")
-    with pytest.raises(ConfigError, match=r"keeps the variance .* again without --variance"):
+    with pytest.raises(ConfigError, match=r"\(progressive/1\): .*has a learnt variance, which"):
         experiment.run(importing(path), tmp_path / "run")
 
 

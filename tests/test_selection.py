@@ -12,7 +12,7 @@ import pdistill
 from pdistill import compare, experiment
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError
-from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.files import read_json, read_jsonl
 from pdistill.training import Diverged
 
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
@@ -136,9 +136,9 @@ def test_select_must_be_a_distance(tmp_path):
 # --- compare --------------------------------------------------------------------------------------
 
 
-def comparison(workdir, *students):
+def comparison(workdir, *students, teacher="teacher"):
     arguments = [
-        f"--teacher={workdir}/teacher", "--reference=digits:train", "--num_samples=128",
+        f"--teacher={workdir}/{teacher}", "--reference=digits:train", "--num_samples=128",
         f"--students={','.join(f'{workdir}/{s}' for s in students)}", f"--out={workdir}/c.jsonl",
     ]  # fmt: skip
     compare.main(arguments)
@@ -164,6 +164,15 @@ def test_compare(workdir, capsys, bars):
     assert gan["rms_difference"] > 0
     assert "teacher_student" in capsys.readouterr().out
     assert {f"samples of {workdir}/{name}" for name in ("teacher", "gan")} <= set(bars)
+
+
+def test_a_teacher_of_noisy_steps_is_compared_by_ddim(workdir):
+    """Its own samples of a noise are many."""
+    shutil.copytree(workdir / "teacher", noisy := workdir / "noisy")
+    card = read_json(path := noisy / "model/model.json")
+    path.write_text(json.dumps(card | {"solver": "ancestral"}))
+    [row] = comparison(workdir, "teacher@2", teacher="noisy")
+    assert row["rms_difference"] == 0
 
 
 @pytest.mark.parametrize(

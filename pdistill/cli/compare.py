@@ -102,10 +102,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         path, steps = _parse_student(text)
         student = models.load(path, mesh, codec=options.codec)
         _check_comparable(student, teacher, path, options.teacher)
-        # Students are distilled from samplers that do not clip.
-        sampling = dataclasses.replace(teacher.sampling_with(steps), clip=None)
         images = draw(path, student, student.sampling)
-        theirs = draw(options.teacher, teacher, sampling)
+        theirs = draw(options.teacher, teacher, _distilled(teacher, steps))
         difference = (images.astype(np.float32) - theirs) / 127.5
         rows.append(
             {
@@ -126,6 +124,13 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _distilled(teacher: Model, steps: int) -> Sampling:
+    """The teacher's sampling as students are distilled from it: without noise and clipping."""
+    drawn = teacher.sampling.solver.stochastic and not teacher.network.sampler
+    sampling = teacher.sampling_with(steps, "ddim" if drawn else None)
+    return dataclasses.replace(sampling, clip=None)
 
 
 def _parse_student(text: str) -> tuple[str, int]:

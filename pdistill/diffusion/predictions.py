@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 HEADS = ("v", "x", "eps", "both", "velocity", "eps_variance")
-_OF_TWO = ("both", "eps_variance")  # whose output has two halves
+_WITH_TWO_HALVES = ("both", "eps_variance")  # whose output has two halves
 
 
 def expand(a: Array, like: Array) -> Array:
@@ -194,7 +194,7 @@ def jump(z: Array, v: Array, logsnr_t: Array, logsnr_s: Array) -> Array:
 def output_channels(head: str, channels: int) -> int:
     """Channels a network must output for images of `channels` channels."""
     _check_head(head)
-    return 2 * channels if head in _OF_TWO else channels
+    return 2 * channels if head in _WITH_TWO_HALVES else channels
 
 
 def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:

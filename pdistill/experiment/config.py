@@ -74,8 +74,6 @@ class ModelConfig:
         """
         if "out_channels" in self.network.arguments:
             raise ValueError("out_channels follows from the head and the data; leave it out")
-        if self.head == "eps_variance":
-            raise ValueError("head 'eps_variance' is of converted networks; train one of 'eps'")
         channels = output_channels(self.head, image_shape[-1])
         arguments = {**self.network.arguments, "out_channels": channels}
         try:
@@ -134,8 +132,9 @@ class EvaluationConfig:
         for text in self.solvers:
             if parse_solver(text).model != "denoiser":
                 raise ValueError(
-                    f"solvers must be for denoisers, such as ddim; got {text!r}: models that are "
-                    "made for another kind of solver are sampled with it anyway"
+                    f"solvers must be for any denoiser, such as ddim; got {text!r}: models that "
+                    "are made for one kind of solver are measured with it anyway, and those that "
+                    "have learnt a variance by `pdistill evaluate --solver=iddpm`"
                 )
         for gamma in self.gammas:
             Gamma(gamma)

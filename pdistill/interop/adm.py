@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "predict_xstart": False,
     "rescale_timesteps": False,
 }
+STEPS = 250  # of the published samples, "--timestep_respacing 250"
 MULTIPLIERS = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
 RESNET = {
     "in_layers.0": "norm1",
@@ -83,7 +84,7 @@ def convert_adm(
     tensors = _tensors(state, blank.module, options, source)
     card = teacher_card(blank, method="adm", source=source, num_steps=num_steps)
     if variance:
-        card["solver"] = "iddpm"
+        card |= {"solver": "iddpm", "num_steps": num_steps or STEPS}
     return Conversion(from_torch(blank, tensors, source), card)
 
 

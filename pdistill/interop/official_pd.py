@@ -50,7 +50,7 @@ def convert_official_pd(
     head = head or ("both" if arguments["out_channels"] == 2 * channels else "x")
     shape = (image_size, image_size, channels)
     blank = build("unet", arguments, head, CosineSchedule(), shape)
-    if arguments["out_channels"] != output_channels(head, channels):
+    if head == "eps_variance" or arguments["out_channels"] != output_channels(head, channels):
         raise ConversionError(
             f"{source} has {arguments['out_channels']} channels out, which is not head={head!r}; "
             "give another head"

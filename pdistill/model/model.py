@@ -83,7 +83,7 @@ class Model:
                 "leave the solver out"
             )
         if sampling.solver.model == "variance":
-            check_variance(self.network)
+            check_variance(self.network, sampling.num_steps)
         counts = made_for(self.card)
         if counts and sampling.num_steps not in counts:
             only = " or ".join(str(samplers.format_steps(n)) for n in counts)

@@ -102,7 +102,7 @@ class Sampling:
     def function(
         self, network: Network, told: Conditioning = NOTHING
     ) -> Denoiser | Jump | DenoiserWithVariance:
-        """The denoiser or the jump that `samplers.sample` calls."""
+        """The denoiser, with its variance if the solver heeds it, or the jump to sample."""
         others = {"jump": network.jump, "variance": network.denoise_with_variance}
         return functools.partial(others.get(self.solver.model, network.denoise), told=told)
 

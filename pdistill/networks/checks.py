@@ -23,12 +23,16 @@ def check_network(network: Any) -> None:
         )
 
 
-def check_variance(network: Any) -> None:
-    """Raises ValueError for a network that has learnt no variance."""
+def check_variance(network: Any, num_steps: int = 1) -> None:
+    """Raises ValueError for a network without learnt variance, or of fewer time steps."""
     if network.head != "eps_variance":
         raise ValueError(
             "the solver iddpm is for networks that have learnt a variance, such as DiT converted "
             f"with --variance; this one predicts {network.head}: take another solver, such as ddim"
+        )
+    if num_steps > getattr(network.schedule, "num", num_steps):
+        raise ValueError(
+            f"the network knows {network.schedule.num} time steps; got num_steps={num_steps}"
         )
 
 

@@ -118,8 +118,9 @@ class Network(struct.PyTreeNode):
         check_variance(self)
 
         def convert(head, z, output, logsnr):
-            x_hat = diffusion.x_from_output(head, z, output, logsnr)
-            return jnp.concatenate([x_hat, diffusion.variance_fraction(output)], axis=-1)
+            x = diffusion.x_from_output(head, z, output, logsnr)
+            said = diffusion.variance_fraction(output) if head == self.head else 0 * x  # a guide
+            return jnp.concatenate([x, said], axis=-1)
 
         of_x = self.replace(guidance_channels=self.guidance_channels or z.shape[-1])
         return tuple(jnp.split(of_x._predict(convert, z, logsnr, told), 2, axis=-1))
@@ -187,15 +188,14 @@ class Network(struct.PyTreeNode):
         if told.guidance is not None:
             free = free.replace(guidance=jnp.zeros_like(told.guidance))
         both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, free))
-        informed, uninformed = jnp.split(read(*both), 2)
-        return informed, uninformed
+        return tuple(jnp.split(read(*both), 2))
 
     def _read(self, convert, z, logsnr, told, dropout_key, second) -> Array:
         """The output, or the second head's, by `convert`."""
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        train = dropout_key is not None
         output = self.module.apply(
-            {"params": self.params}, z, logsnr, self._heard(told),
-            train=dropout_key is not None, rngs=rngs, mutable=["velocity"] if second else False,
+            {"params": self.params}, z, logsnr, self._heard(told), train=train,
+            rngs={"dropout": dropout_key} if train else None, mutable=second and ["velocity"],
         )  # fmt: skip
         if second:
             (output,) = output[1]["velocity"]["velocity"]

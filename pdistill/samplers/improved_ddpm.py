@@ -12,9 +12,9 @@ from pdistill.samplers.solvers import Solver, ancestral_step
 class ImprovedDdpm(Solver):
     """DDPM's ancestral sampler with learnt variances, as ADM's and DiT's samples are drawn.
 
-    For a `diffusion.DenoiserWithVariance`. N steps are at the time steps that are nearest to N
-    equally spaced ones from the last to the first, as `space_timesteps` of their code has them;
-    the last one returns x_hat.
+    For a `diffusion.DenoiserWithVariance`. N > 1 steps are at the time steps that are nearest to N
+    equally spaced ones from the last to the first, as `space_timesteps` of their code has them but
+    for halves, which its sums round to either side. The last step returns x_hat.
     """
 
     name = "iddpm"
@@ -27,11 +27,16 @@ class ImprovedDdpm(Solver):
                 f"{self.name} is for the discrete noise levels of DDPM, `DdpmSchedule`; got "
                 f"{schedule}"
             )
-        # From the first step on, so that halves are rounded to the same side.
-        number = (num_steps - 1 - i).astype(dtype)
-        step = jnp.round(number * (schedule.num - 1) / jnp.maximum(num_steps - 1, 1))
+        if isinstance(num_steps, int) and num_steps > schedule.num:
+            raise ValueError(
+                f"{self.name} takes at most the {schedule.num} time steps; got {num_steps}"
+            )
+        # Whole numbers, so that a count that is traced makes the same steps as one that is not.
+        rest, ways = num_steps - 1 - i, jnp.maximum(num_steps - 1, 1)
+        step = (2 * rest * (schedule.num - 1) + ways) // (2 * ways)
         step = jnp.where(num_steps == 1, schedule.num - 1, step)
-        return schedule(jnp.where(i == num_steps, 0, (step + 1) / schedule.num))
+        t = jnp.where(i == num_steps, 0, step + 1).astype(dtype) / schedule.num
+        return schedule(t)
 
     def step(self, denoise, z, made, logsnr_t, logsnr_s, key, memory):
         x_hat, fraction = made

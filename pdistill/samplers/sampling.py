@@ -15,12 +15,12 @@ from pdistill.samplers import noise
 from pdistill.samplers.names import parse_solver
 from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
-AnyDenoiser = Denoiser | Jump | DenoiserWithVariance
+Sampled = Denoiser | Jump | DenoiserWithVariance
 
 
 @overload
 def sample(
-    denoise: AnyDenoiser,
+    denoise: Sampled,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -37,7 +37,7 @@ def sample(
 
 @overload
 def sample(
-    denoise: AnyDenoiser,
+    denoise: Sampled,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -53,7 +53,7 @@ def sample(
 
 
 def sample(
-    denoise: AnyDenoiser,
+    denoise: Sampled,
     key: Array | None,
     shape: Sequence[int] | None = None,
     *,
@@ -114,12 +114,10 @@ def sample(
     return (x, trajectory) if return_trajectory else x
 
 
-def _prepared(
-    denoise: AnyDenoiser, solver: Solver, clip: tuple[float, float] | None
-) -> AnyDenoiser:
-    """The denoiser, clipped, or the jump; ValueError for what cannot be called as a jump."""
+def _prepared(denoise: Sampled, solver: Solver, clip: tuple[float, float] | None) -> Sampled:
+    """The denoiser, clipped, or the jump; ValueError for what cannot be called as the latter."""
     if solver.model == "variance":
-        return _of_both(denoise, clip, solver.name)
+        return _with_variance(denoise, clip, solver.name)
     if not solver.jumps:
         return _clipped(denoise, clip)
     try:
@@ -299,7 +297,7 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), *clip)
 
 
-def _of_both(
+def _with_variance(
     denoise: DenoiserWithVariance, clip: tuple[float, float] | None, name: str
 ) -> DenoiserWithVariance:
     """The denoiser, clipped, with a ValueError for one that does not say a variance."""
@@ -312,31 +310,34 @@ def _of_both(
                 "diffusion.DenoiserWithVariance; for another one take another solver, such as "
                 "'ancestral'"
             )
-        return _clipped(lambda *_: made[0], clip)(z, logsnr), made[1]
+        x_hat, fraction = made
+        return x_hat if clip is None else jnp.clip(x_hat, *clip), fraction
 
     return call
 
 
-def _checked(denoise: AnyDenoiser, larger: bool, variance: bool) -> AnyDenoiser:
-    """The denoiser or jump, with a ValueError for x_hat that is not of z's shape.
+def _checked(denoise: Sampled, larger: bool, variance: bool) -> Sampled:
+    """The function that is sampled, with a ValueError for results that are not of z's shape.
 
     With `larger` only the number of images and of axes must be the same.
     """
 
-    def check(z: Array, x_hat: Array) -> Array:
-        found = getattr(x_hat, "shape", type(x_hat).__name__)
+    def check(z: Array, a: Array, name: str) -> Array:
+        found = getattr(a, "shape", type(a).__name__)
         fits = found == z.shape or (
-            larger and hasattr(x_hat, "ndim") and (x_hat.ndim, found[:1]) == (z.ndim, z.shape[:1])
+            larger and hasattr(a, "ndim") and (a.ndim, found[:1]) == (z.ndim, z.shape[:1])
         )
         if not fits:
             raise ValueError(
-                f"denoise must return x_hat of z's shape {z.shape}; it returned {found}"
+                f"denoise must return {name} of z's shape {z.shape}; it returned {found}"
             )
-        return jnp.asarray(x_hat, z.dtype)
+        return jnp.asarray(a, z.dtype)
 
     def call(z: Array, *levels: Array) -> Array | tuple[Array, Array]:
         made = denoise(z, *levels)
-        return tuple(check(z, a) for a in made) if variance else check(z, made)
+        if variance:
+            return check(z, made[0], "x_hat"), check(z, made[1], "a fraction")
+        return check(z, made, "x_hat")
 
     return call
 

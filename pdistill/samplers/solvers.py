@@ -87,7 +87,8 @@ class Solver(abc.ABC):
     def evaluate(
         self, denoise: Denoiser, z: Array, logsnr_t: Array, logsnr_s: Array, memory: Any
     ) -> Array:
-        """Evaluates the model for a step from t to s: x_hat at t."""
+        """Evaluates the model for a step from t to s: x_hat at t, or a jump's z, or x_hat and the
+        fraction of a variance; `step` and `end` are given the same."""
         del logsnr_s, memory
         return denoise(z, jnp.broadcast_to(logsnr_t, z.shape[:1]))
 

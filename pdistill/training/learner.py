@@ -59,10 +59,16 @@ class Learner(struct.PyTreeNode):
           whole_batches: whether its losses are of a batch as a whole, not means over rows.
 
         Raises:
-          ValueError: settings of the optimizer that would be ignored; a pattern without parameters.
+          ValueError: settings of the optimizer that would be ignored; a pattern without parameters;
+            a network with a learnt variance.
         """
         if whole_batches and optimizer.microbatches > 1:
             raise ValueError("its losses are of a whole batch: leave optimizer.microbatches at 1")
+        if getattr(network, "head", "") == "eps_variance":
+            raise ValueError(
+                "head 'eps_variance' has a learnt variance, which nothing here trains: take 'eps', "
+                "or convert the network without --variance"
+            )
         if not averaged and (optimizer.ema_decay or optimizer.ema_ramp or optimizer.ema_widths):
             raise ValueError(
                 "a network without a moving average: leave its optimizer's ema_decay and ema_ramp "

@@ -248,6 +248,22 @@ def test_sampled_with_the_learnt_variance(models):
     check_steps_of_noise(published_ddpm, *models["dit with variance"])
 
 
+def test_a_model_samples_with_its_variance(models):
+    """Any number of steps by one program, as by the one of a number; each sample by its own key."""
+    model, _, _, label = models["dit with variance"]
+    key, how = jax.random.key(1), {"guidance": 0.5}
+    for num_steps in (1, 3):
+        found = model.sample(key, 2, label=label, num_steps=num_steps, **how)
+        within = jax.jit(
+            lambda key, n=num_steps: model.sample(key, 2, label=label, num_steps=n, **how)
+        )
+        np.testing.assert_allclose(within(key), found, atol=1e-4 * np.abs(found).max())
+        alone = model.sample(key, 1, label=label[:1], num_steps=num_steps, **how)
+        np.testing.assert_allclose(alone[0], found[0], atol=1e-4 * np.abs(found).max())
+    with pytest.raises(ValueError, match="knows 1000 time steps; got num_steps=1001"):
+        model.sample(key, 1, num_steps=1001)
+
+
 def check_steps_of_noise(published, model, tensors, noise, label):
     """Samples of 12 steps against those of the published code, which draws the same noise."""
     shape = nhwc(noise).shape

@@ -57,6 +57,26 @@ def test_v_and_denoiser_read_the_output(head):
     close(v, desired_v[head]())
 
 
+@pytest.mark.parametrize("channels", [None, 1])
+def test_variances_are_those_without_guidance(channels):
+    """By a pair of evaluations, and by another network, whatever that predicts."""
+    network = random(blank("eps_variance", num_labels=3)).replace(guidance_channels=channels)
+    run = jax.jit(Network.denoise_with_variance)
+    output = jax.jit(lambda n: n.module.apply({"params": n.params}, Z, LOGSNR, Conditioning(LABEL)))
+    alone, told = (output(network)[..., 1:] + 1) / 2, Conditioning(LABEL, guidance=np.full(4, 2.0))
+    told = jax.tree.map(np.float32, told).replace(label=LABEL)
+    for guide in (None, random(blank("v")), random(blank("eps_variance"))):
+        guided = network.guided_by(guide) if guide else network
+        x_hat, fraction = run(guided, Z, LOGSNR, told)
+        np.testing.assert_allclose(fraction, alone, atol=1e-5)
+        np.testing.assert_allclose(
+            x_hat, jax.jit(Network.denoise)(guided, Z, LOGSNR, told), rtol=1e-4
+        )
+        assert np.std(x_hat - network.denoise(Z, LOGSNR, Conditioning(LABEL))) > 0.01
+    with pytest.raises(ValueError, match="is for networks that have learnt a variance"):
+        random(blank("eps")).denoise_with_variance(Z, LOGSNR)
+
+
 def test_it_is_told_the_label():
     network = random(blank(num_labels=3))
     run = jax.jit(lambda label: network.denoiser(Conditioning(label))(Z, LOGSNR))

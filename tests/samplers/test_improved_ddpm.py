@@ -124,8 +124,10 @@ def test_mistakes():
         sample(mixture().denoise, KEY, z_init=Z, schedule=DdpmSchedule(), **how)
     with pytest.raises(ValueError, match="is for the discrete noise levels of DDPM"):
         sample(both, KEY, z_init=Z, schedule=CosineSchedule(), **how)
+    with pytest.raises(ValueError, match="at most the 10 time steps; got 11"):
+        sample(both, KEY, z_init=Z, schedule=DdpmSchedule(num=10), num_steps=11, solver="iddpm")
     narrow = lambda z, logsnr: (mixture().denoise(z, logsnr), z[:, :1])  # noqa: E731
-    with pytest.raises(ValueError, match="x_hat of z's shape"):
+    with pytest.raises(ValueError, match="a fraction of z's shape"):
         sample(narrow, KEY, z_init=Z.astype(np.float32), schedule=DdpmSchedule(), **how)
     with pytest.raises(ValueError, match="encode needs a deterministic solver"):
         encode(mixture().denoise, Z, schedule=DdpmSchedule(), num_steps=2, solver="iddpm")
