@@ -195,10 +195,10 @@ def is_stub(node: ast.AST) -> bool:
 
 
 def tests_of(config: dict[str, Any], module: str) -> tuple[str, ...]:
-    """Test files of a module: those of the first pattern that fits it."""
-    for pattern, files in config["tests"].items():
+    """Test files of a module: those of its name, or else of the first pattern that fits it."""
+    for pattern in sorted(config["tests"], key=lambda pattern: "*" in pattern):
         if fnmatch.fnmatch(module, pattern):
-            return tuple(f"tests/{file}" for file in files)
+            return tuple(f"tests/{file}" for file in config["tests"][pattern])
     own = f"tests/{Path(module).parent}/test_{Path(module).name}"
     if (ROOT / own).exists():
         return (own,)

@@ -171,6 +171,7 @@ def test_svhn(root, tmp_path, monkeypatch):
         scipy.io.savemat(file, {"X": images[part].transpose(1, 2, 3, 0), "y": y})
         contents[f"{split}_32x32.mat"] = file.getvalue()
     assert list(contents) == list(PUBLISHED["svhn"].md5)
+    assert PUBLISHED["svhn"].features["image"].shape == (32, 32, 3)
     publish(monkeypatch, "svhn", tmp_path / "published", contents)
     main(["svhn"])
     assert (labels == 0).any()

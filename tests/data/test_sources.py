@@ -38,6 +38,12 @@ def test_split_of_digits_is_fixed():
     assert load_dataset("digits", "test").labels[:10].tolist() == [7, 9, 4, 7, 0, 2, 6, 1, 3, 1]
 
 
+def test_images_at_their_own_size_stay():
+    digits = load_dataset("digits", "test")
+    assert digits.at(8) is digits
+    assert digits.at(4).image_shape == (4, 4, 1)
+
+
 def test_unknown_split_of_digits():
     with pytest.raises(ValueError, match="splits train and test; got 'validation'"):
         load_dataset("digits", "validation")

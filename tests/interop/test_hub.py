@@ -1,5 +1,6 @@
 """Folders for hubs: out and in is exact, and damage is one clear error."""
 
+import dataclasses
 import json
 
 import chex
@@ -11,6 +12,7 @@ from comparison import each_damage
 import pdistill
 from pdistill.interop import ConversionError, read_folder, write_folder, write_model
 from pdistill.model import ModelError
+from pdistill.networks import AutoencoderTiny
 from pdistill.runtime.mesh import make_mesh
 
 
@@ -39,6 +41,21 @@ def test_a_folder_is_a_model(folder, guided):
         chex.assert_trees_all_equal(after.network, other.network)
         shardings = (jax.tree.map(lambda a: a.sharding, m.network.params) for m in (after, other))
         assert next(shardings) == next(shardings)
+
+
+def test_a_codec_goes_out_and_in(guided, tmp_path):
+    """In a folder within the model's."""
+    model = pdistill.load(guided)
+    *_, channels = model.network.shape
+    blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+    module = AutoencoderTiny(channels=8, latent_channels=channels, **blocks)
+    codec = pdistill.Codec(None, module, (0.5,) * channels, (2.0,) * channels, 16)
+    codec = jax.jit(codec.init)(jax.random.key(0))
+    network = model.network.replace(codec=codec)
+    write_folder(tmp_path / "folder", dataclasses.replace(model, network=network))
+    found = pdistill.load(tmp_path / "folder").network.codec
+    assert found.blank == codec.blank
+    chex.assert_trees_all_equal(found.params, codec.params)
 
 
 def test_advice_names_the_models_below(folder):

@@ -1,10 +1,22 @@
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
-from pdistill.networks.embeddings import logsnr_waves, sinusoidal
+from pdistill.networks.embeddings import TargetEmbedding, logsnr_waves, sinusoidal
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_target_says_nothing_at_first(zero):
+    """Unless zeros are elsewhere."""
+    module, level = (
+        TargetEmbedding(8, 4, **({} if zero else {"zero": False})),
+        np.zeros(2, np.float32),
+    )
+    said, _ = module.init_with_output(jax.random.key(0), level + 3, level)
+    assert np.all(np.asarray(said) == 0) == zero
 
 
 @pytest.mark.parametrize("features", [8, 7, 3])

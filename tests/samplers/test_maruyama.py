@@ -85,6 +85,8 @@ def test_levels():
     np.testing.assert_allclose(times[:-1], 1 - 0.96 * np.arange(250) / 249, atol=1e-6)
     assert times[-1] < 1e-12
     assert num_evaluations("euler_maruyama", 250) == 250
+    found = EulerMaruyama().grid(CosineSchedule(), 4, jnp.float32)
+    assert found[-1] == CosineSchedule()(jnp.zeros(()))
 
 
 def test_the_end_is_the_mean_of_a_step(x64):

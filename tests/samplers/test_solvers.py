@@ -106,6 +106,15 @@ def test_heun_on_a_gaussian(x64, logsnr_t, logsnr_s):
     np.testing.assert_allclose(actual, gain * z, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", [n for n, make in SOLVERS.items() if make.model == "denoiser"])
+def test_a_denoiser_is_told_a_level_for_each_image(name):
+    def denoise(z, logsnr):
+        assert logsnr.shape == (5,)
+        return 0.5 * z
+
+    sample(denoise, KEY, (5, 2), schedule=CosineSchedule(), num_steps=3, solver=name)
+
+
 def test_heuns_step_in_variance_exploding_coordinates(x64):
     """Karras et al. 2022, algorithm 1: y = z / alpha on the slope eps = (y - x_hat) / tau."""
     model, z = Gaussian(0.3, 0.4), np.array([[1.0], [-2.0]])
@@ -283,7 +292,8 @@ def test_bad_variance(variance):
 def test_multistep_denoises_and_adds_noise_of_the_next_level(x64):
     solver = Multistep((-5.0, 0.0, 3.0))
     assert solver.max_steps == 3
-    np.testing.assert_allclose(solver.grid(lambda t: 7 + t, 2, np.float64), [-5, 0, 7])
+    for num_steps, levels in ((2, [-5, 0, 7]), (3, [-5, 0, 3, 7])):
+        np.testing.assert_allclose(solver.grid(lambda t: 7 + t, num_steps, np.float64), levels)
     x_hat = np.full((50_000, 1), 0.5)
     alpha, sigma = alpha_sigma(0.0)
     z = step(solver, np.zeros_like(x_hat), x_hat, -5.0, 0.0, KEY)
