@@ -247,7 +247,7 @@ def test_run_directories_that_cannot_be(tmp_path):
         (lambda c: c.evaluation.update(metrics=("fd_pixel",)), "metric must be one of"),
         (
             lambda c: c.evaluation.update(solvers=("ddim", "gamma:0.5")),
-            "solvers must be for denoisers, such as ddim; got 'gamma:0.5'",
+            "solvers must be for any denoiser, such as ddim; got 'gamma:0.5'",
         ),
         (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
         (
