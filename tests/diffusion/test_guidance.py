@@ -70,6 +70,14 @@ def test_interval_in_log_snr(x64):
             guide(PAIR, 1.0, interval=interval)
 
 
+def test_the_first_channels_alone_are_guided(x64):
+    """Of images, whose channels are the last axis."""
+    z = np.random.default_rng(1).normal(size=(5, 2, 2, 4))
+    found, whole = (guide(PAIR, 2.0, channels=n)(z, LOGSNR) for n in (3, None))
+    np.testing.assert_array_equal(found[..., :3], whole[..., :3])
+    np.testing.assert_array_equal(found[..., 3:], CONDITIONAL.denoise(z, LOGSNR)[..., 3:])
+
+
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
 def test_rescaling_brings_back_the_spread(x64, rescale):
     """At 1 each guided example has the conditional one's standard deviation, exactly."""

@@ -23,6 +23,7 @@ from pdistill.interop import (
     convert_sit,
     write_model,
 )
+from pdistill.interop import sit as published
 from pdistill.networks import Conditioning
 from pdistill.samplers import EulerMaruyama, ImprovedDdpm, integrate, sample
 from pdistill.samplers.noise import as_threefry, fold_in
@@ -394,6 +395,13 @@ def test_a_variance_that_is_not_there(tmp_path):
     path, out = checkpoint(tmp_path / "a.pt", state_dict(outputs=4)), tmp_path / "model"
     with pytest.raises(SystemExit, match=r"a\.pt has no learnt variance; leave --variance out"):
         convert.main(["--from=dit", f"--source={path}", f"--out={out}", "--heads=4", "--variance"])
+
+
+def test_heads_of_the_published_widths():
+    """64 channels each, but for those of width 1152, which have 72."""
+    assert {width // heads for width, heads in published.HEADS.items()} == {64, 72}
+    assert all(width % heads == 0 for width, heads in published.HEADS.items())
+    assert published.HEADS[1152] == 16
 
 
 def test_truncated_files_and_heads_by_the_command(sit, tmp_path):

@@ -177,6 +177,10 @@ def test_levels_as_an_input():
     assert not np.array_equal(said(None), said(jnp.clip(everywhere, -1.0, 1.0)))
 
 
+def test_it_is_measured_at_one_to_four_jumps():
+    assert method().measured_at == (1, 2, 4)
+
+
 def test_weights_as_an_input():
     learning = method(guidance=(0.5, 7.0), label_dropout=0.3, own_velocity=True)
     state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))

@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 
 from pdistill.diffusion import CosineSchedule, GaussianMixture, RectifiedFlow
-from pdistill.samplers import integrate
+from pdistill.samplers import adaptive, integrate
 
 Z = np.random.default_rng(0).normal(size=(8, 1))
 run = jax.jit(integrate, static_argnums=0, static_argnames=("schedule", "rtol", "atol"))
@@ -35,6 +35,13 @@ def solved(method, rtol, atol):
 
     found = scipy.integrate.solve_ivp(velocity, (0, 1), Z[0], method=method, rtol=rtol, atol=atol)
     return found.y[:, -1], found.nfev
+
+
+def test_weights_agree_with_the_times_of_the_stages():
+    """Those of Dormand and Prince 1980; a step's sum to one, and the error's to nothing."""
+    sums = np.sum(adaptive.STAGES, axis=1)
+    np.testing.assert_allclose(sums, [1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1], rtol=1e-14)
+    assert sum(adaptive.ERROR) == pytest.approx(0, abs=1e-15)
 
 
 @pytest.mark.parametrize("rtol", [1e-6, 1e-9])

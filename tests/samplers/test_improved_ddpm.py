@@ -126,6 +126,8 @@ def test_mistakes():
         sample(both, KEY, z_init=Z, schedule=CosineSchedule(), **how)
     with pytest.raises(ValueError, match="at most the 10 time steps; got 11"):
         sample(both, KEY, z_init=Z, schedule=DdpmSchedule(num=10), num_steps=11, solver="iddpm")
+    with pytest.raises(ValueError, match=r"returns \(x_hat, fraction of the variance\)"):
+        sample(lambda *a: (*both(*a), 0), KEY, z_init=Z, schedule=DdpmSchedule(), **how)
     narrow = lambda z, logsnr: (mixture().denoise(z, logsnr), z[:, :1])  # noqa: E731
     with pytest.raises(ValueError, match="a fraction of z's shape"):
         sample(narrow, KEY, z_init=Z.astype(np.float32), schedule=DdpmSchedule(), **how)

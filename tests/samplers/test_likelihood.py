@@ -16,7 +16,8 @@ X = np.random.default_rng(0).normal(0.3, 0.5, (5, 2, 3))
 
 
 @pytest.mark.parametrize(
-    ("schedule", "error"), [(CosineSchedule(), 1e-4), (KarrasSchedule(), 0.03)]
+    ("schedule", "error"),
+    [(CosineSchedule(), 1e-4), (CosineSchedule(-20.0, 2.0), 1e-4), (KarrasSchedule(), 0.03)],
 )
 def test_a_gaussian(x64, schedule, error):
     """The density with the noise of the data's end.
