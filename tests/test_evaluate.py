@@ -32,6 +32,14 @@ def run(*arguments):
     evaluate.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.parametrize("missing", ["metrics", "reference"])
+def test_what_must_be_said(files, capsys, missing):
+    given = {"images": files / "a.npz", "metrics": "fd_pixels", "reference": files / "b.npz"}
+    with pytest.raises(SystemExit):
+        run(*(f"--{name}={value}" for name, value in given.items() if name != missing))
+    assert f"the following arguments are required: --{missing}" in capsys.readouterr().err
+
+
 def test_images_against_images(files, capsys, bars):
     metrics = "fd_pixels,precision_recall"
     out = files / "rows.jsonl"

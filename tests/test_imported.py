@@ -25,6 +25,7 @@ def write(directory, shape=IMAGE, head="eps"):
     blank = Network(None, module=module, head=head, schedule=DdpmSchedule(), shape=shape)
     network = jax.jit(blank.init)(jax.random.key(0))
     card = teacher_card(network, method="elsewhere", source="a_file", num_steps=2)
+    assert card["clip"] == (-1.0, 1.0)  # of images, unless a converter says another range
     write_model(directory, Conversion(network, card))
     return directory
 

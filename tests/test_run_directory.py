@@ -11,7 +11,13 @@ import pytest
 
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
-from pdistill.runtime.files import read_json, write_arrays, write_atomically
+from pdistill.runtime.files import (
+    read_json,
+    read_jsonl,
+    write_arrays,
+    write_atomically,
+    write_jsonl,
+)
 from pdistill.runtime.temporary import replacing, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +88,13 @@ def test_a_folder_takes_anothers_place(tmp_path):
             folder.mkdir()
             (folder / name).touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "b"]
+
+
+def test_rows_make_their_folder(tmp_path):
+    path = tmp_path / "new" / "folder" / "rows.jsonl"
+    for append in (False, True):
+        write_jsonl(path, [{"a": 1}], append=append)
+    assert read_jsonl(path) == 2 * [{"a": 1}]
 
 
 def test_json_of_16_mb_is_the_largest(tmp_path):

@@ -185,6 +185,7 @@ def test_bad_arguments(make):
 
 
 def test_arguments_at_their_bounds():
+    CosineSchedule(shift=-60.0)  # of both ends alike
     LinearBetaSchedule(beta_min=1.0, beta_max=1.0)
     DdpmSchedule(beta_start=0.02, beta_end=0.02)
     DdpmSchedule(num=2)

@@ -192,6 +192,7 @@ def test_long_prompts_are_cut_before_the_end(folders):
 
 def test_ends_by_the_largest_id(encoders):
     """Old configs say 2 for the end of a prompt, whatever its id is; without a projection."""
+    assert ClipText().eos == ClipText().vocabulary - 1 == 49407
     encoder = encoders["gelu"]
     old = encoder.replace(module=encoder.module.clone(eos=LARGEST_ID, projection=0))
     ids, mask = (a[:, :16] for a in encoder.tokenize(PROMPTS[:3]))

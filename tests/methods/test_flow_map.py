@@ -455,6 +455,7 @@ def test_each_residual_over_its_norm():
         (lambda: gaussian_state(method(label_dropout=0.1)), "needs a network with labels"),
         (lambda: gaussian_state(method(guidance=(1.0,)), teacher=True), "cannot be guided"),
         (lambda: method(guidance=(0.0,)), "with w above 0"),
+        (lambda: method(label_dropout=1.0), r"label_dropout in \[0, 1\)"),
         (lambda: method(guidance=(2.0, 1.0)), "low < high"),
         (lambda: method(guided_levels=(1.0,)), "low < high"),
         (lambda: method(omega=0.0), r"in \(0, 1\]"),

@@ -77,6 +77,12 @@ def test_variances_are_those_without_guidance(channels):
         random(blank("eps")).denoise_with_variance(Z, LOGSNR)
 
 
+def test_the_shape_of_an_image():
+    """Height and width in their order: what a codec or growth makes is larger by a factor."""
+    assert blank().replace(shape=(4, 6, 1)).image_shape == (4, 6, 1)
+    assert blank().replace(shape=(4, 6, 1), enlarged=2).image_shape == (8, 12, 1)
+
+
 def test_it_is_told_the_label():
     network = random(blank(num_labels=3))
     run = jax.jit(lambda label: network.denoiser(Conditioning(label))(Z, LOGSNR))

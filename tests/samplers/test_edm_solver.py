@@ -138,6 +138,7 @@ def test_names_and_mistakes():
     assert not Edm().stochastic
     assert parse_solver("edm:40,0.05,50,1.003") == Edm(40, 0.05, 50, 1.003)
     assert parse_solver("edm:40").stochastic
+    assert parse_solver("edm:0.5").stochastic
     assert [parse_solver(f"edm:40,0,2,{noise}").churn_noise for noise in (0, 0.5)] == [0.0, 0.5]
     for text in (
         "edm:-1",
