@@ -176,6 +176,7 @@ def test_is_a_value(schedule):
         lambda: DdpmSchedule(beta_end=1.0),
         lambda: DdpmSchedule(num=100_001),
         lambda: RectifiedFlow(0.0),
+        lambda: RectifiedFlow(1000.5),
         lambda: RectifiedFlow(math.inf),
     ],
 )
@@ -185,7 +186,8 @@ def test_bad_arguments(make):
 
 
 def test_arguments_at_their_bounds():
-    CosineSchedule(shift=-60.0)  # of both ends alike
+    for shift in (-60.0, 60.0):  # of both ends alike
+        CosineSchedule(shift=shift)
     LinearBetaSchedule(beta_min=1.0, beta_max=1.0)
     DdpmSchedule(beta_start=0.02, beta_end=0.02)
     DdpmSchedule(num=2)

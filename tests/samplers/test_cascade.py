@@ -243,6 +243,7 @@ def test_steps_and_solvers_by_name():
     for text in ("8", "8+4+2"):
         assert str(samplers.format_steps(samplers.parse_steps(text))) == text
     assert samplers.parse_steps("8+4+2") == (8, 4, 2)
+    assert samplers.parse_solver("cascade:heun") == samplers.Cascade(samplers.Heun(), 0.0)
     assert samplers.parse_steps("8+4") == (8, 4)
     assert samplers.parse_steps("8") == 8
 

@@ -144,6 +144,7 @@ def test_names_and_mistakes():
         "edm:-1",
         "edm:1,3,2",
         "edm:1,-0.5,2",
+        "edm:1,2,2",
         "edm:1,0,2,-1",
         "edm:inf",
         "edm:1,0,2,inf",

@@ -21,6 +21,7 @@ from pdistill.samplers import (
     check_steps,
     ddim_step,
     heun_step,
+    num_evaluations,
     sample,
 )
 
@@ -309,6 +310,9 @@ def test_a_solver_needs_a_step():
 
 
 def test_defaults():
+    assert [num_evaluations("heun", n) for n in (1, 4)] == [1, 7]
+    x = sample(lambda z, _: 0.5 * z, KEY, (2, 2), schedule=CosineSchedule(), num_steps=jnp.int32(2))
+    assert x.shape == (2, 2)  # a number may be an array
     assert hash(Cascade()) == hash(Cascade(Ddim(), 0.0))
     assert Multistep() == Multistep((-20.0,))
     assert Gamma() == Gamma(0.0)
