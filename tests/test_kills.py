@@ -33,7 +33,7 @@ POINTS = {
     "training the third": ("pdistill.training.checkpoints", "Checkpointer.save", 2, "after"),
     "reporting": ("pdistill.report.figures", "save", 2, "before"),
 }
-FEW = ("saving", "exporting", "measuring", "reporting")
+FEW = ("saving", "exporting", "measuring", "training the third", "reporting")
 
 
 def start(workdir, *point):
