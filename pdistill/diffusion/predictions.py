@@ -208,14 +208,12 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
         for `variance_fraction`, says nothing of v.
       z: [B, ..., C]. output: [B, ..., C], or [B, ..., 2C] for the last two. logsnr: [B].
     """
-    _check_head(head)
+    head, output = _without_variance(head, output)
     if head == "v":
         check_shape(output, z)
         return output
     if head == "x":
         return v_from_x(z, output, logsnr)
-    if head == "eps_variance":
-        head, (output, _) = "eps", jnp.split(output, 2, axis=-1)
     if head == "eps":
         return v_from_eps(z, output, logsnr)
     if head == "velocity":
@@ -227,12 +225,10 @@ def v_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
 
 def x_from_output(head: str, z: Array, output: Array, logsnr: Array) -> Array:
     """Image x_hat implied by a network's output; arguments as `v_from_output`."""
-    _check_head(head)
+    head, output = _without_variance(head, output)
     if head == "x":
         check_shape(output, z)
         return output
-    if head == "eps_variance":
-        head, (output, _) = "eps", jnp.split(output, 2, axis=-1)
     if head == "eps":
         return x_from_eps(z, output, logsnr)
     if head == "velocity":
@@ -254,6 +250,14 @@ def variance_fraction(output: Array) -> Array:
       [B, ..., C]; nothing keeps it in [0, 1].
     """
     return (jnp.split(output, 2, axis=-1)[1] + 1) / 2
+
+
+def _without_variance(head: str, output: Array) -> tuple[str, Array]:
+    """The head and its output, of a known head; of one with a variance, what is beside that."""
+    _check_head(head)
+    if head != "eps_variance":
+        return head, output
+    return "eps", jnp.split(output, 2, axis=-1)[0]
 
 
 def _check_head(head: str) -> None:

@@ -11,6 +11,7 @@ import safetensors.numpy
 import scipy.integrate
 import sit_reference
 from comparison import checkpoint, nhwc
+from ddpm_reference import p_sample_loop
 from sit_reference import normal, state_dict
 
 import pdistill
@@ -189,24 +190,17 @@ def run_as(model, sampling, noise, label, scale):
 
 def published_ddpm(tensors, x, label, scale, *, num, draw):
     """p_sample_loop of DiT's code: `num` of 1,000 steps, three channels guided, learnt variance."""
-    bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    steps = np.round(np.arange(num) * 999 / (num - 1)).astype(int)
-    kept, before = bars[steps], np.append(1.0, bars[steps[:-1]])
-    betas = 1 - kept / before
-    small = np.log(betas * (1 - before) / (1 - kept) + (before == 1))  # 0, and no noise, at the end
-    for i in reversed(range(num)):
-        at = np.full(len(x), float(steps[i]))
+
+    def predict(x, step, _):
+        at = np.full(len(x), float(step))
         output, free = (
             sit_reference.network(tensors, x, at, y) for y in (label, np.full_like(label, 10))
         )
         eps, share = output[:, :4].copy(), (output[:, 4:] + 1) / 2
         eps[:, :3] = free[:, :3] + scale * (eps[:, :3] - free[:, :3])
-        x_hat = (x - np.sqrt(1 - kept[i]) * eps) / np.sqrt(kept[i])
-        mean = betas[i] * np.sqrt(before[i]) / (1 - kept[i]) * x_hat
-        mean += (1 - before[i]) * np.sqrt(1 - betas[i]) / (1 - kept[i]) * x
-        log_variance = share * np.log(betas[i]) + (1 - share) * small[i]
-        x = mean + (i > 0) * np.exp(0.5 * log_variance) * draw(num - 1 - i)
-    return x
+        return eps, share
+
+    return p_sample_loop(predict, np.linspace(1e-4, 0.02, 1000), num, x, draw)
 
 
 @pytest.fixture(scope="module")

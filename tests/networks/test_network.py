@@ -63,8 +63,8 @@ def test_variances_are_those_without_guidance(channels):
     network = random(blank("eps_variance", num_labels=3)).replace(guidance_channels=channels)
     run = jax.jit(Network.denoise_with_variance)
     output = jax.jit(lambda n: n.module.apply({"params": n.params}, Z, LOGSNR, Conditioning(LABEL)))
-    alone, told = (output(network)[..., 1:] + 1) / 2, Conditioning(LABEL, guidance=np.full(4, 2.0))
-    told = jax.tree.map(np.float32, told).replace(label=LABEL)
+    alone = (output(network)[..., 1:] + 1) / 2
+    told = Conditioning(LABEL, guidance=np.full(4, 2.0, np.float32))
     for guide in (None, random(blank("v")), random(blank("eps_variance"))):
         guided = network.guided_by(guide) if guide else network
         x_hat, fraction = run(guided, Z, LOGSNR, told)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from ddpm_reference import p_sample_loop, space_timesteps
 
 from pdistill.diffusion import (
     CosineSchedule,
@@ -34,36 +35,10 @@ def both(z, logsnr):
     return mixture().denoise(z, logsnr), 0.5 + 0.7 * jnp.sin(3 * z)
 
 
-def space_timesteps(num, steps):
-    """Time steps of a respaced process; with one, where noise is."""
-    if steps == 1:
-        return [num - 1]
-    place, found = 0.0, []
-    for _ in range(steps):
-        found.append(round(place))
-        place += (num - 1) / (steps - 1)
-    return found
-
-
-def published(betas, steps, z, draw, clip=None):
-    """p_sample_loop of a SpacedDiffusion with learned range variances."""
-    bars = np.cumprod(1 - betas)
-    kept = bars[space_timesteps(len(betas), steps)]
-    before = np.append(1.0, kept[:-1])
-    betas = 1 - kept / before
-    posterior = betas * (1 - before) / (1 - kept)
-    clipped = np.log(np.append(posterior[1:2], posterior[1:]))
-    for i in reversed(range(steps)):
-        level = np.log(kept[i] / (1 - kept[i]))
-        eps = eps_from_x(z, mixture().denoise(z, np.full(len(z), level)), np.full(len(z), level))
-        x = np.sqrt(1 / kept[i]) * z - np.sqrt(1 / kept[i] - 1) * np.asarray(eps)
-        x = x if clip is None else np.clip(x, *clip)
-        mean = betas[i] * np.sqrt(before[i]) / (1 - kept[i]) * x
-        mean += (1 - before[i]) * np.sqrt(1 - betas[i]) / (1 - kept[i]) * z
-        share = fraction(z)
-        log_variance = share * np.log(betas[i]) + (1 - share) * clipped[i] if i else 0
-        z = mean + (i > 0) * np.exp(0.5 * log_variance) * draw(steps - 1 - i)
-    return z
+def predict(z, _, kept):
+    """eps of the mixture, and the share, at a noise level."""
+    level = np.full(len(z), np.log(kept / (1 - kept)))
+    return np.asarray(eps_from_x(z, mixture().denoise(z, level), level)), fraction(z)
 
 
 @pytest.mark.parametrize(("steps", "clip"), [(1, None), (2, None), (25, (-0.6, 0.6)), (38, None)])
@@ -76,7 +51,7 @@ def test_it_is_the_published_algorithm(x64, steps, clip):
         key = noise.fold_in(noise.as_threefry(KEY), i)
         return np.asarray(noise.normal(key, Z.shape, Z.dtype))
 
-    desired = published(np.linspace(1e-4, 0.02, 200), steps, Z, draw, clip)
+    desired = p_sample_loop(predict, np.linspace(1e-4, 0.02, 200), steps, Z, draw, clip)
     np.testing.assert_allclose(x, desired, rtol=0, atol=1e-9)
 
 
