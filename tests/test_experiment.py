@@ -200,6 +200,27 @@ def test_reports_take_a_fiftieth_of_the_time(tmp_path, reports, spent, grows):
     assert bool(reports) == grows
 
 
+def test_the_estimate_is_of_what_is_ahead(monkeypatch):
+    told = []
+    module = Experiment.estimate.__globals__  # of the name `run` is the function
+    monkeypatch.setitem(module, "tell_estimate", lambda ahead, *_: told.append(ahead))
+    done, ahead, imported = (
+        SimpleNamespace(name=name, trains=name != "imported")
+        for name in ("done", "ahead", "imported")
+    )
+    for rest in ([ahead], []):
+        trained = [run for run in (done, ahead) if run not in rest]
+        experiment = SimpleNamespace(
+            config=SimpleNamespace(estimate=True),
+            runs={run.name: run for run in (done, ahead, imported)},
+            mesh=None,
+            train_data=SimpleNamespace(images=np.zeros((1, 8, 8, 1))),
+            _is_trained=trained.__contains__,
+        )
+        Experiment.estimate(experiment)
+    assert told == [[ahead]]
+
+
 def test_more_steps_of_the_last_stage(tmp_path, capsys):
     """Trained on from its last checkpoint, and measured again under the same names."""
     config = tiny()

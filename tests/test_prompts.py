@@ -421,6 +421,16 @@ def test_configs_that_cannot_run(data, encoder, tmp_path, change, message):
         dry_run(wrong, (1,))
 
 
+@pytest.mark.parametrize("without", ["text_pooled", "text_tokens"])
+def test_one_kind_of_embeddings_is_enough(data, encoder, without):
+    one = config(encoder)
+    one.stages = one.stages[:2]  # several students need pooled ones
+    changed(one, **{without: 0})
+    settings = parse(as_plain(one))
+    text = plan_text(settings, plan(settings, (8, 8, 3)), load_dataset("tiles"))
+    assert sorted(text.widths) == [0, PROMPTS_WIDTH]
+
+
 def test_an_encoder_that_is_elsewhere_as_the_data_are(encoder):
     """Is not looked for, but the config must name one."""
     for named in ("nothing", ""):

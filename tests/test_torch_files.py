@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pdistill.runtime import pickles
 from pdistill.runtime.torch_files import StateDictUnpickler, WeightsError, read_torch, sha256
 
 FIXTURES = Path(__file__).parent / "fixtures/torch_files"
@@ -302,6 +303,17 @@ def test_values_that_nest_without_bounds(tmp_path, file, nested):
     ):
         with pytest.raises(WeightsError, match="nested in it without bounds"):
             read(tmp_path, file(program(state)))
+
+
+def test_values_at_the_bounds(monkeypatch):
+    """Of a tuple and what is in it, written out, and one more, which is the whole pickle."""
+    monkeypatch.setattr(pickles, "LARGEST", 5 + 1)
+    monkeypatch.setattr(pickles, "DEEPEST", 4 + 1)
+    for whole in ((1, 2, 3, 4), (((1,),),)):
+        pickles.check_pickle(io.BytesIO(pickle.dumps(whole)))
+    for beyond in ((1, 2, 3, 4, 5), ((((1,),),),)):
+        with pytest.raises(ValueError, match="nested in it without bounds"):
+            pickles.check_pickle(io.BytesIO(pickle.dumps(beyond)))
 
 
 def test_a_mark_is_no_value(tmp_path):

@@ -67,7 +67,7 @@ def sweep(paths: Iterable[Path], age: float = 0) -> None:
 def remove(path: Path) -> None:
     """Deletes a file or a folder, if it is there and can be deleted."""
     with contextlib.suppress(OSError):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def discard() -> None:

@@ -75,6 +75,13 @@ def test_cosine_is_accurate_in_float32():
     np.testing.assert_array_equal(CosineSchedule()(jnp.array([0.0, 1.0])), [20.0, -20.0])
 
 
+def test_cosine_has_a_derivative_at_its_ends():
+    """In float32, where the angle of the other end may round beyond pi/2."""
+    slope = jax.vmap(jax.grad(CosineSchedule(-40.0, 40.0)))(jnp.array([0.0, 1.0]))
+    assert (slope < -1e7).all()
+    assert jnp.isfinite(slope).all()
+
+
 def test_shift_adds_to_logsnr(x64):
     # 256 pixels against 64: noise of 4 times the amplitude hides the same detail.
     t = np.linspace(0, 1, 11)

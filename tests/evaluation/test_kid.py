@@ -17,6 +17,14 @@ def test_whole_sets_by_the_definition():
     np.testing.assert_allclose(mean, desired, rtol=1e-12)
 
 
+def test_two_rows_are_enough():
+    x, y = RNG.normal(size=(2, 5)), RNG.normal(size=(2, 5))
+    kernel = [polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))]
+    desired = kernel[0][0, 1] + kernel[1][0, 1] - 2 * kernel[2].mean()
+    mean, _ = kernel_distance(x, y, subset_size=2, subsets=2)
+    np.testing.assert_allclose(mean, desired, rtol=1e-12)
+
+
 def test_mean_over_subsets_is_that_of_the_rows():
     """In one dimension the kernel is the sum of C(3, j) x^j y^j over j, so that means factor.
 

@@ -21,6 +21,7 @@ from pdistill import convert
 from pdistill import model as models
 from pdistill.data.images import average, repeat
 from pdistill.interop import ConversionError, convert_diffusers, convert_ldm
+from pdistill.interop import codecs as codecs_of_diffusers
 from pdistill.interop.diffusers_weights import WEIGHTS
 from pdistill.interop.weights import TORCH_NAMES, from_torch
 from pdistill.networks import AutoencoderKL, AutoencoderTiny, Posterior
@@ -307,6 +308,14 @@ def test_wrong_configs(tmp_path, change, message):
     with pytest.raises(ConversionError) as raised:
         convert_diffusers(folder)
     assert message in str(raised.value)
+
+
+def test_the_tiny_one_is_the_published_unless_it_is_said(tmp_path, monkeypatch):
+    """diffusers' defaults are TAESD's."""
+    monkeypatch.setattr(codecs_of_diffusers, "from_torch", lambda blank, *_: blank)
+    folder = unpack("tiny", tmp_path)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}))
+    assert convert_diffusers(folder).network.module == AutoencoderTiny()
 
 
 def test_wrong_configs_of_the_tiny_one(tmp_path):

@@ -24,7 +24,7 @@ from pdistill.cli.config_file import load_config
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
 from pdistill.interop import ConversionError, convert_edm, convert_edm2, write_folder
-from pdistill.interop.edm2 import MEAN, STD
+from pdistill.interop.edm2 import MEAN, STD, WEIGHTS
 from pdistill.model import ModelError, save_codec
 from pdistill.networks import AutoencoderKL, Conditioning, Network
 from pdistill.runtime.files import read_jsonl
@@ -132,6 +132,7 @@ def test_the_card_has_the_published_settings(models):
     assert card["published"] == {"guidance": 1.1}  # theirs, 2.1, is of D_guide + 2.1 (D - D_guide)
     assert card["guide"]["path"] == str(models["xs"][0])
     assert card["data"]["scale"] == "latents"
+    assert set(WEIGHTS.values()) == {1.2, 1.4, 1.7, 2.05, 2.1, 2.85}
     own = pdistill.load(models["xs"][0])
     assert own.guidance_range is None
     assert "published" not in own.card

@@ -13,6 +13,7 @@ from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL, over_judge
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Discriminator, Judge, check_judges, open_eyes
 from pdistill.networks import Conditioning, DiT, Network, UNet
+from pdistill.networks.discriminators import ProjectedDiscriminator
 from pdistill.runtime.torch_files import WeightsError
 from pdistill.training import Optimizer, partition
 
@@ -22,6 +23,12 @@ def network(module):
 
 
 DIT = network(DiT(out_channels=1, features=16, depth=2, heads=2, num_labels=3))
+
+
+def test_a_judge_is_the_papers_unless_it_is_said():
+    judge, paper = Judge(features="pixels", halvings=(1,)), ProjectedDiscriminator((1,))
+    for name in ("width", "mixing", "batch_norm"):
+        assert getattr(judge, name) == getattr(paper, name), name
 
 
 def test_losses_at_zero_logits():

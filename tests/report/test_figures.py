@@ -1,5 +1,6 @@
 import itertools
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +45,21 @@ def test_samples_show_every_pixel(tmp_path):
     assert (cell(1, 0)[..., 3] == 0).all()  # the page's own ground, bright or dark
     above = picture[top - name : top, left : left + side]
     assert (above[..., 3] > 0).any()  # its name
+
+
+def test_mosaics_have_the_reports_style():
+    name = "of $5 and $6"  # no mathematics
+    figure = mosaics.samples({name: {1: np.zeros((1, 8, 8, 1), np.uint8)}})
+    (text,) = figure.axes[0].texts
+    assert not text.get_parse_math()
+
+
+def test_shades_of_lines_go_from_dark_to_bright():
+    data = np.ones(4)
+    runs = {str(i): (data, data) for i in range(3)}
+    lines = figures.spectra(runs).axes[0].get_lines()
+    found = [line.get_color() for line in lines if line.get_label() in runs]
+    assert found == [matplotlib.colormaps["viridis"](x) for x in (0.0, 0.375, 0.75)]
 
 
 def test_names_wider_than_their_row_are_not_cut_off():

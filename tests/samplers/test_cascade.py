@@ -256,6 +256,7 @@ def test_mistakes():
         draw(levels, 3, (4, 0))
     with pytest.raises(ValueError, match="a cascade takes a tuple of steps"):
         samplers.check_steps(Cascade(), 4)
+    samplers.check_steps(Cascade(), (4, 2))
     with pytest.raises(ValueError, match="ddim takes one count of steps, not a cascade's"):
         samplers.check_steps(samplers.Ddim(), (4, 2))
     with pytest.raises(ValueError, match="makes images of 2 pixels a side"):
@@ -271,4 +272,4 @@ def test_mistakes():
     with pytest.raises(ValueError, match=r"std must be \[B\]"):
         samplers.with_noise(KEY, jnp.zeros((3, 2, 2, 1)), jnp.zeros(1))
     with pytest.raises(ValueError, match="noise must not be negative"):
-        dataclasses.replace(Cascade(), noise=-1.0)
+        dataclasses.replace(Cascade(), noise=-0.5)

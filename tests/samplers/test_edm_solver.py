@@ -78,6 +78,14 @@ def test_it_churns_as_algorithm_2(x64, text, churn):
     np.testing.assert_allclose(x, algorithm_2(Z, NODES, *churn, draw=draw), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("text", ["edm:2,1,5", "edm:2,0.5,1"])
+def test_it_churns_at_its_bounds(text):
+    """sigma is exactly 1 at log-SNR 0."""
+    zero = jnp.zeros(1)
+    _, raised = parse_solver(text).perturb(zero, zero, KEY, jnp.float32(0.4))
+    np.testing.assert_allclose(raised, -2 * np.log(1.4), rtol=1e-6)
+
+
 @pytest.mark.parametrize("std", [0.01, 0.03, 0.1])
 def test_of_narrow_modes_it_is_closer_to_the_flow_than_the_trapezoid_in_the_angle(x64, std):
     """With 18 steps, which are `heun`'s on the cosine schedule; not so of wide modes."""

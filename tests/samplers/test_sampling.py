@@ -509,6 +509,14 @@ def test_half_precision_noise_is_sampled_in_float32(solver):
     )
 
 
+def test_a_count_of_steps_may_be_an_array():
+    arguments = {"key": None, "z_init": Z, "schedule": COSINE}
+    np.testing.assert_array_equal(
+        eager_sample(wavy, **arguments, num_steps=jnp.asarray(2)),
+        eager_sample(wavy, **arguments, num_steps=2),
+    )
+
+
 def test_one_step():
     """x_hat of pure noise, at the largest noise; no more steps than that."""
     denoise = Gaussian(0.3, 0.7).denoise

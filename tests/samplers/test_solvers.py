@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -318,6 +319,13 @@ def test_defaults():
     assert Gamma() == Gamma(0.0)
     assert Cascade() == Cascade(Ddim(), 0.0)
     assert (Cascade.stochastic, Cascade.jumps) == (True, False)
+
+
+@pytest.mark.parametrize("solver", [Ddim(), OneStep(), Ancestral(), Gamma(), Cascade()], ids=str)
+def test_solvers_do_not_change(solver):
+    """They are static arguments of jit, whose program would be that of before."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solver.max_steps = 2
 
 
 @pytest.mark.parametrize(
