@@ -97,6 +97,7 @@ def test_rows_make_their_folder(tmp_path):
     for append in (False, True):
         write_jsonl(path, [{"a": 1}], append=append)
     assert read_jsonl(path) == 2 * [{"a": 1}]
+    assert path.read_text() == 2 * '{"a": 1}\n'
 
 
 def test_json_of_16_mb_is_the_largest(tmp_path):

@@ -94,6 +94,7 @@ def test_the_exact_flow_map_of_a_gaussian_has_no_residual(x64):
     [
         ("mean_flow", "or a class of your own as module:Class"),
         ("no_such_module:MeanFlow", "cannot be imported"),
+        ("pdistill.methods:NoSuchMethod", "cannot be imported"),
         ("mean_flow:jnp", "is not a subclass"),
     ],
 )
