@@ -2,10 +2,10 @@
 
     python -m pdistill.main --config=configs/digits_dmd.py --workdir=runs/digits_dmd
 
-The teacher of `digits_pd` becomes a one-step generator ("dm"), which then also deceives the
-classifier of DMD2 ("dm_gan") and at last becomes one of four steps ("dm_gan_multistep"); beside it,
-one with the noise-image pairs of DMD ("dm_regression"; by LPIPS there, whose VGG16 has no kept JAX
-library, and in pixels here) and one with the classifier alone ("gan"). All numbers are ours.
+A teacher on patches of 2 x 2 pixels becomes a one-step generator ("dm"), which then also deceives
+the classifier of DMD2 ("dm_gan") and at last becomes one of four steps ("dm_gan_multistep"); beside
+it, one with the noise-image pairs of DMD ("dm_regression"; by LPIPS there, whose VGG16 has no kept
+JAX library, and in pixels here) and one with the classifier alone ("gan"). All numbers are ours.
 
 Expected (seed 0, Frechet distance to the training images of pixels / of the classifier's features):
 teacher 0.39 / 12.4 at 64 DDIM steps, 17.1 / 505 at one; one evaluation of dm 0.46 / 10.4, of dm_gan

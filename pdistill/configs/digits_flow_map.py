@@ -6,9 +6,9 @@
 `mean_flow` and `shortcut` learn from the data alone, 396,800 images; `mean_flow_tuned` and
 `shortcut_tuned` go on from the teacher's network with the data's velocities, and the others learn
 the teacher's: 128,000 images each, as the methods of `digits_methods`. The network is that of
-`digits_pd`, with a time embedding that can be differentiated. `:sct` trains a consistency model
-from scratch instead. All numbers that are not a preset's are ours: levels that are uniform in the
-angle, with jumps to anywhere below, were better here than the papers' laws, which are for other
+`digits_methods`, with a time embedding that can be differentiated. `:sct` trains a consistency
+model from scratch instead. All numbers that are not a preset's are ours: levels that are uniform in
+the angle, with jumps to anywhere below, were better here than the papers' laws, which are for other
 images.
 """
 

@@ -2,9 +2,9 @@
 
     python -m pdistill.main --config=configs/digits_gan.py --workdir=runs/digits_gan
 
-The teacher of `digits_pd` becomes a one-step generator by a GAN objective alone: with all weights
-("gan"), with a fifth of them ("gan_frozen"), and from scratch ("gan_scratch", the control). Two
-judges look at pixels, one with batch norm, which keeps samples diverse, and one without, which
+A teacher on patches of 2 x 2 pixels becomes a one-step generator by a GAN objective alone: with all
+weights ("gan"), with a fifth of them ("gan_frozen"), and from scratch ("gan_scratch", the control).
+Two judges look at pixels, one with batch norm, which keeps samples diverse, and one without, which
 makes them exact. The model of each run with the least Frechet distance of pixels is kept. All
 numbers are ours.
 

@@ -3,11 +3,11 @@
     python -m pdistill.main --config=configs/digits_methods.py --workdir=runs/digits_methods
     python -m benchmarks.across runs/digits_methods --out=runs/digits_methods
 
-After the teacher of `digits_pd` each method has 128,000 images (2,000 updates of 64), all rounds of
-progressive distillation together, and starts from the teacher; its other settings are those of its
-own config, which takes as long as the method needs. The second command makes one table and one
-figure of it, as the report does for each metric. Expected: see README.md; 18 minutes on two cores
-of an x86 server. All numbers are ours.
+Each method has 128,000 images (2,000 updates of 64), all rounds of progressive distillation
+together, and starts from the teacher, a transformer on patches of 2 x 2 pixels; its other settings
+are those of its own config, which takes as long as the method needs. The second command makes one
+table and one figure of it, as the report does for each metric. Expected: see README.md; 18 minutes
+on two cores of an x86 server. All numbers are ours.
 """
 
 from ml_collections import ConfigDict

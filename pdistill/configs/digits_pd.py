@@ -2,9 +2,10 @@
 
     python -m pdistill.main --config=configs/digits_pd.py --workdir=runs/digits
 
-A transformer of 0.3 million parameters. Expected (seed 0, Frechet distance of pixels to the
-training images): teacher 0.40 at 64 DDIM steps, 1.3 at 4, 17 at 1; students 0.43 at 4 steps, 0.50
-at 1. Five minutes on two cores of an x86 server. All numbers are ours.
+A transformer of 0.5 million parameters, whose four tokens are patches of 4 x 4 pixels. Expected
+(seed 0, Frechet distance of pixels to the training images): teacher 0.39 at 64 DDIM steps, 1.4 at
+4, 17 at 1; students 0.43 at 4 steps, 0.48 at 1. Three minutes on two cores of an x86 server. All
+numbers are ours.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "model": {
                 "network": {
                     "name": "dit",
-                    "arguments": {"patch": 2, "features": 64, "depth": 4, "heads": 4},
+                    "arguments": {"patch": 4, "features": 96, "depth": 3, "heads": 4},
                 },
                 "schedule": {
                     "name": "cosine",
@@ -32,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "teacher",
                     "measured_at": (64, 32, 16, 8, 4, 2, 1),
                     "stratified": True,
-                    "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
+                    "loop": {"num_updates": 2000, "batch_size": 64, "save_every": 500},
                     "optimizer": {
                         "learning_rate": 3e-3,
                         "warmup": 100,
