@@ -9,7 +9,7 @@ import pytest
 
 from pdistill.runtime import terminal
 from pdistill.runtime.arrays import CheckpointError, save_params
-from pdistill.runtime.terminal import plain_errors, plain_messages
+from pdistill.runtime.terminal import format_count, plain_errors, plain_messages
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,11 @@ def test_warnings_are_a_line_and_logs_of_libraries_none(monkeypatch, caplog):
 def test_other_errors_are_bugs():
     with pytest.raises(KeyError), plain_errors(OSError):
         raise KeyError("name")
+
+
+def test_counts_are_words():
+    assert [format_count(n, "step") for n in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert format_count("8+4+2", "step") == "8+4+2 steps"
 
 
 def test_a_conclusion_is_whole_and_in_the_place_of_the_line_before(monkeypatch):

@@ -205,7 +205,7 @@ def test_channels_and_sizes():
 
 def test_pictures():
     """A training image among the samples finds itself; spectra are those of either set."""
-    evaluator = Evaluator([TRAIN], ("fd_pixels",))
+    evaluator = Evaluator([TRAIN, TEST], ("fd_pixels",))
     samples = np.concatenate([TRAIN.images[7:9], images(40)])
     found = evaluator.pictures(samples)
     assert found["neighbours"].shape == (12, 4, 2, 2, 1)

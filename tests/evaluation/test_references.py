@@ -220,6 +220,7 @@ def test_published_statistics_have_mu_and_sigma_alone(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.eye(3), "count": -5}, "count must be .*; it is -5"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "count": 1}, "count must be .*; it is 1"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "count": np.nan}, "count must be .*; it is nan"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "count": np.array([9])}, "count must be"),
         ({"a": np.zeros(3)}, r"one array of images \[N, H, W, C\], or mu and sigma; it holds a"),
         ({}, "it holds nothing"),
     ],

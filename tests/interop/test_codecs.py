@@ -310,12 +310,21 @@ def test_wrong_configs(tmp_path, change, message):
     assert message in str(raised.value)
 
 
-def test_the_tiny_one_is_the_published_unless_it_is_said(tmp_path, monkeypatch):
-    """diffusers' defaults are TAESD's."""
+@pytest.mark.parametrize(
+    ("name", "kind", "module", "std"),
+    [
+        ("tiny", "AutoencoderTiny", AutoencoderTiny(), 1.0),
+        ("kl", "AutoencoderKL", AutoencoderKL(channels=(64,), blocks=1), 1 / 0.18215),
+    ],
+)
+def test_what_is_not_said_is_diffusers_default(tmp_path, monkeypatch, name, kind, module, std):
+    """That of the tiny one is TAESD."""
     monkeypatch.setattr(codecs_of_diffusers, "from_torch", lambda blank, *_: blank)
-    folder = unpack("tiny", tmp_path)
-    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderTiny"}))
-    assert convert_diffusers(folder).network.module == AutoencoderTiny()
+    folder = unpack(name, tmp_path)
+    (folder / "config.json").write_text(json.dumps({"_class_name": kind}))
+    codec = convert_diffusers(folder).network
+    assert codec.module == module
+    assert codec.std == pytest.approx(4 * (std,))
 
 
 def test_wrong_configs_of_the_tiny_one(tmp_path):

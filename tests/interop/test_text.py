@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from tiny_text import FOLDER, WEIGHTS, make, save_encoder, tensors_of
 
 import pdistill
@@ -234,6 +235,17 @@ def test_an_empty_mask_is_finite(encoders):
     text = jax.jit(TextEncoder.__call__)(encoders["bert"], ids, np.zeros((2, 4), bool))
     assert not np.asarray(text.tokens).any()
     assert not np.asarray(text.pooled).any()
+
+
+def test_short_embeddings_have_length_one(encoders):
+    """However short they are before: here a thousandth."""
+    params = traverse_util.flatten_dict(encoders["bert"].params, sep="/")
+    last = max(name for name in params if name.endswith("output.LayerNorm/scale"))
+    norm = last.removesuffix("scale")
+    params |= {norm + leaf: 1e-3 * params[norm + leaf] for leaf in ("scale", "bias")}
+    encoder = encoders["bert"].replace(params=traverse_util.unflatten_dict(params, sep="/"))
+    text = jax.jit(TextEncoder.__call__)(encoder, *encoder.tokenize(PROMPTS[:3]))
+    np.testing.assert_allclose(np.linalg.norm(text.pooled, axis=-1), 1, rtol=1e-5)
 
 
 # --- Folders --------------------------------------------------------------------------------------

@@ -257,6 +257,8 @@ def test_the_learnt_weight_knows_both_levels():
     t, s = jnp.array([-2.0, -2.0, 1.0]), jnp.array([1.0, 4.0, 1.0])
     w = module.apply({"params": params}, t, s)
     assert len(set(np.asarray(w).round(4))) == 3
+    known = LogVariance(waves=32, time_scale=16.0).apply({"params": params}, t, s)
+    np.testing.assert_array_equal(w, known)
 
 
 def test_a_difference_for_the_derivative(x64):

@@ -182,6 +182,7 @@ def test_lazy_optimizer():
     assert optimizer.learning_rate == pytest.approx(2e-2 * 16 / 17)
     assert optimizer.b2 == pytest.approx(0.99 ** (16 / 17))
     assert adversary(r1=0.0).lazy_optimizer == ADAM
+    assert Adversary(judges=(PIXELS,), optimizer=ADAM).r1_interval == 16
 
 
 def test_both_schedules_end_together(teacher, batch):

@@ -141,6 +141,13 @@ def test_encoding_is_its_inverse(x64):
     assert many < few / 8
 
 
+def test_one_step_is_from_the_largest_noise():
+    z = jnp.ones((1, 1))
+    x = run(lambda z, logsnr: 0.5 * z, None, z_init=z, schedule=CosineSchedule(), num_steps=1,
+            solver="edm")  # fmt: skip
+    np.testing.assert_allclose(x, 0.5 * 80 / np.sqrt(1 + 80**2), rtol=1e-5)
+
+
 def test_names_and_mistakes():
     assert parse_solver("edm") == Edm()
     assert not Edm().stochastic
@@ -156,6 +163,7 @@ def test_names_and_mistakes():
         "edm:1,0,2,-1",
         "edm:inf",
         "edm:1,0,2,inf",
+        "edm:1,0,2,1,0.002",
         "edm:many",
     ):
         with pytest.raises(ValueError, match="edm:"):

@@ -135,6 +135,7 @@ def test_clip_is_for_the_end(x64):
         ({"num_steps": 2, "times": (1.0, 0.0)}, "either num_steps or times"),
         ({}, "either num_steps or times"),
         ({"times": (0.0, 1.0)}, "times must fall"),
+        ({"times": (1.0, 0.5, 0.5, 0.0)}, "times must fall"),
         ({"times": (1.0,)}, "at least 1"),
     ],
 )

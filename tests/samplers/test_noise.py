@@ -63,6 +63,11 @@ def test_keys_of_another_generator_are_those_of_the_same_seed():
     assert jax.random.key_impl(noise.as_threefry(key)) == noise.GENERATOR
 
 
+def test_raw_keys_one_an_image():
+    words = jax.random.key_data(jax.random.split(jax.random.key(5), 3))
+    np.testing.assert_array_equal(jax.random.key_data(noise.as_threefry(words)), words)
+
+
 @pytest.mark.parametrize(
     "words", [np.zeros(3, np.uint32), np.zeros(2, np.int32), np.zeros((), np.uint32), 7]
 )

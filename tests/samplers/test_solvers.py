@@ -319,6 +319,7 @@ def test_defaults():
     assert Gamma() == Gamma(0.0)
     assert Cascade() == Cascade(Ddim(), 0.0)
     assert (Cascade.stochastic, Cascade.jumps) == (True, False)
+    assert (Ancestral.stochastic, Ancestral.jumps) == (True, False)
 
 
 @pytest.mark.parametrize("solver", [Ddim(), OneStep(), Ancestral(), Gamma(), Cascade()], ids=str)
