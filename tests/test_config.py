@@ -71,7 +71,9 @@ def changed(path, value):
 
 def test_digits_config():
     config = runpy.run_path(str(CONFIGS / "digits_pd.py"))["get_config"]()
-    runs = list(plan(parse(as_plain(config)), SHAPE).values())  # as experiment.run does
+    settings = parse(as_plain(config))
+    assert not settings.wandb  # nothing leaves the machine unless it is said
+    runs = list(plan(settings, SHAPE).values())  # as experiment.run does
     names = ["teacher", *(f"progressive/{n}" for n in (32, 16, 8, 4, 2, 1))]
     assert [r.name for r in runs] == names
     assert [r.given for r in runs] == [{}, *({"teacher": name} for name in names[:-1])]
@@ -83,7 +85,7 @@ def test_digits_config():
     assert [r.arguments["num_updates"] for r in runs[1:]] == lengths[1:]
     assert len({r.run.method for r in runs[1:]}) == 1  # so they share a compiled update
     network = runs[0].network.blank
-    assert network.module == DiT(out_channels=1, patch=2, features=64, depth=4, heads=4)
+    assert network.module == DiT(out_channels=1, patch=4, features=96, depth=3, heads=4)
     assert network.schedule == CosineSchedule()
     assert network.head == "v"
     assert all(r.network.blank == network for r in runs)

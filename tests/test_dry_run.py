@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from tiny_experiment import tiny
 
 from pdistill.experiment.config import ConfigError
-from pdistill.experiment.dry_run import dry_run
+from pdistill.experiment.dry_run import Cost, dry_run, table
 from pdistill.runtime.costs import collective_bytes, flops
 from pdistill.runtime.mesh import batch_sharding, make_mesh
 
@@ -71,6 +71,14 @@ def test_a_device_needs_less_the_more_there_are(plans):
     assert one.activations > eight.activations
     assert one.state / 8 <= fsdp.state < 1.2 * one.state / 8  # small leaves are whole everywhere
     assert one.flops == eight.flops == fsdp.flops
+
+
+def test_the_table_says_which_memory_is_enough():
+    sizes = {"small": 10**9, "large": 10**13}
+    costs = [Cost(name, 1, size, 0, 0, 0, 0, 0) for name, size in sizes.items()]
+    *_, small, large = table(make_mesh(1, 1, jax.devices()[:1]), costs).splitlines()
+    assert "in 16 GB" in small
+    assert "nowhere" in large
 
 
 def test_communication(plans):

@@ -47,6 +47,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
 
 
+def test_two_images_have_statistics(tmp_path):
+    path = tmp_path / "statistics.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3), count=2)
+    assert load_statistics(path).count == 2
+
+
 def test_statistics_are_those_of_the_features():
     images = noise(2500)  # more than two blocks
     found = Reference("noise", images).statistics(PIXELS)

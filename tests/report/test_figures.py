@@ -232,6 +232,7 @@ def test_losses_end_to_end():
     assert [list(line.get_ydata()) for line in axes.get_lines()] == [[4, 3, 2], [2, 1]]
     assert axes.get_xlim() == (0, 50)
     assert labels(axes.texts) == ["2", "1"]
+    assert [text.xy for text in axes.texts] == [(15, 1), (40, 1)]  # above the middle of its updates
     assert axes.get_title(loc="left") == "progressive"
     assert axes.get_yscale() == "log"
 
