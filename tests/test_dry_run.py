@@ -75,7 +75,8 @@ def test_a_device_needs_less_the_more_there_are(plans):
 
 def test_the_table_says_which_memory_is_enough():
     sizes = {"small": 10**9, "large": 10**13}
-    costs = [Cost(name, 1, size, 0, 0, 0, 0, 0) for name, size in sizes.items()]
+    rest = dict.fromkeys(("frozen", "data", "activations", "flops", "communicated"), 0)
+    costs = [Cost(name, parameters=1, state=size, **rest) for name, size in sizes.items()]
     *_, small, large = table(make_mesh(1, 1, jax.devices()[:1]), costs).splitlines()
     assert "in 16 GB" in small
     assert "nowhere" in large

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from types import SimpleNamespace
 
@@ -200,25 +201,19 @@ def test_reports_take_a_fiftieth_of_the_time(tmp_path, reports, spent, grows):
     assert bool(reports) == grows
 
 
-def test_the_estimate_is_of_what_is_ahead(monkeypatch):
+def test_the_estimate_is_of_what_is_ahead(workdir, tmp_path, monkeypatch):
+    """All runs before the first update, the rest after a kill, nothing of a run that is done."""
     told = []
-    module = Experiment.estimate.__globals__  # of the name `run` is the function
-    monkeypatch.setitem(module, "tell_estimate", lambda ahead, *_: told.append(ahead))
-    done, ahead, imported = (
-        SimpleNamespace(name=name, trains=name != "imported")
-        for name in ("done", "ahead", "imported")
-    )
-    for rest in ([ahead], []):
-        trained = [run for run in (done, ahead) if run not in rest]
-        experiment = SimpleNamespace(
-            config=SimpleNamespace(estimate=True),
-            runs={run.name: run for run in (done, ahead, imported)},
-            mesh=None,
-            train_data=SimpleNamespace(images=np.zeros((1, 8, 8, 1))),
-            _is_trained=trained.__contains__,
-        )
-        Experiment.estimate(experiment)
-    assert told == [[ahead]]
+    module = sys.modules["pdistill.experiment.run"]  # its function hides it
+    monkeypatch.setattr(module, "tell_estimate", lambda ahead, *_: told.append(ahead))
+    config = tiny()
+    config.estimate = True
+    for rest in (("progressive/1",), ()):
+        copy = shutil.copytree(workdir, tmp_path / f"{len(rest)}")
+        for name in rest:
+            shutil.rmtree(copy / name)
+        experiment.run(config, copy)
+    assert [[run.name for run in ahead] for ahead in told] == [["progressive/1"]]
 
 
 def test_more_steps_of_the_last_stage(tmp_path, capsys):

@@ -306,9 +306,9 @@ def test_values_that_nest_without_bounds(tmp_path, file, nested):
 
 
 def test_values_at_the_bounds(monkeypatch):
-    """Of a tuple and what is in it, written out, and one more, which is the whole pickle."""
-    monkeypatch.setattr(pickles, "LARGEST", 5 + 1)
-    monkeypatch.setattr(pickles, "DEEPEST", 4 + 1)
+    """Four numbers and their tuple are five values; the end of a pickle counts one more."""
+    monkeypatch.setattr(pickles, "LARGEST", 6)
+    monkeypatch.setattr(pickles, "DEEPEST", 5)
     for whole in ((1, 2, 3, 4), (((1,),),)):
         pickles.check_pickle(io.BytesIO(pickle.dumps(whole)))
     for beyond in ((1, 2, 3, 4, 5), ((((1,),),),)):

@@ -139,7 +139,7 @@ def check_events(workdir: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(workdir)).Reload()
-    assert {tag.split("/")[-2] for tag in events.Tags()["images"]} >= {"samples"}
+    assert any("/samples/" in tag for tag in events.Tags()["images"])
     for kind in ("scalars", "images"):
         for tag in events.Tags()[kind]:
             steps = [event.step for event in getattr(events, kind.capitalize())(tag)]

@@ -3,8 +3,8 @@
     python -m pdistill.main --config=configs/digits_ctm.py --workdir=runs/digits_ctm
 
 A teacher on patches of 2 x 2 pixels becomes one network for any number of steps: by consistency
-with the teacher's trajectories and denoising ("ctm"), then with an adversary too ("ctm_gan"). The
-rounds of `digits_pd` follow, for comparison. All numbers are ours.
+with the teacher's trajectories and denoising ("ctm"), then with an adversary too ("ctm_gan").
+Rounds with the settings of `digits_pd` follow, for comparison. All numbers are ours.
 
 Expected (seed 0, Frechet distance to the training images of pixels, at 1 / 2 / 4 / 8 jumps): ctm
 0.47 / 0.41 / 0.35 / 0.32, ctm_gan 0.30 / 0.28 / 0.26 / 0.25; the teacher has 0.40 at 64 DDIM steps.

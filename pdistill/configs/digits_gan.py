@@ -184,7 +184,7 @@ def comparisons() -> tuple:
 
 
 def polish() -> tuple:
-    """The rounds of `digits_pd`, and three of their students polished."""
+    """Rounds with the settings of `digits_pd`, and three of their students polished."""
     return (
         {
             "name": "progressive",

@@ -18,7 +18,7 @@ def test_whole_sets_by_the_definition():
 
 
 def test_two_rows_are_enough():
-    x, y = RNG.normal(size=(2, 5)), RNG.normal(size=(2, 5))
+    x, y = np.random.default_rng(1).normal(size=(2, 2, 5))
     kernel = [polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))]
     desired = kernel[0][0, 1] + kernel[1][0, 1] - 2 * kernel[2].mean()
     mean, _ = kernel_distance(x, y, subset_size=2, subsets=2)

@@ -318,7 +318,7 @@ def test_wrong_configs(tmp_path, change, message):
     ],
 )
 def test_what_is_not_said_is_diffusers_default(tmp_path, monkeypatch, name, kind, module, std):
-    """That of the tiny one is TAESD."""
+    """Of the tiny one that is TAESD. Only the config is read, as no file has such weights."""
     monkeypatch.setattr(codecs_of_diffusers, "from_torch", lambda blank, *_: blank)
     folder = unpack(name, tmp_path)
     (folder / "config.json").write_text(json.dumps({"_class_name": kind}))

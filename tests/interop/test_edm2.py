@@ -125,6 +125,21 @@ def models(tmp_path_factory):
     return found
 
 
+def test_published_weights():
+    """Those of the presets in `generate_images.py` of NVlabs/edm2, by network and guide."""
+    by_size = {
+        tuple("-".join(name.split("-")[:2]) for name in pair): weight
+        for pair, weight in WEIGHTS.items()
+        if "-uncond-" in pair[1] and "-uncond-" not in pair[0]
+    }
+    sizes = {"xs": 1.4, "s": 1.4, "m": 1.2, "l": 1.2, "xl": 1.2, "xxl": 1.2}
+    assert by_size == {(f"img512-{size}", "img512-xs"): w for size, w in sizes.items()}
+    others = [
+        w for pair, w in WEIGHTS.items() if "-uncond-" not in pair[1] or "-uncond-" in pair[0]
+    ]
+    assert others == [2.1, 2.05, 2.85, 1.7]  # autoguidance: S, XXL, S without labels, 64 pixels
+
+
 def test_the_card_has_the_published_settings(models):
     card = pdistill.load(models["s"][0]).card
     assert (card["solver"], card["num_steps"], card["clip"]) == ("edm", 32, None)
@@ -132,7 +147,6 @@ def test_the_card_has_the_published_settings(models):
     assert card["published"] == {"guidance": 1.1}  # theirs, 2.1, is of D_guide + 2.1 (D - D_guide)
     assert card["guide"]["path"] == str(models["xs"][0])
     assert card["data"]["scale"] == "latents"
-    assert set(WEIGHTS.values()) == {1.2, 1.4, 1.7, 2.05, 2.1, 2.85}
     own = pdistill.load(models["xs"][0])
     assert own.guidance_range is None
     assert "published" not in own.card

@@ -47,8 +47,8 @@ def test_samples_show_every_pixel(tmp_path):
     assert (above[..., 3] > 0).any()  # its name
 
 
-def test_mosaics_have_the_reports_style():
-    name = "of $5 and $6"  # no mathematics
+def test_names_are_no_mathematics():
+    name = "of $5 and $6"
     figure = mosaics.samples({name: {1: np.zeros((1, 8, 8, 1), np.uint8)}})
     (text,) = figure.axes[0].texts
     assert not text.get_parse_math()

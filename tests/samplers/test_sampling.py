@@ -510,6 +510,7 @@ def test_half_precision_noise_is_sampled_in_float32(solver):
 
 
 def test_a_count_of_steps_may_be_an_array():
+    """Outside jit, too."""
     arguments = {"key": None, "z_init": Z, "schedule": COSINE}
     np.testing.assert_array_equal(
         eager_sample(wavy, **arguments, num_steps=jnp.asarray(2)),

@@ -19,6 +19,7 @@ from pdistill.samplers import (
     Multistep,
     OneStep,
     Solver,
+    Stochastic,
     check_steps,
     ddim_step,
     heun_step,
@@ -322,9 +323,13 @@ def test_defaults():
     assert (Ancestral.stochastic, Ancestral.jumps) == (True, False)
 
 
-@pytest.mark.parametrize("solver", [Ddim(), OneStep(), Ancestral(), Gamma(), Cascade()], ids=str)
+@pytest.mark.parametrize(
+    "solver",
+    [*DETERMINISTIC, OneStep(), Ancestral(), Stochastic(), Multistep((0.0,)), Gamma(), Cascade()],
+    ids=str,
+)
 def test_solvers_do_not_change(solver):
-    """They are static arguments of jit, whose program would be that of before."""
+    """They are static arguments of jit: a changed one would find the program of before."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         solver.max_steps = 2
 
