@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = Path(__file__).with_suffix(".toml")
 RESULTS = Path(__file__).parent / "results" / "mutation.jsonl"
 PYTEST = ("-o", "addopts=", "-m", "not slow", "-x", "-q", "--tb=no", "-p", "no:cacheprovider")
+LONGEST_LOOK = 10  # seconds from one look at the trials to the next
 # Loaded once, before a process is forked for each mutant.
 LIBRARIES = ("flax.linen", "optax", "chex", "scipy.stats", "scipy.integrate", "pytest")
 
@@ -274,6 +275,7 @@ class Trial:
 
     Attributes:
       child: the process. directory: the copy that it has. whole: its module without the change.
+      since: the workshop's `awake` when it began.
     """
 
     mutant: Mutant
@@ -281,6 +283,7 @@ class Trial:
     child: int
     directory: Path
     whole: str
+    since: float
     begun: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -293,6 +296,7 @@ class Workshop:
 
     Attributes:
       running: trials that are not over. passed: tests that passed, and their files, unchanged.
+      awake: seconds since it was made, without those in which this program was stopped.
     """
 
     def __init__(self, directory: Path, copies: int):
@@ -300,6 +304,7 @@ class Workshop:
         self._lines: dict[str, dict[str, list[int]]] = {}
         self._seconds: dict[str, float] = {}
         self._surveyed: set[str] = set()
+        self.awake, self._looked = 0.0, time.monotonic()
         self.running: list[Trial] = []
         self.passed: set[str] = set()
         for copy in self._free:
@@ -347,7 +352,7 @@ class Workshop:
         path.write_text(mutant.code)
         order = Order(mutant.line, self._lines.get(mutant.module, {}), self._seconds, known)
         child = self._fork(files, order, directory)
-        self.running.append(Trial(mutant, files, child, directory, whole))
+        self.running.append(Trial(mutant, files, child, directory, whole, self.awake))
 
     def check(self, tests: tuple[str, ...]) -> None:
         """Runs tests of the package as it is; not if it is full.
@@ -363,10 +368,16 @@ class Workshop:
         self.passed |= {*tests, *read_passed(directory)}
 
     def finish(self, timeout: float) -> Iterator[tuple[Trial, str, str]]:
-        """Trials that are over, each with "caught" or "survived" and, if caught, the test."""
+        """Trials that are over, each with "caught" or "survived" and, if caught, the test.
+
+        A trial that is stopped together with this program, as by SIGSTOP, is not over time.
+        """
+        now = time.monotonic()
+        self.awake += min(now - self._looked, LONGEST_LOOK)
+        self._looked = now
         for trial in list(self.running):
             done, status = os.waitpid(trial.child, os.WNOHANG)
-            if not done and trial.seconds < timeout:
+            if not done and self.awake - trial.since < timeout:
                 continue
             if not done:
                 os.killpg(trial.child, signal.SIGKILL)

@@ -5,6 +5,7 @@ import sys
 import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tiny_experiment import tiny
@@ -165,6 +166,24 @@ def test_two_students_by_prompts_beside_one():
     assert whole.run.prompt_part is None
     assert half.run.loop == whole.run.loop
     assert half.run.method == whole.run.method
+
+
+def test_time_in_which_the_program_was_stopped_does_not_count(monkeypatch):
+    """Of a trial that hangs: 400 seconds from its beginning, but for an hour's stop."""
+    workshop = object.__new__(mutation.Workshop)
+    workshop.awake, workshop._looked, workshop._free = 0.0, 0.0, []
+    mutant = mutation.Mutant("a.py", "", "", 1, "", "")
+    trial = mutation.Trial(mutant, (), 0, Path("no folder"), "", 0.0, 0.0)
+    clock = iter([5.0, 3605.0, *(3605.0 + 5 * i for i in range(1, 100))])
+    monkeypatch.setattr(mutation.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(mutation.os, "waitpid", lambda *_: (0, 0))
+    killed = []
+    monkeypatch.setattr(mutation.os, "killpg", lambda *_: killed.append(workshop.awake))
+    workshop.running = [trial]
+    with pytest.raises(FileNotFoundError):  # its module is put back
+        while True:
+            list(workshop.finish(400))
+    assert killed == [400]
 
 
 def test_tests_that_run_a_mutants_line_come_first():
