@@ -180,9 +180,13 @@ def test_time_in_which_the_program_was_stopped_does_not_count(monkeypatch):
     killed = []
     monkeypatch.setattr(mutation.os, "killpg", lambda *_: killed.append(workshop.awake))
     workshop.running = [trial]
-    with pytest.raises(FileNotFoundError):  # its module is put back
+
+    def watch():
         while True:
             list(workshop.finish(400))
+
+    with pytest.raises(FileNotFoundError):  # its module is put back
+        watch()
     assert killed == [400]
 
 
