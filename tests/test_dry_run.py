@@ -19,7 +19,7 @@ def config(fsdp):
     """Large enough that what is cut over the fsdp axis outweighs what is not."""
     config = tiny()
     config.stages = config.stages[:1]
-    config.model.network.arguments.update(features=WIDTH, depth=2, heads=4)
+    config.model.network.arguments.update(patch=2, features=WIDTH, depth=2, heads=4)
     config.mesh = ConfigDict({"data": -1, "fsdp": fsdp})
     return config
 
