@@ -363,8 +363,8 @@ def test_the_denoising_loss_is_the_variance_of_v(x64, data_std):
     With 0.5 as in the released code: (sigma^2 + 0.5^2) / (0.5 sigma)^2 on the error of x in EDM's
     terms, which of v = -(alpha / sigma) x is alpha^2 + 4 sigma^2.
     """
-    known = {} if data_std == 1 else {"data_std": data_std}  # 1 unless it is said
-    _, metrics = first_step(exact(denoising=1.0, **known))
+    assert exact() == exact(data_std=1.0)  # what it is unless it is said
+    _, metrics = first_step(exact(denoising=1.0, data_std=data_std))
     levels = denoising_levels(jax.random.key(5), 200_000, SCHEDULE, jnp.float64)
     alpha, sigma = alpha_sigma(levels)
     # v = alpha eps - sigma x given z = alpha x + sigma eps, for a Gaussian of variance c^2.
