@@ -118,7 +118,7 @@ def test_select_chooses_among_averages(workdir):
     kept = f"teacher/averages/{best['step']}/{best['width']:g}"
     np.testing.assert_array_equal(flat(workdir / "teacher"), flat(workdir / kept))
     [row] = read_jsonl(workdir / "results.jsonl")
-    assert row["value"] == pytest.approx(best["value"], rel=1e-9)  # measured with the same noise
+    assert row["value"] == best["value"]  # measured with the same noise
     assert (workdir / "figures/selection_teacher.png").exists()
 
 

@@ -241,9 +241,9 @@ class Measurements:
             description=f"{r.name:<16} {r.run.select}",
             **self._sampling_arguments(Sampling(r.measured_at[0], solver, self.clip(r))),
         )
-        samples = np.concatenate(list(batches))
-        [row] = evaluator.measure([samples], labels)
-        return row, samples
+        samples = list(batches)  # whose sums are as those that the model is measured by
+        [row] = evaluator.measure(samples, labels)
+        return row, np.concatenate(samples)
 
     @functools.cached_property
     def _prompts(self) -> list[str]:
