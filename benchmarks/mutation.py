@@ -284,11 +284,6 @@ class Trial:
     directory: Path
     whole: str
     since: float
-    begun: float = dataclasses.field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.begun, 1)
 
 
 class Workshop:
@@ -352,6 +347,7 @@ class Workshop:
         path.write_text(mutant.code)
         order = Order(mutant.line, self._lines.get(mutant.module, {}), self._seconds, known)
         child = self._fork(files, order, directory)
+        self._look()
         self.running.append(Trial(mutant, files, child, directory, whole, self.awake))
 
     def check(self, tests: tuple[str, ...]) -> None:
@@ -372,9 +368,7 @@ class Workshop:
 
         A trial that is stopped together with this program, as by SIGSTOP, is not over time.
         """
-        now = time.monotonic()
-        self.awake += min(now - self._looked, LONGEST_LOOK)
-        self._looked = now
+        self._look()
         for trial in list(self.running):
             done, status = os.waitpid(trial.child, os.WNOHANG)
             if not done and self.awake - trial.since < timeout:
@@ -386,6 +380,12 @@ class Workshop:
             self.running.remove(trial)
             self._free.append(trial.directory)
             yield trial, *(self._result(trial, status) if done else ("caught", "timeout"))
+
+    def _look(self) -> None:
+        """Adds the time since the last look to `awake`, of a stop at most LONGEST_LOOK of it."""
+        now = time.monotonic()
+        self.awake += min(now - self._looked, LONGEST_LOOK)
+        self._looked = now
 
     def _result(self, trial: Trial, status: int) -> tuple[str, str]:
         code, text = os.waitstatus_to_exitcode(status), (trial.directory / "output").read_text()
@@ -503,7 +503,8 @@ def test_all(config: dict[str, Any], mutants: Iterator[Mutant], workshop: Worksh
             if found == "caught" and not workshop.passed.intersection({by, *tests}):
                 workshop.check(tests)
             row = {"key": trial.mutant.key, "result": found, "by": by, "mutant": str(trial.mutant)}
-            row |= {"operator": trial.mutant.operator, "seconds": trial.seconds}
+            seconds = round(workshop.awake - trial.since, 1)
+            row |= {"operator": trial.mutant.operator, "seconds": seconds}
             results[row["key"]] = row
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")

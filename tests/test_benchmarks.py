@@ -173,7 +173,7 @@ def test_time_in_which_the_program_was_stopped_does_not_count(monkeypatch):
     workshop = object.__new__(mutation.Workshop)
     workshop.awake, workshop._looked, workshop._free = 0.0, 0.0, []
     mutant = mutation.Mutant("a.py", "", "", 1, "", "")
-    trial = mutation.Trial(mutant, (), 0, Path("no folder"), "", 0.0, 0.0)
+    trial = mutation.Trial(mutant, (), 0, Path("no folder"), "", 0.0)
     clock = iter([5.0, 3605.0, *(3605.0 + 5 * i for i in range(1, 100))])
     monkeypatch.setattr(mutation.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(mutation.os, "waitpid", lambda *_: (0, 0))
