@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -254,6 +255,14 @@ def test_bfloat16_is_only_inside():
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 0.03  # bfloat16 rounds by 4e-3; so it is used, and used with care
+
+
+def test_joined_activations_stay_in_their_number_format():
+    network = SMALL.clone(dtype=jnp.bfloat16)
+
+    program = jax.jit(lambda params: apply(network, params)).lower(PARAMS).as_text()
+    kept = re.findall(r"optimization_barrier .* : tensor<[\dx]*x(\w+)>", program)
+    assert kept == ["bf16"] * len(network.multipliers) * (network.blocks + 1)
 
 
 @pytest.mark.parametrize("remat", [True, "products"])
