@@ -20,7 +20,7 @@ from tiny_experiment import LOOP, tiny
 import pdistill
 from pdistill import experiment
 from pdistill import model as models
-from pdistill.cli import config_file, prepare
+from pdistill.cli import config_file, prepare, sample
 from pdistill.data import Pipeline, load_dataset, make_batch, moments, sources, to_float
 from pdistill.data.moments import Moments
 from pdistill.diffusion import CosineSchedule
@@ -220,8 +220,6 @@ def test_samples_are_decoded_latents(workdir):
 
 
 def test_the_command_line_leaves_latents(workdir, tmp_path):
-    from pdistill.cli import sample
-
     arguments = [f"--model={workdir / 'progressive/1'}", "--num=3", "--seed=1"]
     sample.main([*arguments, "--latents", f"--out={tmp_path / 'latents.npz'}"])
     sample.main([*arguments, f"--out={tmp_path / 'images.npz'}"])
@@ -367,6 +365,14 @@ def test_a_model_of_latents_from_elsewhere_takes_a_codec(workdir, tmp_path):
     models.save(elsewhere, network, **card | {"data": data})
     model = pdistill.load(elsewhere, codec=workdir / "codec")
     assert model.sample(jax.random.key(0), 2).shape == (2, *model.image_shape) == (2, 8, 8, 1)
+    latents = model.sample(jax.random.key(0), 2, latents=True)
+    without = pdistill.load(elsewhere)
+    np.testing.assert_array_equal(without.sample(jax.random.key(0), 2, latents=True), latents)
+    arguments = [f"--model={elsewhere}", "--num=2"]
+    sample.main([*arguments, "--latents", f"--out={tmp_path / 'latents.npz'}"])
+    np.testing.assert_array_equal(np.load(tmp_path / "latents.npz")["latents"], latents)
+    with pytest.raises(SystemExit, match="give --codec, or --latents for an .npz"):
+        sample.main([*arguments, f"--out={tmp_path / 'grid.png'}"])
     described = imported(elsewhere)
     with pytest.raises(ConfigError, match=r"codec that its card does not name; .*config.codec=DIR"):
         plan(parse(described), (8, 8, 1))

@@ -35,6 +35,7 @@ from pdistill.cli.options import (
     text_encoder_option,
 )
 from pdistill.model import Model
+from pdistill.model.card import works_on_latents
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import write_arrays
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     guide_option(parser)
     text_encoder_option(parser)
     parser.add_argument(
-        "--latents", action="store_true", help="leave a codec's latents as they are, in an .npz"
+        "--latents", action="store_true", help="leave latents as they are, in an .npz"
     )
     parser.add_argument(
         "--num", type=int, help="number of images (default: one for each --prompt, else 64)"
@@ -141,7 +142,7 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("--seeds has a seed twice, whose images would be the same")
     if options.prompt and options.prompts:
         raise ValueError("give either --prompt or --prompts")
-    if options.latents and not model.network.codec:
+    if options.latents and not works_on_latents(model.card):
         raise ValueError("the model makes images, not latents; leave --latents out")
     if options.latents and out.suffix != ".npz":
         raise ValueError(f"--latents are written to an .npz; got --out={out}")
@@ -150,10 +151,10 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")
     if folder and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new folder")
-    if (channels := model.image_shape[-1]) not in (1, 3):
+    if (channels := model.image_shape[-1]) not in (1, 3) and not options.latents:
         raise ValueError(
-            f"the model makes arrays of {channels} channels, which are no pictures; of "
-            "a model of latents give --codec"
+            f"the model makes arrays of {channels} channels, which are no pictures; of a model of "
+            "latents give --codec, or --latents for an .npz of what it makes"
         )
 
 

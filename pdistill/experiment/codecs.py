@@ -20,7 +20,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.method import Method
-from pdistill.model.card import LATENTS, ModelError, find, read_card, reference
+from pdistill.model.card import ModelError, find, read_card, reference, works_on_latents
 from pdistill.model.codecs import blank_codec
 from pdistill.model.store import codec_directory
 from pdistill.networks import Codec, Network
@@ -75,7 +75,7 @@ def codec_source(
         if card.get("codec") or given:
             path = codec_directory(model, card, given)
             return CodecSource(blank_codec(path), path=str(path))
-        latents = card["data"].get("scale") == LATENTS
+        latents = works_on_latents(card)
         if latents and not name:
             raise ConfigError(
                 f"{stage.name}: {method.path} makes latents of a codec that its card does not "

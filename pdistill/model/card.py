@@ -45,6 +45,11 @@ def noise_shape(card: dict[str, Any]) -> tuple[int, ...]:
     return check_shape(data.get("noise_shape", data["shape"]))
 
 
+def works_on_latents(card: dict[str, Any]) -> bool:
+    """Whether a model's network makes latents, of a codec that the card names or of none."""
+    return bool(card.get("codec")) or card["data"].get("scale") == LATENTS
+
+
 def check_shape(shape: Sequence[Any]) -> tuple[int, ...]:
     """Returns the shape [H, W, C] as a tuple.
 

@@ -13,7 +13,7 @@ from jax import Array
 
 from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
-from pdistill.model.card import made_for, num_steps
+from pdistill.model.card import made_for, num_steps, works_on_latents
 from pdistill.model.sampling import Sampling, generate
 from pdistill.model.text import PromptEncoder
 from pdistill.networks import Conditioning, Network, Text
@@ -154,7 +154,7 @@ class Model:
             Other weights do not recompile.
           guidance_levels: log-SNRs (low, high) between which guidance acts, for a model that is
             guided by two evaluations or takes them; None for all, or as the model's card says.
-          latents: leave a codec's latents as they are, [num, h, w, c].
+          latents: leave latents as they are, [num, h, w, c].
           num_steps, solver: instead of the model's own; a solver or its name, such as "heun". A
             cascade takes a tuple of steps, those of each resolution.
 
@@ -166,7 +166,7 @@ class Model:
             out of range or for a model without.
         """
         key, told = as_threefry(key), self.told(num, label, guidance, guidance_levels, prompt)
-        if latents and not self.network.codec:
+        if latents and not works_on_latents(self.card):
             raise ValueError("this model makes images, not latents; leave latents out")
         if key.ndim:
             raise ValueError(f"key must be one key, such as jax.random.key(0); got {key.shape}")

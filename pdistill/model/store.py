@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from pdistill.model.card import (
     FORMAT,
-    LATENTS,
     WEIGHTS,
     ModelError,
     build_blank,
@@ -25,6 +24,7 @@ from pdistill.model.card import (
     read_card,
     reference,
     versions,
+    works_on_latents,
 )
 from pdistill.model.model import Model
 from pdistill.model.text import read_prompt_encoder
@@ -221,7 +221,7 @@ def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | No
       ModelError: it is not there, or is another one than the model's; or it is a model of images.
     """
     named = card.get("codec")
-    if not named and path and card["data"].get("scale") == LATENTS:
+    if not named and path and works_on_latents(card):
         read_card(find(path), codec=True)  # raises
         return find(path)
     if not named:
