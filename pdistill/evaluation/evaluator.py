@@ -92,11 +92,14 @@ class Evaluator:
                 self._check_shape(reference.images.shape[1:], reference.name)
                 continue
             for metric in self.metrics:
-                if metric.compares != "none" and metric.needs != "statistics":
+                if metric.compares == "none":
+                    continue
+                if metric.needs != "statistics":
                     raise EvaluationError(
                         f"{reference.name} holds only mu and sigma, which {metric.names(0)[0]} "
                         "cannot use: it needs images"
                     )
+                reference.check(metric.features)
         self._check_classes()
 
     @property

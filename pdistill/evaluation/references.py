@@ -167,15 +167,20 @@ class Reference:
 
 
 class StatisticsReference:
-    """A reference with mean and covariance only, in one feature space."""
+    """A reference with mean and covariance only, in one feature space.
+
+    Args:
+      features: the space's name; "" where the file does not say.
+    """
 
     images = None
     labels = None
     classes = ()
 
-    def __init__(self, name: str, statistics: Statistics):
+    def __init__(self, name: str, statistics: Statistics, features: str = ""):
         self.name = name
         self._statistics = statistics
+        self._space = features
 
     def __len__(self) -> int:
         return self._statistics.count or 0
@@ -190,7 +195,16 @@ class StatisticsReference:
         )
 
     def statistics(self, extractor: Extractor) -> Statistics:
+        self.check(extractor.name)
         return self._statistics
+
+    def check(self, features: str) -> None:
+        """Raises EvaluationError if mu and sigma are of another feature space than this."""
+        if self._space not in ("", features):
+            raise EvaluationError(
+                f"{self.name} holds mu and sigma of {self._space}, not of {features}: give a "
+                f"metric of {self._space}, or statistics of {features}"
+            )
 
     def of_classes(self, classes: Sequence[int], text: str) -> Reference:
         raise EvaluationError(
@@ -216,7 +230,7 @@ def load_reference(
     if path.suffix == ".npz":
         arrays = read_npz(path)
         if "mu" in arrays or "sigma" in arrays:
-            return StatisticsReference(text, statistics_among(arrays, path))
+            return StatisticsReference(text, statistics_among(arrays, path), _space(arrays))
         return Reference(text, images_among(arrays, path), labels_among(arrays, path))
     name, separator, split = text.partition(":")
     if not separator:
@@ -272,6 +286,12 @@ def statistics_among(arrays: dict[str, np.ndarray], path: Path) -> Statistics:
             "covariance; compute it again"
         )
     return Statistics(mean, covariance, None if count is None else int(count))
+
+
+def _space(arrays: dict[str, np.ndarray]) -> str:
+    """The feature space that `save_statistics` was told; "" for files of others."""
+    space = arrays.get("features")
+    return "" if space is None or space.shape or space.dtype.kind != "U" else str(space)
 
 
 def save_statistics(path: str | Path, statistics: Statistics, **about: Any) -> None:

@@ -11,6 +11,7 @@ from pdistill.data.sources import data_dir
 from pdistill.evaluation import (
     EvaluationError,
     EvaluationWarning,
+    Evaluator,
     Reference,
     load_labelled,
     load_reference,
@@ -198,6 +199,22 @@ def test_files_of_edm_and_of_guided_diffusion(tmp_path):
         found = load_reference(str(tmp_path / name)).statistics(PIXELS)
         np.testing.assert_array_equal(found.mean, mean)
         np.testing.assert_array_equal(found.covariance, covariance)
+
+
+def test_statistics_are_of_one_feature_space(tmp_path):
+    """Which is refused for a metric of another one before any sample is drawn."""
+    path = tmp_path / "kept.npz"
+    statistics = Reference("noise", noise(shape=(4, 4, 4))).statistics(PIXELS)
+    save_statistics(path, statistics, reference="noise", features="classifier")
+    found = load_reference(str(path))
+    with pytest.raises(EvaluationError, match=r"kept.npz holds mu and sigma of classifier, not of"):
+        found.statistics(PIXELS)
+    with pytest.raises(EvaluationError, match="give a metric of classifier, or statistics of pix"):
+        Evaluator([found], ("fd_pixels",), num_samples=9)
+    assert Evaluator([found], ("fd_classifier",), num_samples=9).references == [found]
+    for others in ({}, {"features": np.zeros((40, 64))}, {"features": np.array(3)}):
+        np.savez(path, mu=statistics.mean, sigma=statistics.covariance, **others)
+        assert load_reference(str(path)).statistics(PIXELS).mean.shape == (64,)
 
 
 def test_published_statistics_have_mu_and_sigma_alone(tmp_path):
