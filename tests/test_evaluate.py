@@ -1,15 +1,17 @@
 """The command line that measures models and images: what it prints, writes and refuses."""
 
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
+from PIL import Image
 
 from pdistill import evaluate
 from pdistill.data import load_dataset
-from pdistill.evaluation import Moments, frechet_distance, load_statistics
+from pdistill.evaluation import Evaluator, Moments, frechet_distance, load_statistics
 from pdistill.report.table import three_digits
 from pdistill.runtime.files import read_jsonl
 
@@ -239,3 +241,28 @@ def test_classes_of_a_model(tmp_path, capsys):
     assert "takes no labels; leave --classes out" in refused(capsys, *refuse, *flags)
     refuse = f"--model={models[3]}", f"--reference={tmp_path}/more.npz"
     assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)
+
+
+def test_labels_take_turns_where_a_reference_has_none(tmp_path, monkeypatch):
+    """A set of images on disk as much as a folder: they are not all 0."""
+    for i, image in enumerate(noise(40, 0)):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).save(tmp_path / f"mine/{i}.png")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "mine", "mine")
+    drawn = {}
+
+    def told(self, batches, labels=None, prompts=None):
+        drawn[self.references[0].name] = labels
+        return measure(self, batches, labels, prompts)
+
+    measure = Evaluator.measure
+    monkeypatch.setattr(Evaluator, "measure", told)
+    model = save_random(tmp_path / "model", num_labels=3)
+    flags = "--metrics=fd_pixels", "--num_steps=1", f"--out={tmp_path}/rows.jsonl"
+    folder, tars = str(tmp_path / "mine"), f"{tmp_path}:train"
+    for reference in (folder, tars):
+        run(f"--model={model}", f"--reference={reference}", *flags)
+    assert set(drawn[tars]) == {0, 1, 2}
+    np.testing.assert_array_equal(drawn[tars], drawn[folder])
+    assert [row["labels"] for row in read_jsonl(tmp_path / "rows.jsonl")] == [None, None]

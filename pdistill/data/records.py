@@ -24,12 +24,13 @@ class Source(Protocol):
 
     Attributes:
       name: the split's, such as "cifar10:train". labels: int32 [N], read when they are asked for.
-      captioned: whether it has captions.
+      captioned: whether it has captions. labelled: whether it has labels; without, they are 0.
     """
 
     name: str
     labels: np.ndarray
     captioned: bool
+    labelled: bool
 
     def __len__(self) -> int: ...
 

@@ -44,6 +44,7 @@ class Dataset:
       label_names: name of each label; () where they have none.
       captions: texts of each image, the main one first, each as often as it is to be drawn; on
         disk, they are read when they are asked for. None for a data set without.
+      labelled: whether it has labels; without, all of `labels` are 0.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Dataset:
     columns: Mapping[str, "ColumnRows"] = dataclasses.field(default_factory=dict)
     captions: Sequence[tuple[str, ...]] | None = None
     label_names: tuple[str, ...] = ()
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -247,7 +249,7 @@ def _on_disk(name: str, split: str) -> Dataset:
     captions = Captions(images) if source.captioned else None
     return Dataset(
         source.name, images, Labels(images), source.num_labels,
-        captions=captions, label_names=getattr(source, "label_names", ()),
+        captions=captions, label_names=getattr(source, "label_names", ()), labelled=source.labelled,
     )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ class Tars:
         self._paths = shards[name]
         self._index = Index(*(a[rows] if a.ndim else a for a in indices[name]))
         self.captioned = bool(self._index.text_size.any())
+        self.labelled = bool((self._index.label >= 0).all())
 
     def __len__(self) -> int:
         return len(self._index.label)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdistill.data import load_dataset
+from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation.frechet import Moments, Statistics
 from pdistill.evaluation.images import (
     EvaluationError,
@@ -62,6 +62,12 @@ class Reference:
         self._cached = cached
         self._features: dict[str, np.ndarray] = {}
         self._statistics: dict[str, Statistics] = {}
+
+    @classmethod
+    def of_dataset(cls, data: Dataset) -> "Reference":
+        """The images of a data set, with its captions, and its labels if it has any."""
+        labels = data.labels if data.labelled else None
+        return cls(data.name, data.images, labels, captions=data.captions)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -242,7 +248,7 @@ def load_reference(
     if math.prod(dataset.images.shape) <= IN_MEMORY:
         dataset = dataset.in_memory()
     check_images(dataset.images[:BLOCK], dataset.name)
-    return Reference(dataset.name, dataset.images, dataset.labels, captions=dataset.captions)
+    return Reference.of_dataset(dataset)
 
 
 def load_statistics(path: str | Path) -> Statistics:

@@ -365,7 +365,7 @@ class Measurements:
                     self._config.data.name, split, in_memory=self._config.data.resident
                 )
             data = self._splits[split].of_shape(shape)
-            self._references[split, shape] = Reference(data.name, data.images, data.labels)
+            self._references[split, shape] = Reference.of_dataset(data)
         return self._references[split, shape]
 
     def _build(

@@ -18,6 +18,7 @@ from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
 from pdistill.data.published import PUBLISHED
 from pdistill.data.resize import resize_square
+from pdistill.evaluation import load_reference
 
 CIFAR = "cifar-10-binary.tar.gz"
 
@@ -363,6 +364,7 @@ def test_folders_that_are_not_classes(root, tmp_path):
     main([f"--images={tmp_path / 'faces'}", "--name=faces", "--resolution=4", "--no_labels"])
     assert load_dataset("faces").num_labels == 1
     assert len(load_dataset("faces")) == 4
+    assert load_reference("faces:train").labels is None  # not zeros
 
 
 def test_unreadable_images_are_left_out_and_counted(root, tmp_path, capsys):

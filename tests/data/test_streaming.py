@@ -307,6 +307,7 @@ def test_a_folder_of_tars(tmp_path):
     about = describe(f"{tmp_path}@4")
     assert (about.splits, about.shape) == ({"train": 30, "validation": 1}, (4, 4, 3))
     assert about.num_labels == in_memory.num_labels == 7
+    assert in_memory.labelled
     part = load_dataset(f"{tmp_path}", "train[50%:]", in_memory=False)
     np.testing.assert_array_equal(part.images[:], images[15:])
     assert load_dataset(str(tmp_path), "validation").labels.tolist() == [6]
@@ -322,6 +323,7 @@ def test_tars_that_have_changed_are_read_anew(tmp_path):
         found = load_dataset(str(tmp_path))
         np.testing.assert_array_equal(found.images[1], value)
         assert (found.num_labels, found.labels.tolist()) == (1, [0, 0])
+        assert not found.labelled
 
 
 def test_captions_of_tars(tmp_path):
