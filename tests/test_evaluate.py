@@ -142,6 +142,10 @@ def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
         ((images, reference, pixels, "--num_samples=201"), "has 200 images, fewer than 201"),
         ((images, reference, pixels, "--num_samples=1"), "at least 2"),
         ((images, reference, "--metrics=nearest_neighbour_ratio"), "held-out"),
+        (
+            (images, reference, "--metrics=nearest_neighbour_ratio", f"--held_out={files}/b.npz"),
+            "b.npz, are the training images themselves",
+        ),
         ((f"--model={files}/nothing", reference, pixels), "no model in"),
         ((reference, pixels), "give --model or --images"),
     ]

@@ -15,9 +15,10 @@ from tiny_experiment import check_events, leaves, tiny, tiny_ctm, tiny_guided
 import pdistill
 from pdistill import evaluate, experiment, report, samplers
 from pdistill.experiment import rows as results
-from pdistill.experiment.config import ConfigError
+from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.run import Experiment
 from pdistill.runtime.files import read_jsonl
+from pdistill.training import StopSignals
 
 pytestmark = pytest.mark.eight_devices
 
@@ -161,6 +162,17 @@ def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     check_events(copy)
 
 
+def test_copies_are_looked_for_among_the_training_images(tmp_path):
+    """Also where samples are compared with held-out images alone."""
+    config = tiny()
+    config.evaluation.references = ("test",)
+    measurements = Experiment(parse(as_plain(config)), tmp_path, StopSignals()).measurements
+    [evaluator] = measurements._evaluators.values()
+    assert evaluator.expected() == {
+        ("fd_pixels", "digits:test"), ("nearest_neighbour_ratio", "digits:train")
+    }  # fmt: skip
+
+
 def test_the_report_grows_and_the_terminal_says_what_is_done(workdir, tmp_path, reports, capsys):
     """Nothing is reported before the first measurement; then each finds what was measured."""
     copy = tmp_path / "tiny"
@@ -266,6 +278,7 @@ def test_run_directories_that_cannot_be(tmp_path):
             "solvers must be for any denoiser, such as ddim; got 'gamma:0.5'",
         ),
         (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
+        (lambda c: c.evaluation.update(held_out="train"), "digits:train, are the training images"),
         (
             lambda c: c.evaluation.update(metrics=("label_accuracy",)),
             "label_accuracy, but teacher takes no labels",

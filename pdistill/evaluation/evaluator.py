@@ -49,9 +49,9 @@ class Evaluator:
       num_samples: number of samples, the first ones, that each reference is compared with; 0 for as
         many as it has images.
       features: feature space of precision_recall.
-      held_out: images for the nearest-neighbour ratio; the first reference holds the training
-        images then.
+      held_out: images for the nearest-neighbour ratio.
       options: keyword arguments of extractors' loaders, such as {"inception": {"weights": PATH}}.
+      training: the training images, for that ratio and the pictures; None for the first reference.
 
     Raises:
       ValueError: a metric or feature space is unknown. WeightsError: weights are out of reach.
@@ -67,12 +67,14 @@ class Evaluator:
         features: str = "",
         held_out: Reference | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        training: Reference | None = None,
     ) -> None:
         if NEIGHBOURS in metrics and held_out is None:
             raise EvaluationError(
                 f"{NEIGHBOURS} needs held-out images besides training images; give some"
             )
         self.references = references
+        self._training = next(iter(references), None) if training is None else training
         self.metrics = parse_metrics(metrics, features, held_out)
         for metric in self.metrics:
             if not references and metric.compares != "none":
@@ -101,6 +103,8 @@ class Evaluator:
                     )
                 reference.check(metric.features)
         self._check_classes()
+        if NEIGHBOURS in metrics:
+            self._check_held_out(held_out)
 
     @property
     def num_samples(self) -> int:
@@ -185,14 +189,14 @@ class Evaluator:
         """Makes pictures and curves to look at beside the numbers, of uint8 samples [N, H, W, C].
 
         Returns:
-          "neighbours": uint8 [n, 1 + k, H, W, C], the first samples and the images of the first
-          reference nearest to each, in the space of a metric that compares images one by one, or
-          else of pixels; "spectrum" and "data_spectrum": `Spectrum.values` [R] of the samples and
-          of as many of the reference's images.
+          "neighbours": uint8 [n, 1 + k, H, W, C], the first samples and the training images nearest
+          to each, in the space of a metric that compares images one by one, or else of pixels;
+          "spectrum" and "data_spectrum": `Spectrum.values` [R] of the samples and of as many of the
+          first reference's images.
         """
         if not self.references:
             raise EvaluationError("pictures show neighbours in a reference; give one")
-        reference = self.references[0]
+        reference, training = self.references[0], self._training
         one_by_one = (
             self._extractors[metric.features]
             for metric in self.metrics
@@ -201,11 +205,11 @@ class Evaluator:
         extractor = next(one_by_one, None) or load_extractor("pixels")
         shown = samples[:NEIGHBOUR_PICTURES]
         nearest = nearest_rows(
-            extractor(shown)["features"], reference.blocks(extractor), NEIGHBOURS_SHOWN
+            extractor(shown)["features"], training.blocks(extractor), NEIGHBOURS_SHOWN
         )
         evenly = np.linspace(0, len(reference) - 1, min(len(samples), len(reference))).astype(int)
         return {
-            "neighbours": np.concatenate([shown[:, None], reference.images[nearest]], axis=1),
+            "neighbours": np.concatenate([shown[:, None], training.images[nearest]], axis=1),
             "spectrum": radial_spectrum(samples),
             "data_spectrum": radial_spectrum(reference.images[evenly]),
         }
@@ -244,8 +248,8 @@ class Evaluator:
             match metric.compares:
                 case "none":
                     yield metric, None
-                case "first":
-                    yield metric, self.references[0]
+                case "training":
+                    yield metric, self._training
                 case "all":
                     yield from ((metric, reference) for reference in self.references)
 
@@ -293,6 +297,18 @@ class Evaluator:
                     f"{size} features ({metric.features}): give more classes, or a metric that "
                     f"takes fewer, such as kid_{metric.features} or precision_recall"
                 )
+
+    def _check_held_out(self, held_out: Reference | StatisticsReference) -> None:
+        """Raises EvaluationError for what cannot be held-out images."""
+        if held_out.images is None:
+            raise EvaluationError(
+                f"{held_out.name} holds only mu and sigma, and {NEIGHBOURS} needs held-out images"
+            )
+        if held_out.same_images(self._training):
+            raise EvaluationError(
+                f"{NEIGHBOURS}: the held-out images, {held_out.name}, are the training images "
+                "themselves; give others"
+            )
 
     def _check_pixels(self, extractor: Pixels, shape: tuple[int, ...]) -> None:
         """Raises EvaluationError for images that do not fit, or have too many for a covariance."""

@@ -80,7 +80,7 @@ class Metric(abc.ABC):
     Attributes:
       features: name of its feature space.
       needs: field of `Collected` that it reads.
-      compares: references that samples are compared with: "all", the "first" one, or "none".
+      compares: what samples are compared with: "all" references, the "training" images, or "none".
     """
 
     features: str
@@ -284,14 +284,14 @@ def _manifold(reference: Reference, extractor: Extractor) -> Manifold:
 
 @dataclasses.dataclass(frozen=True)
 class NearestNeighbourRatio(Metric):
-    """Nearest-neighbour ratio to the first reference.
+    """Nearest-neighbour ratio to the training images.
 
     Attributes:
-      held_out: images like the reference's, that no model was trained on.
+      held_out: images like these, that no model was trained on.
     """
 
     held_out: Reference | None = None
-    compares = "first"
+    compares = "training"
 
     def names(self, num: int) -> tuple[str, ...]:
         return (NEIGHBOURS,)

@@ -380,6 +380,7 @@ class Measurements:
             features=settings.features,
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
+            training=self._reference(self._config.data.train, shape),
         )
 
 

@@ -215,6 +215,28 @@ def test_pictures():
     assert found["data_spectrum"].shape == found["spectrum"].shape
 
 
+def test_copies_are_of_the_training_images():
+    """Whatever samples are compared with otherwise, such as held-out images alone."""
+    metrics = "fd_pixels", "nearest_neighbour_ratio"
+    evaluator = Evaluator([TEST], metrics, held_out=TEST, training=TRAIN)
+    rows = evaluator.measure([TRAIN.images[:20]])
+    assert [row["reference"] for row in rows] == ["noise:test", "noise:train"]
+    assert {(row["metric"], row["reference"]) for row in rows} == evaluator.expected()
+    assert rows[1]["value"] < 1e-7
+    nearest = evaluator.pictures(TRAIN.images[:20])["neighbours"]
+    np.testing.assert_array_equal(nearest[:, 1], TRAIN.images[:12])
+
+
+def test_held_out_images_that_are_not():
+    same = Reference("elsewhere", TRAIN.images.copy())
+    for held_out in (TRAIN, same):
+        with pytest.raises(EvaluationError, match=f"{held_out.name}, are the training images the"):
+            Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=held_out)
+    statistics = StatisticsReference("s", Statistics(np.zeros(4), np.eye(4)))
+    with pytest.raises(EvaluationError, match="s holds only mu and sigma, and nearest_"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=statistics)
+
+
 def test_class_shares_of_digits():
     """Real digits: one class left out, and one of which there are twice as many.
 
