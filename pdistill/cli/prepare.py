@@ -13,7 +13,7 @@ from pathlib import Path
 from pdistill.cli.options import Parser, picture_options
 from pdistill.data.emoji import SIDE
 from pdistill.data.prepare import prepare, prepare_emoji, prepare_images
-from pdistill.data.published import PUBLISHED
+from pdistill.data.published import PUBLISHED, image_shape
 from pdistill.data.resize import KERNELS
 from pdistill.data.sources import data_dir, load_dataset
 from pdistill.data.tfds_writer import PrepareError
@@ -123,6 +123,7 @@ def _prepare(args: argparse.Namespace, root: Path) -> Path:
         background=args.background,
         held_out=args.held_out,
         captioned=args.captions == "found",
+        multiple=blank_codec(args.codec).factor if args.codec else 1,
     )
 
 
@@ -132,6 +133,8 @@ def _check_codec(args: argparse.Namespace, root: Path) -> None:
     Pictures become those of the codec's channels, unless --channels says otherwise.
     """
     codec = blank_codec(args.codec)
+    if args.published:
+        codec.latent_shape(image_shape(args.published))
     if not (args.images or args.emoji):
         return
     if (root / args.name).exists():
@@ -141,7 +144,7 @@ def _check_codec(args: argparse.Namespace, root: Path) -> None:
             f"--name={args.name} --codec={args.codec}, or delete it"
         )
     args.channels = args.channels or codec.module.image_channels
-    side = args.resolution or codec.factor
+    side = args.resolution or codec.factor  # a default one is a multiple of it
     codec.latent_shape((side, side, args.channels))
 
 

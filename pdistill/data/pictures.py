@@ -1,5 +1,6 @@
 """Picture files as 8-bit grey or RGB, and words for what was done to make them so."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,16 +44,20 @@ def common_channels(paths: Iterable[Path]) -> int:
     return 1 if all(mode in GREY for mode in modes) else 3
 
 
-def common_resolution(paths: Sequence[Path]) -> int:
+def common_resolution(paths: Sequence[Path], multiple: int = 1) -> int:
     """Returns a number of pixels a side that suits pictures: their own, as far as it goes.
 
     It is the median of their shorter sides, rounded down to a multiple of 4, at least 8 and at most
     LARGEST_SIDE; of SIDES_READ of them, spread evenly. Pictures that cannot be read do not count.
+
+    Args:
+      multiple: another number that it is a multiple of, itself at least.
     """
     headers = map(_header, paths[:: -(-len(paths) // SIDES_READ)])
     sides = [min(header.size) for header in headers if header] or [LARGEST_SIDE]
     median = int(np.median(sides))
-    return min(max(median // 4 * 4, 8), LARGEST_SIDE)
+    multiple = math.lcm(4, multiple)
+    return max(min(max(median, 8), LARGEST_SIDE) // multiple, 1) * multiple
 
 
 def _header(path: Path) -> Image.Image | None:

@@ -74,6 +74,7 @@ def prepare_images(
     background: str = "white",
     held_out: int | None = None,
     captioned: bool = True,
+    multiple: int = 1,
 ) -> Path:
     """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
 
@@ -85,7 +86,7 @@ def prepare_images(
       resolution, resize: as in `resize_square`; by default as `common_resolution` finds it.
       labelled, held_out: as in `read_folder`.
       channels: 1 or 3; by default 1 if all images are grey. background: as in `read_picture`.
-      captioned: with captions, if there are any.
+      captioned: with captions, if there are any. multiple: as in `common_resolution`.
 
     Raises:
       PrepareError: the name is bad or there already, or being prepared, or as `read_folder` and
@@ -107,7 +108,7 @@ def prepare_images(
         found = read_folder(folder, labelled, held_out)
         paths = found.paths()
         captions = read_captions(folder, found) if captioned else {}
-        resolution = resolution or common_resolution(paths)
+        resolution = resolution or common_resolution(paths, multiple)
         _tell(found.files, found.classes, resolution, list(captions.values()))
         channels = channels or common_channels(paths)
         features = {"image": tfds.features.Image(shape=(resolution, resolution, channels))}

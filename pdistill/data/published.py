@@ -145,6 +145,12 @@ PUBLISHED = {
 }
 
 
+def image_shape(name: str) -> tuple[int, ...]:
+    """The shape [H, W, C] of a published data set's images, which need not be there."""
+    features = PUBLISHED[name].features or tfds.builder(name).info.features
+    return features["image"].shape
+
+
 def fetch(source: Published, scratch: Path, archive: Path | None = None) -> list[Path]:
     """Gets and verifies the archives of `source`, from `archive` or downloaded into `scratch`.
 

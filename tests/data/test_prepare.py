@@ -14,11 +14,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.hashing import Hasher
 
+from pdistill.cli import prepare as command
 from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
 from pdistill.data.published import PUBLISHED
 from pdistill.data.resize import resize_square
 from pdistill.evaluation import load_reference
+from pdistill.networks import Codec
+from pdistill.networks.codecs.autoencoder_tiny import AutoencoderTiny
 
 CIFAR = "cifar-10-binary.tar.gz"
 
@@ -356,6 +359,37 @@ def test_images_keep_about_their_size(root, tmp_path, capsys, sizes, resolution)
     main([f"--images={tmp_path / 'images'}", "--name=images", "--held_out=0"])
     assert load_dataset("images").images.shape[1:3] == (resolution, resolution)
     assert f"resolution: {resolution}x{resolution} pixels" in capsys.readouterr().err
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Sets that --codec encodes, an f8 one of colours here, by their image's shape."""
+    codec = Codec(None, AutoencoderTiny(), (0.0,) * 4, (1.0,) * 4)
+    shapes = []
+
+    def in_latents(data, *_, **__):
+        shapes.append(codec.latent_shape(data.image_shape))
+
+    monkeypatch.setattr(command, "blank_codec", lambda _: codec)
+    monkeypatch.setattr(command, "in_latents", in_latents)
+    return shapes
+
+
+@pytest.mark.parametrize(("side", "resolution"), [(28, 24), (7, 8), (200, 64)])
+def test_a_codec_fits_the_resolution_that_is_not_given(root, tmp_path, encoded, side, resolution):
+    """It is what the codec halves three times, and not 28."""
+    for index in range(2):
+        save(tmp_path / f"images/{index}.png", noise(1, side, side, 3)[0][0])
+    main([f"--images={tmp_path / 'images'}", "--name=images", "--held_out=0", "--codec=f8"])
+    assert load_dataset("images").images.shape[1:3] == (resolution, resolution)
+    assert encoded == [(resolution // 8, resolution // 8, 4)]
+
+
+def test_a_published_set_that_no_codec_fits_is_not_fetched(root, encoded, capsys):
+    assert "takes images of 3 channels" in fails(capsys, "mnist", "--codec=f8")
+    assert not root.exists()
+    with pytest.raises(SystemExit, match="no-such-archive"):
+        main(["svhn", "--codec=f8", "--archive=no-such-archive"])
 
 
 def test_folders_that_are_not_classes(root, tmp_path):
