@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import shutil
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,8 @@ from pdistill import model as models
 from pdistill.cli import config_file, prepare, sample
 from pdistill.data import Pipeline, load_dataset, make_batch, moments, sources, to_float
 from pdistill.data.moments import Moments
+from pdistill.data.sources import absolute_name, beside
+from pdistill.data.tfds_writer import png
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -415,7 +419,7 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(moments, "SHARD", 500)
     codec = pdistill.load_codec(workdir / "codec")
     data = load_dataset("digits")
-    about = Moments(1, data.name, len(data), (2, 2, 4))
+    about = Moments(1, data.name, len(data), (2, 2, 4), data.digest())
     arguments = {"flip": False, "batch_size": 100, "mesh": make_mesh()}
     about.write(tmp_path, data, codec.encode, **arguments)
     whole = about.read(tmp_path)[:]
@@ -438,6 +442,13 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
         about.read(tmp_path)
     with pytest.raises(ValueError, match="holds moments with another codec: delete it"):
         dataclasses.replace(about, codec=2).write(tmp_path, data, codec.encode, **arguments)
+    with pytest.raises(ValueError, match="holds moments with another content: delete it"):
+        dataclasses.replace(about, content="2").missing(tmp_path)
+    older = json.loads((tmp_path / "moments.json").read_text())
+    older.pop("content")
+    (tmp_path / "moments.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="moments that do not say their content, as an older vers"):
+        about.missing(tmp_path)
 
 
 def test_an_exported_sampler_decodes(workdir):
@@ -554,6 +565,82 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
     assert shard.stat().st_mtime_ns == stamp
     with pytest.raises(SystemExit, match="no codec in"):
         prepare.main(["--name=mine", root, f"--codec={tmp_path}"])
+
+
+def test_images_that_change_are_encoded_anew(workdir, tmp_path, monkeypatch, capsys):
+    """Of as many, of the same name; the same ones prepared again keep their latents."""
+    root = tmp_path / "data"
+    command = [f"--images={tmp_path / 'pictures'}", "--name=mine", f"--data_dir={root}"]
+    command += [f"--codec={workdir / 'codec'}", "--resolution=8", "--no_flip", "--held_out=0"]
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+    (tmp_path / "pictures").mkdir()
+    codec, folders = pdistill.load_codec(workdir / "codec"), []
+    arguments = {"flip": False, "batch_size": 8, "mesh": make_mesh()}
+    for change in (0, 0, 1):
+        images[4, 0, 0] += change  # of one picture, one pixel
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / f"pictures/{i}.png")
+        prepare.main(command)
+        told = capsys.readouterr().err
+        folders.append({path.name for path in (root / "latents/mine:train").iterdir()})
+        for in_memory in (True, False):  # the same folder serves both
+            data = load_dataset("mine", in_memory=in_memory)
+            found = in_latents(data, workdir / "codec/model", None, **arguments).images
+            means, _ = codec.encode(to_float(data.images[:]))
+            np.testing.assert_allclose(found[..., :2], means, atol=2e-3)
+        shutil.rmtree(root / "mine")
+    assert [len(names) for names in folders] == [1, 1, 2]
+    assert "latents          of other images of this name are in " in told
+
+
+def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
+    """It is of the pictures' own bytes, whoever chooses or resizes them, and not of labels."""
+    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
+    tars(tmp_path / "shards", labels=(0, 1))
+    name = str(tmp_path / "shards")
+    first = load_dataset(name).digest()
+    assert bars.count(f"digest of {name}:train") == 1
+    same = load_dataset(f"{name}@2", in_memory=False)
+    assert same.digest() == first
+    assert bars.count(f"digest of {name}:train") == 1
+    chosen = same.choose(np.array([1])).digest()
+    assert chosen != first
+    assert chosen == load_dataset(name, "train[1:]").digest()
+    tars(tmp_path / "shards", labels=(1, 1))
+    assert load_dataset(name).digest() == first
+    assert bars.count(f"digest of {name}:train") == 3
+    tars(tmp_path / "shards", labels=(1, 1), value=9)
+    assert load_dataset(name).digest() != first
+
+
+def test_relative_folders_are_those_of_their_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    latents = tmp_path / "data/latents"
+    for name, place in (
+        ("./x:train[:9%]", tmp_path / "a/b/x:train[:9%]"),
+        ("../x@8:train", tmp_path / "a/x@8:train"),
+        ("~/x:train", tmp_path / "home/x:train"),
+        ("/x:train", "/x:train"),
+    ):
+        assert absolute_name(name) == str(place)
+        assert beside("latents", name) == latents / str(place)[1:]
+    assert beside("latents", "mine:train") == latents / "mine:train"
+
+
+def tars(folder, labels, value=0):
+    """A tar of a picture of each label."""
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i, label in enumerate(labels):
+            pixels = np.full((4, 4, 3), i + value, np.uint8)
+            for suffix, content in (("png", png(pixels)), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{i}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 def test_data_sets_that_cannot_be_written_to(workdir, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class ArrayRecords:
         self.captioned = isinstance(captions, Sequence) and isinstance(captions.feature, Text)
         self._advice = advice
         self._shards = builder.info.splits[split].file_instructions
+        self.files = [Path(shard.filename) for shard in self._shards]
         with ThreadPoolExecutor() as pool:
             list(pool.map(functools.partial(_check_shard, advice=advice), self._shards))
         self._records = grain.sources.ArrayRecordDataSource(self._shards)
@@ -52,6 +54,7 @@ class ArrayRecords:
         self._image, specs = features["image"], features.get_serialized_info()
         read = ("image", "label") if self.labelled else ("image",)
         self._parser = ExampleParserNp({key: specs[key] for key in read})
+        self._picture_parser = ExampleParserNp({"image": specs["image"]})
         self._label_parser = ExampleParserNp({key: specs[key] for key in read[1:]})
         if self.captioned:
             self._caption_parser = ExampleParserNp({"captions": specs["captions"]})
@@ -93,6 +96,9 @@ class ArrayRecords:
                     labels[row] = self._label_parser.parse_example(encoded)["label"]
                 bar.update(len(rows))
         return labels
+
+    def pictures(self, rows: Sequence[int]) -> list[bytes]:
+        return [self._picture_parser.parse_example(each)["image"] for each in self.read(rows)]
 
     def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
         found = map(self._caption_parser.parse_example, self.read(rows))

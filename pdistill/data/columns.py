@@ -1,5 +1,6 @@
 """Columns of a data set: what a network makes once and training reads row by row."""
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data.sources import Dataset
+from pdistill.runtime.files import read_json, write_atomically
 
 Rows = dict[str, np.ndarray]  # arrays [N, ...], the parts of a row side by side
 
@@ -64,3 +66,24 @@ class Column(Protocol):
           mirrored: [B, 1, 1, 1], whether each image is; None if none may be.
         """
         ...
+
+
+def keep_content(path: Path, content: str) -> None:
+    """Notes beside a column's file, which may not be there yet, of which images its rows are.
+
+    Args:
+      content: the images' digest.
+
+    Raises:
+      ValueError: the file is there, with rows of others, or does not say of which.
+    """
+    about = path.with_name(f"{path.name}.json")
+    if path.exists():
+        if not about.exists() or read_json(about)["content"] != content:
+            raise ValueError(
+                f"{path} has rows of other images than the data set now, or of an older version: "
+                "delete it, and the same command makes it anew"
+            )
+    elif jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(about, json.dumps({"content": content}) + "\n")

@@ -1,11 +1,13 @@
 """Images at other sizes, by exact averages or repeated or padded pixels, and as numbers."""
 
+import hashlib
 from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+DIGESTED = 1024  # images in memory at a time
 Images = TypeVar("Images", Array, np.ndarray)
 
 
@@ -53,6 +55,14 @@ def at_size(images: np.ndarray, size: int) -> np.ndarray:
     blocks = np.array_split(images, max(len(images) // 4096, 1))  # not all in float at once
     means = [np.rint(average(b.astype(np.float32), height // size)) for b in blocks]
     return np.concatenate(means).astype(np.uint8)
+
+
+def pixel_digest(images: np.ndarray) -> str:
+    """A digest of images [N, H, W, C], which may be on disk; hexadecimal."""
+    digest = hashlib.sha256()
+    for start in range(0, len(images), DIGESTED):
+        digest.update(np.ascontiguousarray(images[start : start + DIGESTED]))
+    return digest.hexdigest()
 
 
 def to_float(image: Array) -> Array:

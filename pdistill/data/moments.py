@@ -37,12 +37,14 @@ class Moments:
     Attributes:
       codec: checksum of the codec's parameters. data: name of the data set and split. num: images.
       shape: a row's, [h, w, C]: mean and log-variance, then those of the mirror image.
+      content: digest of the images.
     """
 
     codec: int
     data: str
     num: int
     shape: tuple[int, ...]
+    content: str
 
     @property
     def shards(self) -> int:

@@ -1,14 +1,20 @@
 """Images that stay on disk: rows are read and decoded by threads when they are asked for."""
 
+import contextlib
 import copy
+import functools
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 
 from pdistill.data.images import at_size
 from pdistill.runtime.bars import Bar
+from pdistill.runtime.files import cache_dir, write_atomically
 
 PART = 16  # rows that a thread decodes at a time
 MANY = 256  # rows from which on it is quicker to read all of them before any is decoded
@@ -25,12 +31,14 @@ class Source(Protocol):
     Attributes:
       name: the split's, such as "cifar10:train". labels: int32 [N], read when they are asked for.
       captioned: whether it has captions. labelled: whether it has labels; without, they are 0.
+      files: all that it reads.
     """
 
     name: str
     labels: np.ndarray
     captioned: bool
     labelled: bool
+    files: Sequence[Path]
 
     def __len__(self) -> int: ...
 
@@ -40,6 +48,10 @@ class Source(Protocol):
 
     def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
         """A row's image, [H, W, C], and label; raises DataError if it is damaged."""
+        ...
+
+    def pictures(self, rows: Sequence[int]) -> list[bytes]:
+        """The encoded pictures of some rows, without labels and captions."""
         ...
 
     def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
@@ -126,9 +138,40 @@ class Records:
             (rows if self._chosen is None else self._chosen[rows]).tolist()
         )
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the encoded pictures in their order, at their own size; hexadecimal.
+
+        All are read, since of a sample a picture that was mended may not be. That takes long, so
+        that the cache keeps it until a file changes.
+        """
+        if self._chosen is not None:
+            return self._digest()
+        kept = cache_dir() / "digests" / state_of(self._source.files, self._source.name)
+        with contextlib.suppress(OSError):
+            return kept.read_text()
+        found = self._digest()
+        with contextlib.suppress(OSError):  # it is made again the next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, found)
+        return found
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        rows = np.arange(len(self)) if self._chosen is None else self._chosen
+        with Bar(f"digest of {self._source.name}", len(rows)) as bar:
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK].tolist()
+                for picture in self._source.pictures(block):
+                    digest.update(len(picture).to_bytes(8, "little"))
+                    digest.update(picture)
+                bar.update(len(block))
+        return digest.hexdigest()
+
     def choose(self, rows: np.ndarray) -> Self:
         """The images of these rows [n] alone."""
         new = copy.copy(self)
+        vars(new).pop("digest", None)
         new._chosen = rows if self._chosen is None else self._chosen[rows]
         new.shape = (len(rows), *self.shape[1:])
         return new
@@ -192,6 +235,12 @@ class Captions(Sequence):
     def choose(self, rows: np.ndarray) -> "Captions":
         """The captions of the images of these rows [n] alone."""
         return Captions(self._records.choose(rows))
+
+
+def state_of(files: Sequence[Path], *more: str) -> str:
+    """A name for what files hold, until one is written again: of their paths, sizes and times."""
+    about = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(json.dumps([*about, *more]).encode()).hexdigest()[:16]
 
 
 def _numbers(rows: slice | np.ndarray, num: int) -> np.ndarray:

@@ -20,6 +20,11 @@ def check_same(about: Path, wanted: dict[str, Any], what: str, maker: str) -> No
       what: the rows, for the message. maker: the network that they were made by.
     """
     if about.exists() and (found := read_json(about)) != wanted:
+        if lacking := [name for name in wanted if name not in found]:
+            raise ValueError(
+                f"{about.parent} holds {what} that do not say their {', '.join(lacking)}, as an "
+                "older version wrote them: delete it, and the same command makes it anew"
+            )
         differ = [name for name, value in wanted.items() if found.get(name) != value]
         raise ValueError(
             f"{about.parent} holds {what} with another {', '.join(differ)}: delete it, or give "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pdistill.data.images import at_size
+from pdistill.data.images import at_size, pixel_digest
 from pdistill.data.records import Captions, Labels, Records
 from pdistill.runtime.files import in_home
 
@@ -45,6 +45,7 @@ class Dataset:
       captions: texts of each image, the main one first, each as often as it is to be drawn; on
         disk, they are read when they are asked for. None for a data set without.
       labelled: whether it has labels; without, all of `labels` are 0.
+      records: what the images are read from, or were; None for those that were made in memory.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     captions: Sequence[tuple[str, ...]] | None = None
     label_names: tuple[str, ...] = ()
     labelled: bool = True
+    records: Records | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +64,10 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
+
+    def digest(self) -> str:
+        """A digest of the images, or of those on disk that they are made of; hexadecimal."""
+        return pixel_digest(self.images) if self.records is None else self.records.digest
 
     def examples(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images, uint8 [n, H, W, C], and labels, int32 [n], of some rows [n]."""
@@ -111,9 +117,11 @@ class Dataset:
         if captions is not None:
             on_disk = isinstance(captions, Captions)
             captions = captions.choose(rows) if on_disk else [captions[row] for row in rows]
+        records = self.records and self.records.choose(rows)
         return dataclasses.replace(
-            self, images=images, labels=self.labels[rows], columns=columns, captions=captions
-        )
+            self, images=images, labels=self.labels[rows], columns=columns, captions=captions,
+            records=records,
+        )  # fmt: skip
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of a data set in memory, by names: "image", "label" and `column_arrays`."""
@@ -250,7 +258,18 @@ def _on_disk(name: str, split: str) -> Dataset:
     return Dataset(
         source.name, images, Labels(images), source.num_labels,
         captions=captions, label_names=getattr(source, "label_names", ()), labelled=source.labelled,
+        records=images,
     )  # fmt: skip
+
+
+def absolute_name(name: str) -> str:
+    """The name of a data set and split, in which the path of a folder of tars is absolute."""
+    return os.path.abspath(in_home(name)) if _is_folder(name) else name
+
+
+def beside(what: str, name: str) -> Path:
+    """The folder in `data_dir` for what is made of a data set and split, such as "latents"."""
+    return data_dir() / what / absolute_name(name).lstrip("/")
 
 
 def _is_folder(name: str) -> bool:

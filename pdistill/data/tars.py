@@ -1,6 +1,5 @@
 """Folders of WebDataset's shards: uncompressed tars of pictures and their labels."""
 
-import hashlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from PIL import Image
 from pdistill.data.captions import ENCODING, FIELDS, captions_of, one_caption
 from pdistill.data.folders import SPLITS
 from pdistill.data.pictures import GREY, SIDES_READ, SUFFIXES, picture_of
-from pdistill.data.records import DataError
+from pdistill.data.records import DataError, state_of
 from pdistill.runtime.files import cache_dir, in_home, one_line, read_arrays, write_arrays
 from pdistill.runtime.terminal import say, update
 
@@ -70,7 +69,7 @@ class Tars:
         name, rows = _rows(split, self.splits)
         self.name = f"{folder}:{split}"
         self.num_labels = max(1, *(int(index.label.max()) + 1 for index in indices.values()))
-        self._paths = shards[name]
+        self.files = self._paths = shards[name]
         self._index = Index(*(a[rows] if a.ndim else a for a in indices[name]))
         self.captioned = bool(self._index.text_size.any())
         self.labelled = bool((self._index.label >= 0).all())
@@ -86,6 +85,8 @@ class Tars:
         where = self._index.shard, self._index.offset, self._index.size
         places = zip(*(array[list(rows)].tolist() for array in where), strict=True)
         return [_read(self._paths[shard], offset, size) for shard, offset, size in places]
+
+    pictures = read
 
     def decode(self, row: int, encoded: bytes) -> tuple[np.ndarray, int]:
         channels = 1 if self._index.grey else 3
@@ -180,9 +181,7 @@ def _rows(split: str, lengths: dict[str, int]) -> tuple[str, slice]:
 
 def _index(folder: Path, paths: Sequence[Path]) -> Index:
     """The index of some shards, from the cache or made anew."""
-    about = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    code = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    kept = cache_dir() / "tars" / f"{code}.npz"
+    kept = cache_dir() / "tars" / f"{state_of(paths)}.npz"
     try:
         return Index(**read_arrays(kept))
     except Exception:  # not there, or damaged

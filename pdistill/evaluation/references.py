@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from pdistill.data import Dataset, load_dataset
+from pdistill.data.images import pixel_digest
 from pdistill.evaluation.frechet import Moments, Statistics
 from pdistill.evaluation.images import (
     EvaluationError,
@@ -172,10 +173,7 @@ class Reference:
 
     @functools.cached_property
     def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for start in range(0, len(self), BLOCK):  # they may be on disk
-            digest.update(np.ascontiguousarray(self.images[start : start + BLOCK]))
-        return digest.hexdigest()
+        return pixel_digest(self.images)
 
 
 class StatisticsReference:

@@ -15,7 +15,7 @@ from pdistill import model as models
 from pdistill.data import Dataset
 from pdistill.data.moments import Moments
 from pdistill.data.shards import Shards
-from pdistill.data.sources import data_dir
+from pdistill.data.sources import absolute_name, beside
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
@@ -195,12 +195,12 @@ def in_latents(
       ValueError: the folder holds something else.
     """
     codec = blank_codec(directory)
-    checksum = read_card(directory, codec=True)["checksum"]
+    checksum, name = read_card(directory, codec=True)["checksum"], absolute_name(data.name)
 
     def moments(flip: bool) -> tuple[Moments, Path]:
         shape = moments_shape(codec, data.image_shape, flip)
-        found = Moments(checksum, data.name, len(data), shape)
-        return found, folder or prepared(data.name, checksum, flip)
+        found = Moments(checksum, name, len(data), shape, data.digest())
+        return found, folder or prepared(found, flip)
 
     wanted, path = moments(flip)
     if not flip and not folder:
@@ -211,6 +211,8 @@ def in_latents(
         path = otherwise
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
+        if path == prepared(wanted, flip) and (stale := others(path)):
+            say(f"{'latents':<16} of other images of this name are in {', '.join(stale)}")
         encode = models.load_codec(directory, mesh).encode
         wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
@@ -230,7 +232,14 @@ def _with(data: Dataset, rows: Shards, in_memory: bool) -> Dataset:
     return dataclasses.replace(data, images=rows[:] if in_memory else rows, labels=labels)
 
 
-def prepared(name: str, checksum: int, flip: bool) -> Path:
-    """Folder beside the data sets for the moments of one, "cifar10:train", by a codec."""
-    name = name.lstrip("/")  # of a folder of tars
-    return data_dir() / "latents" / name / f"{checksum:08x}{'-flip' * flip}"
+def prepared(moments: Moments, flip: bool) -> Path:
+    """Folder beside the data sets for moments, of other images another one."""
+    name = f"{moments.codec:08x}-{moments.content[:8]}{'-flip' * flip}"
+    return beside("latents", moments.data) / name
+
+
+def others(path: Path) -> list[str]:
+    """Folders beside a `prepared` one of the same codec, of other images or of who knows which."""
+    codec, content, *_ = path.name.split("-")
+    found = sorted(path.parent.glob(f"{codec}*"))
+    return [str(p) for p in found if not p.name.startswith(f"{codec}-{content}")]

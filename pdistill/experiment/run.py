@@ -17,7 +17,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.data.columns import Column
+from pdistill.data.columns import Column, keep_content
 from pdistill.data.text import first_captions
 from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
@@ -314,6 +314,8 @@ class Experiment:
             if not column.path:
                 maker = self.runs[planned.given["teacher"]]
                 path = self._directory(maker) / column.file
+                if column.aligned:
+                    keep_content(path, self.train_data.digest())
                 if not in_all(path.exists()):
                     column.make(
                         path, given["teacher"], self._examples(maker), flip=self.config.data.flip,

@@ -8,7 +8,7 @@ import numpy as np
 
 from pdistill.data import Dataset
 from pdistill.data.shards import Shards
-from pdistill.data.sources import data_dir
+from pdistill.data.sources import absolute_name, beside
 from pdistill.data.text import Embeddings, Whitened, content, whitening
 from pdistill.experiment.codecs import can_be_made
 from pdistill.experiment.config import ConfigError, ExperimentConfig
@@ -167,9 +167,9 @@ def embedded(
         length = _longest(captions, encoder) if tokens else 1
         shape = (most, length, pooled, tokens)
         kept = "-".join(name for name, n in (("pooled", pooled), ("tokens", tokens)) if n)
-        name = data.name.lstrip("/")  # of a folder of tars
-        folder = data_dir() / "text" / name / f"{parameters:08x}-{same:08x}-{kept}"
-        return Embeddings(parameters, data.name, len(data), same, *shape), folder
+        folder = beside("text", data.name) / f"{parameters:08x}-{same:08x}-{kept}"
+        name = absolute_name(data.name)
+        return Embeddings(parameters, name, len(data), same, *shape), folder
 
     wanted, folder = about(*widths)
     if not all(widths) and wanted.missing(folder):  # with more than is needed?

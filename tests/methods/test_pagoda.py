@@ -18,7 +18,7 @@ from tiny_experiment import leaves, tiny_pagoda
 import pdistill
 from pdistill import diffusion, experiment
 from pdistill.configs import digits_pd
-from pdistill.data import Dataset, to_float
+from pdistill.data import Dataset, load_dataset, to_float
 from pdistill.data.images import average, repeat
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -29,7 +29,7 @@ from pdistill.methods.columns import Latents
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.networks import NOTHING, AutoencoderTiny, Codec, Network, UNet
-from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.files import read_json, read_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import PRESETS, LoopConfig, Optimizer, partition
 
@@ -413,6 +413,14 @@ def test_a_run_without_its_last_stages_goes_on(workdir, tmp_path):
     assert path.stat().st_mtime_ns == before
     ours, theirs = (leaves(directory / "pagoda/8") for directory in (copy, workdir))
     chex.assert_trees_all_equal(ours, theirs)
+    about = path.with_name(f"{path.name}.json")
+    assert read_json(about) == {"content": load_dataset("digits").digest()}
+    for change in (lambda: about.write_text('{"content": "0"}'), about.unlink):
+        change()
+        shutil.rmtree(copy / "pagoda" / "8")
+        with pytest.raises(ValueError, match=r"latents_.*npy has rows of other images than the"):
+            experiment.run(tiny_pagoda(), copy)
+        (copy / "pagoda" / "8").mkdir()
 
 
 def test_a_grown_sampler_is_exported(workdir):
