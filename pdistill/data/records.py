@@ -142,8 +142,8 @@ class Records:
     def digest(self) -> str:
         """A digest of the encoded pictures in their order, at their own size; hexadecimal.
 
-        All are read, since of a sample a picture that was mended may not be. That takes long, so
-        that the cache keeps it until a file changes.
+        All are read, since a sample may lack the one that was mended. The cache keeps the digest
+        until a file changes, as reading takes long.
         """
         if self._chosen is not None:
             return self._digest()

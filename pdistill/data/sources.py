@@ -45,7 +45,7 @@ class Dataset:
       captions: texts of each image, the main one first, each as often as it is to be drawn; on
         disk, they are read when they are asked for. None for a data set without.
       labelled: whether it has labels; without, all of `labels` are 0.
-      records: what the images are read from, or were; None for those that were made in memory.
+      records: files of the images, also of those in memory; None where these have none.
     """
 
     name: str

@@ -80,7 +80,7 @@ class Metric(abc.ABC):
     Attributes:
       features: name of its feature space.
       needs: field of `Collected` that it reads.
-      compares: what samples are compared with: "all" references, the "training" images, or "none".
+      compares: images to compare with: "all" references, those of "training", or "none".
     """
 
     features: str
