@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import importlib
-import io
 import json
 import shutil
-import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +23,6 @@ from pdistill import model as models
 from pdistill.cli import config_file, prepare, sample
 from pdistill.data import Pipeline, load_dataset, make_batch, moments, sources, to_float
 from pdistill.data.moments import Moments
-from pdistill.data.sources import absolute_name, beside
-from pdistill.data.tfds_writer import png
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, as_plain, parse
@@ -592,55 +588,6 @@ def test_images_that_change_are_encoded_anew(workdir, tmp_path, monkeypatch, cap
         shutil.rmtree(root / "mine")
     assert [len(names) for names in folders] == [1, 1, 2]
     assert "latents          of other images of this name are in " in told
-
-
-def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
-    """It is of the pictures' own bytes, whoever chooses or resizes them, and not of labels."""
-    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
-    tars(tmp_path / "shards", labels=(0, 1))
-    name = str(tmp_path / "shards")
-    first = load_dataset(name).digest()
-    assert bars.count(f"digest of {name}:train") == 1
-    same = load_dataset(f"{name}@2", in_memory=False)
-    assert same.digest() == first
-    assert bars.count(f"digest of {name}:train") == 1
-    chosen = same.choose(np.array([1])).digest()
-    assert chosen != first
-    assert chosen == load_dataset(name, "train[1:]").digest()
-    tars(tmp_path / "shards", labels=(1, 1))
-    assert load_dataset(name).digest() == first
-    assert bars.count(f"digest of {name}:train") == 3
-    tars(tmp_path / "shards", labels=(1, 1), value=9)
-    assert load_dataset(name).digest() != first
-
-
-def test_relative_folders_are_those_of_their_project(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "a/b").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "a/b")
-    latents = tmp_path / "data/latents"
-    for name, place in (
-        ("./x:train[:9%]", tmp_path / "a/b/x:train[:9%]"),
-        ("../x@8:train", tmp_path / "a/x@8:train"),
-        ("~/x:train", tmp_path / "home/x:train"),
-        ("/x:train", "/x:train"),
-    ):
-        assert absolute_name(name) == str(place)
-        assert beside("latents", name) == latents / str(place)[1:]
-    assert beside("latents", "mine:train") == latents / "mine:train"
-
-
-def tars(folder, labels, value=0):
-    """A tar of a picture of each label."""
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(folder / "0.tar", "w") as tar:
-        for i, label in enumerate(labels):
-            pixels = np.full((4, 4, 3), i + value, np.uint8)
-            for suffix, content in (("png", png(pixels)), ("cls", str(label).encode())):
-                member = tarfile.TarInfo(f"{i}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
 
 
 def test_data_sets_that_cannot_be_written_to(workdir, tmp_path, monkeypatch):

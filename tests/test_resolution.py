@@ -1,12 +1,14 @@
 """Images at other sizes."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pdistill.data import Dataset, Pipeline, load_dataset, make_batch, to_float
-from pdistill.data.images import at_size, average, repeat
+from pdistill.data.images import at_size, average, pixel_digest, repeat
 from pdistill.methods.columns import Latents
 
 
@@ -29,6 +31,12 @@ def test_sizes_of_images():
     for wrong, size in ((images, 3), (padded, 3), (padded, 0)):
         with pytest.raises(ValueError, match="cannot be averaged to"):
             at_size(wrong, size)
+
+
+def test_a_digest_is_of_all_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (2500, 2, 2, 1), np.uint8)
+    expected = hashlib.sha256(images.tobytes()).hexdigest()
+    assert pixel_digest(images) == pixel_digest(images[:, ::-1][:, ::-1]) == expected
 
 
 def test_a_data_set_at_a_size():

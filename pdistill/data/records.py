@@ -148,7 +148,7 @@ class Records:
         if self._chosen is not None:
             return self._digest()
         kept = cache_dir() / "digests" / state_of(self._source.files, self._source.name)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             return kept.read_text()
         found = self._digest()
         with contextlib.suppress(OSError):  # it is made again the next time

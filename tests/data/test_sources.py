@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from pdistill.data import load_dataset
+from pdistill.data.sources import absolute_name, beside
 
 # --- Digits -------------------------------------------------------------------------------------
 
@@ -141,3 +142,21 @@ def test_cifar10(monkeypatch):
     np.testing.assert_allclose(
         test.images.mean(axis=(0, 1, 2)) / 255, [0.4942, 0.4851, 0.4504], rtol=0, atol=5e-5
     )
+
+
+def test_relative_folders_are_those_of_their_project(tmp_path, monkeypatch):
+    """What is made of a folder of tars is kept by its whole path, inside of the data's folder."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    latents = tmp_path / "data/latents"
+    for name, place in (
+        ("./x:train[:9%]", tmp_path / "a/b/x:train[:9%]"),
+        ("../x@8:train", tmp_path / "a/x@8:train"),
+        ("~/x:train", tmp_path / "home/x:train"),
+        ("/x:train", "/x:train"),
+    ):
+        assert absolute_name(name) == str(place)
+        assert beside("latents", name) == latents / str(place)[1:]
+    assert beside("latents", "mine:train") == latents / "mine:train"

@@ -1,5 +1,6 @@
 """Data on disk: the same batches as from memory, in bounded memory, and clear messages."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -324,6 +325,45 @@ def test_tars_that_have_changed_are_read_anew(tmp_path):
         np.testing.assert_array_equal(found.images[1], value)
         assert (found.num_labels, found.labels.tolist()) == (1, [0, 0])
         assert not found.labelled
+
+
+def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
+    """It is of the pictures' own bytes, whoever chooses or resizes them, and not of labels."""
+    monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
+    images, name = images_and_labels()[0][:3], str(tmp_path / "x")
+
+    def written(*labels):
+        members = [sample(i, images[i], label) for i, label in enumerate(labels)]
+        write_tar(tmp_path / "x/0.tar", members[0] | members[1])
+        return load_dataset(name)
+
+    def read():
+        return bars.count(f"digest of {name}:train")
+
+    first = written(0, 1).digest()
+    assert read() == 1
+    same = load_dataset(f"{name}@4", in_memory=False)
+    assert same.digest() == first
+    [kept] = (tmp_path / "cache/digests").iterdir()
+    assert (kept.read_text(), read()) == (first, 1)
+    chosen = same.choose(np.array([1])).digest()
+    assert chosen == load_dataset(name, "train[1:]").digest() != first
+    assert written(3, 2).digest() == first
+    assert read() == 3
+    images[1, 0, 0] ^= 1
+    assert written(3, 2).digest() != first
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()
+    assert load_dataset(name).digest() == written(3, 2).digest()
+
+
+def test_digests_of_prepared_sets_are_of_pictures_alone(data):
+    on_disk, in_memory = data
+    assert on_disk.digest() == in_memory.digest()
+    encoded = [png(image) for image in in_memory.images]
+    lengths = [len(each).to_bytes(8, "little") for each in encoded]
+    parts = itertools.chain(*zip(lengths, encoded, strict=True))
+    assert on_disk.digest() == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def test_captions_of_tars(tmp_path):
