@@ -313,7 +313,7 @@ class Measurements:
     def _measurements(self, r: Planned) -> list[Measurement]:
         names = (r.network.sampler,) if r.network.sampler else self._settings.solvers
         solvers = [parse_solver(name) for name in names]
-        if solvers[0].jumps:
+        if solvers[0].jumps and self._settings.gammas:
             solvers = [Gamma(gamma) for gamma in self._settings.gammas]
         weights = (None,) if r.network.guidance is None else self._settings.guidance
         return [

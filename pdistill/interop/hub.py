@@ -95,7 +95,7 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
 
 
 def _others(directory: Path) -> set[str]:
-    """What there is in a folder that `write_folder` did not write."""
+    """Names in a folder of what `write_folder` did not write."""
     if not directory.exists():
         return set()
     if not directory.is_dir():
