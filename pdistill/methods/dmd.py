@@ -299,7 +299,7 @@ class Dmd(Method):
         return fake.logit(state.teacher, z, logsnr, self.fake_told(told, level))
 
     def fake_told(self, told: Conditioning, level) -> Conditioning:
-        """The fake score's conditioning: with the level that images were made at, if `told_level`."""
+        """The fake score's conditioning: with the level of the images, if `told_level`."""
         return told.replace(target=level) if self.told_level else told
 
     def noised(self, x, time_key, noise_key, times=(0.0, 1.0)) -> tuple[Array, Array, Array]:
