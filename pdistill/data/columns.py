@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from pdistill.data.records import DataError
 from pdistill.data.sources import Dataset
 from pdistill.runtime.files import read_json, write_atomically
 
@@ -75,12 +76,12 @@ def keep_content(path: Path, content: str) -> None:
       content: the images' digest.
 
     Raises:
-      ValueError: the file is there, with rows of others, or does not say of which.
+      DataError: the file is there, with rows of others, or does not say of which.
     """
     about = path.with_name(f"{path.name}.json")
     if path.exists():
         if not about.exists() or read_json(about)["content"] != content:
-            raise ValueError(
+            raise DataError(
                 f"{path} has rows of other images than the data set now, or of an older version: "
                 "delete it, and the same command makes it anew"
             )
