@@ -212,8 +212,12 @@ def test_the_estimate_is_of_what_is_ahead(workdir, tmp_path, monkeypatch):
     experiment.run(config, copy)
     assert not told
     shutil.rmtree(copy / "progressive/1")
+    rows = read_jsonl(copy / "results.jsonl")  # of a model that is no more
+    wrong = [row | {"value": -1.0} if row["stage"] == "progressive/1" else row for row in rows]
+    (copy / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
     experiment.run(config, copy)
     assert [[run.name for run in ahead] for ahead in told] == [["progressive/1"]]
+    assert rows_without_timings(copy) == rows_without_timings(workdir)
 
 
 def test_more_steps_of_the_last_stage(tmp_path, capsys):

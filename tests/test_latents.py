@@ -371,7 +371,7 @@ def test_a_model_of_latents_from_elsewhere_takes_a_codec(workdir, tmp_path):
     arguments = [f"--model={elsewhere}", "--num=2"]
     sample.main([*arguments, "--latents", f"--out={tmp_path / 'latents.npz'}"])
     np.testing.assert_array_equal(np.load(tmp_path / "latents.npz")["latents"], latents)
-    with pytest.raises(SystemExit, match=r"give --codec, or --latents for an .npz"):
+    with pytest.raises(SystemExit, match="give --codec, or --latents for"):
         sample.main([*arguments, f"--out={tmp_path / 'grid.png'}"])
     described = imported(elsewhere)
     with pytest.raises(ConfigError, match=r"codec that its card does not name; .*config.codec=DIR"):

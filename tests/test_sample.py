@@ -87,6 +87,9 @@ def test_labels_by_their_names(directory, tmp_path):
         np.testing.assert_array_equal(images, model.sample(key, 2, label=number))
     draw(named, "--num=3", "--label=red dog,cat", f"--out={tmp_path / 'images.npz'}")
     assert np.load(tmp_path / "images.npz")["label"].tolist() == [1, 0, 1]
+    for label, numbers in (("3,cat", [2, 0, 2]), ("0-1", [0, 1, 0])):  # a name is one if it can be
+        draw(named, "--num=3", f"--label={label}", f"--out={tmp_path / 'images.npz'}")
+        assert np.load(tmp_path / "images.npz")["label"].tolist() == numbers
     with pytest.raises(SystemExit, match="no label is called 'bird'; names of labels: cat, red d"):
         draw(named, "--label=bird")
     with pytest.raises(ValueError, match="no label is called 'cat'; names of labels: none"):
@@ -119,6 +122,13 @@ def test_a_folder_has_a_picture_for_each_seed(directory, tmp_path):
         np.testing.assert_allclose(picture, desired[..., 0], atol=1)
     with pytest.raises(SystemExit, match="pictures is not empty; give a new folder"):
         draw(directory, "--num=2", f"--out={out}")
+
+
+def test_a_runs_own_samples_are_not_replaced(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "stage/model")
+    with pytest.raises(SystemExit, match="what the run keeps of its own samples"):
+        draw(tmp_path / "stage", "--num=2", f"--out={tmp_path / 'stage/samples.npz'}")
+    assert not (tmp_path / "stage/samples.npz").exists()
 
 
 @pytest.mark.parametrize(

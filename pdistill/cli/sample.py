@@ -125,13 +125,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _labels(text: str, model: Model) -> list[int]:
-    """Labels by their numbers, "0-9", or their names, "cat,dog"."""
-    if not model.label_names or re.fullmatch(r"[\d,\s-]*", text):
-        try:
-            return numbers(text)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--label: {error}") from error
-    return model.label_numbers([name.strip() for name in text.split(",")])
+    """Labels by their names, "cat,dog", which may be of digits, or their numbers, "0-9"."""
+    names = [name.strip() for name in text.split(",")]
+    known, digits = set(model.label_names), re.fullmatch(r"[\d,\s-]*", text)
+    if set(names) <= known or (known and not digits):
+        return model.label_numbers(names)
+    try:
+        return numbers(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--label: {error}") from error
 
 
 def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
@@ -146,6 +148,8 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("the model makes images, not latents; leave --latents out")
     if options.latents and out.suffix != ".npz":
         raise ValueError(f"--latents are written to an .npz; got --out={out}")
+    if out.name == "samples.npz" and (out.parent / "model").exists():
+        raise ValueError(f"{out} is what the run keeps of its own samples; give another name")
     folder = not out.suffix or out.is_dir()
     if not folder and out.suffix.lower() not in (*PICTURES, ".npz"):
         raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")

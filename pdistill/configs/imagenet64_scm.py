@@ -9,8 +9,8 @@ the laws, the weight and the optimizer are those that FastGen has for CIFAR-10
 paper:
 
     number          theirs              ours               why
-    network         EDM2's, 0.28 to 1.5B  `imagenet64_pd`'s  EDM2's cannot be imported yet
-    guidance        none in 1.48        none
+    network         EDM2's, 0.28 to 1.5B  `imagenet64_pd`'s  or EDM2's, converted, `:imported`
+    guidance        none in 1.48        none              as theirs
     batch, updates  not known to us     2048, 200k         ours
     second level    sigma 0.821         the grid's         one grid for all flow maps
 """  # noqa: E501

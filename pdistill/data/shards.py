@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pdistill.data.records import DataError
 from pdistill.runtime.files import read_json
 from pdistill.runtime.temporary import replacing
 
@@ -14,23 +15,23 @@ SHARD = 8192  # images in a shard
 
 
 def check_same(about: Path, wanted: dict[str, Any], what: str, maker: str) -> None:
-    """Raises ValueError if a folder's description, a file of JSON, is there and is another one.
+    """Raises DataError if a folder's description, a file of JSON, is there and is another one.
 
     Args:
       what: the rows, for the message. maker: the network that they were made by.
     """
     if about.exists() and (found := read_json(about)) != wanted:
         differ = [name for name, value in wanted.items() if found.get(name) != value]
-        raise ValueError(
+        raise DataError(
             f"{about.parent} holds {what} with another {', '.join(differ)}: delete it, or give "
             f"{maker} and the data that it was made with"
         )
 
 
 def check_whole(folder: Path, missing: Sequence[Any], num: int) -> None:
-    """Raises ValueError if some of a folder's `num` shards are missing."""
+    """Raises DataError if some of a folder's `num` shards are missing."""
     if missing:
-        raise ValueError(
+        raise DataError(
             f"{folder} is half prepared, {len(missing)} of {num} shards are missing: "
             "run the command that makes it again, which goes on where it stopped"
         )
@@ -43,11 +44,11 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def map_arrays(folder: Path, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Maps a folder's files into memory; raises ValueError for damaged ones."""
+    """Maps a folder's files into memory; raises DataError for damaged ones."""
     try:
         return [np.load(path, mmap_mode="r") for path in paths]
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{folder} is damaged: {error}; delete it") from error
+        raise DataError(f"{folder} is damaged: {error}; delete it") from error
 
 
 class Shards:

@@ -90,6 +90,7 @@ class Evaluator:
         for reference in references:
             if reference.images is not None:
                 self._check_shape(reference.images.shape[1:], reference.name)
+                self._check_number(reference)
                 continue
             for metric in self.metrics:
                 if metric.compares != "none" and metric.needs != "statistics":
@@ -272,6 +273,14 @@ class Evaluator:
             if channels != reference.images.shape[3]:
                 raise EvaluationError(f"{message}: the channels differ")
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
+
+    def _check_number(self, reference: Reference) -> None:
+        compared = [metric for metric in self.metrics if metric.compares != "none"]
+        if len(reference) < 2 and compared:
+            raise EvaluationError(
+                f"{reference.name} has a single image, with which {compared[0].names(0)[0]} cannot "
+                "compare; give more, or leave that metric out"
+            )
 
     def _check_classes(self) -> None:
         """Raises EvaluationError for references without labels, or of classes of few images."""

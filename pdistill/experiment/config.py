@@ -101,6 +101,7 @@ class EvaluationConfig:
       solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
       guidance: weights to sample each model that takes them with; pictures show the first.
       gammas: to sample each model that jumps with, see `samplers.Gamma`; pictures show the first.
+        () for its own: 1 where it has learnt jumps to the data alone, else 0.
       held_out: split for the memorisation check. num_samples: 0 for as many as each reference
         has images. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
     """
@@ -111,7 +112,7 @@ class EvaluationConfig:
     inception_weights: str = ""
     solvers: tuple[str, ...] = ("ddim",)
     guidance: tuple[float, ...] = (0.0,)
-    gammas: tuple[float, ...] = (0.0,)
+    gammas: tuple[float, ...] = ()
     held_out: str = "test"
     num_samples: int = 0
     batch_size: int = 500
@@ -126,9 +127,8 @@ class EvaluationConfig:
             raise ValueError("references must name at least one split")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
-        for name in ("gammas", "solvers"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must name at least one")
+        if not self.solvers:
+            raise ValueError("solvers must name at least one")
         for text in self.solvers:
             if parse_solver(text).model != "denoiser":
                 raise ValueError(

@@ -303,7 +303,8 @@ class Measurements:
         return measurement.name not in before
 
     def forget(self, r: Planned, writer: Writer) -> None:
-        """Deletes the pictures, and what is logged, of the model that is about to be replaced."""
+        """Deletes pictures, rows, and what is logged, of the model that is about to be replaced."""
+        self._log.drop(lambda row: row["stage"] == r.name)
         for name in ("samples.npz", "pictures.npz"):
             (self._workdir / r.name / name).unlink(missing_ok=True)
         for name in {"samples", *(measurement.tag for measurement in self._measurements(r))}:
@@ -312,7 +313,7 @@ class Measurements:
     def _measurements(self, r: Planned) -> list[Measurement]:
         names = (r.network.sampler,) if r.network.sampler else self._settings.solvers
         solvers = [parse_solver(name) for name in names]
-        if solvers[0].jumps:
+        if solvers[0].jumps and self._settings.gammas:
             solvers = [Gamma(gamma) for gamma in self._settings.gammas]
         weights = (None,) if r.network.guidance is None else self._settings.guidance
         return [

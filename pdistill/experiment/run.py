@@ -51,7 +51,7 @@ from pdistill.training import (
 )
 from pdistill.training.logging import Writer
 from pdistill.training.overview import write_parameters
-from pdistill.training.writers import default_writer
+from pdistill.training.writers import MissingExtra, default_writer, find_wandb
 
 
 def run(
@@ -110,7 +110,9 @@ class Experiment:
                 config.data.name, config.data.train, in_memory=config.data.resident
             )
             self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-        except (ValueError, FileNotFoundError) as error:
+            if config.wandb:
+                find_wandb()
+        except (ValueError, FileNotFoundError, MissingExtra) as error:
             raise ConfigError(str(error)) from error
         self.runs = plan(config, self.train_data.image_shape)
         for planned in self.runs.values():

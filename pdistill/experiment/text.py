@@ -219,7 +219,7 @@ def of_prompts(data: Dataset, part: int, centres: np.ndarray) -> Dataset:
     """The images that have captions nearest to centre number `part`, with those captions alone.
 
     Raises:
-      ValueError: there are none.
+      ConfigError: there are none.
     """
     rows = {name: np.asarray(a[:]) for name, a in data.columns["text"].rows.items()}
     count, pooled = rows["count"], rows["pooled"].astype(np.float32)
@@ -227,7 +227,7 @@ def of_prompts(data: Dataset, part: int, centres: np.ndarray) -> Dataset:
     ours &= np.arange(pooled.shape[1]) < count
     chosen = ours.any(1)
     if not chosen.any():
-        raise ValueError(f"no caption belongs to part {part} of the prompts; give fewer parts")
+        raise ConfigError(f"no caption belongs to part {part} of the prompts; give fewer parts")
     first = np.argsort(~ours[chosen], axis=1, kind="stable")  # the captions of the part
     kept = {"count": ours[chosen].sum(1, keepdims=True).astype(np.int32)}
     for name, a in rows.items():

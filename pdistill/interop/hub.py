@@ -49,6 +49,7 @@ images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
 {rows}
 """
 
+WRITTEN = {"model.safetensors", "config.json", "README.md", CODEC, TEXT}  # in a folder
 METHODS = {  # for people
     "ctm": "consistency trajectory model",
     "direct": "direct distillation",
@@ -69,8 +70,16 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
 
     Args:
       dtype: number format of the file, "float32" or "bfloat16"; the latter rounds the parameters.
+
+    Raises:
+      ValueError: there is a folder with something else in it, which would be lost.
     """
     directory, card, codec = Path(directory), model.card, model.network.codec
+    if other := sorted(_others(directory)):
+        raise ValueError(
+            f"{directory} has {', '.join(other[:3])}{' ...' * (len(other) > 3)} in it, which a "
+            "model's folder would replace; give a new folder"
+        )
     with replacing(directory) as temporary:
         if codec:
             about = {"format": FORMAT, "stage": card["stage"], "method": "codec"}
@@ -83,6 +92,16 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
         if model.prompts:
             model.prompts.save(temporary / TEXT)
         (temporary / "README.md").write_text(_readme(model))
+
+
+def _others(directory: Path) -> set[str]:
+    """Names in a folder of what `write_folder` did not write."""
+    if not directory.exists():
+        return set()
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is a file; give a new folder")
+    found = {path.name for path in directory.iterdir()}
+    return found - WRITTEN if "config.json" in found else found
 
 
 def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) -> int:

@@ -122,8 +122,13 @@ def write_sampler(
 
     Returns:
       The paths of the files.
+
+    Raises:
+      ValueError: the program and its weights would be the same file.
     """
     path = Path(path)
+    if not inside and path.suffix == ".npz":
+        raise ValueError(f"{path} is for the weights beside the program; give another name")
     exported = export_sampler(model, num_steps=num_steps, start=start, inside=inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path]

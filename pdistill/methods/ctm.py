@@ -133,7 +133,8 @@ class Ctm(Method):
             _check_range(schedule, teacher.schedule)
         student_key, critic_key = jax.random.split(key)
         student = (teacher or model).with_target(schedule)
-        student = student.replace(sampler="gamma", guidance=None).init(student_key)
+        sampler = "gamma:1" if self.to_data else "gamma"  # by the jumps it learns
+        student = student.replace(sampler=sampler, guidance=None).init(student_key)
         if first := start or teacher:
             student, moved = student.taking(first)
             if moved.unused:

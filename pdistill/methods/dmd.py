@@ -227,9 +227,8 @@ class Dmd(Method):
         if self.adversarial:
 
             def deceiving(images):
-                logit = self.logit(
-                    state.fake_score.network, state, images, level, told, adversarial_key
-                )
+                noisy = self.noised(images, *jax.random.split(adversarial_key))
+                logit = self.logit(state.fake_score.network, state, noisy, level, told)
                 return self.adversarial * jnp.mean(GENERATOR[LOSS](logit))
 
             value, part = jax.value_and_grad(deceiving)(images)
@@ -249,7 +248,7 @@ class Dmd(Method):
         z, logsnr, _ = self.noised(images, time_key, noise_key, self.matching_times)
         w = jnp.full(len(z), self.guidance, z.dtype) if self.guidance else None
         real = state.teacher.denoise(z, logsnr, told.replace(guidance=w))
-        fake = state.fake_score.network.network.denoise(z, logsnr, told.replace(target=level))
+        fake = state.fake_score.network.network.denoise(z, logsnr, self.fake_told(told, level))
         return matching_gradient(images, real, fake, logsnr, self.normaliser)
 
     def regress(self, generator: Network, pairs, key=None) -> Array:
@@ -269,14 +268,14 @@ class Dmd(Method):
         learner, x, told_x = state.fake_score, batch["image"], Conditioning.of(batch)
 
         def loss(fake: FakeScore, rows, key):
-            z, logsnr, v, images, x, level, told, told_x = rows
-            v_hat = fake.network.v(z, logsnr, told.replace(target=level))
+            z, logsnr, v, noisy, noisy_x, level, told, told_x = rows
+            v_hat = fake.network.v(z, logsnr, self.fake_told(told, level))
             losses = diffusion.denoising_loss(v_hat, v, logsnr, data_std=self.data_std)
             denoising = jnp.mean(losses)
             if not self.adversarial:
                 return denoising, {"fake_score_loss": denoising}
-            generated = self.logit(fake, state, images, level, told, fake_key)
-            real = self.logit(fake, state, x, level, told_x, real_key)
+            generated = self.logit(fake, state, noisy, level, told)
+            real = self.logit(fake, state, noisy_x, level, told_x)
             classifying = jnp.mean(FAKE[LOSS](generated)) + jnp.mean(REAL[LOSS](real))
             return denoising + self.discriminating * classifying, {
                 "fake_score_loss": denoising,
@@ -285,15 +284,23 @@ class Dmd(Method):
                 "fake_logit": generated.mean(),
             }
 
-        everything = (z, logsnr, v, images, x, level, told, told_x)
+        noisy = noisy_x = None
+        if self.adversarial:
+            noisy = self.noised(images, *jax.random.split(fake_key))
+            noisy_x = self.noised(x, *jax.random.split(real_key))
+        everything = (z, logsnr, v, noisy, noisy_x, level, told, told_x)
         (_, metrics), grads = value_and_grad(loss, learner, everything, has_aux=True)
         learner, norms = learner.update(grads)
         return learner, metrics | {"fake_score_grad_norm": norms["grad_norm"]}
 
-    def logit(self, fake: FakeScore, state: State, x, level, told, key) -> Array:
-        """The classifier's logit of images, noised to any level: [B]."""
-        z, logsnr, _ = self.noised(x, *jax.random.split(key))
-        return fake.logit(state.teacher, z, logsnr, told.replace(target=level))
+    def logit(self, fake: FakeScore, state: State, noisy, level, told) -> Array:
+        """The classifier's logit of images that are `noised`: [B]."""
+        z, logsnr, _ = noisy
+        return fake.logit(state.teacher, z, logsnr, self.fake_told(told, level))
+
+    def fake_told(self, told: Conditioning, level) -> Conditioning:
+        """The fake score's conditioning: with the level of the images, if `told_level`."""
+        return told.replace(target=level) if self.told_level else told
 
     def noised(self, x, time_key, noise_key, times=(0.0, 1.0)) -> tuple[Array, Array, Array]:
         """Noised images at random levels, the levels [B], and the noise."""

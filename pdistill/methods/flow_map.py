@@ -104,6 +104,10 @@ class FlowMap(Method):
             )
         if self.identity != "eulerian" and (self.normalised or self.warmup):
             raise ValueError("normalised and warmup are of the Eulerian identity; leave them out")
+        if self.identity != "eulerian" and self.difference:
+            raise ValueError("difference is of the Eulerian identity; leave it out")
+        if self.identity == "semigroup" and self.own_velocity:
+            raise ValueError("the semigroup identity has no velocity; leave own_velocity out")
         own = self.identity == "lagrangian" and self.own_velocity
         if not self.jumps.instantaneous and (
             own or (self.identity == "semigroup" and self.between.at == "half")
@@ -126,6 +130,8 @@ class FlowMap(Method):
             )
         if self.guided_levels:
             check_interval("guided_levels", self.guided_levels, -math.inf, math.inf)
+            if not self.guidance:
+                raise ValueError("guided_levels are where guidance acts; give guidance too")
         if not (0 < self.omega <= 1 and 0 <= self.label_dropout < 1):
             raise ValueError(
                 "omega must be in (0, 1] and label_dropout in [0, 1); got "
@@ -168,7 +174,8 @@ class FlowMap(Method):
         if len(self.guidance) == 2:
             student, weights = student.with_module({"guidance": True}), self.guidance
         network_key, weight_key = jax.random.split(key)
-        student = student.replace(sampler="gamma", guidance=weights).init(network_key)
+        sampler = "gamma:1" if self.jumps.to == "data" else "gamma"  # by the jumps it learns
+        student = student.replace(sampler=sampler, guidance=weights).init(network_key)
         if first:
             student, _ = student.taking(first)
         weight = None
@@ -190,6 +197,12 @@ class FlowMap(Method):
             raise ValueError(
                 "guidance without a teacher is towards the labels of the network's own velocity: "
                 "set label_dropout, such as 0.1, so that it also learns the one without"
+            )
+        somewhere = self.guided_levels or student.takes_levels
+        if self.own_velocity and len(self.guidance) == 2 and self.guidance[0] and somewhere:
+            raise ValueError(
+                "outside of the levels where guidance acts the network's own velocity is that of "
+                f"weight 0: let guidance begin there, so that it is learnt; got {self.guidance}"
             )
         if student.takes_levels and (self.guided_levels or len(self.guidance) < 2):
             raise ValueError(

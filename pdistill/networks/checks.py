@@ -36,6 +36,15 @@ def check_variance(network: Any, num_steps: int = 1) -> None:
         )
 
 
+def check_late(module: Any) -> None:
+    """Raises ValueError for a transformer of which no block would hear the noise level."""
+    if module.target and 0 < module.depth <= module.target_blocks:
+        raise ValueError(
+            f"target_blocks must be fewer than the {module.depth} blocks, of which the others are "
+            f"told the noise level; got {module.target_blocks}"
+        )
+
+
 def check_told(module: Any, told: Any) -> None:
     """Raises ValueError for labels or prompts that a network's module does not take."""
     if told.label is not None and not module.num_labels:

@@ -9,7 +9,7 @@ from jax import Array
 
 from pdistill.networks.attention import attend
 from pdistill.networks.cascades import beside, halvings
-from pdistill.networks.checks import check_told
+from pdistill.networks.checks import check_late, check_told
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text
 from pdistill.networks.embeddings import (
     TIME_SCALE,
@@ -162,6 +162,7 @@ class DiT(nn.Module):
             raise ValueError(f"patch {p} must divide the image size {height}x{width}")
         if self.features % self.heads:
             raise ValueError(f"heads {self.heads} must divide features {self.features}")
+        check_late(self)
         check_told(self, told)
 
         small = halvings(self.resolutions, height, told.image) > 0

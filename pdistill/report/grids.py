@@ -54,7 +54,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int, columns: 
       scale: side of the square that shows a pixel. columns: images in a row.
     """
     size, gap = 12, 12  # of letters, and between columns
-    letters = (scale * images.shape[2] + gap) // (0.55 * size)  # of average width
+    letters = int((scale * images.shape[2] + gap) / (0.55 * size))  # of average width
     lines = [textwrap.wrap(text, letters, max_lines=3, placeholder=" ...") for text in captions]
     above = max(map(len, lines)) * (size + 4) + 10
     cells = [tile(image[None], scale) for image in images]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ def read(workdir: str | Path) -> RunDirectory:
         with np.load(path) as archive:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
+                if not re.fullmatch(r"\d+(\+\d+)*", steps):
+                    continue  # an array of a user's
                 if not weight:  # the first one
                     count = int(steps) if steps.isdigit() else steps
                     samples.setdefault(group_of(run), {})[count] = archive[name]

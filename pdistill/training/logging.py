@@ -198,9 +198,17 @@ class LogFile:
     def __init__(self, path: str | Path, keep: Callable[[dict], bool] = lambda row: True):
         self.rows = [row for row in read_jsonl(path) if keep(row)]
         self._path = Path(path)
+        self._write()
+
+    def _write(self) -> None:
         if jax.process_index() == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def drop(self, of: Callable[[dict], bool]) -> None:
+        """Leaves out the rows of which `of` is true."""
+        self.rows = [row for row in self.rows if not of(row)]
+        self._write()
 
     def append(self, row: dict) -> None:
         self.rows.append(row)

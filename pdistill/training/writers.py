@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -14,6 +15,21 @@ from pdistill.training.logging import MetricWriter, Writer
 
 class MissingExtra(ImportError):
     """A package that only an extra of pdistill installs is not there."""
+
+
+def find_wandb() -> ModuleType:
+    """Imports wandb.
+
+    Raises:
+      MissingExtra: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingExtra(
+            "Weights & Biases is not installed; pip install 'pdistill[wandb]' installs it."
+        ) from error
+    return wandb
 
 
 def default_writer(
@@ -109,13 +125,7 @@ class WandbWriter(Writer):
         self._run = None
         if jax.process_index() > 0:
             return
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingExtra(
-                "Weights & Biases is not installed; pip install 'pdistill[wandb]' installs it."
-            ) from error
-        self._wandb = wandb
+        self._wandb = wandb = find_wandb()
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "wandb_id.txt"

@@ -280,6 +280,12 @@ def test_metrics_that_compare_need_a_reference(metric):
         Evaluator([], ("class_shares",)).pictures(images(9))
 
 
+def test_a_reference_of_one_image_is_refused_before_anything_is_drawn():
+    one = Reference("noise:one", images(1))
+    with pytest.raises(EvaluationError, match="noise:one has a single image, with which fd_pixels"):
+        Evaluator([TRAIN, one], ("fd_pixels",))
+
+
 def test_pixels_of_large_images():
     """Averaged they fit; all of them are refused before anything is computed."""
     large = Reference("large", images(40, shape=(128, 128, 3)))

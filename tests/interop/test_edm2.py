@@ -230,10 +230,10 @@ def test_the_papers_config_runs_to_its_end(tmp_path, finished):
     plain["stages"][1] |= {"measured_at": [2], "loop": LOOP}
     workdir = finished(ConfigDict(plain))
     rows = read_jsonl(workdir / "results.jsonl")
-    found = {(row["stage"], row["nfe"], row["solver"], row["guidance"]) for row in rows}
-    assert found == {
-        ("teacher", 6, "edm", 0.4), ("scd", 2, "gamma", 0.4)
-    }  # fmt: skip
+    found = {
+        (row["stage"], row["nfe"], row["solver"], row["guidance"], row.get("gamma")) for row in rows
+    }
+    assert found == {("teacher", 6, "edm", 0.4, None), ("scd", 2, "gamma", 0.4, 1.0)}
     teacher, student = (pdistill.load(workdir / name) for name in ("teacher", "scd"))
     assert teacher.image_shape == student.image_shape == (8, 8, 1)
     converted = pdistill.load(options["teacher"], codec=options["codec"])  # as it was converted

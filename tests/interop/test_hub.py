@@ -43,6 +43,20 @@ def test_a_folder_is_a_model(folder, guided):
         assert next(shardings) == next(shardings)
 
 
+def test_what_else_is_in_a_folder_is_not_lost(guided, tmp_path):
+    model = pdistill.load(guided)
+    for _ in range(2):  # its own folder is replaced
+        write_folder(tmp_path / "models/one", model)
+    with pytest.raises(ValueError, match="models has one in it, which a model's folder would repl"):
+        write_folder(tmp_path / "models", model)
+    (tmp_path / "models/one/.git").mkdir()
+    with pytest.raises(ValueError, match=r"one has \.git in it"):
+        write_folder(tmp_path / "models/one", model)
+    pdistill.load(tmp_path / "models/one")
+    with pytest.raises(ValueError, match="is a file"):
+        write_folder(tmp_path / "models/one/config.json", model)
+
+
 def test_a_codec_goes_out_and_in(guided, tmp_path):
     """In a folder within the model's."""
     model = pdistill.load(guided)

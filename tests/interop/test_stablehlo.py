@@ -37,6 +37,8 @@ def test_runs_without_pdistill_as_the_model_samples(plain, tmp_path):
     path = tmp_path / "new/sampler.stablehlo"
     files = write_sampler(path, model, num_steps=3, start="key", inside=False)
     assert files == [path, path.with_suffix(".npz")]
+    with pytest.raises(ValueError, match="is for the weights beside the program"):
+        write_sampler(files[1], model, num_steps=3, start="key", inside=False)
     assert sorted(p.name for p in path.parent.iterdir()) == ["sampler.npz", "sampler.stablehlo"]
     out = tmp_path / "images.npz"
     subprocess.run([sys.executable, "-c", ALONE, *files, out], check=True)

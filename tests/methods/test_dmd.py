@@ -469,6 +469,27 @@ def test_each_loss_teaches_its_own(teacher, batch):
     chex.assert_trees_all_equal(base.teacher, teacher)
 
 
+def test_microbatches_are_noised_as_their_batch(teacher, batch):
+    whole, parts = of_images(), of_images()
+    parts = dataclasses.replace(
+        parts, fake_optimizer=dataclasses.replace(parts.fake_optimizer, microbatches=4)
+    )
+    one, four = (run(m, from_teacher(m, teacher), batch, 1)[1][0] for m in (whole, parts))
+    for name in ("real_logit", "fake_logit", "discriminator_loss", "fake_score_grad_norm"):
+        assert four[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_a_teacher_that_knows_targets_is_not_told_the_generators_level(batch):
+    """Nor is its copy, the fake score: equal scores have no gradient."""
+    network = DIT.with_target(SCHEDULE)
+    flat, unravel = ravel_pytree(jax.jit(lambda: network.init(jax.random.key(0)))())
+    teacher = unravel(flat + 0.1 * jax.random.normal(jax.random.key(1), flat.shape))
+    method = dmd()
+    state = from_teacher(method, teacher)
+    given = batch["image"], jnp.zeros(16), Conditioning(), jax.random.key(4)
+    assert not jax.jit(method.gradient)(state, *given).any()
+
+
 def test_the_teachers_features_leave_the_fake_score_alone(teacher, batch):
     """Then the classifier's loss reaches only its head."""
     few, many = (of_images(features="teacher", discriminating=w) for w in (1e-2, 1.0))
@@ -487,8 +508,8 @@ def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks)
         teacher = jax.tree.map(lambda a: a + 0.1, DEEP.init(jax.random.key(0)))
         state = method.init(jax.random.key(1), teacher=teacher)
         x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
-        key = jax.random.key(3)
-        total = lambda fake: method.logit(fake, state, x, None, NOTHING, key).sum()  # noqa: E731
+        noisy = method.noised(x, *jax.random.split(jax.random.key(3)))
+        total = lambda fake: method.logit(fake, state, noisy, None, NOTHING).sum()  # noqa: E731
         return jax.grad(total)(state.fake_score.network).network.params
 
     found = slopes()

@@ -447,6 +447,9 @@ def test_each_residual_over_its_norm():
         (lambda: Cut(q=0.5), "between needs"),
         (lambda: method("newtonian"), "identity must be one of"),
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
+        (lambda: method("semigroup", difference=0.01), "is of the Eulerian"),
+        (lambda: method("semigroup", own_velocity=True), "has no velocity"),
+        (lambda: method(guided_levels=(-1.0, 1.0)), "where guidance acts"),
         (lambda: method(power=-1.0), "must not be negative"),
         (lambda: method("semigroup"), "nothing would be learnt"),
         (lambda: method("lagrangian", own_velocity=True), "nothing would be learnt"),
@@ -464,6 +467,12 @@ def test_each_residual_over_its_norm():
 def test_settings_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_maps_to_the_data_are_sampled_by_the_jumps_that_they_learn():
+    """Multistep consistency sampling: its jumps all end at the data."""
+    for law, sampler in ((JumpLaw(), "gamma"), (JumpLaw(level=(0.0, 1.0), to="data"), "gamma:1")):
+        assert gaussian_state(method(jumps=law)).student.network.sampler == sampler
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -143,9 +143,11 @@ def test_guidance_acts_between_levels():
 def test_levels_as_an_input():
     """Improved MeanFlow's law: a time below one half to one above, all where nothing is jumped."""
     learning = method(
-        guidance=(0.5, 7.0), label_dropout=0.1, own_velocity=True,
+        guidance=(0.0, 7.0), label_dropout=0.1, own_velocity=True,
         jumps=JumpLaw(instantaneous=0.5), network=FrozenDict(guidance_levels=True),
     )  # fmt: skip
+    with pytest.raises(ValueError, match="weight 0: let guidance begin there"):
+        dataclasses.replace(learning, guidance=(0.5, 7.0)).init(jax.random.key(0), model=model())
     state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
     network = state.student.network
     assert network.takes_levels

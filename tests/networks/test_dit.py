@@ -342,6 +342,8 @@ def test_targets_of_the_last_blocks(cls):
     assert jax.tree.structure(params["params"]) == jax.tree.structure(
         late.init(jax.random.key(1), z, logsnr, told)["params"]
     )
+    with pytest.raises(ValueError, match="target_blocks must be fewer than the 3 blocks"):
+        late.clone(target_blocks=3).init(jax.random.key(1), z, logsnr, told)
     expected, seen = plain.apply(params, z, logsnr, told, mutable=["maps"])
     for target in (None, logsnr):
         found = late.apply(params, z, logsnr, told.replace(target=target))

@@ -80,6 +80,11 @@ def test_arrange_pixels():
     np.testing.assert_array_equal(tops, [4, 11])
 
 
+def test_a_word_that_is_longer_than_a_line():
+    picture = captioned(np.zeros((1, 4, 4, 1), np.uint8), ["字" * 99], scale=30, columns=1)
+    assert picture.size == (180, 180 + 3 * 16 + 10)
+
+
 def test_captions_are_above_their_images():
     """The longest, cut after three lines, decides how high rows are; the last is not full."""
     images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4, 1)

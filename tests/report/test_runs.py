@@ -59,6 +59,13 @@ def test_samples_of_a_cascade_go_by_the_steps_of_each_level(row, workdir):
     assert runs.all_steps("8+4+2") == 14
 
 
+def test_arrays_of_a_users_are_not_the_runs(row, workdir):
+    path = workdir([row("teacher", 2, 1.0)], samples={"teacher": {"2": images(1)}})
+    (path / "mine").mkdir()
+    np.savez(path / "mine/samples.npz", images=images(2), label=np.arange(2))
+    assert list(runs.read(path).samples) == ["teacher"]
+
+
 def test_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
         runs.read(tmp_path / "nothing")

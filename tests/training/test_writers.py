@@ -6,7 +6,10 @@ import sys
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_experiment import tiny
 
+from pdistill import experiment
+from pdistill.experiment.config import ConfigError
 from pdistill.training.logging import Writer
 from pdistill.training.writers import MissingExtra, MultiWriter, WandbWriter, default_writer
 
@@ -74,6 +77,15 @@ def test_without_wandb_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtra, match=r"pip install 'pdistill\[wandb\]'"):
         default_writer(tmp_path, wandb=True)
+
+
+def test_a_run_without_wandb_says_so_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny()
+    config.wandb = True
+    with pytest.raises(ConfigError, match=r"pip install 'pdistill\[wandb\]'"):
+        experiment.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     assert list(tmp_path.iterdir()) == []  # no events file of a run that never was
 
 

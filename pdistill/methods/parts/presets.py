@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "power": 1.0,
         "floor": 1e-3,
     },
-    "dmf": {  # Lee et al. 2025; from a teacher of 28 blocks, of which theirs tells the last 8
+    "dmf": {  # Lee et al. 2025, without its Cauchy loss; theirs tells the last 8 blocks of 28
         "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.75},
         "learnt_weight": True,
         "network": {"target_blocks": 8},

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.attention import attend
+from pdistill.networks.checks import check_late
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import TargetEmbedding, waves
 from pdistill.networks.linear import Dense
@@ -117,6 +118,7 @@ class SiT(Published):
     target_blocks: int = 0
 
     def body(self, h: Array, time: Array, logsnr: Array, told: Conditioning, rate: float) -> Array:
+        check_late(self)
         p, features = self.patch, self.features
         tokens = nn.Conv(features, (p, p), (p, p), name="x_embedder.proj", dtype=self.dtype)(h)
         batch, side, _, _ = tokens.shape
