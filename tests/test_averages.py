@@ -64,6 +64,7 @@ def test_the_command_makes_what_was_tracked(workdir, teacher, tmp_path, capsys):
         average.main([f"--run={teacher}", f"--width={width}", f"--out={out}"])
         assert f"of width {width:g} after 16 updates, of 8 snapshots" in capsys.readouterr().out
         assert np.linalg.norm(flat(out) - expected) < part * distance
+        assert pdistill.load(out).card["selected_step"] == 16  # as text it is before 4 and 8
     assert np.linalg.norm(third - first) > 0.2 * distance
     sample.main([f"--model={tmp_path / '0.14'}", "--num=4", f"--out={tmp_path / 'grid.png'}"])
     assert (tmp_path / "grid.png").exists()

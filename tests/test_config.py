@@ -198,6 +198,13 @@ def test_flags_of_keys_that_are_not_there(flag, message):
         checked("digits_pd", flag)
 
 
+@pytest.mark.parametrize("key", ["codec", "guide", "text_encoder"])
+def test_flags_say_where_the_parts_of_an_imported_teacher_are(key):
+    """As the messages advise that do not find them."""
+    config = checked("digits_pd:imported", "--config.teacher=A", f"--config.{key}=B")
+    assert getattr(parse(as_plain(config)), key) == "B"
+
+
 @pytest.mark.parametrize("text", ["fid,is", "(fid, is)", "('fid', 'is')", "[fid,is]"])
 def test_lists_in_flags(text):
     config = checked(

@@ -1,6 +1,7 @@
 """Stages that start from a model made elsewhere."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,17 +12,21 @@ from tiny_experiment import leaves, tiny
 import pdistill
 from pdistill import experiment
 from pdistill.diffusion import DdpmSchedule, output_channels
-from pdistill.experiment.config import ConfigError
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.imported import Imported
+from pdistill.experiment.plan import plan
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
+from pdistill.model import ModelError
 from pdistill.networks import DiT, Network
 from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.mesh import make_mesh
 
 IMAGE = (8, 8, 1)
 
 
-def write(directory, shape=IMAGE, head="eps"):
+def write(directory, shape=IMAGE, head="eps", features=24):
     """A converted teacher with another network, head and schedule than the config's model."""
-    module = DiT(output_channels(head, 1), features=24, depth=1, heads=2)
+    module = DiT(output_channels(head, 1), features=features, depth=1, heads=2)
     blank = Network(None, module=module, head=head, schedule=DdpmSchedule(), shape=shape)
     network = jax.jit(blank.init)(jax.random.key(0))
     card = teacher_card(network, method="elsewhere", source="a_file", num_steps=2)
@@ -66,6 +71,21 @@ def test_again_it_changes_nothing(workdir, foreign):
     before = (workdir / "results.jsonl").read_text()
     experiment.run(importing(foreign), workdir)
     assert (workdir / "results.jsonl").read_text() == before
+
+
+def test_a_plan_needs_no_parameters(foreign, tmp_path):
+    """Which the stage loads onto the mesh of the run, those of a guide too; here they are lost."""
+    mesh = make_mesh(2, 4, jax.devices())
+    method = Imported(path=str(foreign), guide=str(foreign))
+    loaded = method.load(mesh)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(loaded)} == {mesh}
+    assert jax.eval_shape(lambda network: network, loaded) == method.shapes
+    copy = shutil.copytree(foreign, tmp_path / "model")
+    shutil.rmtree(copy / "params")
+    config = parse(as_plain(importing(copy)))
+    assert plan(config, IMAGE)["teacher"].network == Imported(path=str(foreign)).shapes
+    with pytest.raises(ModelError, match=f"cannot load {copy}: "):
+        experiment.run(importing(copy), tmp_path / "run")
 
 
 def test_a_variance_that_nothing_trains(tmp_path):

@@ -8,10 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import chex
+import importing_process
 import numpy as np
 import one_process
 import pytest
+from test_imported import write
+from tiny_experiment import leaves
 
+import pdistill
+from pdistill.interop.hub import write_folder
 from pdistill.runtime.files import read_jsonl
 from pdistill.training import EXIT_CODE
 
@@ -26,13 +32,18 @@ def free_port():
 
 
 def start(workdir, num_processes, fsdp=1, updates=20):
+    """Processes that train, see `start_all`."""
+    return start_all("one_process", workdir, num_processes, fsdp, updates)
+
+
+def start_all(program, workdir, num_processes, *arguments):
     """Processes of one device each; their output is in <workdir>/process_<i>."""
     port = free_port()
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
     }
-    program = [sys.executable, str(ROOT / "tests/one_process.py"), str(workdir), str(fsdp)]
+    command = [sys.executable, ROOT / f"tests/{program}.py", workdir, *arguments]
     workdir.mkdir(exist_ok=True)
     started = []
     for i in range(num_processes):
@@ -40,7 +51,7 @@ def start(workdir, num_processes, fsdp=1, updates=20):
         with (workdir / f"process_{i}").open("w") as output:
             started.append(
                 subprocess.Popen(
-                    [*program, *map(str, (updates, *place))],
+                    list(map(str, (*command, *place))),
                     env=environment, stdout=output, stderr=subprocess.STDOUT,
                 )
             )  # fmt: skip
@@ -109,6 +120,20 @@ def test_two_processes_go_on_without_a_damaged_part(tmp_path, alone):
     assert "float32/checkpoints/20 is damaged; the one of step 10 is used" in output(workdir)
     assert "float64" not in output(workdir)  # there was nothing left to do
     check_losses(workdir, alone, 20)
+
+
+def test_two_processes_import_models(tmp_path):
+    """Of both forms, onto their common mesh: what they save is whole. Each loads others alone."""
+    model = write(tmp_path / "directory", features=32)  # cut over the fsdp axis
+    write_folder(tmp_path / "hub", pdistill.load(model))
+    for process in start_all("importing_process", tmp_path, 2):
+        assert process.wait(120) == 0, output(tmp_path, 1)
+    for name in importing_process.MODELS:
+        chex.assert_trees_all_equal(leaves(tmp_path / "run" / name), leaves(model))
+        parts = (tmp_path / "run" / name / "model/params").glob("ocdbt.process_*")
+        assert len(list(parts)) == 2
+    sums = {line for i in range(2) for line in output(tmp_path, i).splitlines() if "sum " in line}
+    assert len(sums) == 1
 
 
 def test_a_signal_to_one_stops_all_at_the_same_update(tmp_path):

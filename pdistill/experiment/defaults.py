@@ -40,8 +40,8 @@ def fill_defaults(config: ConfigDict) -> ConfigDict:
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with every key that has a default; see `fill_defaults`."""
-    names = ("seed", "codec", "teacher", "guide", "wandb", "estimate")
-    plain = {name: getattr(ExperimentConfig, name) for name in names}
+    fields = dataclasses.fields(ExperimentConfig)
+    plain = {f.name: f.default for f in fields if isinstance(f.default, int | str)}
     config = plain | {"evaluation": {}, "mesh": {}} | dict(config)
     for name, cls in PARTS.items():
         if name in config:

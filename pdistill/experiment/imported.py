@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 from jax import Array
+from jax.sharding import Mesh
 
 from pdistill.methods.method import Method, Run
 from pdistill.model.card import find, num_steps, read_card
-from pdistill.model.store import load_network, read_guided_card
+from pdistill.model.store import load_network, network_shapes, read_guided_card
 from pdistill.networks import Network
 
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
@@ -37,11 +37,19 @@ class Imported(Method):
         steps = stage.measured_at or (num_steps(read_card(find(self.path))),)
         return [dataclasses.replace(stage, measured_at=steps)]
 
-    def init(self, key: Array) -> Network:
-        """The model as it is on disk, also where only shapes are asked for."""
+    @property
+    def shapes(self) -> Network:
+        """The model's network, of `jax.ShapeDtypeStruct`; raises as `network_shapes`."""
+        return network_shapes(self.path, guide=self.guide)
+
+    def load(self, mesh: Mesh) -> Network:
+        """Loads the model's network onto a run's devices; raises as `load_network`."""
+        return load_network(self.path, mesh, guide=self.guide)
+
+    def init(self, key: Array, loaded: Any) -> Network:
+        """The network that `load` has loaded; not annotated as one that an earlier stage makes."""
         del key
-        with jax.ensure_compile_time_eval():
-            return load_network(self.path, guide=self.guide)
+        return loaded
 
     def product(self, state: Network) -> Network:
         return state

@@ -21,6 +21,7 @@ from pdistill.experiment.codecs import (
     model_of_shape,
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
+from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
 from pdistill.networks import Codec, Network
@@ -204,6 +205,8 @@ def _bind(
     if parts := getattr(run.method, "by_prompts", 0):  # whose centres the run finds
         width = next(iter(values.values())).text_widths[0]
         values["centres"] = jax.ShapeDtypeStruct((parts, width), "float32")
+    if isinstance(run.method, Imported):
+        values["loaded"] = run.method.shapes
     start = earlier[given["start"]] if "start" in given else None
     for name in [name for name in parameters if start and name not in (*given, "model")]:
         learner = getattr(start.state, name, None)

@@ -26,6 +26,7 @@ from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
+from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan
 from pdistill.experiment.rows import stable_hash
@@ -289,6 +290,8 @@ class Experiment:
                 given[role] = network.replace(codec=None)
         if parts := getattr(planned.run.method, "by_prompts", 0):
             given["centres"] = to_device(self._centres(parts), replicated(self.mesh))
+        if isinstance(planned.run.method, Imported):
+            given["loaded"] = planned.run.method.load(self.mesh)
         return given
 
     @functools.cache  # noqa: B019  # an experiment lives as long as its program

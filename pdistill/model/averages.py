@@ -43,7 +43,9 @@ def posthoc_average(run: str | Path, width: float) -> Model:
             "loop.snapshot_every"
         )
     try:
-        averages = [card["average"] for card in cards.values()]
+        # From the first update to the last, whose card the average has.
+        in_order = sorted(cards, key=lambda path: int(cards[path]["average"]["updates"]))
+        averages = [cards[path]["average"] for path in in_order]
         profiles = [Profile(float(a["width"]), int(a["updates"])) for a in averages]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"a model in {folder} is no snapshot of an average: {error!r}") from error
@@ -57,7 +59,7 @@ def posthoc_average(run: str | Path, width: float) -> Model:
             "with a smaller loop.snapshot_every"
         )
     total: list[np.ndarray] = []
-    for directory, weight in zip(cards, weights, strict=True):
+    for directory, weight in zip(in_order, weights, strict=True):
         model = load(directory)
         parts = [weight * np.asarray(a, np.float64) for a in jax.tree.leaves(model.network.params)]
         total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts

@@ -202,7 +202,7 @@ def _below(directory: Path, codec: bool) -> list[Path]:
 
 def _is_of_codec(path: Path) -> bool:
     try:
-        return read_json(path).get("method") == "codec"
+        return read_json(path).get("kind") == "codec"
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -1,10 +1,11 @@
 """Model directories: saved whole or not at all, and loaded."""
 
 import contextlib
+import functools
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,29 @@ def load_network(
     directory: str | Path, mesh: Mesh | None = None, *, guide: str | Path | None = None
 ) -> Network:
     """Loads the network of a model with its guide, but without its codec; raises as `load`."""
+    read = functools.partial(read_params, mesh=mesh)
+    return _network(find(directory), read_guided_card(directory, guide), read)
+
+
+def network_shapes(directory: str | Path, *, guide: str | Path | None = None) -> Network:
+    """The network that `load_network` loads, of `jax.ShapeDtypeStruct`.
+
+    Only cards are read: it raises as `load`, but for damaged parameters.
+    """
     directory = find(directory)
-    return _network(directory, read_guided_card(directory, guide), mesh)
-
-
-def _network(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Network:
+    card = read_guided_card(directory, guide)
+    network = _network(directory, card, lambda _directory, blank, _card: blank.shapes)
     with _explained(directory):
-        network = read_params(directory, build_blank(card), card, mesh)
+        Model(network, card).sampling_with()
+    return network
+
+
+def _network(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
+    """The network of a card with its guide, whose parameters `read` fills in as `read_params`."""
+    with _explained(directory):
+        network = read(directory, build_blank(card), card)
         if card.get("guide"):
-            network = network.guided_by(_read_guide(directory, card, mesh))
+            network = network.guided_by(_read_guide(directory, card, read))
         return network
 
 
@@ -116,7 +131,7 @@ def load(
     """
     directory = find(directory)
     card = read_guided_card(directory, guide)
-    network = _network(directory, card, mesh)
+    network = _network(directory, card, functools.partial(read_params, mesh=mesh))
     with _explained(directory):
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
@@ -155,8 +170,8 @@ def read_guided_card(directory: str | Path, guide: str | Path | None = None) -> 
     return read_card(find(directory)) | (guided_card(guide) if guide else {})
 
 
-def _read_guide(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Network:
-    """Loads the guide that a model's card names; raises ModelError, or as `read_params`."""
+def _read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
+    """Loads the guide that a model's card names; raises ModelError, or as `read`."""
     path = directory / card["guide"]["path"]
     try:
         guide = read_card(path)
@@ -170,7 +185,7 @@ def _read_guide(directory: Path, card: dict[str, Any], mesh: Mesh | None) -> Net
             f"{directory} is guided by another model than the one in {path}; say which, as "
             "pdistill.load(DIR, guide=DIR) or --guide=DIR"
         )
-    return read_params(path, build_blank(guide), guide, mesh)
+    return read(path, build_blank(guide), guide)
 
 
 def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None = None) -> Any:

@@ -189,7 +189,8 @@ def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEnc
     if wanted is not None and checksum(encoder.params) != wanted:
         raise ModelError(
             f"the model was trained with another text encoder than the one in {source}: say where "
-            "that is, as pdistill.load(DIR, text_encoder=DIR) or --text_encoder=DIR"
+            "that is, as pdistill.load(DIR, text_encoder=DIR), --text_encoder=DIR or text_encoder "
+            "in a config"
         )
     return encoder
 

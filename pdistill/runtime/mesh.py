@@ -81,5 +81,5 @@ def to_device(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def one_device(tree: Any) -> Any:
-    """Returns a sharding to the first device for every leaf of `tree`."""
-    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), tree)
+    """Returns a sharding to this process's first device for every leaf of `tree`."""
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), tree)

@@ -247,6 +247,10 @@ def test_from_a_folder_to_a_directory(tmp_path, capsys, codecs):
     jax.tree.map(np.testing.assert_array_equal, codec.params, codecs["flux"].params)
     with pytest.raises(models.ModelError, match=r"holds a codec, .* pdistill\.load_codec"):
         pdistill.load(out)
+    with pytest.raises(models.ModelError, match=f"no codec in {tmp_path}: there are {out}; give"):
+        pdistill.load_codec(tmp_path)
+    with pytest.raises(models.ModelError, match=f"no model in {tmp_path}: give a folder with"):
+        pdistill.load(tmp_path)
 
 
 def test_a_model_is_no_codec(plain, tmp_path):
