@@ -69,16 +69,15 @@ class Column(Protocol):
         ...
 
 
-def keep_content(path: Path, content: str) -> None:
-    """Notes beside a column's file, which may not be there yet, of which images its rows are.
-
-    Args:
-      content: the images' digest.
+def keep_content(column: Column, path: Path, data: Dataset) -> None:
+    """Notes beside an aligned column's file, which may not be there yet, of which images it is.
 
     Raises:
       DataError: the file is there, with rows of others, or does not say of which.
     """
-    about = path.with_name(f"{path.name}.json")
+    if not column.aligned:
+        return
+    content, about = data.digest(), path.with_name(f"{path.name}.json")
     if path.exists():
         if not about.exists() or read_json(about)["content"] != content:
             raise DataError(

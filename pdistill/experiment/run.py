@@ -319,8 +319,7 @@ class Experiment:
             if not column.path:
                 maker = self.runs[planned.given["teacher"]]
                 path = self._directory(maker) / column.file
-                if column.aligned:
-                    keep_content(path, self.train_data.digest())
+                keep_content(column, path, self.train_data)
                 if not in_all(path.exists()):
                     column.make(
                         path, given["teacher"], self._examples(maker), flip=self.config.data.flip,
