@@ -39,7 +39,7 @@ VARIANTS = [
     *("digits_flow_map", "digits_flow_map:sct", "fashion_mean_flow:cpu", "cifar10_mean_flow"),
     *("cifar10_mean_flow:gpu", "cifar10_scm", "cifar10_ect", "cifar10_ect:gpu", "imagenet64_scm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
-    *("cifar10_gan:gpu", "cifar10_dmd2:gpu", "cifar10_zoo", "cifar10_zoo:cpu"),
+    *("cifar10_gan:gpu", "cifar10_dmd2:gpu", "cifar10_zoo", "cifar10_zoo:cpu", "fashion_zoo"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
     *("imagenet64_to_512_pagoda", "fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"),
 ]
@@ -75,7 +75,8 @@ def test_a_config_unfolds(name):
     assert [r.name for r in others if not r.given] == [
         r.name
         for r in others
-        if r.run.method.name in ("imported", "teacher", "lowdiff") and "start" not in r.given
+        if r.run.method.name in ("codec", "imported", "teacher", "lowdiff")
+        and "start" not in r.given
     ]
     if name.endswith("ablation"):
         assert len(runs) == 12
