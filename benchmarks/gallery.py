@@ -1,10 +1,10 @@
 """Makes the page of pictures by trained models, of students beside their teachers.
 
-    python -m benchmarks.gallery --models zoo/*/* --guidance=2
+    python -m benchmarks.gallery --models zoo/*/* --guidance zoo/emoji/teacher=2
 
 Writes docs/gallery.md and its pictures: for each data set that the models are of, their samples by
 number of steps and, as an animation, how each model's images come about, all from the same noise.
-Beside them are the prompts, and the time of an image. Models that can be guided are, by --guidance.
+Beside them are the prompts, and the time of an image. --guidance has weights of models.
 """
 
 import functools
@@ -70,7 +70,9 @@ class Shown(NamedTuple):
     @property
     def counts(self) -> tuple[samplers.Steps, ...]:
         """The only step counts that it takes; () for any."""
-        return made_for(self.model.card)
+        sampling = self.model.sampling
+        only = () if math.isinf(sampling.solver.max_steps) else (sampling.num_steps,)
+        return made_for(self.model.card) or only
 
     @property
     def nfe(self) -> int:
@@ -224,27 +226,29 @@ def table(shown: Sequence[Shown], seconds: Mapping[str, tuple[float, float]]) ->
 def main() -> None:
     parser = described("gallery", __doc__)
     parser.add_argument("--models", nargs="+", required=True, help="folders of models")
-    parser.add_argument("--guidance", type=float, help="weight of models that can be guided")
+    parser.add_argument("--guidance", nargs="*", default=[], help="weights, as FOLDER=2")
     parser.add_argument("--rounds", type=int, default=7, help="calls that are timed")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page")
     options = parser.parse_args()
     use_huge_pages()
     set_xla_flags()
-    shown = []
+    shown, weights = [], dict(text.rsplit("=", 1) for text in options.guidance)
+    if unknown := weights.keys() - set(options.models):
+        raise SystemExit(f"error: --guidance of {', '.join(unknown)}, which --models lacks")
     for name in options.models:
         try:
-            shown.append(read(name, options.guidance))
+            shown.append(read(name, float(weights[name]) if name in weights else None))
         except ModelError as error:  # a codec, or a folder of something else
             print(f"{name} is left out: {error}")
     shown.sort(key=lambda one: (one.data, -one.nfe, one.name))
     folder = options.out / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
-    arguments = "" if options.guidance is None else f" with `--guidance={options.guidance:g}`"
+    arguments = options.guidance and f" with `--guidance {' '.join(options.guidance)}`"
     device = f"{about['cores']} cores of {about['machine']}"
     if about["device"] != "cpu":
         device = f"{about['devices']} x {about['device']}"
-    parts = [INTRODUCTION.format(arguments=arguments, device=device, rounds=options.rounds)]
+    parts = [INTRODUCTION.format(arguments=arguments or "", device=device, rounds=options.rounds)]
     for data in dict.fromkeys(one.data for one in shown):
         of_data = [one for one in shown if one.data == data]
         parts.append(section(data, of_data, folder, options.rounds) + "\n")

@@ -1,5 +1,6 @@
 """The page of pictures, of random networks."""
 
+import dataclasses
 import sys
 
 import jax
@@ -54,6 +55,19 @@ def test_page_has_each_model_and_its_pictures(page):
     for name in ("squares", "squares_steps"):
         assert f"](gallery/{name}.webp)" in text
         assert 0 < (page / f"gallery/{name}.webp").stat().st_size < gallery.LARGEST
+
+
+def test_a_model_of_a_one_step_solver_has_one_count(page):
+    shown = gallery.read(str(page / "1"), None)
+    card = shown.model.card | {"solver": "one_step", "made_for": []}
+    assert shown._replace(model=dataclasses.replace(shown.model, card=card)).counts == (1,)
+
+
+def test_a_weight_of_no_model_is_refused(page, monkeypatch):
+    flags = ["--models", str(page / "1"), "--guidance", "teacher=2", f"--out={page}"]
+    monkeypatch.setattr(sys, "argv", ["gallery", *flags])
+    with pytest.raises(SystemExit, match="--guidance of teacher, which --models lacks"):
+        gallery.main()
 
 
 def test_free_models_are_drawn_at_the_steps_of_the_others(page):
