@@ -7,9 +7,11 @@ number of steps and, as an animation, how each model's images come about, all fr
 Beside them are the prompts, and the time of an image. --guidance has weights of models.
 """
 
+import argparse
 import functools
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +73,7 @@ class Shown(NamedTuple):
     def counts(self) -> tuple[samplers.Steps, ...]:
         """The only step counts that it takes; () for any."""
         sampling = self.model.sampling
-        only = () if math.isinf(sampling.solver.max_steps) else (sampling.num_steps,)
+        only = (1,) if sampling.solver.max_steps == 1 else ()
         return made_for(self.model.card) or only
 
     @property
@@ -223,32 +225,43 @@ def table(shown: Sequence[Shown], seconds: Mapping[str, tuple[float, float]]) ->
     return "\n".join(lines)
 
 
+def weighted(text: str) -> tuple[str, float]:
+    """Reads a folder and its weight, "FOLDER=2"."""
+    found = re.fullmatch(r"(.+)=(\d+(?:\.\d+)?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"give FOLDER=WEIGHT; got {text!r}")
+    return found[1], float(found[2])
+
+
 def main() -> None:
     parser = described("gallery", __doc__)
     parser.add_argument("--models", nargs="+", required=True, help="folders of models")
-    parser.add_argument("--guidance", nargs="*", default=[], help="weights, as FOLDER=2")
+    parser.add_argument(
+        "--guidance", nargs="*", type=weighted, default=[], help="weights, as FOLDER=2"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="calls that are timed")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page")
     options = parser.parse_args()
     use_huge_pages()
     set_xla_flags()
-    shown, weights = [], dict(text.rsplit("=", 1) for text in options.guidance)
+    shown, weights = [], dict(options.guidance)
     if unknown := weights.keys() - set(options.models):
         raise SystemExit(f"error: --guidance of {', '.join(unknown)}, which --models lacks")
     for name in options.models:
         try:
-            shown.append(read(name, float(weights[name]) if name in weights else None))
+            shown.append(read(name, weights.get(name)))
         except ModelError as error:  # a codec, or a folder of something else
             print(f"{name} is left out: {error}")
     shown.sort(key=lambda one: (one.data, -one.nfe, one.name))
     folder = options.out / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
-    arguments = options.guidance and f" with `--guidance {' '.join(options.guidance)}`"
+    guided = " ".join(f"{name}={weight:g}" for name, weight in weights.items())
+    arguments = f" with `--guidance {guided}`" if guided else ""
     device = f"{about['cores']} cores of {about['machine']}"
     if about["device"] != "cpu":
         device = f"{about['devices']} x {about['device']}"
-    parts = [INTRODUCTION.format(arguments=arguments or "", device=device, rounds=options.rounds)]
+    parts = [INTRODUCTION.format(arguments=arguments, device=device, rounds=options.rounds)]
     for data in dict.fromkeys(one.data for one in shown):
         of_data = [one for one in shown if one.data == data]
         parts.append(section(data, of_data, folder, options.rounds) + "\n")

@@ -107,7 +107,6 @@ def main(arguments: list[str] | None = None) -> None:
     if out.exists():
         before = distances(json.loads((out / "rows.json").read_text()), models.read_card(out))
         check_better(out, before, after)
-        (out / "rows.json").unlink()  # of the model that goes
     more = [f"--prompts={options.prompts}"] * bool(options.prompts)
     export([f"--model={options.model}", f"--out={out}", "--to=safetensors", "--dtype=bfloat16",
             *more])  # fmt: skip

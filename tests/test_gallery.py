@@ -63,11 +63,15 @@ def test_a_model_of_a_one_step_solver_has_one_count(page):
     assert shown._replace(model=dataclasses.replace(shown.model, card=card)).counts == (1,)
 
 
-def test_a_weight_of_no_model_is_refused(page, monkeypatch):
-    flags = ["--models", str(page / "1"), "--guidance", "teacher=2", f"--out={page}"]
-    monkeypatch.setattr(sys, "argv", ["gallery", *flags])
+def test_a_weight_of_no_model_is_refused(page, monkeypatch, capsys):
+    flags = ["gallery", "--models", str(page / "1"), f"--out={page}", "--guidance"]
+    monkeypatch.setattr(sys, "argv", [*flags, "teacher=2"])
     with pytest.raises(SystemExit, match="--guidance of teacher, which --models lacks"):
         gallery.main()
+    monkeypatch.setattr(sys, "argv", [*flags, "2"])
+    with pytest.raises(SystemExit, match="2"):
+        gallery.main()
+    assert "give FOLDER=WEIGHT; got '2'" in capsys.readouterr().err
 
 
 def test_free_models_are_drawn_at_the_steps_of_the_others(page):

@@ -36,7 +36,7 @@ def test_sizes_of_images():
 def test_a_digest_is_of_all_pixels():
     images = np.random.default_rng(0).integers(0, 256, (2500, 2, 2, 1), np.uint8)
     expected = hashlib.sha256(images.tobytes()).hexdigest()
-    assert pixel_digest(images) == pixel_digest(images[:, ::-1][:, ::-1]) == expected
+    assert pixel_digest(images) == pixel_digest(np.asfortranarray(images)) == expected
 
 
 def test_a_data_set_at_a_size():

@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("the model makes images, not latents; leave --latents out")
     if options.latents and out.suffix != ".npz":
         raise ValueError(f"--latents are written to an .npz; got --out={out}")
-    if out.name == "samples.npz" and (out.parent / "model").exists():
+    if out.name == "samples.npz" and (out.parent / "model").exists() and out.exists():
         raise ValueError(f"{out} is what the run keeps of its own samples; give another name")
     folder = not out.suffix or out.is_dir()
     if not folder and out.suffix.lower() not in (*PICTURES, ".npz"):

@@ -47,11 +47,9 @@ def common_channels(paths: Iterable[Path]) -> int:
 def common_resolution(paths: Sequence[Path], multiple: int = 1) -> int:
     """Returns a number of pixels a side that suits pictures: their own, as far as it goes.
 
-    It is the median of their shorter sides, rounded down to a multiple of 4, at least 8 and at most
-    LARGEST_SIDE; of SIDES_READ of them, spread evenly. Pictures that cannot be read do not count.
-
-    Args:
-      multiple: another number that it is a multiple of, itself at least.
+    It is the median of their shorter sides, at least 8 and at most LARGEST_SIDE, rounded down to a
+    multiple of 4 and of `multiple`, or else the smallest; of SIDES_READ of them, spread evenly.
+    Pictures that cannot be read do not count.
     """
     headers = map(_header, paths[:: -(-len(paths) // SIDES_READ)])
     sides = [min(header.size) for header in headers if header] or [LARGEST_SIDE]

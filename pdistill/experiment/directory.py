@@ -22,10 +22,10 @@ from pdistill.runtime.temporary import TEMPORARY, sweep
 from pdistill.runtime.terminal import say
 
 # Keys of a config that may change between runs of one directory: they change no result that is
-# there. A metric more is measured, one less is kept.
+# there. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at|snapshot_every)|wandb|estimate|mesh\..*|"
-    r"data\.resident|text_encoder|evaluation\.inception_weights|evaluation\.metrics(\[\d+\])?"
+    r"data\.resident|text_encoder|evaluation\.inception_weights|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 

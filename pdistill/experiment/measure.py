@@ -307,7 +307,8 @@ class Measurements:
         self._log.drop(lambda row: row["stage"] == r.name)
         for name in ("samples.npz", "pictures.npz"):
             (self._workdir / r.name / name).unlink(missing_ok=True)
-        for name in {"samples", *(measurement.tag for measurement in self._measurements(r))}:
+        measured = () if r.makes_codec else self._measurements(r)
+        for name in {"samples", *(measurement.tag for measurement in measured)}:
             writer.rewind(f"{r.name}/{name}", 0)
 
     def _measurements(self, r: Planned) -> list[Measurement]:

@@ -110,7 +110,7 @@ class Experiment:
                 config.data.name, config.data.train, in_memory=config.data.resident
             )
             self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-            if config.wandb:
+            if config.wandb and jax.process_index() == 0:  # which writes there
                 find_wandb()
         except (ValueError, FileNotFoundError, MissingExtra) as error:
             raise ConfigError(str(error)) from error
@@ -250,8 +250,7 @@ class Experiment:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
-        if not planned.makes_codec:
-            self.measurements.forget(planned, writer)
+        self.measurements.forget(planned, writer)
         if selection:
             selection.finish(**length(planned))
         else:

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from pdistill.interop.conversion import CODEC, TEXT, Conversion, converter, read_json
 from pdistill.model import FORMAT, Model, build_blank, check_card
+from pdistill.model.card import is_ours
 from pdistill.model.codecs import describe_codec
 from pdistill.model.store import read_codec, read_params
 from pdistill.model.text import read_prompt_encoder
@@ -49,7 +50,8 @@ images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
 {rows}
 """
 
-WRITTEN = {"model.safetensors", "config.json", "README.md", CODEC, TEXT}  # in a folder
+# What a model's folder has, with the rows that `benchmarks.zoo` puts there.
+WRITTEN = {"model.safetensors", "config.json", "README.md", "rows.json", CODEC, TEXT}
 METHODS = {  # for people
     "ctm": "consistency trajectory model",
     "direct": "direct distillation",
@@ -101,7 +103,7 @@ def _others(directory: Path) -> set[str]:
     if not directory.is_dir():
         raise ValueError(f"{directory} is a file; give a new folder")
     found = {path.name for path in directory.iterdir()}
-    return found - WRITTEN if "config.json" in found else found
+    return found - WRITTEN if is_ours(directory / "config.json") else found
 
 
 def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) -> int:

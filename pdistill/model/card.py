@@ -149,7 +149,7 @@ def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
     """
     path = directory / "model.json"
     try:
-        if not path.is_file() and _is_ours(directory / "config.json"):
+        if not path.is_file() and is_ours(directory / "config.json"):
             path = directory / "config.json"
         card = read_json(path)
     except FileNotFoundError as error:
@@ -163,7 +163,7 @@ def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:
     return card
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether this config.json is of a folder that `interop.write_folder` wrote."""
     try:
         return "format" in read_json(path) and (path.parent / WEIGHTS).is_file()
@@ -194,7 +194,7 @@ def _below(directory: Path, codec: bool) -> list[Path]:
     """The stages of a run, or the models of a folder, in order; those of codecs, or the others."""
     depths = ("*", "*/*", "*/*/*")  # stages, their rounds or students
     cards = [path for d in depths for path in directory.glob(f"{d}/model.json")]
-    cards += [p for d in depths for p in directory.glob(f"{d}/config.json") if _is_ours(p)]
+    cards += [p for d in depths for p in directory.glob(f"{d}/config.json") if is_ours(p)]
     models = {find(path.parent) for path in cards if _is_of_codec(path) == codec}
     stages = {path.parent if path.name == "model" else path for path in models}
     return sorted(stages, key=lambda path: re.sub(r"\d+", lambda m: m[0].zfill(9), str(path)))

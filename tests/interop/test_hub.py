@@ -49,6 +49,11 @@ def test_what_else_is_in_a_folder_is_not_lost(guided, tmp_path):
         write_folder(tmp_path / "models/one", model)
     with pytest.raises(ValueError, match="models has one in it, which a model's folder would repl"):
         write_folder(tmp_path / "models", model)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"theirs has config\.json in it"):
+        write_folder(theirs, model)
     (tmp_path / "models/one/.git").mkdir()
     with pytest.raises(ValueError, match=r"one has \.git in it"):
         write_folder(tmp_path / "models/one", model)

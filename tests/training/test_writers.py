@@ -77,6 +77,7 @@ def test_without_wandb_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtra, match=r"pip install 'pdistill\[wandb\]'"):
         default_writer(tmp_path, wandb=True)
+    assert list(tmp_path.iterdir()) == []  # no events file of a run that never was
 
 
 def test_a_run_without_wandb_says_so_before_it_begins(tmp_path, monkeypatch):
@@ -86,7 +87,6 @@ def test_a_run_without_wandb_says_so_before_it_begins(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'pdistill\[wandb\]'"):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert list(tmp_path.iterdir()) == []  # no events file of a run that never was
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs the extra wandb")
