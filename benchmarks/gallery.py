@@ -72,9 +72,8 @@ class Shown(NamedTuple):
     @property
     def counts(self) -> tuple[samplers.Steps, ...]:
         """The only step counts that it takes; () for any."""
-        sampling = self.model.sampling
-        only = (1,) if sampling.solver.max_steps == 1 else ()
-        return made_for(self.model.card) or only
+        only_one = self.model.sampling.solver.max_steps == 1
+        return made_for(self.model.card) or (1,) * only_one
 
     @property
     def nfe(self) -> int:

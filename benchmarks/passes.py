@@ -117,7 +117,8 @@ def of_a_block(make: Callable, gradient: bool) -> dict[str, float]:
 
 def main() -> None:
     described("passes", __doc__).parse_args()
-    os.environ.update({name: os.environ.get(name, value) for name, value in V5E.items()})
+    for name, value in V5E.items():
+        os.environ.setdefault(name, value)
     for make in (transformer, unet):
         for gradient in (False, True):
             row = {"network": make.__name__, "gradient": gradient, **of_a_block(make, gradient)}

@@ -282,6 +282,7 @@ class Evaluator:
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
 
     def _check_number(self, reference: Reference) -> None:
+        """Raises EvaluationError for a single image, which has no spread to compare with."""
         compared = [metric for metric in self.metrics if metric.compares != "none"]
         if len(reference) < 2 and compared:
             raise EvaluationError(

@@ -196,10 +196,11 @@ def in_latents(
     """
     codec = blank_codec(directory)
     checksum, name = read_card(directory, codec=True)["checksum"], absolute_name(data.name)
+    content = data.digest()
 
     def moments(flip: bool) -> tuple[Moments, Path]:
         shape = moments_shape(codec, data.image_shape, flip)
-        found = Moments(checksum, name, len(data), shape, data.digest())
+        found = Moments(checksum, name, len(data), shape, content)
         return found, folder or prepared(found, flip)
 
     wanted, path = moments(flip)
