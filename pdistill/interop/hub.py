@@ -6,6 +6,7 @@ joined by "/": names of layers have dots in them.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) 
     wide = {name: tensors[name].astype(array.dtype) for name, array in flat.items()}
     card = card | {"checksum": checksum(traverse_util.unflatten_dict(wide, sep="/"))}
     (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
+    shutil.copymode(folder / "config.json", path)  # safetensors writes for its owner's eyes only
     return card["checksum"]
 
 

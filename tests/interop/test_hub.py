@@ -95,6 +95,8 @@ def test_layout(folder):
     assert "num=16, label=0)" in readme
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     assert tensors["block_0/qkv/kernel"].shape == (8, 3, 2, 4)
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1  # whoever may read the card may read the weights
 
 
 def rewrite(folder, tmp_path, change_tensors=None, **card):
