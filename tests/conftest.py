@@ -34,8 +34,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from pdistill.runtime.cpu import set_xla_flags  # noqa: E402
+from pdistill.training import loop  # noqa: E402
 
 set_xla_flags()  # as programs do
+loop.SLOW_LOOPS = ()  # so that several updates in a dispatch, as on accelerators, are tested
 
 # An accidental [B] * [B, 1] or float32 * float64 is an error, not a slow or wrong answer.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 from jax import monitoring
-from ml_collections import ConfigDict
 from tiny_experiment import tiny, tiny_gan, tiny_msd
 
 from pdistill import experiment
@@ -19,7 +18,7 @@ from pdistill.experiment.plan import plan
 from pdistill.experiment.trace import trace_update
 from pdistill.runtime.compilations import COMPILATION
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import compile_update
+from pdistill.training import compile_update, loop
 
 
 @pytest.fixture
@@ -48,8 +47,10 @@ def test_the_loop_asks_for_what_is_there(tmp_path, pays, capsys):
     assert lines.count("progressive/2 was compiled before") == 1
 
 
-def test_a_run_takes_the_programs_of_its_estimate(tmp_path, monkeypatch, capsys):
-    """Of two updates a dispatch; the estimate counts one of them."""
+@pytest.mark.parametrize("slow", [(), ("cpu",)])
+def test_a_run_takes_the_programs_of_its_estimate(tmp_path, monkeypatch, capsys, slow):
+    """Of two updates a dispatch, and of one; the estimate counts one of them."""
+    monkeypatch.setattr(loop, "SLOW_LOOPS", slow)
     counts = []
 
     def trace(*args, **kwargs):
@@ -96,12 +97,10 @@ def started(monkeypatch, tmp_path, pays):
     return started
 
 
-def test_all_programs_of_a_run_are_compiled(started):
+def test_all_programs_of_a_run_are_compiled(started, monkeypatch):
     assert started(tiny_gan()) == {"teacher": [(1437, 0, 2)], "gan": [(1437, 0, 2)]}
-    config = tiny_gan()
-    for stage in config.stages:
-        stage["loop"] = ConfigDict({**stage["loop"], "substeps": 1})
-    found = started(config)
+    monkeypatch.setattr(loop, "SLOW_LOOPS", ("cpu",))
+    found = started(tiny_gan())
     assert found["teacher"] == [(1437, 0, 1)]
     assert found["gan"] == [(1437, 0, 1), (1437, 4, 1)]  # without R1 and with it
 

@@ -85,11 +85,12 @@ class Ahead:
             planned = dataclasses.replace(planned, codec=codec)
         if not shape:
             return
-        steps = range(0, run.loop.num_updates, run.loop.substeps)
-        kinds = kinds_of(run.method, range(run.loop.num_updates), run.loop.substeps)
+        loop = run.loop.on(self.mesh)
+        steps = range(0, loop.num_updates, loop.substeps)
+        kinds = kinds_of(run.method, range(loop.num_updates), loop.substeps)
         for step in sorted({kinds(step)["kinds"]: step for step in reversed(steps)}.values()):
             trace_update(
-                planned, self.runs, self.config, self.mesh, shape, step, run.loop.substeps
+                planned, self.runs, self.config, self.mesh, shape, step, loop.substeps
             ).traced.lower().compile()
 
     def _data_shape(self, run: Run) -> tuple[int, ...] | None:

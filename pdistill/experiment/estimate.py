@@ -43,7 +43,7 @@ def tell_estimate(
     first = first_of_each_method({planned.name: planned for planned in ahead})
     updates = {
         p.run.method.name: trace_update(
-            p, runs, experiment, mesh, data_shape, substeps=p.run.loop.substeps
+            p, runs, experiment, mesh, data_shape, substeps=p.run.loop.on(mesh).substeps
         )
         for p in first
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data import Pipeline
-from pdistill.data.pipeline import BatchIterator
 from pdistill.runtime.interruption import Interrupted, StopSignals
 from pdistill.runtime.mesh import batch_sharding, local_columns, replicated, to_device
 from pdistill.runtime.processes import Agreement
@@ -25,6 +25,8 @@ from pdistill.training.profiling import Profiler
 from pdistill.training.state import TrainState, take_frozen
 from pdistill.training.update import Steppable, compile_update, kinds_of, start_of
 
+SLOW_LOOPS = ("cpu",)  # platforms; see jax issue 12868
+
 
 class Diverged(ArithmeticError):
     """Too many updates were left out. None of them has touched the state."""
@@ -36,9 +38,9 @@ class LoopConfig:
 
     Attributes:
       num_updates: length of the run. batch_size: images an update, over all devices.
-      substeps: updates in one dispatch (a scan). All intervals are multiples of it. Use 1 for
-        convolutions on a CPU, whose gradients XLA runs ten times slower inside a loop. Parts of an
-        update that not all have are compiled by themselves with 1, and else behind a switch.
+      substeps: updates in one dispatch (a scan), but on a CPU, see `on`. All intervals are
+        multiples of it. Parts of an update that not all have are compiled by themselves with 1, and
+        else behind a switch.
       log_every, save_every: intervals.
       snapshot_every: interval of the saves at which an experiment keeps the averages of
         `Optimizer.ema_widths`, as models in <run>/averages; 0 for none.
@@ -95,6 +97,16 @@ class LoopConfig:
         """In all updates, an image as often as it is drawn."""
         return self.num_updates * self.batch_size
 
+    def on(self, mesh: Mesh, start: int = 0) -> Self:
+        """The same for these devices, from update number `start` on: whose dispatches may be short.
+
+        On CPUs a dispatch is one update: inside a loop XLA computes a convolution's gradient on one
+        thread there, ten times slower, and a dispatch costs a CPU next to nothing. A run that goes
+        on where such a one was stopped still meets all intervals.
+        """
+        slow = mesh.devices.flat[0].platform in SLOW_LOOPS
+        return dataclasses.replace(self, substeps=1 if slow else math.gcd(start, self.substeps))
+
 
 def train(
     method: Steppable,
@@ -138,34 +150,29 @@ def train(
         held = into_device_memory(frozen) if config.offload else frozen
         return state.method.replace(**held)
 
-    batches = pipeline.iterator(config.substeps, local_columns(mesh, pipeline.batch_size))
-    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer, batches:
+    with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
         with stop.at_once():
-            state, start = _restore(checkpointer, start_of(learning, mesh), batches)
-        if start < config.num_updates:
+            state, position = _restore(checkpointer, start_of(learning, mesh))
+        if (start := int(state.step)) >= config.num_updates:
+            return whole(state)
+        config, columns = config.on(mesh, start), local_columns(mesh, pipeline.batch_size)
+        with (
+            pipeline.iterator(config.substeps, columns) as batches,
+            TrainingLog(method, config, name, directory, writer, start) as log,
+        ):
+            if position is not None:
+                batches.set_state(position)
             settings = flip, factor, config.max_grad_norm, config.offload, codec
             update = compile_update(method, mesh, *settings)
             dispatch = _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh)
-
-            def save(step: int, state: TrainState, planned: bool) -> None:
-                if planned:
-                    on_save(step, whole(state))
-                writer.flush()
-                checkpointer.save(step, state, batches.get_state())
-
-            with TrainingLog(method, config, name, directory, writer, start) as log:
-                state = _loop(state, start, config, dispatch, log, save, on_start, stop, mesh)
+            save = _saver(on_save, whole, writer, checkpointer, batches)
+            state = _loop(state, start, config, dispatch, log, save, on_start, stop, mesh)
         return whole(state)
 
 
-def _restore(
-    checkpointer: Checkpointer, state: TrainState, batches: BatchIterator
-) -> tuple[TrainState, int]:
-    """The newest checkpoint's state, or `state`, and its number of updates; moves `batches`."""
-    if (restored := checkpointer.restore(state)) is not None:
-        state, position = restored
-        batches.set_state(position)
-    return state, int(state.step)
+def _restore(checkpointer: Checkpointer, state: TrainState) -> tuple[TrainState, Any]:
+    """The newest checkpoint's state and the position in the data, or `state` and None."""
+    return checkpointer.restore(state) or (state, None)
 
 
 def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) -> Callable:
@@ -179,6 +186,18 @@ def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) ->
             return update(state, frozen, resident, raw, key, **kinds(step))
 
     return dispatch
+
+
+def _saver(on_save, whole, writer, checkpointer, batches) -> Callable:
+    """save(updates done, state, whether it was planned): a checkpoint."""
+
+    def save(step: int, state: TrainState, planned: bool) -> None:
+        if planned:
+            on_save(step, whole(state))
+        writer.flush()
+        checkpointer.save(step, state, batches.get_state())
+
+    return save
 
 
 def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> TrainState:

@@ -98,8 +98,7 @@ def compile_update(
             return substep(state, frozen, resident, raw, key, which, kinds)
 
         if which.shape[0] == 1:
-            # On a CPU a convolution's gradient is ten times slower in a loop or a condition (jax
-            # issue 12868).
+            # On a CPU a convolution's gradient is ten times slower in a loop or a condition.
             state, metrics = body(state, jax.tree.map(lambda a: a[0], (raw, which)))
             metrics = jax.tree.map(lambda a: a[None], metrics)
         else:

@@ -36,6 +36,7 @@ from pdistill.training import (
     frozen,
     init_state,
     kinds_of,
+    loop,
     start_of,
     take_frozen,
     train,
@@ -115,6 +116,38 @@ def test_how_it_runs_does_not_change_what_it_learns(tmp_path, undisturbed, how):
     losses = [row["loss"] for row in undisturbed[1]]
     np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
     chex.assert_trees_all_close(state, undisturbed[0], rtol=1e-7, atol=2e-3)
+
+
+def test_on_cpus_each_update_is_a_dispatch(tmp_path, undisturbed, monkeypatch):
+    """Whatever is asked for; it learns the same, and logs and saves at the same updates."""
+    dispatches = []
+
+    def counted(*settings):
+        update = compile_update(*settings)
+
+        def dispatch(*inputs, which, kinds):
+            dispatches.append(len(which))
+            return update(*inputs, which=which, kinds=kinds)
+
+        return dispatch
+
+    monkeypatch.setattr(loop, "SLOW_LOOPS", ("cpu",))
+    monkeypatch.setattr(loop, "compile_update", counted)
+    _, log = run(tmp_path, 12, substeps=4)
+    assert dispatches == [1] * 12
+    losses = [row["loss"] for row in undisturbed[1]]
+    np.testing.assert_allclose([row["loss"] for row in log], losses, rtol=1e-5)
+    assert [row["step"] for row in log] == [4, 8, 12]
+
+
+def test_a_run_goes_on_from_between_its_dispatches(tmp_path, undisturbed):
+    """As after a stop on CPUs: it logs, saves and ends where it would have, and learns the same."""
+    run(tmp_path, 3, substeps=1, save_every=1, log_every=1)
+    state, log = run(tmp_path, 12, substeps=2)
+    assert int(state.model.count) == 12
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 8, 12]
+    assert ocp.CheckpointManager(tmp_path / "t/checkpoints").all_steps() == [8, 12]
+    np.testing.assert_allclose(log[-1]["loss"], undisturbed[1][-1]["loss"], rtol=1e-5)
 
 
 def test_a_teacher_in_host_memory_teaches_the_same(tmp_path):
