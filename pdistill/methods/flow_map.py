@@ -142,6 +142,10 @@ class FlowMap(Method):
     def measured_at(self):
         return (1, 2, 4)
 
+    @property
+    def denoises(self):
+        return self.jumps.instantaneous > 0
+
     def init(
         self,
         key: Array,

@@ -60,6 +60,10 @@ class Gan(Method):
     def made_for(self):
         return (self.num_steps,)
 
+    def learns_from(self, made_for, denoises):
+        del made_for  # it may go on from a generator
+        return denoises
+
     def parts(self, step: int) -> tuple[str, ...]:
         return ("generator", *self.adversary.parts(step))
 

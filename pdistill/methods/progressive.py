@@ -7,6 +7,7 @@ from typing import ClassVar
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jax.lax import stop_gradient
@@ -100,6 +101,10 @@ class Progressive(Method):
 
     def made_for(self, *, num_steps, num_updates=0):
         return (num_steps,)
+
+    def learns_from(self, made_for, denoises, *, num_steps, num_updates=0):
+        counts = made_for and made_for[0]  # of a cascade one for each resolution
+        return denoises and set(np.ravel(counts)) <= {2 * num_steps}
 
     def over(self, num_updates: int) -> "Progressive":
         """The same method: a state knows its length, so that runs of any share what is compiled."""
