@@ -24,11 +24,12 @@ from pdistill.diffusion import (
 )
 from pdistill.features import load_extractor
 from pdistill.methods import Ctm
-from pdistill.methods.ctm import denoising_levels, draw_jumps, narrowed
+from pdistill.methods.ctm import denoising_levels, draw_jumps
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.distance import Distance, directions
+from pdistill.methods.parts.times import narrowed
 from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Optimizer

@@ -19,7 +19,7 @@ from tiny_training import noise_dataset
 
 from pdistill import diffusion, experiment, samplers
 from pdistill.data import Pipeline, make_batch
-from pdistill.diffusion import CosineSchedule, KarrasSchedule
+from pdistill.diffusion import CosineSchedule, KarrasSchedule, LinearLogsnrSchedule
 from pdistill.methods import Dmd
 from pdistill.methods.columns import Pairs, check_rows
 from pdistill.methods.dmd import matching_gradient
@@ -508,7 +508,7 @@ def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks)
         teacher = jax.tree.map(lambda a: a + 0.1, DEEP.init(jax.random.key(0)))
         state = method.init(jax.random.key(1), teacher=teacher)
         x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
-        noisy = method.noised(x, *jax.random.split(jax.random.key(3)))
+        noisy = method.noised(x, state, *jax.random.split(jax.random.key(3)))
         total = lambda fake: method.logit(fake, state, noisy, None, NOTHING).sum()  # noqa: E731
         return jax.grad(total)(state.fake_score.network).network.params
 
@@ -808,15 +808,35 @@ def test_what_does_not_go_on():
 def test_levels_in_turn_meet_all_noise():
     """Times are stratified over the batch, in rising order; there is no more noise than at 1."""
     method = dmd(generated_at=LEVELS, noise=KarrasSchedule())
-    logsnr = [
-        method.noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
-        for seed in range(200)
-    ]
+    state = begin(method, None, posterior(0.0, 1.0))
+    draw = jax.vmap(lambda key: method.noised(jnp.zeros((8, 1)), state, *jax.random.split(key))[1])
+    logsnr = jax.jit(draw)(jax.random.split(jax.random.key(0), 200))
     of_level = np.reshape(logsnr, (-1, len(LEVELS)))
     highest, lowest = (float(method.noise(jnp.array(t))) for t in (0.1, 0.9))
     assert np.all(of_level.max(axis=0) > highest)
     assert np.all(of_level.min(axis=0) < lowest)
     assert of_level.min() > float(method.noise(jnp.ones(()))) - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "low", "high"),
+    [
+        (LinearLogsnrSchedule(-6.0, 6.0), -6.0, 6.0),
+        (KarrasSchedule(), -8.764, 12.429),
+        (CosineSchedule(-20.0, 20.0), -8.764, 12.429),
+    ],
+)
+def test_the_noise_is_what_the_teacher_knows(schedule, low, high):
+    """EDM's levels, but for those beyond the teacher's schedule; others are refused there."""
+    teacher = posterior(0.0, 1.0).replace(schedule=schedule)
+    state, keys = begin(dmd(), None, teacher), jax.random.split(jax.random.key(0))
+    _, logsnr, _ = dmd().noised(jnp.zeros((1024, 1)), state, *keys)
+    edm = KarrasSchedule(math.exp(-high / 2), math.exp(-low / 2))
+    levels = np.sort(logsnr)[::-1], edm(jnp.linspace(0, 1, 1024))
+    np.testing.assert_allclose(*levels, atol=0.06)  # stratified: no two are further apart
+    if low == -6.0:
+        with pytest.raises(ValueError, match="noise: the teacher knows sigma / alpha from 0.0498"):
+            begin(dmd(noise=KarrasSchedule(0.01, 10.0)), None, teacher)
 
 
 @pytest.mark.parametrize(

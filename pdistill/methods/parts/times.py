@@ -1,12 +1,15 @@
 """Laws of the times and guidance weights of a batch."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Schedule
+from pdistill.diffusion import KarrasSchedule, Schedule
+
+SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
@@ -69,6 +72,34 @@ def ends(schedule: Schedule) -> tuple[float, float]:
     """Log-SNRs at the noisiest time, 1, and at 0: numbers, also inside a traced function."""
     with jax.ensure_compile_time_eval():
         return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
+
+
+def within(name: str, levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
+    """Levels that a teacher's schedule has: of the default ones, EDM's, those that it has.
+
+    Raises:
+      ValueError: other levels are beyond the teacher's.
+    """
+    if levels == KarrasSchedule():
+        levels = narrowed(levels, teacher)
+    if narrowed(levels, teacher) != levels:
+        low, high = ends(teacher)
+        raise ValueError(
+            f"{name}: the teacher knows sigma / alpha from {math.exp(-high / 2):.3g} to "
+            f"{math.exp(-low / 2):.3g}; set sigma_min and sigma_max within"
+        )
+    return levels
+
+
+def narrowed(levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
+    """The levels without those that the teacher's schedule has not."""
+    (low, high), (first, last) = ends(teacher), ends(levels)
+    changes = {}
+    if last > high + SMALL:
+        changes["sigma_min"] = levels.data_std * math.exp(-high / 2)
+    if first < low - SMALL:
+        changes["sigma_max"] = levels.data_std * math.exp(-low / 2)
+    return dataclasses.replace(levels, **changes)
 
 
 def check_law(name: str, law: tuple[float, ...]) -> None:
