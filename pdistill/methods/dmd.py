@@ -164,11 +164,7 @@ class Dmd(Method):
         self._check(teacher)
         teacher, (start_key, key) = teacher.without_dropout(), jax.random.split(key)
         generator = begin_generator(
-            start_key,
-            start or teacher,
-            scratch=self.scratch,
-            changes=self.network,
-            one_step=bool(start),
+            start_key, teacher, start, scratch=self.scratch, changes=self.network
         ).replace(sampler=generator_solver(self.generated_at))
 
         fresh_key, head_key = jax.random.split(key)

@@ -71,7 +71,7 @@ class Gan(Method):
         check_given(teacher, "teacher", one_step=True)
         start_key, critic_key = jax.random.split(key)
         generator = begin_generator(
-            start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
+            start_key, teacher, start, scratch=self.scratch, changes=self.network
         ).replace(sampler="one_step" if self.num_steps == 1 else "")
         critic, eyes = self.adversary.init(
             critic_key, generator.image_shape, teacher.without_dropout()

@@ -835,7 +835,9 @@ def test_the_noise_is_what_the_teacher_knows(schedule, low, high):
     levels = np.sort(logsnr)[::-1], edm(jnp.linspace(0, 1, 1024))
     np.testing.assert_allclose(*levels, atol=0.06)  # stratified: no two are further apart
     if low == -6.0:
-        with pytest.raises(ValueError, match="noise: the teacher knows sigma / alpha from 0.0498"):
+        with pytest.raises(
+            ValueError, match=r"noise: the teacher knows sigma / alpha from 0\.0498"
+        ):
             begin(dmd(noise=KarrasSchedule(0.01, 10.0)), None, teacher)
 
 

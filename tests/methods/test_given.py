@@ -1,5 +1,7 @@
 """Which networks a method can be given."""
 
+import dataclasses
+
 import pytest
 from planning import TEACHER, plan_of, stage
 
@@ -73,6 +75,17 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
 def test_teachers_that_do(first, method):
     """A student at its own count, generators that go on, and maps that have learnt to denoise."""
     plan_of(MODULE, TEACHER, first, stage(method, "later", given={"teacher": "first"}))
+
+
+@pytest.mark.parametrize("method", [MATCHING, gan(1)])
+def test_a_generator_does_not_start_from_a_map(method):
+    """It would begin at F(z, T, T), the posterior mean, and not at the map's jump to the data."""
+    for first in (CONSISTENCY, ctm()):
+        given = {"teacher": "teacher", "start": "first"}
+        with pytest.raises(ValueError, match="start jumps, and a generator would begin as"):
+            plan_of(MODULE, TEACHER, first, stage(method, "later", given=given))
+        fresh = stage(dataclasses.replace(method, scratch=True), "later", given=given)
+        plan_of(MODULE, TEACHER, first, fresh)
 
 
 def test_what_starts_from_a_map_need_not_learn_from_it():
