@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import chex
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -170,7 +171,9 @@ class Dmd(Method):
         fresh_key, head_key = jax.random.split(key)
         network = teacher.unguided().replace(sampler="")
         if self.told_level:
-            network, _ = network.with_target(teacher.schedule).init(fresh_key).taking(network)
+            network.with_target(teacher.schedule)  # raises
+            told = network.blank.replace(module=_told(teacher.module))
+            network, _ = told.init(fresh_key).taking(network)
         fake = FakeScore(network=network, features=self.features, bottleneck=self.bottleneck)
         if self.adversarial:
             fake = fake.with_classifier(head_key, teacher)
@@ -330,11 +333,17 @@ class Dmd(Method):
             )
 
 
+def _told(module: nn.Module) -> nn.Module:
+    """A module like the teacher's that is also told a level, beside the noise's in every block."""
+    late = {"target_blocks": 0} if hasattr(module, "target_blocks") else {}
+    return module.clone(target=True, **late)
+
+
 def _of_the_same_teacher(network: Network, teacher: Network) -> bool:
     """Whether a fake score has the teacher's form, but perhaps an input for levels."""
     forms = [teacher.module]
     if hasattr(teacher.module, "target"):
-        forms.append(teacher.module.clone(target=True))
+        forms.append(_told(teacher.module))
     alike = (network.head, network.schedule) == (teacher.head, teacher.schedule)
     return alike and network.module in forms
 

@@ -379,6 +379,24 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
     assert dark == pytest.approx(-desired, abs=0.05)
 
 
+def test_a_fake_score_that_is_told_levels_starts_as_the_teacher():
+    """Whatever they are: all blocks hear the noise's level, and the images' beside it."""
+    rng, deep = np.random.default_rng(0), DEEP.with_module({"target_blocks": 1})
+    teacher = jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype(a.dtype), deep.shapes)
+    method = dmd(generated_at=LEVELS, told_level=True)
+
+    @jax.jit
+    def both(z, logsnr, level):
+        state = method.init(jax.random.key(0), teacher=teacher)
+        fake = state.fake_score.network.network
+        return fake.v(z, logsnr, Conditioning(target=level)), teacher.v(z, logsnr)
+
+    z = jax.random.normal(jax.random.key(1), (4, *IMAGE))
+    fake, expected = both(z, jnp.linspace(-3, 3, 4), jnp.array(LEVELS))
+    np.testing.assert_allclose(fake, expected, rtol=1e-5, atol=1e-6)
+    assert np.std(expected) > 1e-3
+
+
 def test_the_multistep_solver():
     """The same variances, step by step, and fewer steps are the first levels."""
     denoise = posterior(0.0, 0.5).denoiser()
