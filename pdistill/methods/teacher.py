@@ -62,7 +62,7 @@ class Teacher(Method):
     def init(self, key: Array, *, model: Network, start: Network | None = None) -> State:
         if start:
             check_given(start, "start")
-            model = start.unguided()
+            model = start.unguided().replace(sampler="")
         model = model.with_module(self.network)
         if self.head:
             model = model.with_head(self.head)

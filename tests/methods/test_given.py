@@ -39,6 +39,7 @@ def gan(num_steps):
 
 ROUNDS = stage(halving(8, 4), "first")
 CONSISTENCY = flow_map(to="data", level=(-1.1, 2.0))
+MAP = flow_map(to="dyadic", instantaneous=0.75)
 COUNTED = r"teacher: 'first.*num_steps=4 and knows a few noise levels only, but .* name another"
 JUMPS = "teacher: 'first', by .*, has learnt to jump, not to denoise"
 
@@ -68,7 +69,7 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
     [
         (ROUNDS, halving(4, 2)),
         (ROUNDS, gan(4)),
-        (flow_map(to="dyadic", instantaneous=0.75), MATCHING),
+        (MAP, MATCHING),
         (ctm(to_data=True), MATCHING),
     ],
 )
@@ -86,6 +87,12 @@ def test_a_generator_does_not_start_from_a_map(method):
             plan_of(MODULE, TEACHER, first, stage(method, "later", given=given))
         fresh = stage(dataclasses.replace(method, scratch=True), "later", given=given)
         plan_of(MODULE, TEACHER, first, fresh)
+
+
+def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
+    later = stage(SCORES, "later", given={"teacher": "first"})
+    plan = plan_of(MODULE, TEACHER, MAP, later)
+    assert (plan["first"].network.sampler, plan["later"].network.sampler) == ("gamma", "")
 
 
 def test_what_starts_from_a_map_need_not_learn_from_it():

@@ -77,8 +77,9 @@ def test_a_teacher_goes_on():
     method = Teacher(optimizer=Optimizer(1e-2, warmup=2, ema_widths=(0.1,)))
     network = blank(ClassNetwork(), 1)
     start = network.replace(params={"off": jnp.full((), 0.25)}, guidance=(0.0, np.inf))
+    start = start.replace(sampler="stochastic")
     state = method.init(jax.random.key(0), model=network, start=start)
-    assert state.model.network.guidance is None
+    assert (state.model.network.guidance, state.model.network.sampler) == (None, "")
     batch = {"image": jnp.ones((4, 1)), "label": jnp.zeros(4, jnp.int32)}
     states, _ = run(method, state, batch, 2)
     values = [float(state.model.network.params["off"]) for state in states]
