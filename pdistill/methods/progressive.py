@@ -76,7 +76,13 @@ class Progressive(Method):
     def unfold(self, stage: Run, model: Network) -> list[Run]:
         """A run for each halving, which starts from the one before."""
         runs, given, method = [], dict(stage.given), self
-        for num_steps in halvings(self.start_steps, self.end_steps):
+        counts = halvings(self.start_steps, self.end_steps)
+        if stage.measured_at and set(stage.measured_at) != set(counts):
+            raise ValueError(
+                f"measured_at: each round is measured at its own count, {counts}; leave it out; "
+                f"got {stage.measured_at}"
+            )
+        for num_steps in counts:
             length = stage.loop.num_updates * (2 if num_steps <= self.long_rounds else 1)
             run = dataclasses.replace(
                 stage,
