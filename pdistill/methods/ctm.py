@@ -142,6 +142,8 @@ class Ctm(Method):
         find_layer(self.layer, student)
         critic = eyes = None
         if self.adversary:
+            if not teacher:
+                self.adversary.check_without_teacher()
             critic, eyes = self.adversary.init(critic_key, student.image_shape, teacher or student)
         learner = Learner.of(student, self.optimizer, whole_batches=True)
         target = jax.tree.map(jnp.copy, student) if self.target_decay else None

@@ -540,6 +540,11 @@ def test_what_it_is_given():
     assert gan.given == {"teacher": "teacher", "start": "ctm"}
     assert gan.state.critic is not None
     assert alone.state.teacher is None
+    judges = (dataclasses.replace(JUDGED.judges[0], features="teacher"),)
+    looking = dataclasses.replace(JUDGED, judges=judges)
+    blind = stage(ctm(adversary=looking), "blind", given={})
+    with pytest.raises(ValueError, match="no teacher to judge with; give judges other"):
+        plan_of(MODULE, TEACHER, blind)
     assert alone.network.takes_target
 
 
