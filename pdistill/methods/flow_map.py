@@ -160,6 +160,8 @@ class FlowMap(Method):
                 "a map below and jumps.least go together, for the semigroup identity: give both or "
                 "none"
             )
+        if below and len(self.guidance) == 2:
+            raise ValueError("a map below is told no weights: give guidance as one weight, its own")
         for role, network in (("teacher", teacher), ("start", start), ("below", below)):
             if network:
                 check_given(network, role)

@@ -442,6 +442,18 @@ def test_each_residual_over_its_norm():
         (lambda: JumpLaw(most=12), "power of two"),
         (lambda: JumpLaw(least=(0.0,)), "for a level and to='data'"),
         (lambda: gaussian_state(method("semigroup", between=Cut(at="ect")), below=True), "go toge"),
+        (
+            lambda: gaussian_state(
+                method(
+                    "semigroup",
+                    between=Cut(at="ect"),
+                    guidance=(0.0, 1.0),
+                    jumps=JumpLaw(level=(0.0, 1.0), least=(0.0,), to="data"),
+                ),
+                below=True,
+            ),
+            "is told no weights",
+        ),
         (lambda: JumpLaw(stratified=True, level=(0.0, 1.0)), "leave level out"),
         (lambda: Cut(at="third"), "between.at must be one of"),
         (lambda: Cut(q=0.5), "between needs"),
