@@ -146,6 +146,10 @@ class FlowMap(Method):
     def denoises(self):
         return self.jumps.instantaneous > 0
 
+    def check_batch(self, batch_size: int) -> None:
+        super().check_batch(batch_size)
+        self.jumps.check_batch(batch_size)
+
     def init(
         self,
         key: Array,

@@ -472,6 +472,9 @@ def test_each_residual_over_its_norm():
         (lambda: method(guidance=(0.0,)), "with w above 0"),
         (lambda: method(label_dropout=1.0), r"label_dropout in \[0, 1\)"),
         (lambda: method(guidance=(2.0, 1.0)), "low < high"),
+        (lambda: method(guidance=(0.0, np.inf)), "must be finite"),
+        (lambda: method(jumps=JumpLaw(instantaneous=0.75)).check_batch(2), "not of both kinds"),
+        (lambda: method(jumps=JumpLaw(instantaneous=0.5)).check_batch(1), "not of both kinds"),
         (lambda: method(guided_levels=(1.0,)), "low < high"),
         (lambda: method(omega=0.0), r"in \(0, 1\]"),
     ],
@@ -479,6 +482,12 @@ def test_each_residual_over_its_norm():
 def test_settings_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_batches_of_both_kinds_of_jumps():
+    """Or of one, where the law has no other."""
+    for instantaneous, batch_size in ((0.75, 3), (0.5, 2), (0.0, 1), (1.0, 1)):
+        method(jumps=JumpLaw(instantaneous=instantaneous)).check_batch(batch_size)
 
 
 def test_maps_to_the_data_are_sampled_by_the_jumps_that_they_learn():

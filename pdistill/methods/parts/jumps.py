@@ -67,6 +67,18 @@ class JumpLaw:
         if self.most < 1 or self.most & self.most - 1:
             raise ValueError(f"jumps.most must be a power of two; got {self.most}")
 
+    def check_batch(self, num: int) -> None:
+        """Raises ValueError for so few jumps that one of the two kinds is left out."""
+        if 0 < self.instantaneous < 1 and not 0 < self.count_same(num) < num:
+            raise ValueError(
+                f"loop.batch_size: {num} jumps, of which a fraction of {self.instantaneous:g} has "
+                "no length (jumps.instantaneous), are not of both kinds; take a larger batch"
+            )
+
+    def count_same(self, num: int) -> int:
+        """Number of `num` jumps with s = t."""
+        return round(self.instantaneous * num)
+
     def draw(self, key: Array, num: int, schedule: Schedule, dtype=jnp.float32):
         """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
         first_key, second_key = jax.random.split(key)
@@ -91,7 +103,7 @@ class JumpLaw:
         elif self.to == "ordered":
             s = _level(second_key, self.end or self.level, num, schedule, dtype)
             t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
-        same = jnp.arange(num) < round(self.instantaneous * num)
+        same = jnp.arange(num) < self.count_same(num)
         return t, jnp.where(same, t, s)
 
     def _first(self, key: Array, num: int, schedule: Schedule, dtype) -> Array:

@@ -109,8 +109,10 @@ def check_law(name: str, law: tuple[float, ...]) -> None:
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:
-    """Raises ValueError unless least <= low < high <= most."""
-    if len(interval) != 2 or not least <= interval[0] < interval[1] <= most:
+    """Raises ValueError unless least <= low < high <= most, and both are finite."""
+    finite = all(map(math.isfinite, interval))
+    if len(interval) != 2 or not (finite and least <= interval[0] < interval[1] <= most):
         raise ValueError(
-            f"{name} must be (low, high) with {least:g} <= low < high <= {most:g}; got {interval}"
+            f"{name} must be finite (low, high) with {least:g} <= low < high <= {most:g}; got "
+            f"{interval}"
         )
