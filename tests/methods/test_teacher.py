@@ -86,6 +86,13 @@ def test_a_teacher_goes_on():
     assert values[0] == values[1] == 0.25 != values[2]
 
 
+@pytest.mark.parametrize("head", ["x", "eps"])
+def test_a_teacher_goes_on_with_its_starts_head(mlp, head):
+    method, start = Teacher(optimizer=Optimizer(1e-2), head=head), mlp.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=f"head: start predicts v, .* is not {head}; leave"):
+        method.init(jax.random.key(0), model=mlp, start=start)
+
+
 def test_a_teacher_does_not_go_on_from_a_generator(mlp):
     method = Teacher(optimizer=Optimizer(1e-2))
     start = mlp.init(jax.random.key(0)).replace(sampler="one_step")
