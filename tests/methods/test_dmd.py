@@ -460,6 +460,15 @@ def test_the_papers_head(size, convolutions):
     assert count == convolutions * (16 * c * c + c + 2 * c) + c + 1
 
 
+def test_a_head_of_maps_that_are_not_square():
+    """Halved until the shorter side has 4 places; the last kernel is as large as the map."""
+    c, h = 16, jax.random.normal(jax.random.key(1), (2, 8, 24, 16))
+    params = BottleneckHead().init(jax.random.key(0), h)
+    kernels = [params["params"][f"conv_{i}"]["kernel"].shape for i in (0, 1)]
+    assert kernels == [(4, 4, c, c), (4, 12, c, c)]
+    assert BottleneckHead().apply(params, h).shape == (2,)
+
+
 @pytest.mark.parametrize("features", ["fake_score", "teacher"])
 def test_a_classifier_that_says_nothing(teacher, batch, features):
     """docs/methods/dmd.md, A8: ln 2 for the generator, twice that for the classifier."""
