@@ -216,7 +216,7 @@ class Dmd(Method):
 
     def update_generator(self, state: State, images, pull_back, rows, pairs, key):
         """One update on the slopes of the losses at the images."""
-        matching_key, adversarial_key, _ = jax.random.split(key, 3)
+        matching_key, adversarial_key = jax.random.split(key)
         _, level, told = rows
         loss, slope, metrics = jnp.zeros((), images.dtype), jnp.zeros_like(images), {}
         if self.matching:
