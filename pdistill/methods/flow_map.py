@@ -208,13 +208,13 @@ class FlowMap(Method):
                 "guidance without a teacher is towards the labels of the network's own velocity: "
                 "set label_dropout, such as 0.1, so that it also learns the one without"
             )
-        somewhere = self.guided_levels or student.takes_levels
+        somewhere = self.guided_levels or student.takes_guidance_levels
         if self.own_velocity and len(self.guidance) == 2 and self.guidance[0] and somewhere:
             raise ValueError(
                 "outside of the levels where guidance acts the network's own velocity is that of "
                 f"weight 0: let guidance begin there, so that it is learnt; got {self.guidance}"
             )
-        if student.takes_levels and (self.guided_levels or len(self.guidance) < 2):
+        if student.takes_guidance_levels and (self.guided_levels or len(self.guidance) < 2):
             raise ValueError(
                 "a network that takes guidance_levels is for weights as an input, and draws them: "
                 "give guidance as (low, high) and leave guided_levels out"
@@ -256,7 +256,7 @@ class FlowMap(Method):
         levels = self.draw_levels(level_key, t, s, network)
         told = told.replace(
             guidance=w if network.takes_guidance else None,
-            levels=levels if network.takes_levels else None,
+            guidance_levels=levels if network.takes_guidance_levels else None,
         )
         rows = Rows(z, diffusion.v_target(x, eps, t), t, s, told, w, levels)
         if state.teacher:
@@ -279,7 +279,7 @@ class FlowMap(Method):
         if self.guided_levels:
             least, most = self.guided_levels
             return jnp.broadcast_to(jnp.array([-2 * most, -2 * least], t.dtype), (len(t), 2))
-        if not network.takes_levels:
+        if not network.takes_guidance_levels:
             return None
         early, late = jax.random.uniform(key, (2, *t.shape), t.dtype, 0.0, 0.5)
         drawn = jnp.stack([network.schedule(1 - early), network.schedule(late)], axis=-1)
@@ -382,4 +382,4 @@ class Rows(NamedTuple):
         """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
         w = self.told.guidance
         w = None if w is None else acting(w, self.levels, logsnr)
-        return self.told.replace(guidance=w, levels=None)
+        return self.told.replace(guidance=w, guidance_levels=None)
