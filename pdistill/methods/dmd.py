@@ -109,10 +109,11 @@ class Dmd(Method):
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates must be at least 1; got {self.fake_updates}")
         weights = self.matching, self.adversarial, self.regression
-        if min(*weights, self.discriminating, self.guidance) < 0 or not any(weights):
+        every = (*weights, self.discriminating, self.guidance)
+        if not all(0 <= weight < math.inf for weight in every) or not any(weights):
             raise ValueError(
-                "weights must not be negative, nor matching, adversarial and regression all zero; "
-                f"got {self}"
+                "weights must be finite and not be negative, nor matching, adversarial and "
+                f"regression all zero; got {self}"
             )
         check_data_std(self.data_std)
         check_interval("matching_times", self.matching_times, 0.0, 1.0)

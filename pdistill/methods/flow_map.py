@@ -124,9 +124,10 @@ class FlowMap(Method):
             )
         if len(self.guidance) == 2:
             check_interval("guidance", self.guidance, 0.0, math.inf)
-        elif self.guidance and not (len(self.guidance) == 1 and self.guidance[0] > 0):
+        elif self.guidance and not (len(self.guidance) == 1 and 0 < self.guidance[0] < math.inf):
             raise ValueError(
-                f"guidance must be (), (w,) with w above 0, or (low, high); got {self.guidance}"
+                "guidance must be (), (w,) with w finite and above 0, or (low, high); got "
+                f"{self.guidance}"
             )
         if self.guided_levels:
             check_interval("guided_levels", self.guided_levels, -math.inf, math.inf)

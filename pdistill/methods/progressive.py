@@ -127,6 +127,10 @@ class Progressive(Method):
         del key
         check_given(teacher, "teacher", guided=True, cascade=True)
         check_split(self.split, self.max_noise, teacher)
+        if teacher.sampler == "stochastic" and not self.stochastic:
+            raise ValueError(
+                "teacher is a student of stochastic steps, twice as long; set stochastic"
+            )
         teacher, sampler = teacher.without_dropout(), "stochastic" if self.stochastic else ""
         if teacher.resolutions:
             if self.stochastic:

@@ -95,6 +95,15 @@ def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
     assert (plan["first"].network.sampler, plan["later"].network.sampler) == ("gamma", "")
 
 
+def test_rounds_of_stochastic_steps_are_followed_by_such():
+    first = stage(dataclasses.replace(halving(8, 4), stochastic=True), "first")
+    again = halving(4, 2)
+    with pytest.raises(ValueError, match="stochastic steps, twice as long; set stochastic"):
+        plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
+    again = dataclasses.replace(again, stochastic=True)
+    plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
+
+
 def test_what_starts_from_a_map_need_not_learn_from_it():
     later = stage(FlowMap(optimizer=PLAIN), "later", given={"start": "first"})
     plan_of(MODULE, TEACHER, CONSISTENCY, later)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.methods.parts.times import ends, normal_levels, shuffled_times
+from pdistill.methods.parts.times import check_law, ends, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
@@ -48,9 +48,7 @@ class JumpLaw:
         if self.to not in ENDS:
             raise ValueError(f"jumps.to must be one of {', '.join(ENDS)}; got {self.to!r}")
         for name in ("level", "end"):
-            law = getattr(self, name)
-            if law and not (len(law) == 2 and law[1] > 0):
-                raise ValueError(f"jumps.{name} must be (mean, deviation) or empty; got {law}")
+            check_law(f"jumps.{name}", getattr(self, name))
         if self.least and not (len(self.least) == 1 and self.level and self.to == "data"):
             raise ValueError(
                 f"jumps.least is one number, for a level and to='data'; got {self.least}"
