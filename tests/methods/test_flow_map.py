@@ -474,7 +474,7 @@ def test_each_residual_over_its_norm():
         (lambda: JumpLaw(level=(0.0, np.inf)), "jumps.level must be"),
         (lambda: method(label_dropout=1.0), r"label_dropout in \[0, 1\)"),
         (lambda: method(guidance=(2.0, 1.0)), "low < high"),
-        (lambda: method(guidance=(0.0, np.inf)), "must be finite"),
+        (lambda: method(guidance=(0.0, np.inf)), "both finite"),
         (lambda: method(jumps=JumpLaw(instantaneous=0.75)).check_batch(2), "not of both kinds"),
         (lambda: method(jumps=JumpLaw(instantaneous=0.5)).check_batch(1), "not of both kinds"),
         (lambda: method(guided_levels=(1.0,)), "low < high"),

@@ -113,6 +113,6 @@ def check_interval(name: str, interval: tuple[float, ...], least: float, most: f
     finite = all(map(math.isfinite, interval))
     if len(interval) != 2 or not (finite and least <= interval[0] < interval[1] <= most):
         raise ValueError(
-            f"{name} must be finite (low, high) with {least:g} <= low < high <= {most:g}; got "
-            f"{interval}"
+            f"{name} must be (low, high), both finite, with {least:g} <= low < high <= {most:g}; "
+            f"got {interval}"
         )
