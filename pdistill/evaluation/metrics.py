@@ -26,7 +26,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pdistill.evaluation.clip import clip_score, cmmd
-from pdistill.evaluation.frechet import Statistics, frechet_bias, frechet_distance
+from pdistill.evaluation.frechet import (
+    Statistics,
+    frechet_bias,
+    frechet_bias_of_few,
+    frechet_distance,
+)
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
 from pdistill.evaluation.inception_score import inception_score
 from pdistill.evaluation.jackknife import NORMAL, frechet_margin, recall_margin, share_margin
@@ -118,11 +123,13 @@ class FrechetDistance(Metric):
         except ValueError as error:
             raise EvaluationError(f"{self.features} against {reference.name}: {error}") from error
         num, size = samples.statistics.count, len(statistics.mean)
-        if num <= size:
-            row["bias"] = _bias(statistics, num)
+        few = statistics.count is not None and statistics.count <= size
+        if few or num <= size:
+            row["bias"] = (_bias_of_few if few else _bias)(statistics, num)
+            what = f"{statistics.count} images of {reference.name}" if few else f"{num} samples"
             warnings.warn(
-                f"{num} samples are too few for {size} features ({self.features}): perfect ones "
-                f"would measure {row['bias']:.3g} against {reference.name}, not 0",
+                f"{what} are too few for {size} features ({self.features}): even perfect samples "
+                f"would measure {'about ' * few}{row['bias']:.3g} against {reference.name}",
                 EvaluationWarning,
                 stacklevel=2,
             )
@@ -140,7 +147,9 @@ def _share(found: np.ndarray) -> dict[str, float]:
     return {"value": share, "margin": share_margin(share, len(found))}
 
 
-_bias = functools.lru_cache(maxsize=64)(frechet_bias)  # the same for every model of a run
+_bias, _bias_of_few = (  # the same for every model of a run
+    functools.lru_cache(maxsize=64)(found) for found in (frechet_bias, frechet_bias_of_few)
+)
 
 
 class KernelDistance(Metric):

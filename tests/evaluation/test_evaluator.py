@@ -43,8 +43,8 @@ def scaled(batch):
 def frechet(a, b):
     a, b = scaled(a), scaled(b)
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
+    root = np.sqrt(scipy.linalg.eigvals(cov_a @ cov_b).real.clip(0)).sum()
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b) - 2 * root
 
 
 def test_a_row_for_each_metric_and_reference():
@@ -175,6 +175,17 @@ def test_too_few_samples_for_the_features_state_their_bias():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "bias" not in Evaluator([reference], ("fd_pixels",)).measure([reference.images])[0]
+
+
+def test_too_few_images_of_the_reference_state_their_bias():
+    """Of any number of samples, where one image more than there are features is no few."""
+    few, enough = (Reference(f"noise{num}", images(num, shape=(6, 6, 1))) for num in (36, 37))
+    evaluator = Evaluator([few, enough], ("fd_pixels",), num_samples=1000)
+    with pytest.warns(EvaluationWarning, match="36 images of noise36 are too few for 36") as told:
+        rows = evaluator.measure([images(1000, shape=(6, 6, 1))])
+    assert len(told) == 1
+    np.testing.assert_allclose(rows[0]["value"], rows[0]["bias"], rtol=0.3)
+    assert "bias" not in rows[1]
 
 
 def test_labels_of_another_distribution():
