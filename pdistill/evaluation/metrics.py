@@ -33,17 +33,17 @@ from pdistill.evaluation.frechet import (
     frechet_distance,
 )
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
-from pdistill.evaluation.inception_score import inception_score
+from pdistill.evaluation.inception_score import SPLITS, inception_score
 from pdistill.evaluation.jackknife import NORMAL, frechet_margin, recall_margin, share_margin
 from pdistill.evaluation.kid import kernel_distance
 from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.features import EXTRACTORS, Extractor
+from pdistill.features.inception import INCEPTION
 from pdistill.features.vision import CLIP
 
 NEIGHBOURS = "nearest_neighbour_ratio"
-INCEPTION = "inception"
 DISTANCES = ("fid", "fd_", "kid", "cmmd")  # beginnings of metrics whose smaller values are better
 
 
@@ -86,11 +86,13 @@ class Metric(abc.ABC):
       features: name of its feature space.
       needs: field of `Collected` that it reads.
       compares: images to compare with: "all" references, those of "training", or "none".
+      least: number of samples, and of images to compare with, that it needs.
     """
 
     features: str
     needs: ClassVar[str] = "features"
     compares: ClassVar[str] = "all"
+    least: ClassVar[int] = 2
 
     @abc.abstractmethod
     def names(self, num: int) -> tuple[str, ...]:
@@ -192,6 +194,7 @@ class InceptionScore(Metric):
 
     needs = "logits"
     compares = "none"
+    least = SPLITS
 
     def names(self, num: int) -> tuple[str, ...]:
         return ("is",)
@@ -274,6 +277,8 @@ class ClassShares(Metric):
 
 class PrecisionRecall(Metric):
     """Improved precision and recall against each reference."""
+
+    least = Manifold.k + 1
 
     def names(self, num: int) -> tuple[str, ...]:
         return ("precision", "recall")

@@ -19,8 +19,14 @@ from pdistill.evaluation import (
 )
 from pdistill.evaluation.jackknife import recall_margin
 from pdistill.evaluation.kid import kernel_distance
-from pdistill.evaluation.metrics import FrechetDistance, feature_space, parse_metrics
+from pdistill.evaluation.metrics import (
+    FrechetDistance,
+    InceptionScore,
+    feature_space,
+    parse_metrics,
+)
 from pdistill.evaluation.spectra import radial_spectrum
+from pdistill.features import load_extractor
 
 RNG = np.random.default_rng(0)
 
@@ -203,11 +209,11 @@ def test_channels_and_sizes():
     evaluator = Evaluator([TRAIN], ("fd_pixels",))
     with pytest.raises(EvaluationError, match=r"the sample set has the shape .*channels differ"):
         evaluator.measure([images(60, shape=(2, 2, 3))])
-    with (
-        pytest.warns(EvaluationWarning, match="each is resized by itself"),
-        pytest.raises(EvaluationError, match="feature sizes differ: 9 and 4"),
-    ):
+    with pytest.raises(EvaluationError, match=r"\(3, 3, 1\), noise:train \(2, 2, 1\): pixels"):
         evaluator.measure([images(60, shape=(3, 3, 1))])
+    pair = [Reference("a", images(9, shape=(s, s, 3))) for s in (16, 32)]
+    with pytest.warns(EvaluationWarning, match="each is resized by itself"):
+        Evaluator(pair, ("kid_pixels_16",))
     with pytest.raises(EvaluationError, match="takes images of 8 x 8; noise:train has 2"):
         Evaluator([TRAIN], ("fd_classifier",))
     with pytest.raises(EvaluationError, match="needs held-out images"):
@@ -243,6 +249,14 @@ def test_held_out_images_that_are_not():
     for held_out in (TRAIN, same):
         with pytest.raises(EvaluationError, match=f"{held_out.name}, are the training images the"):
             Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=held_out)
+    half = Reference("half", np.concatenate([TRAIN.images[7:27], images(20)]))
+    Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=half)
+    more = Reference("more", np.concatenate([half.images, TRAIN.images[:1]]))
+    with pytest.raises(EvaluationError, match=r"21 of the 41 held-out images are among noise:tr"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=more)
+    large = Reference("large", images(9, shape=(3, 3, 1)))
+    with pytest.raises(EvaluationError, match=r"large has images of \(3, 3, 1\), noise:train of"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=large)
     statistics = StatisticsReference("s", Statistics(np.zeros(4), np.eye(4)))
     with pytest.raises(EvaluationError, match="s holds only mu and sigma, and nearest_"):
         Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=statistics)
@@ -314,9 +328,14 @@ def test_metrics_that_compare_need_a_reference(metric):
 
 
 def test_a_reference_of_one_image_is_refused_before_anything_is_drawn():
-    one = Reference("noise:one", images(1))
-    with pytest.raises(EvaluationError, match="noise:one has a single image, with which fd_pixels"):
+    one, three = (Reference(f"noise:{num}", images(num)) for num in (1, 3))
+    with pytest.raises(EvaluationError, match="noise:1 has 1 image, with which fd_pixels cannot"):
         Evaluator([TRAIN, one], ("fd_pixels",))
+    with pytest.raises(EvaluationError, match="noise:3 has 3 images, with which precision cannot"):
+        Evaluator([TRAIN, three], ("fd_pixels", "precision_recall"), num_samples=50)
+    with pytest.raises(EvaluationError, match="precision needs at least 4 samples; got 3"):
+        Evaluator([TRAIN], ("fd_pixels", "precision_recall"), num_samples=3)
+    assert InceptionScore.least == 10  # its splits
 
 
 def test_pixels_of_large_images():
@@ -332,3 +351,19 @@ def test_pixels_of_large_images():
     assert row["value"] == pytest.approx(frechet(*small))  # of singular covariances
     with pytest.raises(EvaluationError, match="multiple of 16 pixels a side; got 24x24"):
         Evaluator([Reference("odd", images(9, shape=(24, 24, 3)))], ("fd_pixels_16",))
+
+
+def test_evaluators_share_extractors(monkeypatch):
+    """Whose weights are read once; no other is kept than what an evaluator needs."""
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return load_extractor(name)
+
+    monkeypatch.setattr("pdistill.evaluation.evaluator.load_extractor", load)
+    shared, reference = {}, Reference("noise", images(9, shape=(16, 16, 1)))
+    for metrics in (("fd_pixels",), ("kid_pixels", "kid_pixels_16"), ("fd_pixels",)):
+        found = Evaluator([reference], metrics, extractors=shared)
+    assert loaded == [*shared] == ["pixels", "pixels_16"]
+    assert [*found._extractors] == ["pixels"]
