@@ -118,12 +118,12 @@ class Evaluator:
         counts = [self._limit(reference) for reference in self.references]
         return max(counts, default=self._num_samples)
 
-    def expected(self) -> set[tuple[str, str | None]]:
-        """Names the rows that measuring `num_samples` samples gives, as (metric, reference)."""
+    def expected(self, most: float = math.inf) -> set[tuple[str, str | None]]:
+        """Names the rows, as (metric, reference), that measuring at most `most` samples gives."""
         return {
             (name, reference and reference.name)
             for metric, reference in self._comparisons()
-            for name in metric.names(self._limit(reference))
+            for name in metric.names(min(self._limit(reference), most))
         }
 
     def measure(
