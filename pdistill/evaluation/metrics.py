@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pdistill.evaluation.clip import clip_score, cmmd
+from pdistill.evaluation.clip import clip_score, cmmd, kernel_sum
 from pdistill.evaluation.frechet import (
     Statistics,
     frechet_bias,
@@ -172,8 +172,14 @@ class Cmmd(Metric):
         return ("cmmd",)
 
     def measure(self, samples, reference, extractor):
-        value, error = cmmd(samples.features, reference.features(extractor))
+        own = _kernel_sum(reference, extractor)
+        value, error = cmmd(samples.features, reference.features(extractor), own)
         return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
+
+
+@functools.lru_cache(maxsize=8)
+def _kernel_sum(reference: Reference, extractor: Extractor) -> float:
+    return kernel_sum(reference.features(extractor))
 
 
 class ClipScore(Metric):
