@@ -70,7 +70,7 @@ class Given:
         return len(self.images)
 
     def of(self, rows: np.ndarray) -> "Given":
-        """Those of some rows, numbers [n], alone."""
+        """Takes some rows, numbers [n], alone."""
         labels = self.labels if self.labels is None else self.labels[rows]
         prompts = self.prompts and [self.prompts[row] for row in rows]
         return Given(self.images[rows], labels, prompts)
