@@ -149,6 +149,7 @@ def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
         ((f"--model={files}/nothing", reference, pixels), "no model in"),
         ((reference, pixels), "give --model or --images"),
         ((images, reference, pixels, "--guidance=3"), "--guidance is for the samples of a --model"),
+        ((images, reference, pixels, "--held_out=digits:test"), "--held_out is for nearest_neigh"),
         ((images, reference, pixels, "--label=0"), "--label is for the samples of a --model"),
     ]
     for arguments, message in cases:

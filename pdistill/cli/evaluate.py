@@ -138,6 +138,10 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
     unused = [name for name in OF_MODELS if getattr(options, name) is not None]
     if unused and not options.model:
         raise EvaluationError(f"--{unused[0]} is for the samples of a --model; leave it out")
+    if options.held_out and NEIGHBOURS not in metrics:
+        raise EvaluationError(
+            f"--held_out is for {NEIGHBOURS}; add it to --metrics, or leave it out"
+        )
     pictures = {"channels": options.channels, "background": options.background}
     reference = load_reference(options.reference, **pictures)
     held_out = load_reference(options.held_out, **pictures) if options.held_out else None
