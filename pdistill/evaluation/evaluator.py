@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from pdistill.evaluation.clip import PromptEmbedder
-from pdistill.evaluation.frechet import Moments, Statistics
+from pdistill.evaluation.collector import Collector
+from pdistill.evaluation.frechet import Statistics
 from pdistill.evaluation.images import (
     DuplicateCounter,
     EvaluationError,
     EvaluationWarning,
     labels_follow,
 )
-from pdistill.evaluation.jackknife import Kept
 from pdistill.evaluation.metrics import (
     NEIGHBOURS,
     ClipScore,
-    Collected,
     Metric,
     NearestMean,
     parse_metrics,
@@ -279,7 +278,13 @@ class Evaluator:
                     f"{name} has {height} x {width}"
                 )
         for reference in self.references:
-            if reference.images is None or reference.images.shape[1:] == shape:
+            if reference.images is None:
+                for metric in self.metrics:
+                    if metric.needs == "statistics":
+                        width = self._extractors[metric.features].width(shape)
+                        reference.check(metric.features, width)
+                continue
+            if reference.images.shape[1:] == shape:
                 continue
             message = f"{name} has the shape {shape}, {reference.name} {reference.images.shape[1:]}"
             if channels != reference.images.shape[3]:
@@ -362,38 +367,7 @@ class Evaluator:
                 "GB; take fd_pixels_16, of images averaged to 16 x 16, or other features"
             )
 
-    def _collector(self, space: str) -> "_Collector":
+    def _collector(self, space: str) -> Collector:
         found = [(m, r) for m, r in self._comparisons() if m.features == space]
         limits = {self._limit(r) for m, r in found if m.needs == "statistics"}
-        return _Collector({metric.needs for metric, _ in found}, limits)
-
-
-class _Collector:
-    """Gathers one space's `Collected` from batches, moments up to each limit and whole arrays."""
-
-    def __init__(self, needs: set[str], limits: set[int]):
-        self._num = 0
-        self._moments = {limit: (Moments(), Kept(limit)) for limit in limits}
-        self._arrays = {name: [] for name in ("features", "logits") if name in needs}
-
-    def add(self, extracted: dict[str, np.ndarray]) -> None:
-        features = extracted["features"]
-        for limit, (moments, kept) in self._moments.items():
-            first = features[: max(limit - self._num, 0)] if limit else features
-            moments.add(first)
-            kept.add(first)
-        for name, parts in self._arrays.items():
-            parts.append(extracted[name])
-        self._num += len(features)
-
-    def first(self, limit: int, labels: np.ndarray | None, prompts: np.ndarray | None) -> Collected:
-        """Returns the first `limit` samples, or all if it is 0, with their labels and prompts."""
-        arrays = {
-            name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
-        }
-        labels, prompts = (a if a is None else a[: limit or None] for a in (labels, prompts))
-        arrays |= {"labels": labels, "prompts": prompts}
-        if limit not in self._moments:
-            return Collected(**arrays)
-        moments, kept = self._moments[limit]
-        return Collected(moments.statistics(), kept.parts, **arrays)
+        return Collector({metric.needs for metric, _ in found}, limits)

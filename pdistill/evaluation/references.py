@@ -222,8 +222,17 @@ class StatisticsReference:
         self.check(extractor.name)
         return self._statistics
 
-    def check(self, features: str) -> None:
-        """Raises EvaluationError if mu and sigma are of another feature space than this."""
+    def check(self, features: str, width: int | None = None) -> None:
+        """Raises EvaluationError if mu and sigma are of another feature space, or of other width.
+
+        Args:
+          width: number of the samples' features.
+        """
+        if width not in (None, own := len(self._statistics.mean)):
+            raise EvaluationError(
+                f"{self.name} holds mu of {own} features, and {features} of these samples has "
+                f"{width}: give statistics of {features}, of images of the samples' size"
+            )
         if self._space not in ("", features):
             raise EvaluationError(
                 f"{self.name} holds mu and sigma of {self._space}, not of {features}: give a "

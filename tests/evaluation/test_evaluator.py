@@ -155,8 +155,10 @@ def test_a_reference_of_statistics_alone():
     with pytest.raises(EvaluationError, match=r"file.npz holds only mu and sigma, which precision"):
         Evaluator([reference], ("precision_recall",), features="pixels")
     wrong = StatisticsReference("other.npz", Statistics(np.zeros(3), np.eye(3)))
-    with pytest.raises(EvaluationError, match=r"pixels against other.npz: feature sizes differ"):
-        Evaluator([wrong], ("fd_pixels",), num_samples=50).measure([samples])
+    batches = iter([samples[:9], samples[9:]])
+    with pytest.raises(EvaluationError, match=r"other.npz holds mu of 3 features, and pixels of t"):
+        Evaluator([wrong], ("fd_pixels",), num_samples=50).measure(batches)
+    assert len(list(batches)) == 1  # which was not drawn
 
 
 # --- Doubts -------------------------------------------------------------------------------------
