@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ import pdistill
 from pdistill import export
 from pdistill.cli import pairs, sample
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.interop import read_folder, write_folder, write_model
 from pdistill.methods import Direct, Dmd, Guided, Progressive
 from pdistill.model import ModelError
 from pdistill.networks import DiT, Network
@@ -89,6 +91,23 @@ def test_samples_and_exports_have_it(folder, tmp_path):
     np.testing.assert_array_equal(called, images)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_for_hubs_takes_it_along(folder, tmp_path, dtype):
+    """There and back, also where its own directory is gone."""
+    shutil.copytree(folder / "small", tmp_path / "small")
+    model = pdistill.load(folder / "large", guide=tmp_path / "small")
+    write_folder(tmp_path / "hub", model, dtype)
+    write_model(tmp_path / "back", read_folder(tmp_path / "hub"))
+    shutil.rmtree(tmp_path / "small")
+    hub, back = (pdistill.load(tmp_path / name) for name in ("hub", "back"))
+    chex.assert_trees_all_equal(back.network, hub.network)
+    assert back.card == hub.card
+    assert hub.network.guide.blank == model.network.guide.blank
+    if dtype == "float32":
+        chex.assert_trees_all_equal(hub.network, model.network)
+    assert pdistill.load(tmp_path / "hub/guide").network.head == "eps"  # a model of its own
+
+
 def test_students_learn_from_it_and_have_none(folder):
     teacher = pdistill.load(folder / "large", guide=folder / "small").network
     method = {"optimizer": Optimizer(1e-3)}
@@ -135,7 +154,7 @@ def test_a_guide_that_is_gone_or_another(folder, tmp_path):
     with pytest.raises(ModelError, match="is guided by another model than the one in"):
         pdistill.load(tmp_path / "model")
     shutil.rmtree(tmp_path / "small")
-    with pytest.raises(ModelError, match=r"that is not in .*small: put it there, or say where"):
+    with pytest.raises(ModelError, match=r"that is not in .*small: put.*, --guide=DIR or guide in"):
         pdistill.load(tmp_path / "model")
     pdistill.load(tmp_path / "model", guide=folder / "small")
 

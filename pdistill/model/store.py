@@ -19,11 +19,13 @@ from pdistill.model.card import (
     WEIGHTS,
     ModelError,
     build_blank,
+    codec_identity,
     describe,
     find,
     noise_shape,
     read_card,
     reference,
+    same_codec,
     versions,
     works_on_latents,
 )
@@ -100,7 +102,7 @@ def _network(directory: Path, card: dict[str, Any], read: Callable[..., Network]
     with _explained(directory):
         network = read(directory, build_blank(card), card)
         if card.get("guide"):
-            network = network.guided_by(_read_guide(directory, card, read))
+            network = network.guided_by(read_guide(directory, card, read))
         return network
 
 
@@ -136,8 +138,8 @@ def load(
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
-            if codec:
-                card["codec"] = reference(codec, codec=True)
+            found = reference(codec_directory(directory, card, codec), codec=True)
+            card["codec"] = found if codec else found | {"path": card["codec"]["path"]}
         model = Model(network, card, read_prompt_encoder(directory, card, text_encoder))
         _ = model.sampling_with()
     return model
@@ -170,7 +172,7 @@ def read_guided_card(directory: str | Path, guide: str | Path | None = None) -> 
     return read_card(find(directory)) | (guided_card(guide) if guide else {})
 
 
-def _read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
+def read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
     """Loads the guide that a model's card names; raises ModelError, or as `read`."""
     path = directory / card["guide"]["path"]
     try:
@@ -178,12 +180,12 @@ def _read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Netwo
     except ModelError as error:
         raise ModelError(
             f"{directory} is guided by a model that is not in {path}: put it there, or say where "
-            f"it is, as pdistill.load(DIR, guide=DIR) or --guide=DIR ({error})"
+            f"it is, as pdistill.load(DIR, guide=DIR), --guide=DIR or guide in a config ({error})"
         ) from error
     if guide["checksum"] != card["guide"]["checksum"]:
         raise ModelError(
             f"{directory} is guided by another model than the one in {path}; say which, as "
-            "pdistill.load(DIR, guide=DIR) or --guide=DIR"
+            "pdistill.load(DIR, guide=DIR), --guide=DIR or guide in a config"
         )
     return read(path, build_blank(guide), guide)
 
@@ -243,13 +245,14 @@ def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | No
         raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
     found = find(path or directory / named["path"])
     try:
-        checksum = read_card(found, codec=True)["checksum"]
+        known = codec_identity(found)
     except ModelError as error:
         raise ModelError(
             f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
-            f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
+            "where it is, as pdistill.load(DIR, codec=DIR), --codec=DIR or codec in a config "
+            f"({error})"
         ) from error
-    if checksum != named["checksum"]:
+    if not same_codec(known, named):
         raise ModelError(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"

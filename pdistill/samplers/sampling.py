@@ -16,6 +16,7 @@ from pdistill.samplers.names import parse_solver
 from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
 Sampled = Denoiser | Jump | DenoiserWithVariance
+CLEANEST = 20.0  # log-SNR of z that single precision tells from x
 
 
 @overload
@@ -220,7 +221,8 @@ def encode(
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
     with the default last step `sample` differs from that by one more Euler step's local error.
-    Starts from z_0 = alpha(0) x, the mean of z_0 given x. Nothing is clipped.
+    Starts from z_0 = alpha(0) x, the mean of z_0 given x, or from a noisier level than the grid's
+    where single precision does not tell z_0 from x. Nothing is clipped.
 
     Args:
       x: data [B, ...]. solver: a deterministic one, or its name. Others as for `sample`.
@@ -238,7 +240,7 @@ def encode(
             f"encode needs a deterministic solver of denoisers, such as heun; got {solver}"
         )
     x = at_least_float32(x)
-    logsnr = solver.grid(schedule, num_steps, x.dtype)[::-1]
+    logsnr = _from_data(solver.grid(schedule, num_steps, x.dtype)[::-1])
     alpha, _ = alpha_sigma(logsnr[0])
     ends = False, return_trajectory
     z, trajectory = _integrate(
@@ -246,6 +248,17 @@ def encode(
     )
     z = z / solver.prior_std(logsnr[-1])
     return (z, trajectory) if return_trajectory else z
+
+
+def _from_data(logsnr: Array) -> Array:
+    """The falling grid of an encoding, whose first level is such that eps_hat is not all rounding.
+
+    A step from t to s multiplies the rounding of z_t by sigma_s / sigma_t. From log-SNR 20, or from
+    10 above s, that is at most 1e-3 in single precision, and z_t is alpha_t x to 2e-9, or to less
+    than what one step errs by.
+    """
+    first = jnp.minimum(logsnr[0], jnp.maximum(CLEANEST, logsnr[1] + 10))
+    return logsnr.at[0].set(first)
 
 
 def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
