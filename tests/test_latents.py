@@ -191,6 +191,8 @@ def test_samples_are_enlarged_after_they_are_decoded(workdir):
     large = models.Model(model.network.replace(enlarged=2), card)
     assert large.network.image_shape == (16, 16, 1)
     np.testing.assert_allclose(large.sample(key, 2), enlarge(model.sample(key, 2), 2), atol=1e-5)
+    steps = enlarge(jnp.sign(model.sample(key, 2)), 2)  # cubic interpolation overshoots
+    assert float(jnp.abs(steps).max()) == 1.0
     assert large.sample(key, 2, latents=True).shape == (2, 2, 2, 2)
 
 
@@ -218,6 +220,11 @@ def test_samples_are_decoded_latents(workdir):
     latents = model.sample(key, 3, latents=True)
     assert latents.shape == (3, 2, 2, 2)
     np.testing.assert_allclose(model.sample(key, 3), codec.decode(latents), atol=1e-5)
+    loud = codec.replace(params=jax.tree.map(lambda a: 4 * a, codec.params))
+    images, decoded = model.network.replace(codec=loud), loud.decode(latents)
+    assert jnp.abs(decoded).max() > 1.1
+    clipped = models.Model(images, model.card).sample(key, 3)
+    np.testing.assert_allclose(clipped, jnp.clip(decoded, -1, 1), atol=1e-4)
 
 
 def test_the_command_line_leaves_latents(workdir, tmp_path):

@@ -113,14 +113,15 @@ def latents_of(network: Network, images: Array) -> Array:
 
 
 def decoded(network: Network, x: Array) -> Array:
-    """Images of what the network makes: of a codec's latents, if it has one."""
-    return network.codec.decode(x) if network.codec else x
+    """Images of what the network makes: of a codec's latents, clipped to [-1, 1], if it has one."""
+    return jnp.clip(network.codec.decode(x), -1, 1) if network.codec else x
 
 
 def enlarge(x: Array, factor: int) -> Array:
-    """Bicubic interpolation of [B, H, W, C] to factor times its size."""
+    """Bicubic interpolation of [B, H, W, C] to factor times its size, clipped to [-1, 1]."""
     batch, height, width, channels = x.shape
-    return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+    large = jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+    return jnp.clip(large, -1, 1)
 
 
 def generate(

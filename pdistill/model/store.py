@@ -169,7 +169,12 @@ def guided_card(guide: str | Path) -> dict[str, Any]:
 
 def read_guided_card(directory: str | Path, guide: str | Path | None = None) -> dict[str, Any]:
     """Reads a model's card, which names the model in the directory `guide`, if it is given."""
-    return read_card(find(directory)) | (guided_card(guide) if guide else {})
+    card = read_card(find(directory))
+    if not guide:
+        return card
+    # A card with a guide does not say by its guidance whether labels were left out in training.
+    knows_without = card.get("knows_without", bool(card["guidance"]) and "guide" not in card)
+    return card | guided_card(guide) | {"knows_without": knows_without}
 
 
 def read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
@@ -186,6 +191,13 @@ def read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Networ
         raise ModelError(
             f"{directory} is guided by another model than the one in {path}; say which, as "
             "pdistill.load(DIR, guide=DIR), --guide=DIR or guide in a config"
+        )
+    of_latents = works_on_latents(card), works_on_latents(guide)
+    codecs = [each["codec"] for each in (card, guide) if each.get("codec")]
+    if len({*of_latents}) > 1 or (len(codecs) > 1 and not same_codec(*codecs)):
+        raise ModelError(
+            f"{directory} and its guide in {path} are not both of images, or of latents of one "
+            "codec; give a guide of the same codec"
         )
     return read(path, build_blank(guide), guide)
 
