@@ -135,6 +135,18 @@ def test_models_that_know_no_image_on_the_way(solver, message):
         Editor(model(solver, steps=steps))
 
 
+def test_grey_values_are_refused():
+    editor, images = Editor(model()), jnp.zeros((2, *SHAPE), jnp.uint8)
+    known = jnp.zeros((1, 4, 4, 1), bool)
+    for edit in (
+        lambda: editor.change(KEY, images, label=1),
+        lambda: editor.inpaint(KEY, images, known, label=1),
+        lambda: editor.encode(images, label=1),
+    ):
+        with pytest.raises(ValueError, match=r"images must be numbers in \[-1, 1\].*; got uint8"):
+            edit()
+
+
 def test_enlarged_images_are_refused():
     small = model()
     with pytest.raises(ValueError, match="the model enlarges what it makes"):

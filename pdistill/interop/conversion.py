@@ -97,7 +97,7 @@ def with_codec(conversion: Conversion, directory: str | Path) -> Conversion:
 def write_model(directory: str | Path, conversion: Conversion) -> None:
     """Writes the directory of a model or a codec, whole or not at all.
 
-    What comes with a model is in codec/, guide/ and text/ there.
+    A codec, a guide and prompts that come with a model are in codec/, guide/ and text/ there.
     """
     made, card = conversion.network, conversion.card
     if isinstance(made, Codec):

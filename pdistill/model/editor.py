@@ -24,6 +24,7 @@ from pdistill.diffusion import diffuse
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, decoded, latents_of
 from pdistill.networks import Network
+from pdistill.networks.checks import check_floats
 from pdistill.samplers import Ddim, Heun, Multistep, Solver
 from pdistill.samplers.noise import as_threefry
 
@@ -160,6 +161,7 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def _inpaint(network, key, images, known, told, *, sampling: Sampling):
+    check_floats(images)
     noise_key, key = jax.random.split(key)
     mean = jnp.sum(jnp.where(known, images, 0), (1, 2), keepdims=True)
     mean /= jnp.maximum(known.sum((1, 2), keepdims=True), 1).astype(mean.dtype)

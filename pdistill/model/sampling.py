@@ -16,6 +16,7 @@ from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
+from pdistill.networks.checks import check_floats
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Cascade, Solver
@@ -108,7 +109,12 @@ class Sampling:
 
 
 def latents_of(network: Network, images: Array) -> Array:
-    """Images [B, H, W, C] as the network makes them: means of a codec's latents, if it has one."""
+    """Images [B, H, W, C] as the network makes them: means of a codec's latents, if it has one.
+
+    Raises:
+      ValueError: images of uint8.
+    """
+    check_floats(images)
     return network.codec.latents(network.codec.encode(images)) if network.codec else images
 
 

@@ -102,8 +102,6 @@ def sample(
         has another shape than z.
     """
     solver = parse_solver(solver)
-    if isinstance(solver, Cascade):
-        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
     level = levels_of(solver, schedule, num_steps, times, z.dtype)
@@ -139,6 +137,8 @@ def _count_steps(
     solver: Solver, num_steps: Array | int | None, times: Sequence[float] | None
 ) -> Array | int:
     """Checks `sample`'s num_steps or times, and returns the number of steps."""
+    if isinstance(solver, Cascade):
+        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     if (num_steps is None) == (times is None):
         raise ValueError("give either num_steps or times")
     if times is not None:
