@@ -172,7 +172,8 @@ class Model:
             cascade takes a tuple of steps, those of each resolution.
 
         Returns:
-          [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
+          [num, H, W, C] float32 in [-1, 1], but for a model of pixels whose card has no `clip`,
+          which are left as they are. Image i depends on `key` and i, not on `num`.
 
         Raises:
           ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight
