@@ -30,15 +30,20 @@ def levels_of(
 def told_from_data(
     level: Callable[[Array], Array], num_steps: Array | int
 ) -> Callable[[Array], Array]:
-    """The levels with a last one, the cleanest, at which eps_hat is not all rounding.
+    """The levels after i of N steps towards data, of which the last one is `bounded`."""
 
-    eps_hat there has the rounding of z by 1 / sigma, and a step between it and the level s by
-    sigma_s / sigma. At log-SNR 20, or 10 above s, that is at most 1e-3 in single precision; z is
-    alpha x to 2e-9 of it, or to less than such a step errs by.
+    def told(i: Array) -> Array:
+        last = bounded(level(i), level(jnp.asarray(num_steps) - 1))
+        return jnp.where(i == num_steps, last, level(i))
+
+    return told
+
+
+def bounded(logsnr: Array, noisier: Array) -> Array:
+    """The level of almost clean data, or one next to a noisier level at which eps_hat is no noise.
+
+    eps_hat has the rounding of z by 1 / sigma, and a step between the levels by the ratio of their
+    sigmas. At log-SNR 20, or 10 above the noisier level, that is at most 1e-3 in single precision;
+    z is alpha x to 2e-9 of it, or to less than such a step errs by.
     """
-
-    def bounded(i: Array) -> Array:
-        bound = jnp.maximum(CLEANEST, level(jnp.asarray(num_steps) - 1) + 10)
-        return jnp.where(i == num_steps, jnp.minimum(level(i), bound), level(i))
-
-    return bounded
+    return jnp.minimum(logsnr, jnp.maximum(CLEANEST, noisier + 10))

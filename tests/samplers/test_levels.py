@@ -10,7 +10,7 @@ import pytest
 from pdistill.diffusion import Gaussian
 from pdistill.model import SCHEDULES
 from pdistill.samplers import encode, parse_solver, sample
-from pdistill.samplers.levels import levels_of, told_from_data
+from pdistill.samplers.levels import bounded, levels_of, told_from_data
 
 MEAN, STD = 0.3, 0.7
 NUM_STEPS = 64
@@ -63,6 +63,7 @@ def test_the_last_level_is_told_from_data(levels, last):
     """At most 20, or 10 above the one before; the others stay."""
     found = told_from_data(jnp.asarray(levels, jnp.float32).__getitem__, 2)
     assert [float(found(jnp.asarray(i))) for i in range(3)] == [*levels[:2], last]
+    assert float(bounded(*jnp.asarray(levels[:0:-1], jnp.float32))) == last
 
 
 def test_levels_of_counts_and_times():
