@@ -25,7 +25,7 @@ from pdistill.runtime.terminal import say
 # there. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at|snapshot_every)|wandb|estimate|mesh\..*|"
-    r"data\.resident|text_encoder|evaluation\.inception_weights|evaluation\.(metrics|gammas)(\[\d+\])?"
+    r"data\.resident|text_encoder|evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 
