@@ -48,8 +48,8 @@ def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
     if planned.trains or "teacher" not in planned.given:
         return {}
     card = models.read_card(workdir / planned.given["teacher"] / "model")
-    names = ("train_steps", "images_seen", "selected_step", *("guide",) * ("guide" in card))
-    return {name: card[name] for name in names}
+    names = ("train_steps", "images_seen", "selected_step", "guide", "knows_without")
+    return {name: card[name] for name in names if name in card}
 
 
 def length(planned: Planned) -> dict[str, int]:

@@ -35,6 +35,7 @@ from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with
 from pdistill.experiment.trace import shapes_in_training
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
+from pdistill.model.card import codec_identity
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
 from pdistill.runtime import compilations
@@ -339,8 +340,7 @@ class Experiment:
         if column.path:
             codec = planned.codec and planned.codec.directory(self.workdir)
             if not codec or codec.exists():  # a stage's is checked once it is there
-                card = codec and models.read_card(codec, codec=True)
-                column.check_codec(path, card and card["checksum"])
+                column.check_codec(path, codec and codec_identity(codec))
         teacher = self.runs[planned.given["teacher"]].network
         num, flip = len(self.train_data), self.config.data.flip
         check_rows(column, rows, column.shapes(teacher, num, flip))
