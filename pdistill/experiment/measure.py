@@ -121,13 +121,15 @@ class Measurements:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
-    def open(self) -> None:
+    def open(self, updates: Mapping[str, int]) -> None:
         """Reads what is there. Rows of a model that will be trained on are dropped.
+
+        Args:
+          updates: number that the model of each run that trains has had, or will have.
 
         Raises:
           OSError: it cannot be read or written.
         """
-        updates = {r.name: r.run.loop.num_updates for r in self._runs.values() if r.trains}
         self._log = LogFile(
             self._workdir / "results.jsonl",
             keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),

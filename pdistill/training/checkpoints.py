@@ -50,6 +50,11 @@ class Checkpointer:
         with writing(self._manager.directory):
             self._manager.save(step, args=items)
 
+    def wait(self) -> None:
+        """Returns once all that was saved is on disk; raises CheckpointError if it cannot be."""
+        with writing(self._manager.directory):
+            self._manager.wait_until_finished()
+
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
 

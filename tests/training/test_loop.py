@@ -539,9 +539,16 @@ class Worried(Spiky):
 
 
 def test_a_methods_advice_is_said(tmp_path, capsys):
-    """After each interval whose means it dislikes. Every planned save is announced."""
+    """After each interval whose means it dislikes. Every planned save is announced, once it is on
+    disk if that is asked for."""
     saves = []
-    _, log = spiky(12, (), tmp_path, cls=Worried, on_save=lambda *save: saves.append(save))
+
+    def on_save(*save):
+        saves.append(save)
+        assert (tmp_path / f"t/checkpoints/{save[0]}").is_dir()
+
+    how = {"cls": Worried, "on_save": on_save, "on_save_is_long": True}
+    _, log = spiky(12, (), tmp_path, **how)
     said = [line for line in capsys.readouterr().err.splitlines() if "do better" in line]
     assert said == [f"{'t':<16} warning: do better than {row['loss']:.3f}" for row in log[1:]]
     assert [(step, int(state.model.count)) for step, state in saves[-1:]] == [(12, 12)]
@@ -598,6 +605,28 @@ def test_a_signal_in_the_last_updates_stops_too(tmp_path, monkeypatch, undisturb
             run(tmp_path, 12, stop=stop)
     state, _ = run(tmp_path, 12)
     check_same(state, undisturbed[0])
+
+
+def test_a_stop_at_a_planned_save_leaves_what_follows_to_the_next_start(tmp_path, monkeypatch):
+    saves = []
+    how = {"on_save": lambda step, state: saves.append((step, int(state.model.count)))}
+    with monkeypatch.context() as patch:
+        StopAt(patch, 6)
+        with StopSignals() as stop, pytest.raises(Interrupted, match="t is saved at step 8"):
+            spiky(8, (), tmp_path, stop=stop, **how)
+    assert saves == [(4, 4)]
+    spiky(8, (), tmp_path, **how)
+    assert saves == [(4, 4), (8, 8)]
+
+
+def test_in_what_takes_long_after_a_save_a_signal_stops_at_once(tmp_path):
+    def on_save(step, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    with StopSignals() as stop, pytest.raises(Interrupted, match=r"^stopped by SIGTERM$"):
+        spiky(12, (), tmp_path, stop=stop, on_save=on_save, on_save_is_long=True)
+    assert (tmp_path / "t/checkpoints/4").is_dir()
 
 
 def test_outside_of_training_a_signal_stops_at_once():
@@ -684,8 +713,10 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     assert sorted(path.rglob("*")) == files
 
 
-def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, undisturbed):
-    """Files may not grow beyond 20 kB from the second save on, which a checkpoint's arrays do."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, undisturbed, stopped):
+    """Files may not grow beyond 20 kB from the second save on, which a checkpoint's arrays do. A
+    run that a signal stops does not say then that it is saved."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = Checkpointer.save
 
@@ -698,8 +729,13 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, und
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save", save_on_a_full_disk)
-            with pytest.raises(CheckpointError, match=r"cannot write .*saved before is whole"):
-                run(tmp_path, 12)
+            if stopped:
+                StopAt(patch, 6)
+            with (
+                StopSignals() as stop,
+                pytest.raises(CheckpointError, match=r"cannot write .*saved before is whole"),
+            ):
+                run(tmp_path, 12, stop=stop)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     found = {path.name for path in (tmp_path / "t" / "checkpoints").iterdir()}
