@@ -266,14 +266,33 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
-    claim(tmp_path, CONFIG, experiment.stages, runs)
+    claim(tmp_path, CONFIG, experiment.stages, runs, {})
     assert json.loads(file.read_text())["config"] == json.loads(json.dumps(whole))
     file.write_text(json.dumps({"config": CONFIG}))
-    claim(tmp_path, whole, experiment.stages, runs)
+    claim(tmp_path, whole, experiment.stages, runs, {})
     changed = json.loads(json.dumps(whole))
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
-        claim(tmp_path, changed, experiment.stages, runs)
+        claim(tmp_path, changed, experiment.stages, runs, {})
+
+
+def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
+    """What is known of them on both sides is compared; earlier versions had noted nothing."""
+    experiment = parse(CONFIG)
+    runs = plan(experiment, SHAPE)
+    claimed = functools.partial(claim, tmp_path, CONFIG, experiment.stages, runs)
+    claimed({})
+    claimed({"files": "f"})  # on disk
+    claimed({"files": "f", "content": "c"})  # in memory
+    claimed({"files": "f"})
+    claimed({"files": "prepared anew", "content": "c"})
+    for images, what in (
+        ({"files": "prepared anew", "content": "d"}, "content"),
+        ({"files": "others"}, "files"),
+    ):
+        with pytest.raises(ConfigError, match=f"other training images.*their {what} changed"):
+            claimed(images)
+    claimed({"files": "prepared anew"})
 
 
 def test_a_reader_that_has_enough_ends_a_command_quietly():
@@ -440,4 +459,4 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
-        claim(tmp_path, CONFIG, experiment.stages, runs)
+        claim(tmp_path, CONFIG, experiment.stages, runs, {})

@@ -66,15 +66,18 @@ def claim(
     config: dict[str, Any],
     stages: Sequence[Run],
     runs: Mapping[str, Planned],
+    images: Mapping[str, str],
 ) -> None:
     """Writes config.json, or checks the one that is there.
 
     Args:
       config: the whole config, plain; stages and runs are what it makes. It is written, and
         compared, with all defaults.
+      images: `Dataset.identity` of the training images.
 
     Raises:
-      ConfigError: the directory holds a run of another config. OSError: it cannot be used.
+      ConfigError: the directory holds a run of another config, or of other images. OSError: it
+        cannot be used.
     """
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     generator = jax.config.jax_default_prng_impl
@@ -85,6 +88,7 @@ def claim(
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
+        images = _check_images(workdir, there.get("images", {}), images)
         changed = differences(before, config)
         harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
         if harmful:
@@ -108,6 +112,7 @@ def claim(
             "versions": models.versions(),
             "generator": generator,
             "commit": git_commit(),
+            "images": images,
         }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
 
@@ -120,6 +125,22 @@ def _check_generator(workdir: Path, before: str, now: str) -> None:
             f"JAX_DEFAULT_PRNG_IMPL={before}, or give another --workdir, or --new to start again "
             "there"
         )
+
+
+def _check_images(
+    workdir: Path, before: Mapping[str, str], now: Mapping[str, str]
+) -> dict[str, str]:
+    """All that is known of a run's images; raises ConfigError if they were others when it began.
+
+    Runs of earlier versions do not say which they were.
+    """
+    known = next((key for key in ("content", "files") if key in before and key in now), None)
+    if known and before[known] != now[known]:
+        raise ConfigError(
+            f"{workdir} holds a run on other training images than are there now: their {known} "
+            "changed. Put those back, or give another --workdir, or --new to start again there"
+        )
+    return {**before, **now}
 
 
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from pdistill.methods import Method, Progressive, Teacher
 from pdistill.networks import DiT, Network
 from pdistill.runtime import arrays
 from pdistill.runtime.files import read_jsonl
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.mesh import make_mesh, replicated
 from pdistill.runtime.terminal import format_seconds
 from pdistill.training import (
     CheckpointError,
@@ -666,8 +666,37 @@ def test_a_checksum_without_a_program_is_that_of_one():
         "b": jnp.arange(7, dtype=jnp.bfloat16) - 3,
         "c": jnp.int32(-5),
         "d": jax.device_put(jnp.linspace(-1, 1, 16), make_mesh(1, 8).devices.flat[1]),
+        "e": jnp.array([True, False, True]),
+        "f": jnp.arange(-3, 4, dtype=jnp.int8),
+        "g": jnp.array([250, 255], jnp.uint8),
+        "h": jnp.array([0.5, -2.0], jnp.float8_e4m3fn),
     }
+    for name, leaf in tree.items():
+        assert arrays.checksum(leaf) > 0, name
     assert arrays.checksum(tree) == int(arrays._checksum(jax.device_put(tree, jax.devices()[0])))
+
+
+def test_a_state_may_hold_numbers_of_all_kinds(tmp_path):
+    """Small ones, and random keys, placed as they were."""
+    mesh = make_mesh(1, 8)
+
+    def state():
+        tree = {
+            "true": jnp.array([True, False]),
+            "small": jnp.arange(-3, 4, dtype=jnp.int8),
+            "float8": jnp.array([0.5, -2.0], jnp.float8_e4m3fn),
+            "keys": jax.random.split(jax.random.key(3, impl="rbg"), 2),
+        }
+        return start_of(jax.device_put(tree, replicated(mesh)), mesh)
+
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(4, state(), {})
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, _ = checkpointer.restore(state())
+    keys = restored.method["keys"]
+    assert jax.random.key_impl(keys) == "rbg"
+    assert keys.sharding.is_equivalent_to(replicated(mesh), 1)
+    chex.assert_trees_all_equal(*(arrays.without_keys(tree) for tree in (restored, state())))
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])
