@@ -24,6 +24,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
+from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training.learner import learner_with_widths
@@ -261,7 +262,22 @@ def _check_codec(run: Run) -> None:
         if getattr(run, name):
             raise ValueError(f"{name} is for models that sample; leave it out for a codec")
     if run.loop:
+        if run.loop.snapshot_every:
+            raise ValueError("loop.snapshot_every is for models that sample; leave it at 0")
         run.method.check_batch(run.loop.batch_size)
+
+
+def check_devices(run: Run, num: int) -> None:
+    """Raises ConfigError unless each of so many devices has rows in all parts of a run's batch."""
+    batch = run.loop.batch_size
+    if batch % num:
+        raise ConfigError(f"{run.name}: batch_size {batch} must be a multiple of the {num} devices")
+    for name, optimizer in optimizers(run.method):
+        if batch % (num * optimizer.microbatches):
+            raise ConfigError(
+                f"{run.name}: {name}.microbatches {optimizer.microbatches} must divide the "
+                f"{batch // num} images of batch_size {batch} that each of the {num} devices has"
+            )
 
 
 def _of_all_resolutions(steps: Steps, network: Network) -> Steps:

@@ -35,7 +35,7 @@ from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.given import given_to
 from pdistill.experiment.measure import Measurements
-from pdistill.experiment.plan import Planned, plan
+from pdistill.experiment.plan import Planned, check_devices, plan
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
@@ -131,11 +131,8 @@ class Experiment:
                     self._read(column, planned, Path(column.path))
                 except ValueError as error:
                     raise ConfigError(f"{run.name}: {column.name}.path: {error}") from error
-        if run.loop and run.loop.batch_size % self.mesh.size:
-            raise ConfigError(
-                f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the "
-                f"{self.mesh.size} devices"
-            )
+        if run.loop:
+            check_devices(run, self.mesh.size)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
