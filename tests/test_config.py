@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
@@ -18,10 +19,12 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import claim
+from pdistill.experiment.directory import claim, is_harmless
 from pdistill.experiment.plan import plan
 from pdistill.features import efficientnet_lite0
+from pdistill.methods.parts.presets import PRESETS
 from pdistill.networks import DiT
+from pdistill.training import LoopConfig
 
 CONFIGS = Path(configs.__file__).parent
 SHAPE = (8, 8, 1)
@@ -274,6 +277,54 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
         claim(tmp_path, changed, experiment.stages, runs, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "harmless"),
+    [
+        ("model.network.arguments.remat", True),
+        ("model.network.arguments.heads", False),
+        ("stages[1].loop.offload", True),
+        ("stages[1].student.loop.log_every", True),
+        ("stages[1].student.loop.save_every", True),
+        ("stages[1].student.loop.num_updates", False),
+        ("stages[1].student.optimizer.learning_rate", False),
+        ("stages[1].loop.num_updates", False),  # it has several runs
+        ("stages[2].loop.num_updates", True),
+        ("stages[2].loop.save_every", False),  # among which it selects
+    ],
+)
+def test_changes_that_go_on(key, harmless):
+    """Those that change no result, and more updates of a last stage of one run."""
+    loop = LoopConfig(**LOOP)
+    students, last = SimpleNamespace(name="msd"), SimpleNamespace(name="gan")
+    stages = SimpleNamespace(name="teacher"), students, last
+    runs = {
+        name: SimpleNamespace(name=name, run=SimpleNamespace(select=select, loop=loop))
+        for name, select in {"msd/0": "", "msd/1": "", "gan": "fid"}.items()
+    }
+    assert is_harmless(key, 40, 60, stages, runs) == harmless
+
+
+@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False)])
+def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves):
+    teacher, _ = CONFIG["stages"]
+    given = {
+        "method": "flow_map",
+        "name": "last",
+        "loop": LOOP,
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    config = CONFIG | {"stages": [teacher, given | PRESETS[preset]]}
+    longer = CONFIG | {
+        "stages": [teacher, given | PRESETS[preset] | {"loop": LOOP | {"num_updates": 60}}]
+    }
+    for each in (config, longer):
+        stages = parse(each).stages
+        claim(tmp_path, each, stages, {"last": SimpleNamespace(name="last", run=stages[1])}, {})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "last goes on to 60 updates instead of 40; an annealed learning rate rises again" in said
+    assert ("the levels that cut its jumps go back" in said) == moves
 
 
 def test_a_run_goes_on_with_its_own_images_alone(tmp_path):

@@ -24,7 +24,8 @@ from pdistill.runtime.terminal import say
 # Keys of a config that may change between runs of one directory: they change no result that is
 # there. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
-    r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at|snapshot_every)|wandb|estimate|mesh\..*|"
+    r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
+    r"model\.network\.arguments\.remat|wandb|estimate|mesh\..*|"
     r"data\.resident|text_encoder|evaluation\.inception_weights|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
@@ -102,7 +103,8 @@ def claim(
             if key.endswith("num_updates"):
                 say(
                     f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
-                    "learning rate rises again, unlike in a run of that length from the start"
+                    f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
+                    "that length from the start"
                 )
     if jax.process_index() == 0:
         if path.exists():
@@ -115,6 +117,12 @@ def claim(
             "images": images,
         }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def _more_that_moves(stage: Run) -> str:
+    """Words for what else follows the part that is done of a run, in its own."""
+    moves = getattr(getattr(stage.method, "between", None), "moves", False)
+    return ", and the levels that cut its jumps go back to earlier ones" if moves else ""
 
 
 def _check_generator(workdir: Path, before: str, now: str) -> None:
@@ -161,13 +169,17 @@ def is_harmless(
     """Whether a run may go on with this change of its config."""
     if re.fullmatch(HARMLESS, key):
         return True
-    match = re.fullmatch(r"stages\[(\d+)\]\.loop\.(save_every|num_updates)", key)
+    within, last = (
+        r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
+        r"stages\[(\d+)\]\.loop\.num_updates",
+    )
+    match = re.fullmatch(within, key) or re.fullmatch(last, key)
     if not match:
         return False
     index = int(match[1])
     name = stages[index].name
     of_stage = [r.run for r in runs.values() if name in (r.name, r.name.rpartition("/")[0])]
-    if match[2] == "save_every":
+    if key.endswith("save_every"):
         return not any(r.select for r in of_stage)  # saves are what the model is chosen among
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new

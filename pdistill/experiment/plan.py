@@ -5,7 +5,6 @@ runner performs the same one with arrays.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
+from pdistill.methods.method import arguments as arguments_of
 from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, parse_solver
@@ -138,7 +138,7 @@ def _plan_run(
     if codec:
         check_for_latents(run.method)
     given, values = _bind(run, earlier, codec)
-    parameters = inspect.signature(run.method.init).parameters
+    parameters = arguments_of(run.method)
     arguments = dict(run.arguments)
     if "model" in parameters:
         arguments["model"] = model
@@ -189,7 +189,7 @@ def _bind(
     A parameter of `Method.init` that is called like a learner of its start's state, such as the
     fake score, is given that learner's network of the start's last state, as "start.<name>".
     """
-    parameters = inspect.signature(run.method.init).parameters
+    parameters = arguments_of(run.method)
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given, values = {}, {}
     for role, name in run.given.items():

@@ -15,8 +15,8 @@ RMS = 0.2  # of an update, about Adam's, so that both have one learning rate (Li
 # positions are no kernels.
 ENDS = re.compile(
     r"(^|[/.])((patches|conv_in\d*|conv_out\d*)(_\d+)?|(velocity_)?pixels|logsnr_in|dense0|class_emb"
-    r"|guidance_in/linear|guidance_levels_in/Dense_0|\w+_in/in|logits?(/conv)?|pos_embed\.proj|proj_out_2|linear_1|\d+x\d+_conv"
-    r"|\w*_aux_\w+|out_conv|map_layer0|map_label|emb_noise|emb_label"
+    r"|guidance_in/linear|guidance_levels_in/Dense_0|\w+_in/in|logits?(/conv)?|pos_embed\.proj"
+    r"|proj_out_2|linear_1|\d+x\d+_conv|\w*_aux_\w+|out_conv|map_layer0|map_label|emb_noise|emb_label"
     r"|x_embedder\.proj|t_embedder\.mlp\.0|final_layer\.linear)/kernel$"
 )
 
