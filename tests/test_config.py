@@ -279,6 +279,12 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
         claim(tmp_path, changed, experiment.stages, runs, {})
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "/tmp/a", "a//b", "a\nb", "a/", "a,b", "a@4"])
+def test_names_of_stages_that_are_no_folders(name):
+    with pytest.raises(ConfigError, match=r"stages\[0\].name must be of letters"):
+        plan(parse(changed("stages[0].name", name)), SHAPE)
+
+
 @pytest.mark.parametrize(
     ("key", "harmless"),
     [

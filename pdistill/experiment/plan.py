@@ -5,6 +5,7 @@ runner performs the same one with arrays.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, parse_solver
 from pdistill.training.learner import learner_with_widths
+
+STAGE_NAME = r"\w[\w .-]*(/\w[\w .-]*)*"  # a folder in the run directory, and a tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,11 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
     planned: dict[str, Planned] = {}
     for i, stage in enumerate(experiment.stages):
         name = stage.name
+        if not re.fullmatch(STAGE_NAME, name):
+            raise ConfigError(
+                f"stages[{i}].name must be of letters, digits, spaces and _ . - and begin with a "
+                f"letter or digit, as must each part after a /; got {name!r}"
+            )
         try:
             shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)

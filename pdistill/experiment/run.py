@@ -34,6 +34,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, 
 from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.given import given_to
+from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, check_devices, plan
 from pdistill.experiment.rows import stable_hash
@@ -81,6 +82,7 @@ def run(
             experiment.embed()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        experiment.check_imported()
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
@@ -154,6 +156,15 @@ class Experiment:
                 self.train_data, self.workdir, self.config, self._text_plan
             )
             self.measurements.text = first_captions(self.train_data.columns["text"].rows)
+
+    def check_imported(self) -> None:
+        """Reads the models that stages after training import: ModelError now if one is damaged."""
+        ahead = False
+        for planned in self.runs.values():
+            missing = not in_all(self._is_trained(planned))
+            if missing and ahead and isinstance(planned.run.method, Imported):
+                planned.run.method.load(self.mesh)
+            ahead |= missing and planned.trains
 
     def estimate(self) -> None:
         """Says what the training that is ahead will take, if the config asks for that."""
