@@ -161,7 +161,7 @@ def train(
     frozen, whole = _keep_frozen(frozen, config.offload)
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
         with stop.at_once():
-            state, position = _restore(checkpointer, start_of(learning, mesh))
+            state, position = _restore(checkpointer, start_of(learning, mesh), config, name)
             if config.saves_at(start := int(state.step)):  # it may have been stopped there
                 on_save(start, whole(state))
         if start >= config.num_updates:
@@ -193,9 +193,14 @@ def _keep_frozen(frozen: Any, offload: bool) -> tuple[Any, Callable[[TrainState]
     return frozen, whole
 
 
-def _restore(checkpointer: Checkpointer, state: TrainState) -> tuple[TrainState, Any]:
+def _restore(
+    checkpointer: Checkpointer, state: TrainState, config: LoopConfig, name: str
+) -> tuple[TrainState, Any]:
     """The newest checkpoint's state and the position in the data, or `state` and None."""
-    return checkpointer.restore(state) or (state, None)
+    state, position = checkpointer.restore(state) or (state, None)
+    if 0 < int(state.step) < config.num_updates:
+        say(f"{name:<16} resumes at step {state.step}")
+    return state, position
 
 
 def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) -> Callable:
@@ -228,8 +233,6 @@ def _saver(on_save, at_once, whole, writer, checkpointer, batches) -> Callable:
 
 def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> TrainState:
     """Dispatches updates from number `start` on; logs and saves where it is due."""
-    if start:
-        say(f"{log.name:<16} resumes at step {start}")
     agreed = Agreement(mesh)
     interval, late = [], None  # metrics are read one dispatch late: the device never waits
     for step in range(start, config.num_updates, config.substeps):
