@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
-from pdistill import evaluate
+from pdistill import compare, evaluate
 from pdistill.data import load_dataset
 from pdistill.evaluation import Evaluator, Moments, frechet_distance, load_statistics
 from pdistill.report.table import three_digits
@@ -148,6 +148,9 @@ def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
         ),
         ((f"--model={files}/nothing", reference, pixels), "no model in"),
         ((reference, pixels), "give --model or --images"),
+        ((images, reference, pixels, "--guidance=3"), "--guidance is for the samples of a --model"),
+        ((images, reference, pixels, "--held_out=digits:test"), "--held_out is for nearest_neigh"),
+        ((images, reference, pixels, "--label=0"), "--label is for the samples of a --model"),
     ]
     for arguments, message in cases:
         error = refused(capsys, *arguments, f"--out={out}")
@@ -212,7 +215,7 @@ def test_classes_that_cannot_be(labelled, files, capsys):
     cases = [
         ((*flags, digits, "--classes=9-12"), "digits:train has no images of class 10; its labels"),
         ((*flags, digits, "--classes=a"), "--classes: give numbers such as 3"),
-        ((*flags, digits, "--classes=1", "--label=1"), "leave out --label"),
+        (("--model=no", *flags[1:], digits, "--classes=1", "--label=1"), "leave out --label"),
         ((*flags, f"--reference={files}/b.npz", "--classes=1"), "b.npz: it has no labels"),
         (
             (f"--images={files}/a.npz", "--metrics=fd_pixels", digits, "--classes=1"),
@@ -247,26 +250,63 @@ def test_classes_of_a_model(tmp_path, capsys):
     assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)
 
 
-def test_labels_take_turns_where_a_reference_has_none(tmp_path, monkeypatch):
+@pytest.fixture
+def told(monkeypatch):
+    """What each set of samples was made for: (name of the reference, labels, prompts)."""
+    found, measure = [], Evaluator.measure
+
+    def tell(self, batches, labels=None, prompts=None):
+        found.append((self.references[0].name, labels, prompts))
+        return measure(self, batches, labels, prompts)
+
+    monkeypatch.setattr(Evaluator, "measure", tell)
+    return found
+
+
+def test_prompts_of_some_classes(labelled, tmp_path, told):
+    """They stay with their images."""
+    labels = np.load(labelled)["label"]
+    (tmp_path / "prompts.txt").write_text("".join(f"{i}: a {n}\n" for i, n in enumerate(labels)))
+    flags = "--reference=digits:train", "--metrics=fd_pixels", "--classes=3,8"
+    run(f"--images={labelled}", *flags, f"--prompts={tmp_path}/prompts.txt")
+    [(_, found, prompts)] = told
+    rows = np.flatnonzero(np.isin(labels, (3, 8)))
+    assert prompts == [f"{i}: a {labels[i]}" for i in rows]
+    np.testing.assert_array_equal(found, labels[rows])
+
+
+def test_compare_draws_labels_as_the_reference_and_by_ddim(tmp_path, monkeypatch):
+    """Also for a teacher with a solver of its own; the student is sampled as it says."""
+    model = save_random(tmp_path / "model", num_labels=3, solver="edm")
+    np.savez(tmp_path / "data.npz", images=noise(40, 0), label=np.full(40, 2))
+    np.savez(tmp_path / "more.npz", images=noise(40, 0), label=np.full(40, 3))
+    drawn = []
+
+    def draw(network, *, sampling, num, told, **_):
+        drawn.append((sampling.solver.name, sampling.num_steps, set(told.label.tolist())))
+        return iter([noise(num, len(drawn))])
+
+    monkeypatch.setattr("pdistill.cli.compare.draw_samples", draw)
+    flags = f"--teacher={model}", f"--students={model}@2"
+    compare.main([*flags, f"--reference={tmp_path}/data.npz"])
+    assert drawn == [("edm", 4, {2}), ("ddim", 2, {2})]
+    with pytest.raises(SystemExit, match=r"takes labels from 0 to 2, and .*more.npz has 3"):
+        compare.main([*flags, f"--reference={tmp_path}/more.npz"])
+
+
+def test_labels_take_turns_where_a_reference_has_none(tmp_path, told):
     """A set of images on disk as much as a folder: they are not all 0."""
     for i, image in enumerate(noise(40, 0)):
         (tmp_path / "mine").mkdir(exist_ok=True)
         Image.fromarray(image[..., 0]).save(tmp_path / f"mine/{i}.png")
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         tar.add(tmp_path / "mine", "mine")
-    drawn = {}
-
-    def told(self, batches, labels=None, prompts=None):
-        drawn[self.references[0].name] = labels
-        return measure(self, batches, labels, prompts)
-
-    measure = Evaluator.measure
-    monkeypatch.setattr(Evaluator, "measure", told)
     model = save_random(tmp_path / "model", num_labels=3)
     flags = "--metrics=fd_pixels", "--num_steps=1", f"--out={tmp_path}/rows.jsonl"
     folder, tars = str(tmp_path / "mine"), f"{tmp_path}:train"
     for reference in (folder, tars):
         run(f"--model={model}", f"--reference={reference}", *flags)
+    drawn = {name: labels for name, labels, _ in told}
     assert set(drawn[tars]) == {0, 1, 2}
     np.testing.assert_array_equal(drawn[tars], drawn[folder])
     assert [row["labels"] for row in read_jsonl(tmp_path / "rows.jsonl")] == [None, None]

@@ -162,6 +162,25 @@ def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     check_events(copy)
 
 
+def test_a_metric_stays_in_its_space(workdir, tmp_path):
+    """A distance before the others would be another space's, and rows there would be kept."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    row = read_jsonl(copy / "results.jsonl")[0] | {"metric": "precision"}
+    with (copy / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    config = tiny()
+    config.evaluation.metrics = ("fd_classifier", "fd_pixels", "precision_recall")
+    message = "precision of teacher was measured in pixels, and would be in classifier: set eval"
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(config, copy)
+    config.evaluation.features = "pixels"
+    found = Experiment(parse(as_plain(config)), copy, StopSignals())
+    found.claim(as_plain(config))
+    [evaluator] = found.measurements._evaluators.values()
+    assert [metric.features for metric in evaluator.metrics] == ["classifier", "pixels", "pixels"]
+
+
 def test_copies_are_looked_for_among_the_training_images(tmp_path):
     """Also where samples are compared with held-out images alone."""
     config = tiny()

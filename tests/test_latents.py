@@ -135,8 +135,14 @@ def test_a_run_in_latents(workdir, tmp_path, bars):
     shutil.copytree(workdir, copy := tmp_path / "copy")
     others = [json.dumps(row) for row in rows if row["stage"] != "codec"]
     (copy / "results.jsonl").write_text("\n".join([*others, ""]))
-    experiment.run(config(), copy)
+    more = config()  # samples than there are images, each of which is encoded once
+    more.evaluation.num_samples = 2000
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(text.replace('"num_samples": 32', '"num_samples": 2000'))
+    experiment.run(more, copy)
     assert f"{'codec':<16} encoded and decoded" in bars
+    last = json.loads((copy / "results.jsonl").read_text().splitlines()[-1])
+    assert (last["stage"], last["num_samples"], "duplicates" in last) == ("codec", 1437, False)
     model = pdistill.load(workdir / "progressive/1")
     assert model.image_shape == (8, 8, 1)
     assert model.noise_shape == (2, 2, 2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from pages import DOCS, ROOT, blocks
@@ -20,6 +21,7 @@ from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.dry_run import Cost
 from pdistill.experiment.plan import plan
 from pdistill.runtime import platform
+from pdistill.runtime.mesh import make_mesh
 
 PAGE = DOCS / "your_own_images.md"
 SMALL = (
@@ -144,7 +146,7 @@ def test_the_estimate_counts_all_runs(recipe, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "cost_of", lambda p, _: Cost(p.name, 1, 10**9, 0, 0, 0, 0, 0))
     monkeypatch.setattr(estimate, "_rate", lambda *_: 1e9)
     monkeypatch.setattr(type(runs["teacher"].network), "flops", lambda _: 1e6)
-    mesh = type("Mesh", (), {"size": 2})
+    mesh = make_mesh(2, 1, jax.devices()[:2])
     estimate.tell_estimate(list(runs.values()), runs, config, mesh, (1437, 8, 8, 1))
     # (5000 x 2 + (500 + 500 + 1000) x 4) / 2 s; 1000 x (8 + 4 + 2 + 1 + 4 + 2 + 1) / 2000 s
     told = capsys.readouterr().err

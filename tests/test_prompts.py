@@ -32,7 +32,7 @@ from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
-from pdistill.model.text import load_text_encoder
+from pdistill.model.text import PromptEncoder, load_text_encoder
 from pdistill.networks import Conditioning
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
@@ -191,7 +191,7 @@ def test_a_prompt_goes_to_the_student_with_the_nearest_centre(run):
         assert np.abs(images - alone)[route != k].max() > 1e-4
 
 
-def test_evaluate_draws_the_reference_s_captions(run, tmp_path, capsys):
+def test_evaluate_draws_the_reference_s_captions(run, tmp_path, monkeypatch):
     common = [f"--model={run / 'progressive/1'}", "--metrics=fd_pixels", "--reference=tiles:train"]
     evaluate.main([*common, f"--out={tmp_path / 'rows.jsonl'}"])
     (tmp_path / "prompts.txt").write_text("a red tile\n")
@@ -204,6 +204,14 @@ def test_evaluate_draws_the_reference_s_captions(run, tmp_path, capsys):
     own = next(row["value"] for row in rows if row["stage"] == "progressive/1")
     assert all_ == pytest.approx(own, rel=1e-4)
     assert red != all_
+    encode, encoded = PromptEncoder.__call__, []  # no others than are drawn
+    monkeypatch.setattr(
+        PromptEncoder,
+        "__call__",
+        lambda self, prompts: encoded.extend(prompts) or encode(self, prompts),
+    )
+    evaluate.main([*common, "--num_samples=5"])
+    assert len(encoded) == 5
 
 
 def test_clip_score_of_a_run_and_by_the_command(run, encoder, tmp_path, monkeypatch):
@@ -233,10 +241,12 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     seen = SimpleNamespace(
         measure=lambda batches, labels, prompts: [{"prompts": prompts, "num": len(list(batches))}]
     )
+    told = rows.draw_told(model.network, data, 9, 3)
+    prompts = [prompts[i] for i in rows.draw_rows(3, 9, 3)]
     [row], _ = rows.measure(
-        model, seen, stage="", sampling=model.sampling, data=data, prompts=prompts, **settings
+        model, seen, stage="", sampling=model.sampling, told=told, prompts=prompts, **settings
     )
-    drawn = rows.draw_told(model.network, data, 9, 3).text.pooled
+    drawn = told.text.pooled
     np.testing.assert_allclose(model.prompts(row["prompts"]).pooled, drawn, atol=1e-5)
     assert len(set(row["prompts"])) == 3
 

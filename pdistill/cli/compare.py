@@ -3,7 +3,8 @@
     python -m pdistill.compare --teacher=runs/minima/teacher --reference=digits:train \
         --students=runs/minima/direct_2@2,runs/minima/direct_8@8
 
-MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with. It prints
+MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with; a teacher
+that was distilled itself does its own steps. Labels are drawn as the reference's. It prints
 a line for each student: Frechet distances from the data to that teacher, from the data to the
 student, from the teacher to the student, and the root mean square difference of their pixels, image
 by image. This is the local-minima experiment of Zheng & Yang (2025, section 3): students may be as
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import codec_option, command_parser
+from pdistill.cli.options import codec_option, command_parser, labels_after
 from pdistill.evaluation import (
     EvaluationError,
     Evaluator,
@@ -26,7 +27,8 @@ from pdistill.evaluation import (
     check_distance,
     load_reference,
 )
-from pdistill.experiment.rows import draw_samples
+from pdistill.experiment.rows import draw_samples, draw_told
+from pdistill.features import Extractor
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Conditioning
@@ -85,17 +87,20 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh, codec=options.codec)
 
+    labels = labels_after(reference, teacher.network.num_labels, options.teacher)
+    extractors: dict[str, Extractor] = {}  # whose weights are read once
+
     def draw(path: str, model: Model, sampling: Sampling) -> np.ndarray:
-        batches, _ = draw_samples(
-            model.network, sampling=sampling, num=num,
-            data=Conditioning(label=np.arange(model.network.num_labels)), seed=options.seed,
+        told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
+        batches = draw_samples(
+            model.network, sampling=sampling, num=num, told=told, seed=options.seed,
             batch_size=options.batch_size, mesh=mesh, description=f"samples of {path}",
         )  # fmt: skip
         return np.concatenate(list(batches))
 
     def distance(samples: np.ndarray, to: Reference) -> float:
-        [row] = Evaluator([to], (options.metric,), num_samples=num).measure([samples])
-        return row["value"]
+        evaluator = Evaluator([to], (options.metric,), num_samples=num, extractors=extractors)
+        return evaluator.measure([samples])[0]["value"]
 
     rows = []
     for text in options.students.split(","):
@@ -127,9 +132,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _distilled(teacher: Model, steps: int) -> Sampling:
-    """The teacher's sampling as students are distilled from it: without noise and clipping."""
-    drawn = teacher.sampling.solver.stochastic and not teacher.network.sampler
-    sampling = teacher.sampling_with(steps, "ddim" if drawn else None)
+    """The teacher's sampling as students are distilled from it: by DDIM, without clipping."""
+    sampling = teacher.sampling_with(steps, None if teacher.network.sampler else "ddim")
     return dataclasses.replace(sampling, clip=None)
 
 

@@ -12,6 +12,7 @@ the prompts that a model's samples are drawn for, or one of each image for clip_
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from pdistill.cli.options import (
     codec_option,
     command_parser,
     guide_option,
+    labels_after,
     load_model,
     numbers,
     picture_options,
@@ -40,7 +42,7 @@ from pdistill.evaluation import (
     load_reference,
     save_statistics,
 )
-from pdistill.experiment.rows import measure, stable_hash
+from pdistill.experiment.rows import draw_rows, draw_told, measure, stable_hash
 from pdistill.model import Model
 from pdistill.networks import Conditioning
 from pdistill.report import table
@@ -51,8 +53,27 @@ from pdistill.runtime.terminal import plain_errors, say
 from pdistill.samplers import parse_solver
 
 BATCH = 500
+OF_MODELS = ("codec", "guide", "text_encoder", "num_steps", "solver", "label", "guidance")
 
 AnyReference = Reference | StatisticsReference
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Images to measure, uint8 [N, H, W, C], with their labels and prompts, [N] each or None."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    prompts: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of(self, rows: np.ndarray) -> "Given":
+        """Takes some rows, numbers [n], alone."""
+        labels = self.labels if self.labels is None else self.labels[rows]
+        prompts = self.prompts and [self.prompts[row] for row in rows]
+        return Given(self.images[rows], labels, prompts)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,19 +135,22 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
       ValueError, OSError: options, files or models are bad; the message is for the user.
     """
     metrics = [name.strip() for name in options.metrics.split(",")]
+    unused = [name for name in OF_MODELS if getattr(options, name) is not None]
+    if unused and not options.model:
+        raise EvaluationError(f"--{unused[0]} is for the samples of a --model; leave it out")
+    if options.held_out and NEIGHBOURS not in metrics:
+        raise EvaluationError(
+            f"--held_out is for {NEIGHBOURS}; add it to --metrics, or leave it out"
+        )
     pictures = {"channels": options.channels, "background": options.background}
     reference = load_reference(options.reference, **pictures)
     held_out = load_reference(options.held_out, **pictures) if options.held_out else None
-    images = labels = None
-    if options.images:
-        images, labels = load_labelled(options.images, **pictures)
+    given = _given(options) if options.images else None
     if options.classes:
-        reference, held_out, images, labels = _of_classes(
-            options, reference, held_out, images, labels
-        )
+        reference, held_out, given = _of_classes(options, reference, held_out, given)
     if not (options.model or options.images or options.save_statistics):
         raise EvaluationError("give --model or --images to measure, or --save_statistics")
-    num = options.num_samples or (len(reference) if images is None else len(images))
+    num = options.num_samples or len(reference if given is None else given)
     if num < 2:
         raise EvaluationError(
             f"--num_samples must be at least 2; it is {num}" if options.num_samples else
@@ -134,9 +158,9 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
         )  # fmt: skip
     if options.batch_size < 1:
         raise EvaluationError(f"--batch_size must be at least 1; got {options.batch_size}")
-    if images is not None and num > len(images):
+    if given is not None and num > len(given):
         raise EvaluationError(
-            f"{options.images} has {len(images)} images, fewer than {num}; lower --num_samples"
+            f"{options.images} has {len(given)} images, fewer than {num}; lower --num_samples"
         )
     evaluator = Evaluator(
         [reference],
@@ -153,19 +177,32 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
             options.save_statistics, statistics, reference=reference.name, features=space
         )
         say(f"mean and covariance of {space} of {reference.name} -> {options.save_statistics}")
-    if images is not None:
-        return _measure_images(options, evaluator, images, labels, num)
+    if given is not None:
+        return _measure_images(options, evaluator, given, num)
     return _measure_model(options, evaluator, num) if options.model else []
+
+
+def _given(options: argparse.Namespace) -> Given:
+    """Reads --images, and their --prompts."""
+    images, labels = load_labelled(
+        options.images, channels=options.channels, background=options.background
+    )
+    prompts = read_prompts(options.prompts) if options.prompts else None
+    if prompts is not None and len(prompts) != len(images):
+        raise EvaluationError(
+            f"{options.prompts} has {len(prompts)} prompts for {len(images)} images; write one for "
+            "each, in the order of the images"
+        )
+    return Given(images, labels, prompts)
 
 
 def _of_classes(
     options: argparse.Namespace,
     reference: AnyReference,
     held_out: AnyReference | None,
-    images: np.ndarray | None,
-    labels: np.ndarray | None,
-) -> tuple[AnyReference, AnyReference | None, np.ndarray | None, np.ndarray | None]:
-    """The references, images and labels that are of --classes."""
+    given: Given | None,
+) -> tuple[AnyReference, AnyReference | None, Given | None]:
+    """The references and images that are of --classes."""
     if options.label is not None:
         raise EvaluationError("--classes says the labels of the samples too; leave out --label")
     try:
@@ -174,45 +211,36 @@ def _of_classes(
         raise EvaluationError(f"--classes: {error}") from error
     reference = reference.of_classes(classes, options.classes)
     held_out = held_out and held_out.of_classes(classes, options.classes)
-    if images is None:
-        return reference, held_out, None, None
-    if labels is None:
+    if given is None:
+        return reference, held_out, None
+    if given.labels is None:
         raise EvaluationError(
             f"--classes: {options.images} has no labels; give an .npz of images with their label "
             "[N], as python -m pdistill.sample writes it"
         )
-    chosen = np.isin(labels, classes)
-    if not chosen.any():
+    rows = np.flatnonzero(np.isin(given.labels, classes))
+    if not rows.size:
         raise EvaluationError(f"{options.images} has no images of classes {options.classes}")
-    return reference, held_out, images[chosen], labels[chosen]
+    return reference, held_out, given.of(rows)
 
 
 def _measure_images(
-    options: argparse.Namespace,
-    evaluator: Evaluator,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    num: int,
+    options: argparse.Namespace, evaluator: Evaluator, given: Given, num: int
 ) -> list[dict[str, Any]]:
     """Measures `num` images from a file or folder, which may be sorted by class."""
-    size, seed = options.batch_size, None
-    prompts = read_prompts(options.prompts) if options.prompts else None
-    if prompts is not None and len(prompts) != len(images):
-        raise EvaluationError(
-            f"{options.prompts} has {len(prompts)} prompts for {len(images)} images; write one for "
-            "each, in the order of the images"
-        )
-    if num < len(images):
+    seed = None
+    if num < len(given):
         seed = options.seed
-        order = np.random.RandomState(stable_hash(f"{seed}/images")).permutation(len(images))
-        say(f"{num} of the {len(images)} images, drawn at random with seed {seed}")
-        images, labels = images[order[:num]], labels if labels is None else labels[order[:num]]
-        prompts = prompts and [prompts[i] for i in order[:num]]
+        order = np.random.RandomState(stable_hash(f"{seed}/images")).permutation(len(given))
+        say(f"{num} of the {len(given)} images, drawn at random with seed {seed}")
+        given = given.of(order[:num])
     nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
     about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
-        for row in evaluator.measure(_shown(images, size), labels, prompts=prompts)
+        for row in evaluator.measure(
+            _shown(given.images, options.batch_size), given.labels, prompts=given.prompts
+        )
     ]
 
 
@@ -235,20 +263,15 @@ def _measure_model(
     )
     if options.guidance is not None:
         model.check_guidance(options.guidance)
-    num_labels = model.network.num_labels
-    if options.label is None:
-        known = evaluator.references[0].labels
-        labels = np.arange(num_labels) if known is None else np.asarray(known)
-        _check_known(options, num_labels, labels)
-    elif 0 <= options.label < num_labels:
-        labels = [options.label]
-    else:
-        raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+    labels = _labels(options, evaluator.references[0], model.network.num_labels)
     prompts = _prompts(options, evaluator, model)
-    text = None if prompts is None else model.prompts(prompts)
-    if text is not None:
-        labels = np.resize(labels, len(text.mask)) if num_labels else None
-    data = Conditioning(label=None if labels is None else np.asarray(labels), text=text)
+    if prompts is None:
+        told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
+    else:  # those that are drawn alone are encoded
+        drawn = draw_rows(len(prompts), num, options.seed)
+        labels = np.resize(labels, len(prompts))[drawn] if model.network.num_labels else None
+        prompts = [prompts[row] for row in drawn]
+        told = Conditioning(label=labels, text=model.prompts(prompts))
     rows, _ = measure(
         model,
         evaluator,
@@ -259,7 +282,7 @@ def _measure_model(
         seed=options.seed,
         batch_size=options.batch_size,
         mesh=mesh,
-        data=data,
+        told=told,
         prompts=prompts,
         keep=0,
         description="samples",
@@ -267,15 +290,15 @@ def _measure_model(
     return rows
 
 
-def _check_known(options: argparse.Namespace, num_labels: int, labels: np.ndarray) -> None:
-    """Raises EvaluationError for labels of a reference that the model does not have."""
+def _labels(options: argparse.Namespace, reference: AnyReference, num_labels: int) -> np.ndarray:
+    """The labels after which samples are drawn."""
     if options.classes and not num_labels:
         raise EvaluationError(f"{options.model} takes no labels; leave --classes out")
-    if num_labels and labels.max() >= num_labels:
-        raise EvaluationError(
-            f"{options.model} takes labels from 0 to {num_labels - 1}, and {options.reference} has "
-            f"{labels.max()}: give a reference of the data that it was trained on, or --label"
-        )
+    if options.label is None:
+        return labels_after(reference, num_labels, options.model)
+    if not 0 <= options.label < num_labels:
+        raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+    return np.array([options.label])
 
 
 def _prompts(options: argparse.Namespace, evaluator: Evaluator, model: Model) -> list[str] | None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 from jax.sharding import Mesh
 from PIL import ImageColor
 
@@ -15,6 +16,7 @@ from pdistill.runtime.programs import keep_programs
 from pdistill.samplers import parse_steps
 
 if TYPE_CHECKING:
+    from pdistill.evaluation import Reference, StatisticsReference
     from pdistill.model import Model
 
 
@@ -87,6 +89,25 @@ def read_prompts(path: Path) -> list[str]:
     if not any(prompts):
         raise ValueError(f"{path} has no prompts; write one a line")
     return [prompt for prompt in prompts if prompt]
+
+
+def labels_after(
+    reference: "Reference | StatisticsReference", num_labels: int, model: str
+) -> np.ndarray:
+    """Labels [N] after which a model's samples are drawn: the reference's, or else each once.
+
+    Raises:
+      ValueError: the model, of `num_labels`, has not all of the reference's.
+    """
+    if reference.labels is None:
+        return np.arange(num_labels)
+    labels = np.asarray(reference.labels)
+    if num_labels and labels.max() >= num_labels:
+        raise ValueError(
+            f"{model} takes labels from 0 to {num_labels - 1}, and {reference.name} has "
+            f"{labels.max()}: give a reference of the data that it was trained on"
+        )
+    return labels
 
 
 def numbers(text: str) -> list[int]:

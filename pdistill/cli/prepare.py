@@ -26,6 +26,19 @@ from pdistill.networks.text import TextEncoder
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
+OF_PICTURES = ("resolution", "resize")
+OF_IMAGES = ("no_labels", "captions", "held_out", "channels", "background")
+SOURCES = {  # words for where pictures come from, by the option that says so, and what it takes
+    "published": ("a published set", ("archive",)),
+    "images": ("--images", ("name", *OF_PICTURES, *OF_IMAGES)),
+    "emoji": ("--emoji", ("name", "emoji_groups", *OF_PICTURES)),
+    "": ("a set that is there", ("name",)),
+}
+OF_PARTS = {  # options by the one that says what else is prepared
+    "codec": ("no_flip", "batch_size"),
+    "text_encoder": ("text_tokens",),
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
@@ -83,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.images and not args.name:
         parser.error("--images needs --name=NAME")
-    if args.emoji_groups and not args.emoji:
-        parser.error("--emoji_groups needs --emoji=FOLDER")
+    _check_taken(parser, args)
     if args.resolution is not None and args.resolution < 1:
         parser.error("--resolution must be 1 or more")
     if args.emoji:
@@ -103,6 +115,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             _encode(args, args.name or args.published)
         if encoder:
             _embed(args, encoder)
+
+
+def _check_taken(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends with a message for options that nothing would take."""
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    what, taken = SOURCES[next((name for name in SOURCES if name in given), "")]
+    some = {name for _, names in SOURCES.values() for name in names}  # not taken by all
+    for name in sorted(given & some - set(taken)):
+        others = [words for source, (words, names) in SOURCES.items() if source and name in names]
+        parser.error(f"--{name} is for {' or '.join(others)}, not for {what}; leave it out")
+    for part, names in OF_PARTS.items():
+        if unused := sorted(given & set(names)) if part not in given else ():
+            parser.error(f"--{unused[0]} needs --{part}")
+    if "split" in given and not given & set(OF_PARTS):
+        parser.error("--split needs --codec or --text_encoder")
 
 
 def _prepare(args: argparse.Namespace, root: Path) -> Path:

@@ -95,5 +95,22 @@ def _table(path: Path) -> dict[Path, tuple[str, ...]]:
 
 def _rows(path: Path, file: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".csv":
-        return csv.DictReader(file)
+        return _csv_rows(csv.DictReader(file))
     return (json.loads(line) for line in file if line.strip())
+
+
+def _csv_rows(table: csv.DictReader) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows of a table of captions; ValueError if it is none, or a row too long."""
+    names = table.fieldnames or ()
+    if names and ("file_name" not in names or not set(FIELDS) & set(names)):
+        raise ValueError(
+            f"its first line must have file_name and one of {', '.join(FIELDS)}, with commas "
+            f"between them; it has {', '.join(names)}; or give --captions=none"
+        )
+    for row in table:
+        if None in row:  # where DictReader puts what is beyond the header
+            raise ValueError(
+                f"{row['file_name']} has more fields than the first line; put a text that has a "
+                "comma into double quotes"
+            )
+        yield row

@@ -40,8 +40,14 @@ def _loops(folder: Path) -> bool:
 
 def common_channels(paths: Iterable[Path]) -> int:
     """Returns 1 if all pictures are grey, else 3; reads headers up to the first one in colour."""
-    modes = (header.mode.split(";")[0] for header in map(_header, paths) if header)
-    return 1 if all(mode in GREY for mode in modes) else 3
+    return 1 if all(is_grey(header) for header in map(_header, paths) if header) else 3
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Tells whether a picture, opened but not loaded, is grey, with or without transparency."""
+    grey = image.mode.split(";")[0] in GREY
+    # PIL reads grey of 16 bits with transparency as RGBA, and says so of the file's layout alone.
+    return grey or any(str(part[3]).startswith("LA") for part in getattr(image, "tile", ()))
 
 
 def common_resolution(paths: Sequence[Path], multiple: int = 1) -> int:
@@ -92,13 +98,12 @@ def picture_of(
     done = []
     if getattr(image, "is_animated", False):
         done.append("first of several frames taken")
-    turned = _is_turned(image)
+    grey, turned = is_grey(image), _is_turned(image)
     image.load()  # which turns a TIFF, and only that
     if turned:
         done.append("turned as EXIF says")
         ImageOps.exif_transpose(image, in_place=True)
     picture = _of_8_bits(image, done)
-    grey = picture.mode in GREY
     if picture.has_transparency_data:
         picture = _on(background, picture, done)
     elif not grey:
@@ -127,7 +132,11 @@ def _of_8_bits(image: ImageFile.ImageFile, done: list[str]) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         done.append("16 bits divided by 257")
-        values = np.asarray(image) / 257
+        wide = np.asarray(image)
+        values = wide / 257
+        if (clear := image.info.get("transparency")) is not None:
+            alpha = np.where(wide == clear, 0, 255)
+            return Image.fromarray(np.stack([np.rint(values), alpha], 2).astype(np.uint8))
     elif mode == "F":
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):  # NaN is not either

@@ -1,6 +1,7 @@
 """Folders of WebDataset's shards: uncompressed tars of pictures and their labels."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -15,12 +16,14 @@ from PIL import Image
 
 from pdistill.data.captions import ENCODING, FIELDS, captions_of, one_caption
 from pdistill.data.folders import SPLITS
-from pdistill.data.pictures import GREY, SIDES_READ, SUFFIXES, picture_of
+from pdistill.data.pictures import SIDES_READ, SUFFIXES, is_grey, picture_of
 from pdistill.data.records import DataError, state_of
 from pdistill.runtime.files import cache_dir, in_home, one_line, read_arrays, write_arrays
 from pdistill.runtime.terminal import say, update
 
 UNPACK = "unpack the tars, and `python -m pdistill.data.prepare --images=FOLDER` makes them so"
+
+FORMAT = "2"  # of what is kept of tars
 
 
 class Index(NamedTuple):
@@ -142,10 +145,16 @@ def _member(path: Path, offset: int) -> str:
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
     """The tars of each split, sorted."""
-    found = {"train": sorted(folder.glob("*.tar"))}
+    beside = sorted(folder.glob("*.tar"))
+    found = {"train": beside}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.lower() in SPLITS and (tars := sorted(path.glob("*.tar"))):
             found[SPLITS[path.name.lower()]] = tars
+    if beside and found["train"] != beside:
+        raise DataError(
+            f"{folder} has {len(beside):,} tars beside its folder {found['train'][0].parent.name}, "
+            f"such as {beside[0].name}; move them into it, or away"
+        )
     if not found["train"]:
         raise FileNotFoundError(f"there are no .tar files in {folder}, nor in {folder / 'train'}")
     for paths in found.values():
@@ -154,14 +163,24 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 
 
 def _check_numbers(paths: Sequence[Path]) -> None:
-    """Raises DataError if the numbers in the names of shards have a gap."""
+    """Raises DataError if the numbers in the names of shards have a gap, or are not all "of" one.
+
+    Far more numbers that lack than are there, from none of 0 and 1 on, are no gaps but names, as
+    ImageNet's n01440764.tar.
+    """
     series = defaultdict(dict)
     for path in paths:
-        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", path.name):
-            before, number, after = match.groups()
-            series[before, after][int(number)] = number
-    for (before, after), numbers in series.items():
-        for number in range(min(numbers), max(numbers)):
+        if match := re.fullmatch(r"(.*?)(\d+)((?:-of-(\d+))?\D*)", path.name):
+            before, number, after, total = match.groups()
+            series[before, after, total][int(number)] = number
+    for (before, after, total), numbers in series.items():
+        first, last = min(numbers), max(numbers)
+        if total:
+            first = 1 if int(total) in numbers else 0
+            last = first + int(total) - 1
+        if first > 1 and last - first >= 2 * len(numbers):
+            continue
+        for number in range(first, last + 1):
             if number not in numbers:
                 width = len(numbers[min(numbers)])
                 missing = f"{before}{number:0{width}}{after}"
@@ -181,7 +200,7 @@ def _rows(split: str, lengths: dict[str, int]) -> tuple[str, slice]:
 
 def _index(folder: Path, paths: Sequence[Path]) -> Index:
     """The index of some shards, from the cache or made anew."""
-    kept = cache_dir() / "tars" / f"{state_of(paths)}.npz"
+    kept = cache_dir() / "tars" / f"{state_of(paths, FORMAT)}.npz"
     try:
         return Index(**read_arrays(kept))
     except Exception:  # not there, or damaged
@@ -198,10 +217,15 @@ def _index(folder: Path, paths: Sequence[Path]) -> Index:
 
 
 def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
-    rows = []
+    rows, others = [], []
     for shard, path in enumerate(paths):
         update(f"{folder}: pictures are looked for in tar {shard + 1} of {len(paths)}")
-        rows += [(shard, *sample) for sample in _samples(path)]
+        rows += [(shard, *sample) for sample in _samples(path, others)]
+    if others:
+        say(
+            f"{folder}: {len(others):,} pictures are left out, such as {others[0]}: a sample has "
+            "one, with the name up to the first dot and a suffix"
+        )
     if not rows:
         raise DataError(f"there are no pictures in the tars of {folder}: {', '.join(SUFFIXES)}")
     columns = np.array(rows, np.int64).T  # those of an Index, but for "grey"
@@ -213,8 +237,11 @@ def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
     return Index(*columns, np.array(_are_grey(folder, paths, columns)))
 
 
-def _samples(path: Path) -> Iterator[tuple[int, ...]]:
-    """Offset, bytes and label of each picture of a shard, and those three of its caption."""
+def _samples(path: Path, others: list[str]) -> Iterator[tuple[int, ...]]:
+    """Offset, bytes and label of each picture of a shard, and those three of its caption.
+
+    Names of pictures that are no sample's are added to `others`.
+    """
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             samples = defaultdict(dict)
@@ -227,6 +254,8 @@ def _samples(path: Path) -> Iterator[tuple[int, ...]]:
                 raise tarfile.ReadError("it has no end")
             for (_, key), parts in samples.items():
                 picture = next((parts[p] for p in parts if f".{p}" in SUFFIXES), None)
+                pictures = (part for part in parts.values() if _is_picture(part.name))
+                others += [part.name for part in pictures if part is not picture]
                 if picture:
                     label, caption = _label(tar, key, parts), _caption(tar, parts)
                     yield picture.offset_data, picture.size, label, *caption
@@ -236,6 +265,10 @@ def _samples(path: Path) -> Iterator[tuple[int, ...]]:
         ) from error
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _label(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> int:
@@ -255,7 +288,8 @@ def _label(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) ->
 
 def _caption(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[int, int, bool]:
     """Offset and bytes of a sample's caption, and whether it is in JSON; no bytes for none."""
-    if text := parts.get("txt"):
+    text = parts.get("txt")
+    if text and tar.extractfile(text).read().decode(ENCODING, "replace").strip():
         return text.offset_data, text.size, False
     if not (text := parts.get("json")):
         return 0, 0, False
@@ -267,18 +301,24 @@ def _caption(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[i
 
 
 def _are_grey(folder: Path, paths: Sequence[Path], columns: np.ndarray) -> bool:
-    """Whether pictures are grey, as far as SIDES_READ headers tell, which must have one size."""
-    modes, sizes = set(), set()
-    for shard, offset, size, *_ in columns.T[:: -(-columns.shape[1] // SIDES_READ)].tolist():
-        try:
-            with Image.open(io.BytesIO(_read(paths[shard], offset, size))) as image:
-                modes.add(image.mode.split(";")[0])
-                sizes.add(f"{image.width}x{image.height}")
-        except Exception:  # whoever reads the picture says so
-            continue
+    """Whether all pictures are grey; SIDES_READ of them, spread evenly, must have one size."""
+    rows = columns[:3].T
+    some = [_header(paths, *row) for row in rows[:: -(-len(rows) // SIDES_READ)].tolist()]
+    sizes = {f"{image.width}x{image.height}" for image in some if image}
     if len(sizes) > 1:
         raise DataError(
             f"{folder} has pictures of several sizes, such as {' and '.join(sorted(sizes)[:2])}; "
             f"all must be of one: {UNPACK}"
         )
-    return modes <= set(GREY)
+    # The others up to the first one in colour, if there is one.
+    others = (_header(paths, *row) for row in rows.tolist())
+    return all(is_grey(image) for image in itertools.chain(some, others) if image)
+
+
+def _header(paths: Sequence[Path], shard: int, offset: int, size: int) -> Image.Image | None:
+    """A closed picture, whose mode and size are known; None for one that cannot be read."""
+    try:
+        with Image.open(io.BytesIO(_read(paths[shard], offset, size))) as image:
+            return image
+    except Exception:  # whoever reads the picture says so
+        return None

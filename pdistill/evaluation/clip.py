@@ -11,17 +11,22 @@ SCALE = 1000  # of CMMD
 BLOCK = 1024  # rows; the kernel between two blocks is in memory at a time
 
 
-def cmmd(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+def cmmd(
+    samples: np.ndarray, reference: np.ndarray, own: float | None = None
+) -> tuple[float, float]:
     """CMMD (Jayasumana et al. 2024) of embeddings [N, D] and [M, D]: (value, standard error).
 
     1000 times their MMD^2 with the kernel exp(-|x - y|^2 / (2 10^2)). Each row is compared with
     itself too, as in the original code: it is at least 0, and of few rows a little too large. In
     float64, as the kernel's values are all near one. The standard error is that of other samples
     against the same reference, by the jackknife that leaves out each of them.
+
+    Args:
+      own: `kernel_sum(reference)`, if it is known.
     """
     within, across = _sums(samples, samples), _sums(samples, reference)
     n, m = len(samples), len(reference)
-    of_reference = _sums(reference, reference).sum() / m**2
+    of_reference = (kernel_sum(reference) if own is None else own) / m**2
     value = within.sum() / n**2 + of_reference - 2 * across.sum() / (n * m)
     if n < 2:
         return SCALE * value, 0.0
@@ -30,12 +35,17 @@ def cmmd(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     return SCALE * value, SCALE * float(np.sqrt((n - 1) * np.var(without)))
 
 
+def kernel_sum(rows: np.ndarray) -> float:
+    """Sums the kernel over all pairs of rows [N, D], those of a row with itself too."""
+    return float(_sums(rows, rows).sum())
+
+
 def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Sums [N] of the kernel of each row of x [N, D] with all of y."""
-    found = []
+    found, blocks = [], _blocks(y)
     for rows in _blocks(x):
         total = np.zeros(len(rows))
-        for others in _blocks(y):
+        for others in blocks:
             squared = (rows**2).sum(1)[:, None] - 2 * rows @ others.T + (others**2).sum(1)[None]
             total += np.exp(-squared / (2 * WIDTH**2)).sum(axis=1)
         found.append(total)

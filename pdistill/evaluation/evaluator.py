@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 
 from pdistill.evaluation.clip import PromptEmbedder
-from pdistill.evaluation.frechet import Moments, Statistics
+from pdistill.evaluation.collector import Collector
+from pdistill.evaluation.frechet import Statistics
 from pdistill.evaluation.images import (
     DuplicateCounter,
     EvaluationError,
     EvaluationWarning,
     labels_follow,
 )
-from pdistill.evaluation.jackknife import Kept
 from pdistill.evaluation.metrics import (
     NEIGHBOURS,
     ClipScore,
-    Collected,
     Metric,
     NearestMean,
     parse_metrics,
@@ -27,10 +26,11 @@ from pdistill.evaluation.metrics import (
 from pdistill.evaluation.neighbours import nearest_rows
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
-from pdistill.features import load_extractor
+from pdistill.features import Extractor, load_extractor
 from pdistill.features.pixels import Pixels
 from pdistill.features.vision import CLIP, load_text_tower
 from pdistill.runtime.bars import Bar
+from pdistill.runtime.terminal import format_count
 
 NEIGHBOUR_PICTURES = 12  # samples shown with their neighbours
 NEIGHBOURS_SHOWN = 3
@@ -52,6 +52,8 @@ class Evaluator:
       held_out: images for the nearest-neighbour ratio.
       options: keyword arguments of extractors' loaders, such as {"inception": {"weights": PATH}}.
       training: the training images, for that ratio and the pictures; None for the first reference.
+      extractors: by name, for several evaluators to share: this one takes what is there, and adds
+        what it loads.
 
     Raises:
       ValueError: a metric or feature space is unknown. WeightsError: weights are out of reach.
@@ -68,6 +70,7 @@ class Evaluator:
         held_out: Reference | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         training: Reference | None = None,
+        extractors: dict[str, Extractor] | None = None,
     ) -> None:
         if NEIGHBOURS in metrics and held_out is None:
             raise EvaluationError(
@@ -82,17 +85,17 @@ class Evaluator:
                     f"{metric.names(num_samples)[0]} compares with a reference; give one"
                 )
         self._num_samples = num_samples
-        self._extractors = {
-            name: load_extractor(name, **(options or {}).get(name, {}))
-            for name in dict.fromkeys(metric.features for metric in self.metrics)
-        }
+        shared, self._extractors = {} if extractors is None else extractors, {}
+        for name in dict.fromkeys(metric.features for metric in self.metrics):
+            if name not in shared:
+                shared[name] = load_extractor(name, **(options or {}).get(name, {}))
+            self._extractors[name] = shared[name]
         self.takes_prompts = any(isinstance(metric, ClipScore) for metric in self.metrics)
         if self.takes_prompts:
             self._embed = PromptEmbedder(load_text_tower(**(options or {}).get(CLIP, {})))
         for reference in references:
             if reference.images is not None:
                 self._check_shape(reference.images.shape[1:], reference.name)
-                self._check_number(reference)
                 continue
             for metric in self.metrics:
                 if metric.compares == "none":
@@ -103,6 +106,7 @@ class Evaluator:
                         "cannot use: it needs images"
                     )
                 reference.check(metric.features)
+        self._check_numbers()
         self._check_classes()
         if NEIGHBOURS in metrics:
             self._check_held_out(held_out)
@@ -113,12 +117,12 @@ class Evaluator:
         counts = [self._limit(reference) for reference in self.references]
         return max(counts, default=self._num_samples)
 
-    def expected(self) -> set[tuple[str, str | None]]:
-        """Names the rows that measuring `num_samples` samples gives, as (metric, reference)."""
+    def expected(self, most: float = math.inf) -> set[tuple[str, str | None]]:
+        """Names the rows, as (metric, reference), that measuring at most `most` samples gives."""
         return {
             (name, reference and reference.name)
             for metric, reference in self._comparisons()
-            for name in metric.names(self._limit(reference))
+            for name in metric.names(min(self._limit(reference), most))
         }
 
     def measure(
@@ -274,21 +278,35 @@ class Evaluator:
                     f"{name} has {height} x {width}"
                 )
         for reference in self.references:
-            if reference.images is None or reference.images.shape[1:] == shape:
+            if reference.images is None:
+                for metric in self.metrics:
+                    if metric.needs == "statistics":
+                        width = self._extractors[metric.features].width(shape)
+                        reference.check(metric.features, width)
+                continue
+            if reference.images.shape[1:] == shape:
                 continue
             message = f"{name} has the shape {shape}, {reference.name} {reference.images.shape[1:]}"
             if channels != reference.images.shape[3]:
                 raise EvaluationError(f"{message}: the channels differ")
+            if any(isinstance(e, Pixels) and not e.side for e in self._extractors.values()):
+                raise EvaluationError(f"{message}: pixels are compared of images of one size only")
             warnings.warn(f"{message}: each is resized by itself", EvaluationWarning, stacklevel=3)
 
-    def _check_number(self, reference: Reference) -> None:
-        """Raises EvaluationError for a single image, which has no spread to compare with."""
-        compared = [metric for metric in self.metrics if metric.compares != "none"]
-        if len(reference) < 2 and compared:
-            raise EvaluationError(
-                f"{reference.name} has a single image, with which {compared[0].names(0)[0]} cannot "
-                "compare; give more, or leave that metric out"
-            )
+    def _check_numbers(self) -> None:
+        """Raises EvaluationError for fewer samples or images than a metric needs."""
+        for metric, reference in self._comparisons():
+            name = metric.names(0)[0]
+            if reference and reference.images is not None and len(reference) < metric.least:
+                raise EvaluationError(
+                    f"{reference.name} has {format_count(len(reference), 'image')}, with which "
+                    f"{name} cannot compare: give at least {metric.least}, or leave that metric out"
+                )
+            if 0 < (num := self._limit(reference)) < metric.least:
+                raise EvaluationError(
+                    f"{name} needs at least {metric.least} samples; got {num}: give more, or leave "
+                    "that metric out"
+                )
 
     def _check_classes(self) -> None:
         """Raises EvaluationError for references without labels, or of classes of few images."""
@@ -300,7 +318,7 @@ class Evaluator:
                 )
             if metric.needs != "statistics" or reference is None or not reference.classes:
                 continue
-            size = self._extractors[metric.features](reference.images[:1])["features"].shape[1]
+            size = self._extractors[metric.features].width(reference.images.shape[1:])
             if len(reference) <= size:
                 raise EvaluationError(
                     f"{reference.name} has {len(reference)} images, too few for the covariance of "
@@ -318,6 +336,17 @@ class Evaluator:
             raise EvaluationError(
                 f"{NEIGHBOURS}: the held-out images, {held_out.name}, are the training images "
                 "themselves; give others"
+            )
+        shapes = held_out.images.shape[1:], self._training.images.shape[1:]
+        if shapes[0] != shapes[1]:
+            raise EvaluationError(
+                f"{NEIGHBOURS}: {held_out.name} has images of {shapes[0]}, {self._training.name} "
+                f"of {shapes[1]}; give held-out images of one size with the others"
+            )
+        if 2 * (copies := held_out.copies_in(self._training)) > len(held_out):
+            raise EvaluationError(
+                f"{NEIGHBOURS}: {copies:,} of the {len(held_out):,} held-out images are among "
+                f"{self._training.name} too; give others"
             )
 
     def _check_pixels(self, extractor: Pixels, shape: tuple[int, ...]) -> None:
@@ -338,38 +367,7 @@ class Evaluator:
                 "GB; take fd_pixels_16, of images averaged to 16 x 16, or other features"
             )
 
-    def _collector(self, space: str) -> "_Collector":
+    def _collector(self, space: str) -> Collector:
         found = [(m, r) for m, r in self._comparisons() if m.features == space]
         limits = {self._limit(r) for m, r in found if m.needs == "statistics"}
-        return _Collector({metric.needs for metric, _ in found}, limits)
-
-
-class _Collector:
-    """Gathers one space's `Collected` from batches, moments up to each limit and whole arrays."""
-
-    def __init__(self, needs: set[str], limits: set[int]):
-        self._num = 0
-        self._moments = {limit: (Moments(), Kept(limit)) for limit in limits}
-        self._arrays = {name: [] for name in ("features", "logits") if name in needs}
-
-    def add(self, extracted: dict[str, np.ndarray]) -> None:
-        features = extracted["features"]
-        for limit, (moments, kept) in self._moments.items():
-            first = features[: max(limit - self._num, 0)] if limit else features
-            moments.add(first)
-            kept.add(first)
-        for name, parts in self._arrays.items():
-            parts.append(extracted[name])
-        self._num += len(features)
-
-    def first(self, limit: int, labels: np.ndarray | None, prompts: np.ndarray | None) -> Collected:
-        """Returns the first `limit` samples, or all if it is 0, with their labels and prompts."""
-        arrays = {
-            name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
-        }
-        labels, prompts = (a if a is None else a[: limit or None] for a in (labels, prompts))
-        arrays |= {"labels": labels, "prompts": prompts}
-        if limit not in self._moments:
-            return Collected(**arrays)
-        moments, kept = self._moments[limit]
-        return Collected(moments.statistics(), kept.parts, **arrays)
+        return Collector({metric.needs for metric, _ in found}, limits)

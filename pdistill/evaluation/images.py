@@ -17,6 +17,8 @@ from pdistill.data.pictures import (
 from pdistill.runtime.files import one_line, read_arrays
 from pdistill.runtime.terminal import say
 
+LEAST_EXPECTED = 5  # labels of a kind, for a chi-squared test (Cochran 1954)
+
 
 class EvaluationError(ValueError):
     """An error of images or statistics; its message names the file or the set, and the cause."""
@@ -170,11 +172,27 @@ class DuplicateCounter:
 
 
 def labels_follow(labels: np.ndarray, reference: Sequence[int]) -> bool:
-    """Tells whether `labels` may be a random draw of `reference`, by a chi-squared test at 1e-6."""
+    """Tells whether `labels` may be a random draw of `reference`, by a chi-squared test at 1e-6.
+
+    Rare classes are counted together, so that each count is expected to be LEAST_EXPECTED at least.
+    """
     classes, frequencies = np.unique(reference, return_counts=True)
     if not np.isin(labels, classes).all():
         return False
-    counts = np.array([np.sum(labels == label) for label in classes])
+    counts = np.bincount(np.searchsorted(classes, labels), minlength=len(classes))
     expected = frequencies * (len(labels) / frequencies.sum())
+    groups = _groups(expected)
+    counts, expected = (np.bincount(groups, weights) for weights in (counts, expected))
     distance = np.sum((counts - expected) ** 2 / expected)
-    return len(classes) == 1 or chdtrc(len(classes) - 1, distance) > 1e-6
+    return len(counts) == 1 or chdtrc(len(counts) - 1, distance) > 1e-6
+
+
+def _groups(expected: np.ndarray) -> np.ndarray:
+    """Numbers of groups [K] of classes, from the rarest on, as small as LEAST_EXPECTED allows."""
+    groups, total, number = np.empty(len(expected), int), 0.0, 0
+    for i in np.argsort(expected, kind="stable"):
+        groups[i] = number
+        total += expected[i]
+        if total >= LEAST_EXPECTED:
+            total, number = 0.0, number + 1
+    return np.minimum(groups, max(number - 1, 0))  # what is left over goes to the last one

@@ -3,9 +3,11 @@
 import numpy as np
 from scipy.special import rel_entr, softmax
 
+SPLITS = 10
+
 
 def inception_score(
-    logits: np.ndarray, *, splits: int = 10, seed: int = 2020
+    logits: np.ndarray, *, splits: int = SPLITS, seed: int = 2020
 ) -> tuple[float, float]:
     """Inception score exp E KL(p(y | x) || p(y)) (Salimans et al. 2016): (mean, std) over splits.
 

@@ -25,20 +25,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pdistill.evaluation.clip import clip_score, cmmd
-from pdistill.evaluation.frechet import Statistics, frechet_bias, frechet_distance
+from pdistill.evaluation.clip import clip_score, cmmd, kernel_sum
+from pdistill.evaluation.frechet import (
+    Statistics,
+    frechet_bias,
+    frechet_bias_of_few,
+    frechet_distance,
+)
 from pdistill.evaluation.images import EvaluationError, EvaluationWarning
-from pdistill.evaluation.inception_score import inception_score
+from pdistill.evaluation.inception_score import SPLITS, inception_score
 from pdistill.evaluation.jackknife import NORMAL, frechet_margin, recall_margin, share_margin
 from pdistill.evaluation.kid import kernel_distance
 from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.features import EXTRACTORS, Extractor
+from pdistill.features.inception import INCEPTION
 from pdistill.features.vision import CLIP
 
 NEIGHBOURS = "nearest_neighbour_ratio"
-INCEPTION = "inception"
 DISTANCES = ("fid", "fd_", "kid", "cmmd")  # beginnings of metrics whose smaller values are better
 
 
@@ -81,11 +86,13 @@ class Metric(abc.ABC):
       features: name of its feature space.
       needs: field of `Collected` that it reads.
       compares: images to compare with: "all" references, those of "training", or "none".
+      least: number of samples, and of images to compare with, that it needs.
     """
 
     features: str
     needs: ClassVar[str] = "features"
     compares: ClassVar[str] = "all"
+    least: ClassVar[int] = 2
 
     @abc.abstractmethod
     def names(self, num: int) -> tuple[str, ...]:
@@ -118,11 +125,13 @@ class FrechetDistance(Metric):
         except ValueError as error:
             raise EvaluationError(f"{self.features} against {reference.name}: {error}") from error
         num, size = samples.statistics.count, len(statistics.mean)
-        if num <= size:
-            row["bias"] = _bias(statistics, num)
+        few = statistics.count is not None and statistics.count <= size
+        if few or num <= size:
+            row["bias"] = (_bias_of_few if few else _bias)(statistics, num)
+            what = f"{statistics.count} images of {reference.name}" if few else f"{num} samples"
             warnings.warn(
-                f"{num} samples are too few for {size} features ({self.features}): perfect ones "
-                f"would measure {row['bias']:.3g} against {reference.name}, not 0",
+                f"{what} are too few for {size} features ({self.features}): even perfect samples "
+                f"would measure {'about ' * few}{row['bias']:.3g} against {reference.name}",
                 EvaluationWarning,
                 stacklevel=2,
             )
@@ -140,7 +149,9 @@ def _share(found: np.ndarray) -> dict[str, float]:
     return {"value": share, "margin": share_margin(share, len(found))}
 
 
-_bias = functools.lru_cache(maxsize=64)(frechet_bias)  # the same for every model of a run
+_bias, _bias_of_few = (  # the same for every model of a run
+    functools.lru_cache(maxsize=64)(found) for found in (frechet_bias, frechet_bias_of_few)
+)
 
 
 class KernelDistance(Metric):
@@ -161,8 +172,14 @@ class Cmmd(Metric):
         return ("cmmd",)
 
     def measure(self, samples, reference, extractor):
-        value, error = cmmd(samples.features, reference.features(extractor))
+        own = _kernel_sum(reference, extractor)
+        value, error = cmmd(samples.features, reference.features(extractor), own)
         return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
+
+
+@functools.lru_cache(maxsize=8)
+def _kernel_sum(reference: Reference, extractor: Extractor) -> float:
+    return kernel_sum(reference.features(extractor))
 
 
 class ClipScore(Metric):
@@ -183,6 +200,7 @@ class InceptionScore(Metric):
 
     needs = "logits"
     compares = "none"
+    least = SPLITS
 
     def names(self, num: int) -> tuple[str, ...]:
         return ("is",)
@@ -265,6 +283,8 @@ class ClassShares(Metric):
 
 class PrecisionRecall(Metric):
     """Improved precision and recall against each reference."""
+
+    least = Manifold.k + 1
 
     def names(self, num: int) -> tuple[str, ...]:
         return ("precision", "recall")

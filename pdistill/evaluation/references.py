@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pdistill.evaluation.images import (
     read_npz,
 )
 from pdistill.features import Extractor
+from pdistill.features.inception import INCEPTION
 from pdistill.runtime.bars import Bar
 from pdistill.runtime.files import cache_dir, write_arrays
 from pdistill.runtime.processes import in_all
@@ -43,6 +44,9 @@ class Reference:
       labels: int [N], or None. captions: texts of each image, the main one first, or None.
       classes: the labels that it was restricted to, see `of_classes`; () for all.
       cached: statistics are kept on disk.
+
+    Args:
+      statistics: published ones, by feature space, which are not computed of these images.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Reference:
         captions: Sequence[Sequence[str]] | None = None,
         cached: bool = True,
         classes: tuple[int, ...] = (),
+        statistics: Mapping[str, Statistics] | None = None,
     ):
         self.name = name
         self.classes = classes
@@ -62,7 +67,7 @@ class Reference:
         self.captions = captions
         self._cached = cached
         self._features: dict[str, np.ndarray] = {}
-        self._statistics: dict[str, Statistics] = {}
+        self._statistics = dict(statistics or {})
 
     @classmethod
     def of_dataset(cls, data: Dataset) -> "Reference":
@@ -78,6 +83,15 @@ class Reference:
         if self.name == other.name or self.images is other.images:
             return True
         return self.images.shape == other.images.shape and self._digest == other._digest
+
+    def copies_in(self, other: "Reference") -> int:
+        """Counts the images that another reference has to the bit too."""
+        theirs = set(other._hashes())
+        return sum(code in theirs for code in self._hashes())
+
+    def _hashes(self) -> Iterator[int]:
+        for start in range(0, len(self), BLOCK):
+            yield from (hash(image.tobytes()) for image in self.images[start : start + BLOCK])
 
     def of_classes(self, classes: Sequence[int], text: str) -> "Reference":
         """The images of some labels, read into memory; its name has `text` for them.
@@ -208,8 +222,17 @@ class StatisticsReference:
         self.check(extractor.name)
         return self._statistics
 
-    def check(self, features: str) -> None:
-        """Raises EvaluationError if mu and sigma are of another feature space than this."""
+    def check(self, features: str, width: int | None = None) -> None:
+        """Raises EvaluationError if mu and sigma are of another feature space, or of other width.
+
+        Args:
+          width: number of the samples' features.
+        """
+        if width not in (None, own := len(self._statistics.mean)):
+            raise EvaluationError(
+                f"{self.name} holds mu of {own} features, and {features} of these samples has "
+                f"{width}: give statistics of {features}, of images of the samples' size"
+            )
         if self._space not in ("", features):
             raise EvaluationError(
                 f"{self.name} holds mu and sigma of {self._space}, not of {features}: give a "
@@ -239,9 +262,13 @@ def load_reference(
         return Reference(text, load_images(path, channels=channels, background=background))
     if path.suffix == ".npz":
         arrays = read_npz(path)
+        published, space = {}, _space(arrays)
         if "mu" in arrays or "sigma" in arrays:
-            return StatisticsReference(text, statistics_among(arrays, path), _space(arrays))
-        return Reference(text, images_among(arrays, path), labels_among(arrays, path))
+            published = {space or INCEPTION: statistics_among(arrays, path)}
+            if [a.dtype for a in arrays.values() if a.ndim == 4] != [np.uint8]:
+                return StatisticsReference(text, *published.values(), space)
+        images, labels = images_among(arrays, path), labels_among(arrays, path)
+        return Reference(text, images, labels, statistics=published)
     name, separator, split = text.partition(":")
     if not separator:
         raise EvaluationError(

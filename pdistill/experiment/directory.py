@@ -25,8 +25,8 @@ from pdistill.runtime.terminal import say
 # there. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
-    r"model\.network\.arguments\.remat|wandb|estimate|mesh\..*|"
-    r"data\.resident|text_encoder|evaluation\.inception_weights|evaluation\.(metrics|gammas)(\[\d+\])?"
+    r"model\.network\.arguments\.remat|wandb|estimate|mesh\..*|data\.resident|text_encoder|"
+    r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from jax.sharding import Mesh
 from pdistill import report
 from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
+from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
-from pdistill.experiment.rows import draw_samples, identity, measure, row_key
+from pdistill.features import Extractor
 from pdistill.model import Model
 from pdistill.model.card import find
 from pdistill.model.codecs import load_codec, reconstructions
@@ -99,6 +101,7 @@ class Measurements:
         self._splits = {config.data.train: data}
         self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
         self._codecs: dict[Path, Codec] = {}
+        self._extractors: dict[str, Extractor] = {}
         self.text: Text | None = None
         for r in runs.values():
             self._check_guidance(r)
@@ -128,12 +131,14 @@ class Measurements:
           updates: number that the model of each run that trains has had, or will have.
 
         Raises:
-          OSError: it cannot be read or written.
+          OSError: it cannot be read or written. ConfigError: a metric has rows of another space.
         """
         self._log = LogFile(
             self._workdir / "results.jsonl",
             keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),
         )
+        for evaluator in self._evaluators.values():
+            results.check_spaces(self.rows, evaluator)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -154,16 +159,16 @@ class Measurements:
         steps = format_count(format_steps(sampling.num_steps), "step")
         what = f"{r.name:<16} {measurement.solver} {steps}{measurement.weight}"
         update(f"{what}: samples and measures {num:,} images")
-        rows, samples = measure(
+        drawn = results.draw_rows(len(self._data), num, self._config.seed)
+        rows, samples = results.measure(
             model,
             evaluator,
             stage=r.name,
             guidance=measurement.guidance,
-            num=num,
             keep=PICTURE_IMAGES,
-            prompts=self._prompts if evaluator.takes_prompts else None,
+            prompts=[self._prompts[i] for i in drawn] if evaluator.takes_prompts else None,
             description=what,
-            **self._sampling_arguments(sampling),
+            **self._sampling_arguments(model.network, sampling, num),
         )
         pictured = self._keep_pictures(r, measurement, samples)
         rows = self._append(rows)
@@ -189,12 +194,13 @@ class Measurements:
             **{"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"},
             "seed": self._config.seed,
         }
-        if self._has(what, evaluator):
+        num = min(evaluator.num_samples, len(self._data))
+        if self._has(what, evaluator, num):
             return
         shown = f"{r.name:<16} encoded and decoded"
-        update(f"{shown}: measures {evaluator.num_samples:,} images")
         images = self._data.of_shape(r.image_shape).images
-        chosen = np.linspace(0, len(images) - 1, evaluator.num_samples).astype(int)
+        update(f"{shown}: measures {num:,} images")
+        chosen = np.linspace(0, len(images) - 1, num).astype(int)
         codec = self._codec(find(self._workdir / r.name))
         batches = reconstructions(
             codec, images, chosen, self._settings.batch_size, self._mesh, shown
@@ -211,18 +217,18 @@ class Measurements:
         rows = self._append([what | row | about for row in measured])
         conclude(f"{shown}: {_values(rows)}")
 
-    def _has(self, what: dict[str, Any], evaluator: Evaluator) -> bool:
-        """Whether all rows of an evaluator are there for what was sampled."""
+    def _has(self, what: dict[str, Any], evaluator: Evaluator, num: float = math.inf) -> bool:
+        """Whether all rows of an evaluator are there for what was sampled, `num` at most."""
         expected = {
-            row_key(what | {"metric": metric, "reference": reference})
-            for metric, reference in evaluator.expected()
+            results.row_key(what | {"metric": metric, "reference": reference})
+            for metric, reference in evaluator.expected(num)
         }
-        return expected <= {row_key(row) for row in self.rows}
+        return expected <= {results.row_key(row) for row in self.rows}
 
     def _append(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Logs rows but for those that are there: of other metrics, or until a kill."""
-        present = {row_key(row) for row in self.rows}
-        rows = [row for row in rows if row_key(row) not in present]
+        present = {results.row_key(row) for row in self.rows}
+        rows = [row for row in rows if results.row_key(row) not in present]
         for row in rows:
             self._log.append(row)
         return rows
@@ -237,14 +243,11 @@ class Measurements:
         solver = parse_solver(network.sampler or "ddim")
         if r.codec:
             network = network.replace(codec=self._codec(r.codec.directory(self._workdir)))
-        batches, labels = draw_samples(
-            network,
-            num=evaluator.num_samples,
-            description=f"{r.name:<16} {r.run.select}",
-            **self._sampling_arguments(Sampling(r.measured_at[0], solver, self.clip(r))),
-        )
+        sampling = Sampling(r.measured_at[0], solver, self.clip(r))
+        how = self._sampling_arguments(network, sampling, evaluator.num_samples)
+        batches = results.draw_samples(network, description=f"{r.name:<16} {r.run.select}", **how)
         samples = list(batches)  # whose sums are as those that the model is measured by
-        [row] = evaluator.measure(samples, labels)
+        [row] = evaluator.measure(samples, how["told"].label)
         return row, np.concatenate(samples)
 
     @functools.cached_property
@@ -261,11 +264,13 @@ class Measurements:
             self._codecs[directory] = load_codec(directory, self._mesh)
         return self._codecs[directory]
 
-    def _sampling_arguments(self, sampling: Sampling) -> dict[str, Any]:
+    def _sampling_arguments(self, network: Network, sampling: Sampling, num: int) -> dict[str, Any]:
         """Arguments that all samples are drawn with."""
+        data = Conditioning(label=self._data.labels, text=self.text)
         return {
             "sampling": sampling,
-            "data": Conditioning(label=self._data.labels, text=self.text),
+            "num": num,
+            "told": results.draw_told(network, data, num, self._config.seed),
             "seed": self._config.seed,
             "batch_size": self._settings.batch_size,
             "mesh": self._mesh,
@@ -273,7 +278,9 @@ class Measurements:
 
     def _is_measured(self, r: Planned, measurement: Measurement) -> bool:
         seed = self._config.seed
-        sampled = identity(r.name, r.network, measurement.sampling, measurement.guidance, seed)
+        sampled = results.identity(
+            r.name, r.network, measurement.sampling, measurement.guidance, seed
+        )
         return self._has(sampled, self._evaluators[r.image_shape]) and (
             not measurement.pictured
             or (
@@ -385,6 +392,7 @@ class Measurements:
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
             training=self._reference(self._config.data.train, shape),
+            extractors=self._extractors,
         )
 
 

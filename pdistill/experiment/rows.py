@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.evaluation import Evaluator
+from pdistill.experiment.config import ConfigError
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Conditioning, Network
@@ -25,6 +26,18 @@ KEY = (
 def row_key(row: dict[str, Any]) -> tuple:
     """The values that make a row unique."""
     return tuple(row.get(name) for name in KEY)
+
+
+def check_spaces(rows: Sequence[dict[str, Any]], evaluator: Evaluator) -> None:
+    """Raises ConfigError if an evaluator's metric has rows of another feature space."""
+    spaces = {name: metric.features for metric in evaluator.metrics for name in metric.names(0)}
+    for row in rows:
+        before = row.get("features")
+        if (now := spaces.get(row["metric"], before)) != before:
+            raise ConfigError(
+                f"{row['metric']} of {row['stage']} was measured in {before}, and would be in "
+                f"{now}: set evaluation.features to {before!r}, or give another --workdir"
+            )
 
 
 def identity(
@@ -51,32 +64,27 @@ def draw_samples(
     *,
     sampling: Sampling,
     num: int,
-    data: Conditioning,
+    told: Conditioning,
     seed: int,
     batch_size: int,
     mesh: Mesh,
     guidance: float | None = None,
     description: str | None = None,
-) -> tuple[Iterator[np.ndarray], np.ndarray | None]:
-    """`num` samples of the same noise, labels and prompts for every model, and the labels.
+) -> Iterator[np.ndarray]:
+    """Yields batches, uint8 [B, H, W, C], of `num` samples of the same noise for every model.
 
     Args:
-      data: labels and prompts of a data set's images, after which the samples' are distributed.
+      told: their labels and prompts, as of `draw_told`.
       guidance: weight; None for a model that takes none.
       description: text beside a progress bar; None shows no bar.
-
-    Returns:
-      Batches, uint8 [B, H, W, C], and [num], or None for a network that takes no labels.
     """
-    told = draw_told(network, data, num, seed)
     weight = network.effective_guidance(guidance)
     if weight is not None:
         told = told.replace(guidance=np.full(num, weight, np.float32))
-    batches = generate_batches(
+    return generate_batches(
         network, evaluation_key(seed), num, sampling=sampling, told=told, batch_size=batch_size,
         mesh=mesh, description=description,
     )  # fmt: skip
-    return batches, told.label
 
 
 def measure(
@@ -90,7 +98,7 @@ def measure(
     seed: int,
     batch_size: int,
     mesh: Mesh,
-    data: Conditioning,
+    told: Conditioning,
     prompts: Sequence[str] | None,
     keep: int,
     description: str | None = None,
@@ -98,21 +106,19 @@ def measure(
     """Draws samples of a model, as `draw_samples`, and measures them.
 
     Args:
-      prompts: the prompts in `data`, as strings, for metrics that take them.
+      prompts: the prompts in `told`, as strings, for metrics that take them.
       keep: number of samples to return.
       description: text beside a progress bar; None shows no bar.
 
     Returns:
       The rows, and the first samples, uint8 [keep, H, W, C].
     """
-    batches, labels = draw_samples(
-        model.network, sampling=sampling, num=num, data=data, seed=seed,
+    batches = draw_samples(
+        model.network, sampling=sampling, num=num, told=told, seed=seed,
         batch_size=batch_size, mesh=mesh, guidance=guidance, description=description,
     )  # fmt: skip
     samples = Timed(batches, keep)
-    if prompts is not None:
-        prompts = [prompts[row] for row in draw_rows(len(prompts), num, seed)]
-    measured = evaluator.measure(samples, labels, prompts)
+    measured = evaluator.measure(samples, told.label, prompts)
     about = {
         "method": model.card["method"],
         "seconds_per_image": samples.seconds_per_image,

@@ -36,6 +36,10 @@ class Extractor(Protocol):
         """Maps uint8 [N, H, W, C] to {"features": [N, D]}; a classifier adds {"logits": [N, K]}."""
         ...
 
+    def width(self, shape: tuple[int, ...]) -> int:
+        """Number of features D of an image [H, W, C], without computing any."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkExtractor:
@@ -69,6 +73,10 @@ class NetworkExtractor:
             name: np.concatenate([part[name] for part in gathered])[: len(images)]
             for name in gathered[0]
         }
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        image = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+        return jax.eval_shape(self.apply, self.params, image)["features"].shape[1]
 
     @functools.cached_property
     def _mesh(self) -> Mesh:

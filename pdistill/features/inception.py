@@ -27,6 +27,7 @@ from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import say
 from pdistill.runtime.torch_files import WeightsError, read_torch, sha256
 
+INCEPTION = "inception"  # key in `EXTRACTORS`
 ADDRESS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth"
@@ -249,7 +250,7 @@ def from_state_dict(
       WeightsError: a tensor is missing, misshapen or unknown.
     """
     return NetworkExtractor(
-        name="inception",
+        name=INCEPTION,
         apply=extract,
         params=_folded(state, source),
         preprocessing=(

@@ -1,6 +1,7 @@
 """The plainest features, pixels in [-1, 1]."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class Pixels:
         pixels = images.astype(np.float64) / 127.5 - 1
         pixels = average(pixels, images.shape[1] // self.side) if self.side else pixels
         return {"features": pixels.reshape(len(images), -1)}
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        return self.side**2 * shape[2] if self.side else math.prod(shape)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError for images [H, W, C] that it cannot average."""

@@ -97,28 +97,33 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
 
 @matplotlib.rc_context(STYLE)
 def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
-    """Draws a metric against the guidance weight, with a line a stage and step count.
+    """Draws a metric against the guidance weight: a line a stage, step count and way to sample.
+
+    A line goes through the mean over seeds.
 
     Args:
       rows: all rows of results.jsonl, so that a line looks the same in every figure; those without
         guidance, or with another than the metric's first reference, are left out.
     """
     rows = [row for row in rows if row.get("guidance") is not None]
-    lines = list(dict.fromkeys((row["stage"], row["num_steps"]) for row in rows))
+    names = [name for name in ("solver", *SETTINGS) if name != "guidance"]
+    differ = varying(rows, names)
+
+    def line(row: dict[str, Any]) -> tuple:
+        return row["stage"], row["num_steps"], *(row.get(name) for name in names)
+
+    labels = {
+        line(row): ", ".join([row["stage"], f"{row['num_steps']} steps", *_told(row, differ)])
+        for row in rows
+    }
     chosen = [row for row in rows if row["metric"] == metric]
     chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
     figure, axes = _plot()
-    for i, (stage, steps) in enumerate(lines):
-        points = {
-            row["guidance"]: row["value"]
-            for row in chosen
-            if (row["stage"], row["num_steps"]) == (stage, steps)
-        }
-        weights = sorted(points)
-        axes.plot(
-            weights, [points[w] for w in weights], "o-", color=_shade(i, len(lines)),
-            label=f"{stage}, {steps} steps",
-        )  # fmt: skip
+    for i, (each, label) in enumerate(labels.items()):
+        found = [(row["guidance"], row["value"]) for row in chosen if line(row) == each]
+        weights = sorted({weight for weight, _ in found})
+        means = [np.mean([v for weight, v in found if weight == w]) for w in weights]
+        axes.plot(weights, means, "o-", color=_shade(i, len(labels)), label=label)
     axes.set_title(metric)
     axes.set_xlabel("guidance weight")
     if better := describe(metric).better:
@@ -146,13 +151,18 @@ def line_labels(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
     settings = varying(rows, ("solver", *SETTINGS))
     labels = {}
     for row in rows:
-        parts = [
-            row[name] if name == "solver" else f"{name} {setting(row[name])}"
-            for name in settings
-            if row.get(name) is not None
-        ]
-        labels[_line(row)] = ", ".join([group(row["stage"], row.get("method")), *parts])
+        name = group(row["stage"], row.get("method"))
+        labels[_line(row)] = ", ".join([name, *_told(row, settings)])
     return labels
+
+
+def _told(row: dict[str, Any], settings: Sequence[str]) -> list[str]:
+    """Words for the settings that apply to a row."""
+    return [
+        row[name] if name == "solver" else f"{name} {setting(row[name])}"
+        for name in settings
+        if row.get(name) is not None
+    ]
 
 
 def _cost(row: dict[str, Any]) -> float:

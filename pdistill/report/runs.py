@@ -91,6 +91,8 @@ def read(workdir: str | Path) -> RunDirectory:
                     count = int(steps) if steps.isdigit() else steps
                     samples.setdefault(group_of(run), {})[count] = archive[name]
                     continue
+                if config is None:
+                    continue  # nothing else knows the first weight
                 first = f"{config['config']['evaluation']['guidance'][0]:g}"
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})
                 weights[weight] = archive[name]

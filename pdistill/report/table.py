@@ -78,12 +78,14 @@ def varying(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
 
 def three_digits(value: float | None) -> str:
     """Formats three digits: 0.01234 -> "0.0123", 1234.5 -> "1,230"; None -> ""."""
-    if value is None:
-        return ""
-    value = float(f"{value:.3g}")
-    if 1e3 <= abs(value) < 1e6:
+    return "" if value is None else _digits(value, 3)
+
+
+def _digits(value: float, num: int) -> str:
+    value = float(f"{value:.{num}g}")
+    if 10**num <= abs(value) < 1e6:
         return f"{value:,.0f}"
-    return f"{value:#.3g}".removesuffix(".")
+    return f"{value:#.{num}g}".removesuffix(".")
 
 
 def _with_margin(row: dict[str, Any] | None) -> str:
@@ -91,7 +93,7 @@ def _with_margin(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     value = three_digits(row["value"])
-    return f"{value} ± {row['margin']:#.2g}" if "margin" in row else value
+    return f"{value} ± {_digits(row['margin'], 2)}" if "margin" in row else value
 
 
 def _count(value: int | None) -> str:

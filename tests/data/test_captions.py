@@ -126,8 +126,13 @@ def test_pictures_without_captions(tmp_path, capsys, table):
         ("metadata.jsonl", b'{"file_name": "a.png", "text": 3}', "row 1: its caption is no text"),
         ("metadata.jsonl", b"[1]", "metadata.jsonl, in or after row 1: "),
         ("metadata.csv", b"file_name,text\na.png,\xff\n", "metadata.csv, in or after row 0: "),
+        ("metadata.csv", b"file_name,text\nb.png,b\na.png,a cat, sitting\n",
+         "row 1: a.png has more fields than the first line; put a text that has a comma into"),
+        ("metadata.csv", b"file_name;text\na.png;a\n", "with commas between them; it has file_na"),
+        ("metadata.csv", b"file_name,label\na.png,a\n", "must have file_name and one of text, cap"),
+        ("metadata.csv", b"image,text\na.png,a\n", "it has image, text; or give --captions=none"),
     ],
-)
+)  # fmt: skip
 def test_captions_that_cannot_be_read(tmp_path, name, text, message):
     pictures(tmp_path / "in", "a.png")
     (tmp_path / "in" / name).write_bytes(text)

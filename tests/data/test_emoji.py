@@ -220,4 +220,4 @@ def test_without_the_packages_a_sentence_says_how_to_get_them(tmp_path):
 def test_groups_are_of_emoji(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([f"--images={tmp_path}", "--name=mine", "--emoji_groups=food"])
-    assert "--emoji_groups needs --emoji=FOLDER" in capsys.readouterr().err
+    assert "--emoji_groups is for --emoji, not for --images" in capsys.readouterr().err

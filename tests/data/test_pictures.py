@@ -1,7 +1,9 @@
 """What pictures of all kinds become, in `prepare` and in `evaluate`, and what is said of it."""
 
 import os
+import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -42,6 +44,31 @@ def palette(**options):
     return picture, options
 
 
+class Png16:
+    """A PNG of 16 bits, grey with transparency, which PIL reads but does not write.
+
+    Its second and third columns are transparent, by alpha or as the value that is.
+    """
+
+    def __init__(self, *, alpha):
+        self._alpha = alpha
+        hidden = np.isin(np.arange(4), (1, 2))
+        values = np.where(hidden, 77, RAMP.astype(int) * 257)
+        clear = np.broadcast_to(np.where(hidden, 0, 65535), (4, 4))
+        self._values = np.stack([values, clear], axis=2) if alpha else values
+
+    def save(self, path):
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in self._values)
+        header = struct.pack(">IIBBBBB", 4, 4, 16, 4 if self._alpha else 0, 0, 0, 0)
+        clear = [] if self._alpha else [(b"tRNS", struct.pack(">H", 77))]
+        parts = [(b"IHDR", header), *clear, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        chunks = [
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts
+        ]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
 WHITE = np.array([255, 255, 255])
 ON_WHITE = np.concatenate([COLOURS[:, :2], np.full((4, 2, 3), WHITE)], axis=1)
 HALF = np.concatenate([COLOURS[:, :2], np.full((4, 2, 3), [127, 127, 255])], axis=1)
@@ -63,6 +90,12 @@ KINDS = {  # file: (picture or picture and options, what it becomes, what is sai
     "half.webp": ((rgba(128), {"lossless": True}), HALF, "transparent parts laid on white"),
     "opaque.png": (Image.fromarray(np.dstack([COLOURS, RAMP | 255])), COLOURS, None),
     "grey_alpha.png": (grey_alpha(), HIDDEN, "transparent parts laid on white"),
+    "16_alpha.png": (Png16(alpha=True), HIDDEN, "transparent parts laid on white"),
+    "16_clear.png": (
+        Png16(alpha=False),
+        HIDDEN,
+        ("16 bits divided by 257", "transparent parts laid on white"),
+    ),
     "turned.png": (oriented(), COLOURS, "turned as EXIF says"),
     "turned.tif": (oriented(), COLOURS, "turned as EXIF says"),
     "palette.png": (palette(), COLOURS, "colours of the palette taken"),
@@ -105,8 +138,9 @@ def test_both_commands_read_a_picture_alike_and_say_how(prepare, tmp_path, capsy
     lines = line, capsys.readouterr().err
     for images, printed in zip((prepared, measured), lines, strict=True):
         np.testing.assert_allclose(images.astype(int), np.stack([desired] * 2), rtol=0, atol=1)
-        assert (f"2 of 2 pictures: {said}" if said else "") in printed
-        assert printed.count("pictures:") == (said is not None)
+        changes = (said,) if isinstance(said, str) else said or ()
+        assert all(f"2 of 2 pictures: {change}" in printed for change in changes)
+        assert printed.count("pictures:") == len(changes)
 
 
 def test_another_background(prepare, tmp_path):

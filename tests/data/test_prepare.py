@@ -392,6 +392,36 @@ def test_a_published_set_that_no_codec_fits_is_not_fetched(root, encoded, capsys
         main(["svhn", "--codec=f8", "--archive=no-such-archive"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10", "--resolution=8"], "--resolution is for --images or --emoji, not for a publi"),
+        (["cifar10", "--resize=bilinear"], "--resize is for --images or --emoji"),
+        (["cifar10", "--held_out=3"], "--held_out is for --images, not for a published set"),
+        (["cifar10", "--name=mine"], "--name is for --images or --emoji"),
+        (["--emoji=e", "--channels=1"], "--channels is for --images, not for --emoji; leave it"),
+        (["--emoji=e", "--captions=none"], "--captions is for --images"),
+        (["--emoji=e", "--no_labels"], "--no_labels is for --images"),
+        (
+            ["--images=i", "--name=a", "--archive=b"],
+            "--archive is for a published set, not for --i",
+        ),
+        (["--images=i", "--name=a", "--emoji_groups=b"], "--emoji_groups is for --emoji"),
+        (
+            ["--name=a", "--codec=c", "--background=red"],
+            "--background is for --images, not for a s",
+        ),
+        (["cifar10", "--no_flip"], "--no_flip needs --codec"),
+        (["cifar10", "--codec=c", "--text_tokens"], "--text_tokens needs --text_encoder"),
+        (["cifar10", "--split=test"], "--split needs --codec or --text_encoder"),
+    ],
+)
+def test_options_that_nothing_takes(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
 def test_folders_that_are_not_classes(root, tmp_path):
     for index, pixels in enumerate(noise(4, 4, 4, 3)[0]):
         save(tmp_path / f"faces/{index % 2:05d}/{index}.png", pixels)

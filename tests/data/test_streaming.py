@@ -327,6 +327,58 @@ def test_tars_that_have_changed_are_read_anew(tmp_path):
         assert not found.labelled
 
 
+def test_one_picture_in_colour_among_many_grey_ones(tmp_path, monkeypatch):
+    """Also where the few whose headers tell the size are all grey."""
+    monkeypatch.setattr("pdistill.data.tars.SIDES_READ", 2)
+    grey = np.full((4, 4, 1), 99, np.uint8)
+    members = {f"{i}.png": png(grey) for i in range(7)}
+    write_tar(tmp_path / "0.tar", members)
+    assert load_dataset(str(tmp_path)).image_shape == (4, 4, 1)
+    colours = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    write_tar(tmp_path / "0.tar", members | {"5.png": png(colours)})
+    found = load_dataset(str(tmp_path)).images
+    np.testing.assert_array_equal(found[5], colours)
+    np.testing.assert_array_equal(found[0], grey.repeat(3, axis=2))
+
+
+def test_pictures_that_are_no_samples_are_counted(tmp_path, capsys):
+    """A second one of a sample, and those with a dot in their names."""
+    image = png(images_and_labels()[0][0])
+    names = ["a.png", "a.0.png", "a.1.PNG", "b.jpg", "b.webp", "c.0.txt", ".hidden.png"]
+    write_tar(tmp_path / "0.tar", dict.fromkeys(names, image))
+    assert len(load_dataset(str(tmp_path))) == 2
+    assert "3 pictures are left out, such as a.0.png: a sample has one" in capsys.readouterr().err
+
+
+def test_numbers_of_shards(tmp_path):
+    """They may be of a whole, or names that are no numbers of shards."""
+    image = png(images_and_labels()[0][0])
+
+    def load(*names):
+        for name in names:
+            write_tar(tmp_path / name, {f"{name[-9:-4]}.png": image})
+        return len(load_dataset(str(tmp_path / names[0].split("/")[0])))
+
+    first, *others = [f"of/s-{i:05}-of-00003.tar" for i in range(3)]
+    for name, lacking in zip((first, others[0]), (1, 2), strict=True):
+        with pytest.raises(DataError, match=f"lacks the shard s-0000{lacking}-of-00003.tar; get"):
+            load(name)
+    assert load(others[1]) == 3
+    assert load(*[f"one/s-{i}-of-2.tar" for i in (1, 2)]) == 2
+    assert load("classes/n01440764.tar", "classes/n01443537.tar") == 2
+    with pytest.raises(DataError, match=r"lacks the shard 101.tar"):
+        load("part/100.tar", "part/102.tar", "part/103.tar")
+    with pytest.raises(DataError, match=r"lacks the shard 1.tar"):
+        load("few/0.tar", "few/9.tar")
+
+
+def test_tars_beside_the_training_split_are_refused(tmp_path):
+    for path in ("train/0.tar", "more.tar"):
+        write_tars((tmp_path / path).parent)
+    with pytest.raises(DataError, match=r"has 3 tars beside its folder train, such as part-0000"):
+        load_dataset(str(tmp_path))
+
+
 def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
     """It is of the pictures' own bytes, whoever chooses or resizes them, and not of labels."""
     monkeypatch.setenv("PDISTILL_CACHE_DIR", str(tmp_path / "cache"))
@@ -384,6 +436,7 @@ def test_captions_of_tars(tmp_path):
     for i, (suffix, (content, _)) in enumerate(texts.items()):
         members |= {f"{i}.png": png(images[i]), f"{i}.{suffix}": content}
     members["0.json"] = b'{"caption": "not this one"}'
+    members["1.txt"] = b"\xef\xbb\xbf \n"  # blank
     write_tar(tmp_path / "0.tar", members)
     for in_memory in (False, True):
         dataset = load_dataset(str(tmp_path), "train", in_memory)

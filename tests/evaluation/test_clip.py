@@ -7,9 +7,9 @@ from tiny_vision import CLIP, FOLDER, make, save_clip, shrink
 
 from pdistill import evaluate
 from pdistill.evaluation import EvaluationError, Evaluator, Reference
-from pdistill.evaluation.clip import PromptEmbedder, clip_score, cmmd
+from pdistill.evaluation.clip import PromptEmbedder, clip_score, cmmd, kernel_sum
 from pdistill.evaluation.jackknife import NORMAL
-from pdistill.evaluation.metrics import feature_space
+from pdistill.evaluation.metrics import Cmmd, Collected, feature_space
 from pdistill.features import load_extractor
 from pdistill.features.vision import load_text_tower
 from pdistill.interop.vision import image_encoder
@@ -42,6 +42,7 @@ def test_cmmd_by_its_definition(monkeypatch):
     np.testing.assert_allclose(cmmd(x, y)[0], desired, rtol=1e-10)
     np.testing.assert_allclose(cmmd(np.float32(x), y)[0], desired, rtol=1e-5)
     assert abs(cmmd(x, x)[0]) < 1e-9
+    assert cmmd(x, y, kernel_sum(y)) == cmmd(x, y)
 
 
 def test_the_error_of_cmmd():
@@ -52,6 +53,18 @@ def test_the_error_of_cmmd():
     without = [cmmd(np.delete(x, i, axis=0), y)[0] for i in range(40)]
     np.testing.assert_allclose(errors[0] ** 2, 39 * np.var(without), rtol=1e-6)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
+
+
+def test_a_reference_is_compared_with_itself_once(monkeypatch):
+    """For all models that it measures."""
+    sums = []
+    monkeypatch.setattr("pdistill.evaluation.metrics.kernel_sum", lambda y: sums.append(y) or 90.0)
+    reference = Reference("noise", np.zeros((9, 2, 2, 3), np.uint8))
+    monkeypatch.setattr(reference, "features", lambda _: unit(np.ones((9, 5))))
+    for x in unit(RNG.normal(size=(2, 6, 5))):
+        [row] = Cmmd("clip").measure(Collected(features=x), reference, None)
+        assert row["value"] == cmmd(x, reference.features(None), 90.0)[0]
+    assert len(sums) == 1
 
 
 def test_scores_of_transformers_cosines(folder):

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-import scipy.linalg
 
 from pdistill.data import load_dataset
 from pdistill.evaluation import (
@@ -20,8 +19,14 @@ from pdistill.evaluation import (
 )
 from pdistill.evaluation.jackknife import recall_margin
 from pdistill.evaluation.kid import kernel_distance
-from pdistill.evaluation.metrics import FrechetDistance, feature_space, parse_metrics
+from pdistill.evaluation.metrics import (
+    FrechetDistance,
+    InceptionScore,
+    feature_space,
+    parse_metrics,
+)
 from pdistill.evaluation.spectra import radial_spectrum
+from pdistill.features import load_extractor
 
 RNG = np.random.default_rng(0)
 
@@ -42,9 +47,10 @@ def scaled(batch):
 
 def frechet(a, b):
     a, b = scaled(a), scaled(b)
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
+    traces = a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()
+    products = (a - a.mean(0)) @ (b - b.mean(0)).T  # whose singular values are the root's
+    root = np.linalg.norm(products, "nuc") / np.sqrt((len(a) - 1) * (len(b) - 1))
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + traces - 2 * root
 
 
 def test_a_row_for_each_metric_and_reference():
@@ -149,8 +155,10 @@ def test_a_reference_of_statistics_alone():
     with pytest.raises(EvaluationError, match=r"file.npz holds only mu and sigma, which precision"):
         Evaluator([reference], ("precision_recall",), features="pixels")
     wrong = StatisticsReference("other.npz", Statistics(np.zeros(3), np.eye(3)))
-    with pytest.raises(EvaluationError, match=r"pixels against other.npz: feature sizes differ"):
-        Evaluator([wrong], ("fd_pixels",), num_samples=50).measure([samples])
+    batches = iter([samples[:9], samples[9:]])
+    with pytest.raises(EvaluationError, match=r"other.npz holds mu of 3 features, and pixels of t"):
+        Evaluator([wrong], ("fd_pixels",), num_samples=50).measure(batches)
+    assert len(list(batches)) == 1  # which was not drawn
 
 
 # --- Doubts -------------------------------------------------------------------------------------
@@ -177,6 +185,17 @@ def test_too_few_samples_for_the_features_state_their_bias():
         assert "bias" not in Evaluator([reference], ("fd_pixels",)).measure([reference.images])[0]
 
 
+def test_too_few_images_of_the_reference_state_their_bias():
+    """Of any number of samples, where one image more than there are features is no few."""
+    few, enough = (Reference(f"noise{num}", images(num, shape=(6, 6, 1))) for num in (36, 37))
+    evaluator = Evaluator([few, enough], ("fd_pixels",), num_samples=1000)
+    with pytest.warns(EvaluationWarning, match="36 images of noise36 are too few for 36") as told:
+        rows = evaluator.measure([images(1000, shape=(6, 6, 1))])
+    assert len(told) == 1
+    np.testing.assert_allclose(rows[0]["value"], rows[0]["bias"], rtol=0.3)
+    assert "bias" not in rows[1]
+
+
 def test_labels_of_another_distribution():
     evaluator = Evaluator([TRAIN], ("fd_pixels",))
     samples = images(60)
@@ -192,11 +211,11 @@ def test_channels_and_sizes():
     evaluator = Evaluator([TRAIN], ("fd_pixels",))
     with pytest.raises(EvaluationError, match=r"the sample set has the shape .*channels differ"):
         evaluator.measure([images(60, shape=(2, 2, 3))])
-    with (
-        pytest.warns(EvaluationWarning, match="each is resized by itself"),
-        pytest.raises(EvaluationError, match="feature sizes differ: 9 and 4"),
-    ):
+    with pytest.raises(EvaluationError, match=r"\(3, 3, 1\), noise:train \(2, 2, 1\): pixels"):
         evaluator.measure([images(60, shape=(3, 3, 1))])
+    pair = [Reference("a", images(9, shape=(s, s, 3))) for s in (16, 32)]
+    with pytest.warns(EvaluationWarning, match="each is resized by itself"):
+        Evaluator(pair, ("kid_pixels_16",))
     with pytest.raises(EvaluationError, match="takes images of 8 x 8; noise:train has 2"):
         Evaluator([TRAIN], ("fd_classifier",))
     with pytest.raises(EvaluationError, match="needs held-out images"):
@@ -232,6 +251,14 @@ def test_held_out_images_that_are_not():
     for held_out in (TRAIN, same):
         with pytest.raises(EvaluationError, match=f"{held_out.name}, are the training images the"):
             Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=held_out)
+    half = Reference("half", np.concatenate([TRAIN.images[7:27], images(20)]))
+    Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=half)
+    more = Reference("more", np.concatenate([half.images, TRAIN.images[:1]]))
+    with pytest.raises(EvaluationError, match=r"21 of the 41 held-out images are among noise:tr"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=more)
+    large = Reference("large", images(9, shape=(3, 3, 1)))
+    with pytest.raises(EvaluationError, match=r"large has images of \(3, 3, 1\), noise:train of"):
+        Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=large)
     statistics = StatisticsReference("s", Statistics(np.zeros(4), np.eye(4)))
     with pytest.raises(EvaluationError, match="s holds only mu and sigma, and nearest_"):
         Evaluator([TRAIN], ("nearest_neighbour_ratio",), held_out=statistics)
@@ -303,9 +330,14 @@ def test_metrics_that_compare_need_a_reference(metric):
 
 
 def test_a_reference_of_one_image_is_refused_before_anything_is_drawn():
-    one = Reference("noise:one", images(1))
-    with pytest.raises(EvaluationError, match="noise:one has a single image, with which fd_pixels"):
+    one, three = (Reference(f"noise:{num}", images(num)) for num in (1, 3))
+    with pytest.raises(EvaluationError, match="noise:1 has 1 image, with which fd_pixels cannot"):
         Evaluator([TRAIN, one], ("fd_pixels",))
+    with pytest.raises(EvaluationError, match="noise:3 has 3 images, with which precision cannot"):
+        Evaluator([TRAIN, three], ("fd_pixels", "precision_recall"), num_samples=50)
+    with pytest.raises(EvaluationError, match="precision needs at least 4 samples; got 3"):
+        Evaluator([TRAIN], ("fd_pixels", "precision_recall"), num_samples=3)
+    assert InceptionScore.least == 10  # its splits
 
 
 def test_pixels_of_large_images():
@@ -318,6 +350,22 @@ def test_pixels_of_large_images():
     with pytest.warns(EvaluationWarning, match="too few for 768 features"):
         (row,) = Evaluator([large], ("fd_pixels_16",)).measure([samples])
     small = [a.reshape(40, 16, 8, 16, 8, 3).mean((2, 4)) for a in (samples, large.images)]
-    assert row["value"] == pytest.approx(frechet(*small), rel=0.02)  # of singular covariances
+    assert row["value"] == pytest.approx(frechet(*small))  # of singular covariances
     with pytest.raises(EvaluationError, match="multiple of 16 pixels a side; got 24x24"):
         Evaluator([Reference("odd", images(9, shape=(24, 24, 3)))], ("fd_pixels_16",))
+
+
+def test_evaluators_share_extractors(monkeypatch):
+    """Whose weights are read once; no other is kept than what an evaluator needs."""
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return load_extractor(name)
+
+    monkeypatch.setattr("pdistill.evaluation.evaluator.load_extractor", load)
+    shared, reference = {}, Reference("noise", images(9, shape=(16, 16, 1)))
+    for metrics in (("fd_pixels",), ("kid_pixels", "kid_pixels_16"), ("fd_pixels",)):
+        found = Evaluator([reference], metrics, extractors=shared)
+    assert loaded == [*shared] == ["pixels", "pixels_16"]
+    assert [*found._extractors] == ["pixels"]

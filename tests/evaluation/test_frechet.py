@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 
 from pdistill.evaluation import Moments, Statistics, frechet_bias, frechet_distance
+from pdistill.evaluation.frechet import frechet_bias_of_few
 
 
 def rows(num, dim, seed=0):
@@ -126,6 +127,24 @@ def test_bias_is_the_mean_distance_of_gaussian_samples(num):
     error = np.hypot(np.std(distances), np.std(biases)) / 10
     assert abs(np.mean(distances) - np.mean(biases)) < 4 * error
     assert np.std(biases) < 0.4 * np.mean(biases)  # so one draw tells its size
+
+
+@pytest.mark.parametrize(
+    ("decay", "bounds"), [(0.0, (0.97, 1.03)), (0.5, (0.9, 2.0))], ids=["white", "falling"]
+)
+@pytest.mark.parametrize("num", [20, 1500])
+def test_bias_of_a_reference_of_few_rows(monkeypatch, num, decay, bounds):
+    """It knows white noise from 30 rows of 100 numbers; other spectra it overrates, if anything."""
+    monkeypatch.setattr("pdistill.evaluation.frechet.BLOCK", 700)
+    rng = np.random.default_rng(5)
+    scale = np.arange(1, 101) ** -decay
+    ratios = []
+    for seed in range(5):
+        reference, samples = (moments(rng.normal(size=(n, 100)) * scale + 3) for n in (30, num))
+        ratios.append(
+            frechet_bias_of_few(reference, num, seed) / frechet_distance(samples, reference)
+        )
+    assert bounds[0] < np.mean(ratios) < bounds[1]
 
 
 def test_distance_of_two_gaussians_from_samples():

@@ -77,3 +77,14 @@ def test_label_distributions():
     assert not labels_follow(np.full(1000, 2), reference)
     assert not labels_follow(np.full(1000, 7), reference)
     assert labels_follow(np.zeros(9, int), np.zeros(100, int))
+
+
+def test_labels_of_many_rare_classes():
+    """Of 1,000 with frequencies of 1 / k, or of as many each; and all of one class."""
+    rng = np.random.default_rng(0)
+    falling = rng.choice(1000, 50_000, p=1 / np.arange(1, 1001) / np.sum(1 / np.arange(1, 1001)))
+    for reference in (falling, np.arange(1000).repeat(3)):
+        assert all(labels_follow(rng.choice(reference, 50), reference) for _ in range(50))
+        assert not labels_follow(np.full(50, 7), reference)
+        assert not labels_follow(np.arange(30) % 3, np.append(reference, [3] * 9000))
+    assert labels_follow(np.array([1, 2, 2]), falling)  # too few to tell

@@ -187,18 +187,26 @@ def test_a_reference_of_some_classes():
 
 def test_files_of_edm_and_of_guided_diffusion(tmp_path):
     """EDM's have mu and sigma in float64; guided-diffusion's in float32 or 64, beside 10,000 images
-    in arr_0 and spatial statistics, which are of another layer and not looked at."""
-    statistics = Reference("noise", noise()).statistics(PIXELS)
-    mean, covariance = statistics.mean, statistics.covariance
-    np.savez(tmp_path / "cifar10-32x32.npz", mu=mean, sigma=covariance)
+    in arr_0 and spatial statistics, which are of another layer and not looked at. Inception's
+    distance is to mu and sigma, of more images; others are to these images."""
+    mean, covariance = np.arange(5.0), np.eye(5)
+    published = {"mu": mean, "sigma": covariance}
+    np.savez(tmp_path / "cifar10-32x32.npz", **published)
+    virtual = tmp_path / "VIRTUAL_imagenet64_labeled.npz"
     np.savez(
-        tmp_path / "VIRTUAL_imagenet64_labeled.npz", arr_0=noise(20, seed=1), mu=mean,
-        sigma=covariance, mu_s=np.zeros(7), sigma_s=np.eye(7),
+        virtual, arr_0=noise(20), arr_1=np.arange(20), **published, mu_s=np.zeros(7),
+        sigma_s=np.eye(7),
     )  # fmt: skip
-    for name in ("cifar10-32x32.npz", "VIRTUAL_imagenet64_labeled.npz"):
-        found = load_reference(str(tmp_path / name)).statistics(PIXELS)
+    inception = Counting(name="inception")
+    for path in (tmp_path / "cifar10-32x32.npz", virtual):
+        found = load_reference(str(path)).statistics(inception)
         np.testing.assert_array_equal(found.mean, mean)
         np.testing.assert_array_equal(found.covariance, covariance)
+    assert inception.images == 0
+    both = load_reference(str(virtual))
+    assert both.statistics(PIXELS).count == len(both.features(PIXELS)) == len(both.labels) == 20
+    np.testing.assert_array_equal(both.images, noise(20))
+    assert both.of_classes([3, 4], "3,4").statistics(inception).count == 2
 
 
 def test_statistics_are_of_one_feature_space(tmp_path):

@@ -26,6 +26,16 @@ def test_batches_over_eight_devices(batch_size):
     np.testing.assert_allclose(found["logits"], 2 * desired, rtol=1e-5, atol=1e-3)
 
 
+def test_width_without_computing():
+    for extractor in (
+        NetworkExtractor("linear", linear, WEIGHTS, "none", "1", None),
+        load_extractor("pixels"),
+        load_extractor("pixels_16"),
+    ):
+        images = IMAGES if extractor.name == "linear" else IMAGES.repeat(8, 1).repeat(8, 2)
+        assert extractor.width(images.shape[1:]) == extractor(images)["features"].shape[1]
+
+
 def test_fingerprints_tell_weights_apart():
     other = WEIGHTS.copy()
     other[3, 2] = np.nextafter(other[3, 2], 1)

@@ -284,6 +284,19 @@ def test_against_guidance(row):
     assert axes.get_title(loc="left") == "recall"
     assert axes.get_ylabel() == "higher is better"
     assert lines(axes) == {"guided, 4 steps": ([0.0, 2.0], [1.0, 3.0])}
+    more = [
+        row("guided", 4, 5.0, metric="recall", guidance=2.0, num_steps=4, seed=1),
+        row("guided", 8, 9.0, metric="recall", guidance=2.0, num_steps=4, solver="heun"),
+        *(row("ctm", 4, g, metric="recall", guidance=2.0, num_steps=4, solver="gamma", gamma=g)
+          for g in (0.5, 1.0)),
+    ]  # fmt: skip
+    (axes,) = figures.against_guidance([*rows, *more], "recall").axes
+    assert lines(axes) == {
+        "guided, 4 steps, ddim": ([0.0, 2.0], [1.0, 4.0]),
+        "guided, 4 steps, heun": ([2.0], [9.0]),
+        "ctm, 4 steps, gamma, gamma 0.5": ([2.0], [0.5]),
+        "ctm, 4 steps, gamma, gamma 1": ([2.0], [1.0]),
+    }
 
 
 def test_plots_are_as_wide_as_a_phone(row):

@@ -83,6 +83,8 @@ def test_guided_samples_have_the_first_weight_too(workdir, row):
     assert {w: int(x.max()) for w, x in run.guided["guided, 4"].items()} == {"0": 0, "2": 2}
     assert set(run.guided) == {"guided, 4"}
     assert set(run.samples["guided"]) == {4, 8}
+    (directory / "config.json").unlink()
+    assert (runs.read(directory).guided, runs.read(directory).config) == ({}, None)
 
 
 def test_selections(workdir, row):

@@ -26,9 +26,15 @@ def test_margins_are_beside_their_values(row):
         row("a", 1, 5.314, margin=0.2378),
         row("a", 1, 0.5, metric="recall"),
         row("b", 1, 202.3, margin=4.0),
+        row("c", 1, 345.2, margin=12.34),
+        row("d", 1, 1234.5, margin=123.4),
+        row("e", 1, 12345.0, margin=2999.0),
     ]
     _, body = pivot(rows)
-    assert [line[3:5] for line in body] == [["5.31 ± 0.24", "0.500"], ["202 ± 4.0", ""]]
+    assert [line[3:5] for line in body] == [
+        ["5.31 ± 0.24", "0.500"], ["202 ± 4.0", ""], ["345 ± 12", ""], ["1,230 ± 120", ""],
+        ["12,300 ± 3,000", ""],
+    ]  # fmt: skip
 
 
 def test_settings_have_a_column_when_they_differ(row):
