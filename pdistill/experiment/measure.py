@@ -125,10 +125,7 @@ class Measurements:
             raise ConfigError(f"evaluation: {error}") from error
 
     def open(self, updates: Mapping[str, int]) -> None:
-        """Reads what is there. Rows of a model that will be trained on are dropped.
-
-        Args:
-          updates: number that the model of each run that trains has had, or will have.
+        """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
 
         Raises:
           OSError: it cannot be read or written. ConfigError: a metric has rows of another space.
