@@ -138,8 +138,8 @@ class Experiment:
 
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
+        images = self.train_data.identity()
         try:
-            images = self.train_data.identity()
             claim(self.workdir, config, self.config.stages, self.runs, images)
             updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
             self.measurements.open({
