@@ -104,6 +104,28 @@ def test_a_variance_that_nothing_trains(tmp_path):
         experiment.run(importing(path), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"made_for": [64], "num_steps": 64}, "made for num_steps=64 and knows a few"),
+        ({"made_for": [2], "num_steps": 2}, None),
+        ({"kind": "jump", "solver": "gamma:1"}, "has learnt to jump, not to denoise"),
+        ({"kind": "jump", "solver": "gamma:0"}, None),
+    ],
+)
+def test_teachers_that_know_too_little(foreign, tmp_path, change, message):
+    """Their cards say so: students at other counts, and maps to the data."""
+    copy = shutil.copytree(foreign, tmp_path / "model")
+    card = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(card | change))
+    config = parse(as_plain(importing(copy)))
+    if message is None:
+        assert plan(config, IMAGE)["teacher"].made_for == tuple(change.get("made_for", ()))
+        return
+    with pytest.raises(ConfigError, match=message):
+        plan(config, IMAGE)
+
+
 def test_paths_that_are_no_models(tmp_path, foreign):
     with pytest.raises(ConfigError, match=r"stages\[0\] \(teacher\): no model in"):
         experiment.run(importing(tmp_path / "nothing"), tmp_path / "run")

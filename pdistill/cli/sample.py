@@ -182,7 +182,7 @@ def _draw(
     prompts = _prompts(options, num)
     told = model.told(num, label, options.guidance, options.guidance_levels, prompts)
     if model.network.effective_guidance(options.guidance) is None:
-        told = told.replace(guidance=None, levels=None)
+        told = told.replace(guidance=None, guidance_levels=None)
     sampling = model.sampling_with(options.num_steps, options.solver)
     network = model.network.of_latents if options.latents else model.network
     batches = generate_batches(

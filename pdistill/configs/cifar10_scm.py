@@ -15,7 +15,7 @@ numbers as FastGen has them (configs/methods/config_scm.py). Differences:
     levels        to sigma 80; sCT 800     the schedule's  drawn by the same law, clipped there
     second level  sigma 0.821              the grid's      one grid for all flow maps
     data          scaled to deviation 0.5  as they are     a level's sigma / alpha is the same
-    unit residual of its mean square       of its norm     0.1 is 5.5 there, of 3072 values
+    unit residual of its mean square       of its norm     their 0.1 is 5.5 here, of 3072
 """
 
 from ml_collections import ConfigDict

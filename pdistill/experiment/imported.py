@@ -7,9 +7,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.methods.method import Method, Run
-from pdistill.model.card import find, num_steps, read_card
+from pdistill.model.card import find, made_for, num_steps, read_card
 from pdistill.model.store import load_network, network_shapes, read_guided_card
 from pdistill.networks import Network
+from pdistill.samplers import parse_solver
 
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
 
@@ -36,6 +37,14 @@ class Imported(Method):
             )
         steps = stage.measured_at or (num_steps(read_card(find(self.path))),)
         return [dataclasses.replace(stage, measured_at=steps)]
+
+    def made_for(self):
+        return made_for(read_card(find(self.path)))
+
+    @property
+    def denoises(self):
+        solver = parse_solver(read_card(find(self.path))["solver"])
+        return not (solver.jumps and solver.gamma == 1)  # it may have learnt jumps to data alone
 
     @property
     def shapes(self) -> Network:

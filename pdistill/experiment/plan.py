@@ -27,7 +27,7 @@ from pdistill.methods.columns import check_not_prompted
 from pdistill.methods.method import arguments as arguments_of
 from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
-from pdistill.samplers import Steps, parse_solver
+from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
 
 STAGE_NAME = r"\w[\w .-]*(/\w[\w .-]*)*"  # a folder in the run directory, and a tag
@@ -153,6 +153,8 @@ def _plan_run(
     if "labels" in parameters:
         arguments["labels"] = run.labels
     draft = Planned(run, given, arguments, None, model, shape)
+    if "teacher" in given:
+        _check_teacher(run, earlier[given["teacher"]])
     for column in run.method.columns:
         check_not_prompted(values["teacher"], column.name)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -223,6 +225,21 @@ def _bind(
             given[f"start.{name}"] = start.name
             values[f"start.{name}"] = learner.network
     return given, values
+
+
+def _check_teacher(run: Run, found: Planned) -> None:
+    """Raises ValueError for a teacher that does not know what a run is to learn from it."""
+    method = found.run.method
+    if run.method.learns_from(found.made_for, method.denoises, **run.arguments):
+        return
+    lacks = "has learnt to jump, not to denoise"
+    if found.made_for:
+        counts = " or ".join(str(format_steps(n)) for n in found.made_for)
+        lacks = f"is made for num_steps={counts} and knows a few noise levels only"
+    raise ValueError(
+        f"teacher: {found.name!r}, by {method.name}, {lacks}, but {run.method.name} needs a "
+        "denoiser at every noise level; name another stage"
+    )
 
 
 def find_run(name: str, earlier: Mapping[str, Planned]) -> Planned:

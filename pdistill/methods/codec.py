@@ -67,8 +67,7 @@ class KlCodec(Method):
         codec_key, critic_key = jax.random.split(key)
         codec, critic, eyes = self.blank(model.shape).init(codec_key), None, {}
         if self.adversary:
-            if any(judge.features == "teacher" for judge in self.adversary.judges):
-                raise ValueError("a codec has no teacher to judge with; give judges other features")
+            self.adversary.check_without_teacher()
             critic, eyes = self.adversary.init(critic_key, model.shape, model)
         learner = Learner.of(codec, self.optimizer, whole_batches=True)
         return self.State(learner, critic, Distance.load(self.distance), eyes)

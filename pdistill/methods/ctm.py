@@ -6,7 +6,6 @@ the data; it is also trained to denoise and, if there is an adversary, to deceiv
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -23,14 +22,13 @@ from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import OUTPUT, balanced_update, find_layer
 from pdistill.methods.parts.distance import Distance, check_distance_name
 from pdistill.methods.parts.given import check_given
-from pdistill.methods.parts.times import ends
+from pdistill.methods.parts.times import within
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Learner, Optimizer, frozen
 
 # Of the adaptive weights, from the released code.
 LIMITS = {"denoising": (0.0, 1e4), "adversarial": (0.01, 10.0)}
-SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +109,10 @@ class Ctm(Method):
     def measured_at(self):
         return (1, 2, 4)
 
+    @property
+    def denoises(self):
+        return self.denoising > 0
+
     def parts(self, step: int) -> tuple[str, ...]:
         return ("student", *(self.adversary.parts(step) if self.adversary else ()))
 
@@ -128,9 +130,7 @@ class Ctm(Method):
         schedule = self.schedule
         if teacher:
             teacher = teacher.without_dropout()
-            if schedule == KarrasSchedule():
-                schedule = narrowed(schedule, teacher.schedule)
-            _check_range(schedule, teacher.schedule)
+            schedule = within("schedule", schedule, teacher.schedule)
         student_key, critic_key = jax.random.split(key)
         student = (teacher or model).with_target(schedule)
         sampler = "gamma:1" if self.to_data else "gamma"  # by the jumps it learns
@@ -142,6 +142,8 @@ class Ctm(Method):
         find_layer(self.layer, student)
         critic = eyes = None
         if self.adversary:
+            if not teacher:
+                self.adversary.check_without_teacher()
             critic, eyes = self.adversary.init(critic_key, student.image_shape, teacher or student)
         learner = Learner.of(student, self.optimizer, whole_batches=True)
         target = jax.tree.map(jnp.copy, student) if self.target_decay else None
@@ -243,27 +245,6 @@ class Ctm(Method):
 
     def advice(self, means: dict[str, float]) -> str | None:
         return self.adversary and self.adversary.advice(means)
-
-
-def narrowed(grid: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
-    """The grid without the noise levels that the teacher's schedule has not."""
-    (low, high), (first, last) = ends(teacher), ends(grid)
-    changes = {}
-    if last > high + SMALL:
-        changes["sigma_min"] = math.exp(-high / 2)
-    if first < low - SMALL:
-        changes["sigma_max"] = math.exp(-low / 2)
-    return dataclasses.replace(grid, **changes)
-
-
-def _check_range(grid: Schedule, teacher: Schedule) -> None:
-    """Raises ValueError if the grid has noise levels that the teacher's schedule has not."""
-    (low, high), (first, last) = ends(teacher), ends(grid)
-    if first < low - SMALL or last > high + SMALL:
-        raise ValueError(
-            f"the teacher knows sigma / alpha from {math.exp(-high / 2):.3g} to "
-            f"{math.exp(-low / 2):.3g}; set sigma_min and sigma_max of the schedule within"
-        )
 
 
 class Jumps(NamedTuple):

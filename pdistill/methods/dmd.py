@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import chex
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -25,7 +26,7 @@ from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL
 from pdistill.methods.parts.fake_score import FEATURES, FakeScore
 from pdistill.methods.parts.generate import begin_generator, generator_solver, simulate_inputs
 from pdistill.methods.parts.given import check_given, check_guidable
-from pdistill.methods.parts.times import check_interval, ends, uniform_times
+from pdistill.methods.parts.times import check_interval, ends, uniform_times, within
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import Multistep
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad, vjp
@@ -59,8 +60,9 @@ class Dmd(Method):
         paper
         it is not: then the images of all levels together match the data, and one level's may be too
         dark as another's are too bright.
-      noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`. Images
-        are not scaled to unit deviation here, so that EDM's sigma is ours with noise.data_std = 1.
+      noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`. The
+        default, EDM's, leaves out those that the teacher's schedule has not. Images are not scaled
+        to unit deviation here, so that EDM's sigma is ours with noise.data_std = 1.
       data_std: deviation of the images that the fake score's loss is weighted for, as in
         `diffusion.v_weight`; DMD2's code has 0.5.
       pairs: noise and samples of the teacher for the regression loss.
@@ -107,10 +109,11 @@ class Dmd(Method):
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates must be at least 1; got {self.fake_updates}")
         weights = self.matching, self.adversarial, self.regression
-        if min(*weights, self.discriminating, self.guidance) < 0 or not any(weights):
+        every = (*weights, self.discriminating, self.guidance)
+        if not all(0 <= weight < math.inf for weight in every) or not any(weights):
             raise ValueError(
-                "weights must not be negative, nor matching, adversarial and regression all zero; "
-                f"got {self}"
+                "weights must be finite and not be negative, nor matching, adversarial and "
+                f"regression all zero; got {self}"
             )
         check_data_std(self.data_std)
         check_interval("matching_times", self.matching_times, 0.0, 1.0)
@@ -163,17 +166,15 @@ class Dmd(Method):
         self._check(teacher)
         teacher, (start_key, key) = teacher.without_dropout(), jax.random.split(key)
         generator = begin_generator(
-            start_key,
-            start or teacher,
-            scratch=self.scratch,
-            changes=self.network,
-            one_step=bool(start),
+            start_key, teacher, start, scratch=self.scratch, changes=self.network
         ).replace(sampler=generator_solver(self.generated_at))
 
         fresh_key, head_key = jax.random.split(key)
         network = teacher.unguided().replace(sampler="")
         if self.told_level:
-            network, _ = network.with_target(teacher.schedule).init(fresh_key).taking(network)
+            network.with_target(teacher.schedule)  # raises
+            told = network.blank.replace(module=_told(teacher.module))
+            network, _ = told.init(fresh_key).taking(network)
         fake = FakeScore(network=network, features=self.features, bottleneck=self.bottleneck)
         if self.adversarial:
             fake = fake.with_classifier(head_key, teacher)
@@ -216,7 +217,7 @@ class Dmd(Method):
 
     def update_generator(self, state: State, images, pull_back, rows, pairs, key):
         """One update on the slopes of the losses at the images."""
-        matching_key, adversarial_key, _ = jax.random.split(key, 3)
+        matching_key, adversarial_key = jax.random.split(key)
         _, level, told = rows
         loss, slope, metrics = jnp.zeros((), images.dtype), jnp.zeros_like(images), {}
         if self.matching:
@@ -227,7 +228,7 @@ class Dmd(Method):
         if self.adversarial:
 
             def deceiving(images):
-                noisy = self.noised(images, *jax.random.split(adversarial_key))
+                noisy = self.noised(images, state, *jax.random.split(adversarial_key))
                 logit = self.logit(state.fake_score.network, state, noisy, level, told)
                 return self.adversarial * jnp.mean(GENERATOR[LOSS](logit))
 
@@ -245,7 +246,7 @@ class Dmd(Method):
     def gradient(self, state: State, images, level, told, key) -> Array:
         """The matching gradient at images [B, H, W, C], see `matching_gradient`."""
         time_key, noise_key = jax.random.split(key)
-        z, logsnr, _ = self.noised(images, time_key, noise_key, self.matching_times)
+        z, logsnr, _ = self.noised(images, state, time_key, noise_key, self.matching_times)
         w = jnp.full(len(z), self.guidance, z.dtype) if self.guidance else None
         real = state.teacher.denoise(z, logsnr, told.replace(guidance=w))
         fake = state.fake_score.network.network.denoise(z, logsnr, self.fake_told(told, level))
@@ -262,7 +263,7 @@ class Dmd(Method):
     def update_fake_score(self, state: State, images, rows, batch, key):
         """One update on denoising generated images and, with a classifier, telling them apart."""
         time_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
-        z, logsnr, eps = self.noised(images, time_key, noise_key)
+        z, logsnr, eps = self.noised(images, state, time_key, noise_key)
         v = diffusion.v_target(images, eps, logsnr)
         _, level, told = rows
         learner, x, told_x = state.fake_score, batch["image"], Conditioning.of(batch)
@@ -286,8 +287,8 @@ class Dmd(Method):
 
         noisy = noisy_x = None
         if self.adversarial:
-            noisy = self.noised(images, *jax.random.split(fake_key))
-            noisy_x = self.noised(x, *jax.random.split(real_key))
+            noisy = self.noised(images, state, *jax.random.split(fake_key))
+            noisy_x = self.noised(x, state, *jax.random.split(real_key))
         everything = (z, logsnr, v, noisy, noisy_x, level, told, told_x)
         (_, metrics), grads = value_and_grad(loss, learner, everything, has_aux=True)
         learner, norms = learner.update(grads)
@@ -302,13 +303,14 @@ class Dmd(Method):
         """The fake score's conditioning: with the level of the images, if `told_level`."""
         return told.replace(target=level) if self.told_level else told
 
-    def noised(self, x, time_key, noise_key, times=(0.0, 1.0)) -> tuple[Array, Array, Array]:
-        """Noised images at random levels, the levels [B], and the noise."""
+    def noised(self, x, state: State, time_key, noise_key, times=(0.0, 1.0)):
+        """Noised images at random levels that the teacher knows, the levels [B], and the noise."""
         low, high = times
         t = uniform_times(time_key, len(x), stratified=True, dtype=x.dtype)
         if len(self.generated_at) > 1:  # they come in turn, the times in order
             t = jax.random.permutation(jax.random.fold_in(time_key, 1), t)
-        logsnr = self.noise(low + (high - low) * t)
+        levels = within("noise", self.noise, state.teacher.schedule)
+        logsnr = levels(low + (high - low) * t)
         z, eps = diffusion.noised(noise_key, x, logsnr)
         return z, logsnr, eps
 
@@ -318,6 +320,7 @@ class Dmd(Method):
     def _check(self, teacher: Network) -> None:
         """Raises ValueError for a teacher that these settings cannot use."""
         check_given(teacher, "teacher")
+        within("noise", self.noise, teacher.schedule)  # raises
         if self.guidance or (self.pairs and self.pairs.guidance is not None):
             check_guidable(teacher, "teacher")
         if self.told_level and teacher.takes_target:
@@ -331,11 +334,17 @@ class Dmd(Method):
             )
 
 
+def _told(module: nn.Module) -> nn.Module:
+    """A module like the teacher's that is also told a level, beside the noise's in every block."""
+    late = {"target_blocks": 0} if hasattr(module, "target_blocks") else {}
+    return module.clone(target=True, **late)
+
+
 def _of_the_same_teacher(network: Network, teacher: Network) -> bool:
     """Whether a fake score has the teacher's form, but perhaps an input for levels."""
     forms = [teacher.module]
     if hasattr(teacher.module, "target"):
-        forms.append(teacher.module.clone(target=True))
+        forms.append(_told(teacher.module))
     alike = (network.head, network.schedule) == (teacher.head, teacher.schedule)
     return alike and network.module in forms
 

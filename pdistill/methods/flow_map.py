@@ -124,9 +124,10 @@ class FlowMap(Method):
             )
         if len(self.guidance) == 2:
             check_interval("guidance", self.guidance, 0.0, math.inf)
-        elif self.guidance and not (len(self.guidance) == 1 and self.guidance[0] > 0):
+        elif self.guidance and not (len(self.guidance) == 1 and 0 < self.guidance[0] < math.inf):
             raise ValueError(
-                f"guidance must be (), (w,) with w above 0, or (low, high); got {self.guidance}"
+                "guidance must be (), (w,) with w finite and above 0, or (low, high); got "
+                f"{self.guidance}"
             )
         if self.guided_levels:
             check_interval("guided_levels", self.guided_levels, -math.inf, math.inf)
@@ -142,6 +143,14 @@ class FlowMap(Method):
     def measured_at(self):
         return (1, 2, 4)
 
+    @property
+    def denoises(self):
+        return self.jumps.instantaneous > 0
+
+    def check_batch(self, batch_size: int) -> None:
+        super().check_batch(batch_size)
+        self.jumps.check_batch(batch_size)
+
     def init(
         self,
         key: Array,
@@ -156,6 +165,8 @@ class FlowMap(Method):
                 "a map below and jumps.least go together, for the semigroup identity: give both or "
                 "none"
             )
+        if below and len(self.guidance) == 2:
+            raise ValueError("a map below is told no weights: give guidance as one weight, its own")
         for role, network in (("teacher", teacher), ("start", start), ("below", below)):
             if network:
                 check_given(network, role)
@@ -198,13 +209,13 @@ class FlowMap(Method):
                 "guidance without a teacher is towards the labels of the network's own velocity: "
                 "set label_dropout, such as 0.1, so that it also learns the one without"
             )
-        somewhere = self.guided_levels or student.takes_levels
+        somewhere = self.guided_levels or student.takes_guidance_levels
         if self.own_velocity and len(self.guidance) == 2 and self.guidance[0] and somewhere:
             raise ValueError(
                 "outside of the levels where guidance acts the network's own velocity is that of "
                 f"weight 0: let guidance begin there, so that it is learnt; got {self.guidance}"
             )
-        if student.takes_levels and (self.guided_levels or len(self.guidance) < 2):
+        if student.takes_guidance_levels and (self.guided_levels or len(self.guidance) < 2):
             raise ValueError(
                 "a network that takes guidance_levels is for weights as an input, and draws them: "
                 "give guidance as (low, high) and leave guided_levels out"
@@ -246,7 +257,7 @@ class FlowMap(Method):
         levels = self.draw_levels(level_key, t, s, network)
         told = told.replace(
             guidance=w if network.takes_guidance else None,
-            levels=levels if network.takes_levels else None,
+            guidance_levels=levels if network.takes_guidance_levels else None,
         )
         rows = Rows(z, diffusion.v_target(x, eps, t), t, s, told, w, levels)
         if state.teacher:
@@ -269,7 +280,7 @@ class FlowMap(Method):
         if self.guided_levels:
             least, most = self.guided_levels
             return jnp.broadcast_to(jnp.array([-2 * most, -2 * least], t.dtype), (len(t), 2))
-        if not network.takes_levels:
+        if not network.takes_guidance_levels:
             return None
         early, late = jax.random.uniform(key, (2, *t.shape), t.dtype, 0.0, 0.5)
         drawn = jnp.stack([network.schedule(1 - early), network.schedule(late)], axis=-1)
@@ -372,4 +383,4 @@ class Rows(NamedTuple):
         """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
         w = self.told.guidance
         w = None if w is None else acting(w, self.levels, logsnr)
-        return self.told.replace(guidance=w, levels=None)
+        return self.told.replace(guidance=w, guidance_levels=None)

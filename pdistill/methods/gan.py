@@ -60,6 +60,10 @@ class Gan(Method):
     def made_for(self):
         return (self.num_steps,)
 
+    def learns_from(self, made_for, denoises):
+        del made_for  # it may go on from a generator
+        return denoises
+
     def parts(self, step: int) -> tuple[str, ...]:
         return ("generator", *self.adversary.parts(step))
 
@@ -67,7 +71,7 @@ class Gan(Method):
         check_given(teacher, "teacher", one_step=True)
         start_key, critic_key = jax.random.split(key)
         generator = begin_generator(
-            start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
+            start_key, teacher, start, scratch=self.scratch, changes=self.network
         ).replace(sampler="one_step" if self.num_steps == 1 else "")
         critic, eyes = self.adversary.init(
             critic_key, generator.image_shape, teacher.without_dropout()

@@ -92,11 +92,12 @@ class LowDiff(Method):
         return self.State(Learner.of(guidable(model, self.label_dropout).init(key), self.optimizer))
 
     def step(self, state: State, batch, key):
-        network, examples, dropout_keys = state.model.network, [], []
+        network, examples = state.model.network, []
+        dropout_key = jax.random.split(key, 4)[2]
         for level, rows, below, own_key in per_resolution(
             network, batch, key, self.split, self.max_noise
         ):
-            time_key, noise_key, dropout_key, label_key = jax.random.split(own_key, 4)
+            time_key, noise_key, _, label_key = jax.random.split(own_key, 4)
             x = rows["image"]
             told = hide(label_key, Conditioning.of(rows, image=below), self.label_dropout, network)
             t = uniform_times(time_key, len(x), self.stratified, x.dtype)
@@ -104,8 +105,7 @@ class LowDiff(Method):
             z, eps = diffusion.noised(noise_key, x, logsnr)
             v = diffusion.v_target(x, eps, logsnr)
             examples.append(Examples(z, logsnr, v, told))
-            dropout_keys.append(dropout_key)
-        model, metrics = regress(state.model, examples, self.weighting, dropout_keys[0])
+        model, metrics = regress(state.model, examples, self.weighting, dropout_key)
         return state.replace(model=model), metrics
 
     def product(self, state: State) -> Network:

@@ -49,6 +49,19 @@ class Method:
         del arguments
         return ()
 
+    @property
+    def denoises(self) -> bool:
+        """Whether its product learns to denoise, as all but maps do that only learn to jump."""
+        return True
+
+    def learns_from(self, made_for: tuple[Steps, ...], denoises: bool, **arguments: Any) -> bool:
+        """Whether its teacher may be a model made for these step counts, which denoises or not.
+
+        By default it must know every noise level: be made for any count, and denoise.
+        """
+        del arguments
+        return denoises and not made_for
+
     def parts(self, step: int) -> tuple[str, ...]:
         """Names of the losses that update number `step` has; () where all updates are alike."""
         del step

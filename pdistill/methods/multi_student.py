@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.methods.method import Method, Run, roles
+from pdistill.methods.method import Method, Run, optional_roles, roles
 from pdistill.methods.parts.partition import by_blocks, by_lists, routes
 from pdistill.networks import Network, Routed
 
@@ -36,8 +36,13 @@ class MultiStudent(Method):
     name: ClassVar[str] = "multi_student"
 
     def __post_init__(self):
-        if "start" not in roles(self.student.method):
+        known = roles(self.student.method)
+        if "start" not in known or "teacher" not in {*known} - {
+            *optional_roles(self.student.method)
+        }:
             raise ValueError("student must be a stage that makes a generator, such as dmd or gan")
+        if "teacher" not in self.student.given:
+            raise ValueError("student: it needs 'teacher', the name of an earlier stage")
         if self.student.select:
             raise ValueError("student: leave select out; a part is not measured by itself")
         if bool(self.parts) == bool(self.lists):

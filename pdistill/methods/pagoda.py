@@ -87,7 +87,7 @@ class Pagoda(Method):
         check_given(teacher, "teacher")
         start_key, key = jax.random.split(key)
         start = begin_generator(
-            start_key, start or teacher, scratch=self.scratch, changes=self.network, one_step=True
+            start_key, teacher, start, scratch=self.scratch, changes=self.network
         )
         if not hasattr(start.module, "grown"):
             raise ValueError(f"{type(start.module).__name__} cannot grow; a U-Net can")

@@ -7,6 +7,7 @@ from typing import ClassVar
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jax.lax import stop_gradient
@@ -75,7 +76,13 @@ class Progressive(Method):
     def unfold(self, stage: Run, model: Network) -> list[Run]:
         """A run for each halving, which starts from the one before."""
         runs, given, method = [], dict(stage.given), self
-        for num_steps in halvings(self.start_steps, self.end_steps):
+        counts = halvings(self.start_steps, self.end_steps)
+        if stage.measured_at and set(stage.measured_at) != set(counts):
+            raise ValueError(
+                f"measured_at: each round is measured at its own count, {counts}; leave it out; "
+                f"got {stage.measured_at}"
+            )
+        for num_steps in counts:
             length = stage.loop.num_updates * (2 if num_steps <= self.long_rounds else 1)
             run = dataclasses.replace(
                 stage,
@@ -101,6 +108,10 @@ class Progressive(Method):
     def made_for(self, *, num_steps, num_updates=0):
         return (num_steps,)
 
+    def learns_from(self, made_for, denoises, *, num_steps, num_updates=0):
+        counts = made_for and made_for[0]  # of a cascade one for each resolution
+        return denoises and set(np.ravel(counts)) <= {2 * num_steps}
+
     def over(self, num_updates: int) -> "Progressive":
         """The same method: a state knows its length, so that runs of any share what is compiled."""
         annealed_over(self, num_updates)  # raises
@@ -116,6 +127,10 @@ class Progressive(Method):
         del key
         check_given(teacher, "teacher", guided=True, cascade=True)
         check_split(self.split, self.max_noise, teacher)
+        if teacher.sampler == "stochastic" and not self.stochastic:
+            raise ValueError(
+                "teacher is a student of stochastic steps, twice as long; set stochastic"
+            )
         teacher, sampler = teacher.without_dropout(), "stochastic" if self.stochastic else ""
         if teacher.resolutions:
             if self.stochastic:

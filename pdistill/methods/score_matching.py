@@ -44,7 +44,7 @@ class ScoreMatching(Method):
     def init(self, key: Array, *, teacher: Network) -> Taught:
         check_given(teacher, "teacher")
         teacher = teacher.without_dropout()
-        student = teacher.with_module(self.network).replace(guidance=None).init(key)
+        student = teacher.with_module(self.network).replace(guidance=None, sampler="").init(key)
         return Taught(Learner.of(student, self.optimizer), teacher)
 
     def step(self, state: Taught, batch, key):

@@ -62,7 +62,12 @@ class Teacher(Method):
     def init(self, key: Array, *, model: Network, start: Network | None = None) -> State:
         if start:
             check_given(start, "start")
-            model = start.unguided()
+            if self.head not in ("", start.head):
+                raise ValueError(
+                    f"head: start predicts {start.head}, and what it has learnt is not "
+                    f"{self.head}; leave head out, or train from scratch"
+                )
+            model = start.unguided().replace(sampler="")
         model = model.with_module(self.network)
         if self.head:
             model = model.with_head(self.head)

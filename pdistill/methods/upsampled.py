@@ -25,6 +25,9 @@ class Upsampled(Method):
         if self.factor < 2:
             raise ValueError(f"factor must be at least 2; got {self.factor}")
 
+    def learns_from(self, made_for, denoises):
+        return True
+
     def init(self, key: Array, *, teacher: Network) -> Network:
         del key
         check_given(teacher, "teacher", guided=True, one_step=True)

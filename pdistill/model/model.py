@@ -191,7 +191,7 @@ class Model:
             label=self._labels(label, num),
             text=self._text(prompt, num),
             guidance=self._weights(guidance, label, prompt, num),
-            levels=self._levels(guidance_levels, guidance, num),
+            guidance_levels=self._levels(guidance_levels, guidance, num),
         )
 
     def _labels(self, label, num):
@@ -272,7 +272,7 @@ class Model:
             return None
         if guidance is None:
             raise ValueError("guidance_levels are where guidance acts; give guidance too")
-        if self.network.takes_guidance and not self.network.takes_levels:
+        if self.network.takes_guidance and not self.network.takes_guidance_levels:
             raise ValueError(
                 "this model's guidance acts where it was trained with it; leave guidance_levels out"
             )

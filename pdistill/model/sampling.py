@@ -92,7 +92,7 @@ class Sampling:
         num_steps = self.num_steps if num_steps is None else num_steps
         how = {"num_steps": num_steps, "solver": self.solver, "clip": self.clip}
         if isinstance(self.solver, Cascade):
-            x = samplers.sample_cascade(network.levels(told), **start, **how)
+            x = samplers.sample_cascade(network.cascade(told), **start, **how)
         else:
             function = self.function(network, told)
             x = samplers.sample(function, **start, schedule=network.schedule, **how)

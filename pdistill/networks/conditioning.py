@@ -18,7 +18,7 @@ class Conditioning(struct.PyTreeNode):
     Attributes:
       label: [B] int, 0 .. num_labels - 1; num_labels is "no label".
       guidance: weights w [B] of x_hat = (1 + w) x_cond - w x_uncond.
-      levels: log-SNRs [B, 2], the lowest and the highest at which guidance acts.
+      guidance_levels: log-SNRs [B, 2], the lowest and the highest at which guidance acts.
       target: log-SNR to jump to, [B].
       image: the image one resolution below, for the networks of a cascade.
       text: prompts.
@@ -26,7 +26,7 @@ class Conditioning(struct.PyTreeNode):
 
     label: Array | None = None
     guidance: Array | None = None
-    levels: Array | None = None
+    guidance_levels: Array | None = None
     target: Array | None = None
     image: LowRes | None = None
     text: Text | None = None

@@ -103,23 +103,22 @@ class Head(nn.Module):
 
 
 class BottleneckHead(nn.Module):
-    """A map of an encoder, mostly its last, [B, h, w, C] with h = w -> a logit an image, [B].
+    """A map of an encoder, mostly its last, [B, h, w, C] -> a logit an image, [B].
 
-    The classifier of DMD2 (Yin et al. 2024): convolutions down to 4 x 4 and then to one place,
-    each with group norm, and a linear layer. Groups have at least 16 channels, theirs 24 and more.
+    The classifier of DMD2 (Yin et al. 2024): convolutions down to 4 places, on the shorter side of
+    a map that is not square, and then to one place, each with group norm, and a linear layer.
+    Groups have at least 16 channels, theirs 24 and more.
     """
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        size, channels = h.shape[2:]
+        size, channels = min(h.shape[1:3]), h.shape[3]
         groups = math.gcd(channels, min(32, max(channels // 16, 1)))
         halvings = max(math.ceil(math.log2(size / 4)), 0)
         for i in range(halvings + 1):
             last = i == halvings
-            kernel, padding = (h.shape[1], 0) if last else (4, 1)
-            conv = best_conv(h)(
-                channels, 2 * (kernel,), 1 if last else 2, padding, name=f"conv_{i}"
-            )
+            kernel, padding = (h.shape[1:3], 0) if last else ((4, 4), 1)
+            conv = best_conv(h)(channels, kernel, 1 if last else 2, padding, name=f"conv_{i}")
             h = nn.swish(nn.GroupNorm(groups, name=f"norm_{i}")(conv(h)))
         return nn.Dense(1, name="logit")(h).reshape(len(h))
 

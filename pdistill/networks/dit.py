@@ -250,7 +250,7 @@ class DiT(nn.Module):
         if self.guidance_levels:
             embedding += LevelsEmbedding(
                 self.features, self.dtype, self.time_scale, name="guidance_levels_in"
-            )(told.levels, batch)
+            )(told.guidance_levels, batch)
         if self.num_labels:
             embedding += LabelEmbedding(self.num_labels, self.features, self.dtype, name="label")(
                 told.label, batch

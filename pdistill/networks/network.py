@@ -172,7 +172,7 @@ class Network(struct.PyTreeNode):
                 return read(z, logsnr, told), weaker
             return self.with_and_without(read, z, logsnr, told)
 
-        levels = self.guidance_levels if told.levels is None else told.levels
+        levels = self.guidance_levels if told.guidance_levels is None else told.guidance_levels
         return diffusion.guide(pair, weight, interval=levels, channels=self.guidance_channels)(
             z, logsnr
         )
@@ -208,7 +208,7 @@ class Network(struct.PyTreeNode):
             label=told.label if self.num_labels else None,
             text=told.text if self.takes_text else None,
             guidance=told.guidance if self.takes_guidance else None,
-            levels=told.levels if self.takes_levels else None,
+            guidance_levels=told.guidance_levels if self.takes_guidance_levels else None,
             target=told.target if self.takes_target else None,
             image=told.image,
         )
@@ -236,7 +236,7 @@ class Network(struct.PyTreeNode):
         return getattr(self.module, "guidance", False)
 
     @property
-    def takes_levels(self) -> bool:
+    def takes_guidance_levels(self) -> bool:
         """Whether the levels at which guidance acts are an input of the network."""
         return getattr(self.module, "guidance_levels", False)
 
@@ -293,7 +293,7 @@ class Network(struct.PyTreeNode):
             schedule = schedule.shifted(shift)
         return self.replace(schedule=schedule, shifts=(), shape=(size, size, self.shape[-1]))
 
-    def levels(self, told: Conditioning = NOTHING) -> list[Level]:
+    def cascade(self, told: Conditioning = NOTHING) -> list[Level]:
         """The cascade's resolutions with their denoisers, smallest first.
 
         Raises:

@@ -24,11 +24,12 @@ from pdistill.diffusion import (
 )
 from pdistill.features import load_extractor
 from pdistill.methods import Ctm
-from pdistill.methods.ctm import denoising_levels, draw_jumps, narrowed
+from pdistill.methods.ctm import denoising_levels, draw_jumps
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balance
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.distance import Distance, directions
+from pdistill.methods.parts.times import narrowed
 from pdistill.networks import NOTHING, DiT, Network
 from pdistill.samplers import heun_step
 from pdistill.training import Optimizer
@@ -539,6 +540,11 @@ def test_what_it_is_given():
     assert gan.given == {"teacher": "teacher", "start": "ctm"}
     assert gan.state.critic is not None
     assert alone.state.teacher is None
+    judges = (dataclasses.replace(JUDGED.judges[0], features="teacher"),)
+    looking = dataclasses.replace(JUDGED, judges=judges)
+    blind = stage(ctm(adversary=looking), "blind", given={})
+    with pytest.raises(ValueError, match="no teacher to judge with; give judges other"):
+        plan_of(MODULE, TEACHER, blind)
     assert alone.network.takes_target
 
 

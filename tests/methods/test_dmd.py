@@ -19,7 +19,7 @@ from tiny_training import noise_dataset
 
 from pdistill import diffusion, experiment, samplers
 from pdistill.data import Pipeline, make_batch
-from pdistill.diffusion import CosineSchedule, KarrasSchedule
+from pdistill.diffusion import CosineSchedule, KarrasSchedule, LinearLogsnrSchedule
 from pdistill.methods import Dmd
 from pdistill.methods.columns import Pairs, check_rows
 from pdistill.methods.dmd import matching_gradient
@@ -379,6 +379,24 @@ def test_each_level_matches_the_data_if_the_fake_score_is_told_it(told):
     assert dark == pytest.approx(-desired, abs=0.05)
 
 
+def test_a_fake_score_that_is_told_levels_starts_as_the_teacher():
+    """Whatever they are: all blocks hear the noise's level, and the images' beside it."""
+    rng, deep = np.random.default_rng(0), DEEP.with_module({"target_blocks": 1})
+    teacher = jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype(a.dtype), deep.shapes)
+    method = dmd(generated_at=LEVELS, told_level=True)
+
+    @jax.jit
+    def both(z, logsnr, level):
+        state = method.init(jax.random.key(0), teacher=teacher)
+        fake = state.fake_score.network.network
+        return fake.v(z, logsnr, Conditioning(target=level)), teacher.v(z, logsnr)
+
+    z = jax.random.normal(jax.random.key(1), (4, *IMAGE))
+    fake, expected = both(z, jnp.linspace(-3, 3, 4), jnp.array(LEVELS))
+    np.testing.assert_allclose(fake, expected, rtol=1e-5, atol=1e-6)
+    assert np.std(expected) > 1e-3
+
+
 def test_the_multistep_solver():
     """The same variances, step by step, and fewer steps are the first levels."""
     denoise = posterior(0.0, 0.5).denoiser()
@@ -440,6 +458,15 @@ def test_the_papers_head(size, convolutions):
     shapes = jax.eval_shape(BottleneckHead().init, jax.random.key(0), jnp.zeros((2, size, size, c)))
     count = sum(a.size for a in jax.tree.leaves(shapes))
     assert count == convolutions * (16 * c * c + c + 2 * c) + c + 1
+
+
+def test_a_head_of_maps_that_are_not_square():
+    """Halved until the shorter side has 4 places; the last kernel is as large as the map."""
+    c, h = 16, jax.random.normal(jax.random.key(1), (2, 8, 24, 16))
+    params = BottleneckHead().init(jax.random.key(0), h)
+    kernels = [params["params"][f"conv_{i}"]["kernel"].shape for i in (0, 1)]
+    assert kernels == [(4, 4, c, c), (4, 12, c, c)]
+    assert BottleneckHead().apply(params, h).shape == (2,)
 
 
 @pytest.mark.parametrize("features", ["fake_score", "teacher"])
@@ -508,7 +535,7 @@ def test_the_classifier_looks_no_further_than_the_bottleneck(bottleneck, blocks)
         teacher = jax.tree.map(lambda a: a + 0.1, DEEP.init(jax.random.key(0)))
         state = method.init(jax.random.key(1), teacher=teacher)
         x = jax.random.normal(jax.random.key(2), (4, *IMAGE))
-        noisy = method.noised(x, *jax.random.split(jax.random.key(3)))
+        noisy = method.noised(x, state, *jax.random.split(jax.random.key(3)))
         total = lambda fake: method.logit(fake, state, noisy, None, NOTHING).sum()  # noqa: E731
         return jax.grad(total)(state.fake_score.network).network.params
 
@@ -692,7 +719,8 @@ def test_regression_is_zero_where_the_generator_is_the_sampler(pairs):
         ({"features": "pixels"}, "features must be one of"),
         ({"fake_updates": 0}, "fake_updates must be at least 1"),
         ({"matching": 0.0}, "all zero"),
-        ({"adversarial": -1.0}, "must not be negative"),
+        ({"adversarial": -1.0}, "not be negative"),
+        ({"guidance": math.inf}, "must be finite"),
         ({"generated_at": (0.0, -3.0)}, "must be rising"),
         ({"generated_at": (-3.0, 0.0, 3.0)}, "batch_size must be a multiple of the 3 levels"),
         ({"generated_at": (-8.76,)}, "sampled at the end of its schedule, logsnr -20; got -8.76"),
@@ -808,15 +836,37 @@ def test_what_does_not_go_on():
 def test_levels_in_turn_meet_all_noise():
     """Times are stratified over the batch, in rising order; there is no more noise than at 1."""
     method = dmd(generated_at=LEVELS, noise=KarrasSchedule())
-    logsnr = [
-        method.noised(jnp.zeros((8, 1)), *jax.random.split(jax.random.key(seed)))[1]
-        for seed in range(200)
-    ]
+    state = begin(method, None, posterior(0.0, 1.0))
+    draw = jax.vmap(lambda key: method.noised(jnp.zeros((8, 1)), state, *jax.random.split(key))[1])
+    logsnr = jax.jit(draw)(jax.random.split(jax.random.key(0), 200))
     of_level = np.reshape(logsnr, (-1, len(LEVELS)))
     highest, lowest = (float(method.noise(jnp.array(t))) for t in (0.1, 0.9))
     assert np.all(of_level.max(axis=0) > highest)
     assert np.all(of_level.min(axis=0) < lowest)
     assert of_level.min() > float(method.noise(jnp.ones(()))) - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "low", "high"),
+    [
+        (LinearLogsnrSchedule(-6.0, 6.0), -6.0, 6.0),
+        (KarrasSchedule(), -8.764, 12.429),
+        (CosineSchedule(-20.0, 20.0), -8.764, 12.429),
+    ],
+)
+def test_the_noise_is_what_the_teacher_knows(schedule, low, high):
+    """EDM's levels, but for those beyond the teacher's schedule; others are refused there."""
+    teacher = posterior(0.0, 1.0).replace(schedule=schedule)
+    state, keys = begin(dmd(), None, teacher), jax.random.split(jax.random.key(0))
+    _, logsnr, _ = dmd().noised(jnp.zeros((1024, 1)), state, *keys)
+    edm = KarrasSchedule(math.exp(-high / 2), math.exp(-low / 2))
+    levels = np.sort(logsnr)[::-1], edm(jnp.linspace(0, 1, 1024))
+    np.testing.assert_allclose(*levels, atol=0.06)  # stratified: no two are further apart
+    if low == -6.0:
+        with pytest.raises(
+            ValueError, match=r"noise: the teacher knows sigma / alpha from 0\.0498"
+        ):
+            begin(dmd(noise=KarrasSchedule(0.01, 10.0)), None, teacher)
 
 
 @pytest.mark.parametrize(

@@ -442,6 +442,18 @@ def test_each_residual_over_its_norm():
         (lambda: JumpLaw(most=12), "power of two"),
         (lambda: JumpLaw(least=(0.0,)), "for a level and to='data'"),
         (lambda: gaussian_state(method("semigroup", between=Cut(at="ect")), below=True), "go toge"),
+        (
+            lambda: gaussian_state(
+                method(
+                    "semigroup",
+                    between=Cut(at="ect"),
+                    guidance=(0.0, 1.0),
+                    jumps=JumpLaw(level=(0.0, 1.0), least=(0.0,), to="data"),
+                ),
+                below=True,
+            ),
+            "is told no weights",
+        ),
         (lambda: JumpLaw(stratified=True, level=(0.0, 1.0)), "leave level out"),
         (lambda: Cut(at="third"), "between.at must be one of"),
         (lambda: Cut(q=0.5), "between needs"),
@@ -457,9 +469,14 @@ def test_each_residual_over_its_norm():
         (lambda: gaussian_state(method(guidance=(1.0,))), "set label_dropout"),
         (lambda: gaussian_state(method(label_dropout=0.1)), "needs a network with labels"),
         (lambda: gaussian_state(method(guidance=(1.0,)), teacher=True), "cannot be guided"),
-        (lambda: method(guidance=(0.0,)), "with w above 0"),
+        (lambda: method(guidance=(0.0,)), "with w finite and above 0"),
+        (lambda: method(guidance=(np.inf,)), "with w finite and above 0"),
+        (lambda: JumpLaw(level=(0.0, np.inf)), "jumps.level must be"),
         (lambda: method(label_dropout=1.0), r"label_dropout in \[0, 1\)"),
         (lambda: method(guidance=(2.0, 1.0)), "low < high"),
+        (lambda: method(guidance=(0.0, np.inf)), "both finite"),
+        (lambda: method(jumps=JumpLaw(instantaneous=0.75)).check_batch(2), "not of both kinds"),
+        (lambda: method(jumps=JumpLaw(instantaneous=0.5)).check_batch(1), "not of both kinds"),
         (lambda: method(guided_levels=(1.0,)), "low < high"),
         (lambda: method(omega=0.0), r"in \(0, 1\]"),
     ],
@@ -467,6 +484,12 @@ def test_each_residual_over_its_norm():
 def test_settings_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_batches_of_both_kinds_of_jumps():
+    """Or of one, where the law has no other."""
+    for instantaneous, batch_size in ((0.75, 3), (0.5, 2), (0.0, 1), (1.0, 1)):
+        method(jumps=JumpLaw(instantaneous=instantaneous)).check_batch(batch_size)
 
 
 def test_maps_to_the_data_are_sampled_by_the_jumps_that_they_learn():

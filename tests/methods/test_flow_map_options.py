@@ -150,17 +150,17 @@ def test_levels_as_an_input():
         dataclasses.replace(learning, guidance=(0.5, 7.0)).init(jax.random.key(0), model=model())
     state = learning.init(jax.random.key(0), model=model(), start=randomised(model()))
     network = state.student.network
-    assert network.takes_levels
+    assert network.takes_guidance_levels
     rows = examples(learning, state, jax.random.key(3))
     still, middle = rows.t == rows.s, network.schedule(jnp.array(0.5))
     assert 0 < still.sum() < len(still)
-    assert jnp.isinf(rows.told.levels[still]).all()
-    low, high = rows.told.levels[~still].T
+    assert jnp.isinf(rows.told.guidance_levels[still]).all()
+    low, high = rows.told.guidance_levels[~still].T
     assert jnp.isfinite(low).all() & jnp.isfinite(high).all()
     assert ((low < middle) & (middle < high)).all()
     # The velocity at a level is that of all levels, with the weight that acts there.
     told = rows.told_at(rows.t)
-    assert told.levels is None
+    assert told.guidance_levels is None
     outside = (rows.t < rows.levels[:, 0]) | (rows.t > rows.levels[:, 1])
     assert outside.any()
     np.testing.assert_array_equal(told.guidance, jnp.where(outside, 0.0, rows.w))
@@ -172,7 +172,7 @@ def test_levels_as_an_input():
     assert jnp.abs(kernel).max() > 0  # what is told is learnt from
 
     def said(levels):
-        return velocity(product, rows.z, rows.t, rows.told.replace(levels=levels))
+        return velocity(product, rows.z, rows.t, rows.told.replace(guidance_levels=levels))
 
     everywhere = jnp.broadcast_to(jnp.array([-jnp.inf, jnp.inf]), (16, 2))
     np.testing.assert_array_equal(said(None), said(everywhere))

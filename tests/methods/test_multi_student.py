@@ -15,7 +15,7 @@ from tiny_experiment import leaves, tiny_msd
 import pdistill
 from pdistill import experiment, partition
 from pdistill.data import load_dataset
-from pdistill.methods import Dmd, MultiStudent, Run, ScoreMatching
+from pdistill.methods import Dmd, FlowMap, MultiStudent, Run, ScoreMatching, Teacher
 from pdistill.networks import DiT
 from pdistill.runtime.files import read_jsonl
 from pdistill.training import Optimizer
@@ -86,6 +86,9 @@ def test_images_of_a_part():
         ({"parts": 5}, "parts must be 1 to the 4 labels"),
         ({"parts": 0, "lists": ((0, 1), (2,))}, "must be in one list"),
         ({"student": MATCHING}, "makes a generator"),
+        ({"student": stage(Teacher(optimizer=ADAM))}, "makes a generator"),
+        ({"student": stage(FlowMap(optimizer=ADAM))}, "makes a generator"),
+        ({"student": stage(STUDENT.method, given={})}, "student: it needs 'teacher'"),
         ({"student": dataclasses.replace(STUDENT, select="fd_pixels")}, "leave select out"),
         ({"student": stage(STUDENT.method, given={"teacher": "x"})}, "no earlier stage makes"),
     ],

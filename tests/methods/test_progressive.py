@@ -239,6 +239,17 @@ def test_float32_targets_keep_their_digits(x64):
         assert jnp.max(jnp.abs(difference)) < 1e-6
 
 
+def test_its_rounds_have_their_own_counts():
+    stage = Run(
+        name="rounds", method=Progressive(optimizer=Optimizer(1e-3), start_steps=4),
+        loop=LoopConfig(10, 16, log_every=10, save_every=10), measured_at=(4, 1),
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"each round is measured at its own count, \[2, 1\]; leave it out"
+    ):
+        stage.unfold(None)
+
+
 def test_all_rounds_share_one_compiled_update(mlp):
     """Teacher, step count and length are traced: three rounds compile once."""
 

@@ -77,12 +77,20 @@ def test_a_teacher_goes_on():
     method = Teacher(optimizer=Optimizer(1e-2, warmup=2, ema_widths=(0.1,)))
     network = blank(ClassNetwork(), 1)
     start = network.replace(params={"off": jnp.full((), 0.25)}, guidance=(0.0, np.inf))
+    start = start.replace(sampler="stochastic")
     state = method.init(jax.random.key(0), model=network, start=start)
-    assert state.model.network.guidance is None
+    assert (state.model.network.guidance, state.model.network.sampler) == (None, "")
     batch = {"image": jnp.ones((4, 1)), "label": jnp.zeros(4, jnp.int32)}
     states, _ = run(method, state, batch, 2)
     values = [float(state.model.network.params["off"]) for state in states]
     assert values[0] == values[1] == 0.25 != values[2]
+
+
+@pytest.mark.parametrize("head", ["x", "eps"])
+def test_a_teacher_goes_on_with_its_starts_head(mlp, head):
+    method, start = Teacher(optimizer=Optimizer(1e-2), head=head), mlp.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=f"head: start predicts v, .* is not {head}; leave"):
+        method.init(jax.random.key(0), model=mlp, start=start)
 
 
 def test_a_teacher_does_not_go_on_from_a_generator(mlp):

@@ -62,6 +62,11 @@ class Adversary:
                 f"{self.r1_interval}"
             )
 
+    def check_without_teacher(self) -> None:
+        """Raises ValueError if a judge looks through a teacher."""
+        if any(judge.features == "teacher" for judge in self.judges):
+            raise ValueError("there is no teacher to judge with; give judges other features")
+
     def parts(self, step: int) -> tuple[str, ...]:
         """Losses of the critic in update number `step`: R1 is due at every `r1_interval`-th."""
         due = self.r1 and step > 0 and step % self.r1_interval == 0

@@ -15,25 +15,30 @@ from pdistill.samplers import ddim_step
 
 def begin_generator(
     key: Array,
-    start: Network,
+    teacher: Network,
+    start: Network | None,
     *,
     scratch: bool,
     changes: Mapping[str, Any],
-    one_step: bool = False,
 ) -> Network:
-    """The network that a generator starts as: without dropout, sampled in its own way.
+    """The network that a generator starts as, "start" or else the teacher: without dropout.
 
     Args:
+      teacher: a network that the method has checked.
       scratch: fresh parameters; only then may `changes` say other arguments of the module.
-      one_step: whether it may go on from a generator that knows a few noise levels only.
 
     Raises:
       ValueError: a network that it cannot start from; changes without `scratch`.
     """
-    check_given(start, "start", one_step=one_step)
+    check_given(start or teacher, "start", one_step=True)
+    if start and start.takes_target and not scratch:
+        raise ValueError(
+            "start jumps, and a generator would begin as its denoiser instead: start from a "
+            "generator or from the teacher, or set scratch"
+        )
     if changes and not scratch:
         raise ValueError("another network starts from scratch; set scratch")
-    start = start.without_dropout().unguided()
+    start = (start or teacher).without_dropout().unguided()
     return start.with_module(changes).init(key) if scratch else start
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.methods.parts.times import ends, normal_levels, shuffled_times
+from pdistill.methods.parts.times import check_law, ends, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
@@ -48,9 +48,7 @@ class JumpLaw:
         if self.to not in ENDS:
             raise ValueError(f"jumps.to must be one of {', '.join(ENDS)}; got {self.to!r}")
         for name in ("level", "end"):
-            law = getattr(self, name)
-            if law and not (len(law) == 2 and law[1] > 0):
-                raise ValueError(f"jumps.{name} must be (mean, deviation) or empty; got {law}")
+            check_law(f"jumps.{name}", getattr(self, name))
         if self.least and not (len(self.least) == 1 and self.level and self.to == "data"):
             raise ValueError(
                 f"jumps.least is one number, for a level and to='data'; got {self.least}"
@@ -66,6 +64,18 @@ class JumpLaw:
             raise ValueError(f"jumps.instantaneous must be in [0, 1]; got {self.instantaneous}")
         if self.most < 1 or self.most & self.most - 1:
             raise ValueError(f"jumps.most must be a power of two; got {self.most}")
+
+    def check_batch(self, num: int) -> None:
+        """Raises ValueError for so few jumps that one of the two kinds is left out."""
+        if 0 < self.instantaneous < 1 and not 0 < self.count_same(num) < num:
+            raise ValueError(
+                f"loop.batch_size: {num} jumps, of which a fraction of {self.instantaneous:g} has "
+                "no length (jumps.instantaneous), are not of both kinds; take a larger batch"
+            )
+
+    def count_same(self, num: int) -> int:
+        """Number of `num` jumps with s = t."""
+        return round(self.instantaneous * num)
 
     def draw(self, key: Array, num: int, schedule: Schedule, dtype=jnp.float32):
         """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
@@ -91,7 +101,7 @@ class JumpLaw:
         elif self.to == "ordered":
             s = _level(second_key, self.end or self.level, num, schedule, dtype)
             t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
-        same = jnp.arange(num) < round(self.instantaneous * num)
+        same = jnp.arange(num) < self.count_same(num)
         return t, jnp.where(same, t, s)
 
     def _first(self, key: Array, num: int, schedule: Schedule, dtype) -> Array:

@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "own_velocity": True,
         "jumps": {"to": "gap", "end": (-0.8, 1.0), "instantaneous": 0.5},
     },
-    "ayf": {  # Sabour et al. 2025, from a teacher; the law of jumps is ours
+    "ayf": {  # Sabour et al. 2025, from a teacher; law of jumps and end of warm-up are ours
         "jumps": {"to": "below"},
         "normalised": 0.1,
         "warmup": 10_000,

@@ -1,12 +1,15 @@
 """Laws of the times and guidance weights of a batch."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import Schedule
+from pdistill.diffusion import KarrasSchedule, Schedule
+
+SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
@@ -71,6 +74,34 @@ def ends(schedule: Schedule) -> tuple[float, float]:
         return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
 
 
+def within(name: str, levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
+    """Levels that a teacher's schedule has: of the default ones, EDM's, those that it has.
+
+    Raises:
+      ValueError: other levels are beyond the teacher's.
+    """
+    if levels == KarrasSchedule():
+        levels = narrowed(levels, teacher)
+    if narrowed(levels, teacher) != levels:
+        low, high = ends(teacher)
+        raise ValueError(
+            f"{name}: the teacher knows sigma / alpha from {math.exp(-high / 2):.3g} to "
+            f"{math.exp(-low / 2):.3g}; set sigma_min and sigma_max within"
+        )
+    return levels
+
+
+def narrowed(levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
+    """The levels without those that the teacher's schedule has not."""
+    (low, high), (first, last) = ends(teacher), ends(levels)
+    changes = {}
+    if last > high + SMALL:
+        changes["sigma_min"] = levels.data_std * math.exp(-high / 2)
+    if first < low - SMALL:
+        changes["sigma_max"] = levels.data_std * math.exp(-low / 2)
+    return dataclasses.replace(levels, **changes)
+
+
 def check_law(name: str, law: tuple[float, ...]) -> None:
     """Raises ValueError unless a law is (mean, deviation) of a normal one, or empty."""
     if law and not (len(law) == 2 and math.isfinite(law[0]) and 0 < law[1] < math.inf):
@@ -78,8 +109,10 @@ def check_law(name: str, law: tuple[float, ...]) -> None:
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:
-    """Raises ValueError unless least <= low < high <= most."""
-    if len(interval) != 2 or not least <= interval[0] < interval[1] <= most:
+    """Raises ValueError unless least <= low < high <= most, and both are finite."""
+    finite = all(map(math.isfinite, interval))
+    if len(interval) != 2 or not (finite and least <= interval[0] < interval[1] <= most):
         raise ValueError(
-            f"{name} must be (low, high) with {least:g} <= low < high <= {most:g}; got {interval}"
+            f"{name} must be (low, high), both finite, with {least:g} <= low < high <= {most:g}; "
+            f"got {interval}"
         )

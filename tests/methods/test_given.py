@@ -1,0 +1,109 @@
+"""Which networks a method can be given."""
+
+import dataclasses
+
+import pytest
+from planning import TEACHER, plan_of, stage
+
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Progressive, ScoreMatching
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.discriminator import Judge
+from pdistill.methods.parts.jumps import JumpLaw
+from pdistill.networks import DiT
+from pdistill.training import Optimizer
+
+PLAIN = Optimizer(1e-3)
+MODULE = DiT(out_channels=1, features=16, depth=1, heads=2)
+PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
+JUDGED = Adversary(judges=(PIXELS,), optimizer=PLAIN)
+MATCHING = Dmd(optimizer=PLAIN, fake_optimizer=PLAIN)
+SCORES = ScoreMatching(optimizer=PLAIN)
+
+
+def halving(start_steps, end_steps=1):
+    return Progressive(optimizer=PLAIN, start_steps=start_steps, end_steps=end_steps)
+
+
+def flow_map(**law):
+    between = {"identity": "semigroup"} if law["to"] == "dyadic" else {}
+    return stage(FlowMap(optimizer=PLAIN, jumps=JumpLaw(**law), **between), "first")
+
+
+def ctm(**changes):
+    return stage(Ctm(optimizer=PLAIN, grid_points=4, solver_steps=2, **changes), "first")
+
+
+def gan(num_steps):
+    return Gan(optimizer=PLAIN, adversary=JUDGED, num_steps=num_steps)
+
+
+ROUNDS = stage(halving(8, 4), "first")
+CONSISTENCY = flow_map(to="data", level=(-1.1, 2.0))
+MAP = flow_map(to="dyadic", instantaneous=0.75)
+COUNTED = r"teacher: 'first.*num_steps=4 and knows a few noise levels only, but .* name another"
+JUMPS = "teacher: 'first', by .*, has learnt to jump, not to denoise"
+
+
+@pytest.mark.parametrize(
+    ("first", "method", "message"),
+    [
+        (ROUNDS, halving(64), COUNTED),
+        (ROUNDS, MATCHING, COUNTED),
+        (ROUNDS, SCORES, COUNTED),
+        (stage(gan(4), "first"), MATCHING, COUNTED),
+        (stage(gan(4), "first"), halving(8), COUNTED),
+        (stage(halving(2), "first"), MATCHING, "num_steps=1 and knows a few"),
+        (CONSISTENCY, halving(8), JUMPS),
+        (CONSISTENCY, MATCHING, JUMPS),
+        (CONSISTENCY, gan(1), JUMPS),
+        (ctm(denoising=0.0, to_data=True), SCORES, JUMPS),
+    ],
+)
+def test_a_teacher_must_know_every_noise_level(first, method, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of(MODULE, TEACHER, first, stage(method, "later", given={"teacher": "first"}))
+
+
+@pytest.mark.parametrize(
+    ("first", "method"),
+    [
+        (ROUNDS, halving(4, 2)),
+        (ROUNDS, gan(4)),
+        (MAP, MATCHING),
+        (ctm(to_data=True), MATCHING),
+    ],
+)
+def test_teachers_that_do(first, method):
+    """A student at its own count, generators that go on, and maps that have learnt to denoise."""
+    plan_of(MODULE, TEACHER, first, stage(method, "later", given={"teacher": "first"}))
+
+
+@pytest.mark.parametrize("method", [MATCHING, gan(1)])
+def test_a_generator_does_not_start_from_a_map(method):
+    """It would begin at F(z, T, T), the posterior mean, and not at the map's jump to the data."""
+    for first in (CONSISTENCY, ctm()):
+        given = {"teacher": "teacher", "start": "first"}
+        with pytest.raises(ValueError, match="start jumps, and a generator would begin as"):
+            plan_of(MODULE, TEACHER, first, stage(method, "later", given=given))
+        fresh = stage(dataclasses.replace(method, scratch=True), "later", given=given)
+        plan_of(MODULE, TEACHER, first, fresh)
+
+
+def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
+    later = stage(SCORES, "later", given={"teacher": "first"})
+    plan = plan_of(MODULE, TEACHER, MAP, later)
+    assert (plan["first"].network.sampler, plan["later"].network.sampler) == ("gamma", "")
+
+
+def test_rounds_of_stochastic_steps_are_followed_by_such():
+    first = stage(dataclasses.replace(halving(8, 4), stochastic=True), "first")
+    again = halving(4, 2)
+    with pytest.raises(ValueError, match="stochastic steps, twice as long; set stochastic"):
+        plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
+    again = dataclasses.replace(again, stochastic=True)
+    plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
+
+
+def test_what_starts_from_a_map_need_not_learn_from_it():
+    later = stage(FlowMap(optimizer=PLAIN), "later", given={"start": "first"})
+    plan_of(MODULE, TEACHER, CONSISTENCY, later)
