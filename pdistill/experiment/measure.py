@@ -124,13 +124,12 @@ class Measurements:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
-    def open(self) -> None:
-        """Reads what is there. Rows of a model that will be trained on are dropped.
+    def open(self, updates: Mapping[str, int]) -> None:
+        """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
 
         Raises:
           OSError: it cannot be read or written. ConfigError: a metric has rows of another space.
         """
-        updates = {r.name: r.run.loop.num_updates for r in self._runs.values() if r.trains}
         self._log = LogFile(
             self._workdir / "results.jsonl",
             keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),

@@ -71,8 +71,9 @@ def copy(source: Path, directory: Path, /, **changes: Any) -> None:
 
 
 def change_card(directory: Path, **changes: Any) -> None:
-    """Rewrites entries of a model's card."""
+    """Rewrites entries of a model's card; None takes one out."""
     card = read_card(directory) | changes
+    card = {key: value for key, value in card.items() if changes.get(key, key) is not None}
     write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
 
 
