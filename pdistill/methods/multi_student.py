@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.methods.method import Method, Run, optional_roles, roles
+from pdistill.methods.parts.given import jumps
 from pdistill.methods.parts.partition import by_blocks, by_lists, routes
 from pdistill.networks import Network, Routed
 
@@ -120,7 +121,7 @@ class Joined(Method):
         """
         del key
         first = next(iter(students.values()))
-        if first.takes_target:
+        if jumps(first):
             raise ValueError("student must be a stage that makes a generator, not one that jumps")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
         module = Routed(first.module, self.routes, by_prompts=self.by_prompts)

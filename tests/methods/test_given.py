@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from planning import TEACHER, plan_of, stage
 
-from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Progressive, ScoreMatching
+from pdistill.methods import Ctm, Dmd, FlowMap, Gan, MultiStudent, Progressive, ScoreMatching
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.jumps import JumpLaw
@@ -87,6 +87,23 @@ def test_a_generator_does_not_start_from_a_map(method):
             plan_of(MODULE, TEACHER, first, stage(method, "later", given=given))
         fresh = stage(dataclasses.replace(method, scratch=True), "later", given=given)
         plan_of(MODULE, TEACHER, first, fresh)
+
+
+def test_what_learns_from_a_map_is_a_start():
+    """A generator or a denoiser keeps the map's input for a target, but it does not jump."""
+    for method in (gan(1), SCORES):
+        first = stage(method, "second", given={"teacher": "first"})
+        given = {"teacher": "teacher", "start": "second"}
+        plan = plan_of(MODULE, TEACHER, MAP, first, stage(MATCHING, "later", given=given))
+        assert plan["second"].network.takes_target
+        assert plan["later"].network.sampler == "one_step"
+
+
+def test_students_of_a_map_are_joined():
+    student = stage(gan(1), "student", given={"teacher": "first"})
+    several = stage(MultiStudent(student=student, parts=2), "several", loop=None, given={})
+    plan = plan_of(MODULE.clone(num_labels=2), TEACHER, MAP, several)
+    assert plan["several"].network.sampler == "one_step"
 
 
 def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
