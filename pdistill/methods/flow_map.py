@@ -26,7 +26,7 @@ from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import guided
 from pdistill.methods.parts.presets import PRESETS
-from pdistill.methods.parts.times import check_interval
+from pdistill.methods.parts.times import check_interval, check_weights
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
@@ -123,7 +123,7 @@ class FlowMap(Method):
                 f"{', '.join(map(str, least.values()))} and {self.floor}"
             )
         if len(self.guidance) == 2:
-            check_interval("guidance", self.guidance, 0.0, math.inf)
+            check_weights("guidance", self.guidance)
         elif self.guidance and not (len(self.guidance) == 1 and 0 < self.guidance[0] < math.inf):
             raise ValueError(
                 "guidance must be (), (w,) with w finite and above 0, or (low, high); got "

@@ -109,10 +109,16 @@ def check_law(name: str, law: tuple[float, ...]) -> None:
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:
-    """Raises ValueError unless least <= low < high <= most, and both are finite."""
-    finite = all(map(math.isfinite, interval))
-    if len(interval) != 2 or not (finite and least <= interval[0] < interval[1] <= most):
+    """Raises ValueError unless least <= low < high <= most."""
+    if len(interval) != 2 or not least <= interval[0] < interval[1] <= most:
         raise ValueError(
-            f"{name} must be (low, high), both finite, with {least:g} <= low < high <= {most:g}; "
-            f"got {interval}"
+            f"{name} must be (low, high) with {least:g} <= low < high <= {most:g}; got {interval}"
+        )
+
+
+def check_weights(name: str, interval: tuple[float, ...]) -> None:
+    """Raises ValueError unless guidance weights are 0 <= low < high < infinity."""
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] < math.inf:
+        raise ValueError(
+            f"{name} must be (low, high), both finite, with 0 <= low < high; got {interval}"
         )
