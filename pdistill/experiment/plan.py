@@ -24,8 +24,8 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
+from pdistill.methods.method import Candidate, optimizers
 from pdistill.methods.method import arguments as arguments_of
-from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
@@ -230,16 +230,15 @@ def _bind(
 def _check_teacher(run: Run, found: Planned) -> None:
     """Raises ValueError for a teacher that does not know what a run is to learn from it."""
     method = found.run.method
-    if run.method.learns_from(found.made_for, method.denoises, **run.arguments):
+    candidate = Candidate(found.made_for, method.denoises, found.network.sampler)
+    objection = run.method.objection(candidate, run)
+    if not objection:
         return
-    lacks = "has learnt to jump, not to denoise"
+    lacks = "is a map, which has learnt to jump and may not know how to denoise"
     if found.made_for:
         counts = " or ".join(str(format_steps(n)) for n in found.made_for)
         lacks = f"is made for num_steps={counts} and knows a few noise levels only"
-    raise ValueError(
-        f"teacher: {found.name!r}, by {method.name}, {lacks}, but {run.method.name} needs a "
-        "denoiser at every noise level; name another stage"
-    )
+    raise ValueError(f"teacher: {found.name!r}, by {method.name}, {lacks}, but {objection}")
 
 
 def find_run(name: str, earlier: Mapping[str, Planned]) -> Planned:

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pdistill.data.columns import Column
 from pdistill.networks import Network
@@ -54,13 +54,15 @@ class Method:
         """Whether its product learns to denoise, as all but maps do that only learn to jump."""
         return True
 
-    def learns_from(self, made_for: tuple[Steps, ...], denoises: bool, **arguments: Any) -> bool:
-        """Whether its teacher may be a model made for these step counts, which denoises or not.
+    def objection(self, teacher: "Candidate", run: "Run") -> str:
+        """Why a run of it cannot learn from a teacher, with advice; "" if it can.
 
-        By default it must know every noise level: be made for any count, and denoise.
+        By default a teacher must know every noise level: be made for any count, and denoise.
         """
-        del arguments
-        return denoises and not made_for
+        del run
+        if teacher.denoises and not teacher.made_for:
+            return ""
+        return f"{self.name} needs a denoiser at every noise level; name another stage"
 
     def parts(self, step: int) -> tuple[str, ...]:
         """Names of the losses that update number `step` has; () where all updates are alike."""
@@ -89,6 +91,18 @@ class Method:
     def over(self, num_updates: int) -> "Method":
         """The method with its optimizers annealed over a run of so many updates."""
         return annealed_over(self, num_updates)
+
+
+class Candidate(NamedTuple):
+    """What is known of a teacher before anything compiles.
+
+    Attributes:
+      made_for, denoises: as of the method that makes it. sampler: as of its `Network`.
+    """
+
+    made_for: tuple[Steps, ...]
+    denoises: bool
+    sampler: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +191,11 @@ def roles(method: Any) -> tuple[str, ...]:
     kinds = (Network, Network | None)
     found = arguments(method).values()
     return tuple(p.name for p in found if p.annotation in kinds and p.name != "model")
+
+
+def required_roles(method: Any) -> tuple[str, ...]:
+    """Names among `roles` that a method does not do without, such as "teacher"."""
+    return tuple(name for name in roles(method) if name not in optional_roles(method))
 
 
 def optional_roles(method: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.methods.method import Method, Run, optional_roles, roles
+from pdistill.methods.method import Method, Run, required_roles, roles
 from pdistill.methods.parts.given import jumps
 from pdistill.methods.parts.partition import by_blocks, by_lists, routes
 from pdistill.networks import Network, Routed
@@ -37,10 +37,8 @@ class MultiStudent(Method):
     name: ClassVar[str] = "multi_student"
 
     def __post_init__(self):
-        known = roles(self.student.method)
-        if "start" not in known or "teacher" not in {*known} - {
-            *optional_roles(self.student.method)
-        }:
+        method = self.student.method
+        if "start" not in roles(method) or "teacher" not in required_roles(method):
             raise ValueError("student must be a stage that makes a generator, such as dmd or gan")
         if "teacher" not in self.student.given:
             raise ValueError("student: it needs 'teacher', the name of an earlier stage")
