@@ -1,10 +1,12 @@
 """Which networks a method can be given."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from planning import TEACHER, plan_of, stage
 
+from pdistill.experiment.cards import product_card
 from pdistill.methods import (
     Ctm,
     Direct,
@@ -15,6 +17,7 @@ from pdistill.methods import (
     Progressive,
     ScoreMatching,
 )
+from pdistill.methods.flow_map import PRESETS
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.jumps import JumpLaw
@@ -34,7 +37,7 @@ def halving(start_steps, end_steps=1):
 
 
 def flow_map(**law):
-    between = {"identity": "semigroup"} if law["to"] == "dyadic" else {}
+    between = {"identity": "semigroup"} if law.get("to") == "dyadic" else {}
     return stage(FlowMap(optimizer=PLAIN, jumps=JumpLaw(**law), **between), "first")
 
 
@@ -100,6 +103,8 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
         (CONSISTENCY, dataclasses.replace(gan(1), scratch=True)),
         (MAP, MATCHING),
         (ctm(to_data=True), MATCHING),
+        (flow_map(**PRESETS["soflow"]["jumps"]), MATCHING),
+        (flow_map(**PRESETS["ayf"]["jumps"]), MATCHING),
     ],
 )
 def test_teachers_that_do(first, method):
@@ -150,6 +155,14 @@ def test_rounds_of_stochastic_steps_are_followed_by_such():
 def test_a_judge_may_see_with_a_map():
     later = stage(gan(1), "later", given={"teacher": "first", "start": "teacher"})
     plan_of(MODULE, TEACHER, CONSISTENCY, later)
+
+
+@pytest.mark.parametrize(("first", "denoises"), [(CONSISTENCY, False), (MAP, True)])
+def test_a_card_says_whether_its_model_denoises(first, denoises):
+    """For experiments that import it."""
+    planned = plan_of(MODULE, TEACHER, first)["first"]
+    data = SimpleNamespace(name="digits", label_names=())
+    assert product_card(planned, planned.network, data=data, clip=None)["denoises"] == denoises
 
 
 def test_what_starts_from_a_map_need_not_learn_from_it():
