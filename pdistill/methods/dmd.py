@@ -172,8 +172,7 @@ class Dmd(Method):
         fresh_key, head_key = jax.random.split(key)
         network = teacher.unguided().replace(sampler="")
         if self.told_level:
-            network.with_target(teacher.schedule)  # raises
-            told = network.blank.replace(module=_told(teacher.module))
+            told = network.with_target(teacher.schedule).replace(module=_told(teacher.module))
             network, _ = told.init(fresh_key).taking(network)
         fake = FakeScore(network=network, features=self.features, bottleneck=self.bottleneck)
         if self.adversarial:

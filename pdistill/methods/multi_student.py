@@ -32,7 +32,7 @@ class MultiStudent(Method):
 
     student: Run
     score_matching: Run | None = None
-    parts: int = 0
+    parts: int = 0  # hides `Method.parts`, which only methods with updates have a use for
     lists: tuple[tuple[int, ...], ...] = ()
     name: ClassVar[str] = "multi_student"
 
