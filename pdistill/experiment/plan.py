@@ -24,8 +24,8 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
-from pdistill.methods.method import Candidate, optimizers
 from pdistill.methods.method import arguments as arguments_of
+from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
@@ -230,8 +230,12 @@ def _bind(
 def _check_teacher(run: Run, found: Planned) -> None:
     """Raises ValueError for a teacher that does not know what a run is to learn from it."""
     method = found.run.method
-    candidate = Candidate(found.made_for, method.denoises, found.network.sampler)
-    objection = run.method.objection(candidate, run)
+    objection = run.method.objection(
+        run,
+        made_for=found.made_for,
+        denoises=method.denoises,
+        sampler=found.network.sampler,
+    )
     if not objection:
         return
     lacks = "is a map, which has learnt to jump and may not know how to denoise"

@@ -60,8 +60,8 @@ class Gan(Method):
     def made_for(self):
         return (self.num_steps,)
 
-    def objection(self, teacher, run):
-        if teacher.denoises or self.scratch or "start" in run.given:  # a generator may go on
+    def objection(self, run, *, made_for, denoises, sampler):
+        if denoises or self.scratch or "start" in run.given:  # a generator may go on
             return ""
         return (
             "the generator would begin as its denoiser; give a start, set scratch, or name another "

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pdistill.data.columns import Column
 from pdistill.networks import Network
@@ -54,13 +54,18 @@ class Method:
         """Whether its product learns to denoise, as all but maps do that only learn to jump."""
         return True
 
-    def objection(self, teacher: "Candidate", run: "Run") -> str:
-        """Why a run of it cannot learn from a teacher, with advice; "" if it can.
+    def objection(
+        self, run: "Run", *, made_for: tuple[Steps, ...], denoises: bool, sampler: str
+    ) -> str:
+        """Reason, with advice, why a run of it cannot learn from a teacher; "" if it can.
 
         By default a teacher must know every noise level: be made for any count, and denoise.
+
+        Args:
+          made_for, denoises: as above, of the teacher. sampler: as of its `Network`.
         """
-        del run
-        if teacher.denoises and not teacher.made_for:
+        del run, sampler
+        if denoises and not made_for:
             return ""
         return f"{self.name} needs a denoiser at every noise level; name another stage"
 
@@ -91,18 +96,6 @@ class Method:
     def over(self, num_updates: int) -> "Method":
         """The method with its optimizers annealed over a run of so many updates."""
         return annealed_over(self, num_updates)
-
-
-class Candidate(NamedTuple):
-    """What is known of a teacher before anything compiles.
-
-    Attributes:
-      made_for, denoises: as of the method that makes it. sampler: as of its `Network`.
-    """
-
-    made_for: tuple[Steps, ...]
-    denoises: bool
-    sampler: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

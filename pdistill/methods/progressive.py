@@ -108,14 +108,14 @@ class Progressive(Method):
     def made_for(self, *, num_steps, num_updates=0):
         return (num_steps,)
 
-    def objection(self, teacher, run):
-        counts = teacher.made_for and teacher.made_for[0]  # of a cascade one for each resolution
-        longer = self.stochastic and teacher.sampler != "stochastic"  # a step is two of these
+    def objection(self, run, *, made_for, denoises, sampler):
+        counts = made_for and made_for[0]  # of a cascade one for each resolution
+        longer = self.stochastic and sampler != "stochastic"  # a step is two of these
         fitting = {(2 if longer else 1) * int(count) for count in np.ravel(counts)}
-        if teacher.denoises and fitting <= {2 * run.arguments["num_steps"]}:
+        if denoises and fitting <= {2 * run.arguments["num_steps"]}:
             return ""
-        if not teacher.denoises or len(fitting) > 1 or fitting == {1}:
-            return super().objection(teacher, run)
+        if not denoises or len(fitting) > 1 or fitting == {1}:
+            return super().objection(run, made_for=made_for, denoises=denoises, sampler=sampler)
         return (
             f"progressive learns from it with start_steps={fitting.pop()} only; set that, or name "
             "another stage"

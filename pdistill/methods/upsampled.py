@@ -25,7 +25,7 @@ class Upsampled(Method):
         if self.factor < 2:
             raise ValueError(f"factor must be at least 2; got {self.factor}")
 
-    def objection(self, teacher, run):
+    def objection(self, run, *, made_for, denoises, sampler):
         return ""
 
     def init(self, key: Array, *, teacher: Network) -> Network:
