@@ -18,7 +18,7 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import claim
+from pdistill.experiment.directory import check_config, claim
 from pdistill.experiment.plan import plan
 from pdistill.features import efficientnet_lite0
 from pdistill.networks import DiT
@@ -266,14 +266,14 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
-    claim(tmp_path, CONFIG, experiment.stages, runs)
+    claim(tmp_path, CONFIG)
     assert json.loads(file.read_text())["config"] == json.loads(json.dumps(whole))
     file.write_text(json.dumps({"config": CONFIG}))
-    claim(tmp_path, whole, experiment.stages, runs)
+    check_config(tmp_path, whole, experiment.stages, runs)
     changed = json.loads(json.dumps(whole))
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
-        claim(tmp_path, changed, experiment.stages, runs)
+        check_config(tmp_path, changed, experiment.stages, runs)
 
 
 def test_a_reader_that_has_enough_ends_a_command_quietly():
@@ -440,4 +440,4 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
-        claim(tmp_path, CONFIG, experiment.stages, runs)
+        check_config(tmp_path, CONFIG, experiment.stages, runs)

@@ -61,55 +61,70 @@ def _take(workdir: Path, held: contextlib.ExitStack, new: bool) -> None:
     held.enter_context(locked(workdir))
 
 
-def claim(
+def check_config(
     workdir: Path,
     config: dict[str, Any],
     stages: Sequence[Run],
     runs: Mapping[str, Planned],
 ) -> None:
-    """Writes config.json, or checks the one that is there.
+    """Checks that a run with this config may go on from what is there; writes nothing.
 
     Args:
-      config: the whole config, plain; stages and runs are what it makes. It is written, and
-        compared, with all defaults.
+      config: the whole config, plain; stages and runs are what it makes. It is compared with all
+        defaults.
 
     Raises:
       ConfigError: the directory holds a run of another config. OSError: it cannot be used.
     """
-    path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
-    generator = jax.config.jax_default_prng_impl
-    if path.exists():
-        try:
-            there = json.loads(path.read_text())
-            before = json.loads(json.dumps(filled(there["config"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
-        _check_generator(workdir, there.get("generator", generator), generator)
-        changed = differences(before, config)
-        harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
-        if harmful:
-            _check_version(workdir, before)
-            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
-            raise ConfigError(
-                f"{workdir} holds a run with another config; give another --workdir, or "
-                f"--new to start again there. They differ in: {lines}"
+    path, config = workdir / "config.json", _whole(config)
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text())
+        before = _whole(there["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
+    _check_generator(workdir, there.get("generator", _generator()), _generator())
+    changed = differences(before, config)
+    harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
+    if harmful:
+        _check_version(workdir, before)
+        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
+        raise ConfigError(
+            f"{workdir} holds a run with another config; give another --workdir, or "
+            f"--new to start again there. They differ in: {lines}"
+        )
+    for key, old, new in changed:
+        if key.endswith("num_updates"):
+            say(
+                f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                "learning rate rises again, unlike in a run of that length from the start"
             )
-        for key, old, new in changed:
-            if key.endswith("num_updates"):
-                say(
-                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
-                    "learning rate rises again, unlike in a run of that length from the start"
-                )
-    if jax.process_index() == 0:
-        if path.exists():
-            sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
-        resolved = {
-            "config": config,
-            "versions": models.versions(),
-            "generator": generator,
-            "commit": git_commit(),
-        }
-        write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes config.json, of a config that was checked, with all defaults."""
+    if jax.process_index() > 0:
+        return
+    path = workdir / "config.json"
+    if path.exists():
+        sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
+    resolved = {
+        "config": _whole(config),
+        "versions": models.versions(),
+        "generator": _generator(),
+        "commit": git_commit(),
+    }
+    write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as JSON has it, with all defaults."""
+    return json.loads(json.dumps(filled(config)))
+
+
+def _generator() -> str:
+    return jax.config.jax_default_prng_impl
 
 
 def _check_generator(workdir: Path, before: str, now: str) -> None:

@@ -24,7 +24,7 @@ from pdistill.experiment.averages import products, snapshot_directory
 from pdistill.experiment.cards import inherited, length, product_card, shapes
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import claim, taken
+from pdistill.experiment.directory import check_config, claim, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
@@ -141,8 +141,9 @@ class Experiment:
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
         try:
-            claim(self.workdir, config, self.config.stages, self.runs)
+            check_config(self.workdir, config, self.config.stages, self.runs)
             self.measurements.open()
+            claim(self.workdir, config)
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
 
