@@ -3,7 +3,7 @@
     model = pdistill.load("runs/digits/progressive/4")
     images = model.sample(jax.random.key(0), num=64)
 
-`pdistill.diffusion` and `pdistill.samplers` import nothing but jax and each other.
+`pdistill.diffusion` and `pdistill.samplers` need nothing but jax and each other.
 """
 
 import importlib

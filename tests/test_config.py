@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
@@ -18,10 +19,12 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import check_config, claim
+from pdistill.experiment.directory import claim, is_harmless
 from pdistill.experiment.plan import plan
 from pdistill.features import efficientnet_lite0
+from pdistill.methods.parts.presets import PRESETS
 from pdistill.networks import DiT
+from pdistill.training import LoopConfig
 
 CONFIGS = Path(configs.__file__).parent
 SHAPE = (8, 8, 1)
@@ -266,14 +269,87 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
-    claim(tmp_path, CONFIG)
+    claim(tmp_path, CONFIG, experiment.stages, runs, {})
     assert json.loads(file.read_text())["config"] == json.loads(json.dumps(whole))
     file.write_text(json.dumps({"config": CONFIG}))
-    check_config(tmp_path, whole, experiment.stages, runs)
+    claim(tmp_path, whole, experiment.stages, runs, {})
     changed = json.loads(json.dumps(whole))
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
-        check_config(tmp_path, changed, experiment.stages, runs)
+        claim(tmp_path, changed, experiment.stages, runs, {})
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "/tmp/a", "a//b", "a\nb", "a/", "a,b", "a@4"])
+def test_names_of_stages_that_are_no_folders(name):
+    with pytest.raises(ConfigError, match=r"stages\[0\].name must be of letters"):
+        plan(parse(changed("stages[0].name", name)), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("key", "harmless"),
+    [
+        ("model.network.arguments.remat", True),
+        ("model.network.arguments.heads", False),
+        ("stages[1].loop.offload", True),
+        ("stages[1].student.loop.log_every", True),
+        ("stages[1].student.loop.save_every", True),
+        ("stages[1].student.loop.num_updates", False),
+        ("stages[1].student.optimizer.learning_rate", False),
+        ("stages[1].loop.num_updates", False),  # it has several runs
+        ("stages[2].loop.num_updates", True),
+        ("stages[2].loop.save_every", False),  # among which it selects
+    ],
+)
+def test_changes_that_go_on(key, harmless):
+    """Those that change no result, and more updates of a last stage of one run."""
+    loop = LoopConfig(**LOOP)
+    students, last = SimpleNamespace(name="msd"), SimpleNamespace(name="gan")
+    stages = SimpleNamespace(name="teacher"), students, last
+    runs = {
+        name: SimpleNamespace(name=name, run=SimpleNamespace(select=select, loop=loop))
+        for name, select in {"msd/0": "", "msd/1": "", "gan": "fid"}.items()
+    }
+    assert is_harmless(key, 40, 60, stages, runs) == harmless
+
+
+@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False)])
+def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves):
+    teacher, _ = CONFIG["stages"]
+    given = {
+        "method": "flow_map",
+        "name": "last",
+        "loop": LOOP,
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    config = CONFIG | {"stages": [teacher, given | PRESETS[preset]]}
+    longer = CONFIG | {
+        "stages": [teacher, given | PRESETS[preset] | {"loop": LOOP | {"num_updates": 60}}]
+    }
+    for each in (config, longer):
+        stages = parse(each).stages
+        claim(tmp_path, each, stages, {"last": SimpleNamespace(name="last", run=stages[1])}, {})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "last goes on to 60 updates instead of 40; an annealed learning rate rises again" in said
+    assert ("the levels that cut its jumps go back" in said) == moves
+
+
+def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
+    """What is known of them on both sides is compared; earlier versions had noted nothing."""
+    experiment = parse(CONFIG)
+    runs = plan(experiment, SHAPE)
+    claimed = functools.partial(claim, tmp_path, CONFIG, experiment.stages, runs)
+    claimed({})
+    claimed({"files": "f"})  # on disk
+    claimed({"files": "f", "content": "c"})  # in memory
+    claimed({"files": "f"})
+    claimed({"files": "prepared anew", "content": "c"})
+    for images, what in (
+        ({"files": "prepared anew", "content": "d"}, "content"),
+        ({"files": "others"}, "files"),
+    ):
+        with pytest.raises(ConfigError, match=f"other training images.*their {what} changed"):
+            claimed(images)
+    claimed({"files": "prepared anew"})
 
 
 def test_a_reader_that_has_enough_ends_a_command_quietly():
@@ -440,4 +516,4 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
-        check_config(tmp_path, CONFIG, experiment.stages, runs)
+        claim(tmp_path, CONFIG, experiment.stages, runs, {})

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from pdistill import diffusion
-from pdistill.diffusion import CosineSchedule, DdpmSchedule, Gaussian
+from pdistill.diffusion import CosineSchedule, DdpmSchedule, Gaussian, RectifiedFlow
 from pdistill.model import Model
 from pdistill.model.editor import Editor
 from pdistill.networks import NOTHING, Network
@@ -38,10 +38,10 @@ class Denoiser(nn.Module):
         return (jnp.cos(turn) * z - z_s) / jnp.sin(turn)
 
 
-def model(solver="ddim", steps=4, codec=None, **more):
+def model(solver="ddim", steps=4, codec=None, schedule=CosineSchedule(), **more):  # noqa: B008
     learnt = solver == "iddpm"
     module = Denoiser(target=solver == "gamma", variance=learnt)
-    head, schedule = ("eps_variance", DdpmSchedule()) if learnt else ("v", CosineSchedule())
+    head, schedule = ("eps_variance", DdpmSchedule()) if learnt else ("v", schedule)
     network = Network(
         {"none": jnp.zeros(())}, module=module, head=head, schedule=schedule, shape=SHAPE,
         guidance=(0.0, 4.0), codec=codec,
@@ -98,14 +98,16 @@ def test_known_pixels_are_kept(solver, images):
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     np.testing.assert_array_equal(editor.inpaint(KEY, other, known, label=1), found)
     assert float(found[:, :, 2:].mean()) == pytest.approx(MEANS[1], abs=0.03)
-    own = "heun" if solver in ("edm", "euler_maruyama", "iddpm") else None
+    own = {"edm": "heun", "euler_maruyama": "ddim", "iddpm": "ddim"}.get(solver)
+    assert editor.sampling.nfe == editor.model.sampling.nfe
     whole = editor.model.sample(KEY, NUM, label=1, solver=own)  # by 4 steps: images differ less
     assert float(found[:, :, 2:].std()) == pytest.approx(float(whole.std()), rel=0.05)
 
 
-def test_a_transfer_is_the_flow_there_and_back(images):
+@pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedFlow()], ids=str)
+def test_a_transfer_is_the_flow_there_and_back(images, schedule):
     """A pixel of one normal law becomes that of the other with the same quantile."""
-    editor = Editor(model(steps=256))
+    editor = Editor(model(steps=256, schedule=schedule))
     found = editor.transfer(images, {"label": 0}, {"label": 1})
     np.testing.assert_allclose(found, images - MEANS[0] + MEANS[1], atol=0.03)
     z = editor.encode(images, label=0)
@@ -131,6 +133,24 @@ def test_models_that_know_no_image_on_the_way(solver, message):
     steps = (1, 1) if "cascade" in solver else 1
     with pytest.raises(ValueError, match=message):
         Editor(model(solver, steps=steps))
+
+
+def test_grey_values_are_refused():
+    editor, images = Editor(model()), jnp.zeros((2, *SHAPE), jnp.uint8)
+    known = jnp.zeros((1, 4, 4, 1), bool)
+    for edit in (
+        lambda: editor.change(KEY, images, label=1),
+        lambda: editor.inpaint(KEY, images, known, label=1),
+        lambda: editor.encode(images, label=1),
+    ):
+        with pytest.raises(ValueError, match=r"images must be numbers in \[-1, 1\].*; got uint8"):
+            edit()
+
+
+def test_enlarged_images_are_refused():
+    small = model()
+    with pytest.raises(ValueError, match="the model enlarges what it makes"):
+        Editor(Model(small.network.replace(enlarged=2), small.card))
 
 
 def test_few_levels_have_no_flow(images):

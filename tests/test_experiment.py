@@ -298,6 +298,10 @@ def test_run_directories_that_cannot_be(tmp_path):
         (lambda c: c.data.update(train="training"), "train and test"),
         (lambda c: c.update(mesh=ConfigDict({"data": 3, "fsdp": 1})), "does not fit 8 devices"),
         (lambda c: c.stages[0]["loop"].update(batch_size=12), "multiple of the 8 devices"),
+        (
+            lambda c: c.stages[0]["optimizer"].update(microbatches=4),
+            r"teacher: optimizer.microbatches 4 must divide the 2 images .* 8 devices has",
+        ),
         (lambda c: c.evaluation.update(metrics=("fd_pixel",)), "metric must be one of"),
         (
             lambda c: c.evaluation.update(solvers=("ddim", "gamma:0.5")),

@@ -1,9 +1,11 @@
 """A model that another model guides: samples, files, exports, and its students."""
 
+import contextlib
 import functools
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ import pdistill
 from pdistill import export
 from pdistill.cli import pairs, sample
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.interop import read_folder, write_folder, write_model
 from pdistill.methods import Direct, Dmd, Guided, Progressive
 from pdistill.model import ModelError
 from pdistill.networks import DiT, Network
@@ -89,6 +92,57 @@ def test_samples_and_exports_have_it(folder, tmp_path):
     np.testing.assert_array_equal(called, images)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_for_hubs_takes_it_along(folder, tmp_path, dtype):
+    """There and back, also where its own directory is gone."""
+    shutil.copytree(folder / "small", tmp_path / "small")
+    model = pdistill.load(folder / "large", guide=tmp_path / "small")
+    write_folder(tmp_path / "hub", model, dtype)
+    write_model(tmp_path / "back", read_folder(tmp_path / "hub"))
+    shutil.rmtree(tmp_path / "small")
+    hub, back = (pdistill.load(tmp_path / name) for name in ("hub", "back"))
+    chex.assert_trees_all_equal(back.network, hub.network)
+    assert back.card == hub.card
+    assert hub.network.guide.blank == model.network.guide.blank
+    if dtype == "float32":
+        chex.assert_trees_all_equal(hub.network, model.network)
+    assert pdistill.load(tmp_path / "hub/guide").network.head == "eps"  # a model of its own
+
+
+def test_a_guide_does_not_teach_it_images_without_label(folder, tmp_path):
+    """Labels that were left out in its own training do, which its card goes on to say."""
+    save_random(tmp_path / "dropout", guidance=[0.0, None])
+    for name, needs in ((folder / "large", True), (tmp_path / "dropout", False)):
+        model = pdistill.load(name, guide=folder / "small")
+        assert model.needs_label is needs
+        write_folder(tmp_path / "hub", model)
+        assert pdistill.load(tmp_path / "hub").needs_label is needs
+        assert pdistill.load(tmp_path / "hub", guide=folder / "free").needs_label is needs
+        with pytest.warns(match="told the label of every") if needs else contextlib.nullcontext():
+            model.told(2)
+    assert not pdistill.load(tmp_path / "dropout").needs_label
+
+
+def test_guides_of_other_latents(tmp_path):
+    """They are told by what the cards name: no codec is read."""
+    latents = {"data": {"shape": SHAPE, "scale": "latents"}}
+    save_random(tmp_path / "unnamed", **latents)
+    save_random(tmp_path / "images")
+    for name, number in (("one", 1), ("other", 2)):
+        save_random(tmp_path / name, **latents, codec={"path": "../codec", "checksum": number})
+    for name, guide in (("one", "other"), ("images", "unnamed"), ("one", "images")):
+        with pytest.raises(ModelError, match="are not both of images, or of latents of one codec"):
+            pdistill.load(tmp_path / name, guide=tmp_path / guide)
+    pdistill.load(tmp_path / "unnamed", guide=tmp_path / "one")
+
+
+def test_pairs_are_by_steps_that_the_model_is_made_for(tmp_path):
+    save_random(tmp_path / "student", made_for=[1], num_steps=1)
+    arguments = [f"--model={tmp_path / 'student'}", "--num=2", f"--out={tmp_path / 'pairs.npz'}"]
+    with pytest.raises(SystemExit, match="made for 1 steps; got num_steps=18"):
+        pairs.main(arguments)
+
+
 def test_students_learn_from_it_and_have_none(folder):
     teacher = pdistill.load(folder / "large", guide=folder / "small").network
     method = {"optimizer": Optimizer(1e-3)}
@@ -135,7 +189,7 @@ def test_a_guide_that_is_gone_or_another(folder, tmp_path):
     with pytest.raises(ModelError, match="is guided by another model than the one in"):
         pdistill.load(tmp_path / "model")
     shutil.rmtree(tmp_path / "small")
-    with pytest.raises(ModelError, match=r"that is not in .*small: put it there, or say where"):
+    with pytest.raises(ModelError, match=r"that is not in .*small: put.*, --guide=DIR or guide in"):
         pdistill.load(tmp_path / "model")
     pdistill.load(tmp_path / "model", guide=folder / "small")
 

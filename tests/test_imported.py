@@ -88,6 +88,16 @@ def test_a_plan_needs_no_parameters(foreign, tmp_path):
         experiment.run(importing(copy), tmp_path / "run")
 
 
+def test_one_that_is_damaged_is_found_before_anything_trains(foreign, tmp_path):
+    copy = shutil.copytree(foreign, tmp_path / "model")
+    shutil.rmtree(copy / "params")
+    config = tiny()
+    config.stages = (*config.stages, importing(copy, name="theirs").stages[0])
+    with pytest.raises(ModelError, match=f"cannot load {copy}: "):
+        experiment.run(config, tmp_path / "run")
+    assert not (tmp_path / "run/teacher").exists()
+
+
 def test_a_variance_that_nothing_trains(tmp_path):
     path = write(tmp_path / "model", head="eps_variance")
     with pytest.raises(ConfigError, match=r"\(progressive/1\): .*has a learnt variance, which"):

@@ -35,7 +35,8 @@ from pdistill.methods.columns import Pairs
 from pdistill.methods.method import roles
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.model import ModelError
+from pdistill.model import ModelError, change_card
+from pdistill.model.card import codec_identity, same_codec
 from pdistill.model.editing import Autoencoder
 from pdistill.model.sampling import Sampling, enlarge
 from pdistill.networks import Network, Posterior
@@ -196,6 +197,8 @@ def test_samples_are_enlarged_after_they_are_decoded(workdir):
     large = models.Model(model.network.replace(enlarged=2), card)
     assert large.network.image_shape == (16, 16, 1)
     np.testing.assert_allclose(large.sample(key, 2), enlarge(model.sample(key, 2), 2), atol=1e-5)
+    steps = enlarge(jnp.sign(model.sample(key, 2)), 2)  # cubic interpolation overshoots
+    assert float(jnp.abs(steps).max()) == 1.0
     assert large.sample(key, 2, latents=True).shape == (2, 2, 2, 2)
 
 
@@ -223,6 +226,11 @@ def test_samples_are_decoded_latents(workdir):
     latents = model.sample(key, 3, latents=True)
     assert latents.shape == (3, 2, 2, 2)
     np.testing.assert_allclose(model.sample(key, 3), codec.decode(latents), atol=1e-5)
+    loud = codec.replace(params=jax.tree.map(lambda a: 4 * a, codec.params))
+    images, decoded = model.network.replace(codec=loud), loud.decode(latents)
+    assert jnp.abs(decoded).max() > 1.1
+    clipped = models.Model(images, model.card).sample(key, 3)
+    np.testing.assert_allclose(clipped, jnp.clip(decoded, -1, 1), atol=1e-4)
 
 
 def test_the_command_line_leaves_latents(workdir, tmp_path):
@@ -331,17 +339,21 @@ def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
         partition: [f"--model={model}", "--parts=2"],
     }
     for command, arguments in commands.items():
-        with pytest.raises(SystemExit, match="--codec=DIR"):
+        with pytest.raises(SystemExit, match="--codec=DIR or codec in a config"):
             command.main(arguments)
         expected = contextlib.nullcontext()
         if command is partition:
             expected = pytest.raises(SystemExit, match="no labels")
         with expected:
             command.main([*arguments, f"--codec={codec}"])
-    made, checksum = tmp_path / "pairs.npz", pdistill.load(model, codec=codec).card["codec"]
-    assert np.load(made)["image"].shape == (4, 2, 2, 2)
-    Pairs(4).check_codec(made, checksum["checksum"])
-    for other, message in ((1, "a model of another codec"), (None, "of another codec")):
+    made, known = tmp_path / "pairs.npz", codec_identity(codec)
+    pair = dict(np.load(made))
+    assert pair["image"].shape == (4, 2, 2, 2)
+    assert pair["codec"] == known["fingerprint"]
+    Pairs(4).check_codec(made, known)
+    np.savez(made, **pair | {"codec": known["checksum"]})  # as an earlier version made them
+    Pairs(4).check_codec(made, known)
+    for other, message in (({"fingerprint": 1}, "a model of another codec"), (None, "of another")):
         with pytest.raises(ValueError, match=message):
             Pairs(4).check_codec(made, other)
 
@@ -409,11 +421,61 @@ def test_a_run_goes_on_in_its_own_latents_alone(tmp_path, workdir):
     codec, run = workdir / "codec/model", tmp_path / "teacher"
     keep_codec(run, codec)
     keep_codec(run, codec)
-    other = pdistill.load_codec(codec)
-    other = other.replace(params=jax.tree.map(lambda a: a + 1, other.params))
-    models.save_codec(tmp_path / "codec", other, stage="", method="codec")
-    with pytest.raises(ModelError, match=r"began in latents of another codec than the one in"):
-        keep_codec(run, tmp_path / "codec")
+    own = pdistill.load_codec(codec)
+    for other in (
+        own.replace(params=jax.tree.map(lambda a: a + 1, own.params)),
+        own.replace(mean=(own.mean[0] + 3, *own.mean[1:])),  # of the same parameters
+    ):
+        models.save_codec(tmp_path / "codec", other, stage="", method="codec")
+        with pytest.raises(ModelError, match=r"began in latents of another codec than the one in"):
+            keep_codec(run, tmp_path / "codec")
+        with pytest.raises(ModelError, match="makes latents of another codec than the one in"):
+            pdistill.load(workdir / "teacher", codec=tmp_path / "codec")
+
+
+def test_what_an_earlier_version_knows_of_a_codec(workdir, tmp_path):
+    """The checksum of its parameters alone, in cards, in runs and with moments; all go on."""
+    codec, run, model = workdir / "codec/model", tmp_path / "run", tmp_path / "model"
+    known = codec_identity(codec)
+    shutil.copytree(workdir / "teacher/model", model)
+    named = {"path": str(codec), "checksum": known["checksum"]}
+    change_card(model, codec=named)
+    assert pdistill.load(model).card["codec"] == known | named
+    run.mkdir()
+    (run / "codec.json").write_text(json.dumps({"checksum": known["checksum"]}))
+    keep_codec(run, codec)
+    arguments = {"flip": True, "batch_size": 500, "mesh": make_mesh(), "in_memory": False}
+    shutil.copytree(workdir / "codec/latents", tmp_path / "latents")
+    about = tmp_path / "latents/moments.json"
+    for number, files in ((known["checksum"], 1), (1, 0)):
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"codec": number}))
+        expected = contextlib.nullcontext() if files else pytest.raises(ValueError, match="codec")
+        with expected:
+            in_latents(load_dataset("digits"), codec, tmp_path / "latents", **arguments)
+
+
+def test_codecs_are_told_apart_by_all_that_matters(workdir, tmp_path):
+    """By their scale and their arguments too, but for those that a card leaves as they are."""
+    own = pdistill.load_codec(workdir / "codec")
+
+    def identity(codec, /, **card):
+        models.save_codec(tmp_path / "codec", codec, stage="", method="codec")
+        about = json.loads((tmp_path / "codec/model.json").read_text())
+        (tmp_path / "codec/model.json").write_text(json.dumps(about | card))
+        return codec_identity(tmp_path / "codec")
+
+    same = identity(own)
+    assert same == codec_identity(workdir / "codec")
+    assert same == identity(own.replace(tile=2 * own.tile))
+    arguments = {"channels": [8, 8], "blocks": 1, "latent_channels": 2, "image_channels": 1}
+    assert same == identity(own, codec={"name": "autoencoder_residual", "arguments": arguments})
+    others = [own.replace(std=(1.0, 1.0)), own.replace(module=own.module.clone(patch=1))]
+    for other in map(identity, others):
+        assert other["checksum"] == same["checksum"]
+        assert not same_codec(other, same)
+        assert same_codec(other, {"checksum": same["checksum"]})
+    assert same_codec(None, None)
+    assert not same_codec(None, same)
 
 
 def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):

@@ -17,6 +17,15 @@ ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "tests/fixtures/jobset/v1alpha2.json"
 
 
+def test_the_docs_have_the_command_of_the_slurm_launcher():
+    """With the CPUs of a process, of which there is one where they are not asked for."""
+    _, command = (ROOT / "launch/slurm.sbatch").read_text().split("#   sbatch ", 1)
+    command, _ = command.split("\n#\n", 1)
+    command = " ".join(command.replace("\\\n#", " ").split())
+    assert "--cpus-per-task=8" in command
+    assert f"`sbatch {command}`" in (ROOT / "docs/scaling.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("slurmctld", path="/usr/sbin:/sbin"), reason="needs SLURM")
 def test_slurm():

@@ -432,6 +432,11 @@ def test_models_are_said_in_a_few_lines(labelled):
             "made for the solver one_step; got ddim",
         ),
         ({"solver": "multistep:-20,0"}, {"num_steps": 3}, "multistep takes 2 step"),
+        (
+            {"solver": "multistep:-20,0"},
+            {"solver": "multistep:-3"},
+            r"knows the log-SNRs \(-20.0, 0.0\) only; got \(-3.0,\): give some of its own",
+        ),
         ({"solver": "stochastic"}, {"solver": "heun"}, "made for the solver stochastic; got heun"),
         ({"made_for": [2]}, {"solver": "iddpm"}, "such as DiT converted with --variance; this one"),
     ],
@@ -442,6 +447,8 @@ def test_steps_that_a_student_is_not_made_for(labelled, card, arguments, message
     with pytest.raises(ValueError, match=message):
         student.sample(KEY, 2, **arguments)
     assert student.sampling_with() == student.sampling
+    if student.sampling.solver.name == "multistep":
+        student.sampling_with(solver="multistep:0")
 
 
 @pytest.mark.parametrize(

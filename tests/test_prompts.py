@@ -272,7 +272,7 @@ def test_a_folder_for_a_hub_and_back(run, tmp_path):
     np.testing.assert_array_equal(images, wanted)
 
 
-def test_a_hub_folder_with_embeddings_needs_no_encoder_for_them(run, tmp_path):
+def test_a_hub_folder_with_embeddings_needs_no_encoder_for_them(run, encoder, tmp_path):
     """In half precision, loaded as it is; other prompts need the encoder, tokens cannot be kept."""
     (tmp_path / "prompts.txt").write_text("a red tile\n\na blue tile\na red tile\n")
     to = ["--to=safetensors", "--dtype=bfloat16", f"--out={tmp_path / 'hub'}"]
@@ -294,6 +294,15 @@ def test_a_hub_folder_with_embeddings_needs_no_encoder_for_them(run, tmp_path):
     )  # fmt: skip
     with pytest.raises(ModelError, match="text encoder"):
         alone(["a green tile"])
+    (tmp_path / "more.txt").write_text("a green tile\na red tile\n")
+    again = [f"--model={tmp_path / 'hub'}", "--to=safetensors", f"--out={tmp_path / 'again'}"]
+    again += [f"--prompts={tmp_path / 'more.txt'}"]
+    with pytest.raises(SystemExit, match=r"--text_encoder=DIR"):
+        export.main([*again, f"--text_encoder={tmp_path}"])
+    export.main([*again, f"--text_encoder={encoder}"])
+    known = pdistill.load(tmp_path / "again").prompts.known
+    assert list(known) == ["a red tile", "a blue tile", "a green tile"]
+    assert dict(alone.knowing(["a blue tile"]).known).keys() == alone.known.keys()  # at no cost
 
 
 def test_one_prompt_is_no_list_of_letters(run):

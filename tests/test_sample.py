@@ -142,6 +142,7 @@ def test_a_runs_own_samples_are_not_replaced(directory, tmp_path):
         ("--label=3", r"error: labels must be in 0 \.\. 2"),
         ("--scale=0", "error: scale must be at least 1; got 0"),
         ("--out=grid.xyz", r"error: .*\.xyz"),
+        ("--out=images.NPZ", r"error: --out must be a folder, \.npz or .*; got images\.NPZ"),
         ("--seeds=0-4", "error: --seeds gives each image its seed"),
         ("--label=a", "error: --label: give numbers such as 3, 1,5,7 or 0-9; got 'a'"),
         ("--label=-1", "error: --label: give numbers"),

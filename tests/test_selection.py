@@ -1,5 +1,6 @@
 """The best model of a run is what is kept, also after a crash and after divergence."""
 
+import dataclasses
 import importlib
 import json
 import shutil
@@ -11,8 +12,11 @@ from tiny_experiment import leaves, tiny_gan
 import pdistill
 from pdistill import compare, experiment
 from pdistill.experiment import rows as results
-from pdistill.experiment.config import ConfigError
-from pdistill.runtime.files import read_json, read_jsonl
+from pdistill.experiment.cards import of_diverged, updates_of
+from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.plan import plan
+from pdistill.model.card import CARD, FORMAT
+from pdistill.runtime.files import read_json, read_jsonl, write_atomically
 from pdistill.training import Diverged
 
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
@@ -46,12 +50,15 @@ def test_the_best_is_kept(workdir):
     assert (workdir / "figures/selection_gan.png").exists()
 
 
-def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars):
-    """Lost: the model, the last checkpoint and half a line; a model of a later update is there."""
+@pytest.mark.parametrize("saved", [True, False])
+def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars, saved):
+    """Lost: the model, half a line and perhaps the last checkpoint, else the run was stopped while
+    it measured what that has. A model of a later update is there."""
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
     (copy / GAN / "model").rename(copy / GAN / "best")
-    shutil.rmtree(copy / GAN / "checkpoints/12")
+    if not saved:
+        shutil.rmtree(copy / GAN / "checkpoints/12")
     log = copy / GAN / "selection.jsonl"
     log.write_text(log.read_text()[:-20])
     rows = [row for row in read_jsonl(copy / "results.jsonl") if row["stage"] != GAN]
@@ -72,7 +79,7 @@ def diverging(monkeypatch, after):
 
         def count(step, state):
             if name == GAN and next(saves, None) is None:
-                raise Diverged("gan: not finite")
+                raise Diverged("gan: not finite", step)
             on_save(step, state)
 
         return train(*args, on_save=count, name=name, **kwargs)
@@ -80,11 +87,52 @@ def diverging(monkeypatch, after):
     monkeypatch.setattr(running, "train", shorter)
 
 
-def test_of_a_run_that_diverges_the_best_is_kept(tmp_path, monkeypatch, capsys):
-    diverging(monkeypatch, after=1)
-    experiment.run(tiny_gan(), tmp_path / "run")
-    assert pdistill.load(tmp_path / "run" / GAN).card["selected_step"] == 4
+def test_of_a_run_that_diverges_the_best_is_kept(workdir, tmp_path, monkeypatch, capsys):
+    """With the updates that it had. The same command has nothing to do; where more updates may be
+    left out it goes on, and ends as one that did not diverge."""
+    run, config = tmp_path / "run", tiny_gan()
+    shutil.copytree(workdir, run, ignore=shutil.ignore_patterns(GAN))
+    rows = [row for row in read_jsonl(run / "results.jsonl") if row["stage"] != GAN]
+    (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with monkeypatch.context() as patch:
+        diverging(patch, after=1)
+        experiment.run(config, run)
+    card = pdistill.load(run / GAN).card
+    assert (card["selected_step"], card["train_steps"], card["images_seen"]) == (4, 8, 128)
     assert "not finite" in capsys.readouterr().err
+    rows = read_jsonl(run / "results.jsonl")
+    assert {row["train_steps"] for row in rows if row["stage"] == GAN} == {8}
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "train", None)
+        experiment.run(config, run)
+    assert read_jsonl(run / "results.jsonl") == rows
+    config.stages[1]["loop"]["max_skipped"] = 30
+    experiment.run(config, run)
+    card = pdistill.load(run / GAN).card
+    assert card["train_steps"] == 12
+    assert "diverged" not in card
+    log = read_jsonl(run / GAN / "selection.jsonl")
+    assert log == read_jsonl(workdir / GAN / "selection.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "used", "expected"),
+    [
+        ({}, False, 8),
+        ({"max_skipped": 19}, False, 8),
+        ({"max_skipped": 21}, False, None),
+        ({"max_skipped": 21}, True, 8),
+        ({"num_updates": 16}, False, None),
+    ],
+)
+def test_a_run_that_diverged_goes_on_where_that_may_help(tmp_path, change, used, expected):
+    """Not where others have started from its model."""
+    planned = plan(parse(as_plain(tiny_gan())), (8, 8, 1))[GAN]
+    card = dict.fromkeys(CARD) | of_diverged(planned, 8)
+    write_atomically(tmp_path / "model.json", json.dumps({"format": FORMAT} | card))
+    loop = dataclasses.replace(planned.run.loop, **change)
+    changed = dataclasses.replace(planned, run=dataclasses.replace(planned.run, loop=loop))
+    assert updates_of(changed, tmp_path, used) == expected
 
 
 def test_if_none_was_measured_it_has_diverged(tmp_path, monkeypatch):

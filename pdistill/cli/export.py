@@ -19,6 +19,7 @@ from pdistill.cli.options import (
     load_model,
     read_prompts,
     steps_option,
+    text_encoder_option,
 )
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
@@ -26,7 +27,10 @@ from pdistill.model import Model
 from pdistill.runtime.terminal import plain_errors
 
 # Options that are for one kind of file only.
-ONLY = {"stablehlo": ("num_steps", "start", "weights"), "safetensors": ("dtype", "prompts")}
+ONLY = {
+    "stablehlo": ("num_steps", "start", "weights"),
+    "safetensors": ("dtype", "prompts", "text_encoder"),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
     guide_option(parser)
+    text_encoder_option(parser)
     parser.add_argument("--out", required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
     parser.add_argument(

@@ -4,7 +4,7 @@
 
 The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of pair i is
 `jax.random.normal(jax.random.fold_in(key, i), (H, W, C))`. The images of a model of
-latents are its latents, and "codec" is the checksum of its codec.
+latents are its latents, and "codec" is the fingerprint of its codec.
 """
 
 from pathlib import Path
@@ -37,9 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
         if options.guidance is not None:
             model.check_guidance(options.guidance)
         options.out.parent.mkdir(parents=True, exist_ok=True)
+        _ = model.sampling_with(config.num_steps, config.solver)  # raises
         config.make(
             options.out, model.network, seed=options.seed, batch_size=options.batch_size, mesh=mesh,
-            checksum=model.card.get("codec", {}).get("checksum"),
+            fingerprint=model.card.get("codec", {}).get("fingerprint"),
         )  # fmt: skip
     print(f"{config.num} pairs of {config.num_steps} steps -> {options.out}")
 

@@ -151,7 +151,7 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
     if out.name == "samples.npz" and (out.parent / "model").exists() and out.exists():
         raise ValueError(f"{out} is what the run keeps of its own samples; give another name")
     folder = not out.suffix or out.is_dir()
-    if not folder and out.suffix.lower() not in (*PICTURES, ".npz"):
+    if not folder and out.suffix != ".npz" and out.suffix.lower() not in PICTURES:
         raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")
     if folder and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new folder")

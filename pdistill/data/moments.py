@@ -35,7 +35,7 @@ class Moments:
     """A description of a folder of moments; equal ones hold the same numbers.
 
     Attributes:
-      codec: checksum of the codec's parameters. data: name of the data set and split. num: images.
+      codec: fingerprint of the codec. data: name of the data set and split. num: images.
       shape: a row's, [h, w, C]: mean and log-variance, then those of the mirror image.
       content: digest of the images.
     """

@@ -147,14 +147,28 @@ class Records:
         """
         if self._chosen is not None:
             return self._digest()
-        kept = cache_dir() / "digests" / state_of(self._source.files, self._source.name)
-        with contextlib.suppress(OSError, ValueError):
-            return kept.read_text()
-        found = self._digest()
+        if known := self.known_digest():
+            return known
+        found, kept = self._digest(), self._kept_digest()
         with contextlib.suppress(OSError):  # it is made again the next time
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(kept, found)
         return found
+
+    def known_digest(self) -> str | None:
+        """The digest of all images of the source, if the cache has it."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._kept_digest().read_text()
+        return None
+
+    @property
+    def files(self) -> str:
+        """A digest of the names and sizes of the source's files and of its number of images."""
+        about = [(file.name, file.stat().st_size) for file in self._source.files]
+        return hashlib.sha256(json.dumps([len(self._source), *about]).encode()).hexdigest()
+
+    def _kept_digest(self) -> Path:
+        return cache_dir() / "digests" / state_of(self._source.files, self._source.name)
 
     def _digest(self) -> str:
         digest = hashlib.sha256()

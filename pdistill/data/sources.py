@@ -69,6 +69,17 @@ class Dataset:
         """A digest of the images, or of those on disk that they are made of; hexadecimal."""
         return pixel_digest(self.images) if self.records is None else self.records.digest
 
+    def identity(self) -> dict[str, str]:
+        """Tells its images from others by "content", the digest, and "files", `Records.files`.
+
+        Data on disk have the first only if the digest is known already: all would be read for it.
+        """
+        if self.records is None:
+            return {"content": self.digest()}
+        in_memory = not isinstance(self.images, Records)
+        content = self.digest() if in_memory else self.records.known_digest()
+        return {"files": self.records.files} | ({"content": content} if content else {})
+
     def examples(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images, uint8 [n, H, W, C], and labels, int32 [n], of some rows [n]."""
         if isinstance(self.images, Records):

@@ -48,13 +48,36 @@ def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
     if planned.trains or "teacher" not in planned.given:
         return {}
     card = models.read_card(workdir / planned.given["teacher"] / "model")
-    names = ("train_steps", "images_seen", "selected_step", *("guide",) * ("guide" in card))
-    return {name: card[name] for name in names}
+    names = ("train_steps", "images_seen", "selected_step", "guide", "knows_without")
+    return {name: card[name] for name in names if name in card}
 
 
-def length(planned: Planned) -> dict[str, int]:
-    """Updates and images of a run; {} for one that does not train."""
+def length(planned: Planned, updates: int | None = None) -> dict[str, int]:
+    """Updates and images of a run, all or so many; {} for one that does not train."""
     if not planned.trains:
         return {}
     loop = planned.run.loop
-    return {"train_steps": loop.num_updates, "images_seen": loop.images_seen}
+    updates = loop.num_updates if updates is None else updates
+    return {"train_steps": updates, "images_seen": updates * loop.batch_size}
+
+
+def of_diverged(planned: Planned, updates: int) -> dict[str, Any]:
+    """Entries for the best model of a run that diverged after so many updates."""
+    loop = planned.run.loop
+    settings = {"num_updates": loop.num_updates, "max_skipped": loop.max_skipped}
+    return length(planned, updates) | {"diverged": settings}
+
+
+def updates_of(planned: Planned, directory: Path, used: bool) -> int | None:
+    """Updates of the model in `directory` if its run has nothing left to train; else None.
+
+    A run that diverged goes on with more updates or a larger `max_skipped`, but where its best
+    model is `used`: others have started from it.
+    """
+    if not directory.exists():
+        return None
+    card, loop = models.read_card(directory, codec=planned.makes_codec), planned.run.loop
+    found, before = card["train_steps"], card.get("diverged")
+    same = before and before["num_updates"] == loop.num_updates
+    ended = before and (used or (same and loop.max_skipped <= before["max_skipped"]))
+    return found if ended or found == loop.num_updates else None

@@ -13,14 +13,22 @@ from jax.sharding import Mesh
 
 from pdistill import model as models
 from pdistill.data import Dataset
-from pdistill.data.moments import Moments
+from pdistill.data.moments import ABOUT, Moments
 from pdistill.data.shards import Shards
 from pdistill.data.sources import absolute_name, beside
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.method import Method
-from pdistill.model.card import ModelError, find, read_card, reference, works_on_latents
+from pdistill.model.card import (
+    ModelError,
+    codec_identity,
+    find,
+    read_card,
+    reference,
+    same_codec,
+    works_on_latents,
+)
 from pdistill.model.codecs import blank_codec
 from pdistill.model.store import codec_directory
 from pdistill.networks import Codec, Network
@@ -141,8 +149,8 @@ def keep_codec(run: Path, codec: Path) -> None:
     Raises:
       ModelError: the run began in latents of another one.
     """
-    path, checksum = run / "codec.json", read_card(codec, codec=True)["checksum"]
-    if path.exists() and read_json(path)["checksum"] != checksum:
+    path, known = run / "codec.json", codec_identity(codec)
+    if path.exists() and not same_codec(read_json(path), known):
         raise ModelError(
             f"{run} began in latents of another codec than the one in {codec} now: put that one "
             f"back, or delete {run} to train it again"
@@ -150,7 +158,7 @@ def keep_codec(run: Path, codec: Path) -> None:
     sync_global_devices(f"codec of {run}")
     if jax.process_index() == 0 and not path.exists():
         run.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"checksum": checksum}) + "\n")
+        write_atomically(path, json.dumps(known) + "\n")
 
 
 def model_of_shape(
@@ -194,14 +202,13 @@ def in_latents(
     Raises:
       ValueError: the folder holds something else.
     """
-    codec = blank_codec(directory)
-    checksum, name = read_card(directory, codec=True)["checksum"], absolute_name(data.name)
-    content = data.digest()
+    codec, known = blank_codec(directory), codec_identity(directory)
+    name, content = absolute_name(data.name), data.digest()
 
-    def moments(flip: bool) -> tuple[Moments, Path]:
+    def moments(flip: bool, at: Path | None = folder) -> tuple[Moments, Path]:
         shape = moments_shape(codec, data.image_shape, flip)
-        found = Moments(checksum, name, len(data), shape, content)
-        return found, folder or prepared(found, flip)
+        found = Moments(number(known, at), name, len(data), shape, content)
+        return found, at or prepared(found, flip)
 
     wanted, path = moments(flip)
     if not flip and not folder:
@@ -209,7 +216,7 @@ def in_latents(
         if not both.missing(other):
             return _with(data, both.read(other, wanted.shape[-1]), in_memory)
     if wanted.missing(path) and otherwise and not folder and not can_be_made(path):
-        path = otherwise
+        wanted, path = moments(flip, otherwise)
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
         if path == prepared(wanted, flip) and (stale := others(path)):
@@ -217,6 +224,16 @@ def in_latents(
         encode = models.load_codec(directory, mesh).encode
         wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
+
+
+def number(codec: Mapping[str, int], folder: Path | None) -> int:
+    """The number of a codec of this identity in moments: its fingerprint.
+
+    A folder that an earlier version wrote has the parameters' checksum instead.
+    """
+    about = folder and folder / ABOUT
+    earlier = about and about.exists() and read_json(about).get("codec") == codec["checksum"]
+    return codec["checksum" if earlier else "fingerprint"]
 
 
 def can_be_made(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import importlib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flax.core import FrozenDict
@@ -330,7 +330,21 @@ def method_named(name: Any, path: str) -> type[Method]:
         raise ConfigError(f"{path}: {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError(f"{path}: {name!r} is not a subclass of pdistill.methods.Method")
+    for lacks in _lacks(found):
+        raise ConfigError(f"{path}: {name!r} {lacks}, see pdistill.methods.Method")
     return found
+
+
+def _lacks(method: type[Method]) -> Iterator[str]:
+    """Says, first things first, what keeps a user's class from being a method."""
+    if not dataclasses.is_dataclass(method) or not method.__dataclass_params__.frozen:
+        yield "must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) before it"
+    if not isinstance(getattr(method, "name", None), str):
+        yield 'needs a name for its results: a class attribute name: ClassVar[str] = "..."'
+    if method.unfold is Method.unfold and not (
+        hasattr(method, "init") and hasattr(method, "product")
+    ):
+        yield "needs the functions init and product"
 
 
 def trains(method: Method | type[Method]) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from pdistill.runtime.terminal import say
 # Keys of a config that may change between runs of one directory: they change no result that is
 # there. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
-    r"stages\[\d+\]\.loop\.(log_every|max_skipped|profile_at|snapshot_every)|wandb|estimate|mesh\..*|"
-    r"data\.resident|text_encoder|evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
+    r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
+    r"model\.network\.arguments\.remat|wandb|estimate|mesh\..*|data\.resident|text_encoder|"
+    r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 
@@ -61,70 +62,70 @@ def _take(workdir: Path, held: contextlib.ExitStack, new: bool) -> None:
     held.enter_context(locked(workdir))
 
 
-def check_config(
+def claim(
     workdir: Path,
     config: dict[str, Any],
     stages: Sequence[Run],
     runs: Mapping[str, Planned],
+    images: Mapping[str, str],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Checks that a run with this config may go on from what is there; writes nothing.
+    """Writes config.json, or checks the one that is there.
 
     Args:
-      config: the whole config, plain; stages and runs are what it makes. It is compared with all
-        defaults.
+      config: the whole config, plain; stages and runs are what it makes. It is written, and
+        compared, with all defaults.
+      images: `Dataset.identity` of the training images.
+      check: is called before it is written, and may refuse what else is there.
 
     Raises:
-      ConfigError: the directory holds a run of another config. OSError: it cannot be used.
+      ConfigError: the directory holds a run of another config, or of other images. OSError: it
+        cannot be used.
     """
-    path, config = workdir / "config.json", _whole(config)
-    if not path.exists():
-        return
-    try:
-        there = json.loads(path.read_text())
-        before = _whole(there["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
-    _check_generator(workdir, there.get("generator", _generator()), _generator())
-    changed = differences(before, config)
-    harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
-    if harmful:
-        _check_version(workdir, before)
-        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
-        raise ConfigError(
-            f"{workdir} holds a run with another config; give another --workdir, or "
-            f"--new to start again there. They differ in: {lines}"
-        )
-    for key, old, new in changed:
-        if key.endswith("num_updates"):
-            say(
-                f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
-                "learning rate rises again, unlike in a run of that length from the start"
-            )
-
-
-def claim(workdir: Path, config: dict[str, Any]) -> None:
-    """Writes config.json, of a config that was checked, with all defaults."""
-    if jax.process_index() > 0:
-        return
-    path = workdir / "config.json"
+    path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
+    generator = jax.config.jax_default_prng_impl
     if path.exists():
-        sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
-    resolved = {
-        "config": _whole(config),
-        "versions": models.versions(),
-        "generator": _generator(),
-        "commit": git_commit(),
-    }
-    write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+        try:
+            there = json.loads(path.read_text())
+            before = json.loads(json.dumps(filled(there["config"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
+        _check_generator(workdir, there.get("generator", generator), generator)
+        images = _check_images(workdir, there.get("images", {}), images)
+        changed = differences(before, config)
+        harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
+        if harmful:
+            _check_version(workdir, before)
+            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
+            raise ConfigError(
+                f"{workdir} holds a run with another config; give another --workdir, or "
+                f"--new to start again there. They differ in: {lines}"
+            )
+        for key, old, new in changed:
+            if key.endswith("num_updates"):
+                say(
+                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                    f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
+                    "that length from the start"
+                )
+    check()
+    if jax.process_index() == 0:
+        if path.exists():
+            sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
+        resolved = {
+            "config": config,
+            "versions": models.versions(),
+            "generator": generator,
+            "commit": git_commit(),
+            "images": images,
+        }
+        write_atomically(path, json.dumps(resolved, indent=2) + "\n")
 
 
-def _whole(config: dict[str, Any]) -> dict[str, Any]:
-    """A config as JSON has it, with all defaults."""
-    return json.loads(json.dumps(filled(config)))
-
-
-def _generator() -> str:
-    return jax.config.jax_default_prng_impl
+def _more_that_moves(stage: Run) -> str:
+    """Words for what else follows the part that is done of a run, in its own."""
+    moves = getattr(getattr(stage.method, "between", None), "moves", False)
+    return ", and the levels that cut its jumps go back to earlier ones" if moves else ""
 
 
 def _check_generator(workdir: Path, before: str, now: str) -> None:
@@ -135,6 +136,22 @@ def _check_generator(workdir: Path, before: str, now: str) -> None:
             f"JAX_DEFAULT_PRNG_IMPL={before}, or give another --workdir, or --new to start again "
             "there"
         )
+
+
+def _check_images(
+    workdir: Path, before: Mapping[str, str], now: Mapping[str, str]
+) -> dict[str, str]:
+    """All that is known of a run's images; raises ConfigError if they were others when it began.
+
+    Runs of earlier versions do not say which they were.
+    """
+    known = next((key for key in ("content", "files") if key in before and key in now), None)
+    if known and before[known] != now[known]:
+        raise ConfigError(
+            f"{workdir} holds a run on other training images than are there now: their {known} "
+            "changed. Put those back, or give another --workdir, or --new to start again there"
+        )
+    return {**before, **now}
 
 
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:
@@ -155,13 +172,17 @@ def is_harmless(
     """Whether a run may go on with this change of its config."""
     if re.fullmatch(HARMLESS, key):
         return True
-    match = re.fullmatch(r"stages\[(\d+)\]\.loop\.(save_every|num_updates)", key)
+    within, last = (
+        r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
+        r"stages\[(\d+)\]\.loop\.num_updates",
+    )
+    match = re.fullmatch(within, key) or re.fullmatch(last, key)
     if not match:
         return False
     index = int(match[1])
     name = stages[index].name
     of_stage = [r.run for r in runs.values() if name in (r.name, r.name.rpartition("/")[0])]
-    if match[2] == "save_every":
+    if key.endswith("save_every"):
         return not any(r.select for r in of_stage)  # saves are what the model is chosen among
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new

@@ -124,15 +124,15 @@ class Measurements:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
-    def open(self) -> None:
-        """Reads what is there. Rows of a model that will be trained on are dropped.
+    def open(self, updates: Mapping[str, int]) -> None:
+        """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
 
         Raises:
-          OSError: it cannot be read or written. ConfigError: a metric has rows of another space.
+          OSError: it cannot be read or written. ConfigError: a metric has rows of another space;
+            nothing is written.
         """
-        updates = {r.name: r.run.loop.num_updates for r in self._runs.values() if r.trains}
-        path, evaluators = self._workdir / "results.jsonl", self._evaluators.values()
-        self._log = results.open_log(path, updates, evaluators)
+        path = self._workdir / "results.jsonl"
+        self._log = results.open_log(path, updates, self._evaluators.values())
 
     @property
     def rows(self) -> list[dict[str, Any]]:

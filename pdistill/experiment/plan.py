@@ -5,7 +5,7 @@ runner performs the same one with arrays.
 """
 
 import dataclasses
-import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +24,13 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.columns import check_not_prompted
+from pdistill.methods.method import arguments as arguments_of
+from pdistill.methods.method import optimizers
 from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
+
+STAGE_NAME = r"\w[\w .-]*(/\w[\w .-]*)*"  # a folder in the run directory, and a tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +104,11 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
     planned: dict[str, Planned] = {}
     for i, stage in enumerate(experiment.stages):
         name = stage.name
+        if not re.fullmatch(STAGE_NAME, name):
+            raise ConfigError(
+                f"stages[{i}].name must be of letters, digits, spaces and _ . - and begin with a "
+                f"letter or digit, as must each part after a /; got {name!r}"
+            )
         try:
             shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)
@@ -137,7 +146,7 @@ def _plan_run(
     if codec:
         check_for_latents(run.method)
     given, values = _bind(run, earlier, codec)
-    parameters = inspect.signature(run.method.init).parameters
+    parameters = arguments_of(run.method)
     arguments = dict(run.arguments)
     if "model" in parameters:
         arguments["model"] = model
@@ -190,7 +199,7 @@ def _bind(
     A parameter of `Method.init` that is called like a learner of its start's state, such as the
     fake score, is given that learner's network of the start's last state, as "start.<name>".
     """
-    parameters = inspect.signature(run.method.init).parameters
+    parameters = arguments_of(run.method)
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given, values = {}, {}
     for role, name in run.given.items():
@@ -278,7 +287,22 @@ def _check_codec(run: Run) -> None:
         if getattr(run, name):
             raise ValueError(f"{name} is for models that sample; leave it out for a codec")
     if run.loop:
+        if run.loop.snapshot_every:
+            raise ValueError("loop.snapshot_every is for models that sample; leave it at 0")
         run.method.check_batch(run.loop.batch_size)
+
+
+def check_devices(run: Run, num: int) -> None:
+    """Raises ConfigError unless each of so many devices has rows in all parts of a run's batch."""
+    batch = run.loop.batch_size
+    if batch % num:
+        raise ConfigError(f"{run.name}: batch_size {batch} must be a multiple of the {num} devices")
+    for name, optimizer in optimizers(run.method):
+        if batch % (num * optimizer.microbatches):
+            raise ConfigError(
+                f"{run.name}: {name}.microbatches {optimizer.microbatches} must divide the "
+                f"{batch // num} images of batch_size {batch} that each of the {num} devices has"
+            )
 
 
 def _of_all_resolutions(steps: Steps, network: Network) -> Steps:

@@ -32,10 +32,10 @@ def row_key(row: dict[str, Any]) -> tuple:
 
 
 def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evaluator]) -> LogFile:
-    """Opens results.jsonl without the rows of models that will be trained on.
+    """Opens results.jsonl without the rows of models whose run has, or will have, other updates.
 
     Args:
-      updates: number of a stage's updates, by its name.
+      updates: their number, by the run's name.
 
     Raises:
       OSError: it cannot be read or written.

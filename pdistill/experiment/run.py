@@ -21,34 +21,35 @@ from pdistill.data.columns import Column, keep_content
 from pdistill.data.text import first_captions
 from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
-from pdistill.experiment.cards import inherited, length, product_card, shapes
+from pdistill.experiment.cards import (
+    inherited,
+    length,
+    of_diverged,
+    product_card,
+    shapes,
+    updates_of,
+)
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import check_config, claim, taken
+from pdistill.experiment.directory import claim, taken
 from pdistill.experiment.estimate import tell_estimate
+from pdistill.experiment.given import given_to
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
-from pdistill.experiment.plan import Planned, plan
+from pdistill.experiment.plan import Planned, check_devices, plan
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
-from pdistill.experiment.trace import shapes_in_training
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
+from pdistill.model.card import codec_identity
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
 from pdistill.runtime import compilations
-from pdistill.runtime.mesh import make_mesh, replicated, to_device
+from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update
-from pdistill.training import (
-    Checkpointer,
-    CheckpointError,
-    Diverged,
-    StopSignals,
-    init_state,
-    train,
-)
+from pdistill.training import Diverged, StopSignals, init_state, train
 from pdistill.training.logging import Writer
 from pdistill.training.overview import write_parameters
 from pdistill.training.writers import MissingExtra, default_writer, find_wandb
@@ -82,6 +83,7 @@ def run(
             experiment.embed()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        experiment.check_imported()
         experiment.estimate()
         with default_writer(workdir, wandb=experiment.config.wandb, others=writers) as writer:
             for planned in experiment.runs.values():
@@ -132,20 +134,23 @@ class Experiment:
                     self._read(column, planned, Path(column.path))
                 except ValueError as error:
                     raise ConfigError(f"{run.name}: {column.name}.path: {error}") from error
-        if run.loop and run.loop.batch_size % self.mesh.size:
-            raise ConfigError(
-                f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the "
-                f"{self.mesh.size} devices"
-            )
+        if run.loop:
+            check_devices(run, self.mesh.size)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
+        images = self.train_data.identity()
         try:
-            check_config(self.workdir, config, self.config.stages, self.runs)
-            self.measurements.open()
-            claim(self.workdir, config)
+            claim(self.workdir, config, self.config.stages, self.runs, images, self._open)
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def _open(self) -> None:
+        updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
+        self.measurements.open({
+            name: self.runs[name].run.loop.num_updates if found is None else found
+            for name, found in updates.items()
+        })  # fmt: skip
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
@@ -154,6 +159,15 @@ class Experiment:
                 self.train_data, self.workdir, self.config, self._text_plan
             )
             self.measurements.text = first_captions(self.train_data.columns["text"].rows)
+
+    def check_imported(self) -> None:
+        """Reads the models that stages after training import: ModelError now if one is damaged."""
+        ahead = False
+        for planned in self.runs.values():
+            missing = not in_all(self._is_trained(planned))
+            if missing and ahead and isinstance(planned.run.method, Imported):
+                planned.run.method.load(self.mesh)
+            ahead |= missing and planned.trains
 
     def estimate(self) -> None:
         """Says what the training that is ahead will take, if the config asks for that."""
@@ -204,10 +218,13 @@ class Experiment:
 
     def _is_trained(self, planned: Planned) -> bool:
         directory = self._directory(planned) / "model"
-        if not (directory.exists() and planned.trains):
-            return directory.exists()
-        card = models.read_card(directory, codec=planned.makes_codec)
-        return card["train_steps"] == planned.run.loop.num_updates
+        return self._updates(planned) is not None if planned.trains else directory.exists()
+
+    def _updates(self, planned: Planned) -> int | None:
+        """Updates of a run's model; None if there is none, or one that will be trained on."""
+        later = [r for r in self.runs.values() if planned.name in r.given.values()]
+        used = any(self._directory(r).exists() for r in later)
+        return updates_of(planned, self._directory(planned) / "model", used)
 
     def _train_and_export(self, planned: Planned, writer: Writer) -> None:
         run, directory = planned.run, self._directory(planned)
@@ -239,21 +256,24 @@ class Experiment:
             self._report()
 
         self._ahead.wait(planned)
+        about = length(planned) | {"diverged": None}
         try:
             state = train(
                 run.method, state, pipeline, run.loop, train_key,
                 name=run.name, directory=directory, writer=writer, mesh=self.mesh,
                 flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
                 codec=self._codec(planned),
-                stop=self.stop, on_save=on_save, on_start=lambda: self._compile_after(planned),
+                stop=self.stop, on_save=on_save, on_save_is_long=bool(run.select),
+                on_start=lambda: self._compile_after(planned),
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):
                 raise
             say(f"warning: {error}")
+            about = of_diverged(planned, error.updates)
         self.measurements.forget(planned, writer)
         if selection:
-            selection.finish(**length(planned))
+            selection.finish(**about)
         else:
             first = products(run.method, state)[0]
             save(directory / "model", first.network, run.loop.num_updates, **first.average)
@@ -279,37 +299,12 @@ class Experiment:
             self._save_model(planned, directory, product.network, step, **product.average)
 
     def _given(self, planned: Planned) -> dict[str, Any]:
-        """The networks, and parts of its start's last state, that a run begins with."""
-        given: dict[str, Any] = {}
-        for role, name in planned.given.items():
-            if role.startswith("start."):
-                learner = getattr(self._last_state(name), role.removeprefix("start."))
-                given[role] = learner.network
-            else:
-                network = models.load(self.workdir / name / "model", self.mesh).network
-                given[role] = network.replace(codec=None)
-        if parts := getattr(planned.run.method, "by_prompts", 0):
-            given["centres"] = to_device(self._centres(parts), replicated(self.mesh))
-        if isinstance(planned.run.method, Imported):
-            given["loaded"] = planned.run.method.load(self.mesh)
-        return given
+        return given_to(planned, self.runs, self.workdir, self.mesh, self._centres)
 
     @functools.cache  # noqa: B019  # an experiment lives as long as its program
     def _centres(self, parts: int) -> np.ndarray:
         """The centres of the parts of the captions, [parts, P]."""
         return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
-
-    def _last_state(self, name: str) -> Any:
-        """An earlier run's state after its last update, without its frozen fields."""
-        shapes, _ = shapes_in_training(self.runs[name].state, self.mesh)
-        with Checkpointer(self.workdir / name / "checkpoints") as checkpointer:
-            restored = checkpointer.restore(shapes)
-        if restored is None:
-            raise CheckpointError(
-                f"a later stage goes on with what {name} has learnt, whose checkpoints are not in "
-                f"{self.workdir / name}; remove that folder to train {name} again"
-            )
-        return restored[0].method
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""
@@ -340,8 +335,7 @@ class Experiment:
         if column.path:
             codec = planned.codec and planned.codec.directory(self.workdir)
             if not codec or codec.exists():  # a stage's is checked once it is there
-                card = codec and models.read_card(codec, codec=True)
-                column.check_codec(path, card and card["checksum"])
+                column.check_codec(path, codec and codec_identity(codec))
         teacher = self.runs[planned.given["teacher"]].network
         num, flip = len(self.train_data), self.config.data.flip
         check_rows(column, rows, column.shapes(teacher, num, flip))

@@ -49,8 +49,14 @@ class Selection:
         sync_global_devices(f"selecting in {directory}")
 
     def __call__(self, step: int, products: Sequence[Product]) -> None:
-        """Measures the models of update `step`, and keeps one if it is the best so far."""
-        rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] < step)
+        """Measures the models of update `step`, and keeps one if it is the best so far.
+
+        A run that goes on from this update does not measure them again if it has their rows.
+        """
+        rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] <= step)
+        if self.found and sum(row["step"] == step for row in rows.rows) == len(products):
+            return
+        rows.drop(lambda row: row["step"] == step)
         for product in products:
             self._measure_and_keep(step, product, rows)
 
@@ -68,6 +74,7 @@ class Selection:
             self._save(self._directory / "best", product.network, step, **product.average)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
         row = {"step": step, "metric": metric, "value": value, "spectrum": spectrum}
+        self._writer.flush()  # what has its row is not written again
         rows.append(row | ({"width": product.width} if product.width else {}))
 
     @property

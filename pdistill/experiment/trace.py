@@ -11,8 +11,8 @@ from pdistill.data.columns import Column
 from pdistill.data.moments import FORMAT
 from pdistill.data.text import text_shapes
 from pdistill.experiment.codecs import moments_shape
-from pdistill.experiment.config import ConfigError, ExperimentConfig
-from pdistill.experiment.plan import Planned
+from pdistill.experiment.config import ExperimentConfig
+from pdistill.experiment.plan import Planned, check_devices
 from pdistill.runtime import costs
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
@@ -58,11 +58,7 @@ def trace_update(
       ConfigError: a batch that the devices do not divide.
     """
     run = planned.run
-    if run.loop.batch_size % mesh.size:
-        raise ConfigError(
-            f"{run.name}: batch_size {run.loop.batch_size} must be a multiple of the {mesh.size} "
-            "devices"
-        )
+    check_devices(run, mesh.size)
     state, frozen = shapes_in_training(planned.state, mesh)
     if run.loop.offload:
         host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), frozen)

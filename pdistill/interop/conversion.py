@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 from pdistill import model as models
 from pdistill.diffusion import Schedule
 from pdistill.interop.weights import ConversionError
-from pdistill.model.card import LATENTS, reference
+from pdistill.model.card import CARD, LATENTS, reference, works_on_latents
 from pdistill.model.codecs import blank_codec
 from pdistill.model.text import PromptEncoder
 from pdistill.networks import Codec, Network, build_network
 from pdistill.runtime import files
 from pdistill.runtime.files import one_line
+from pdistill.runtime.temporary import replacing
 
 PIXELS = "image / 127.5 - 1"  # what a network's arrays are, in its card; or LATENTS
 CODEC = "codec"  # folder of a codec in that of the model that comes with it
+GUIDE = "guide"  # of the network that guides it
 TEXT = "text"  # of the scale of its prompts
 NUM_STEPS = 64  # steps of an imported teacher, unless the source or the user says
 
@@ -95,17 +97,29 @@ def with_codec(conversion: Conversion, directory: str | Path) -> Conversion:
 def write_model(directory: str | Path, conversion: Conversion) -> None:
     """Writes the directory of a model or a codec, whole or not at all.
 
-    A codec that comes with a model is in codec/ there.
+    A codec, a guide and prompts that come with a model are in codec/, guide/ and text/ there.
     """
-    made = conversion.network
+    made, card = conversion.network, conversion.card
     if isinstance(made, Codec):
-        return models.save_codec(directory, made, **conversion.card)
-    models.save(directory, made, **conversion.card)
-    if made.codec:
-        about = {"stage": conversion.card["stage"], "method": "codec"}
-        models.save_codec(Path(directory) / CODEC, made.codec, **about)
-    if conversion.prompts:
-        conversion.prompts.save(Path(directory) / TEXT)
+        return models.save_codec(directory, made, **card)
+    inside = {CODEC: made.codec, GUIDE: made.guide, TEXT: conversion.prompts}
+    card = card | {name: card[name] | {"path": name} for name, part in inside.items() if part}
+    with replacing(Path(directory)) as temporary:
+        models.save(temporary, made, **card)
+        if made.codec:
+            about = {"stage": card["stage"], "method": "codec"}
+            models.save_codec(temporary / CODEC, made.codec, **about)
+        if made.guide:
+            models.save(temporary / GUIDE, made.guide, **guide_card(card, made.guide))
+        if conversion.prompts:
+            conversion.prompts.save(temporary / TEXT)
+
+
+def guide_card(card: dict[str, Any], guide: Network) -> dict[str, Any]:
+    """The card of the network that guides the model of a card, to be written beside it."""
+    scale = LATENTS if works_on_latents(card) else card["data"].get("scale", PIXELS)
+    own = {"solver": "ddim", "guidance": None, "data": {"shape": guide.shape, "scale": scale}}
+    return {key: card[key] for key in CARD} | {"num_labels": guide.num_labels} | own
 
 
 def converter(convert: Callable[..., Made]) -> Callable[..., Made]:

@@ -1,8 +1,8 @@
 """Folders for model hubs, with model.safetensors, config.json and a model card.
 
-They are written from models and read back. config.json is model.json. A codec is in codec/, in the
-same form, the scale of prompts in text/. A parameter's name in model.safetensors is its path,
-joined by "/": names of layers have dots in them.
+They are written from models and read back. config.json is model.json. A codec is in codec/ and a
+guide in guide/, in the same form, the scale of prompts in text/. A parameter's name in
+model.safetensors is its path, joined by "/": names of layers have dots in them.
 """
 
 import json
@@ -14,11 +14,19 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from pdistill.interop.conversion import CODEC, TEXT, Conversion, converter, read_json
-from pdistill.model import FORMAT, Model, build_blank, check_card
-from pdistill.model.card import is_ours
+from pdistill.interop.conversion import (
+    CODEC,
+    GUIDE,
+    TEXT,
+    Conversion,
+    converter,
+    guide_card,
+    read_json,
+)
+from pdistill.model import FORMAT, Model, build_blank, check_card, describe
+from pdistill.model.card import codec_identity, is_ours
 from pdistill.model.codecs import describe_codec
-from pdistill.model.store import read_codec, read_params
+from pdistill.model.store import read_codec, read_guide, read_params
 from pdistill.model.text import read_prompt_encoder
 from pdistill.runtime.arrays import checksum
 from pdistill.runtime.temporary import replacing
@@ -52,7 +60,7 @@ images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
 """
 
 # What a model's folder has, with the rows that `benchmarks.zoo` puts there.
-WRITTEN = {"model.safetensors", "config.json", "README.md", "rows.json", CODEC, TEXT}
+WRITTEN = {"model.safetensors", "config.json", "README.md", "rows.json", CODEC, GUIDE, TEXT}
 METHODS = {  # for people
     "ctm": "consistency trajectory model",
     "direct": "direct distillation",
@@ -77,7 +85,8 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
     Raises:
       ValueError: there is a folder with something else in it, which would be lost.
     """
-    directory, card, codec = Path(directory), model.card, model.network.codec
+    directory, card = Path(directory), model.card
+    codec, guide = model.network.codec, model.network.guide
     if other := sorted(_others(directory)):
         raise ValueError(
             f"{directory} has {', '.join(other[:3])}{' ...' * (len(other) > 3)} in it, which a "
@@ -87,8 +96,12 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
         if codec:
             about = {"format": FORMAT, "stage": card["stage"], "method": "codec"}
             about |= describe_codec(codec)
-            rounded = _write_tensors(temporary / CODEC, codec.params, about, dtype)
-            card = card | {"codec": {"path": CODEC, "checksum": rounded}}
+            _write_tensors(temporary / CODEC, codec.params, about, dtype)
+            card = card | {"codec": {"path": CODEC} | codec_identity(temporary / CODEC)}
+        if guide:
+            about = {"format": FORMAT} | guide_card(card, guide) | describe(guide)
+            rounded = _write_tensors(temporary / GUIDE, guide.params, about, dtype)
+            card = card | {"guide": {"path": GUIDE, "checksum": rounded}}
         if model.prompts:
             card = card | {"text": card["text"] | {"path": TEXT}}
         _write_tensors(temporary, model.network.params, card, dtype)
@@ -150,7 +163,7 @@ def _readme(model: Model) -> str:
 
 @converter
 def read_folder(source: str | Path) -> Conversion:
-    """Reads a folder that `write_folder` wrote; its codec and its text may lie elsewhere.
+    """Reads a folder that `write_folder` wrote; its codec, guide and text may lie elsewhere.
 
     Raises:
       ConversionError: a file is missing, damaged or not of the card's network.
@@ -159,6 +172,8 @@ def read_folder(source: str | Path) -> Conversion:
     card = read_json(source / "config.json")
     check_card(card, source / "config.json")
     network = read_params(source, build_blank(card), card)
+    if card.get("guide"):
+        network = network.guided_by(read_guide(source, card, read_params))
     if card.get("codec"):
         network = network.replace(codec=read_codec(source, card))
     prompts = read_prompt_encoder(source, card)

@@ -1,5 +1,6 @@
 """Samplers as StableHLO files, which plain JAX runs on any device and for any batch."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +125,33 @@ def write_sampler(
       The paths of the files.
 
     Raises:
-      ValueError: the program and its weights would be the same file.
+      ValueError: the program and its weights would be the same file, or these would replace
+        another one.
     """
     path = Path(path)
+    beside = path.with_suffix(".npz")
     if not inside and path.suffix == ".npz":
         raise ValueError(f"{path} is for the weights beside the program; give another name")
+    if not inside and beside.exists() and _names(beside) != set(weights(model)):
+        raise ValueError(
+            f"{beside} is there, and holds no weights of such a model, which would replace it; "
+            "give another name"
+        )
     exported = export_sampler(model, num_steps=num_steps, start=start, inside=inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path]
     if not inside:
-        files.append(path.with_suffix(".npz"))
+        files.append(beside)
         write_arrays(files[-1], weights(model))
     with replacing(path) as temporary:
         temporary.write_bytes(exported.serialize())
     return files
+
+
+def _names(path: Path) -> set[str]:
+    """Names of the arrays in an .npz; none of a file that is something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()

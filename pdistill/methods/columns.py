@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,11 +174,11 @@ class Pairs:
         batch_size: int,
         mesh: Mesh,
         codec: Codec | None = None,
-        checksum: int | None = None,
+        fingerprint: int | None = None,
     ) -> None:
         """Samples the teacher at labels that take turns; the images, float16, are not clipped.
 
-        A codec's latents are left as they are; the file then also has its checksum, if given.
+        A codec's latents are left as they are; the file then also has its fingerprint, if given.
         """
         del dataset, flip, codec
         check_not_prompted(network, "pairs")
@@ -208,7 +209,8 @@ class Pairs:
                 "label": np.arange(self.num, dtype=np.int32) % num_labels,
                 "key": np.asarray(jax.random.key_data(key)),
             }
-            write_arrays(path, pairs if checksum is None else pairs | {"codec": np.array(checksum)})
+            made_by = {} if fingerprint is None else {"codec": np.array(fingerprint)}
+            write_arrays(path, pairs | made_by)
         sync_global_devices(f"pairs in {path}")
 
     def read(self, path: Path) -> Rows:
@@ -221,11 +223,12 @@ class Pairs:
         keys = jax.random.key_data(_row_keys(key, jnp.arange(len(images))))
         return {"image": images, "label": labels, "key": np.asarray(keys)}
 
-    def check_codec(self, path: Path, checksum: int | None) -> None:
-        """Raises ValueError for pairs that are latents of another codec, or images: None."""
+    def check_codec(self, path: Path, codec: Mapping[str, int] | None) -> None:
+        """Raises ValueError for pairs that are latents of another codec than the one of this
+        identity, or images: None. Files of earlier versions have the checksum for a fingerprint."""
         with np.load(path) as archive:
             found = int(archive["codec"]) if "codec" in archive else None
-        if found != checksum:
+        if found not in (codec.values() if codec else (None,)):
             raise ValueError(
                 f"{path} was made by a model of {'images' if found is None else 'another codec'}; "
                 "make pairs with the teacher of this stage"

@@ -175,16 +175,20 @@ def roles(method: Any) -> tuple[str, ...]:
     They are the keyword arguments that are annotated as a `Network`, but for "model".
     """
     kinds = (Network, Network | None)
-    return tuple(p.name for p in _arguments(method) if p.annotation in kinds and p.name != "model")
+    found = arguments(method).values()
+    return tuple(p.name for p in found if p.annotation in kinds and p.name != "model")
 
 
 def optional_roles(method: Any) -> tuple[str, ...]:
     """Names among `roles` that a method does without, such as "start"."""
-    defaults = {p.name: p.default for p in _arguments(method)}
-    return tuple(name for name in roles(method) if defaults[name] is None)
+    found = arguments(method)
+    return tuple(name for name in roles(method) if found[name].default is None)
 
 
-def _arguments(method: Any) -> list[inspect.Parameter]:
-    """The arguments of a method's `init`; none for one that only unfolds."""
+def arguments(method: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a method's `init`, by name; none for one that only unfolds.
+
+    Their annotations are evaluated where a file has them as text.
+    """
     init = getattr(method, "init", None)
-    return list(inspect.signature(init).parameters.values()) if init else []
+    return inspect.signature(init, eval_str=True).parameters if init else {}

@@ -2,16 +2,19 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import math
 import platform
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pdistill import diffusion, samplers
-from pdistill.networks import Network, build_network, describe_network
-from pdistill.runtime.files import read_json
+from pdistill.networks import Codec, Network, build_codec, build_network, describe_network
+from pdistill.networks.registry import brief
+from pdistill.runtime.files import one_line, read_json
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -78,10 +81,40 @@ def made_for(card: dict[str, Any]) -> tuple[samplers.Steps, ...]:
 def reference(directory: str | Path, *, codec: bool = False) -> dict[str, Any]:
     """The entry of a card that names another model or, if it says so, a codec; ModelError if none.
 
-    Its checksum tells whether the directory still holds the same parameters.
+    Its checksum tells whether the directory still holds the same parameters; a codec's entry has
+    its `codec_identity`.
     """
     path = find(directory)
-    return {"path": str(path.resolve()), "checksum": read_card(path, codec=codec)["checksum"]}
+    known = codec_identity(path) if codec else {"checksum": read_card(path)["checksum"]}
+    return {"path": str(path.resolve())} | known
+
+
+def codec_identity(directory: str | Path) -> dict[str, int]:
+    """The numbers that tell a codec from others; ModelError if there is none in the directory.
+
+    "checksum" is of its parameters, "fingerprint" also of its arguments and of its scale: two
+    codecs of the same parameters may read pixels, and scale latents, in different ways.
+    """
+    path = find(directory)
+    card = read_card(path, codec=True)
+    codec = build_blank_codec(path, card)
+    # Arguments that are left as they are by default may be new in this version.
+    about = json.dumps([brief(codec.module), codec.mean, codec.std])
+    return {
+        "checksum": card["checksum"],
+        "fingerprint": zlib.crc32(about.encode(), card["checksum"]),
+    }
+
+
+def same_codec(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two `codec_identity`, or None for images, are of one codec.
+
+    Cards of earlier versions have no fingerprint: the checksum decides then.
+    """
+    if not (one and other):
+        return not one and not other
+    names = ("checksum", "fingerprint")
+    return all(one[name] == other[name] for name in names if name in one and name in other)
 
 
 def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
@@ -139,6 +172,16 @@ def build_blank(card: dict[str, Any]) -> Network:
         sampler=card["solver"] if only else "",
         enlarged=card.get("upsampled", 1),
     )
+
+
+def build_blank_codec(directory: Path, card: dict[str, Any]) -> Codec:
+    """The codec of a card, in a directory, without parameters; raises ModelError for a bad card."""
+    try:
+        module = build_codec(card["codec"]["name"], card["codec"]["arguments"])
+        mean, std = (tuple(map(float, card[name])) for name in ("mean", "std"))
+        return Codec(None, module, mean, std, card["tile"]).checked()
+    except Exception as error:  # a card may hold anything
+        raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
 
 
 def read_card(directory: Path, *, codec: bool = False) -> dict[str, Any]:

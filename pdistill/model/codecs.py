@@ -11,9 +11,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data.images import to_float, to_uint8
-from pdistill.model.card import ModelError, find, read_card
+from pdistill.model.card import ModelError, build_blank_codec, find, read_card
 from pdistill.model.store import read_params, write
-from pdistill.networks import Codec, build_codec, describe_network
+from pdistill.networks import Codec, describe_network
 from pdistill.runtime.files import one_line
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
@@ -43,15 +43,6 @@ def blank_codec(directory: str | Path) -> Codec:
     """The codec of a directory without its parameters; raises as `load_codec`."""
     directory = find(directory)
     return build_blank_codec(directory, read_card(directory, codec=True))
-
-
-def build_blank_codec(directory: Path, card: dict[str, Any]) -> Codec:
-    """The codec of a card, in a directory, without parameters; raises ModelError for a bad card."""
-    try:
-        module = build_codec(card["codec"]["name"], card["codec"]["arguments"])
-        return Codec(None, module, tuple(card["mean"]), tuple(card["std"]), card["tile"]).checked()
-    except Exception as error:  # a card may hold anything
-        raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
 
 
 def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:

@@ -16,6 +16,7 @@ from jax import Array
 
 from pdistill.data.images import average
 from pdistill.methods.columns import Latents
+from pdistill.model.card import same_codec
 from pdistill.model.model import Model
 from pdistill.model.sampling import latents_of
 from pdistill.networks import Conditioning, Network
@@ -44,10 +45,7 @@ class Autoencoder:
                 f"the teacher is made from noise of {teacher.noise_shape}, the generator from "
                 f"noise of {generator.noise_shape}"
             )
-        of_teacher, of_generator = (
-            model.card.get("codec", {}).get("checksum") for model in (teacher, generator)
-        )
-        if of_teacher != of_generator:
+        if not same_codec(teacher.card.get("codec"), generator.card.get("codec")):
             raise ValueError("the teacher's codec is not the generator's; give models of one codec")
         if self.latents is None:
             if "latents" not in self.generator.card:

@@ -1,4 +1,4 @@
-"""Edits of images by a model, in as few evaluations as it samples with.
+"""Edits of images by a model, in about as few evaluations as it samples with.
 
     editor = Editor(load("runs/emoji/student/4"))
     blue = editor.change(key, images, strength=0.75, prompt="blue heart")
@@ -24,7 +24,8 @@ from pdistill.diffusion import diffuse
 from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, decoded, latents_of
 from pdistill.networks import Network
-from pdistill.samplers import Edm, EulerMaruyama, Heun, ImprovedDdpm, Multistep
+from pdistill.networks.checks import check_floats
+from pdistill.samplers import Ddim, Heun, Multistep, Solver
 from pdistill.samplers.noise import as_threefry
 
 
@@ -34,24 +35,32 @@ class Editor:
 
     Labels, prompts and guidance of the edited images are given as to `Model.sample`.
     Images of a model of latents are encoded and decoded by its codec, which changes them a little
-    also where nothing else does.
+    also where nothing else does. A change and an inpainting cost no more evaluations than a sample,
+    a transfer at most twice as many.
 
     Attributes:
       model: a denoiser at all noise levels, a generator of a few or a jump; no cascade.
       num_steps: steps of a whole sample; None for the model's own.
 
     Raises:
-      ValueError: a cascade, or a generator of a single level, which has no image on its way.
+      ValueError: a cascade, or a generator of a single level, which has no image on its way; or a
+        model whose images are enlarged in the end.
     """
 
     model: Model
     num_steps: int | None = None
 
     def __post_init__(self):
-        kind = self._sampling.solver.model
+        kind = self.model.sampling.solver.model
         if kind in ("cascade", "one_step"):
             what = "cascade" if kind == "cascade" else "generator of one step"
             raise ValueError(f"the model is a {what}, which knows no image on its way to another")
+        if self.model.network.enlarged > 1:
+            raise ValueError(
+                "the model enlarges what it makes, and knows no image of the whole size; edit "
+                "small images by the model that it enlarges, its card's parent"
+            )
+        _ = self.sampling  # raises
 
     def change(self, key: Array, images: Array, *, strength: float = 0.6, **told: Any) -> Array:
         """The images with noise, denoised again as they are told to be: SDEdit.
@@ -62,7 +71,7 @@ class Editor:
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be in (0, 1]; got {strength}")
-        network, sampling = self.model.network, self._sampling
+        network, sampling = self.model.network, self.sampling
         count = math.ceil(round(strength * sampling.num_steps, 9))
         told = self.model.told(len(images), **told)
         return _change(network, as_threefry(key), images, told, sampling=sampling, count=count)
@@ -77,7 +86,7 @@ class Editor:
         known = jnp.broadcast_to(jnp.asarray(known, bool), (*images.shape[:-1], 1))
         told = self.model.told(len(images), **told)
         return _inpaint(
-            self.model.network, as_threefry(key), images, known, told, sampling=self._sampling
+            self.model.network, as_threefry(key), images, known, told, sampling=self.sampling
         )
 
     def encode(self, images: Array, **told: Any) -> Array:
@@ -88,27 +97,35 @@ class Editor:
         """
         self._check_flow()
         told = self.model.told(len(images), **told)
-        return _encode(self.model.network, images, told, num_steps=self._sampling.num_steps)
+        return _encode(self.model.network, images, told, num_steps=self.sampling.num_steps)
 
     def transfer(self, images: Array, before: Mapping[str, Any], after: Mapping[str, Any]) -> Array:
         """The images encoded as told `before` and decoded as told `after`: another style or class.
+
+        Both ways cost their evaluations.
 
         Raises:
           ValueError: the model knows a few noise levels only.
         """
         z = self.encode(images, **before)
         told = self.model.told(len(images), **after)
-        return _decode(self.model.network, z, told, sampling=self._sampling)
+        return _decode(self.model.network, z, told, sampling=self.sampling)
 
     @property
-    def _sampling(self) -> Sampling:
+    def sampling(self) -> Sampling:
+        """The sampling of a whole image; parts of it make the edits.
+
+        It is the model's, or one of as many evaluations in the place of a solver of denoisers whose
+        levels are not those of equal times.
+        """
         sampling = self.model.sampling_with(self.num_steps)
-        # Their levels are not those of equal times.
-        own_levels = isinstance(sampling.solver, Edm | EulerMaruyama | ImprovedDdpm)
-        return sampling.changed(solver=Heun()) if own_levels else sampling
+        solver = sampling.solver
+        if solver.model == "multistep" or type(solver).level is Solver.level:
+            return sampling
+        return sampling.changed(solver=Heun() if solver.evaluations_per_step == 2 else Ddim())
 
     def _check_flow(self) -> None:
-        if self._sampling.solver.model == "multistep":
+        if self.sampling.solver.model == "multistep":
             raise ValueError(
                 "the model knows a few noise levels only, so that no flow encodes images; change "
                 "and inpaint them"
@@ -144,6 +161,7 @@ def _change(network, key, images, told, *, sampling: Sampling, count: int):
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def _inpaint(network, key, images, known, told, *, sampling: Sampling):
+    check_floats(images)
     noise_key, key = jax.random.split(key)
     mean = jnp.sum(jnp.where(known, images, 0), (1, 2), keepdims=True)
     mean /= jnp.maximum(known.sum((1, 2), keepdims=True), 1).astype(mean.dtype)

@@ -82,6 +82,12 @@ class Model:
                 f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "
                 "leave the solver out"
             )
+        known, asked = (getattr(s.solver, "levels", ()) for s in (own, sampling))
+        if not set(asked) <= set(known):
+            raise ValueError(
+                f"this model knows the log-SNRs {known} only; got {asked}: give some of its own, "
+                "or leave the solver out"
+            )
         if sampling.solver.model == "variance":
             check_variance(self.network, sampling.num_steps)
         counts = made_for(self.card)
@@ -101,7 +107,14 @@ class Model:
     @property
     def needs_label(self) -> bool:
         """Whether it takes labels, and has learnt no images without one."""
-        return bool(self.network.num_labels) and self.guidance_range is None
+        return bool(self.network.num_labels) and not self._knows_without
+
+    @property
+    def _knows_without(self) -> bool:
+        """Whether it has learnt images without a label, or a prompt; a guide does not tell it."""
+        if self.network.guide:
+            return self.card.get("knows_without", False)
+        return self.guidance_range is not None
 
     def denoiser(
         self,
@@ -159,7 +172,8 @@ class Model:
             cascade takes a tuple of steps, those of each resolution.
 
         Returns:
-          [num, H, W, C] float32 in [-1, 1]. Image i depends on `key` and i, not on `num`.
+          [num, H, W, C] float32 in [-1, 1], but for a model of pixels whose card has no `clip`,
+          which are left as they are. Image i depends on `key` and i, not on `num`.
 
         Raises:
           ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight
@@ -237,7 +251,7 @@ class Model:
 
     def _text(self, prompt, num):
         if prompt is None:
-            if self.network.takes_text and self.guidance_range is None:
+            if self.network.takes_text and not self._knows_without:
                 warnings.warn(
                     "this model was told a prompt for every image, and samples without one are "
                     "of nothing that it has learnt; give prompt",

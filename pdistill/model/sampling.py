@@ -16,6 +16,7 @@ from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
+from pdistill.networks.checks import check_floats
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import batch_sharding
 from pdistill.samplers import Cascade, Solver
@@ -108,19 +109,25 @@ class Sampling:
 
 
 def latents_of(network: Network, images: Array) -> Array:
-    """Images [B, H, W, C] as the network makes them: means of a codec's latents, if it has one."""
+    """Images [B, H, W, C] as the network makes them: means of a codec's latents, if it has one.
+
+    Raises:
+      ValueError: images of uint8.
+    """
+    check_floats(images)
     return network.codec.latents(network.codec.encode(images)) if network.codec else images
 
 
 def decoded(network: Network, x: Array) -> Array:
-    """Images of what the network makes: of a codec's latents, if it has one."""
-    return network.codec.decode(x) if network.codec else x
+    """Images of what the network makes: of a codec's latents, clipped to [-1, 1], if it has one."""
+    return jnp.clip(network.codec.decode(x), -1, 1) if network.codec else x
 
 
 def enlarge(x: Array, factor: int) -> Array:
-    """Bicubic interpolation of [B, H, W, C] to factor times its size."""
+    """Bicubic interpolation of [B, H, W, C] to factor times its size, clipped to [-1, 1]."""
     batch, height, width, channels = x.shape
-    return jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+    large = jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
+    return jnp.clip(large, -1, 1)
 
 
 def generate(

@@ -19,11 +19,13 @@ from pdistill.model.card import (
     WEIGHTS,
     ModelError,
     build_blank,
+    codec_identity,
     describe,
     find,
     noise_shape,
     read_card,
     reference,
+    same_codec,
     versions,
     works_on_latents,
 )
@@ -69,8 +71,9 @@ def copy(source: Path, directory: Path, /, **changes: Any) -> None:
 
 
 def change_card(directory: Path, **changes: Any) -> None:
-    """Rewrites entries of a model's card."""
+    """Rewrites entries of a model's card; None takes one out."""
     card = read_card(directory) | changes
+    card = {key: value for key, value in card.items() if changes.get(key, key) is not None}
     write_atomically(directory / "model.json", json.dumps(card, indent=2) + "\n")
 
 
@@ -100,7 +103,7 @@ def _network(directory: Path, card: dict[str, Any], read: Callable[..., Network]
     with _explained(directory):
         network = read(directory, build_blank(card), card)
         if card.get("guide"):
-            network = network.guided_by(_read_guide(directory, card, read))
+            network = network.guided_by(read_guide(directory, card, read))
         return network
 
 
@@ -136,8 +139,8 @@ def load(
         if card.get("codec") or codec:
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
-            if codec:
-                card["codec"] = reference(codec, codec=True)
+            found = reference(codec_directory(directory, card, codec), codec=True)
+            card["codec"] = found if codec else found | {"path": card["codec"]["path"]}
         model = Model(network, card, read_prompt_encoder(directory, card, text_encoder))
         _ = model.sampling_with()
     return model
@@ -167,10 +170,15 @@ def guided_card(guide: str | Path) -> dict[str, Any]:
 
 def read_guided_card(directory: str | Path, guide: str | Path | None = None) -> dict[str, Any]:
     """Reads a model's card, which names the model in the directory `guide`, if it is given."""
-    return read_card(find(directory)) | (guided_card(guide) if guide else {})
+    card = read_card(find(directory))
+    if not guide:
+        return card
+    # A card with a guide does not say by its guidance whether labels were left out in training.
+    knows_without = card.get("knows_without", bool(card["guidance"]) and "guide" not in card)
+    return card | guided_card(guide) | {"knows_without": knows_without}
 
 
-def _read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
+def read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Network]) -> Network:
     """Loads the guide that a model's card names; raises ModelError, or as `read`."""
     path = directory / card["guide"]["path"]
     try:
@@ -178,12 +186,19 @@ def _read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Netwo
     except ModelError as error:
         raise ModelError(
             f"{directory} is guided by a model that is not in {path}: put it there, or say where "
-            f"it is, as pdistill.load(DIR, guide=DIR) or --guide=DIR ({error})"
+            f"it is, as pdistill.load(DIR, guide=DIR), --guide=DIR or guide in a config ({error})"
         ) from error
     if guide["checksum"] != card["guide"]["checksum"]:
         raise ModelError(
             f"{directory} is guided by another model than the one in {path}; say which, as "
-            "pdistill.load(DIR, guide=DIR) or --guide=DIR"
+            "pdistill.load(DIR, guide=DIR), --guide=DIR or guide in a config"
+        )
+    of_latents = works_on_latents(card), works_on_latents(guide)
+    codecs = [each["codec"] for each in (card, guide) if each.get("codec")]
+    if len({*of_latents}) > 1 or (len(codecs) > 1 and not same_codec(*codecs)):
+        raise ModelError(
+            f"{directory} and its guide in {path} are not both of images, or of latents of one "
+            "codec; give a guide of the same codec"
         )
     return read(path, build_blank(guide), guide)
 
@@ -243,13 +258,14 @@ def codec_directory(directory: Path, card: dict[str, Any], path: str | Path | No
         raise ModelError(f"{directory} is a model of images, which needs no codec; leave it out")
     found = find(path or directory / named["path"])
     try:
-        checksum = read_card(found, codec=True)["checksum"]
+        known = codec_identity(found)
     except ModelError as error:
         raise ModelError(
             f"{directory} makes latents of a codec that is not in {found}: put it there, or say "
-            f"where it is, as pdistill.load(DIR, codec=DIR) or --codec=DIR ({error})"
+            "where it is, as pdistill.load(DIR, codec=DIR), --codec=DIR or codec in a config "
+            f"({error})"
         ) from error
-    if checksum != named["checksum"]:
+    if not same_codec(known, named):
         raise ModelError(
             f"{directory} makes latents of another codec than the one in {found}, which would "
             "decode them wrongly; give the codec that it was trained with"

@@ -104,15 +104,20 @@ class PromptEncoder:
         return f"; without it there are {', '.join(map(repr, near))} and others" if near else ""
 
     def knowing(self, prompts: Sequence[str]) -> "PromptEncoder":
-        """The same with the embeddings of these prompts at hand.
+        """The same with the embeddings of these prompts at hand, beside those that are.
+
+        The encoder is needed for new ones only.
 
         Raises:
-          ModelError: the network takes tokens, which are not kept.
+          ModelError: the network takes tokens, which are not kept; or the encoder is not there.
         """
         if self.tokens:
             raise ModelError("the model takes tokens of prompts, which are too many to keep")
-        pooled = self.encoder.encode(list(prompts), tokens=False).pooled.astype(np.float16)
-        return dataclasses.replace(self, known=dict(zip(prompts, pooled, strict=True)))
+        known = dict(self.known)
+        if new := [prompt for prompt in prompts if prompt not in known]:
+            pooled = self.encoder.encode(new, tokens=False).pooled.astype(np.float16)
+            known |= zip(new, pooled, strict=True)
+        return dataclasses.replace(self, known=known)
 
     @property
     def fingerprint(self) -> int:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from pdistill import diffusion
 
 
@@ -20,6 +22,14 @@ def check_network(network: Any) -> None:
     if network.resolutions and tuple(network.shape[:2]) != (network.resolutions[-1],) * 2:
         raise ValueError(
             f"resolutions end at {network.resolutions[-1]}, but images are of {network.shape}"
+        )
+
+
+def check_floats(images: Any) -> None:
+    """Raises ValueError for images of whole numbers where those in [-1, 1] are meant."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be numbers in [-1, 1], image / 127.5 - 1 of uint8; got {images.dtype}"
         )
 
 

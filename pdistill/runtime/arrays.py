@@ -23,10 +23,15 @@ class CheckpointError(RuntimeError):
 @jax.jit
 def _checksum(tree: Any) -> Array:
     def bits(leaf):
-        unsigned = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32
-        return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        if leaf.dtype.itemsize == 8:
+            return jax.lax.bitcast_convert_type(leaf, jnp.uint32)  # its halves
+        if leaf.dtype == jnp.bool:
+            return leaf.astype(jnp.uint32)
+        return jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
 
-    return sum(jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in jax.tree.leaves(tree))
+    return sum(
+        jnp.sum(bits(leaf).astype(jnp.uint32), dtype=jnp.uint32) for leaf in jax.tree.leaves(tree)
+    )
 
 
 def checksum(tree: Any) -> int:
@@ -34,14 +39,37 @@ def checksum(tree: Any) -> int:
 
     Storage notices a file that is cut short, but not every file that is altered.
     """
+    tree = without_keys(tree)
     if jax.default_backend() == "cpu" and jax.process_count() == 1:
         return _checksum_of_host(tree)  # a program for each tree would take a second to compile
     return int(_checksum(tree))
 
 
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def without_keys(tree: Any) -> Any:
+    """A tree with the numbers of its random keys, which storage keeps, instead of the keys."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def with_keys(tree: Any, like: Any) -> Any:
+    """Inverts `without_keys`; `like` has arrays or shapes with the keys' kinds."""
+
+    def key(leaf: Any, like: Any) -> Any:
+        if not _is_key(like):
+            return leaf
+        kinds: list[Any] = []  # which only an array tells
+        jax.eval_shape(lambda array: kinds.append(jax.random.key_impl(array)), like)
+        return jax.random.wrap_key_data(leaf, impl=kinds[0])
+
+    return jax.tree.map(key, tree, like)
+
+
 def _checksum_of_host(tree: Any) -> int:
     def total(leaf):
-        unsigned = np.uint16 if leaf.dtype.itemsize == 2 else np.uint32
+        unsigned = f"uint{8 * min(leaf.dtype.itemsize, 4)}"
         return int(np.asarray(leaf).reshape(-1).view(unsigned).sum(dtype=np.uint32))
 
     return sum(map(total, jax.tree.leaves(tree))) % 2**32

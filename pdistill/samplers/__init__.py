@@ -1,4 +1,4 @@
-"""Samplers for any denoiser. Imports only jax and `pdistill.diffusion`."""
+"""Samplers for any denoiser. They need no network's code: jax, and `pdistill.diffusion`."""
 
 from pdistill.samplers.adaptive import integrate
 from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise

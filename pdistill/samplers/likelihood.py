@@ -10,6 +10,7 @@ from jax import Array
 from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, between, v_from_x
 from pdistill.runtime.kernels import without_kernels
 from pdistill.samplers import noise
+from pdistill.samplers.levels import bounded
 from pdistill.samplers.sampling import at_least_float32
 
 
@@ -26,7 +27,7 @@ def log_likelihood(
     dz/dphi = v and d log p / dphi = -div v are integrated from schedule(0) to schedule(1), where z
     is taken for N(0, 1), by Runge-Kutta steps of fourth order in the angle phi between the
     schedule's equal times. p is the density of x with noise of standard deviation sigma / alpha at
-    schedule(0).
+    schedule(0), or at log-SNR 20 where that is above: single precision has no flow there.
 
     Args:
       denoise: (z, logsnr) -> x_hat; for a model that jumps, its denoiser.
@@ -43,6 +44,7 @@ def log_likelihood(
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
     x = at_least_float32(x)
     levels = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
+    levels = levels.at[0].set(bounded(*levels[:2]))
     alpha, _ = alpha_sigma(levels[0])
     if key is None:
         divergence = exact_divergence

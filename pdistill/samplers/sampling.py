@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import jax
@@ -12,6 +12,7 @@ from jax import Array
 
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump, Schedule, alpha_sigma
 from pdistill.samplers import noise
+from pdistill.samplers.levels import levels_of, told_from_data
 from pdistill.samplers.names import parse_solver
 from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
 
@@ -90,7 +91,7 @@ def sample(
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
-        is the better image but not the flow's.
+        is the better image but not the flow's. Steps end at logsnr 20 where it goes on above.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
@@ -101,13 +102,13 @@ def sample(
         has another shape than z.
     """
     solver = parse_solver(solver)
-    if isinstance(solver, Cascade):
-        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     num_steps = _count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
-    level = _level(solver, schedule, num_steps, times, z.dtype)
+    level = levels_of(solver, schedule, num_steps, times, z.dtype)
+    level = level if last_step_is_x_hat or solver.jumps else told_from_data(level, num_steps)
     denoise = _prepared(denoise, solver, clip)
-    z = z * solver.prior_std(level(jnp.asarray(0)))
+    if times is None or times[0] == 1:  # pure noise; else z_init is an image with noise
+        z = z * solver.prior_std(level(jnp.asarray(0)))
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, level, num_steps, solver, *ends)
     x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
@@ -136,32 +137,20 @@ def _count_steps(
     solver: Solver, num_steps: Array | int | None, times: Sequence[float] | None
 ) -> Array | int:
     """Checks `sample`'s num_steps or times, and returns the number of steps."""
+    if isinstance(solver, Cascade):
+        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
     if (num_steps is None) == (times is None):
         raise ValueError("give either num_steps or times")
     if times is not None:
-        if any(earlier <= later for earlier, later in itertools.pairwise(times)):
-            raise ValueError(f"times must fall; got {times}")
+        falling = all(earlier > later for earlier, later in itertools.pairwise(times))
+        if not (falling and all(0 <= t <= 1 for t in times)):
+            raise ValueError(f"times must fall, in [0, 1]; got {times}")
         num_steps = len(times) - 1
     if isinstance(num_steps, jax.core.Tracer):
         return num_steps
     num_steps = int(num_steps) if isinstance(num_steps, Array) else num_steps
     check_steps(solver, num_steps)
     return num_steps
-
-
-def _level(
-    solver: Solver,
-    schedule: Schedule,
-    num_steps: Array | int,
-    times: Sequence[float] | None,
-    dtype: jnp.dtype,
-) -> Callable[[Array], Array]:
-    """The noise level after i steps, as a function of i."""
-    if times is not None:
-        return schedule(jnp.asarray(times, dtype)).__getitem__
-    if isinstance(num_steps, jax.core.Tracer):
-        return lambda i: solver.level(schedule, i, num_steps, dtype)
-    return solver.grid(schedule, num_steps, dtype).__getitem__
 
 
 def _start(
@@ -174,13 +163,20 @@ def _start(
     if z_init is None:
         if shape is None:
             raise ValueError("give either shape or z_init")
+        _check_key(key, shape)
         key, init_key = noise.split(key)
-        if key.shape not in ((), tuple(shape[:1])):
-            raise ValueError(
-                f"key must be one key, or one for each of the {shape[0]} samples; got {key.shape}"
-            )
         z_init = noise.normal(init_key, tuple(shape), jnp.float32)
+    elif key is not None:
+        _check_key(key, z_init.shape)
     return key, at_least_float32(z_init)
+
+
+def _check_key(key: Array, shape: Sequence[int]) -> None:
+    """Raises ValueError for keys that are not one for each sample."""
+    if key.shape not in ((), tuple(shape[:1])):
+        raise ValueError(
+            f"key must be one key, or one for each of the {shape[0]} samples; got {key.shape}"
+        )
 
 
 @overload
@@ -220,7 +216,8 @@ def encode(
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
     with the default last step `sample` differs from that by one more Euler step's local error.
-    Starts from z_0 = alpha(0) x, the mean of z_0 given x. Nothing is clipped.
+    Starts from z_0 = alpha(0) x, the mean of z_0 given x; from log-SNR 20 where the grid begins at
+    cleaner data, which single precision does not tell from x. Nothing is clipped.
 
     Args:
       x: data [B, ...]. solver: a deterministic one, or its name. Others as for `sample`.
@@ -238,13 +235,13 @@ def encode(
             f"encode needs a deterministic solver of denoisers, such as heun; got {solver}"
         )
     x = at_least_float32(x)
-    logsnr = solver.grid(schedule, num_steps, x.dtype)[::-1]
-    alpha, _ = alpha_sigma(logsnr[0])
+    level = told_from_data(levels_of(solver, schedule, num_steps, None, x.dtype), num_steps)
+    alpha, _ = alpha_sigma(level(jnp.asarray(num_steps)))
     ends = False, return_trajectory
     z, trajectory = _integrate(
-        denoise, alpha * x, None, logsnr.__getitem__, num_steps, solver, *ends
+        denoise, alpha * x, None, lambda i: level(num_steps - i), num_steps, solver, *ends
     )
-    z = z / solver.prior_std(logsnr[-1])
+    z = z / solver.prior_std(level(jnp.asarray(0)))
     return (z, trajectory) if return_trajectory else z
 
 

@@ -7,6 +7,7 @@ remembers earlier steps keeps that in `memory`, a pytree of fixed shape carried 
 
 import abc
 import dataclasses
+import itertools
 import math
 import re
 import typing
@@ -253,10 +254,9 @@ class Multistep(Solver):
     stochastic = True
 
     def __post_init__(self):
-        if not self.levels or any(
-            a >= b for a, b in zip(self.levels, self.levels[1:], strict=False)
-        ):
-            raise ValueError(f"levels must be rising log-SNRs; got {self.levels}")
+        rising = all(a < b for a, b in itertools.pairwise(self.levels))
+        if not (self.levels and rising and all(map(math.isfinite, self.levels))):
+            raise ValueError(f"levels must be rising log-SNRs, all finite; got {self.levels}")
 
     @property
     def max_steps(self) -> int:

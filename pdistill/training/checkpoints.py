@@ -7,7 +7,14 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
-from pdistill.runtime.arrays import CheckpointError, checksum, tree_handler, writing
+from pdistill.runtime.arrays import (
+    CheckpointError,
+    checksum,
+    tree_handler,
+    with_keys,
+    without_keys,
+    writing,
+)
 from pdistill.runtime.files import one_line
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
@@ -46,9 +53,15 @@ class Checkpointer:
         if step in self._manager.all_steps():
             return
         about = {"format": FORMAT, "iterator": iterator_state, "checksum": checksum(state)}
+        state = without_keys(state)
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
         with writing(self._manager.directory):
             self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Returns once all that was saved is on disk; raises CheckpointError if it cannot be."""
+        with writing(self._manager.directory):
+            self._manager.wait_until_finished()
 
     def restore(self, target: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """The newest checkpoint that can be read, placed and sharded as `target`, or None.
@@ -63,6 +76,7 @@ class Checkpointer:
           CheckpointError: there are checkpoints, but none can be read, or they are of another
             version. They stay as they are.
         """
+        shapes = jax.eval_shape(lambda tree: tree, target)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(_abstract(target)), about=ocp.args.JsonRestore()
         )
@@ -82,7 +96,7 @@ class Checkpointer:
                 continue
             for damaged in errors:
                 self._put_aside(damaged, used=step)
-            return restored.state, restored.about["iterator"]
+            return with_keys(restored.state, shapes), restored.about["iterator"]
         if errors:
             raise CheckpointError(
                 f"no checkpoint in {self._manager.directory} can be read; move it away to train "
@@ -123,4 +137,8 @@ def _alone() -> ocp.CheckpointManagerOptions:
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
+    """Shapes of what is stored for a tree, with the tree's shardings."""
+    stored = jax.eval_shape(without_keys, tree)
+    return jax.tree.map(
+        lambda a, like: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=like.sharding), stored, tree
+    )

@@ -112,7 +112,7 @@ class MetricWriter(Writer):
 
         def outdated(event) -> bool:
             tags = [value.tag for value in event.summary.value]
-            return event.step > step and any(tag.startswith(f"{name}/") for tag in tags)
+            return event.step > step and any(tag.startswith(f"{_tag(name)}/") for tag in tags)
 
         # Not by `purge_step`: TensorBoard would hide the later updates of all other runs as well.
         for path in self._earlier:

@@ -29,7 +29,15 @@ SLOW_LOOPS = ("cpu",)  # platforms; see jax issue 12868
 
 
 class Diverged(ArithmeticError):
-    """Too many updates were left out. None of them has touched the state."""
+    """Too many updates were left out. None of them has touched the state.
+
+    Attributes:
+      updates: number of updates until then, with those left out.
+    """
+
+    def __init__(self, message: str, updates: int):
+        super().__init__(message)
+        self.updates = updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +115,10 @@ class LoopConfig:
         slow = mesh.devices.flat[0].platform in SLOW_LOOPS
         return dataclasses.replace(self, substeps=1 if slow else math.gcd(start, self.substeps))
 
+    def saves_at(self, done: int) -> bool:
+        """Whether a save is planned after so many updates."""
+        return done > 0 and (done % self.save_every == 0 or done == self.num_updates)
+
 
 def train(
     method: Steppable,
@@ -124,6 +136,7 @@ def train(
     codec: Any = None,
     stop: StopSignals | None = None,
     on_save: Callable[[int, Any], None] = lambda step, state: None,
+    on_save_is_long: bool = False,
     on_start: Callable[[], None] = lambda: None,
 ) -> Any:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
@@ -133,8 +146,9 @@ def train(
       name: the run's, in progress lines and TensorBoard. writer: takes the metrics.
       directory: place of checkpoints/ and log.jsonl. flip, factor, codec: as for `data.make_batch`.
       stop: asked after every dispatch; several processes stop at the same one.
-      on_save: (updates done, the method's state), called before each save; after a crash perhaps
-        again for the same update. on_start: called when the first updates are on their way.
+      on_save: (updates done, the method's state), called after each planned save, and again where a
+        run goes on from one. on_save_is_long: it is called once the save is on disk, and a signal
+        in it stops at once. on_start: called when the first updates are on their way.
 
     Returns:
       The method's state after `config.num_updates` updates.
@@ -144,16 +158,13 @@ def train(
       Interrupted: `stop` was requested; the state so far is saved.
     """
     (learning, frozen), stop = take_frozen(state), stop or StopSignals()
-    frozen = into_host_memory(frozen) if config.offload else frozen
-
-    def whole(state: TrainState) -> Any:
-        held = into_device_memory(frozen) if config.offload else frozen
-        return state.method.replace(**held)
-
+    frozen, whole = _keep_frozen(frozen, config.offload)
     with stop.deferred(), Checkpointer(directory / "checkpoints") as checkpointer:
         with stop.at_once():
-            state, position = _restore(checkpointer, start_of(learning, mesh))
-        if (start := int(state.step)) >= config.num_updates:
+            state, position = _restore(checkpointer, start_of(learning, mesh), config, name)
+            if config.saves_at(start := int(state.step)):  # it may have been stopped there
+                on_save(start, whole(state))
+        if start >= config.num_updates:
             return whole(state)
         config, columns = config.on(mesh, start), local_columns(mesh, pipeline.batch_size)
         with (
@@ -165,14 +176,31 @@ def train(
             settings = flip, factor, config.max_grad_norm, config.offload, codec
             update = compile_update(method, mesh, *settings)
             dispatch = _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh)
-            save = _saver(on_save, whole, writer, checkpointer, batches)
+            at_once = stop.at_once if on_save_is_long else None
+            save = _saver(on_save, at_once, whole, writer, checkpointer, batches)
             state = _loop(state, start, config, dispatch, log, save, on_start, stop, mesh)
         return whole(state)
 
 
-def _restore(checkpointer: Checkpointer, state: TrainState) -> tuple[TrainState, Any]:
+def _keep_frozen(frozen: Any, offload: bool) -> tuple[Any, Callable[[TrainState], Any]]:
+    """Puts what does not learn where it is kept; returns it and what completes a state with it."""
+    if offload:
+        frozen = into_host_memory(frozen)
+
+    def whole(state: TrainState) -> Any:
+        return state.method.replace(**(into_device_memory(frozen) if offload else frozen))
+
+    return frozen, whole
+
+
+def _restore(
+    checkpointer: Checkpointer, state: TrainState, config: LoopConfig, name: str
+) -> tuple[TrainState, Any]:
     """The newest checkpoint's state and the position in the data, or `state` and None."""
-    return checkpointer.restore(state) or (state, None)
+    state, position = checkpointer.restore(state) or (state, None)
+    if 0 < int(state.step) < config.num_updates:
+        say(f"{name:<16} resumes at step {state.step}")
+    return state, position
 
 
 def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) -> Callable:
@@ -188,22 +216,23 @@ def _dispatcher(update, method, config, frozen, pipeline, batches, key, mesh) ->
     return dispatch
 
 
-def _saver(on_save, whole, writer, checkpointer, batches) -> Callable:
-    """save(updates done, state, whether it was planned): a checkpoint."""
+def _saver(on_save, at_once, whole, writer, checkpointer, batches) -> Callable:
+    """save(updates done, state, whether it stops then): a checkpoint, and what follows from one."""
 
-    def save(step: int, state: TrainState, planned: bool) -> None:
-        if planned:
-            on_save(step, whole(state))
+    def save(step: int, state: TrainState, stopping: bool) -> None:
         writer.flush()
         checkpointer.save(step, state, batches.get_state())
+        if stopping or at_once:
+            checkpointer.wait()
+        if not stopping:
+            with at_once() if at_once else contextlib.nullcontext():
+                on_save(step, whole(state))
 
     return save
 
 
 def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> TrainState:
     """Dispatches updates from number `start` on; logs and saves where it is due."""
-    if start:
-        say(f"{log.name:<16} resumes at step {start}")
     agreed = Agreement(mesh)
     interval, late = [], None  # metrics are read one dispatch late: the device never waits
     for step in range(start, config.num_updates, config.substeps):
@@ -219,7 +248,7 @@ def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> Tr
         done = step + config.substeps
         if done % config.log_every == 0 or done == config.num_updates:
             late, interval = (done, interval), []
-        planned = done % config.save_every == 0 or done == config.num_updates
+        planned = config.saves_at(done)
         stopping = agreed(stop.requested is not None, wait=planned)
         if planned or stopping:
             if stopping and interval:  # cut short, so that its updates are logged
@@ -227,7 +256,7 @@ def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> Tr
             if late:  # before the save: a run that resumes from it does not log this again
                 log(*late)
                 late = None
-            save(done, state, planned)
+            save(done, state, stopping)
         if stopping:
             cause = stop.requested or "another process"
             raise Interrupted(f"stopped by {cause}: {log.name} is saved at step {done}")
@@ -292,7 +321,8 @@ class TrainingLog:
             raise Diverged(
                 f"{self.name}: {found}. That is more than loop.max_skipped = "
                 f"{self._config.max_skipped}; the last good checkpoint is in "
-                f"{self._directory / 'checkpoints'}. Try a lower learning rate."
+                f"{self._directory / 'checkpoints'}. Try a lower learning rate.",
+                step,
             )
         finite = {f"{self.name}/{k}": v for k, v in scalars.items() if np.isfinite(v)}
         self._writer.write_scalars(step, finite)

@@ -11,11 +11,13 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 RMS = 0.2  # of an update, about Adam's, so that both have one learning rate (Liu et al. 2025)
 
 # Layers that read or write pixels, waves of a noise level, or labels: the ends of our networks, of
-# diffusers' and of EDM's. Embeddings and positions are no kernels.
+# those of a size of a cascade ("conv_in_8"), of diffusers', of EDM's and of SiT's. Embeddings and
+# positions are no kernels.
 ENDS = re.compile(
-    r"(^|[/.])(patches|(velocity_)?pixels|conv_in\d*|conv_out\d*|logsnr_in|dense0|class_emb"
-    r"|guidance_in/linear|\w+_in/in|logits?(/conv)?|pos_embed\.proj|proj_out_2|linear_1|\d+x\d+_conv"
-    r"|\w*_aux_\w+|out_conv|map_layer0|map_label)/kernel$"
+    r"(^|[/.])((patches|conv_in\d*|conv_out\d*)(_\d+)?|(velocity_)?pixels|logsnr_in|dense0|class_emb"
+    r"|guidance_in/linear|guidance_levels_in/Dense_0|\w+_in/in|logits?(/conv)?|pos_embed\.proj"
+    r"|proj_out_2|linear_1|\d+x\d+_conv|\w*_aux_\w+|out_conv|map_layer0|map_label|emb_noise|emb_label"
+    r"|x_embedder\.proj|t_embedder\.mlp\.0|final_layer\.linear)/kernel$"
 )
 
 
@@ -23,15 +25,17 @@ def matrix_axes(path: str, shape: tuple[int, ...]) -> MuonDimensionNumbers | Non
     """Axes of a parameter as a matrix from inputs to outputs; None for one that Adam updates.
 
     A convolution is one matrix from all that it sees of its input, [height * width * in, out]. A
-    projection to attention heads, [in, ..., heads, size] with in = heads * size, has one matrix
-    for each of query, key and value, and one back from them the matrix [heads * size, out].
+    projection to attention heads, [in, heads, size] or [in, 3, heads, size], has one matrix for
+    each of query, key and value, and one back from them, [heads, size, out] with
+    out = heads * size, the matrix [heads * size, out].
 
     Args:
       path: such as "params/block_0/qkv/kernel".
     """
     if len(shape) < 2 or not path.endswith("kernel") or ENDS.search(path):
         return None
-    if len(shape) > 2 and shape[0] == shape[-2] * shape[-1]:
+    to_heads = len(shape) > 2 and shape[0] == shape[-2] * shape[-1]
+    if to_heads or (len(shape) == 3 and shape[-1] != shape[0] * shape[1]):  # of text, of any width
         return MuonDimensionNumbers((0,), (-2, -1))
     return MuonDimensionNumbers(tuple(range(len(shape) - 1)), (-1,))
 

@@ -113,6 +113,8 @@ class WandbWriter(Writer):
     """A run at Weights & Biases, from the first process; a resumed experiment goes on in it.
 
     The environment variables of wandb hold: WANDB_PROJECT ("pdistill" without it), WANDB_MODE.
+    There is no `rewind`, for what is logged there stays: after a crash the updates since the last
+    save are there twice.
 
     Args:
       directory: the run directory; its name is the run's, and it keeps the run's id.

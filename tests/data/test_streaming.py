@@ -396,10 +396,18 @@ def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
     def read():
         return bars.count(f"digest of {name}:train")
 
+    files = written(0, 1).records.files
+    assert load_dataset(name, in_memory=False).identity() == {"files": files}
+    assert read() == 0  # for which data on disk are not read
+    more = shutil.copy(tmp_path / "x/0.tar", tmp_path / "x/1.tar")
+    assert load_dataset(name, in_memory=False).identity() != {"files": files}
+    more.unlink()
     first = written(0, 1).digest()
     assert read() == 1
     same = load_dataset(f"{name}@4", in_memory=False)
     assert same.digest() == first
+    expected = {"files": files, "content": first}
+    assert same.identity() == load_dataset(name).identity() == expected
     [kept] = (tmp_path / "cache/digests").iterdir()
     assert (kept.read_text(), read()) == (first, 1)
     chosen = same.choose(np.array([1])).digest()

@@ -370,6 +370,9 @@ def test_images_and_latents_that_do_not_fit(codecs):
     codec = codecs["flux"]
     with pytest.raises(ValueError, match="must be multiples of 4 for this codec; got 12x18"):
         codec.encode(jnp.zeros((1, 12, 18, 3)))
+    for encode in (codec.encode, codec.encode_tiled):
+        with pytest.raises(ValueError, match=r"images must be numbers in \[-1, 1\].*; got uint8"):
+            encode(jnp.zeros((1, 12, 16, 3), jnp.uint8))
     with pytest.raises(ValueError, match="takes images of 3 channels; got 1"):
         codec.encode_tiled(jnp.zeros((1, 12, 16, 1)))
     with pytest.raises(ValueError, match="latents have 6 channels; got 4: they are of another"):

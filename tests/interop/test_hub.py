@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import safetensors.numpy
 from comparison import each_damage
 
 import pdistill
-from pdistill.interop import ConversionError, read_folder, write_folder, write_model
+from pdistill.interop import ConversionError, conversion, read_folder, write_folder, write_model
 from pdistill.model import ModelError
 from pdistill.networks import AutoencoderTiny
 from pdistill.runtime.mesh import make_mesh
@@ -72,9 +73,27 @@ def test_a_codec_goes_out_and_in(guided, tmp_path):
     codec = jax.jit(codec.init)(jax.random.key(0))
     network = model.network.replace(codec=codec)
     write_folder(tmp_path / "folder", dataclasses.replace(model, network=network))
-    found = pdistill.load(tmp_path / "folder").network.codec
-    assert found.blank == codec.blank
-    chex.assert_trees_all_equal(found.params, codec.params)
+    folders = [tmp_path / name for name in ("folder", "moved/folder", "model")]
+    shutil.copytree(folders[0], folders[1])
+    (folders[1] / "codec").rename(tmp_path / "moved/codec")  # as models of one zoo share it
+    card = json.loads((folders[1] / "config.json").read_text())
+    card["codec"]["path"] = "../codec"
+    (folders[1] / "config.json").write_text(json.dumps(card))
+    write_model(folders[2], read_folder(folders[1]))
+    shutil.rmtree(tmp_path / "moved")
+    for directory in (folders[0], folders[2]):
+        found = pdistill.load(directory).network.codec
+        assert found.blank == codec.blank
+        chex.assert_trees_all_equal(found.params, codec.params)
+
+
+def test_a_model_is_written_with_its_parts_or_not_at_all(guided, tmp_path, monkeypatch):
+    model = pdistill.load(guided, guide=guided)
+    write_folder(tmp_path / "folder", model)
+    monkeypatch.setattr(conversion, "guide_card", lambda *_: 1 / 0)  # in the middle
+    with pytest.raises(ZeroDivisionError):
+        write_model(tmp_path / "model", read_folder(tmp_path / "folder"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_advice_names_the_models_below(folder):

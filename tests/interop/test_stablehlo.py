@@ -46,6 +46,16 @@ def test_runs_without_pdistill_as_the_model_samples(plain, tmp_path):
         two, three = archive.values()
     np.testing.assert_array_equal(three, model.sample(KEY, 3, num_steps=3))
     np.testing.assert_allclose(two, three[:2], atol=1e-5)
+    for content in (None, b"a file"):  # beside which it would be written
+        with pytest.raises(ValueError, match=r"images\.npz is there, and holds no weights of such"):
+            write_sampler(
+                tmp_path / "images.stablehlo", model, num_steps=3, start="key", inside=False
+            )
+        if content is None:
+            assert len(np.load(out).files) == 2
+        out.write_bytes(b"a file")
+    again = write_sampler(path, model, num_steps=3, start="noise", inside=False)  # its own file
+    assert again == files
 
 
 def test_platforms_and_symbolic_batch(plain):

@@ -21,7 +21,7 @@ from pdistill.methods.codec import KlCodec, divergence, edges
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.networks import AutoencoderResidual, Codec, DiT, Network, Posterior
-from pdistill.training import Optimizer
+from pdistill.training import LoopConfig, Optimizer
 
 SHAPE = (8, 8, 1)
 SMALL = FrozenDict(channels=(4, 8), blocks=1, latent_channels=2)
@@ -99,6 +99,10 @@ def test_plans():
     assert (planned.makes_codec, planned.image_shape, planned.measured_at) == (True, SHAPE, ())
     cases = [
         ((stage(method, given={}, measured_at=(4,)),), "measured_at is for models that sample"),
+        (
+            (stage(method, given={}, loop=LoopConfig(1000, snapshot_every=1000)),),
+            "snapshot_every is for models that sample",
+        ),
         ((stage(method, given={}), stage(method, "other", given={"teacher": "codec"})), "no 'teac"),
         (
             (stage(KlCodec(optimizer=ADAM, network=FrozenDict(channels=(4,) * 4)), given={}),),

@@ -1,16 +1,22 @@
 """The design's own test: a method of one file and one config, with nothing else touched."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 from mean_flow import MeanFlow
+from planning import plan_of, stage
 
 import pdistill
 from pdistill.configs import digits_pd
 from pdistill.diffusion import CosineSchedule, Gaussian, angle, expand, v_from_x
 from pdistill.experiment.config import ConfigError, as_plain, parse
-from pdistill.networks import NOTHING, Network
+from pdistill.methods import Method
+from pdistill.methods.method import optional_roles, roles
+from pdistill.networks import NOTHING, DiT, Network
 from pdistill.training import Optimizer
 
 pytestmark = pytest.mark.eight_devices
@@ -89,6 +95,37 @@ def test_the_exact_flow_map_of_a_gaussian_has_no_residual(x64):
     assert float(metrics["residual"]) > 1e-3
 
 
+class Plain(Method):
+    name = "plain"
+
+
+@dataclasses.dataclass
+class Thawed(Method):
+    name: ClassVar[str] = "thawed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Nameless(Method):
+    def init(self, key: jax.Array, *, teacher: "Network", start: "Network | None" = None):
+        return teacher
+
+    def product(self, state):
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle(Method):
+    name: ClassVar[str] = "idle"
+
+
+def test_networks_are_known_by_annotations_that_are_text():
+    """As all are in a file with `from __future__ import annotations`."""
+    assert roles(Nameless) == ("teacher", "start")
+    assert optional_roles(Nameless) == ("start",)
+    with pytest.raises(ConfigError, match="it needs 'teacher', the name of an earlier stage"):
+        plan_of(DiT(1, features=8, depth=1, heads=2), stage(Nameless(), "mine", given={}))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -96,6 +133,10 @@ def test_the_exact_flow_map_of_a_gaussian_has_no_residual(x64):
         ("no_such_module:MeanFlow", "cannot be imported"),
         ("pdistill.methods:NoSuchMethod", "cannot be imported"),
         ("mean_flow:jnp", "is not a subclass"),
+        ("test_new_method:Plain", "'test_new_method:Plain' must be a frozen dataclass: write @"),
+        ("test_new_method:Thawed", "must be a frozen dataclass"),
+        ("test_new_method:Nameless", "needs a name for its results"),
+        ("test_new_method:Idle", "needs the functions init and product"),
     ],
 )
 def test_a_wrong_name_is_one_clear_message(name, message):

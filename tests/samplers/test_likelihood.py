@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pdistill.diffusion import CosineSchedule, Gaussian, GaussianMixture, KarrasSchedule
+from pdistill.diffusion import (
+    CosineSchedule,
+    Gaussian,
+    GaussianMixture,
+    KarrasSchedule,
+    RectifiedFlow,
+)
 from pdistill.samplers import bits_per_dim, log_likelihood
 
 run = jax.jit(log_likelihood, static_argnums=0, static_argnames=("schedule", "num_steps"))
@@ -33,10 +39,11 @@ def test_a_gaussian(x64, schedule, error):
     np.testing.assert_allclose(bits_per_dim(actual, 6), bits, rtol=error)
 
 
-def test_a_schedule_that_ends_in_noise_beyond_float32s_angles():
-    """There pi/2 minus the angle is less than half an ulp of pi/2."""
+@pytest.mark.parametrize("schedule", [CosineSchedule(-60.0, 15.0), RectifiedFlow()], ids=str)
+def test_schedules_whose_ends_are_beyond_float32s_angles(schedule):
+    """There pi/2 minus the angle is less than half an ulp of pi/2, or sigma than one of x."""
     x = jnp.asarray(X, jnp.float32)
-    actual = run(Gaussian(0.3, 0.5).denoise, x, schedule=CosineSchedule(-60.0, 15.0))
+    actual = run(Gaussian(0.3, 0.5).denoise, x, schedule=schedule)
     desired = stats.norm(0.3, 0.5).logpdf(X).sum((1, 2))
     np.testing.assert_allclose(actual, desired, rtol=0, atol=5e-3)
 

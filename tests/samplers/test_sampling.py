@@ -170,6 +170,19 @@ def test_two_times_are_one_step():
     np.testing.assert_array_equal(*steps)
 
 
+@pytest.mark.parametrize("solver", [Heun(), Edm()], ids=str)
+def test_an_image_with_noise_stays_as_it_is(x64, solver):
+    """From its time on; only pure noise has the deviation that a solver gives it."""
+    schedule, start = KarrasSchedule(), 0.3
+    z = np.random.default_rng(0).normal(size=(500, 1))
+    alpha, sigma = (float(a) for a in alpha_sigma(schedule(start)))
+    z = alpha * 0.3 + np.sqrt((alpha * 0.7) ** 2 + sigma**2) * z
+    times = tuple(start * (1 - i / 32) for i in range(33))
+    x = sample(GAUSSIAN, None, z_init=z, schedule=schedule, times=times, solver=solver)
+    exact = jax.jit(Gaussian(0.3, 0.7).flow)(z, schedule(start), schedule(0.0))
+    np.testing.assert_allclose(x, exact, rtol=0, atol=2e-3)
+
+
 # --- Orders of convergence ----------------------------------------------------------------------
 
 
@@ -476,6 +489,15 @@ def test_sharded_samples_are_the_same_and_stay_sharded(solver):
         ({"key": None, "shape": (1, 2)}, "key may be None only"),
         ({"key": None, "z_init": np.zeros((1, 2)), "solver": Ancestral()}, "key may be None only"),
         ({"shape": None}, "give either shape or z_init"),
+        ({"num_steps": None, "times": (0.5, 0.5)}, r"times must fall, in \[0, 1\]; got"),
+        ({"num_steps": None, "times": (80.0, 10.0, 0.0)}, r"times must fall, in \[0, 1\]; got"),
+        ({"num_steps": None, "times": (1.0, np.nan)}, r"times must fall, in \[0, 1\]; got"),
+        ({"num_steps": None, "times": (1.0, -0.1)}, r"times must fall, in \[0, 1\]; got"),
+        (
+            {"key": jax.random.split(KEY, 1), "z_init": np.zeros((5, 2)), "solver": Ancestral()},
+            "or one for each of the 5 samples",
+        ),
+        ({"key": jax.random.split(KEY, 3)}, "or one for each of the 1 samples"),
     ],
 )
 def test_bad_arguments_of_sample(arguments, message):

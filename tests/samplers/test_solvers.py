@@ -339,6 +339,8 @@ def test_solvers_do_not_change(solver):
     [
         (lambda: Multistep(()), "levels must be rising"),
         (lambda: Multistep((0.0, 0.0)), "levels must be rising"),
+        (lambda: Multistep((np.nan,)), "levels must be rising log-SNRs, all finite"),
+        (lambda: Multistep((-np.inf, 0.0)), "levels must be rising log-SNRs, all finite"),
         (lambda: Gamma(-0.1), "gamma must be in"),
         (lambda: Gamma(1.1), "gamma must be in"),
         (lambda: Cascade(noise=np.inf), "noise must not be negative, and finite"),

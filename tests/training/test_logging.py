@@ -196,27 +196,28 @@ def test_names_that_a_tag_may_not_have(tmp_path, caplog):
     assert [e.value for e in read(tmp_path).Scalars("teacher/8_4/fd/digits_train")] == [2]
 
 
-def test_a_killed_run_has_no_update_twice(tmp_path):
+@pytest.mark.parametrize("killed", ["progressive/2", "2 steps"])
+def test_a_killed_run_has_no_update_twice(tmp_path, killed):
     """Killed at 8 after a save at 4. The run before it, which went further, stays whole, and so
     does one whose name only begins alike."""
     values = itertools.count()
-    others = ("teacher", "progressive/20")
+    others = ("teacher", f"{killed}0")
     with MetricWriter(tmp_path) as writer:
-        for name, steps in (*((o, (4, 8, 12)) for o in others), ("progressive/2", (2, 4, 6, 8))):
+        for name, steps in (*((o, (4, 8, 12)) for o in others), (killed, (2, 4, 6, 8))):
             for step in steps:
                 writer.write_scalars(step, {f"{name}/loss": next(values)})
     [path] = tmp_path.iterdir()
     path.write_bytes(path.read_bytes() + b"\x20\0\0\0\0\0\0\0cut short")
     with MetricWriter(tmp_path) as writer:
-        writer.rewind("progressive/2", 4)
+        writer.rewind(killed, 4)
         for step in (6, 8):
-            writer.write_scalars(step, {"progressive/2/loss": 100 + step})
+            writer.write_scalars(step, {f"{killed}/loss": 100 + step})
     assert len(list(tmp_path.iterdir())) == 2  # files of one second have two names
     events = read(tmp_path)
-    found = [(e.step, e.value) for e in events.Scalars("progressive/2/loss")]
+    found = [(e.step, e.value) for e in events.Scalars(f"{killed.replace(' ', '_')}/loss")]
     assert found == [(2, 6), (4, 7), (6, 106), (8, 108)]
     for name in others:
-        assert [e.step for e in events.Scalars(f"{name}/loss")] == [4, 8, 12]
+        assert [e.step for e in events.Scalars(f"{name.replace(' ', '_')}/loss")] == [4, 8, 12]
 
 
 def test_a_writer_that_writes_nothing_says_so_for_each_kind():

@@ -23,7 +23,7 @@ from pdistill.methods import Method, Progressive, Teacher
 from pdistill.networks import DiT, Network
 from pdistill.runtime import arrays
 from pdistill.runtime.files import read_jsonl
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.mesh import make_mesh, replicated
 from pdistill.runtime.terminal import format_seconds
 from pdistill.training import (
     CheckpointError,
@@ -539,9 +539,16 @@ class Worried(Spiky):
 
 
 def test_a_methods_advice_is_said(tmp_path, capsys):
-    """After each interval whose means it dislikes. Every planned save is announced."""
+    """After each interval whose means it dislikes. Every planned save is announced, once it is on
+    disk if that is asked for."""
     saves = []
-    _, log = spiky(12, (), tmp_path, cls=Worried, on_save=lambda *save: saves.append(save))
+
+    def on_save(*save):
+        saves.append(save)
+        assert (tmp_path / f"t/checkpoints/{save[0]}").is_dir()
+
+    how = {"cls": Worried, "on_save": on_save, "on_save_is_long": True}
+    _, log = spiky(12, (), tmp_path, **how)
     said = [line for line in capsys.readouterr().err.splitlines() if "do better" in line]
     assert said == [f"{'t':<16} warning: do better than {row['loss']:.3f}" for row in log[1:]]
     assert [(step, int(state.model.count)) for step, state in saves[-1:]] == [(12, 12)]
@@ -600,6 +607,28 @@ def test_a_signal_in_the_last_updates_stops_too(tmp_path, monkeypatch, undisturb
     check_same(state, undisturbed[0])
 
 
+def test_a_stop_at_a_planned_save_leaves_what_follows_to_the_next_start(tmp_path, monkeypatch):
+    saves = []
+    how = {"on_save": lambda step, state: saves.append((step, int(state.model.count)))}
+    with monkeypatch.context() as patch:
+        StopAt(patch, 6)
+        with StopSignals() as stop, pytest.raises(Interrupted, match="t is saved at step 8"):
+            spiky(8, (), tmp_path, stop=stop, **how)
+    assert saves == [(4, 4)]
+    spiky(8, (), tmp_path, **how)
+    assert saves == [(4, 4), (8, 8)]
+
+
+def test_in_what_takes_long_after_a_save_a_signal_stops_at_once(tmp_path):
+    def on_save(step, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    with StopSignals() as stop, pytest.raises(Interrupted, match=r"^stopped by SIGTERM$"):
+        spiky(12, (), tmp_path, stop=stop, on_save=on_save, on_save_is_long=True)
+    assert (tmp_path / "t/checkpoints/4").is_dir()
+
+
 def test_outside_of_training_a_signal_stops_at_once():
     with StopSignals(), pytest.raises(Interrupted, match="stopped by SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -637,8 +666,37 @@ def test_a_checksum_without_a_program_is_that_of_one():
         "b": jnp.arange(7, dtype=jnp.bfloat16) - 3,
         "c": jnp.int32(-5),
         "d": jax.device_put(jnp.linspace(-1, 1, 16), make_mesh(1, 8).devices.flat[1]),
+        "e": jnp.array([True, False, True]),
+        "f": jnp.arange(-3, 4, dtype=jnp.int8),
+        "g": jnp.array([250, 255], jnp.uint8),
+        "h": jnp.array([0.5, -2.0], jnp.float8_e4m3fn),
     }
+    for name, leaf in tree.items():
+        assert arrays.checksum(leaf) > 0, name
     assert arrays.checksum(tree) == int(arrays._checksum(jax.device_put(tree, jax.devices()[0])))
+
+
+def test_a_state_may_hold_numbers_of_all_kinds(tmp_path):
+    """Small ones, and random keys, placed as they were."""
+    mesh = make_mesh(1, 8)
+
+    def state():
+        tree = {
+            "true": jnp.array([True, False]),
+            "small": jnp.arange(-3, 4, dtype=jnp.int8),
+            "float8": jnp.array([0.5, -2.0], jnp.float8_e4m3fn),
+            "keys": jax.random.split(jax.random.key(3, impl="rbg"), 2),
+        }
+        return start_of(jax.device_put(tree, replicated(mesh)), mesh)
+
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(4, state(), {})
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, _ = checkpointer.restore(state())
+    keys = restored.method["keys"]
+    assert jax.random.key_impl(keys) == "rbg"
+    assert keys.sharding.is_equivalent_to(replicated(mesh), 1)
+    chex.assert_trees_all_equal(*(arrays.without_keys(tree) for tree in (restored, state())))
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])
@@ -684,8 +742,10 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     assert sorted(path.rglob("*")) == files
 
 
-def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, undisturbed):
-    """Files may not grow beyond 20 kB from the second save on, which a checkpoint's arrays do."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, undisturbed, stopped):
+    """Files may not grow beyond 20 kB from the second save on, which a checkpoint's arrays do. A
+    run that a signal stops does not say then that it is saved."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     save = Checkpointer.save
 
@@ -698,8 +758,13 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch, und
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save", save_on_a_full_disk)
-            with pytest.raises(CheckpointError, match=r"cannot write .*saved before is whole"):
-                run(tmp_path, 12)
+            if stopped:
+                StopAt(patch, 6)
+            with (
+                StopSignals() as stop,
+                pytest.raises(CheckpointError, match=r"cannot write .*saved before is whole"),
+            ):
+                run(tmp_path, 12, stop=stop)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     found = {path.name for path in (tmp_path / "t" / "checkpoints").iterdir()}

@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 from optax.contrib import MuonDimensionNumbers
 
-from pdistill.networks import DiffusersUNet, DiT, Network, SongUNet, UNet
+from pdistill.networks import DiffusersUNet, DiT, Edm2UNet, Network, SiT, SongUNet, UNet
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Checkpointer, Learner, Optimizer, init_state, start_of
 from pdistill.training.muon import matrix_axes
@@ -128,6 +128,15 @@ ENDS = {
         {"conv_in", "conv_out", "dense0", "class_emb", "guidance_in/linear", "target_in/in"},
     SongUNet(1, channels=32, multipliers=(1, 1), blocks=1, num_labels=3, **NCSNPP):
         {"enc.8x8_conv", "enc.4x4_aux_residual", "dec.8x8_aux_conv", "map_layer0", "map_label"},
+    UNet(1, channels=8, multipliers=(1, 1), embedding_channels=16, resolutions=(4, 8)):
+        {"conv_in", "conv_out", "conv_in_4", "conv_out_4", "dense0", "condition_in/in"},
+    DiT(1, features=16, depth=1, heads=2, resolutions=(4, 8), guidance=True, guidance_levels=True):
+        {"patches", "patches_4", "pixels", "logsnr_in", "condition_in/in", "guidance_in/linear",
+         "guidance_levels_in/Dense_0"},
+    SiT(1, features=16, depth=1, heads=2, patch=2):
+        {"x_embedder.proj", "t_embedder.mlp.0", "final_layer.linear"},
+    Edm2UNet(1, channels=64, multipliers=(1,), blocks=1, num_labels=3):
+        {"enc.8x8_conv", "out_conv", "emb_noise", "emb_label"},
     DiffusersUNet(1, channels=(32,), blocks=1, attention=(), num_labels=3):
         {"conv_in", "conv_out", "time_embedding.linear_1"},
 }  # fmt: skip
@@ -152,6 +161,10 @@ def test_ends_of_networks_are_left_to_adam(module, ends):
         ("params/target_in/out/kernel", (64, 64), ((0,), (-1,))),
         ("params/down_0.block_0/conv1/kernel", (3, 3, 8, 16), ((0, 1, 2), (-1,))),
         ("params/mid.attn_1/q/kernel", (64, 1, 64), ((0,), (-2, -1))),
+        ("params/block_0/text/k/kernel", (768, 6, 64), ((0,), (-2, -1))),
+        ("params/block_0/text/q/kernel", (384, 6, 64), ((0,), (-2, -1))),
+        ("params/block_0/text/out/kernel", (6, 64, 384), ((0, 1), (-1,))),
+        ("params/t_embedder.mlp.2/kernel", (64, 64), ((0,), (-1,))),
         ("params/mid.attn_1/proj_out/kernel", (2, 32, 64), ((0, 1), (-1,))),
         ("params/enc.32x32_block0/conv0/kernel", (3, 3, 8, 16), ((0, 1, 2), (-1,))),
         ("params/down_blocks.0.downsamplers.0.conv/kernel", (3, 3, 8, 8), ((0, 1, 2), (-1,))),

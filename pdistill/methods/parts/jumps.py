@@ -146,6 +146,11 @@ class Cut:
         if not (0 < self.least < 1 < self.q and self.stages >= 1):
             raise ValueError(f"between needs 0 < least < 1 < q and stages >= 1; got {self}")
 
+    @property
+    def moves(self) -> bool:
+        """Whether the law changes in the course of a run."""
+        return self.at != "half"
+
     def way(self, t: Array, s: Array, progress: Array) -> Array:
         """The angle from t to u, [B], between log-SNRs t and s [B]; progress is 0 to 1 in a run."""
         whole = angle(t) - angle(s)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 
+from pdistill.networks.checks import check_floats
 from pdistill.networks.codecs.tiles import in_tiles
 
 
@@ -89,8 +90,9 @@ class Codec(struct.PyTreeNode):
         """Images [B, H, W, C] in [-1, 1] -> means and log-variances, [B, H / f, W / f, c].
 
         Raises:
-          ValueError: images of other channels, or whose sides are no multiples of f.
+          ValueError: images of other channels, or whose sides are no multiples of f; or of uint8.
         """
+        check_floats(images)
         self.latent_shape(images.shape[1:])
         return _encode(self, images)
 
@@ -115,6 +117,7 @@ class Codec(struct.PyTreeNode):
 
     def encode_tiled(self, images: Array) -> Posterior:
         """`encode` in tiles, for images larger than one; raises as that."""
+        check_floats(images)
         self.latent_shape(images.shape[1:])
         side = self.tile // self.factor
         kept, blended = side * 3 // 4, side // 4

@@ -1,0 +1,58 @@
+"""Networks and states of earlier runs that a run begins with."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from pdistill import model as models
+from pdistill.experiment.imported import Imported
+from pdistill.experiment.plan import Planned
+from pdistill.experiment.trace import shapes_in_training
+from pdistill.runtime.mesh import replicated, to_device
+from pdistill.training import Checkpointer, CheckpointError
+
+
+def given_to(
+    planned: Planned,
+    runs: Mapping[str, Planned],
+    workdir: Path,
+    mesh: Mesh,
+    centres: Callable[[int], np.ndarray],
+) -> dict[str, Any]:
+    """The networks, and parts of its start's last state, that a run begins with.
+
+    Args:
+      runs: all of the experiment. centres: number of parts of the captions -> their centres.
+
+    Raises:
+      ModelError, CheckpointError: one is not there, or cannot be read.
+    """
+    given: dict[str, Any] = {}
+    for role, name in planned.given.items():
+        if role.startswith("start."):
+            learner = getattr(last_state(runs[name], workdir, mesh), role.removeprefix("start."))
+            given[role] = learner.network
+        else:
+            network = models.load(workdir / name / "model", mesh).network
+            given[role] = network.replace(codec=None)
+    if parts := getattr(planned.run.method, "by_prompts", 0):
+        given["centres"] = to_device(centres(parts), replicated(mesh))
+    if isinstance(planned.run.method, Imported):
+        given["loaded"] = planned.run.method.load(mesh)
+    return given
+
+
+def last_state(planned: Planned, workdir: Path, mesh: Mesh) -> Any:
+    """A finished run's state after its last update, without its frozen fields."""
+    shapes, _ = shapes_in_training(planned.state, mesh)
+    with Checkpointer(workdir / planned.name / "checkpoints") as checkpointer:
+        restored = checkpointer.restore(shapes)
+    if restored is None:
+        raise CheckpointError(
+            f"a later stage goes on with what {planned.name} has learnt, whose checkpoints are not "
+            f"in {workdir / planned.name}; remove that folder to train {planned.name} again"
+        )
+    return restored[0].method
