@@ -283,8 +283,8 @@ def load_reference(
         for name in published:
             say(
                 f"{text}: the Frechet distance of {name} is to its mu and sigma"
-                f"{'' if space else ', which name no features'}; other metrics compare with its "
-                f"{len(images):,} images"
+                f"{'' if space else ', which name no features'}; other metrics, and some classes "
+                f"alone, are compared with its {len(images):,} images"
             )
         return Reference(text, images, labels, statistics=published)
     name, separator, split = text.partition(":")
