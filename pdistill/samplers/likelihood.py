@@ -27,8 +27,7 @@ def log_likelihood(
     dz/dphi = v and d log p / dphi = -div v are integrated from schedule(0) to schedule(1), where z
     is taken for N(0, 1), by Runge-Kutta steps of fourth order in the angle phi between the
     schedule's equal times. p is the density of x with noise of standard deviation sigma / alpha at
-    schedule(0), or where that is above log-SNR 20, there or at 10 above the next level: single
-    precision has no flow beyond.
+    schedule(0), or log-SNR 20 or 10 above the next level, beyond which float32 has no flow.
 
     Args:
       denoise: (z, logsnr) -> x_hat; for a model that jumps, its denoiser.

@@ -87,13 +87,12 @@ def sample(
       solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
         the last image is clipped.
-      z_init: standard normal noise [B, ...] to start from instead of drawing it; with times that
-        begin below 1, images with noise as at the first.
+      z_init: standard normal noise [B, ...] to start from, or images with noise of the first time.
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
-        is the better image but not the flow's. Where it goes on above logsnr 20, steps end there,
-        or at 10 above the level before.
+        is the better image but not the flow's. Steps end at logsnr 20, or at 10 above the level
+        before, where it goes on above both.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
