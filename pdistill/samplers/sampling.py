@@ -91,8 +91,7 @@ def sample(
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
-        is the better image but not the flow's. Steps end at logsnr 20, or at 10 above the level
-        before, where it goes on above both.
+        is the better image but not the flow's. Steps end at logsnr 20, or 10 above the level before.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
@@ -108,8 +107,8 @@ def sample(
     level = levels_of(solver, schedule, num_steps, times, z.dtype)
     level = level if last_step_is_x_hat or solver.jumps else told_from_data(level, num_steps)
     denoise = _prepared(denoise, solver, clip)
-    if times is None or times[0] == 1:  # pure noise; else z_init is an image with noise
-        z = z * solver.prior_std(level(jnp.asarray(0)))
+    pure = times is None or times[0] == 1  # or else z_init is an image with noise
+    z = z * solver.prior_std(level(jnp.asarray(0))) if pure else z
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, level, num_steps, solver, *ends)
     x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
