@@ -91,7 +91,7 @@ def sample(
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
-        is the better image but not the flow's. Steps end at logsnr 20, or 10 above the level before.
+        is the better image but not the flow's. Steps end at logsnr 20, or 10 above the one before.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
