@@ -72,7 +72,7 @@ class Dataset:
     def identity(self) -> dict[str, str]:
         """Tells its images from others by "content", the digest, and "files", `Records.files`.
 
-        What has files has the first only if it is known already: all would be read again for it.
+        Images of files have the first only if it is known already: all would be read for it.
         """
         if self.records is None:
             return {"content": self.digest()}
