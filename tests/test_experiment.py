@@ -163,17 +163,20 @@ def test_a_metric_more_is_measured(workdir, tmp_path, bars):
 
 
 def test_a_metric_stays_in_its_space(workdir, tmp_path):
-    """A distance before the others would be another space's, and rows there would be kept."""
+    """A distance before the others would be another space's; a refusal leaves all as it was."""
     copy = tmp_path / "tiny"
     shutil.copytree(workdir, copy)
     row = read_jsonl(copy / "results.jsonl")[0] | {"metric": "precision"}
     with (copy / "results.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row) + "\n{")  # a kill's half line, which goes when it is opened
     config = tiny()
     config.evaluation.metrics = ("fd_classifier", "fd_pixels", "precision_recall")
+    files = [copy / "config.json", copy / "results.jsonl"]
+    before = [path.read_bytes() for path in files]
     message = "precision of teacher was measured in pixels, and would be in classifier: set eval"
     with pytest.raises(ConfigError, match=message):
         experiment.run(config, copy)
+    assert [path.read_bytes() for path in files] == before
     config.evaluation.features = "pixels"
     found = Experiment(parse(as_plain(config)), copy, StopSignals())
     found.claim(as_plain(config))

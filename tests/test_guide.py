@@ -121,6 +121,9 @@ def test_a_guide_does_not_teach_it_images_without_label(folder, tmp_path):
         with pytest.warns(match="told the label of every") if needs else contextlib.nullcontext():
             model.told(2)
     assert not pdistill.load(tmp_path / "dropout").needs_label
+    earlier = pdistill.load(folder / "large", guide=folder / "small")
+    del earlier.card["knows_without"]  # as a card of an earlier version, which does not say
+    assert not earlier.needs_label
 
 
 def test_guides_of_other_latents(tmp_path):

@@ -1,5 +1,7 @@
 """Teachers of latents by the command line: with a codec of their own, or a run's."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pdistill.cli.config_file import load_config
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
 from pdistill.experiment.trace import trace_update
+from pdistill.model import ModelError
 from pdistill.networks import AutoencoderTiny, Codec, SiT
 from pdistill.runtime.mesh import make_mesh
 
@@ -79,9 +82,15 @@ def test_codecs_that_do_not_fit(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_codec_for_one_that_names_none(folder):
+def test_a_codec_for_one_that_names_none(folder, tmp_path):
     assert pdistill.load(folder / "bare").image_shape == (4, 4, 4)
     assert pdistill.load(folder / "bare", codec=folder / "codec").image_shape == (8, 8, 1)
+    shutil.copytree(folder / "bare", tmp_path / "guide")
+    card = json.loads((tmp_path / "guide/model.json").read_text())
+    card["codec"] = {"path": "elsewhere", "checksum": 1}
+    (tmp_path / "guide/model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="not both of images, or of latents of one codec"):
+        pdistill.load(folder / "bare", codec=folder / "codec", guide=tmp_path / "guide")
 
 
 @pytest.mark.parametrize(

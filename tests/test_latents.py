@@ -196,10 +196,15 @@ def test_samples_are_enlarged_after_they_are_decoded(workdir):
     card = model.card | {"data": model.card["data"] | {"shape": (16, 16, 1)}}
     large = models.Model(model.network.replace(enlarged=2), card)
     assert large.network.image_shape == (16, 16, 1)
-    np.testing.assert_allclose(large.sample(key, 2), enlarge(model.sample(key, 2), 2), atol=1e-5)
-    steps = enlarge(jnp.sign(model.sample(key, 2)), 2)  # cubic interpolation overshoots
-    assert float(jnp.abs(steps).max()) == 1.0
+    np.testing.assert_allclose(
+        large.sample(key, 2), enlarge(model.sample(key, 2), 2, (-1, 1)), atol=1e-5
+    )
+    steps = jnp.sign(model.sample(key, 2))  # at which cubic interpolation overshoots
+    assert float(jnp.abs(enlarge(steps, 2, (-1, 1))).max()) == 1.0
+    assert float(jnp.abs(enlarge(steps, 2, None)).max()) > 1.0
     assert large.sample(key, 2, latents=True).shape == (2, 2, 2, 2)
+    alone = dataclasses.replace(large, network=large.network.replace(codec=None))
+    assert float(jnp.abs(alone.sample(key, 8)).max()) > 1.0  # latents
 
 
 def test_networks_learn_scaled_latents(tmp_path, monkeypatch):
@@ -631,6 +636,9 @@ def test_a_published_set_is_encoded_once(workdir, tmp_path, monkeypatch, capsys)
         prepare.main(["--name=mine", root, f"--codec={tmp_path}"])
 
 
+NUMBERS = ("fingerprint", "checksum")  # of codecs, by which folders of latents are and were named
+
+
 def test_images_that_change_are_encoded_anew(workdir, tmp_path, monkeypatch, capsys):
     """Of as many, of the same name; the same ones prepared again keep their latents."""
     root = tmp_path / "data"
@@ -656,6 +664,13 @@ def test_images_that_change_are_encoded_anew(workdir, tmp_path, monkeypatch, cap
         shutil.rmtree(root / "mine")
     assert [len(names) for names in folders] == [1, 1, 2]
     assert "latents          of other images of this name are in " in told
+    known = codec_identity(workdir / "codec/model")
+    for path in [*(root / "latents/mine:train").iterdir()]:
+        path.rename(path.with_name(path.name.replace(*(f"{known[n]:08x}" for n in NUMBERS))))
+    prepare.main(command)
+    assert "do not say by which codec of these parameters they were made, are in " in (
+        capsys.readouterr().err
+    )
 
 
 def test_data_sets_that_cannot_be_written_to(workdir, tmp_path, monkeypatch):

@@ -449,6 +449,7 @@ def test_steps_that_a_student_is_not_made_for(labelled, card, arguments, message
     assert student.sampling_with() == student.sampling
     if student.sampling.solver.name == "multistep":
         student.sampling_with(solver="multistep:0")
+    labelled.sampling_with(2, "multistep:-3,5")  # a denoiser knows all levels
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@
         --students=runs/minima/direct_2@2,runs/minima/direct_8@8
 
 MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with; a teacher
-that was distilled itself does its own steps. Labels are drawn as the reference's. It prints
-a line for each student: Frechet distances from the data to that teacher, from the data to the
-student, from the teacher to the student, and the root mean square difference of their pixels, image
-by image. This is the local-minima experiment of Zheng & Yang (2025, section 3): students may be as
-near to the data as their teachers, and still far from them.
+that is bound to a solver of its own is sampled by that, in K steps. Labels are drawn as the
+reference's. It prints a line for each student: Frechet distances from the data to that teacher,
+from the data to the student, from the teacher to the student, and the root mean square difference
+of their pixels, image by image. This is the local-minima experiment of Zheng & Yang (2025, section
+3): students may be as near to the data as their teachers, and still far from them.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from typing import Any
 
 from pdistill.data.folders import Folder
 from pdistill.data.tfds_writer import PrepareError
+from pdistill.runtime.terminal import say
 
 SIDECARS = (".txt", ".caption")  # the first that is there is read
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -90,6 +91,8 @@ def _table(path: Path) -> dict[Path, tuple[str, ...]]:
         ) from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise PrepareError(f"{path}, in or after row {number}: {error}; mend the file") from error
+    if not captions:
+        say(f"{path} has no captions, which stand in {', '.join(FIELDS[:-1])} or {FIELDS[-1]}")
     return captions
 
 
@@ -100,12 +103,11 @@ def _rows(path: Path, file: Iterable[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv_rows(table: csv.DictReader) -> Iterator[Mapping[str, Any]]:
-    """Yields the rows of a table of captions; ValueError if it is none, or a row too long."""
-    names = table.fieldnames or ()
-    if names and ("file_name" not in names or not set(FIELDS) & set(names)):
+    """Yields the rows of a table; ValueError for other delimiters, or a row too long."""
+    if marks := set(";\t") & set("".join(table.fieldnames or ())):
         raise ValueError(
-            f"its first line must have file_name and one of {', '.join(FIELDS)}, with commas "
-            f"between them; it has {', '.join(names)}; or give --captions=none"
+            f"its first line has {' and '.join(map(repr, sorted(marks)))} in it; put commas "
+            "between the fields, or give --captions=none"
         )
     for row in table:
         if None in row:  # where DictReader puts what is beyond the header

@@ -19,11 +19,12 @@ from pdistill.data.folders import SPLITS
 from pdistill.data.pictures import SIDES_READ, SUFFIXES, is_grey, picture_of
 from pdistill.data.records import DataError, state_of
 from pdistill.runtime.files import cache_dir, in_home, one_line, read_arrays, write_arrays
-from pdistill.runtime.terminal import say, update
+from pdistill.runtime.terminal import format_count, say, update
 
 UNPACK = "unpack the tars, and `python -m pdistill.data.prepare --images=FOLDER` makes them so"
 
 FORMAT = "2"  # of what is kept of tars
+WORDNET = r"n\d{8}\.tar"  # such as n01440764.tar
 
 
 class Index(NamedTuple):
@@ -165,12 +166,12 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 def _check_numbers(paths: Sequence[Path]) -> None:
     """Raises DataError if the numbers in the names of shards have a gap, or are not all "of" one.
 
-    Far more numbers that lack than are there, from none of 0 and 1 on, are no gaps but names, as
-    ImageNet's n01440764.tar.
+    Nouns of WordNet are no such numbers, by which ImageNet's tars of one class are called.
     """
     series = defaultdict(dict)
     for path in paths:
-        if match := re.fullmatch(r"(.*?)(\d+)((?:-of-(\d+))?\D*)", path.name):
+        match = re.fullmatch(r"(.*?)(\d+)((?:-of-(\d+))?\D*)", path.name)
+        if match and not re.fullmatch(WORDNET, path.name):
             before, number, after, total = match.groups()
             series[before, after, total][int(number)] = number
     for (before, after, total), numbers in series.items():
@@ -178,8 +179,6 @@ def _check_numbers(paths: Sequence[Path]) -> None:
         if total:
             first = 1 if int(total) in numbers else 0
             last = first + int(total) - 1
-        if first > 1 and last - first >= 2 * len(numbers):
-            continue
         for number in range(first, last + 1):
             if number not in numbers:
                 width = len(numbers[min(numbers)])
@@ -223,8 +222,8 @@ def _make_index(folder: Path, paths: Sequence[Path]) -> Index:
         rows += [(shard, *sample) for sample in _samples(path, others)]
     if others:
         say(
-            f"{folder}: {len(others):,} pictures are left out, such as {others[0]}: a sample has "
-            "one, with the name up to the first dot and a suffix"
+            f"{folder}: left out {format_count(len(others), 'picture')} beyond one a sample, "
+            f"KEY.SUFFIX, such as {others[0]}"
         )
     if not rows:
         raise DataError(f"there are no pictures in the tars of {folder}: {', '.join(SUFFIXES)}")

@@ -45,6 +45,8 @@ from pdistill.features.vision import CLIP
 
 NEIGHBOURS = "nearest_neighbour_ratio"
 DISTANCES = ("fid", "fd_", "kid", "cmmd")  # beginnings of metrics whose smaller values are better
+FEW = 5  # images for each feature, of which a reference has a bias that is found
+DOUBTFUL = 0.1  # share of a distance that a bias may be without a warning
 
 
 def check_distance(name: str, key: str) -> None:
@@ -125,16 +127,20 @@ class FrechetDistance(Metric):
         except ValueError as error:
             raise EvaluationError(f"{self.features} against {reference.name}: {error}") from error
         num, size = samples.statistics.count, len(statistics.mean)
-        few = statistics.count is not None and statistics.count <= size
-        if few or num <= size:
-            row["bias"] = (_bias_of_few if few else _bias)(statistics, num)
-            what = f"{statistics.count} images of {reference.name}" if few else f"{num} samples"
-            warnings.warn(
-                f"{what} are too few for {size} features ({self.features}): even perfect samples "
-                f"would measure {'about ' * few}{row['bias']:.3g} against {reference.name}",
-                EvaluationWarning,
-                stacklevel=2,
-            )
+        few = [f"{num} samples"] if num <= size else []
+        if statistics.count is not None and statistics.count < FEW * size:
+            few.append(f"{statistics.count} images of {reference.name}")
+        if few:
+            find = _bias if statistics.count is None else _bias_of_few
+            row["bias"] = find(statistics, num)
+            if row["bias"] > DOUBTFUL * row["value"]:
+                warnings.warn(
+                    f"{' and '.join(few)} are too few for {size} features ({self.features}): even "
+                    f"perfect samples would measure about {row['bias']:.3g} against "
+                    f"{reference.name}",
+                    EvaluationWarning,
+                    stacklevel=2,
+                )
         return [row]
 
 

@@ -44,6 +44,7 @@ class Reference:
       labels: int [N], or None. captions: texts of each image, the main one first, or None.
       classes: the labels that it was restricted to, see `of_classes`; () for all.
       cached: statistics are kept on disk.
+      published: names of the feature spaces whose statistics were given.
 
     Args:
       statistics: published ones, by feature space, which are not computed of these images.
@@ -68,6 +69,7 @@ class Reference:
         self._cached = cached
         self._features: dict[str, np.ndarray] = {}
         self._statistics = dict(statistics or {})
+        self.published = frozenset(self._statistics)
 
     @classmethod
     def of_dataset(cls, data: Dataset) -> "Reference":
@@ -136,6 +138,11 @@ class Reference:
             find = self._cached_statistics if self._cached else self._compute_statistics
             self._statistics[extractor.name] = find(extractor)
         return self._statistics[extractor.name]
+
+    def check(self, features: str, width: int) -> None:
+        """Raises EvaluationError if published statistics have another width than these features."""
+        if features in self.published:
+            _check_width(self.name, self._statistics[features], features, width)
 
     def _cached_statistics(self, extractor: Extractor) -> Statistics:
         path = cache_dir() / "statistics" / self._cache_name(extractor)
@@ -228,11 +235,8 @@ class StatisticsReference:
         Args:
           width: number of the samples' features.
         """
-        if width not in (None, own := len(self._statistics.mean)):
-            raise EvaluationError(
-                f"{self.name} holds mu of {own} features, and {features} of these samples has "
-                f"{width}: give statistics of {features}, of images of the samples' size"
-            )
+        if width is not None:
+            _check_width(self.name, self._statistics, features, width)
         if self._space not in ("", features):
             raise EvaluationError(
                 f"{self.name} holds mu and sigma of {self._space}, not of {features}: give a "
@@ -243,6 +247,14 @@ class StatisticsReference:
         raise EvaluationError(
             f"{self.name} holds only mu and sigma, not those of classes {text}; give images with "
             "labels, such as cifar10:train"
+        )
+
+
+def _check_width(name: str, statistics: Statistics, features: str, width: int) -> None:
+    if width != (own := len(statistics.mean)):
+        raise EvaluationError(
+            f"{name} holds mu of {own} features, and {features} of these images has {width}: give "
+            f"statistics of {features}, of images of the samples' size"
         )
 
 
@@ -268,6 +280,12 @@ def load_reference(
             if [a.dtype for a in arrays.values() if a.ndim == 4] != [np.uint8]:
                 return StatisticsReference(text, *published.values(), space)
         images, labels = images_among(arrays, path), labels_among(arrays, path)
+        for name in published:
+            say(
+                f"{text}: the Frechet distance of {name} is to its mu and sigma"
+                f"{'' if space else ', which name no features'}; other metrics, and some classes "
+                f"alone, are compared with its {len(images):,} images"
+            )
         return Reference(text, images, labels, statistics=published)
     name, separator, split = text.partition(":")
     if not separator:

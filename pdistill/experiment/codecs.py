@@ -219,8 +219,14 @@ def in_latents(
         wanted, path = moments(flip, otherwise)
     if wanted.missing(path):
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
-        if path == prepared(wanted, flip) and (stale := others(path)):
-            say(f"{'latents':<16} of other images of this name are in {', '.join(stale)}")
+        if path == prepared(wanted, flip):
+            if stale := others(path):
+                say(f"{'latents':<16} of other images of this name are in {', '.join(stale)}")
+            if stale := made_by(known["checksum"], path.parent):
+                say(
+                    f"{'latents':<16} of earlier versions, which do not say by which codec of "
+                    f"these parameters they were made, are in {', '.join(stale)}"
+                )
         encode = models.load_codec(directory, mesh).encode
         wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
@@ -259,5 +265,10 @@ def prepared(moments: Moments, flip: bool) -> Path:
 def others(path: Path) -> list[str]:
     """Folders beside a `prepared` one of the same codec, of other images or of who knows which."""
     codec, content, *_ = path.name.split("-")
-    found = sorted(path.parent.glob(f"{codec}*"))
-    return [str(p) for p in found if not p.name.startswith(f"{codec}-{content}")]
+    found = made_by(int(codec, 16), path.parent)
+    return [p for p in found if not Path(p).name.startswith(f"{codec}-{content}")]
+
+
+def made_by(codec: int, parent: Path) -> list[str]:
+    """Folders in one of `prepared` ones of the codec of this number."""
+    return [str(path) for path in sorted(parent.glob(f"{codec:08x}*"))]

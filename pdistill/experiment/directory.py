@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def claim(
     stages: Sequence[Run],
     runs: Mapping[str, Planned],
     images: Mapping[str, str],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes config.json, or checks the one that is there.
 
@@ -82,6 +83,7 @@ def claim(
       config: the whole config, plain; stages and runs are what it makes. It is written, and
         compared, with all defaults.
       images: `Dataset.identity` of the training images.
+      check: is called before it is written, and may refuse what else is there.
 
     Raises:
       ConfigError: the directory holds a run of another config, or of other images. OSError: it
@@ -113,6 +115,7 @@ def claim(
                     f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
                     "that length from the start"
                 )
+    check()
     if jax.process_index() == 0:
         if path.exists():
             sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left

@@ -27,7 +27,7 @@ from pdistill.networks import Codec, Conditioning, Network, Text
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.terminal import conclude, format_count, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
-from pdistill.training.logging import LogFile, Writer
+from pdistill.training.logging import Writer
 
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
 PICTURE_IMAGES = 1000  # that spectra are averaged over
@@ -128,14 +128,11 @@ class Measurements:
         """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
 
         Raises:
-          OSError: it cannot be read or written. ConfigError: a metric has rows of another space.
+          OSError: it cannot be read or written. ConfigError: a metric has rows of another space;
+            nothing is written.
         """
-        self._log = LogFile(
-            self._workdir / "results.jsonl",
-            keep=lambda row: row["train_steps"] == updates.get(row["stage"], row["train_steps"]),
-        )
-        for evaluator in self._evaluators.values():
-            results.check_spaces(self.rows, evaluator)
+        path = self._workdir / "results.jsonl"
+        self._log = results.open_log(path, updates, self._evaluators.values())
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Rows of results.jsonl: what was measured, how, and on what."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +15,10 @@ from pdistill.experiment.config import ConfigError
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Conditioning, Network
+from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import Cascade, format_steps
 from pdistill.samplers.noise import GENERATOR
+from pdistill.training.logging import LogFile
 
 KEY = (
     *("stage", "nfe", "num_steps", "solver", "variance"),
@@ -28,7 +31,27 @@ def row_key(row: dict[str, Any]) -> tuple:
     return tuple(row.get(name) for name in KEY)
 
 
-def check_spaces(rows: Sequence[dict[str, Any]], evaluator: Evaluator) -> None:
+def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evaluator]) -> LogFile:
+    """Opens results.jsonl without the rows of models whose run has, or will have, other updates.
+
+    Args:
+      updates: their number, by the run's name.
+
+    Raises:
+      OSError: it cannot be read or written.
+      ConfigError: an evaluator's metric has rows of another feature space; nothing is written.
+    """
+
+    def stays(row: dict[str, Any]) -> bool:
+        return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
+
+    rows = [row for row in read_jsonl(path) if stays(row)]
+    for evaluator in evaluators:
+        _check_spaces(rows, evaluator)
+    return LogFile(path, keep=stays)
+
+
+def _check_spaces(rows: Sequence[dict[str, Any]], evaluator: Evaluator) -> None:
     """Raises ConfigError if an evaluator's metric has rows of another feature space."""
     spaces = {name: metric.features for metric in evaluator.metrics for name in metric.names(0)}
     for row in rows:

@@ -141,14 +141,16 @@ class Experiment:
         """Takes the run directory for `config`, the plain form of this experiment's."""
         images = self.train_data.identity()
         try:
-            claim(self.workdir, config, self.config.stages, self.runs, images)
-            updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
-            self.measurements.open({
-                name: self.runs[name].run.loop.num_updates if found is None else found
-                for name, found in updates.items()
-            })  # fmt: skip
+            claim(self.workdir, config, self.config.stages, self.runs, images, self._open)
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
+
+    def _open(self) -> None:
+        updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
+        self.measurements.open({
+            name: self.runs[name].run.loop.num_updates if found is None else found
+            for name, found in updates.items()
+        })  # fmt: skip
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""

@@ -82,12 +82,13 @@ class Model:
                 f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "
                 "leave the solver out"
             )
-        known, asked = (getattr(s.solver, "levels", ()) for s in (own, sampling))
-        if not set(asked) <= set(known):
-            raise ValueError(
-                f"this model knows the log-SNRs {known} only; got {asked}: give some of its own, "
-                "or leave the solver out"
-            )
+        if own.solver.model == "multistep":
+            known, asked = own.solver.levels, sampling.solver.levels
+            if not set(asked) <= set(known):
+                raise ValueError(
+                    f"this model knows the log-SNRs {known} only; got {asked}: give some of its "
+                    "own, or leave the solver out"
+                )
         if sampling.solver.model == "variance":
             check_variance(self.network, sampling.num_steps)
         counts = made_for(self.card)
@@ -113,7 +114,7 @@ class Model:
     def _knows_without(self) -> bool:
         """Whether it has learnt images without a label, or a prompt; a guide does not tell it."""
         if self.network.guide:
-            return self.card.get("knows_without", False)
+            return self.card.get("knows_without", True)  # earlier cards do not say
         return self.guidance_range is not None
 
     def denoiser(
@@ -172,8 +173,9 @@ class Model:
             cascade takes a tuple of steps, those of each resolution.
 
         Returns:
-          [num, H, W, C] float32 in [-1, 1], but for a model of pixels whose card has no `clip`,
-          which are left as they are. Image i depends on `key` and i, not on `num`.
+          [num, H, W, C] float32 in [-1, 1]; latents, without a codec. Images of a model of pixels
+          whose card has no `clip`, or whose solver adds to the clipped ones, may go beyond. Image i
+          depends on `key` and i, not on `num`.
 
         Raises:
           ValueError: latents of a model of images, a seed for a key, bad counts, a label or weight

@@ -97,8 +97,9 @@ class Sampling:
         else:
             function = self.function(network, told)
             x = samplers.sample(function, **start, schedule=network.schedule, **how)
+        bounds = (-1, 1) if network.codec else self.clip
         x = decoded(network, x)
-        return x if network.enlarged == 1 else enlarge(x, network.enlarged)
+        return x if network.enlarged == 1 else enlarge(x, network.enlarged, bounds)
 
     def function(
         self, network: Network, told: Conditioning = NOTHING
@@ -123,11 +124,11 @@ def decoded(network: Network, x: Array) -> Array:
     return jnp.clip(network.codec.decode(x), -1, 1) if network.codec else x
 
 
-def enlarge(x: Array, factor: int) -> Array:
-    """Bicubic interpolation of [B, H, W, C] to factor times its size, clipped to [-1, 1]."""
+def enlarge(x: Array, factor: int, bounds: tuple[float, float] | None) -> Array:
+    """Bicubic interpolation of [B, H, W, C] to factor times its size, clipped, as it overshoots."""
     batch, height, width, channels = x.shape
     large = jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
-    return jnp.clip(large, -1, 1)
+    return large if bounds is None else jnp.clip(large, *bounds)
 
 
 def generate(

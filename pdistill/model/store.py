@@ -134,13 +134,16 @@ def load(
     """
     directory = find(directory)
     card = read_guided_card(directory, guide)
+    with _explained(directory):
+        if codec:  # which a guide must be of too
+            card["codec"] = reference(codec_directory(directory, card, codec), codec=True)
     network = _network(directory, card, functools.partial(read_params, mesh=mesh))
     with _explained(directory):
-        if card.get("codec") or codec:
+        if card.get("codec"):
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
-            found = reference(codec_directory(directory, card, codec), codec=True)
-            card["codec"] = found if codec else found | {"path": card["codec"]["path"]}
+            named = codec_directory(directory, card, codec)
+            card["codec"] = reference(named, codec=True) | {"path": card["codec"]["path"]}
         model = Model(network, card, read_prompt_encoder(directory, card, text_encoder))
         _ = model.sampling_with()
     return model

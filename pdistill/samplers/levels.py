@@ -42,8 +42,8 @@ def told_from_data(
 def bounded(logsnr: Array, noisier: Array) -> Array:
     """The level of almost clean data, or one next to a noisier level at which eps_hat is no noise.
 
-    eps_hat has the rounding of z by 1 / sigma, and a step between the levels by the ratio of their
-    sigmas. At log-SNR 20, or 10 above the noisier level, that is at most 1e-3 in single precision;
-    z is alpha x to 2e-9 of it, or to less than such a step errs by.
+    eps_hat has the rounding of z by 1 / sigma, 1e-3 in single precision at log-SNR 20, and a step
+    between the levels multiplies it by the ratio of their sigmas, 148 at most. z is alpha x to 2e-9
+    of it, or to less than such a step errs by.
     """
     return jnp.minimum(logsnr, jnp.maximum(CLEANEST, noisier + 10))

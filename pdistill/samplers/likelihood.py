@@ -27,7 +27,8 @@ def log_likelihood(
     dz/dphi = v and d log p / dphi = -div v are integrated from schedule(0) to schedule(1), where z
     is taken for N(0, 1), by Runge-Kutta steps of fourth order in the angle phi between the
     schedule's equal times. p is the density of x with noise of standard deviation sigma / alpha at
-    schedule(0), or at log-SNR 20 where that is above: single precision has no flow there.
+    schedule(0), or where that is above log-SNR 20, there or at 10 above the next level: single
+    precision has no flow beyond.
 
     Args:
       denoise: (z, logsnr) -> x_hat; for a model that jumps, its denoiser.

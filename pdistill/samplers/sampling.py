@@ -87,11 +87,13 @@ def sample(
       solver: the rule for one step, or its name, as in `parse_solver`; see `samplers.SOLVERS`.
       clip: range (low, high) that x_hat is clipped to at every evaluation, or None; for jumps, only
         the last image is clipped.
-      z_init: standard normal noise [B, ...] to start from instead of drawing it.
+      z_init: standard normal noise [B, ...] to start from instead of drawing it; with times that
+        begin below 1, images with noise as at the first.
       last_step_is_x_hat: return x_hat at the last step, as Salimans & Ho 2022 do, or what
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
-        is the better image but not the flow's. Steps end at logsnr 20 where it goes on above.
+        is the better image but not the flow's. Where it goes on above logsnr 20, steps end there,
+        or at 10 above the level before.
       return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
 
     Returns:
@@ -165,10 +167,11 @@ def _start(
             raise ValueError("give either shape or z_init")
         _check_key(key, shape)
         key, init_key = noise.split(key)
-        z_init = noise.normal(init_key, tuple(shape), jnp.float32)
-    elif key is not None:
+        return key, noise.normal(init_key, tuple(shape), jnp.float32)
+    z_init = at_least_float32(z_init)
+    if key is not None:
         _check_key(key, z_init.shape)
-    return key, at_least_float32(z_init)
+    return key, z_init
 
 
 def _check_key(key: Array, shape: Sequence[int]) -> None:
@@ -216,8 +219,9 @@ def encode(
 
     The inverse of `sample(..., last_step_is_x_hat=False)` with the same solver, up to its order;
     with the default last step `sample` differs from that by one more Euler step's local error.
-    Starts from z_0 = alpha(0) x, the mean of z_0 given x; from log-SNR 20 where the grid begins at
-    cleaner data, which single precision does not tell from x. Nothing is clipped.
+    Starts from z_0 = alpha(0) x, the mean of z_0 given x; where the grid begins at cleaner data
+    than log-SNR 20, which single precision does not tell from x, there, or at 10 above the second
+    level. Nothing is clipped.
 
     Args:
       x: data [B, ...]. solver: a deterministic one, or its name. Others as for `sample`.

@@ -107,14 +107,28 @@ def test_a_table_of_other_pictures(tmp_path):
     assert "1 of 1 pictures have no caption" in fails(tmp_path / "in")
 
 
-@pytest.mark.parametrize("table", [None, '{"file_name": "a.png", "objects": [1]}\n'])
-def test_pictures_without_captions(tmp_path, capsys, table):
+TABLES = {
+    "metadata.jsonl": '{"file_name": "a.png", "objects": [1]}\n',
+    "metadata.csv": "file_name,label\na.png,1\n",
+}
+
+
+@pytest.mark.parametrize("name", [None, *TABLES])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_table_without_captions(tmp_path, capsys, name, beside):
+    """It says that it has none, and those beside the pictures are read."""
     pictures(tmp_path / "in", "a.png")
-    if table:
-        (tmp_path / "in/metadata.jsonl").write_text(table)
+    if name:
+        (tmp_path / "in" / name).write_text(TABLES[name])
+    if beside:
+        (tmp_path / "in/a.txt").write_text("an a")
     prepare(tmp_path / "in")
-    assert load_dataset("mine").captions is None
-    assert "caption" not in capsys.readouterr().err
+    captions = load_dataset("mine").captions
+    assert (captions and captions[:]) == ([("an a",)] if beside else None)
+    said = [line for line in capsys.readouterr().err.splitlines() if "has no captions" in line]
+    assert [f"{name} has no captions, which stand in text, caption or" in s for s in said] == (
+        [True] if name else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,9 +142,9 @@ def test_pictures_without_captions(tmp_path, capsys, table):
         ("metadata.csv", b"file_name,text\na.png,\xff\n", "metadata.csv, in or after row 0: "),
         ("metadata.csv", b"file_name,text\nb.png,b\na.png,a cat, sitting\n",
          "row 1: a.png has more fields than the first line; put a text that has a comma into"),
-        ("metadata.csv", b"file_name;text\na.png;a\n", "with commas between them; it has file_na"),
-        ("metadata.csv", b"file_name,label\na.png,a\n", "must have file_name and one of text, cap"),
-        ("metadata.csv", b"image,text\na.png,a\n", "it has image, text; or give --captions=none"),
+        ("metadata.csv", b"file_name;text\na.png;a\n", "its first line has ';' in it; put commas"),
+        ("metadata.csv", b"file_name\ttext\na.png\ta\n", "its first line has '\\t' in it; put co"),
+        ("metadata.csv", b"image,text\na.png,a\n", 'row 1: there is no "file_name", which names'),
     ],
 )  # fmt: skip
 def test_captions_that_cannot_be_read(tmp_path, name, text, message):

@@ -347,11 +347,12 @@ def test_pictures_that_are_no_samples_are_counted(tmp_path, capsys):
     names = ["a.png", "a.0.png", "a.1.PNG", "b.jpg", "b.webp", "c.0.txt", ".hidden.png"]
     write_tar(tmp_path / "0.tar", dict.fromkeys(names, image))
     assert len(load_dataset(str(tmp_path))) == 2
-    assert "3 pictures are left out, such as a.0.png: a sample has one" in capsys.readouterr().err
+    said = "left out 3 pictures beyond one a sample, KEY.SUFFIX, such as a.0.png"
+    assert said in capsys.readouterr().err
 
 
 def test_numbers_of_shards(tmp_path):
-    """They may be of a whole, or names that are no numbers of shards."""
+    """They may be of a whole, or WordNet's names of classes, which are no numbers of shards."""
     image = png(images_and_labels()[0][0])
 
     def load(*names):
@@ -370,6 +371,9 @@ def test_numbers_of_shards(tmp_path):
         load("part/100.tar", "part/102.tar", "part/103.tar")
     with pytest.raises(DataError, match=r"lacks the shard 1.tar"):
         load("few/0.tar", "few/9.tar")
+    for first, *later in (("00128", "00140"), ("00100", "05000"), ("n10", "n11", "n20", "n21")):
+        with pytest.raises(DataError, match="lacks the shard"):
+            load(*[f"{first}-on/{number}.tar" for number in (first, *later)])
 
 
 def test_tars_beside_the_training_split_are_refused(tmp_path):

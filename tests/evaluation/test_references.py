@@ -209,6 +209,24 @@ def test_files_of_edm_and_of_guided_diffusion(tmp_path):
     assert both.of_classes([3, 4], "3,4").statistics(inception).count == 2
 
 
+@pytest.mark.parametrize("features", ["pixels", ""])
+def test_images_beside_statistics_of_another_width(tmp_path, capsys, features):
+    """Only a metric that takes mu and sigma is refused; it is said which does."""
+    named = {"features": features} if features else {}
+    np.savez(tmp_path / "x.npz", arr_0=noise(), mu=np.zeros(5), sigma=np.eye(5), **named)
+    found = load_reference(str(tmp_path / "x.npz"))
+    said = "pixels is to its mu and sigma; o" if features else "inception is to its mu and sigma, w"
+    assert f"the Frechet distance of {said}" in capsys.readouterr().err
+    Evaluator([found], ("kid_pixels",))
+    space = features or "inception"
+    one = {space: Counting(name=space, width=PIXELS.width)}
+    metric = "fd_pixels" if features else "fid"
+    with pytest.raises(EvaluationError, match=f"mu of 5 features, and {space} of these images has"):
+        Evaluator([found], (metric,), extractors=one)
+    if not features:
+        assert Evaluator([found], ("fd_pixels",)).measure([noise()])[0]["value"] < 1e-6
+
+
 def test_statistics_are_of_one_feature_space(tmp_path):
     """Which is refused for a metric of another one before any sample is drawn."""
     path = tmp_path / "kept.npz"

@@ -597,6 +597,15 @@ def test_one_step_may_enlarge():
         sample(denoise, KEY, (3, 2), num_steps=2)
 
 
+def test_noise_may_be_a_list():
+    start = [[0.5], [1.0]]
+    x, same = (
+        eager_sample(GAUSSIAN, KEY, z_init=z, schedule=COSINE, num_steps=2)
+        for z in (start, jnp.asarray(start))
+    )
+    np.testing.assert_array_equal(x, same)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
