@@ -109,12 +109,14 @@ def test_a_variance_that_nothing_trains(tmp_path):
     [
         ({"made_for": [64], "num_steps": 64}, "made for num_steps=64 and knows a few"),
         ({"made_for": [2], "num_steps": 2}, None),
-        ({"kind": "jump", "solver": "gamma:1"}, "has learnt to jump, not to denoise"),
+        ({"kind": "jump", "solver": "gamma:1"}, "has learnt to jump and may not know how to"),
+        ({"kind": "jump", "solver": "gamma:1", "denoises": True}, None),
         ({"kind": "jump", "solver": "gamma:0"}, None),
+        ({"kind": "jump", "solver": "gamma:0", "denoises": False}, "may not know how to denoise"),
     ],
 )
 def test_teachers_that_know_too_little(foreign, tmp_path, change, message):
-    """Their cards say so: students at other counts, and maps to the data."""
+    """Their cards say so: students at other counts, and maps; older cards of maps do not."""
     copy = shutil.copytree(foreign, tmp_path / "model")
     card = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(card | change))

@@ -53,7 +53,7 @@ def config():
     config = tiny()
     teacher, progressive = config.stages
     teacher["measured_at"] = (2,)
-    progressive.update(start_steps=2, measured_at=(1,))
+    progressive.update(start_steps=2)
     config.model.network.arguments.patch = 1
     config.codec = "codec"
     codec = ConfigDict(

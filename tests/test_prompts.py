@@ -86,7 +86,7 @@ def config(encoder):
         text_pooled=PROMPTS_WIDTH, text_tokens=PROMPTS_WIDTH, num_labels=0
     )
     teacher.update(measured_at=(2,), label_dropout=0.2)
-    progressive.update(start_steps=2, measured_at=(1,), guidance=2.0)
+    progressive.update(start_steps=2, guidance=2.0)
     adam = {"learning_rate": 1e-3}
     student = {
         "name": "dmd", "method": "dmd", "teacher": "teacher", "loop": LOOP,

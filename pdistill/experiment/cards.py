@@ -27,6 +27,7 @@ def product_card(
         "solver": solver,
         "num_steps": planned.measured_at[0],
         "made_for": planned.made_for,
+        "denoises": planned.run.method.denoises,
         "clip": clip,
         "num_labels": network.num_labels,
         **names,

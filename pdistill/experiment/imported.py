@@ -43,8 +43,10 @@ class Imported(Method):
 
     @property
     def denoises(self):
-        solver = parse_solver(read_card(find(self.path))["solver"])
-        return not (solver.jumps and solver.gamma == 1)  # it may have learnt jumps to data alone
+        card = read_card(find(self.path))
+        solver = parse_solver(card["solver"])
+        to_data = solver.jumps and solver.gamma == 1  # then it may have learnt only such jumps
+        return card.get("denoises", not to_data)
 
     @property
     def shapes(self) -> Network:

@@ -231,16 +231,19 @@ def _bind(
 def _check_teacher(run: Run, found: Planned) -> None:
     """Raises ValueError for a teacher that does not know what a run is to learn from it."""
     method = found.run.method
-    if run.method.learns_from(found.made_for, method.denoises, **run.arguments):
+    objection = run.method.objection(
+        run,
+        made_for=found.made_for,
+        denoises=method.denoises,
+        sampler=found.network.sampler,
+    )
+    if not objection:
         return
-    lacks = "has learnt to jump, not to denoise"
+    lacks = "is a map, which has learnt to jump and may not know how to denoise"
     if found.made_for:
         counts = " or ".join(str(format_steps(n)) for n in found.made_for)
         lacks = f"is made for num_steps={counts} and knows a few noise levels only"
-    raise ValueError(
-        f"teacher: {found.name!r}, by {method.name}, {lacks}, but {run.method.name} needs a "
-        "denoiser at every noise level; name another stage"
-    )
+    raise ValueError(f"teacher: {found.name!r}, by {method.name}, {lacks}, but {objection}")
 
 
 def find_run(name: str, earlier: Mapping[str, Planned]) -> Planned:

@@ -43,6 +43,16 @@ class Direct(Method):
     def measured_at(self):
         return (1,)
 
+    def objection(self, run, *, made_for, denoises, sampler):
+        if not denoises or sampler == "stochastic":  # its steps are not DDIM's
+            return super().objection(run, made_for=made_for, denoises=denoises, sampler=sampler)
+        if set(made_for) <= {self.teacher_steps}:
+            return ""
+        return (
+            f"direct samples it in teacher_steps={self.teacher_steps}; set its own count, or name "
+            "another stage"
+        )
+
     def init(self, key: Array, *, teacher: Network) -> Taught:
         """The student starts as the teacher; nothing is random."""
         del key

@@ -61,7 +61,7 @@ class Dmd(Method):
         it is not: then the images of all levels together match the data, and one level's may be too
         dark as another's are too bright.
       noise: levels of all noised images, t in [0, 1]; for matching, t in `matching_times`. The
-        default, EDM's, leaves out those that the teacher's schedule has not. Images are not scaled
+        default, EDM's, leaves out those that the teacher does not know. Images are not scaled
         to unit deviation here, so that EDM's sigma is ours with noise.data_std = 1.
       data_std: deviation of the images that the fake score's loss is weighted for, as in
         `diffusion.v_weight`; DMD2's code has 0.5.
@@ -172,8 +172,7 @@ class Dmd(Method):
         fresh_key, head_key = jax.random.split(key)
         network = teacher.unguided().replace(sampler="")
         if self.told_level:
-            network.with_target(teacher.schedule)  # raises
-            told = network.blank.replace(module=_told(teacher.module))
+            told = network.with_target(teacher.schedule).replace(module=_told(teacher.module))
             network, _ = told.init(fresh_key).taking(network)
         fake = FakeScore(network=network, features=self.features, bottleneck=self.bottleneck)
         if self.adversarial:

@@ -23,10 +23,10 @@ from pdistill.diffusion.guidance import acting
 from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.jumps import CLOSE, Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import guided
 from pdistill.methods.parts.presets import PRESETS
-from pdistill.methods.parts.times import check_interval
+from pdistill.methods.parts.times import check_interval, check_weights
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
@@ -123,7 +123,7 @@ class FlowMap(Method):
                 f"{', '.join(map(str, least.values()))} and {self.floor}"
             )
         if len(self.guidance) == 2:
-            check_interval("guidance", self.guidance, 0.0, math.inf)
+            check_weights("guidance", self.guidance)
         elif self.guidance and not (len(self.guidance) == 1 and 0 < self.guidance[0] < math.inf):
             raise ValueError(
                 "guidance must be (), (w,) with w finite and above 0, or (low, high); got "
@@ -145,7 +145,7 @@ class FlowMap(Method):
 
     @property
     def denoises(self):
-        return self.jumps.instantaneous > 0
+        return self.jumps.instantaneous > 0 or self.jumps.to in CLOSE
 
     def check_batch(self, batch_size: int) -> None:
         super().check_batch(batch_size)

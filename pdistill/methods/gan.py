@@ -60,9 +60,13 @@ class Gan(Method):
     def made_for(self):
         return (self.num_steps,)
 
-    def learns_from(self, made_for, denoises):
-        del made_for  # it may go on from a generator
-        return denoises
+    def objection(self, run, *, made_for, denoises, sampler):
+        if denoises or self.scratch or "start" in run.given:  # a generator may go on
+            return ""
+        return (
+            "the generator would begin as its denoiser; give a start, set scratch, or name another "
+            "stage"
+        )
 
     def parts(self, step: int) -> tuple[str, ...]:
         return ("generator", *self.adversary.parts(step))

@@ -4,7 +4,6 @@ Stage two is `progressive`, starting from the model that this stage makes.
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -17,7 +16,7 @@ from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.regression import Examples, Taught, regress
 from pdistill.methods.parts.times import (
-    check_interval,
+    check_weights,
     guidance_weights,
     importance,
     uniform_times,
@@ -47,7 +46,7 @@ class Guided(Method):
 
     def __post_init__(self):
         check_weighting(self.weighting)
-        check_interval("guidance", self.guidance, 0.0, math.inf)
+        check_weights("guidance", self.guidance)
 
     def init(self, key: Array, *, teacher: Network) -> Taught:
         """The student starts as the teacher's conditional network, whatever w is."""

@@ -93,6 +93,7 @@ class LowDiff(Method):
 
     def step(self, state: State, batch, key):
         network, examples = state.model.network, []
+        # The first resolution's `own_key` is `key`: of the four it has, this is the one left out.
         dropout_key = jax.random.split(key, 4)[2]
         for level, rows, below, own_key in per_resolution(
             network, batch, key, self.split, self.max_noise

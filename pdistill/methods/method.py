@@ -54,13 +54,20 @@ class Method:
         """Whether its product learns to denoise, as all but maps do that only learn to jump."""
         return True
 
-    def learns_from(self, made_for: tuple[Steps, ...], denoises: bool, **arguments: Any) -> bool:
-        """Whether its teacher may be a model made for these step counts, which denoises or not.
+    def objection(
+        self, run: "Run", *, made_for: tuple[Steps, ...], denoises: bool, sampler: str
+    ) -> str:
+        """Reason, with advice, why a run of it cannot learn from a teacher; "" if it can.
 
-        By default it must know every noise level: be made for any count, and denoise.
+        By default a teacher must know every noise level: be made for any count, and denoise.
+
+        Args:
+          made_for, denoises: as above, of the teacher. sampler: as of its `Network`.
         """
-        del arguments
-        return denoises and not made_for
+        del run, sampler
+        if denoises and not made_for:
+            return ""
+        return f"{self.name} needs a denoiser at every noise level; name another stage"
 
     def parts(self, step: int) -> tuple[str, ...]:
         """Names of the losses that update number `step` has; () where all updates are alike."""
@@ -177,6 +184,11 @@ def roles(method: Any) -> tuple[str, ...]:
     kinds = (Network, Network | None)
     found = arguments(method).values()
     return tuple(p.name for p in found if p.annotation in kinds and p.name != "model")
+
+
+def required_roles(method: Any) -> tuple[str, ...]:
+    """Names among `roles` that a method does not do without, such as "teacher"."""
+    return tuple(name for name in roles(method) if name not in optional_roles(method))
 
 
 def optional_roles(method: Any) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.methods.method import Method, Run, optional_roles, roles
+from pdistill.methods.method import Method, Run, required_roles, roles
+from pdistill.methods.parts.given import jumps
 from pdistill.methods.parts.partition import by_blocks, by_lists, routes
 from pdistill.networks import Network, Routed
 
@@ -31,15 +32,13 @@ class MultiStudent(Method):
 
     student: Run
     score_matching: Run | None = None
-    parts: int = 0
+    parts: int = 0  # hides `Method.parts`, which only methods with updates have a use for
     lists: tuple[tuple[int, ...], ...] = ()
     name: ClassVar[str] = "multi_student"
 
     def __post_init__(self):
-        known = roles(self.student.method)
-        if "start" not in known or "teacher" not in {*known} - {
-            *optional_roles(self.student.method)
-        }:
+        method = self.student.method
+        if "start" not in roles(method) or "teacher" not in required_roles(method):
             raise ValueError("student must be a stage that makes a generator, such as dmd or gan")
         if "teacher" not in self.student.given:
             raise ValueError("student: it needs 'teacher', the name of an earlier stage")
@@ -120,7 +119,7 @@ class Joined(Method):
         """
         del key
         first = next(iter(students.values()))
-        if first.takes_target:
+        if jumps(first):
             raise ValueError("student must be a stage that makes a generator, not one that jumps")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *students.values())
         module = Routed(first.module, self.routes, by_prompts=self.by_prompts)

@@ -77,7 +77,7 @@ class Progressive(Method):
         """A run for each halving, which starts from the one before."""
         runs, given, method = [], dict(stage.given), self
         counts = halvings(self.start_steps, self.end_steps)
-        if stage.measured_at and set(stage.measured_at) != set(counts):
+        if stage.measured_at:
             raise ValueError(
                 f"measured_at: each round is measured at its own count, {counts}; leave it out; "
                 f"got {stage.measured_at}"
@@ -108,9 +108,18 @@ class Progressive(Method):
     def made_for(self, *, num_steps, num_updates=0):
         return (num_steps,)
 
-    def learns_from(self, made_for, denoises, *, num_steps, num_updates=0):
+    def objection(self, run, *, made_for, denoises, sampler):
         counts = made_for and made_for[0]  # of a cascade one for each resolution
-        return denoises and set(np.ravel(counts)) <= {2 * num_steps}
+        longer = self.stochastic and sampler != "stochastic"  # a step is two of these
+        fitting = {(2 if longer else 1) * int(count) for count in np.ravel(counts)}
+        if denoises and fitting <= {2 * run.arguments["num_steps"]}:
+            return ""
+        if not denoises or len(fitting) > 1 or fitting == {1}:
+            return super().objection(run, made_for=made_for, denoises=denoises, sampler=sampler)
+        return (
+            f"progressive learns from it with start_steps={fitting.pop()} only; set that, or name "
+            "another stage"
+        )
 
     def over(self, num_updates: int) -> "Progressive":
         """The same method: a state knows its length, so that runs of any share what is compiled."""

@@ -25,8 +25,8 @@ class Upsampled(Method):
         if self.factor < 2:
             raise ValueError(f"factor must be at least 2; got {self.factor}")
 
-    def learns_from(self, made_for, denoises):
-        return True
+    def objection(self, run, *, made_for, denoises, sampler):
+        return ""
 
     def init(self, key: Array, *, teacher: Network) -> Network:
         del key

@@ -1,5 +1,7 @@
 """Codecs that are trained, against closed forms and through a run."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,8 @@ def test_plans():
     method = KlCodec(optimizer=ADAM, network=SMALL)
     planned = plan_of(MODEL.module, stage(method, given={}), TEACHER)["codec"]
     assert (planned.makes_codec, planned.image_shape, planned.measured_at) == (True, SHAPE, ())
+    judges = (dataclasses.replace(JUDGE, features="teacher"),)
+    seeing = Adversary(judges=judges, optimizer=ADAM)
     cases = [
         ((stage(method, given={}, measured_at=(4,)),), "measured_at is for models that sample"),
         (
@@ -111,6 +115,10 @@ def test_plans():
         (
             (stage(KlCodec(optimizer=ADAM, network=FrozenDict(name="vq")), given={}),),
             "codec must be one of autoencoder_kl, autoencoder_residual",
+        ),
+        (
+            (stage(KlCodec(optimizer=ADAM, network=SMALL, adversary=seeing), given={}),),
+            "there is no teacher to judge with",
         ),
     ]
     for stages, message in cases:

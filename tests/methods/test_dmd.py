@@ -19,7 +19,7 @@ from tiny_training import noise_dataset
 
 from pdistill import diffusion, experiment, samplers
 from pdistill.data import Pipeline, make_batch
-from pdistill.diffusion import CosineSchedule, KarrasSchedule, LinearLogsnrSchedule
+from pdistill.diffusion import CosineSchedule, DdpmSchedule, KarrasSchedule, LinearLogsnrSchedule
 from pdistill.methods import Dmd
 from pdistill.methods.columns import Pairs, check_rows
 from pdistill.methods.dmd import matching_gradient
@@ -852,10 +852,11 @@ def test_levels_in_turn_meet_all_noise():
         (LinearLogsnrSchedule(-6.0, 6.0), -6.0, 6.0),
         (KarrasSchedule(), -8.764, 12.429),
         (CosineSchedule(-20.0, 20.0), -8.764, 12.429),
+        (DdpmSchedule("scaled_linear", 0.00085, 0.012), -5.364, 7.069),  # of the first time step
     ],
 )
 def test_the_noise_is_what_the_teacher_knows(schedule, low, high):
-    """EDM's levels, but for those beyond the teacher's schedule; others are refused there."""
+    """EDM's levels, but for those beyond the teacher's; others are refused there."""
     teacher = posterior(0.0, 1.0).replace(schedule=schedule)
     state, keys = begin(dmd(), None, teacher), jax.random.split(jax.random.key(0))
     _, logsnr, _ = dmd().noised(jnp.zeros((1024, 1)), state, *keys)
@@ -863,10 +864,12 @@ def test_the_noise_is_what_the_teacher_knows(schedule, low, high):
     levels = np.sort(logsnr)[::-1], edm(jnp.linspace(0, 1, 1024))
     np.testing.assert_allclose(*levels, atol=0.06)  # stratified: no two are further apart
     if low == -6.0:
-        with pytest.raises(
-            ValueError, match=r"noise: the teacher knows sigma / alpha from 0\.0498"
+        for std, known in (
+            (1.0, r"sigma / alpha from 0\.0498 to 20"),
+            (0.5, r"data_std sigma / alpha from 0\.0249 to 10"),
         ):
-            begin(dmd(noise=KarrasSchedule(0.01, 10.0)), None, teacher)
+            with pytest.raises(ValueError, match=f"noise: the teacher knows {known}"):
+                begin(dmd(noise=KarrasSchedule(0.01, 9.0, data_std=std)), None, teacher)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from stepping import run
 
 from pdistill import diffusion
 from pdistill.diffusion import CosineSchedule
+from pdistill.diffusion.guidance import acting
 from pdistill.methods.flow_map import FlowMap
 from pdistill.methods.parts.identities import eulerian
 from pdistill.methods.parts.jumps import JumpLaw
@@ -138,6 +139,15 @@ def test_guidance_acts_between_levels():
     assert jnp.abs(all_levels.v - free.v).max() > 0.1
     np.testing.assert_array_equal(rows.told.guidance, rows.w)
     assert (rows.w[rows.told.label != 3] >= 0.5).all()
+
+
+@pytest.mark.parametrize("levels", [(-np.inf, 1.0), (-1.0, np.inf)])
+def test_guidance_may_act_on_all_of_one_side(levels):
+    learning = method(guidance=(1.0,), guided_levels=levels)
+    t = jnp.linspace(-9, 9, 19)
+    found = acting(jnp.ones(19), learning.draw_levels(None, t, t, model()), t)
+    low, high = levels
+    np.testing.assert_array_equal(found, (-t / 2 >= low) & (-t / 2 <= high))
 
 
 def test_levels_as_an_input():

@@ -1,11 +1,23 @@
 """Which networks a method can be given."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from planning import TEACHER, plan_of, stage
 
-from pdistill.methods import Ctm, Dmd, FlowMap, Gan, Progressive, ScoreMatching
+from pdistill.experiment.cards import product_card
+from pdistill.methods import (
+    Ctm,
+    Direct,
+    Dmd,
+    FlowMap,
+    Gan,
+    MultiStudent,
+    Progressive,
+    ScoreMatching,
+)
+from pdistill.methods.flow_map import PRESETS
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.jumps import JumpLaw
@@ -25,7 +37,7 @@ def halving(start_steps, end_steps=1):
 
 
 def flow_map(**law):
-    between = {"identity": "semigroup"} if law["to"] == "dyadic" else {}
+    between = {"identity": "semigroup"} if law.get("to") == "dyadic" else {}
     return stage(FlowMap(optimizer=PLAIN, jumps=JumpLaw(**law), **between), "first")
 
 
@@ -37,25 +49,40 @@ def gan(num_steps):
     return Gan(optimizer=PLAIN, adversary=JUDGED, num_steps=num_steps)
 
 
+def stochastic(start_steps, end_steps=1):
+    return dataclasses.replace(halving(start_steps, end_steps), stochastic=True)
+
+
+def direct(teacher_steps):
+    return Direct(optimizer=PLAIN, teacher_steps=teacher_steps)
+
+
 ROUNDS = stage(halving(8, 4), "first")
+STOCHASTIC = stage(stochastic(8, 4), "first")
 CONSISTENCY = flow_map(to="data", level=(-1.1, 2.0))
 MAP = flow_map(to="dyadic", instantaneous=0.75)
-COUNTED = r"teacher: 'first.*num_steps=4 and knows a few noise levels only, but .* name another"
-JUMPS = "teacher: 'first', by .*, has learnt to jump, not to denoise"
+COUNTED = r"teacher: 'first.*num_steps=4 and knows a few noise levels only, but "
+EVERY = COUNTED + ".* needs a denoiser at every noise level; name another"
+JUMPS = "teacher: 'first', by .*, is a map, which has learnt to jump and may not know how to deno"
 
 
 @pytest.mark.parametrize(
     ("first", "method", "message"),
     [
-        (ROUNDS, halving(64), COUNTED),
-        (ROUNDS, MATCHING, COUNTED),
-        (ROUNDS, SCORES, COUNTED),
-        (stage(gan(4), "first"), MATCHING, COUNTED),
-        (stage(gan(4), "first"), halving(8), COUNTED),
+        (ROUNDS, halving(64), COUNTED + "progressive learns from it with start_steps=4 only"),
+        (ROUNDS, stochastic(4, 2), COUNTED + "progressive learns from it with start_steps=8 only"),
+        (ROUNDS, direct(8), COUNTED + "direct samples it in teacher_steps=8; set its own"),
+        (STOCHASTIC, direct(4), EVERY),
+        (STOCHASTIC, stochastic(8), COUNTED + "progressive .* with start_steps=4 only"),
+        (ROUNDS, MATCHING, EVERY),
+        (ROUNDS, SCORES, EVERY),
+        (stage(gan(4), "first"), MATCHING, EVERY),
+        (stage(gan(4), "first"), halving(8), COUNTED + "progressive .* with start_steps=4 only"),
+        (stage(gan(1), "first"), halving(2), "progressive needs a denoiser at every"),
         (stage(halving(2), "first"), MATCHING, "num_steps=1 and knows a few"),
         (CONSISTENCY, halving(8), JUMPS),
         (CONSISTENCY, MATCHING, JUMPS),
-        (CONSISTENCY, gan(1), JUMPS),
+        (CONSISTENCY, gan(1), JUMPS + ".* would begin as its denoiser; give a start, set scra"),
         (ctm(denoising=0.0, to_data=True), SCORES, JUMPS),
     ],
 )
@@ -68,9 +95,16 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
     ("first", "method"),
     [
         (ROUNDS, halving(4, 2)),
+        (ROUNDS, stochastic(8, 2)),
+        (STOCHASTIC, stochastic(4, 2)),
+        (ROUNDS, direct(4)),
+        (stage(gan(4), "first"), direct(4)),
         (ROUNDS, gan(4)),
+        (CONSISTENCY, dataclasses.replace(gan(1), scratch=True)),
         (MAP, MATCHING),
         (ctm(to_data=True), MATCHING),
+        (flow_map(**PRESETS["soflow"]["jumps"]), MATCHING),
+        (flow_map(**PRESETS["ayf"]["jumps"]), MATCHING),
     ],
 )
 def test_teachers_that_do(first, method):
@@ -89,6 +123,23 @@ def test_a_generator_does_not_start_from_a_map(method):
         plan_of(MODULE, TEACHER, first, fresh)
 
 
+def test_what_learns_from_a_map_is_a_start():
+    """A generator or a denoiser keeps the map's input for a target, but it does not jump."""
+    for method in (gan(1), SCORES):
+        first = stage(method, "second", given={"teacher": "first"})
+        given = {"teacher": "teacher", "start": "second"}
+        plan = plan_of(MODULE, TEACHER, MAP, first, stage(MATCHING, "later", given=given))
+        assert plan["second"].network.takes_target
+        assert plan["later"].network.sampler == "one_step"
+
+
+def test_students_of_a_map_are_joined():
+    student = stage(gan(1), "student", given={"teacher": "first"})
+    several = stage(MultiStudent(student=student, parts=2), "several", loop=None, given={})
+    plan = plan_of(MODULE.clone(num_labels=2), TEACHER, MAP, several)
+    assert plan["several"].network.sampler == "one_step"
+
+
 def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
     later = stage(SCORES, "later", given={"teacher": "first"})
     plan = plan_of(MODULE, TEACHER, MAP, later)
@@ -96,12 +147,22 @@ def test_what_learns_a_maps_scores_is_sampled_as_a_denoiser():
 
 
 def test_rounds_of_stochastic_steps_are_followed_by_such():
-    first = stage(dataclasses.replace(halving(8, 4), stochastic=True), "first")
-    again = halving(4, 2)
+    again = stage(halving(4, 2), "later", given={"teacher": "first"})
     with pytest.raises(ValueError, match="stochastic steps, twice as long; set stochastic"):
-        plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
-    again = dataclasses.replace(again, stochastic=True)
-    plan_of(MODULE, TEACHER, first, stage(again, "later", given={"teacher": "first"}))
+        plan_of(MODULE, TEACHER, STOCHASTIC, again)
+
+
+def test_a_judge_may_see_with_a_map():
+    later = stage(gan(1), "later", given={"teacher": "first", "start": "teacher"})
+    plan_of(MODULE, TEACHER, CONSISTENCY, later)
+
+
+@pytest.mark.parametrize(("first", "denoises"), [(CONSISTENCY, False), (MAP, True)])
+def test_a_card_says_whether_its_model_denoises(first, denoises):
+    """For experiments that import it."""
+    planned = plan_of(MODULE, TEACHER, first)["first"]
+    data = SimpleNamespace(name="digits", label_names=())
+    assert product_card(planned, planned.network, data=data, clip=None)["denoises"] == denoises
 
 
 def test_what_starts_from_a_map_need_not_learn_from_it():

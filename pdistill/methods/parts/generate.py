@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Denoiser, Schedule, diffuse
-from pdistill.methods.parts.given import check_given
+from pdistill.methods.parts.given import check_given, jumps
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import ddim_step
 
@@ -31,7 +31,7 @@ def begin_generator(
       ValueError: a network that it cannot start from; changes without `scratch`.
     """
     check_given(start or teacher, "start", one_step=True)
-    if start and start.takes_target and not scratch:
+    if start and jumps(start) and not scratch:
         raise ValueError(
             "start jumps, and a generator would begin as its denoiser instead: start from a "
             "generator or from the teacher, or set scratch"

@@ -36,6 +36,11 @@ def check_given(
         )
 
 
+def jumps(network: Network) -> bool:
+    """Whether a network is sampled by jumps; what learns from a map may only keep its input."""
+    return bool(network.sampler) and parse_solver(network.sampler).jumps
+
+
 def check_guidable(network: Network, role: str) -> None:
     """Raises ValueError unless a network can be guided."""
     if network.guidance is None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import KarrasSchedule, Schedule
+from pdistill.diffusion import DdpmSchedule, KarrasSchedule, Schedule
 
 SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
@@ -74,8 +74,20 @@ def ends(schedule: Schedule) -> tuple[float, float]:
         return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
 
 
+def known_ends(schedule: Schedule) -> tuple[float, float]:
+    """Log-SNRs of the noisiest and the cleanest images that a teacher of a schedule was trained on.
+
+    They are its `ends`, but DDPM's time steps begin later than its schedule.
+    """
+    low, high = ends(schedule)
+    if isinstance(schedule, DdpmSchedule):
+        with jax.ensure_compile_time_eval():
+            high = float(schedule(jnp.asarray(1 / schedule.num)))
+    return low, high
+
+
 def within(name: str, levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
-    """Levels that a teacher's schedule has: of the default ones, EDM's, those that it has.
+    """Levels that a teacher knows: of the default ones, EDM's, those that it does.
 
     Raises:
       ValueError: other levels are beyond the teacher's.
@@ -83,17 +95,18 @@ def within(name: str, levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedu
     if levels == KarrasSchedule():
         levels = narrowed(levels, teacher)
     if narrowed(levels, teacher) != levels:
-        low, high = ends(teacher)
+        least, most = (levels.data_std * math.exp(-end / 2) for end in known_ends(teacher)[::-1])
+        of = "sigma / alpha" if levels.data_std == 1 else "data_std sigma / alpha"
         raise ValueError(
-            f"{name}: the teacher knows sigma / alpha from {math.exp(-high / 2):.3g} to "
-            f"{math.exp(-low / 2):.3g}; set sigma_min and sigma_max within"
+            f"{name}: the teacher knows {of} from {least:.3g} to {most:.3g}; set sigma_min and "
+            "sigma_max within"
         )
     return levels
 
 
 def narrowed(levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
-    """The levels without those that the teacher's schedule has not."""
-    (low, high), (first, last) = ends(teacher), ends(levels)
+    """The levels without those that the teacher does not know, see `known_ends`."""
+    (low, high), (first, last) = known_ends(teacher), ends(levels)
     changes = {}
     if last > high + SMALL:
         changes["sigma_min"] = levels.data_std * math.exp(-high / 2)
@@ -109,10 +122,16 @@ def check_law(name: str, law: tuple[float, ...]) -> None:
 
 
 def check_interval(name: str, interval: tuple[float, ...], least: float, most: float) -> None:
-    """Raises ValueError unless least <= low < high <= most, and both are finite."""
-    finite = all(map(math.isfinite, interval))
-    if len(interval) != 2 or not (finite and least <= interval[0] < interval[1] <= most):
+    """Raises ValueError unless least <= low < high <= most."""
+    if len(interval) != 2 or not least <= interval[0] < interval[1] <= most:
         raise ValueError(
-            f"{name} must be (low, high), both finite, with {least:g} <= low < high <= {most:g}; "
-            f"got {interval}"
+            f"{name} must be (low, high) with {least:g} <= low < high <= {most:g}; got {interval}"
+        )
+
+
+def check_weights(name: str, interval: tuple[float, ...]) -> None:
+    """Raises ValueError unless guidance weights are 0 <= low < high < infinity."""
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] < math.inf:
+        raise ValueError(
+            f"{name} must be (low, high), both finite, with 0 <= low < high; got {interval}"
         )
