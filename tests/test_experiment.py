@@ -195,6 +195,16 @@ def test_copies_are_looked_for_among_the_training_images(tmp_path):
     }  # fmt: skip
 
 
+def test_a_model_that_is_there_has_the_remat_of_the_config(workdir):
+    """Which may change after it was saved."""
+    config = tiny()
+    config.model.network.arguments.remat = True
+    found = Experiment(parse(as_plain(config)), workdir, StopSignals())
+    given = found._given(found.runs["progressive/2"])["teacher"]
+    assert given.module.remat
+    assert given.module == found.runs["teacher"].network.module
+
+
 def test_the_report_grows_and_the_terminal_says_what_is_done(workdir, tmp_path, reports, capsys):
     """Nothing is reported before the first measurement; then each finds what was measured."""
     copy = tmp_path / "tiny"

@@ -12,12 +12,16 @@ from tiny_experiment import leaves, tiny_gan
 import pdistill
 from pdistill import compare, experiment
 from pdistill.experiment import rows as results
+from pdistill.experiment.averages import Product
 from pdistill.experiment.cards import of_diverged, updates_of
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan
+from pdistill.experiment.select import Selection
 from pdistill.model.card import CARD, FORMAT
 from pdistill.runtime.files import read_json, read_jsonl, write_atomically
-from pdistill.training import Diverged
+from pdistill.runtime.interruption import Interrupted
+from pdistill.training import Diverged, loop
+from pdistill.training.logging import Writer
 
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
 
@@ -50,41 +54,125 @@ def test_the_best_is_kept(workdir):
     assert (workdir / "figures/selection_gan.png").exists()
 
 
-@pytest.mark.parametrize("saved", [True, False])
-def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars, saved):
+@pytest.mark.parametrize(("lost", "measured"), [(None, 1), ("12", 1), ("", 3)])
+def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars, lost, measured):
     """Lost: the model, half a line and perhaps the last checkpoint, else the run was stopped while
-    it measured what that has. A model of a later update is there."""
+    it measured what that has. A model of a later update is there. Or all checkpoints are moved
+    away, and nothing that was measured on the way to them counts, such as a first best of 0."""
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
     (copy / GAN / "model").rename(copy / GAN / "best")
-    if not saved:
-        shutil.rmtree(copy / GAN / "checkpoints/12")
+    if lost is not None:
+        shutil.rmtree(copy / GAN / "checkpoints" / lost)
     log = copy / GAN / "selection.jsonl"
-    log.write_text(log.read_text()[:-20])
+    text = log.read_text()
+    first = {"step": 4, "metric": "fd_pixels", "value": 0.0, "spectrum": []}
+    log.write_text(text[:-20] if lost != "" else json.dumps(first) + text[text.index("\n") :])
     rows = [row for row in read_jsonl(copy / "results.jsonl") if row["stage"] != GAN]
     (copy / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     experiment.run(tiny_gan(), copy)
-    assert bars.count(f"{GAN:<16} fd_pixels") == 1
+    assert bars.count(f"{GAN:<16} fd_pixels") == measured
     assert read_jsonl(log) == read_jsonl(workdir / GAN / "selection.jsonl")
     for ours, theirs in zip(leaves(copy / GAN), leaves(workdir / GAN), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
+class Recorded(Writer):
+    """Lists the steps whose scalars are written out, each with the number of rows until then."""
+
+    def __init__(self, directory):
+        self.steps, self._waiting, self._directory = [], [], directory
+
+    def write_scalars(self, step, scalars):
+        self._waiting.append(step)
+
+    def flush(self):
+        num = len(rows_in(self._directory))
+        self.steps += [(step, num) for step in self._waiting]
+        self._waiting = []
+
+
+@pytest.fixture
+def selecting(tmp_path):
+    """Selections of one run, whose models are the numbers that they are measured by."""
+    recorded = Recorded(tmp_path)
+
+    def measure(network):
+        if network is None:
+            raise Interrupted("stopped")
+        return {"metric": "fid", "value": network}, np.zeros((2, 8, 8, 1), np.uint8)
+
+    def save(directory, network, step, **card):
+        directory.mkdir(exist_ok=True)
+        (directory / "model").write_text(f"{network} of {step}")
+
+    def new():
+        return Selection(tmp_path, "run", measure, save, recorded), recorded
+
+    return new
+
+
+def products_of(*values):
+    """Of widths 0.1, 0.2, ...; a single one of none."""
+    widths = [{"average": {"width": (i + 1) / 10}} for i in range(len(values))]
+    return [Product(v, w if len(values) > 1 else {}) for v, w in zip(values, widths, strict=True)]
+
+
+def rows_in(directory):
+    return [(row["step"], row["value"]) for row in read_jsonl(directory / "selection.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("start", "kept"), [(0, "5.0 of 4"), (4, "2.0 of 8"), (8, "1.0 of 8"), (12, "1.0 of 8")]
+)
+def test_what_is_trained_again_is_measured_again(selecting, tmp_path, start, kept):
+    """From the start on the new training's best is kept, though the one before had a better."""
+    before = {4: 3.0, 8: 1.0, 12: 4.0}
+    again = {4: 5.0, 8: 2.0 if start else 6.0, 12: 7.0}
+    selection, _ = selecting()
+    for step, value in before.items():
+        selection(step, products_of(value))
+    selection, _ = selecting()
+    if start:
+        selection(start, products_of(0.0))  # has its row
+    selection.rewind(start)
+    assert selection.found == (start > 0)
+    for step in (n for n in again if n > start):
+        selection(step, products_of(again[step]))
+    assert (tmp_path / "best/model").read_text() == kept
+    assert rows_in(tmp_path) == [(n, (before if n <= start else again)[n]) for n in before]
+
+
+def test_each_average_is_measured_once(selecting, tmp_path):
+    """A stop between two leaves the first its row, and its scalar is written out before that."""
+    selection, recorded = selecting()
+    with pytest.raises(Interrupted):
+        selection(4, products_of(2.0, None))
+    assert recorded.steps == [(4, 0)]
+    selecting()[0](4, products_of(None, 1.0))
+    assert recorded.steps == [(4, 0), (4, 1)]
+    assert rows_in(tmp_path) == [(4, 2.0), (4, 1.0)]
+    assert (tmp_path / "best/model").read_text() == "1.0 of 4"
+
+
+def test_rows_whose_best_model_is_gone_are_measured_again(selecting, tmp_path):
+    selecting()[0](4, products_of(2.0))
+    shutil.rmtree(tmp_path / "best")
+    selecting()[0](4, products_of(3.0))
+    assert rows_in(tmp_path) == [(4, 3.0)]
+    assert (tmp_path / "best/model").read_text() == "3.0 of 4"
+
+
 def diverging(monkeypatch, after):
-    """The loop stops with Diverged once it has saved `after` times."""
-    train = running.train
+    """The log stops with Diverged after `after` updates, before these are saved."""
+    log = loop.TrainingLog.__call__
 
-    def shorter(*args, on_save, name, **kwargs):
-        saves = iter(range(after))
+    def stopping(self, step, metrics):
+        if self.name == GAN and step == after:
+            raise Diverged("gan: not finite", step)
+        log(self, step, metrics)
 
-        def count(step, state):
-            if name == GAN and next(saves, None) is None:
-                raise Diverged("gan: not finite", step)
-            on_save(step, state)
-
-        return train(*args, on_save=count, name=name, **kwargs)
-
-    monkeypatch.setattr(running, "train", shorter)
+    monkeypatch.setattr(loop.TrainingLog, "__call__", stopping)
 
 
 def test_of_a_run_that_diverges_the_best_is_kept(workdir, tmp_path, monkeypatch, capsys):
@@ -95,7 +183,7 @@ def test_of_a_run_that_diverges_the_best_is_kept(workdir, tmp_path, monkeypatch,
     rows = [row for row in read_jsonl(run / "results.jsonl") if row["stage"] != GAN]
     (run / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with monkeypatch.context() as patch:
-        diverging(patch, after=1)
+        diverging(patch, after=8)
         experiment.run(config, run)
     card = pdistill.load(run / GAN).card
     assert (card["selected_step"], card["train_steps"], card["images_seen"]) == (4, 8, 128)
@@ -116,19 +204,22 @@ def test_of_a_run_that_diverges_the_best_is_kept(workdir, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("change", "used", "expected"),
+    ("change", "used", "updates", "expected"),
     [
-        ({}, False, 8),
-        ({"max_skipped": 19}, False, 8),
-        ({"max_skipped": 21}, False, None),
-        ({"max_skipped": 21}, True, 8),
-        ({"num_updates": 16}, False, None),
+        ({}, False, 8, 8),
+        ({"max_skipped": 19}, False, 8, 8),
+        ({"max_skipped": 21}, False, 8, None),
+        ({"max_skipped": 21}, True, 8, 8),
+        ({"num_updates": 16}, False, 8, None),
+        ({}, False, 12, 12),  # in its last interval
+        ({"max_skipped": 21}, False, 12, None),
+        ({"max_skipped": 21}, True, 12, 12),
     ],
 )
-def test_a_run_that_diverged_goes_on_where_that_may_help(tmp_path, change, used, expected):
+def test_a_run_that_diverged_goes_on_where_that_may_help(tmp_path, change, used, updates, expected):
     """Not where others have started from its model."""
     planned = plan(parse(as_plain(tiny_gan())), (8, 8, 1))[GAN]
-    card = dict.fromkeys(CARD) | of_diverged(planned, 8)
+    card = dict.fromkeys(CARD) | of_diverged(planned, updates)
     write_atomically(tmp_path / "model.json", json.dumps({"format": FORMAT} | card))
     loop = dataclasses.replace(planned.run.loop, **change)
     changed = dataclasses.replace(planned, run=dataclasses.replace(planned.run, loop=loop))
@@ -136,7 +227,7 @@ def test_a_run_that_diverged_goes_on_where_that_may_help(tmp_path, change, used,
 
 
 def test_if_none_was_measured_it_has_diverged(tmp_path, monkeypatch):
-    diverging(monkeypatch, after=0)
+    diverging(monkeypatch, after=4)
     with pytest.raises(Diverged):
         experiment.run(tiny_gan(), tmp_path / "run")
 

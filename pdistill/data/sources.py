@@ -72,12 +72,11 @@ class Dataset:
     def identity(self) -> dict[str, str]:
         """Tells its images from others by "content", the digest, and "files", `Records.files`.
 
-        Data on disk have the first only if the digest is known already: all would be read for it.
+        Images of files have the first only if it is known already: all would be read for it.
         """
         if self.records is None:
             return {"content": self.digest()}
-        in_memory = not isinstance(self.images, Records)
-        content = self.digest() if in_memory else self.records.known_digest()
+        content = self.records.known_digest()
         return {"files": self.records.files} | ({"content": content} if content else {})
 
     def examples(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,5 +80,5 @@ def updates_of(planned: Planned, directory: Path, used: bool) -> int | None:
     card, loop = models.read_card(directory, codec=planned.makes_codec), planned.run.loop
     found, before = card["train_steps"], card.get("diverged")
     same = before and before["num_updates"] == loop.num_updates
-    ended = before and (used or (same and loop.max_skipped <= before["max_skipped"]))
-    return found if ended or found == loop.num_updates else None
+    ended = used or (same and loop.max_skipped <= before["max_skipped"])
+    return found if (ended if before else found == loop.num_updates) else None

@@ -22,12 +22,19 @@ from pdistill.runtime.temporary import TEMPORARY, sweep
 from pdistill.runtime.terminal import say
 
 # Keys of a config that may change between runs of one directory: they change no result that is
-# there. A metric or a gamma more is measured, one less is kept.
+# there, `microbatches` the order of sums. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
-    r"model\.network\.arguments\.remat|wandb|estimate|mesh\..*|data\.resident|text_encoder|"
+    r"stages\[\d+\](\.\w+)*\.microbatches|model\.network\.arguments\.remat|"
+    r"wandb|estimate|mesh\..*|data\.resident|text_encoder|"
     r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
+
+# What differs where a key of `Dataset.identity` does.
+IMAGES = {
+    "content": "other training images",
+    "files": "training images of another number, or in files of other names or sizes,",
+}
 
 
 @contextlib.contextmanager
@@ -148,8 +155,8 @@ def _check_images(
     known = next((key for key in ("content", "files") if key in before and key in now), None)
     if known and before[known] != now[known]:
         raise ConfigError(
-            f"{workdir} holds a run on other training images than are there now: their {known} "
-            "changed. Put those back, or give another --workdir, or --new to start again there"
+            f"{workdir} holds a run on {IMAGES[known]} than are there now. Put those back, or give "
+            "another --workdir, or --new to start again there"
         )
     return {**before, **now}
 

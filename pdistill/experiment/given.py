@@ -11,6 +11,7 @@ from pdistill import model as models
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.trace import shapes_in_training
+from pdistill.networks import Network
 from pdistill.runtime.mesh import replicated, to_device
 from pdistill.training import Checkpointer, CheckpointError
 
@@ -37,12 +38,20 @@ def given_to(
             given[role] = learner.network
         else:
             network = models.load(workdir / name / "model", mesh).network
-            given[role] = network.replace(codec=None)
+            given[role] = _as_planned(network.replace(codec=None), runs[name])
     if parts := getattr(planned.run.method, "by_prompts", 0):
         given["centres"] = to_device(centres(parts), replicated(mesh))
     if isinstance(planned.run.method, Imported):
         given["loaded"] = planned.run.method.load(mesh)
     return given
+
+
+def _as_planned(network: Network, maker: Planned) -> Network:
+    """A network with the `remat` that the config has now, which need not be its card's."""
+    module = maker.network.module
+    if not hasattr(module, "remat"):
+        return network
+    return network.replace(module=network.module.clone(remat=module.remat))
 
 
 def last_state(planned: Planned, workdir: Path, mesh: Mesh) -> Any:

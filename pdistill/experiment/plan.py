@@ -30,7 +30,8 @@ from pdistill.networks import Codec, Network
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
 
-STAGE_NAME = r"\w[\w .-]*(/\w[\w .-]*)*"  # a folder in the run directory, and a tag
+# A folder below the run directory: its parts are not empty, "." or "..", and can be written down.
+STAGE_NAME = r"(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+(/(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+)*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,8 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
         name = stage.name
         if not re.fullmatch(STAGE_NAME, name):
             raise ConfigError(
-                f"stages[{i}].name must be of letters, digits, spaces and _ . - and begin with a "
-                f"letter or digit, as must each part after a /; got {name!r}"
+                f"stages[{i}].name must name a folder below the run directory, such as gan or "
+                f"gan/small, without backslashes and control characters; got {name!r}"
             )
         try:
             shape = stage_shape(stage, image_shape)

@@ -255,6 +255,11 @@ class Experiment:
             self._keep_snapshots(planned, state, step)
             self._report()
 
+        def on_start(step: int) -> None:
+            if selection:
+                selection.rewind(step)
+            self._compile_after(planned)
+
         self._ahead.wait(planned)
         about = length(planned) | {"diverged": None}
         try:
@@ -264,7 +269,7 @@ class Experiment:
                 flip=self.config.data.flip, factor=planned.factor(self.train_data.image_shape),
                 codec=self._codec(planned),
                 stop=self.stop, on_save=on_save, on_save_is_long=bool(run.select),
-                on_start=lambda: self._compile_after(planned),
+                on_start=on_start,
             )  # fmt: skip
         except Diverged as error:
             if not (selection and selection.found):

@@ -43,55 +43,62 @@ class Selection:
         self._measure = measure
         self._save = save
         self._writer = writer
-        best, model = directory / "best", directory / "model"
-        if jax.process_index() == 0 and model.exists() and not best.exists():
-            model.rename(best)  # of a run that is trained on
+        self._best, model = directory / "best", directory / "model"
+        if jax.process_index() == 0 and model.exists() and not self._best.exists():
+            model.rename(self._best)  # of a run that is trained on
         sync_global_devices(f"selecting in {directory}")
+        there = self._best.exists()
+        self._log = LogFile(directory / "selection.jsonl", keep=lambda row: there)
+
+    def rewind(self, step: int) -> None:
+        """Forgets what was measured after update `step`, from which training goes on.
+
+        From the start on all is forgotten: the first model measured takes the place of the best.
+        """
+        self._log.drop(lambda row: row["step"] > step)
 
     def __call__(self, step: int, products: Sequence[Product]) -> None:
         """Measures the models of update `step`, and keeps one if it is the best so far.
 
-        A run that goes on from this update does not measure them again if it has their rows.
+        A run that goes on from this update does not measure again those that have their rows.
         """
-        rows = LogFile(self._directory / "selection.jsonl", keep=lambda row: row["step"] <= step)
-        if self.found and sum(row["step"] == step for row in rows.rows) == len(products):
-            return
-        rows.drop(lambda row: row["step"] == step)
+        self.rewind(step)
+        measured = [row.get("width") for row in self._log.rows if row["step"] == step]
         for product in products:
-            self._measure_and_keep(step, product, rows)
+            if product.width not in measured:
+                self._measure_and_keep(step, product)
 
-    def _measure_and_keep(self, step: int, product: Product, rows: LogFile) -> None:
+    def _measure_and_keep(self, step: int, product: Product) -> None:
         measured, samples = self._measure(product.network)
         value, metric = measured["value"], measured["metric"]
-        before = min((row["value"] for row in rows.rows), default=np.inf)
+        before = min((row["value"] for row in self._log.rows), default=np.inf)
         better = bool(broadcast_one_to_all(np.int32(value < before)))
         conclude(
             f"{self._name:<16} step {step}{_of(product)}: {metric} {value:.4g}"
             + (", the best so far" if better else f" (best {before:.4g})")
         )
-        self._writer.write_scalars(step, {f"{self._name}/{metric}{_of(product, '/')}": value})
         if better:
-            self._save(self._directory / "best", product.network, step, **product.average)
+            self._save(self._best, product.network, step, **product.average)
         spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
         row = {"step": step, "metric": metric, "value": value, "spectrum": spectrum}
+        self._writer.write_scalars(step, {f"{self._name}/{metric}{_of(product, '/')}": value})
         self._writer.flush()  # what has its row is not written again
-        rows.append(row | ({"width": product.width} if product.width else {}))
+        self._log.append(row | ({"width": product.width} if product.width else {}))
 
     @property
     def found(self) -> bool:
-        """Whether there is a best model."""
-        return (self._directory / "best").exists()
+        """Whether there is a best model of this training."""
+        return bool(self._log.rows) and self._best.exists()
 
     def finish(self, **card: Any) -> None:
         """Makes the best model the run's, with these changes of its card."""
-        best = self._directory / "best"
-        kept = models.read_card(best)
+        kept = models.read_card(self._best)
         width = f", width {kept['average']['width']:g}" if "average" in kept else ""
         say(f"{self._name:<16} the model of step {kept['selected_step']}{width} is kept")
-        sync_global_devices(f"read {best}")
+        sync_global_devices(f"read {self._best}")
         if jax.process_index() == 0:
-            models.change_card(best, **card)
-            replace(best, self._directory / "model")
+            models.change_card(self._best, **card)
+            replace(self._best, self._directory / "model")
         sync_global_devices(f"selected {self._directory}")
 
 

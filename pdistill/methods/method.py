@@ -200,7 +200,20 @@ def optional_roles(method: Any) -> tuple[str, ...]:
 def arguments(method: Any) -> Mapping[str, inspect.Parameter]:
     """The arguments of a method's `init`, by name; none for one that only unfolds.
 
-    Their annotations are evaluated where a file has them as text.
+    Annotations that a file has as text are evaluated, each by itself; one that cannot be, such as
+    of a name that only type checkers import, stays text, but Network is known.
     """
-    init = getattr(method, "init", None)
-    return inspect.signature(init, eval_str=True).parameters if init else {}
+    if (init := getattr(method, "init", None)) is None:
+        return {}
+    names = {"Network": Network} | getattr(inspect.unwrap(init), "__globals__", {})
+    found = inspect.signature(init).parameters
+    return {n: p.replace(annotation=_evaluated(p.annotation, names)) for n, p in found.items()}
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, names)  # as `inspect.signature` does, but for all at once
+    except Exception:  # whatever its code raises
+        return annotation

@@ -137,7 +137,7 @@ def train(
     stop: StopSignals | None = None,
     on_save: Callable[[int, Any], None] = lambda step, state: None,
     on_save_is_long: bool = False,
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[int], None] = lambda start: None,
 ) -> Any:
     """Trains from the newest checkpoint in `directory`, or from `state`, to the end.
 
@@ -148,7 +148,7 @@ def train(
       stop: asked after every dispatch; several processes stop at the same one.
       on_save: (updates done, the method's state), called after each planned save, and again where a
         run goes on from one. on_save_is_long: it is called once the save is on disk, and a signal
-        in it stops at once. on_start: called when the first updates are on their way.
+        in it stops at once. on_start: (updates done before), called when the first are under way.
 
     Returns:
       The method's state after `config.num_updates` updates.
@@ -240,7 +240,7 @@ def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> Tr
         with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
             state, metrics = dispatch(state, step, log)
             if step == start:
-                on_start()
+                on_start(start)
         if late:
             log(*late)
             late = None

@@ -397,8 +397,9 @@ def test_a_digest_is_kept_until_a_file_changes(tmp_path, monkeypatch, bars):
         return bars.count(f"digest of {name}:train")
 
     files = written(0, 1).records.files
-    assert load_dataset(name, in_memory=False).identity() == {"files": files}
-    assert read() == 0  # for which data on disk are not read
+    for in_memory in (True, False):
+        assert load_dataset(name, in_memory=in_memory).identity() == {"files": files}
+    assert read() == 0  # for which data are not read, or not again
     more = shutil.copy(tmp_path / "x/0.tar", tmp_path / "x/1.tar")
     assert load_dataset(name, in_memory=False).identity() != {"files": files}
     more.unlink()

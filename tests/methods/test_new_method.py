@@ -1,6 +1,7 @@
 """The design's own test: a method of one file and one config, with nothing else touched."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
@@ -124,6 +125,14 @@ def test_networks_are_known_by_annotations_that_are_text():
     assert optional_roles(Nameless) == ("start",)
     with pytest.raises(ConfigError, match="it needs 'teacher', the name of an earlier stage"):
         plan_of(DiT(1, features=8, depth=1, heads=2), stage(Nameless(), "mine", given={}))
+
+
+def test_names_that_only_type_checkers_import():
+    """Those of other arguments may be unknown."""
+    names = {}
+    exec("def init(self, key: 'Array', *, start: 'Network | None' = None): ...", names)
+    method = SimpleNamespace(init=names["init"])
+    assert optional_roles(method) == roles(method) == ("start",)
 
 
 @pytest.mark.parametrize(
