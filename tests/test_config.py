@@ -359,6 +359,9 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
         with pytest.raises(ConfigError, match=f"holds a run on {what}.* are there now"):
             claimed(images)
     claimed({"files": "prepared anew"})
+    claimed({"files": "packed anew"}, digest=lambda: "c")  # which is made where it may tell
+    with pytest.raises(ConfigError, match="holds a run on other training images than"):
+        claimed({"files": "packed anew"}, digest=lambda: "d")
 
 
 def test_a_reader_that_has_enough_ends_a_command_quietly():

@@ -449,7 +449,9 @@ def test_steps_that_a_student_is_not_made_for(labelled, card, arguments, message
     assert student.sampling_with() == student.sampling
     if student.sampling.solver.name == "multistep":
         student.sampling_with(solver="multistep:0")
-    labelled.sampling_with(2, "multistep:-3,5")  # a denoiser knows all levels
+    labelled.sampling_with(2, "multistep:-3,5")  # a denoiser knows those of its schedule
+    with pytest.raises(ValueError, match="knows log-SNRs from -20 to 20; got -30: give others"):
+        labelled.sampling_with(1, "multistep:-30")
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,15 @@ def _rows(path: Path, file: Iterable[str]) -> Iterator[Mapping[str, Any]]:
 
 def _csv_rows(table: csv.DictReader) -> Iterator[Mapping[str, Any]]:
     """Yields the rows of a table; ValueError for other delimiters, or a row too long."""
-    if marks := set(";\t") & set("".join(table.fieldnames or ())):
+    names = table.fieldnames or ()
+    if "file_name" not in names:
         raise ValueError(
-            f"its first line has {' and '.join(map(repr, sorted(marks)))} in it; put commas "
-            "between the fields, or give --captions=none"
+            f"its first line must name the fields, file_name among them, with commas between them; "
+            f"it has {', '.join(map(repr, names))}. Mend it, or give --captions=none"
+        )
+    if near := [n for n in names if n not in FIELDS and n.strip().lower().rstrip("s") in FIELDS]:
+        raise ValueError(
+            f"its first line has {near[0]!r}; write {near[0].strip().lower().rstrip('s')}"
         )
     for row in table:
         if None in row:  # where DictReader puts what is beyond the header

@@ -183,7 +183,10 @@ def _check_numbers(paths: Sequence[Path]) -> None:
             if number not in numbers:
                 width = len(numbers[min(numbers)])
                 missing = f"{before}{number:0{width}}{after}"
-                raise DataError(f"{paths[0].parent} lacks the shard {missing}; get it")
+                raise DataError(
+                    f"{paths[0].parent} lacks the shard {missing}; get it, "
+                    "or give files other names that have no numbers of shards"
+                )
 
 
 def _rows(split: str, lengths: dict[str, int]) -> tuple[str, slice]:

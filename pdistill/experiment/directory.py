@@ -76,6 +76,7 @@ def claim(
     runs: Mapping[str, Planned],
     images: Mapping[str, str],
     check: Callable[[], None] = lambda: None,
+    digest: Callable[[], str] | None = None,
 ) -> None:
     """Writes config.json, or checks the one that is there.
 
@@ -83,7 +84,7 @@ def claim(
       config: the whole config, plain; stages and runs are what it makes. It is written, and
         compared, with all defaults.
       images: `Dataset.identity` of the training images.
-      check: is called before it is written, and may refuse what else is there.
+      check: is called before it is written, and may refuse what else is there. digest: of images.
 
     Raises:
       ConfigError: the directory holds a run of another config, or of other images. OSError: it
@@ -98,7 +99,7 @@ def claim(
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
-        images = _check_images(workdir, there.get("images", {}), images)
+        images = _check_images(workdir, there.get("images", {}), images, digest)
         changed = differences(before, config)
         harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
         if harmful:
@@ -146,12 +147,17 @@ def _check_generator(workdir: Path, before: str, now: str) -> None:
 
 
 def _check_images(
-    workdir: Path, before: Mapping[str, str], now: Mapping[str, str]
+    workdir: Path,
+    before: Mapping[str, str],
+    now: Mapping[str, str],
+    digest: Callable[[], str] | None,
 ) -> dict[str, str]:
     """All that is known of a run's images; raises ConfigError if they were others when it began.
 
-    Runs of earlier versions do not say which they were.
+    Runs of earlier versions do not say which they were. The digest is made where one is known.
     """
+    if digest and "content" in before and "content" not in now:
+        now = {**now, "content": digest()}
     known = next((key for key in ("content", "files") if key in before and key in now), None)
     if known and before[known] != now[known]:
         raise ConfigError(

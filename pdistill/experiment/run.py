@@ -139,9 +139,10 @@ class Experiment:
 
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
-        images = self.train_data.identity()
+        data, stages = self.train_data, self.config.stages
         try:
-            claim(self.workdir, config, self.config.stages, self.runs, images, self._open)
+            known = data.identity()
+            claim(self.workdir, config, stages, self.runs, known, self._open, data.digest)
         except OSError as error:
             raise ConfigError(f"cannot use the run directory {self.workdir}: {error}") from error
 

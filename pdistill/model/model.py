@@ -17,7 +17,7 @@ from pdistill.model.card import made_for, num_steps, works_on_latents
 from pdistill.model.sampling import Sampling, generate
 from pdistill.model.text import PromptEncoder
 from pdistill.networks import Conditioning, Network, Text
-from pdistill.networks.checks import check_variance
+from pdistill.networks.checks import check_known, check_variance
 from pdistill.samplers.noise import as_threefry
 
 
@@ -89,6 +89,8 @@ class Model:
                     f"this model knows the log-SNRs {known} only; got {asked}: give some of its "
                     "own, or leave the solver out"
                 )
+        elif sampling.solver.model == "multistep":
+            check_known(sampling.solver.levels, self.network.schedule)
         if sampling.solver.model == "variance":
             check_variance(self.network, sampling.num_steps)
         counts = made_for(self.card)

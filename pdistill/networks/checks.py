@@ -1,5 +1,6 @@
 """Checks that the parts of a network fit each other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,6 +44,15 @@ def check_variance(network: Any, num_steps: int = 1) -> None:
     if num_steps > getattr(network.schedule, "num", num_steps):
         raise ValueError(
             f"the network knows {network.schedule.num} time steps; got num_steps={num_steps}"
+        )
+
+
+def check_known(levels: Sequence[float], schedule: diffusion.Schedule) -> None:
+    """Raises ValueError for log-SNRs that a network of this schedule has not learnt."""
+    low, high = (float(schedule(jnp.asarray(t))) for t in (1.0, 0.0))
+    if wrong := [level for level in levels if not low - 1e-3 <= level <= high + 1e-3]:
+        raise ValueError(
+            f"this model knows log-SNRs from {low:.3g} to {high:.3g}; got {wrong[0]:g}: give others"
         )
 
 

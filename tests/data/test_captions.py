@@ -142,9 +142,10 @@ def test_a_table_without_captions(tmp_path, capsys, name, beside):
         ("metadata.csv", b"file_name,text\na.png,\xff\n", "metadata.csv, in or after row 0: "),
         ("metadata.csv", b"file_name,text\nb.png,b\na.png,a cat, sitting\n",
          "row 1: a.png has more fields than the first line; put a text that has a comma into"),
-        ("metadata.csv", b"file_name;text\na.png;a\n", "its first line has ';' in it; put commas"),
-        ("metadata.csv", b"file_name\ttext\na.png\ta\n", "its first line has '\\t' in it; put co"),
-        ("metadata.csv", b"image,text\na.png,a\n", 'row 1: there is no "file_name", which names'),
+        ("metadata.csv", b"file_name;text\na.png;a\n", "it has 'file_name;text'. Mend it, or"),
+        ("metadata.csv", b"file_name\ttext\na.png\ta\n", "it has 'file_name\\ttext'. Mend it, or"),
+        ("metadata.csv", b"image,text\na.png,a\n", "name the fields, file_name among them"),
+        ("metadata.csv", b"file_name,Captions\na.png,a\n", "has 'Captions'; write caption"),
     ],
 )  # fmt: skip
 def test_captions_that_cannot_be_read(tmp_path, name, text, message):

@@ -103,7 +103,7 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
         (CONSISTENCY, dataclasses.replace(gan(1), scratch=True)),
         (MAP, MATCHING),
         (ctm(to_data=True), MATCHING),
-        (flow_map(**PRESETS["soflow"]["jumps"]), MATCHING),
+        (flow_map(to="ordered", instantaneous=0.0), MATCHING),
         (flow_map(**PRESETS["ayf"]["jumps"]), MATCHING),
     ],
 )

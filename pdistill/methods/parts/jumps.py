@@ -11,7 +11,6 @@ from pdistill.diffusion import Schedule, angle, logsnr_of_angle
 from pdistill.methods.parts.times import check_law, ends, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
-CLOSE = ENDS[:3]  # jumps come as short as one likes, where an identity says F = v
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
 
 
