@@ -84,7 +84,7 @@ def claim(
       config: the whole config, plain; stages and runs are what it makes. It is written, and
         compared, with all defaults.
       images: `Dataset.identity` of the training images.
-      check: is called before it is written, and may refuse what else is there. digest: of images.
+      digest: `Dataset.digest`. check: called before it is written; may refuse what else is there.
 
     Raises:
       ConfigError: the directory holds a run of another config, or of other images. OSError: it
