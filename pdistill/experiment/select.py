@@ -53,9 +53,11 @@ class Selection:
     def rewind(self, step: int) -> None:
         """Forgets what was measured after update `step`, from which training goes on.
 
-        From the start on all is forgotten: the first model measured takes the place of the best.
+        All is forgotten if the best is of a later one: the first model that is measured, which may
+        be that of `step`, takes its place.
         """
-        self._log.drop(lambda row: row["step"] > step)
+        best = min(self._log.rows, key=lambda row: row["value"], default={"step": step})
+        self._log.drop(lambda row: max(row["step"], best["step"]) > step)
 
     def __call__(self, step: int, products: Sequence[Product]) -> None:
         """Measures the models of update `step`, and keeps one if it is the best so far.
