@@ -114,8 +114,8 @@ def test_every_methods_paper_starts_from_it(directory, config, teacher, traced):
 
 
 def test_a_ctm_student_has_the_teachers_noise_levels(directory):
-    """EDM's own; DDPM's schedule begins later."""
-    for teacher, least in (("edm", 0.002), ("diffusers", 0.00674)):
+    """EDM's own; DDPM's first step, of beta = 1e-4, is later."""
+    for teacher, least in (("edm", 0.002), ("diffusers", 0.01)):
         _, runs = planned("cifar10_ctm:imported", directory(teacher))
         schedule = runs["ctm"].network.schedule
         assert schedule.sigma_min == pytest.approx(least, rel=1e-3)

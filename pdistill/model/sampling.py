@@ -124,7 +124,7 @@ def decoded(network: Network, x: Array) -> Array:
     return jnp.clip(network.codec.decode(x), -1, 1) if network.codec else x
 
 
-def enlarge(x: Array, factor: int, bounds: tuple[float, float] | None) -> Array:
+def enlarge(x: Array, factor: int, bounds: tuple[float, float] | None = None) -> Array:
     """Bicubic interpolation of [B, H, W, C] to factor times its size, clipped, as it overshoots."""
     batch, height, width, channels = x.shape
     large = jax.image.resize(x, (batch, factor * height, factor * width, channels), "cubic")
