@@ -110,10 +110,9 @@ def _csv_rows(table: csv.DictReader) -> Iterator[Mapping[str, Any]]:
             f"its first line must name the fields, file_name among them, with commas between them; "
             f"it has {', '.join(map(repr, names))}. Mend it, or give --captions=none"
         )
-    if near := [n for n in names if n not in FIELDS and n.strip().lower().rstrip("s") in FIELDS]:
-        raise ValueError(
-            f"its first line has {near[0]!r}; write {near[0].strip().lower().rstrip('s')}"
-        )
+    for name in names:
+        if name not in FIELDS and (meant := name.strip().lower().rstrip("s")) in FIELDS:
+            raise ValueError(f"its first line has {name!r}; write {meant}")
     for row in table:
         if None in row:  # where DictReader puts what is beyond the header
             raise ValueError(

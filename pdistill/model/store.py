@@ -142,8 +142,7 @@ def load(
         if card.get("codec"):
             network = network.replace(codec=read_codec(directory, card, mesh, codec))
             card["data"] |= {"shape": network.image_shape, "noise_shape": network.shape}
-            named = codec_directory(directory, card, codec)
-            card["codec"] = reference(named, codec=True) | {"path": card["codec"]["path"]}
+            card["codec"] |= codec_identity(codec_directory(directory, card, codec))
         model = Model(network, card, read_prompt_encoder(directory, card, text_encoder))
         _ = model.sampling_with()
     return model
