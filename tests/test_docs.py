@@ -1,5 +1,6 @@
 """The documentation: its code runs, its links lead somewhere, its commands and names exist."""
 
+import ast
 import re
 import sys
 
@@ -118,6 +119,24 @@ def test_commands_and_configs(page):
         if name.startswith("own_images") or name.endswith(":imported"):
             continue
         load_config(name)
+
+
+def test_commands_are_whole():
+    """Also in configs: a run has a directory, a teacher whose file names no codec is given one, and
+    no extra puts a copy in the place of an editable installation."""
+    for path in [*PAGES, *sorted((ROOT / "pdistill/configs").glob("*.py"))]:
+        text = path.read_text()
+        if path.suffix == ".py":
+            text = ast.get_docstring(ast.parse(text)) or ""
+        assert not re.search(r"pip install ['\"]?\.", text), path
+        bare = []
+        for command in re.findall(r"^ *(p\S+ .*)$", re.sub(r"\\\n", "", text), re.MULTILINE):
+            if "convert" in command and "img512" in command:
+                bare += re.findall(r"--out=(\S+)", command)
+            if re.match(r"pdistill train|python -m pdistill\.main", command):
+                assert re.search("--(workdir|dry_run)", command), command
+                teacher = re.search(r"--config\.teacher=(\S+)", command)
+                assert not teacher or teacher[1] not in bare or "--config.codec=" in command
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,6 +1,6 @@
 """Consistency trajectory models (Kim et al. 2023) on CIFAR-10.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_ctm.py --workdir=runs/cifar10_ctm
 
