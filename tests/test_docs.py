@@ -1,6 +1,7 @@
 """The documentation: its code runs, its links lead somewhere, its commands and names exist."""
 
 import ast
+import importlib.util
 import re
 import sys
 
@@ -12,7 +13,7 @@ from tiny_experiment import tiny
 
 import pdistill
 from pdistill import experiment, samplers
-from pdistill.__main__ import COMMANDS
+from pdistill.__main__ import COMMANDS, main
 from pdistill.cli.config_file import load_config
 
 PAGES = sorted([ROOT / "README.md", ROOT / "reproduce/README.md", *DOCS.rglob("*.md")])
@@ -119,6 +120,23 @@ def test_commands_and_configs(page):
         if name.startswith("own_images") or name.endswith(":imported"):
             continue
         load_config(name)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "plan")])
+def test_a_command_says_how_it_is_called(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: pdistill {command} ")
+
+
+def test_modules_that_run_commands():
+    """Those that docs/design.md names."""
+    page = (DOCS / "design.md").read_text()
+    for command in COMMANDS:
+        named = re.search(rf"`pdistill\.([\w.]+)` for `{command}`", page)
+        module = named[1] if named else command
+        found = importlib.util.find_spec(f"pdistill.{module}") is not None
+        assert found == (command not in ("plan", "show")), command
 
 
 def test_commands_are_whole():
