@@ -29,6 +29,19 @@ def write(path, *rows):
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("digits", ("digits_methods", "digits_flow_map")),
+        *((name, (name,)) for name in ("digits_methods", "cifar10_methods_cpu")),
+    ],
+)
+def test_kept_tables_are_of_the_kept_rows(name, runs):
+    results = Path(across.__file__).parent / "results"
+    rows = across.merge([results / run for run in runs])
+    assert (results / name / "table.md").read_text().splitlines() == across.table(rows)
+
+
 def test_one_table_of_several_runs(tmp_path):
     """What is the same is there once; what is not has its run's name; a method's rounds are one."""
     teacher = [row("teacher", 1, 17.0), row("teacher", 64, 0.4)]
