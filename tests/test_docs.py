@@ -162,5 +162,15 @@ def test_every_page_is_in_the_navigation():
     assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
 
 
+def test_results_has_what_the_readme_has():
+    """Each config with a figure of ours."""
+    section = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if re.search(r"`\w+_\w+(:\w+)?`", line)]
+    measured = [re.findall(r"`([\w:*]+)`", line) for line in rows if "not run" not in line]
+    assert len(measured) > 10
+    page = (DOCS / "results.md").read_text()
+    assert [name for names in measured for name in names if f"`{name}`" not in page] == []
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
