@@ -1,6 +1,7 @@
 """The documentation: its code runs, its links lead somewhere, its commands and names exist."""
 
 import ast
+import contextlib
 import importlib.util
 import re
 import sys
@@ -137,6 +138,21 @@ def test_modules_that_run_commands():
         module = named[1] if named else command
         found = importlib.util.find_spec(f"pdistill.{module}") is not None
         assert found == (command not in ("plan", "show")), command
+
+
+def test_configs_that_take_a_teacher():
+    """Those that the page lists do, and it lists all that are not small."""
+    page = (DOCS / "your_own_teacher.md").read_text()
+    section = page.partition("### Which configs take a teacher")[2].partition("\n## ")[0]
+    columns = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    listed = re.findall(r"`(\w+_\w+)`", " ".join(columns))
+    for name in listed:
+        load_config(f"{name}:imported")
+    for path in (ROOT / "pdistill/configs").glob("[cfil]*_*.py"):
+        if path.stem not in listed and not path.stem.startswith("fashion"):
+            with contextlib.suppress(SystemExit):
+                stages = load_config(f"{path.stem}:imported").stages
+                assert len(stages) == 1, path  # nothing that would learn from a teacher
 
 
 def test_commands_are_whole():
