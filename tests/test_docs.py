@@ -173,6 +173,19 @@ def test_commands_are_whole():
                 assert not teacher or teacher[1] not in bare or "--config.codec=" in command
 
 
+def test_what_pages_import_is_in_the_reference():
+    """Also notebooks: a package of its index, or a module or name of one of its pages."""
+    reference = "\n".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    for page in [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]:
+        text = page.read_text()
+        imports = re.findall(r'^[ "]*from (pdistill[\w.]*) import ([\w, ]+)', text, re.MULTILINE)
+        named = re.findall(r"`(pdistill\.runtime[\w.]*)\.(\w+)\(", text)
+        for module, names in imports + named:
+            if f"| [{module}](" not in reference and f"::: {module}\n" not in reference:
+                for name in names.split(", "):
+                    assert f"::: {module}.{name}\n" in reference, (module, name)
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
