@@ -156,13 +156,15 @@ def test_configs_that_take_a_teacher():
 
 
 def test_commands_are_whole():
-    """Also in configs: a run has a directory, a teacher whose file names no codec is given one, and
-    no extra puts a copy in the place of an editable installation."""
+    """Also in configs: a run has a directory, a teacher whose file names no codec is given one, a
+    folder is made first, and no extra puts a copy in the place of an editable installation."""
     for path in [*PAGES, *sorted((ROOT / "pdistill/configs").glob("*.py"))]:
         text = path.read_text()
         if path.suffix == ".py":
             text = ast.get_docstring(ast.parse(text)) or ""
         assert not re.search(r"pip install ['\"]?\.", text), path
+        for folder in re.findall(r"\bcd (\w+)", text):
+            assert f"mkdir -p {folder} && cd {folder}" in text, path
         bare = []
         for command in re.findall(r"^ *(p\S+ .*)$", re.sub(r"\\\n", "", text), re.MULTILINE):
             if "convert" in command and "img512" in command:
