@@ -78,15 +78,16 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.9999,
                     },
                 },
-                pagoda(16, 128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),  # released
+                # Released are the adversarial weights and the layers by which they adapt.
+                pagoda(16, 128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
                 pagoda(
                     32,
                     256,
                     start="pagoda/16",
                     grown=(256,),
                     fixed="pagoda",  # as the release
-                    adversarial=1.0,  # released
-                    layer="grown_0.block_1/conv2/kernel",  # released
+                    adversarial=1.0,
+                    layer="grown_0.block_1/conv2/kernel",
                 ),
                 {
                     "name": "upsampled/32",
@@ -102,7 +103,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def pagoda(resolution: int, batch_size: int, **changes: Any) -> dict[str, Any]:
-    """A generator of images of this size; batches are ours."""
+    """A generator of images of this size."""
     radam = {"rule": "radam", "clip_norm": 0.0}  # released
     return {
         "name": f"pagoda/{resolution}",
@@ -127,7 +128,7 @@ def pagoda(resolution: int, batch_size: int, **changes: Any) -> dict[str, Any]:
         },
         "loop": {
             "num_updates": 50_000,  # ours
-            "batch_size": batch_size,
+            "batch_size": batch_size,  # ours
             "substeps": 1,
             "save_every": 5000,
         },

@@ -83,9 +83,10 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.9999,
                     },
                 },
-                pagoda(64, 96, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),  # released
-                grown(128, 256, (192,), layer="grown_0.block_1/conv2/kernel"),  # released
-                # Released: the weight does not adapt, and judges see images as they are.
+                # Released are batches, weights and the layers by which these adapt: none from 256
+                # on, where judges see images as they are.
+                pagoda(64, 96, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                grown(128, 256, (192,), layer="grown_0.block_1/conv2/kernel"),
                 grown(256, 360, (192, 192), judged_at=0, layer=""),
                 grown(512, 512, (192, 192, 96), judged_at=0, layer=""),
                 {
@@ -104,7 +105,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def pagoda(
     resolution: int, batch_size: int, judged_at: int = 224, **changes: Any
 ) -> dict[str, Any]:
-    """A generator of images of this size; batches are the released ones."""
+    """A generator of images of this size, whose judges see `judged_at` pixels a side."""
     radam = {"rule": "radam", "clip_norm": 0.0}  # released
     return {
         "name": f"pagoda/{resolution}",
@@ -130,7 +131,7 @@ def pagoda(
         },
         "loop": {
             "num_updates": 90_000,  # ours; they sampled after 180,000 of both
-            "batch_size": batch_size,
+            "batch_size": batch_size,  # released
             "substeps": 1,
             "save_every": 5000,
         },
