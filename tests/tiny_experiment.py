@@ -80,7 +80,7 @@ def tiny_gan() -> ConfigDict:
     teacher, gan = config.stages
     teacher["measured_at"] = (2, 1)
     gan.update(fixed="dit", select="fd_pixels")
-    gan["optimizer"]["anneal"] = "constant"
+    gan["optimizer"]["anneal"] = gan["adversary"]["optimizer"]["anneal"] = "constant"
     gan["adversary"]["r1_interval"] = 4
     config.evaluation.metrics += ("class_shares",)
     return config
