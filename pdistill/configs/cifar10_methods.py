@@ -1,6 +1,6 @@
 """PD, GAN, DMD and CTM on CIFAR-10, at equal images seen and evaluations.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_methods.py --workdir=runs/cifar10_methods
     python -m benchmarks.across runs/cifar10_methods --out=runs/cifar10_methods

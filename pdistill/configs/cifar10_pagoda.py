@@ -1,6 +1,6 @@
 """PaGoDA (Kim et al. 2024) on CIFAR-10: 16x16 -> 32x32.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_pagoda.py --workdir=runs/cifar10_pagoda
 

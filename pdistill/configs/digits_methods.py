@@ -6,7 +6,7 @@
 Each method has 128,000 images (2,000 updates of 64), all rounds of progressive distillation
 together, and starts from the teacher, a transformer on patches of 2 x 2 pixels; its other settings
 are those of its own config, which takes as long as the method needs. The second command makes one
-table and one figure of it, as the report does for each metric. Expected: see README.md; 18 minutes
+table and one figure of it, as the report does for each metric. See docs/results.md; 18 minutes
 on two cores of an x86 server. All numbers are ours.
 """
 

@@ -1,6 +1,6 @@
 """PaGoDA (Kim et al. 2024) on class-conditional ImageNet: 64x64 -> 128x128 -> 256x256 -> 512x512.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet512 --resolution=512 --resize=area
     python -m pdistill.main --config=configs/imagenet64_to_512_pagoda.py --workdir=runs/imagenet512
 
