@@ -73,13 +73,14 @@ def tiny_guided() -> ConfigDict:
 
 
 def tiny_gan() -> ConfigDict:
-    """digits_gan: teacher, and a generator of which the best is kept."""
+    """digits_gan: teacher, and a generator of which the best is kept, of any number of updates."""
     config = digits_gan.get_config()
     config.stages = config.stages[:2]
     shrink(config, num_updates=12)
     teacher, gan = config.stages
     teacher["measured_at"] = (2, 1)
     gan.update(fixed="dit", select="fd_pixels")
+    gan["optimizer"]["anneal"] = gan["adversary"]["optimizer"]["anneal"] = "constant"
     gan["adversary"]["r1_interval"] = 4
     config.evaluation.metrics += ("class_shares",)
     return config

@@ -247,7 +247,7 @@ def test_it_finds_the_data():
 @pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)], ids=str)
 def test_one_device_and_eight(mesh, teacher, batch):
     """The batch's statistics are those of all devices: the same numbers, learners cut or not."""
-    wide = dataclasses.replace(PIXELS, width=64)
+    wide = dataclasses.replace(PIXELS, halvings=(1,), width=256)  # with kernels that are cut
     judging = adversary(judges=(wide,), r1=1.0, r1_interval=1)
     method = gan(adversary=judging, fixed="dit")
     _, alone = run(method, begin(method, teacher), batch, 3, first=1)
