@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdistill.configs.scale import ADVERSARIAL, pixel_adversary
+from pdistill.configs.digits_gan import pixel_adversary
+from pdistill.configs.scale import ADVERSARIAL
 
 NETWORK = {
     "channels": 32,
