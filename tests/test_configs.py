@@ -10,6 +10,10 @@ from ml_collections.config_flags import config_path
 from tiny_experiment import tiny_gan
 
 from benchmarks.common import config_named
+from pdistill.cli.config_file import CONFIGS, SHARED
+from pdistill.configs.digits_ctm import ctm, ctm_gan
+from pdistill.configs.digits_dmd import dmd
+from pdistill.configs.digits_gan import gan
 from pdistill.experiment import config as configuration
 from pdistill.experiment.defaults import fill_defaults
 from pdistill.experiment.plan import plan
@@ -319,6 +323,12 @@ def test_stages_share_nothing():
         assert (stage["adversary"]["r1"], stage["loop"]["num_updates"]) == (1e-3, 800)
 
 
+@pytest.mark.parametrize("stage", [gan, dmd, ctm, lambda _, loop, **kw: ctm_gan(loop, **kw)])
+def test_a_stage_has_what_its_caller_says(stage):
+    given = {"select": "fd_classifier", "adversary": {"r1": 7.0}}
+    assert stage("name", loop={}, **given).items() >= {**given, "loop": {}}.items()
+
+
 def parts(value):
     """All dicts in a config, itself included."""
     if isinstance(value, ConfigDict | dict):
@@ -328,7 +338,10 @@ def parts(value):
         yield from parts(item)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "cifar10_latents", "imagenet256_guided"])
+FILES = {path.stem for path in CONFIGS.glob("[a-z]*.py")} - {*SHARED, "own_images"}
+
+
+@pytest.mark.parametrize("name", sorted({*VARIANTS, *FILES, "own_images:digits:cpu"}))
 def test_a_change_in_place_is_none_of_another_stage_or_config(name):
     configs = [config_named(name) for _ in range(2)]
     ids = [id(part) for config in configs for part in parts(config)]

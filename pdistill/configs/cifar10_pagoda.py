@@ -79,10 +79,10 @@ def get_config(variant: str = "") -> ConfigDict:
                     },
                 },
                 # Released are the adversarial weights and the layers by which they adapt.
-                pagoda(16, 128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                pagoda(16, batch_size=128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
                 pagoda(
                     32,
-                    256,
+                    batch_size=256,
                     start="pagoda/16",
                     grown=(256,),
                     fixed="pagoda",  # as the release
@@ -102,7 +102,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
 
 
-def pagoda(resolution: int, batch_size: int, **changes: Any) -> dict[str, Any]:
+def pagoda(resolution: int, *, batch_size: int, **changes: Any) -> dict[str, Any]:
     """A generator of images of this size."""
     radam = {"rule": "radam", "clip_norm": 0.0}  # released
     return {

@@ -69,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
                 },
                 gan("gan", loop=loop()),
+                # Fewer parameters take a higher rate.
                 gan("gan_frozen", learning_rate=1e-3, fixed="dit", loop=loop()),
                 dmd("dm", loop()),
                 dmd("dm_gan", loop(), rates=(3e-4, 3e-4), adversarial=3e-2),
