@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from pdistill.diffusion.predictions import as_float
+
 Schedule = Callable[[Array], Array]
 
 
@@ -180,12 +182,13 @@ class DdpmSchedule:
             raise ValueError(f"num must be in 2 .. 100,000; got {self.num}")
 
     def __call__(self, t: Array) -> Array:
-        t = jnp.asarray(t)
+        t = as_float(t)
         table = jnp.asarray(_ddpm_table(self), t.dtype)
         return jnp.interp(self.num * t, jnp.arange(self.num + 1, dtype=t.dtype), table)
 
     def step(self, logsnr: Array) -> Array:
         """Time step at a noise level, a real number in [0, num - 1], of logsnr's shape."""
+        logsnr = as_float(logsnr)
         table = jnp.asarray(_ddpm_table(self)[:0:-1], logsnr.dtype)
         return jnp.interp(logsnr, table, jnp.arange(self.num - 1, -1, -1, dtype=logsnr.dtype))
 
