@@ -156,6 +156,8 @@ def test_teachers_that_do_not_fit(directory, tmp_path, config, teacher, message)
 def test_a_config_without_one_teacher_has_no_such_variant(capsys):
     with pytest.raises(SystemExit, match="train one teacher; this one trains both-snr,"):
         main(["show", "digits_ablation:imported"])
+    with pytest.raises(SystemExit, match=r"whose first stage trains the teacher; .* method codec"):
+        main(["show", "emoji:imported"])
     main(["show", "cifar10_ctm:imported"])  # whole, though no teacher is given yet
     shown = capsys.readouterr().out
     assert "teacher: imported, given nothing" in shown

@@ -233,6 +233,16 @@ def test_clip_score_of_a_run_and_by_the_command(run, encoder, tmp_path, monkeypa
     assert (own["reference"], own["features"], own["num_samples"]) == (None, "clip_l336", 30)
 
 
+def test_each_prompt_is_drawn_once_before_any_is_drawn_again():
+    drawn = rows.draw_rows(5, 12, 0, in_turns=True)
+    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 2, 3, 4]
+    assert len(set(drawn[10:])) == 2
+    assert list(drawn[:5]) != [0, 1, 2, 3, 4]
+    assert list(drawn[:5]) != list(drawn[5:10])
+    # One after another of labels, of which the least is drawn less often than the most.
+    assert np.ptp(np.bincount(rows.draw_rows(5, 1000, 0, in_turns=False))) > 1
+
+
 def test_metrics_are_given_the_prompts_of_the_samples(run):
     model, mesh = pdistill.load(run / "progressive/1"), make_mesh(1, 1, jax.devices()[:1])
     prompts = [f"a {name} tile" for name in COLOURS]
@@ -242,7 +252,7 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
         measure=lambda batches, labels, prompts: [{"prompts": prompts, "num": len(list(batches))}]
     )
     told = rows.draw_told(model.network, data, 9, 3)
-    prompts = [prompts[i] for i in rows.draw_rows(3, 9, 3)]
+    prompts = [prompts[i] for i in rows.draw_rows(3, 9, 3, in_turns=True)]
     [row], _ = rows.measure(
         model, seen, stage="", sampling=model.sampling, told=told, prompts=prompts, **settings
     )

@@ -42,7 +42,7 @@ OF_PARTS = {  # options by the one that says what else is prepared
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m pdistill.data.prepare",
+        prog="pdistill prepare",
         description="Prepares a published data set, a folder of images or emoji for load_dataset.",
     )
     add = parser.add_argument
@@ -203,7 +203,3 @@ def _embed(args: argparse.Namespace, encoder: TextEncoder) -> None:
 def _say_ready(folder: Path, root: Path) -> None:
     setting = "" if root == data_dir() else f"with TFDS_DATA_DIR={root}, "
     print(f"{folder} is ready: {setting}load_dataset({folder.parent.name!r})")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
 """Easy consistency tuning (ECT, Geng et al. 2024) on CIFAR-10, from a diffusion model.
 
     python -m pdistill.data.prepare cifar10
-    python -m pdistill.main --config=configs/cifar10_ect.py:imported --config.teacher=models/edm
+    python -m pdistill.main --config=configs/cifar10_ect.py:imported --config.teacher=models/edm \
+        --workdir=runs/cifar10_ect_edm
     python -m pdistill.main --config=configs/cifar10_ect.py:gpu --workdir=runs/cifar10_ect
 
 Published, unconditional, batch 128, at 1 / 2 evaluations: FID 4.54 / 2.20 after 100k updates,
@@ -20,6 +21,7 @@ training/loss.py) these numbers differ:
 from ml_collections import ConfigDict
 
 from pdistill.configs import scale
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -68,7 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "flow_map",
                     "start": "teacher",
                     "measured_at": (1, 2),
-                    **PRESETS["ect"],
+                    **copied(PRESETS["ect"]),
                     "loop": {
                         "num_updates": 200_000,
                         "batch_size": 128,

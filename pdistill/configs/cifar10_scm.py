@@ -2,7 +2,8 @@
 
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_scm.py --workdir=runs/cifar10_scm
-    python -m pdistill.main --config=configs/cifar10_scm.py:imported --config.teacher=models/edm
+    python -m pdistill.main --config=configs/cifar10_scm.py:imported --config.teacher=models/edm \
+        --workdir=runs/cifar10_scm_edm
 
 Stage `sct` starts from the teacher's network and learns from the data; `scd` has its velocity too.
 Published, unconditional, at 1 / 2 evaluations: sCT 2.85 / 2.06, sCD 3.66 / 2.52; redone in FastGen
@@ -20,6 +21,7 @@ numbers as FastGen has them (configs/methods/config_scm.py). Differences:
 
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -79,13 +81,13 @@ def get_config(variant: str = "") -> ConfigDict:
                     "name": "sct",
                     "start": "teacher",
                     "loop": loop | {"num_updates": 350_000},
-                    **student,
+                    **copied(student),
                 },
                 {
                     "name": "scd",
                     "teacher": "teacher",
                     "loop": loop | {"num_updates": 500_000},
-                    **student,
+                    **copied(student),
                 },
             ),
         }

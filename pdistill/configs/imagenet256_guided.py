@@ -1,6 +1,6 @@
 """Guided distillation (Meng et al. 2023) of a transformer of latents, ImageNet 256x256.
 
-    python -m pdistill.main --config=configs/imagenet256_guided.py:imported \\
+    python -m pdistill.main --config=configs/imagenet256_guided.py:imported \
         --config.teacher=models/sit --workdir=runs/imagenet256_guided
 
 First one network for weights from 0 to 4, as in the paper, then half as many steps, again and
@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "measured_at": (256,),
         "guidance": (0.0, 4.0),  # paper
         "weighting": "velocity_mse",
-        "loop": progressive["loop"],
+        "loop": dict(progressive["loop"]),
         "optimizer": {"learning_rate": 1e-4, "clip_norm": 0.0, "ema_decay": 0.9999},
     }
     progressive.update(name="guided_progressive", teacher="guided")

@@ -7,7 +7,8 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet512 --resolution=512 \
         --codec=models/edm2_codec
     python -m pdistill.main --config=configs/imagenet512_edm2_scd.py:imported \
-        --config.teacher=models/s --config.guide=models/xs_uncond --workdir=runs/imagenet512
+        --config.teacher=models/s --config.guide=models/xs_uncond --config.codec=models/edm2_codec \
+        --workdir=runs/imagenet512
 
 Published (sCD, the XXL network): FID 1.88 at two evaluations. Its teacher has 1.81 with guidance at
 63 pairs of evaluations, and 1.25 with autoguidance (EDM2). Not run here. sCD was not released;
@@ -36,6 +37,7 @@ Without `:imported` the teacher is trained here, which is ours and not EDM2's tr
 
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -92,7 +94,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "flow_map",
                     "teacher": "teacher",
                     "measured_at": (1, 2),
-                    **PRESETS["scd"],
+                    **copied(PRESETS["scd"]),
                     "guidance": (0.0, 1.0),
                     "loop": loop | {"num_updates": 200_000},
                     "optimizer": {
