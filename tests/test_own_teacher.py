@@ -87,11 +87,11 @@ def planned(config, teacher):
         ("cifar10_pd:imported", "edm", "progressive/1"),
         ("cifar10_guided:imported", "guided", "guided"),
         ("cifar10_gan_frozen:imported", "diffusers", "gan_frozen"),
-        ("cifar10_ctm:imported", "diffusers", "ctm"),
         ("cifar10_dmd2:cpu:imported", "edm", "dm_gan"),
         *(
-            pytest.param(*of_imagenet, marks=pytest.mark.slow)
-            for of_imagenet in (
+            pytest.param(*longer, marks=pytest.mark.slow)
+            for longer in (
+                ("cifar10_ctm:imported", "diffusers", "ctm"),
                 ("imagenet64_msd:imported", "imagenet", "msd/dmd_1"),
                 ("imagenet64_to_512_pagoda:imported", "imagenet", "pagoda/128"),
             )

@@ -190,9 +190,9 @@ def draw_rows(size: int, num: int, seed: int, *, in_turns: bool) -> np.ndarray:
     """Draws `num` of `size` rows, the same for every model: [num].
 
     Args:
-      in_turns: each row once before any is drawn again, as for prompts, of which many have one
-        picture: those that lack would be most of a distance. Else independently, as is usual for
-        labels.
+      in_turns: each row once before any is drawn again, as prompts are; where each has one picture,
+        prompts that a draw leaves out would be most of a distance. False draws independently, as
+        is usual for labels.
     """
     random = np.random.RandomState(stable_hash(f"{seed}/labels"))
     if not in_turns:
