@@ -114,6 +114,14 @@ def test_a_transfer_is_the_flow_there_and_back(images, schedule):
     assert float(z.std()) == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize("solver", ["ancestral", "gamma:0.5"])
+def test_a_transfer_draws_no_noise(solver, images):
+    """A solver that does would make other images of the label, a correlation of 0."""
+    found = Editor(model(solver)).transfer(images, {"label": 0}, {"label": 1})
+    # By 4 steps, which scale what is left of each pixel.
+    assert np.corrcoef(np.ravel(images), np.ravel(found))[0, 1] > 0.999
+
+
 def test_guidance_and_counts(images):
     """They are those of `Model.sample`."""
     editor = Editor(model())
@@ -153,6 +161,10 @@ def test_enlarged_images_are_refused():
         Editor(Model(small.network.replace(enlarged=2), small.card))
 
 
-def test_few_levels_have_no_flow(images):
-    with pytest.raises(ValueError, match="knows a few noise levels only, so that no flow"):
-        Editor(model(LEVELS)).encode(images, label=0)
+def test_few_levels_and_stochastic_steps_have_no_flow(images):
+    for solver, message in (
+        (LEVELS, "knows a few noise levels only, so that no flow"),
+        ("stochastic", "a student of stochastic steps, of which no flow"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Editor(model(solver)).encode(images, label=0)

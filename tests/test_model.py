@@ -566,6 +566,16 @@ def test_labels_and_weights_of_ones_own_compiled_code(student):
         draw(KEY, jnp.array([2, 1, 0]), jnp.array(1.5))
 
 
+def test_lists_of_traced_numbers(guided):
+    """As one gives them that are known."""
+
+    def told(label, w, low):
+        return guided.told(2, [label, 0], [w, 1.0], (low, 4.0))
+
+    traced, known = jax.jit(told)(2, 1.5, -3.0), told(2, 1.5, -3.0)
+    chex.assert_trees_all_equal(traced, known)
+
+
 def test_images_without_a_label(labelled, guided, recwarn):
     """There is a warning unless the model has learnt some."""
     guided.sample(KEY, 2)

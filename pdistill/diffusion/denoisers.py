@@ -100,16 +100,15 @@ class GaussianMixture:
         rounding: z_s = F_s^-1(F_t(z)). In more, dz/dphi = v is integrated by `num_steps`
         fourth-order Runge-Kutta steps in the angle phi; in float32 this needs logsnr <= 30.
         """
-        logsnr_t, logsnr_s = jnp.asarray(logsnr_t), jnp.asarray(logsnr_s)
         if z.shape[1] == 1:
-            return self._quantile(self._log_odds(z, logsnr_t), logsnr_s)
+            return self._quantile(self._log_odds(z, logsnr_t), logsnr_s).astype(z.dtype)
         _, way = between(logsnr_t, logsnr_s, 0)
-        h = way / num_steps
+        h = (way / num_steps).astype(z.dtype)
 
         def velocity(z, i):
             logsnr, _ = between(logsnr_t, logsnr_s, i / num_steps)
             logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
-            return v_from_x(z, self.denoise(z, logsnr), logsnr)
+            return v_from_x(z, self.denoise(z, logsnr), logsnr).astype(z.dtype)
 
         def step(z, i):
             k1 = velocity(z, i)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pdistill.diffusion.denoisers import Denoiser
@@ -32,25 +34,30 @@ def guide(
       interval: log-SNRs (low, high), or [B, 2], between which to guide; elsewhere w = 0
         (Kynkaanniemi et al. 2024).
       rescale: phi in [0, 1], the share of the way by which each guided prediction is scaled back
-        to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16).
+        to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16); one that is
+        constant stays as it is.
       channels: guide the first of the last axis only, as the code of DiT, SiT and LightningDiT
         guides three of their latents' 4 or 32; all by default.
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
-    if isinstance(interval, tuple) and interval[0] >= interval[1]:
+    known = not any(isinstance(end, jax.core.Tracer) for end in jax.tree.leaves(interval))
+    if interval is not None and known and not np.all(np.diff(np.asarray(interval)) > 0):
         raise ValueError(f"interval must be (low, high) in log-SNR; got {interval}")
 
     def predict(z: Array, logsnr: Array) -> Array:
         conditional, unconditional = pair(z, logsnr)
         w = jnp.broadcast_to(jnp.asarray(weight, logsnr.dtype), logsnr.shape)
-        w = acting(w, interval, logsnr)
-        guided = conditional + expand(w, z) * (conditional - unconditional)
+        w = expand(acting(w, interval, logsnr), z)
+        gap = conditional - unconditional
+        gap = jnp.where((w == 0) & ~jnp.isfinite(gap), 0, gap)  # where it counts for nothing
+        guided = conditional + w * gap
         if channels is not None:
             guided = jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
         if rescale:
             axes = tuple(range(1, z.ndim))
-            ratio = jnp.std(conditional, axes) / jnp.std(guided, axes)
+            own, std = jnp.std(conditional, axes), jnp.std(guided, axes)
+            ratio = jnp.where(std > 0, own / jnp.where(std > 0, std, 1), 1)
             guided = guided * expand(rescale * ratio + (1 - rescale), z)
         return guided
 

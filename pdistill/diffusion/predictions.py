@@ -45,8 +45,15 @@ def check_shape(a: Array, like: Array) -> None:
         )
 
 
+def as_float(a: Array | float) -> Array:
+    """Array of a number or numbers, whole ones as floating point."""
+    a = jnp.asarray(a)
+    return a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float)
+
+
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:
     """Signal and noise amplitudes (alpha, sigma), both of logsnr's shape, in (0, 1)."""
+    logsnr = as_float(logsnr)
     return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
@@ -72,7 +79,8 @@ def between(logsnr_t: Array, logsnr_s: Array, fraction: Array | float) -> tuple[
     All arguments broadcast. Angles are measured from the nearer end, 0 or pi/2, so that nothing
     cancels: tan of pi/2 as float32 has it is negative.
     """
-    fraction = jnp.asarray(fraction, jnp.result_type(logsnr_t))
+    logsnr_t, logsnr_s = as_float(logsnr_t), as_float(logsnr_s)
+    fraction = jnp.asarray(fraction, logsnr_t.dtype)
     (phi_t, phi_s), (rest_t, rest_s) = (
         (angle(sign * logsnr_t), angle(sign * logsnr_s)) for sign in (1, -1)
     )

@@ -10,10 +10,14 @@ import itertools
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pdistill.diffusion.predictions import as_float
+
 Schedule = Callable[[Array], Array]
+SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
 
 
 def _check_range(logsnr_min: float, logsnr_max: float) -> None:
@@ -180,14 +184,33 @@ class DdpmSchedule:
             raise ValueError(f"num must be in 2 .. 100,000; got {self.num}")
 
     def __call__(self, t: Array) -> Array:
-        t = jnp.asarray(t)
+        t = as_float(t)
         table = jnp.asarray(_ddpm_table(self), t.dtype)
         return jnp.interp(self.num * t, jnp.arange(self.num + 1, dtype=t.dtype), table)
 
     def step(self, logsnr: Array) -> Array:
         """Time step at a noise level, a real number in [0, num - 1], of logsnr's shape."""
+        logsnr = as_float(logsnr)
         table = jnp.asarray(_ddpm_table(self)[:0:-1], logsnr.dtype)
         return jnp.interp(logsnr, table, jnp.arange(self.num - 1, -1, -1, dtype=logsnr.dtype))
+
+
+def ends(schedule: Schedule) -> tuple[float, float]:
+    """Log-SNRs at the noisiest time, 1, and at 0: numbers, also inside a traced function."""
+    with jax.ensure_compile_time_eval():
+        return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
+
+
+def known_ends(schedule: Schedule) -> tuple[float, float]:
+    """Log-SNRs of the noisiest and the cleanest images that a network of a schedule has learnt.
+
+    They are its `ends`, but DDPM's time steps begin later than its schedule.
+    """
+    low, high = ends(schedule)
+    if isinstance(schedule, DdpmSchedule):
+        with jax.ensure_compile_time_eval():
+            high = float(schedule(jnp.asarray(1 / schedule.num)))
+    return low, high
 
 
 @functools.lru_cache(maxsize=16)

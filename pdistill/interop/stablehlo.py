@@ -88,8 +88,11 @@ def export_sampler(
       An `Exported`: see `sampler_arguments` for its `call`; it returns [b, H, W, C] float32.
 
     Raises:
-      ValueError: the steps are impossible, or `start` is "noise" for a solver that draws more.
+      ValueError: the steps are impossible, `start` is another word, or "noise" for a solver that
+        draws more.
     """
+    if start not in ("key", "noise"):
+        raise ValueError(f"start must be 'key' or 'noise'; got {start!r}")
     sampling = model.sampling_with(num_steps)
     if start == "noise" and sampling.solver.stochastic:
         raise ValueError(f"the solver {sampling.solver.name} draws noise at each step: use a key")

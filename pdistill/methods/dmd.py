@@ -20,13 +20,14 @@ from jax.lax import stop_gradient
 
 from pdistill import diffusion
 from pdistill.diffusion import KarrasSchedule, check_data_std
+from pdistill.diffusion.schedules import ends
 from pdistill.methods.columns import Pairs
 from pdistill.methods.method import Method
 from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL
 from pdistill.methods.parts.fake_score import FEATURES, FakeScore
 from pdistill.methods.parts.generate import begin_generator, generator_solver, simulate_inputs
 from pdistill.methods.parts.given import check_given, check_guidable
-from pdistill.methods.parts.times import check_interval, ends, uniform_times, within
+from pdistill.methods.parts.times import check_interval, uniform_times, within
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import Multistep
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad, vjp

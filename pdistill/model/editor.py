@@ -25,7 +25,7 @@ from pdistill.model.model import Model
 from pdistill.model.sampling import Sampling, decoded, latents_of
 from pdistill.networks import Network
 from pdistill.networks.checks import check_floats
-from pdistill.samplers import Ddim, Heun, Multistep, Solver
+from pdistill.samplers import Ddim, Gamma, Heun, Multistep, Solver, Stochastic
 from pdistill.samplers.noise import as_threefry
 
 
@@ -93,7 +93,7 @@ class Editor:
         """Noise [B, h, w, c] that the model's flow makes these images of, as many steps back.
 
         Raises:
-          ValueError: the model knows a few noise levels only.
+          ValueError: the model knows a few noise levels only, or is a student of stochastic steps.
         """
         self._check_flow()
         told = self.model.told(len(images), **told)
@@ -102,14 +102,15 @@ class Editor:
     def transfer(self, images: Array, before: Mapping[str, Any], after: Mapping[str, Any]) -> Array:
         """The images encoded as told `before` and decoded as told `after`: another style or class.
 
-        Both ways cost their evaluations.
-
-        Raises:
-          ValueError: the model knows a few noise levels only.
+        Both ways are the flow's, without fresh noise, and cost their evaluations. It raises as
+        `encode` does.
         """
         z = self.encode(images, **before)
         told = self.model.told(len(images), **after)
-        return _decode(self.model.network, z, told, sampling=self.sampling)
+        sampling = self.sampling
+        if sampling.solver.stochastic:  # fresh noise leaves nothing of the images
+            sampling = sampling.changed(solver=Gamma() if sampling.solver.jumps else Ddim())
+        return _decode(self.model.network, z, told, sampling=sampling)
 
     @property
     def sampling(self) -> Sampling:
@@ -129,6 +130,11 @@ class Editor:
             raise ValueError(
                 "the model knows a few noise levels only, so that no flow encodes images; change "
                 "and inpaint them"
+            )
+        if isinstance(self.sampling.solver, Stochastic):
+            raise ValueError(
+                "the model is a student of stochastic steps, of which no flow encodes images; "
+                "change and inpaint them"
             )
 
 
@@ -200,4 +206,4 @@ def _encode(network, images, told, *, num_steps: int):
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def _decode(network, z, told, *, sampling: Sampling):
-    return sampling.run(network, told, key=jax.random.key(0), z_init=z)
+    return sampling.run(network, told, key=None, z_init=z)

@@ -225,8 +225,8 @@ class Model:
         if not num_labels:
             raise ValueError("this model has no labels; leave label out")
         label = self.label_numbers(label)
-        traced = isinstance(label, jax.core.Tracer)  # its numbers cannot be checked
-        label = label if traced else np.asarray(label)
+        traced = _is_traced(label)
+        label = jnp.asarray(label) if traced else np.asarray(label)
         if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape not in ((), (num,)):
             raise ValueError(f"label must be one integer, or {num} of them; got {label}")
         if not traced and (label.min() < 0 or label.max() >= num_labels):
@@ -277,6 +277,7 @@ class Model:
     def _weights(self, guidance, label, prompt, num):
         if guidance is None:
             return None
+        guidance = jnp.asarray(guidance) if _is_traced(guidance) else guidance
         self.check_guidance(guidance)
         if label is None and prompt is None and not self.network.guide:
             what = "prompt" if self.network.takes_text else "label"
@@ -295,7 +296,7 @@ class Model:
                 "this model's guidance acts where it was trained with it; leave guidance_levels out"
             )
         low, high = levels
-        if not low < high:
+        if not _is_traced(levels) and not low < high:
             raise ValueError(f"guidance_levels must be log-SNRs, (low, high); got {levels}")
         return jnp.broadcast_to(jnp.asarray(levels, jnp.float32), (num, 2))
 
@@ -307,7 +308,12 @@ class Model:
                 "guide, another model"
             )
         low, high = self.guidance_range
-        if isinstance(guidance, jax.core.Tracer):  # its numbers cannot be checked
+        if _is_traced(guidance):
             return
         if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")
+
+
+def _is_traced(a: Any) -> bool:
+    """Whether a number, or one in a list or an array, is traced, so that it cannot be checked."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(a))

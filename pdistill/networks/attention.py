@@ -121,7 +121,7 @@ def in_chunks(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
 
     def split(a: Array) -> Array:  # [B, T, ...] -> [T / CHUNK, B, CHUNK, ...]
         padded = jnp.pad(a, [(0, short if axis == 1 else 0) for axis in range(a.ndim)])
-        return padded.reshape(len(a), -1, CHUNK, *a.shape[2:]).swapaxes(0, 1)
+        return padded.reshape(batch, -1, CHUNK, *a.shape[2:]).swapaxes(0, 1)
 
     if mask is None or mask.shape[2] == 1:
         of = lambda q: plain(q, k, v, mask)  # noqa: E731

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from pdistill import diffusion
+from pdistill.diffusion.schedules import SMALL, ends
 
 
 def check_network(network: Any) -> None:
@@ -49,8 +50,8 @@ def check_variance(network: Any, num_steps: int = 1) -> None:
 
 def check_known(levels: Sequence[float], schedule: diffusion.Schedule) -> None:
     """Raises ValueError for log-SNRs that a network of this schedule has not learnt."""
-    low, high = (float(schedule(jnp.asarray(t))) for t in (1.0, 0.0))
-    if wrong := [level for level in levels if not low - 1e-3 <= level <= high + 1e-3]:
+    low, high = ends(schedule)
+    if wrong := [level for level in levels if not low - SMALL <= level <= high + SMALL]:
         raise ValueError(
             f"this model knows log-SNRs from {low:.3g} to {high:.3g}; got {wrong[0]:g}: give others"
         )

@@ -9,6 +9,8 @@ from flax import struct
 from jax import Array
 
 from pdistill.data.text import Text
+from pdistill.diffusion.guidance import acting
+from pdistill.diffusion.schedules import SMALL, known_ends
 from pdistill.samplers import LowRes
 
 
@@ -51,3 +53,15 @@ class Conditioning(struct.PyTreeNode):
 
 
 NOTHING = Conditioning()
+
+
+def guiding_weight(told: Conditioning, guide: Any, logsnr: Array) -> Array:
+    """Weights of the guidance that is told, [B], but 0 at log-SNRs that a guide has not learnt.
+
+    It may predict what says nothing of an image there: eps, of which x_hat has the error by
+    sigma / alpha. Without a guide, None, they are as told.
+    """
+    if guide is None:
+        return told.guidance
+    low, high = known_ends(guide.schedule)
+    return acting(told.guidance, (low - SMALL, high + SMALL), logsnr)

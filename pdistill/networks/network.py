@@ -17,7 +17,7 @@ from pdistill.data.images import repeat
 from pdistill.diffusion import Denoiser, Schedule
 from pdistill.networks import traced
 from pdistill.networks.checks import check_guide, check_network, check_variance
-from pdistill.networks.conditioning import NOTHING, Conditioning, Text
+from pdistill.networks.conditioning import NOTHING, Conditioning, Text, guiding_weight
 from pdistill.networks.registry import brief, change_network
 from pdistill.networks.transfer import Transfer, transfer
 from pdistill.samplers import Level, LowRes
@@ -161,7 +161,7 @@ class Network(struct.PyTreeNode):
             return self._read(convert, z, logsnr, told, dropout_key, second)
         if told.label is None and told.text is None and not self.guide:
             raise ValueError("guidance is towards a label or a prompt; give one too")
-        weight, told = told.guidance, told.replace(guidance=None)
+        weight, told = guiding_weight(told, self.guide, logsnr), told.replace(guidance=None)
 
         def pair(z, logsnr):
             def read(*both):

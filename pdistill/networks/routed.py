@@ -98,7 +98,7 @@ def block_places(routes: Array, num: int, block: int) -> tuple[Array, Array]:
     ends = jnp.cumsum(-(-counts // block))  # in blocks
     starts = ends - -(-counts // block)
     ranks = jnp.take_along_axis(jnp.cumsum(ours, 0), routes[:, None], 1)[:, 0] - 1
-    total = -(-len(routes) // block) + num - 1
+    total = -(-routes.shape[0] // block) + num - 1
     networks = jnp.searchsorted(ends, jnp.arange(total), side="right")
     return block * starts[routes] + ranks, jnp.minimum(networks, num - 1)
 

@@ -2,12 +2,13 @@
 
 from pdistill.samplers.adaptive import integrate
 from pdistill.samplers.cascade import Level, LowRes, sample_cascade, with_noise
+from pdistill.samplers.counts import check_steps, num_evaluations
 from pdistill.samplers.edm import Edm
 from pdistill.samplers.improved_ddpm import ImprovedDdpm
 from pdistill.samplers.likelihood import bits_per_dim, log_likelihood
 from pdistill.samplers.maruyama import EulerMaruyama
 from pdistill.samplers.names import SOLVERS, format_steps, parse_solver, parse_steps
-from pdistill.samplers.sampling import check_steps, encode, num_evaluations, sample
+from pdistill.samplers.sampling import encode, sample
 from pdistill.samplers.solvers import (
     Ancestral,
     Cascade,

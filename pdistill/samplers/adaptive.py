@@ -55,7 +55,7 @@ def integrate(
       z: standard normal noise [B, ...]. schedule: its ends alone are used.
       rtol, atol: a step's error of each example, over atol + rtol |x|, has at most a root mean
         square of one; all examples have the steps of the worst.
-      max_tries: steps, taken or not, after which it gives up.
+      max_tries: steps, taken or not, after which it gives up; it does at once where x_hat is NaN.
 
     Returns:
       (samples [B, ...] in the wider of z's type and float32, evaluations of the denoiser []).
@@ -78,7 +78,7 @@ def integrate(
     x, none = z / (alpha + sigma), jnp.zeros((), jnp.int32)
     start = Progress(x, slope(x, begin), begin, FIRST_STEP * (begin - end), none)
     at = jax.lax.while_loop(
-        lambda at: (at.tau > end) & (at.tries < max_tries),
+        lambda at: (at.tau > end) & (at.tries < max_tries) & jnp.isfinite(at.step),
         lambda at: _attempt(at, slope, end, rtol, atol),
         start,
     )

@@ -67,20 +67,11 @@ def sample_cascade(
       Images [B, H, W, C], or a list of [B, h, w, C].
 
     Raises:
-      ValueError: there are not as many step counts as resolutions, or `shape` has another size than
-        the largest.
+      ValueError: there are not as many step counts as resolutions, `shape` has another size than
+        the largest, or the solver is no `Cascade`.
     """
-    if len(num_steps) != len(levels):
-        sizes = [level.size for level in levels]
-        raise ValueError(
-            f"the cascade has {len(levels)} resolutions, {sizes} pixels: "
-            f"give as many step counts, not {tuple(num_steps)}"
-        )
-    batch, *sides, channels = shape
-    if tuple(sides) != (levels[-1].size,) * 2:
-        raise ValueError(
-            f"the cascade makes images of {levels[-1].size} pixels a side; got the shape {shape}"
-        )
+    _check(levels, shape, num_steps, solver)
+    batch, *_, channels = shape
     key = noise.as_threefry(key)
     made, condition = [], None
     for i, (level, steps) in enumerate(zip(levels, num_steps, strict=True)):
@@ -100,6 +91,24 @@ def sample_cascade(
         )
         made.append(x)
     return made if return_levels else made[-1]
+
+
+def _check(levels: Sequence[Level], shape: Sequence[int], num_steps: Sequence[int], solver) -> None:
+    """Raises ValueError for arguments of `sample_cascade` that do not go together."""
+    if not isinstance(solver, Cascade):
+        raise ValueError(
+            f"sample_cascade takes a cascade's solver, such as samplers.Cascade(); got {solver!r}"
+        )
+    if len(num_steps) != len(levels):
+        sizes = [level.size for level in levels]
+        raise ValueError(
+            f"the cascade has {len(levels)} resolutions, {sizes} pixels: "
+            f"give as many step counts, not {tuple(num_steps)}"
+        )
+    if tuple(shape[1:-1]) != (levels[-1].size,) * 2:
+        raise ValueError(
+            f"the cascade makes images of {levels[-1].size} pixels a side; got the shape {shape}"
+        )
 
 
 def with_noise(key: Array, x: Array, std: Array) -> LowRes:

@@ -16,7 +16,9 @@ class Edm(Solver):
 
     N steps begin at N levels of sigma / alpha from sigma_max to sigma_min, as far as the schedule
     has them, and the last one is Euler's to zero: x_hat. As in their code a sample starts from
-    sigma_max eps, without an image, whose z is a little less than the noise eps.
+    sigma_max eps, without an image, whose z is a little less than the noise eps. Times that are
+    given instead begin at sigma_max, too, where they have more noise: the slopes at a step's two
+    ends are weighed by sigma / alpha, which has no bound.
 
     It is for what was published with it: on the same levels, those of `KarrasSchedule`, `Heun` is
     closer to the exact flow of a mixture of any width that was tried, and on the cosine schedule of
@@ -64,6 +66,10 @@ class Edm(Solver):
         root = high + (low - high) * jnp.minimum(part, 1)
         return jnp.where(i == num_steps, cleanest, -2 * self.rho * jnp.log(root))
 
+    @property
+    def noisiest(self) -> float:
+        return -2 * math.log(self.sigma_max)
+
     def prior_std(self, logsnr):
         return alpha_sigma(logsnr)[1]
 
@@ -77,9 +83,10 @@ class Edm(Solver):
             return z, logsnr_t
         sigma = jnp.exp(-logsnr_t / 2)
         within = (self.churn_min <= sigma) & (sigma <= self.churn_max)
-        raised = logsnr_t - 2 * jnp.where(within, jnp.log1p(memory), 0)
+        rise = jnp.where(within, 2 * jnp.log1p(memory), 1)  # no root of 0, whose slope is infinite
+        raised = jnp.where(within, logsnr_t - rise, logsnr_t)
         (alpha_t, _), (alpha, sigma) = alpha_sigma(logsnr_t), alpha_sigma(raised)
-        std = self.churn_noise * sigma * jnp.sqrt(-jnp.expm1(raised - logsnr_t))
+        std = self.churn_noise * sigma * jnp.where(within, jnp.sqrt(-jnp.expm1(-rise)), 0)
         return alpha / alpha_t * z + std * normal(key, z.shape, z.dtype), raised
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):

@@ -1,6 +1,7 @@
 """The sampler of improved DDPM (Nichol & Dhariwal 2021), with a learnt variance."""
 
 import dataclasses
+import numbers
 
 import jax.numpy as jnp
 
@@ -27,7 +28,7 @@ class ImprovedDdpm(Solver):
                 f"{self.name} is for the discrete noise levels of DDPM, `DdpmSchedule`; got "
                 f"{schedule}"
             )
-        if isinstance(num_steps, int) and num_steps > schedule.num:
+        if isinstance(num_steps, numbers.Integral) and num_steps > schedule.num:
             raise ValueError(
                 f"{self.name} takes at most the {schedule.num} time steps; got {num_steps}"
             )

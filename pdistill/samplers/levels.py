@@ -21,7 +21,7 @@ def levels_of(
 ) -> Callable[[Array], Array]:
     """The noise level after i steps, as a function of i; times replace the solver's own."""
     if times is not None:
-        return schedule(jnp.asarray(times, dtype)).__getitem__
+        return jnp.maximum(schedule(jnp.asarray(times, dtype)), solver.noisiest).__getitem__
     if isinstance(num_steps, jax.core.Tracer):
         return lambda i: solver.level(schedule, i, num_steps, dtype)
     return solver.grid(schedule, num_steps, dtype).__getitem__

@@ -10,6 +10,7 @@ from jax import Array
 from pdistill.diffusion import Denoiser, Schedule, alpha_sigma, between, v_from_x
 from pdistill.runtime.kernels import without_kernels
 from pdistill.samplers import noise
+from pdistill.samplers.counts import check_count
 from pdistill.samplers.levels import bounded
 from pdistill.samplers.sampling import at_least_float32
 
@@ -40,8 +41,7 @@ def log_likelihood(
     Returns:
       Log-densities [B], in the wider of x's type and float32.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    check_count(num_steps)
     x = at_least_float32(x)
     levels = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
     levels = levels.at[0].set(bounded(*levels[:2]))
@@ -55,7 +55,9 @@ def log_likelihood(
     def slopes(z: Array, logsnr: Array) -> tuple[Array, Array]:
         logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
         with without_kernels():
-            v, push = jax.linearize(lambda z: v_from_x(z, denoise(z, logsnr), logsnr), z)
+            v, push = jax.linearize(
+                lambda z: v_from_x(z, denoise(z, logsnr).astype(z.dtype), logsnr), z
+            )
         return v, divergence(push, z)
 
     def step(carry, ends):
@@ -71,8 +73,7 @@ def log_likelihood(
 
     start = alpha * x, jnp.zeros(len(x), x.dtype)
     (z, total), _ = jax.lax.scan(step, start, (levels[:-1], levels[1:]))
-    size = math.prod(x.shape[1:])
-    squares = jnp.sum(jnp.square(z.reshape(len(z), -1)), axis=1)
+    size, squares = math.prod(x.shape[1:]), jnp.sum(jnp.square(z.reshape(len(z), -1)), axis=1)
     return -squares / 2 - size / 2 * math.log(2 * math.pi) + total + size * jnp.log(alpha)
 
 

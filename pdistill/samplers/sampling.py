@@ -1,7 +1,6 @@
 """The driver of all solvers, a loop over a grid of noise levels."""
 
 import inspect
-import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Literal, overload
@@ -12,9 +11,10 @@ from jax import Array
 
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump, Schedule, alpha_sigma
 from pdistill.samplers import noise
+from pdistill.samplers.counts import check_steps, count_steps
 from pdistill.samplers.levels import levels_of, told_from_data
 from pdistill.samplers.names import parse_solver
-from pdistill.samplers.solvers import Cascade, Ddim, Heun, Solver, Steps
+from pdistill.samplers.solvers import Ddim, Heun, Solver
 
 Sampled = Denoiser | Jump | DenoiserWithVariance
 
@@ -92,7 +92,7 @@ def sample(
         `Solver.end` makes of it, instead of stepping to logsnr(0). On a schedule that ends at
         almost clean data (logsnr 20) this keeps every solver's order; on one that stops earlier it
         is the better image but not the flow's. Steps end at logsnr 20, or 10 above the one before.
-      return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first.
+      return_trajectory: also return z at every grid point, [N + 1, B, ...], noise first, x last.
 
     Returns:
       Samples [B, ...] in float32 or z_init's wider type, or (samples, trajectory).
@@ -102,7 +102,7 @@ def sample(
         has another shape than z.
     """
     solver = parse_solver(solver)
-    num_steps = _count_steps(solver, num_steps, times)
+    num_steps = count_steps(solver, num_steps, times)
     key, z = _start(key, shape, z_init, solver)
     level = levels_of(solver, schedule, num_steps, times, z.dtype)
     level = level if last_step_is_x_hat or solver.jumps else told_from_data(level, num_steps)
@@ -111,12 +111,13 @@ def sample(
     z = z * solver.prior_std(level(jnp.asarray(0))) if pure else z
     ends = last_step_is_x_hat, return_trajectory
     x, trajectory = _integrate(denoise, z, key, level, num_steps, solver, *ends)
-    x = jnp.clip(x, *clip) if solver.jumps and clip is not None else x
+    x, trajectory = _clipped_end(x, trajectory, clip) if solver.jumps else (x, trajectory)
     return (x, trajectory) if return_trajectory else x
 
 
 def _prepared(denoise: Sampled, solver: Solver, clip: tuple[float, float] | None) -> Sampled:
     """The denoiser, clipped, or the jump; ValueError for what cannot be called as the latter."""
+    _check_clip(clip)
     if solver.model == "variance":
         return _with_variance(denoise, clip, solver.name)
     if not solver.jumps:
@@ -133,24 +134,12 @@ def _prepared(denoise: Sampled, solver: Solver, clip: tuple[float, float] | None
     return denoise
 
 
-def _count_steps(
-    solver: Solver, num_steps: Array | int | None, times: Sequence[float] | None
-) -> Array | int:
-    """Checks `sample`'s num_steps or times, and returns the number of steps."""
-    if isinstance(solver, Cascade):
-        raise ValueError("use sample_cascade for a cascade; sample has one resolution")
-    if (num_steps is None) == (times is None):
-        raise ValueError("give either num_steps or times")
-    if times is not None:
-        falling = all(earlier > later for earlier, later in itertools.pairwise(times))
-        if not (falling and all(0 <= t <= 1 for t in times)):
-            raise ValueError(f"times must fall, in [0, 1]; got {times}")
-        num_steps = len(times) - 1
-    if isinstance(num_steps, jax.core.Tracer):
-        return num_steps
-    num_steps = int(num_steps) if isinstance(num_steps, Array) else num_steps
-    check_steps(solver, num_steps)
-    return num_steps
+def _check_clip(clip: tuple[float, float] | None) -> None:
+    """Raises ValueError for numbers that are no range; those of a traced program are not known."""
+    if clip is None or not all(isinstance(end, numbers.Real) for end in clip):
+        return
+    if not clip[0] < clip[1]:
+        raise ValueError(f"clip must be (low, high) or None; got {clip}")
 
 
 def _start(
@@ -167,6 +156,8 @@ def _start(
         key, init_key = noise.split(key)
         return key, noise.normal(init_key, tuple(shape), jnp.float32)
     z_init = at_least_float32(z_init)
+    if shape is not None and tuple(shape) != z_init.shape:
+        raise ValueError(f"shape {tuple(shape)} is not z_init's {z_init.shape}; leave it out")
     if key is not None:
         _check_key(key, z_init.shape)
     return key, z_init
@@ -228,11 +219,11 @@ def encode(
       Noise [B, ...], or (noise, trajectory [N + 1, B, ...]).
 
     Raises:
-      ValueError: the solver draws noise or jumps, or num_steps is impossible.
+      ValueError: the solver draws noise, jumps or is of one step, or num_steps is impossible.
     """
     solver = parse_solver(solver)
     check_steps(solver, num_steps)
-    if solver.stochastic or solver.jumps:
+    if solver.stochastic or solver.model != "denoiser":
         raise ValueError(
             f"encode needs a deterministic solver of denoisers, such as heun; got {solver}"
         )
@@ -247,46 +238,17 @@ def encode(
     return (z, trajectory) if return_trajectory else z
 
 
-def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
-    """Checks that a solver can take `num_steps` steps: one count, or a tuple for a cascade.
+def at_least_float32(a: Array) -> Array:
+    """Casts half precision to float32, as the noise levels and the state of a solver need it.
 
     Raises:
-      ValueError: it cannot.
+      ValueError: `a` is of whole numbers.
     """
-    if isinstance(solver, Cascade):
-        if not isinstance(num_steps, tuple) or not num_steps:
-            raise ValueError(
-                "a cascade takes a tuple of steps, one count a resolution, such as 8+4+2; got "
-                f"{num_steps!r}"
-            )
-        for steps in num_steps:
-            check_steps(solver.solver, steps)
-        return
-    if isinstance(num_steps, tuple):
-        raise ValueError(f"{solver.name} takes one count of steps, not a cascade's {num_steps}")
-    if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps!r}")
-    if num_steps > solver.max_steps:
-        raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
-
-
-def num_evaluations(
-    solver: Solver | Cascade | str, num_steps: Steps, last_step_is_x_hat: bool = True
-) -> int:
-    """Number of calls of the denoiser for one sample; the last step needs only x_hat by default.
-
-    A cascade's calls are counted at all resolutions, whatever the size of their images.
-    """
-    solver = parse_solver(solver)
-    if isinstance(solver, Cascade):
-        return sum(num_evaluations(solver.solver, steps) for steps in num_steps)
-    last = 1 if last_step_is_x_hat else solver.evaluations_per_step
-    return (num_steps - 1) * solver.evaluations_per_step + last
-
-
-def at_least_float32(a: Array) -> Array:
-    """Casts half precision to float32, as the noise levels and the state of a solver need it."""
     a = jnp.asarray(a)
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        raise ValueError(
+            f"data and noise must be floating point, image / 127.5 - 1 of uint8; got {a.dtype}"
+        )
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
 
 
@@ -294,6 +256,16 @@ def _clipped(denoise: Denoiser, clip: tuple[float, float] | None) -> Denoiser:
     if clip is None:
         return denoise
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), *clip)
+
+
+def _clipped_end(
+    x: Array, trajectory: Array | None, clip: tuple[float, float] | None
+) -> tuple[Array, Array | None]:
+    """The last image of jumps, clipped, and the trajectory that it ends."""
+    if clip is None:
+        return x, trajectory
+    x = jnp.clip(x, *clip)
+    return x, trajectory if trajectory is None else trajectory.at[-1].set(x)
 
 
 def _with_variance(

@@ -39,7 +39,8 @@ class Solver(abc.ABC):
       stochastic: it draws noise.
       looks_ahead: its step needs the noise level after the next one, too.
       evaluations_per_step: network evaluations in a step.
-      max_steps: largest number of steps.
+      min_steps, max_steps: smallest and largest number of steps.
+      noisiest: log-SNR at which a step begins from given `times` that have more noise.
       model: the model that it samples: "denoiser", at every noise level; "one_step", at pure noise
         only; "multistep", at some noise levels only; "jump"; or "variance", a denoiser that also
         says the variance of a step.
@@ -49,7 +50,9 @@ class Solver(abc.ABC):
     stochastic = False
     looks_ahead = False
     evaluations_per_step = 1
+    min_steps = 1
     max_steps = math.inf
+    noisiest = -math.inf
     model = "denoiser"
 
     @property

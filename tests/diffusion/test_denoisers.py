@@ -159,6 +159,23 @@ def test_gaussian_flow_takes_a_level_for_each_example(x64):
     np.testing.assert_allclose(flow(GAUSSIAN, z, t, s), each, rtol=1e-14)
 
 
+def test_whole_numbers_are_levels(golden, mixture_2d):
+    z = np.random.default_rng(0).normal(size=(3, 2))
+    whole, real = (GAUSSIAN.denoise(z, jnp.array([-3, 0, 1], dtype)) for dtype in (int, float))
+    np.testing.assert_array_equal(whole, real)
+    for model, z_0 in ((golden.mixture, golden.z), (mixture_2d, z)):  # `between` has their values
+        assert jax.eval_shape(lambda z, model=model: model.flow(z, -10, 10), z_0).shape == z_0.shape
+
+
+def test_a_flow_has_the_type_of_its_z(golden, mixture_2d):
+    """Not that of the mixture's numbers, which promotion may make that of x_hat."""
+    for model, dim in ((golden.mixture, 1), (mixture_2d, 2)):
+        with jax.numpy_dtype_promotion("standard"):
+            z = jax.ShapeDtypeStruct((3, dim), jnp.float32)
+            found = jax.eval_shape(lambda z, model=model: model.flow(z, -3.0, 3.0), z)
+        assert found.dtype == jnp.float32
+
+
 def test_mixture_flow_golden_values(golden):
     """docs/methods/progressive.md, T8."""
     x = flow(golden.mixture, golden.z, -20.0, 20.0)

@@ -65,9 +65,21 @@ def test_interval_in_log_snr(x64):
     found = guide(PAIR, 2.0, interval=own)(Z, LOGSNR)
     weights = np.array([2.0, 0.0, 2.0, 2.0, 2.0])
     np.testing.assert_allclose(found, guide(PAIR, weights)(Z, LOGSNR), atol=1e-14)
-    for interval in ((3.0, -3.0), (1.0, 1.0)):
+    for interval in ((3.0, -3.0), (1.0, 1.0), [3.0, -3.0], np.array([[0.0, 1.0], [3.0, -3.0]])):
         with pytest.raises(ValueError, match=r"interval must be \(low, high\)"):
             guide(PAIR, 1.0, interval=interval)
+
+
+def test_no_weight_needs_no_second_prediction(x64):
+    """Which may be no number where it counts for nothing; the slope by the weight stays."""
+
+    def broken(z, logsnr):
+        return jnp.where(logsnr[:, None] < 0, jnp.nan, UNCONDITIONAL.denoise(z, logsnr))
+
+    found = guide(pair_of(CONDITIONAL.denoise, broken), 2.0, interval=(0.0, 9.0))(Z, LOGSNR)
+    np.testing.assert_array_equal(found, guide(PAIR, 2.0, interval=(0.0, 9.0))(Z, LOGSNR))
+    slope = jax.grad(lambda w: guide(PAIR, w)(Z, LOGSNR).sum())(0.0)
+    assert abs(slope) > 0.1
 
 
 def test_the_first_channels_alone_are_guided(x64):
@@ -89,6 +101,8 @@ def test_rescaling_brings_back_the_spread(x64, rescale):
     np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)
     if rescale == 1.0:
         np.testing.assert_allclose(np.std(found, 1), np.std(conditional, 1), rtol=1e-12)
+    flat = pair_of(*(lambda z, _, mean=mean: jnp.full_like(z, mean) for mean in (0.5, 0.25)))
+    np.testing.assert_array_equal(guide(flat, 2.0, rescale=rescale)(Z, LOGSNR), np.full_like(Z, 1))
     for wrong in (-0.5, 1.5):
         with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
             guide(PAIR, 1.0, rescale=wrong)

@@ -75,6 +75,10 @@ def test_between_two_levels(x64):
     found, way = diffusion.between(jnp.array(t), jnp.array(s), 0.3)
     close(diffusion.angle(found), phi_t + 0.3 * (phi_s - phi_t))
     close(way, phi_s - phi_t)
+    for whole, real in zip(
+        diffusion.between(-20, 20, 0.5), diffusion.between(-20.0, 20.0, 0.5), strict=True
+    ):
+        close(whole, real)
 
 
 def test_between_levels_beyond_float32s_angles():

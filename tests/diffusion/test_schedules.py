@@ -145,6 +145,14 @@ def test_decreases_and_keeps_shape_and_dtype(x64, schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_whole_numbers_are_times_and_levels(schedule):
+    assert schedule(1) == schedule(1.0)
+    assert schedule(0) == schedule(0.0)
+    if isinstance(schedule, DdpmSchedule):
+        assert schedule.step(-3) == schedule.step(jnp.array(-3.0))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_is_a_value(schedule):
     """Equal schedules share one compilation when passed as a static argument."""
     traces = []

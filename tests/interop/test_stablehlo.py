@@ -11,7 +11,9 @@ from comparison import SHAPE, save_random
 from jax import export as jax_export
 
 import pdistill
+from pdistill.diffusion import CosineSchedule
 from pdistill.interop import export_sampler, write_sampler
+from pdistill.networks import Conditioning, DiffusersDiT, DiT, Network, Routed, SiT
 
 KEY = jax.random.key(5)
 
@@ -93,7 +95,29 @@ def test_a_model_that_jumps(tmp_path):
     np.testing.assert_array_equal(images, model.sample(KEY, 3, num_steps=2))
 
 
+TINY = {"depth": 1, "heads": 2}
+OF_ANY_BATCH = {
+    "1,024 tokens": (DiT(1, patch=1, features=8, **TINY), 32, ()),
+    "several students": (Routed(DiT(1, features=8, num_labels=3, **TINY), (1, 0, 1)), 4, "label"),
+    "guidance": (DiffusersDiT(1, guidance=True, head_channels=4, **TINY), 4, "guidance"),
+    "no label": (SiT(1, features=8, **TINY), 4, ()),
+}
+
+
+@pytest.mark.parametrize(("module", "side", "told"), OF_ANY_BATCH.values(), ids=OF_ANY_BATCH)
+def test_networks_take_a_symbolic_batch(module, side, told):
+    """Tracing tells: a batch has no length in Python where its size is a symbol."""
+    shape, (b,) = (side, side, 1), jax_export.symbolic_shape("b")
+    network = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=shape).shapes
+    types = {"label": jnp.int32, "guidance": jnp.float32}
+    told = Conditioning(**{told: jax.ShapeDtypeStruct((b,), types[told])} if told else {})
+    z, logsnr = (jax.ShapeDtypeStruct((b, *rest), jnp.float32) for rest in (shape, ()))
+    assert jax.eval_shape(Network.denoise, network, z, logsnr, told).shape == (b, *shape)
+
+
 def test_noise_and_a_solver_that_draws_more(tmp_path):
     model = pdistill.load(save_random(tmp_path / "model", solver="ancestral"))
     with pytest.raises(ValueError, match="ancestral draws noise at each step: use a key"):
         export_sampler(model, start="noise")
+    with pytest.raises(ValueError, match="start must be 'key' or 'noise'; got 'latents'"):
+        export_sampler(model, start="latents")

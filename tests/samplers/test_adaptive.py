@@ -12,7 +12,8 @@ from pdistill.diffusion import CosineSchedule, GaussianMixture, RectifiedFlow
 from pdistill.samplers import adaptive, integrate
 
 Z = np.random.default_rng(0).normal(size=(8, 1))
-run = jax.jit(integrate, static_argnums=0, static_argnames=("schedule", "rtol", "atol"))
+STATIC = ("schedule", "rtol", "atol", "max_tries")
+run = jax.jit(integrate, static_argnums=0, static_argnames=STATIC)
 
 
 def mixture(std=0.2):
@@ -96,8 +97,10 @@ def test_the_worst_example_says_the_steps(x64):
 
 
 def test_giving_up():
-    x, evaluations = integrate(
-        lambda z, logsnr: z * jnp.nan, Z, schedule=RectifiedFlow(), max_tries=3
-    )
+    """After as many steps as it may try; or at the first that is not finite."""
+    x, evaluations = run(mixture().denoise, Z, schedule=RectifiedFlow(), max_tries=3)
     assert np.isnan(x).all()
     assert evaluations == 20
+    x, evaluations = run(lambda z, logsnr: z * jnp.nan, Z, schedule=RectifiedFlow())
+    assert np.isnan(x).all()
+    assert evaluations == 8

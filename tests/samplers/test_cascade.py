@@ -246,6 +246,7 @@ def test_steps_and_solvers_by_name():
     assert samplers.parse_solver("cascade:heun") == samplers.Cascade(samplers.Heun(), 0.0)
     assert samplers.parse_steps("8+4") == (8, 4)
     assert samplers.parse_steps("8") == 8
+    assert samplers.format_steps(np.int64(8)) == 8
 
 
 def test_mistakes():
@@ -263,6 +264,8 @@ def test_mistakes():
         sample_cascade(levels, KEY, (3, 4, 4, 1), num_steps=(1, 1), solver=Cascade())
     with pytest.raises(ValueError, match="makes images of 1 pixels a side"):
         sample_cascade(levels[:1], KEY, (3, 4, 4, 1), num_steps=(1,), solver=Cascade())
+    with pytest.raises(ValueError, match=r"takes a cascade's solver, .*; got Ddim\(\)"):
+        sample_cascade(levels, KEY, (3, 2, 2, 1), num_steps=(1, 1), solver=samplers.Ddim())
     with pytest.raises(ValueError, match="use sample_cascade for a cascade"):
         samplers.sample(
             lambda z, _: z, KEY, (3, 1), schedule=SCHEDULE, num_steps=(1, 1), solver=Cascade()

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdistill.diffusion import CosineSchedule, GaussianMixture, KarrasSchedule
+from pdistill.diffusion import (
+    CosineSchedule,
+    Gaussian,
+    GaussianMixture,
+    KarrasSchedule,
+    RectifiedFlow,
+)
 from pdistill.samplers import Edm, Heun, encode, noise, num_evaluations, parse_solver, sample
 
 KEY = jax.random.key(0)
@@ -111,6 +117,28 @@ def test_levels_that_the_schedule_has_not():
     sigmas = np.exp(-levels / 2)
     assert (sigmas[0], sigmas[-2]) == pytest.approx((20, 0.01), rel=1e-5)
     np.testing.assert_allclose(np.diff(sigmas[:-1] ** (1 / 7), 2), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedFlow()], ids=str)
+def test_times_of_more_noise_than_it_knows(schedule):
+    """The slopes' mean has their difference by sigma / alpha, 1e13 at the end of a flow's times."""
+    z, times = np.linspace(-2, 2, 5, dtype=np.float32)[:, None], tuple(np.linspace(1, 0, 17))
+    denoise = Gaussian(0.3, 0.7).denoise
+    x = sample(denoise, None, z_init=z, schedule=schedule, times=times, solver="edm")
+    np.testing.assert_allclose(x, 0.3 + 0.7 * z, rtol=0, atol=0.05)  # the flow's; measured 0.03
+
+
+def test_the_slope_of_a_level_that_does_not_churn():
+    """Nothing moves there; by the root of no variance it would be no number."""
+    zero, solver = jnp.zeros(1), parse_solver("edm:2,1,5")
+
+    def moved(level):
+        return solver.perturb(zero, level, KEY, jnp.float32(0.4))[0].sum()
+
+    slopes = jax.vmap(jax.grad(moved))(jnp.array([0.0, 1.0]))
+    assert slopes[1] == 0
+    assert np.isfinite(slopes[0])
+    assert slopes[0] != 0
 
 
 def test_evaluations_at_run_time():

@@ -125,7 +125,8 @@ def test_clip_is_for_the_end(x64):
         lambda z, t, s: z, None, z_init=z, schedule=SCHEDULE, num_steps=2, solver=Gamma(),
         clip=(-1.0, 1.0), return_trajectory=True,
     )  # fmt: skip
-    assert trajectory.max() == 3
+    assert trajectory[:-1].max() == 3
+    np.testing.assert_array_equal(x, trajectory[-1])
     assert x.max() == 1
 
 
@@ -136,7 +137,7 @@ def test_clip_is_for_the_end(x64):
         ({}, "either num_steps or times"),
         ({"times": (0.0, 1.0)}, "times must fall"),
         ({"times": (1.0, 0.5, 0.5, 0.0)}, "times must fall"),
-        ({"times": (1.0,)}, "at least 1"),
+        ({"times": (1.0,)}, "at least two"),
     ],
 )
 def test_mistakes(options, message):

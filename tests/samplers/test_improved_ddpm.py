@@ -99,8 +99,10 @@ def test_mistakes():
         sample(mixture().denoise, KEY, z_init=Z, schedule=DdpmSchedule(), **how)
     with pytest.raises(ValueError, match="is for the discrete noise levels of DDPM"):
         sample(both, KEY, z_init=Z, schedule=CosineSchedule(), **how)
-    with pytest.raises(ValueError, match="at most the 10 time steps; got 11"):
-        sample(both, KEY, z_init=Z, schedule=DdpmSchedule(num=10), num_steps=11, solver="iddpm")
+    few = DdpmSchedule(num=10)
+    for many in (11, np.int64(11)):
+        with pytest.raises(ValueError, match="at most the 10 time steps; got 11"):
+            sample(both, KEY, z_init=Z, schedule=few, num_steps=many, solver="iddpm")
     with pytest.raises(ValueError, match=r"returns \(x_hat, fraction of the variance\)"):
         sample(lambda *a: (*both(*a), 0), KEY, z_init=Z, schedule=DdpmSchedule(), **how)
     narrow = lambda z, logsnr: (mixture().denoise(z, logsnr), z[:, :1])  # noqa: E731

@@ -105,8 +105,17 @@ def test_numbers_of_steps(x64):
     denoise, how = Gaussian(0.3, 0.5).denoise, {"schedule": CosineSchedule()}
     assert np.isfinite(run(denoise, X, num_steps=1, **how)).all()
     np.testing.assert_array_equal(run(denoise, X, **how), run(denoise, X, num_steps=64, **how))
-    with pytest.raises(ValueError, match="num_steps must be at least 1; got 0"):
-        log_likelihood(denoise, X, num_steps=0, **how)
+    for wrong in (0, 2.5):  # the noisiest time of 2.5 steps would be 1.2
+        with pytest.raises(ValueError, match=f"num_steps must be at least 1; got {wrong}"):
+            log_likelihood(denoise, X, num_steps=wrong, **how)
+
+
+def test_a_wider_denoiser_does_not_make_it_so(x64):
+    how = {"schedule": CosineSchedule(), "num_steps": 1}
+    with jax.numpy_dtype_promotion("standard"):
+        wide = lambda z, logsnr: 0.5 * z.astype(jnp.float64)  # noqa: E731
+        found = jax.eval_shape(lambda x: log_likelihood(wide, x, **how), X.astype(np.float32))
+    assert found.dtype == jnp.float32
 
 
 def test_half_precision_is_integrated_in_float32():

@@ -401,6 +401,12 @@ def test_num_evaluations_counts_calls_at_run_time(x64, solver, last_step_is_x_ha
 def test_num_evaluations():
     assert [num_evaluations(s, 8) for s in SOLVERS] == [8, 15, 8, 8]
     assert [num_evaluations(s, 8, last_step_is_x_hat=False) for s in SOLVERS] == [8, 16, 8, 8]
+    for solver, num_steps, message in (
+        ("ddim", (8, 4), r"ddim takes one count of steps; got \(8, 4\)"),
+        ("cascade", 8, "cascade takes a count a resolution of steps; got 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            num_evaluations(solver, num_steps)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
@@ -494,10 +500,15 @@ def test_sharded_samples_are_the_same_and_stay_sharded(solver):
         ({"num_steps": None, "times": (1.0, np.nan)}, r"times must fall, in \[0, 1\]; got"),
         ({"num_steps": None, "times": (1.0, -0.1)}, r"times must fall, in \[0, 1\]; got"),
         (
-            {"key": jax.random.split(KEY, 1), "z_init": np.zeros((5, 2)), "solver": Ancestral()},
+            {"key": jax.random.split(KEY, 1), "shape": None, "z_init": np.zeros((5, 2))},
             "or one for each of the 5 samples",
         ),
         ({"key": jax.random.split(KEY, 3)}, "or one for each of the 1 samples"),
+        ({"num_steps": None, "times": (1.0,)}, r"times must be at least two, .*; got \(1.0,\)"),
+        ({"num_steps": jnp.array(2.7)}, "num_steps must be at least 1; got .*no whole number"),
+        ({"z_init": np.zeros((2, 2))}, r"shape \(1, 2\) is not z_init's \(2, 2\)"),
+        ({"shape": None, "z_init": np.zeros((1, 2), int)}, "must be floating point, .*; got int"),
+        ({"clip": (1, -1)}, r"clip must be \(low, high\) or None; got \(1, -1\)"),
     ],
 )
 def test_bad_arguments_of_sample(arguments, message):
@@ -511,11 +522,15 @@ def test_bad_arguments_of_sample(arguments, message):
     [
         ({"num_steps": 0}, "num_steps must be at least 1"),
         ({"solver": Ancestral()}, "encode needs a deterministic solver"),
+        ({"solver": "one_step", "num_steps": 1}, "encode needs a deterministic solver"),
+        ({"x": np.zeros((1, 2), np.uint8)}, "must be floating point, .*; got uint8"),
     ],
 )
 def test_bad_arguments_of_encode(arguments, message):
     with pytest.raises(ValueError, match=message):
-        encode(wavy, np.zeros((1, 2)), **({"num_steps": 2, "schedule": COSINE} | arguments))
+        eager_encode(
+            wavy, **({"x": np.zeros((1, 2)), "num_steps": 2, "schedule": COSINE} | arguments)
+        )
 
 
 @pytest.mark.parametrize("solver", [Ddim(), DpmSolverPP2M(), Heun()], ids=str)

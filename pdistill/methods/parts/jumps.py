@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.methods.parts.times import check_law, ends, normal_levels, shuffled_times
+from pdistill.diffusion.schedules import ends
+from pdistill.methods.parts.times import check_law, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion import DdpmSchedule, KarrasSchedule, Schedule
-
-SMALL = 1e-3  # of log-SNRs: ends that are the same may round differently
+from pdistill.diffusion import KarrasSchedule, Schedule
+from pdistill.diffusion.schedules import SMALL, ends, known_ends
 
 
 def uniform_times(key: Array, batch: int, stratified: bool, dtype=jnp.float32) -> Array:
@@ -66,24 +65,6 @@ def guidance_weights(
 def importance(guidance: Array, discount: float) -> Array:
     """Weight of examples with guidance w, (1 + w) ** -discount: guided errors grow with 1 + w."""
     return (1 + guidance) ** -discount
-
-
-def ends(schedule: Schedule) -> tuple[float, float]:
-    """Log-SNRs at the noisiest time, 1, and at 0: numbers, also inside a traced function."""
-    with jax.ensure_compile_time_eval():
-        return float(schedule(jnp.asarray(1.0))), float(schedule(jnp.asarray(0.0)))
-
-
-def known_ends(schedule: Schedule) -> tuple[float, float]:
-    """Log-SNRs of the noisiest and the cleanest images that a teacher of a schedule was trained on.
-
-    They are its `ends`, but DDPM's time steps begin later than its schedule.
-    """
-    low, high = ends(schedule)
-    if isinstance(schedule, DdpmSchedule):
-        with jax.ensure_compile_time_eval():
-            high = float(schedule(jnp.asarray(1 / schedule.num)))
-    return low, high
 
 
 def within(name: str, levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:

@@ -37,7 +37,7 @@ class DiTBlock(nn.Module):
     ) -> tuple[Array, Array]:
         features = tokens.shape[-1]
         if self.guidance:
-            sines += GuidanceEmbedding(WAVES, name="guidance_in")(weight, len(tokens))
+            sines += GuidanceEmbedding(WAVES, name="guidance_in")(weight, tokens.shape[0])
         name = "norm1.emb.timestep_embedder.linear_"
         embedding = Dense(features, name=f"{name}1")(sines)
         embedding = Dense(features, name=f"{name}2")(nn.silu(embedding))

@@ -169,7 +169,7 @@ class SiT(Published):
         if self.target and not self.target_blocks:
             embed = TargetEmbedding(WAVES, self.features, time_scale=TARGET_SCALE, name="target_in")
             embedding += embed(told.target, logsnr)
-        label = jnp.full(len(time), self.num_labels) if told.label is None else told.label
+        label = jnp.full(time.shape[0], self.num_labels) if told.label is None else told.label
         table = nn.Embed(self.num_labels + 1, self.features, name="y_embedder.embedding_table")
         return embedding + table(label)
 
