@@ -47,7 +47,7 @@ from pdistill.model import Model
 from pdistill.networks import Conditioning
 from pdistill.report import table
 from pdistill.runtime.bars import Bar
-from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.files import check_writable, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors, say
 from pdistill.samplers import parse_solver
@@ -79,11 +79,17 @@ class Given:
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
+        for path, suffix in ((options.out, ""), (options.save_statistics, ".npz")):
+            if path:
+                check_writable(path, suffix)
         rows = evaluate(options)
+    try:
         if options.out:
-            write_jsonl(options.out, rows, append=True)
-    if rows:
-        print(table(rows))
+            with plain_errors(OSError):
+                write_jsonl(options.out, rows, append=True)
+    finally:  # what was measured is told in any case
+        if rows:
+            print(table(rows))
 
 
 def _parser() -> argparse.ArgumentParser:
