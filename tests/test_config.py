@@ -20,7 +20,7 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import claim, is_harmless
+from pdistill.experiment.directory import claim, is_harmless, key_of
 from pdistill.experiment.plan import plan
 from pdistill.features import efficientnet_lite0
 from pdistill.methods.parts.presets import PRESETS
@@ -291,6 +291,7 @@ def test_defaults_leave_errors_to_parse(damage, value):
 
 def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
+    (tmp_path / "teacher/model").mkdir(parents=True)
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
     claim(tmp_path, CONFIG, experiment.stages, runs, {})
@@ -301,6 +302,35 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
         claim(tmp_path, changed, experiment.stages, runs, {})
+
+
+@pytest.mark.parametrize("made", ["pd/4/model", "teacher/checkpoints/10"])
+def test_a_run_that_has_made_nothing_is_begun_with_another_config(tmp_path, made):
+    """As after a mistake in the first one; also on other images."""
+    experiment = parse(CONFIG)
+    claimed = functools.partial(
+        claim, tmp_path, stages=experiment.stages, runs=plan(experiment, SHAPE)
+    )
+    claimed(CONFIG, images={"content": "a"})
+    (tmp_path / "teacher/checkpoints").mkdir(parents=True)
+    (tmp_path / "results.jsonl").touch()
+    claimed(CONFIG | {"seed": 1}, images={"content": "b"})
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    (tmp_path / made).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="on other training images"):
+        claimed(CONFIG | {"seed": 1}, images={"content": "c"})
+    with pytest.raises(ConfigError, match="seed: 1 -> 2"):
+        claimed(CONFIG | {"seed": 2}, images={"content": "b"})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_seeds_that_are_others(tmp_path, seed):
+    """A run that has begun with one goes on."""
+    with pytest.raises(ConfigError, match=f"seed must be from 0 to 4294967295; got {seed}"):
+        key_of(seed, tmp_path)
+    if seed < 2**64:
+        (tmp_path / "config.json").write_text(json.dumps({"config": {"seed": seed}}))
+        assert key_of(seed, tmp_path) == key_of(seed % 2**32, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +388,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
     longer = CONFIG | {
         "stages": [teacher, given | PRESETS[preset] | {"loop": LOOP | {"num_updates": 60}}]
     }
+    (tmp_path / "last/model").mkdir(parents=True)
     for each in (config, longer):
         stages = parse(each).stages
         claim(tmp_path, each, stages, {"last": SimpleNamespace(name="last", run=stages[1])}, {})
@@ -368,6 +399,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
 
 def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
     """What is known of them on both sides is compared; earlier versions had noted nothing."""
+    (tmp_path / "teacher/model").mkdir(parents=True)
     experiment = parse(CONFIG)
     runs = plan(experiment, SHAPE)
     claimed = functools.partial(claim, tmp_path, CONFIG, experiment.stages, runs)
@@ -553,5 +585,6 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     earlier = {key: value for key, value in teacher.items() if key != "measured_at"}
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    (tmp_path / "teacher/model").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
         claim(tmp_path, CONFIG, experiment.stages, runs, {})

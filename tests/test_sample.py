@@ -9,7 +9,8 @@ from PIL import Image
 
 from pdistill import model as models
 from pdistill import sample
-from pdistill.cli import prepare
+from pdistill.cli import compare, evaluate, pairs, partition, prepare
+from pdistill.cli.options import read_prompts
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import load_images
@@ -190,11 +191,36 @@ def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a_0.5", "b.png"]
 
 
-@pytest.mark.parametrize("flag", ["--seeds=5-", "--seeds=3-1"])
-def test_what_are_no_numbers(directory, capsys, flag):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seeds=5-", "give numbers such as 3, 1,5,7 or 0-9; got '5-'"),
+        ("--seeds=3-1", "give numbers such as 3, 1,5,7 or 0-9; got '3-1'"),
+        ("--seeds=0-999999999", "give at most 5,000,000 numbers; got '0-999999999'"),
+        ("--seed=-1", "give a seed from 0 to 4294967295; got '-1'"),
+        ("--seed=4294967296", "give a seed from 0 to 4294967295; got '4294967296'"),
+        ("--seed=a", "give a seed from 0 to 4294967295; got 'a'"),
+    ],
+)
+def test_what_are_no_numbers(capsys, flag, message):
     with pytest.raises(SystemExit):
-        draw(directory, flag)
-    assert "give numbers such as 3, 1,5,7 or 0-9; got" in capsys.readouterr().err
+        sample.main(["--model=m", flag])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [evaluate.main, pairs.main, compare.main, partition.main])
+def test_seeds_of_other_commands(capsys, main):
+    with pytest.raises(SystemExit):
+        main(["--seed=-1"])
+    assert "give a seed from 0 to 4294967295; got '-1'" in capsys.readouterr().err
+
+
+def test_prompts_in_another_encoding(tmp_path):
+    (tmp_path / "prompts.txt").write_text("käse", encoding="latin-1")
+    with pytest.raises(
+        ValueError, match=r"prompts.txt is not in UTF-8; save it so \('utf-8' codec"
+    ):
+        read_prompts(tmp_path / "prompts.txt")
 
 
 @pytest.mark.parametrize(

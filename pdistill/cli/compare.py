@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import codec_option, command_parser, labels_after
+from pdistill.cli.options import codec_option, command_parser, labels_after, seed_option
 from pdistill.evaluation import (
     EvaluationError,
     Evaluator,
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_samples", type=int, default=0, help="default: as many as the reference has"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
     parser.add_argument("--out", help="file for the lines, one JSON object each")
     return parser

@@ -29,6 +29,7 @@ from pdistill.cli.options import (
     picture_options,
     prompts_option,
     read_prompts,
+    seed_option,
     steps_option,
     text_encoder_option,
 )
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
     picture_options(parser)
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "samples, or of the choice of images")
     parser.add_argument("--batch_size", type=int, default=BATCH)
     parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
     parser.add_argument("--save_statistics", help=".npz for the reference's mu and sigma")

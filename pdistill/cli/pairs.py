@@ -9,7 +9,13 @@ latents are its latents, and "codec" is the fingerprint of its codec.
 
 from pathlib import Path
 
-from pdistill.cli.options import codec_option, command_parser, guide_option, load_model
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    guide_option,
+    load_model,
+    seed_option,
+)
 from pdistill.methods.columns import Pairs
 from pdistill.runtime.files import check_writable
 from pdistill.runtime.mesh import make_mesh
@@ -28,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):

@@ -31,6 +31,7 @@ from pdistill.cli.options import (
     numbers,
     prompts_option,
     read_prompts,
+    seed_option,
     steps_option,
     text_encoder_option,
 )
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="grid.png", help="picture, .npz or folder/ to write (default grid.png)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all images (default 0)")
+    seed_option(parser, "all images")
     parser.add_argument(
         "--seeds", type=numbers, help="a seed for each image instead, such as 0-99 or 1,5,7"
     )
