@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import json
+import math
 import operator
 import os
 import re
@@ -314,8 +315,10 @@ def test_a_run_that_has_made_nothing_is_begun_with_another_config(tmp_path, made
     claimed(CONFIG, images={"content": "a"})
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
     (tmp_path / "results.jsonl").touch()
+    (tmp_path / "text").mkdir()
     claimed(CONFIG | {"seed": 1}, images={"content": "b"})
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    assert not (tmp_path / "text").exists()  # whose scale is of the other data
     (tmp_path / made).mkdir(parents=True)
     with pytest.raises(ConfigError, match="on other training images"):
         claimed(CONFIG | {"seed": 1}, images={"content": "c"})
@@ -518,6 +521,9 @@ def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
             "imported, or a class of your own as module:Class; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
+        ("stages[0].optimizer.learning_rate", math.inf, "learning_rate must be a finite number"),
+        ("stages[0].optimizer.clip_norm", math.nan, "clip_norm must be a finite number; got nan"),
+        ("model.network.arguments.dropout", math.nan, "arguments.dropout must be a finite number"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),
         ("stages[1].loop.batch_size", 0, "stages[1].loop: batch_size must be at least 1; got 0"),
         (

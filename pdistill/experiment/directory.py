@@ -19,7 +19,7 @@ from pdistill.methods import Run
 from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.lock import InUse, locked
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.temporary import TEMPORARY, sweep
+from pdistill.runtime.temporary import TEMPORARY, remove, sweep
 from pdistill.runtime.terminal import say
 from pdistill.samplers.noise import SEEDS
 
@@ -136,6 +136,8 @@ def claim(
     check()
     if jax.process_index() == 0:
         if path.exists():
+            if not _has_made_any(workdir):  # but the scale of embeddings, perhaps of others
+                remove(workdir / "text")
             sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
         resolved = {
             "config": config,
