@@ -264,8 +264,11 @@ def test_classes_of_a_model(tmp_path, capsys):
     (row,) = read_jsonl(out)
     assert (row["num_samples"], row["labels"]) == (60, "data")
     assert row["reference"].endswith("data.npz of classes 0,2")
-    refuse = f"--model={models[0]}", f"--reference={tmp_path}/data.npz", classes
-    assert "takes no labels; leave --classes out" in refused(capsys, *refuse, *flags)
+    for option, name in ((classes, "classes"), ("--label=3", "label")):
+        refuse = f"--model={models[0]}", f"--reference={tmp_path}/data.npz", option
+        assert f"takes no labels; leave --{name} out" in refused(capsys, *refuse, *flags)
+    refuse = f"--model={models[3]}", f"--reference={tmp_path}/data.npz", "--label=3"
+    assert "--label must be from 0 to 2; got 3" in refused(capsys, *refuse, *flags)
     refuse = f"--model={models[3]}", f"--reference={tmp_path}/more.npz"
     assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)
 

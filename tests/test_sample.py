@@ -158,6 +158,8 @@ def test_errors_are_one_message(directory, tmp_path, monkeypatch, flag, message)
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--prompt=a", "takes no prompts; leave --prompt out"),
+        ("--prompts=prompts.txt", "takes no prompts; leave --prompts out"),
         ("--scale=-1", "error: --scale must be at least 1; got -1"),
         ("--out=grid.w0", r"error: .*; got grid.w0: if that is to be a folder, write grid.w0/"),
         ("--out=/proc/x.png", r"error: cannot write into /proc: "),

@@ -299,12 +299,13 @@ def _measure_model(
 
 def _labels(options: argparse.Namespace, reference: AnyReference, num_labels: int) -> np.ndarray:
     """The labels after which samples are drawn."""
-    if options.classes and not num_labels:
-        raise EvaluationError(f"{options.model} takes no labels; leave --classes out")
+    for name in ("classes", "label"):
+        if getattr(options, name) is not None and not num_labels:
+            raise EvaluationError(f"{options.model} takes no labels; leave --{name} out")
     if options.label is None:
         return labels_after(reference, num_labels, options.model)
     if not 0 <= options.label < num_labels:
-        raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+        raise EvaluationError(f"--label must be from 0 to {num_labels - 1}; got {options.label}")
     return np.array([options.label])
 
 

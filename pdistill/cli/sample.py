@@ -146,6 +146,9 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         raise ValueError("--seeds has a seed twice, whose images would be the same")
     if options.prompt and options.prompts:
         raise ValueError("give either --prompt or --prompts")
+    for name in ("prompt", "prompts"):
+        if getattr(options, name) and not model.network.takes_text:
+            raise ValueError(f"{options.model} takes no prompts; leave --{name} out")
     if options.latents and not works_on_latents(model.card):
         raise ValueError("the model makes images, not latents; leave --latents out")
     if options.scale is not None and options.scale < 1:

@@ -467,7 +467,8 @@ def test_folders_that_cannot_be_prepared(root, tmp_path, capsys):
     [
         ([], "either one of cifar10, cifar100, fashion_mnist, mnist, svhn or --images"),
         (["cifar10", "--images=."], "either one of"),
-        (["--images=.", "--name=new", "--resolution=0"], "--resolution must be 1 or more"),
+        (["--images=.", "--name=new", "--resolution=0"], "--resolution must be from 1 to 4096"),
+        (["--emoji=.", "--resolution=100000"], "--resolution must be from 1 to 4096; got 100000"),
         (["--images=."], "--name=NAME"),
     ],
 )
