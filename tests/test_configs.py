@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 from tiny_experiment import tiny_gan
 
@@ -309,3 +310,19 @@ def test_stages_share_nothing():
     config_path.set_value("stages[2].loop.num_updates", config, 7)
     for stage in config.stages[3:5]:
         assert (stage["adversary"]["r1"], stage["loop"]["num_updates"]) == (1e-3, 800)
+
+
+def parts(value):
+    """All dicts in a config, itself included."""
+    if isinstance(value, ConfigDict | dict):
+        yield value
+        value = [value[key] for key in value]
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from parts(item)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "cifar10_latents", "imagenet256_guided"])
+def test_a_change_in_place_is_none_of_another_stage_or_config(name):
+    configs = [config_named(name) for _ in range(2)]
+    ids = [id(part) for config in configs for part in parts(config)]
+    assert len(ids) == len(set(ids))

@@ -36,7 +36,3 @@ def main(arguments: list[str] | None = None) -> None:
         f"the average of width {options.width:g} after {about['updates']:,} updates, of "
         f"{about['snapshots']} snapshots (its profile is {about['error']:.1%} off) -> {options.out}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -173,7 +173,3 @@ def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: s
             f"{path} has other images, noise or labels than {teacher_path}; give a student of that "
             "teacher"
         )
-
-
-if __name__ == "__main__":
-    main()

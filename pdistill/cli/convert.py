@@ -85,7 +85,3 @@ def _check(format: str, given: dict[str, object]) -> None:
             raise ConversionError(f"--from={format} needs --{name}; give it too")
     if min(given.get(name, 1) for name in ("num_steps", "image_size", "heads")) < 1:
         raise ConversionError("--num_steps, --image_size and --heads must be at least 1")
-
-
-if __name__ == "__main__":
-    main()

@@ -319,7 +319,3 @@ def _prompts(options: argparse.Namespace, evaluator: Evaluator, model: Model) ->
     if not model.prompts or captions is None:
         return None
     return [each[0] for each in captions]
-
-
-if __name__ == "__main__":
-    main()

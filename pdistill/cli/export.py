@@ -96,7 +96,3 @@ def _with_prompts(model: Model, path: Path) -> Model:
         raise ValueError("this model takes no prompts; leave --prompts out")
     prompts = list(dict.fromkeys(read_prompts(path)))
     return dataclasses.replace(model, prompts=model.prompts.knowing(prompts))
-
-
-if __name__ == "__main__":
-    main()

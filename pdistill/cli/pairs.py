@@ -50,7 +50,3 @@ def main(arguments: list[str] | None = None) -> None:
             fingerprint=model.card.get("codec", {}).get("fingerprint"),
         )  # fmt: skip
     print(f"{config.num} pairs of {config.num_steps} steps -> {options.out}")
-
-
-if __name__ == "__main__":
-    main()

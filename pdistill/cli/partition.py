@@ -41,7 +41,3 @@ def label_embeddings(model: Model) -> np.ndarray:
         "the model has no labels, or a network whose embedding of them is not known; give a DiT or "
         "a UNet with labels"
     )
-
-
-if __name__ == "__main__":
-    main()

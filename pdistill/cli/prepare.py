@@ -204,7 +204,3 @@ def _embed(args: argparse.Namespace, encoder: TextEncoder) -> None:
 def _say_ready(folder: Path, root: Path) -> None:
     setting = "" if root == data_dir() else f"with TFDS_DATA_DIR={root}, "
     print(f"{folder} is ready: {setting}load_dataset({folder.parent.name!r})")
-
-
-if __name__ == "__main__":
-    main()

@@ -44,7 +44,3 @@ def merged(workdirs: list[Path]) -> list[dict[str, Any]]:
             raise FileNotFoundError(f"{workdir} has no results.jsonl with rows; give runs")
         found += [row | {"stage": f"{name}: {row['stage']}"} for row in rows]
     return found
-
-
-if __name__ == "__main__":
-    main()

@@ -243,7 +243,3 @@ def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] 
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
                     temporary / f"{next(numbers):06}.png"
                 )
-
-
-if __name__ == "__main__":
-    main()

@@ -104,7 +104,3 @@ def _number(value: Any) -> str:
 
 def _nested(text: str, value: Any) -> str:
     return f"({text})" if isinstance(value, Mapping) and value else text
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""One file an experiment; `recipes` has what they share."""
+"""One file an experiment; `scale` has what they share."""

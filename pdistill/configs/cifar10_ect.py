@@ -20,6 +20,7 @@ training/loss.py) these numbers differ:
 from ml_collections import ConfigDict
 
 from pdistill.configs import scale
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -68,7 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "flow_map",
                     "start": "teacher",
                     "measured_at": (1, 2),
-                    **PRESETS["ect"],
+                    **copied(PRESETS["ect"]),
                     "loop": {
                         "num_updates": 200_000,
                         "batch_size": 128,

@@ -26,6 +26,8 @@ google-research/diffusion_distillation. Differences:
     decoder that learns   7 of 16 blocks          the finest level  of three levels
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -76,89 +78,17 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.9999,
                     },
                 },
-                {
-                    "name": "pagoda/16",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "resolution": 16,
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 0.2,  # released
-                    "layer": "up_0.block_3/conv2/kernel",  # released
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "resolution": 224,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 50_000,  # ours
-                        "batch_size": 128,  # ours
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
-                {
-                    "name": "pagoda/32",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "start": "pagoda/16",
-                    "resolution": 32,
-                    "grown": (256,),
-                    "fixed": "pagoda",  # as the release
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 1.0,  # released
-                    "layer": "grown_0.block_1/conv2/kernel",  # released
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "resolution": 224,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 50_000,  # ours
-                        "batch_size": 256,  # ours
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
+                # Released are the adversarial weights and the layers by which they adapt.
+                pagoda(16, 128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                pagoda(
+                    32,
+                    256,
+                    start="pagoda/16",
+                    grown=(256,),
+                    fixed="pagoda",  # as the release
+                    adversarial=1.0,
+                    layer="grown_0.block_1/conv2/kernel",
+                ),
                 {
                     "name": "upsampled/32",
                     "method": "upsampled",
@@ -170,3 +100,38 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
         }
     )
+
+
+def pagoda(resolution: int, batch_size: int, **changes: Any) -> dict[str, Any]:
+    """A generator of images of this size."""
+    radam = {"rule": "radam", "clip_norm": 0.0}  # released
+    return {
+        "name": f"pagoda/{resolution}",
+        "method": "pagoda",
+        "teacher": "teacher",
+        "resolution": resolution,
+        "latents": {"solver": "edm", "num_steps": 40},  # released
+        "distance": "efficientnet_lite0",  # DeiT too in the release
+        "adversary": {
+            "judges": (
+                {
+                    "features": "efficientnet_lite0",
+                    "halvings": (4, 3, 2, 1),
+                    "resolution": 224,
+                },
+            ),
+            "augmentations": ("color", "translation", "cutout"),  # released
+            "loss": "hinge",  # released
+            "mean_of_judges": True,  # released
+            "r1": 0.0,  # released
+            "optimizer": radam | {"learning_rate": 2e-3},  # released
+        },
+        "loop": {
+            "num_updates": 50_000,  # ours
+            "batch_size": batch_size,  # ours
+            "substeps": 1,
+            "save_every": 5000,
+        },
+        "optimizer": radam | {"learning_rate": 8e-6, "ema_decay": 0.999},  # released
+        **changes,
+    }

@@ -20,6 +20,7 @@ numbers as FastGen has them (configs/methods/config_scm.py). Differences:
 
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -79,13 +80,13 @@ def get_config(variant: str = "") -> ConfigDict:
                     "name": "sct",
                     "start": "teacher",
                     "loop": loop | {"num_updates": 350_000},
-                    **student,
+                    **copied(student),
                 },
                 {
                     "name": "scd",
                     "teacher": "teacher",
                     "loop": loop | {"num_updates": 500_000},
-                    **student,
+                    **copied(student),
                 },
             ),
         }

@@ -14,6 +14,7 @@ images.
 
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 OPTIMIZER = {
@@ -101,6 +102,6 @@ def get_config(variant: str = "") -> ConfigDict:
                 },
             },
             "evaluation": {"metrics": ("fd_pixels",), "references": ("train",)},
-            "stages": stages,
+            "stages": copied(stages),
         }
     )

@@ -16,7 +16,11 @@ teacher 0.40 / 12.9 at 64 DDIM steps, 17.1 / 506 at one; one step of gan 0.36 / 
 students of 4, 2 and 1 steps are polished in the same way.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from pdistill.configs.scale import ADVERSARIAL, pixel_adversary
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -61,179 +65,51 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.998,
                     },
                 },
-                {
-                    "name": "gan",
-                    "method": "gan",
-                    "teacher": "teacher",
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                        "ema_ramp": 0.1,
-                    },
-                    "select": "fd_pixels",
-                },
+                gan("gan"),
                 *(polish() if variant else comparisons()),
             ),
         }
     )
 
 
+def gan(
+    name: str, num_updates: int = 1800, learning_rate: float = 5e-4, **changes: Any
+) -> dict[str, Any]:
+    """A generator from the teacher's weights."""
+    adam = ADVERSARIAL | {"learning_rate": learning_rate, "anneal": "linear"}
+    return {
+        "name": name,
+        "method": "gan",
+        "teacher": "teacher",
+        "adversary": pixel_adversary(),
+        "loop": {"num_updates": num_updates, "batch_size": 64, "save_every": 300},
+        "optimizer": adam | {"ema_decay": 0.999, "ema_ramp": 0.1},
+        "select": "fd_pixels",
+        **changes,
+    }
+
+
 def comparisons() -> tuple:
     """A fifth of the weights, and the control from scratch."""
-    return (
-        {
-            "name": "gan_frozen",
-            "method": "gan",
-            "teacher": "teacher",
-            "fixed": "dit",  # fewer parameters take a higher rate, and more updates
-            "adversary": {
-                "judges": (
-                    {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                    {
-                        "features": "pixels",
-                        "halvings": (2,),
-                        "width": 128,
-                        "mixing": 0,
-                        "batch_norm": False,
-                    },
-                ),
-                "r1": 0.5,
-                "optimizer": {
-                    "learning_rate": 5e-4,
-                    "anneal": "linear",
-                    "b1": 0.0,
-                    "b2": 0.99,
-                    "clip_norm": 0.0,
-                },
-            },
-            "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 300},
-            "optimizer": {
-                "learning_rate": 1e-3,
-                "anneal": "linear",
-                "b1": 0.0,
-                "b2": 0.99,
-                "clip_norm": 0.0,
-                "ema_decay": 0.999,
-                "ema_ramp": 0.1,
-            },
-            "select": "fd_pixels",
-        },
-        {
-            "name": "gan_scratch",
-            "method": "gan",
-            "teacher": "teacher",
-            "scratch": True,
-            "adversary": {
-                "judges": (
-                    {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                    {
-                        "features": "pixels",
-                        "halvings": (2,),
-                        "width": 128,
-                        "mixing": 0,
-                        "batch_norm": False,
-                    },
-                ),
-                "r1": 0.5,
-                "optimizer": {
-                    "learning_rate": 5e-4,
-                    "anneal": "linear",
-                    "b1": 0.0,
-                    "b2": 0.99,
-                    "clip_norm": 0.0,
-                },
-            },
-            "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
-            "optimizer": {
-                "learning_rate": 5e-4,
-                "anneal": "linear",
-                "b1": 0.0,
-                "b2": 0.99,
-                "clip_norm": 0.0,
-                "ema_decay": 0.999,
-                "ema_ramp": 0.1,
-            },
-            "select": "fd_pixels",
-        },
-    )
+    # Fewer parameters take a higher rate, and more updates.
+    frozen = gan("gan_frozen", num_updates=3000, learning_rate=1e-3, fixed="dit")
+    return frozen, gan("gan_scratch", scratch=True)
 
 
 def polish() -> tuple:
     """Rounds with the settings of `digits_pd`, and three of their students polished."""
-    return (
-        {
-            "name": "progressive",
-            "method": "progressive",
-            "teacher": "teacher",
-            "start_steps": 64,
-            "long_rounds": 2,
-            "stratified": True,
-            "loop": {"num_updates": 400, "batch_size": 64, "save_every": 200},
-            "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
-        },
-        *(
-            {
-                "name": f"polish/{steps}",
-                "method": "gan",
-                "teacher": f"progressive/{steps}",
-                "num_steps": steps,
-                "adversary": {
-                    "judges": (
-                        {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                        {
-                            "features": "pixels",
-                            "halvings": (2,),
-                            "width": 128,
-                            "mixing": 0,
-                            "batch_norm": False,
-                        },
-                    ),
-                    "r1": 0.5,
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                    },
-                },
-                "loop": {"num_updates": 1800, "batch_size": 64, "save_every": 300},
-                "optimizer": {
-                    "learning_rate": 5e-4,
-                    "anneal": "linear",
-                    "b1": 0.0,
-                    "b2": 0.99,
-                    "clip_norm": 0.0,
-                    "ema_decay": 0.999,
-                    "ema_ramp": 0.1,
-                },
-                "select": "fd_pixels",
-            }
-            for steps in (4, 2, 1)
-        ),
+    rounds = {
+        "name": "progressive",
+        "method": "progressive",
+        "teacher": "teacher",
+        "start_steps": 64,
+        "long_rounds": 2,
+        "stratified": True,
+        "loop": {"num_updates": 400, "batch_size": 64, "save_every": 200},
+        "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
+    }
+    polished = (
+        gan(f"polish/{steps}", teacher=f"progressive/{steps}", num_steps=steps)
+        for steps in (4, 2, 1)
     )
+    return rounds, *polished

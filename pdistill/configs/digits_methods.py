@@ -12,6 +12,10 @@ on two cores of an x86 server. All numbers are ours.
 
 from ml_collections import ConfigDict
 
+from pdistill.configs.digits_ctm import ctm, ctm_gan
+from pdistill.configs.digits_dmd import dmd
+from pdistill.configs.digits_gan import gan
+
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
@@ -64,227 +68,16 @@ def get_config(variant: str = "") -> ConfigDict:
                     },
                     "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
                 },
-                {
-                    "name": "gan",
-                    "method": "gan",
-                    "teacher": "teacher",
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                        "ema_ramp": 0.1,
-                    },
-                    "select": "fd_pixels",
-                },
-                {
-                    "name": "gan_frozen",
-                    "method": "gan",
-                    "teacher": "teacher",
-                    "fixed": "dit",  # fewer parameters take a higher rate
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 1e-3,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                        "ema_ramp": 0.1,
-                    },
-                    "select": "fd_pixels",
-                },
-                {
-                    "name": "dm",
-                    "method": "dmd",
-                    "teacher": "teacher",
-                    "fake_updates": 2,
-                    "bottleneck": 1,  # the middle of the transformer
-                    "noise": {
-                        "data_std": 0.75
-                    },  # EDM's levels for data of unit deviation, with more noise
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 7e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.99,
-                        "ema_ramp": 0.1,
-                    },
-                    "fake_optimizer": {
-                        "learning_rate": 1e-3,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                    },
-                    "select": "fd_pixels",
-                },
-                {
-                    "name": "dm_gan",
-                    "method": "dmd",
-                    "teacher": "teacher",
-                    "adversarial": 3e-2,
-                    "fake_updates": 2,
-                    "bottleneck": 1,  # the middle of the transformer
-                    "noise": {
-                        "data_std": 0.75
-                    },  # EDM's levels for data of unit deviation, with more noise
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 3e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.99,
-                        "ema_ramp": 0.1,
-                    },
-                    "fake_optimizer": {
-                        "learning_rate": 3e-4,
-                        "anneal": "linear",
-                        "b1": 0.0,
-                        "b2": 0.99,
-                        "clip_norm": 0.0,
-                    },
-                    "select": "fd_pixels",
-                },
-                {
-                    "name": "ctm",
-                    "method": "ctm",
-                    "teacher": "teacher",
-                    "measured_at": (1, 2, 4, 8),
-                    "layer": "pixels/kernel",
-                    "schedule": {
-                        "rho": 15.0
-                    },  # two and four steps with less noise at their middle than 7 has
-                    "grid_points": 18,
-                    "solver_steps": 4,
-                    "distance": "huber",
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 1e-3,
-                        "anneal": "linear",
-                        "b2": 0.99,
-                        "ema_decay": 0.99,
-                    },
-                },
-                {
-                    "name": "ctm_gan",
-                    "method": "ctm",
-                    "teacher": "teacher",
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "measured_at": (1, 2, 4, 8),
-                    "layer": "pixels/kernel",
-                    "schedule": {
-                        "rho": 15.0
-                    },  # two and four steps with less noise at their middle than 7 has
-                    "grid_points": 18,
-                    "solver_steps": 4,
-                    "distance": "huber",
-                    "loop": {
-                        "num_updates": 2000,
-                        "batch_size": 64,
-                        "save_every": 500,
-                        "log_every": 50,
-                    },
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b2": 0.99,
-                        "ema_decay": 0.99,
-                    },
-                    "select": "fd_pixels",
-                },
+                gan("gan", loop=loop()),
+                gan("gan_frozen", learning_rate=1e-3, fixed="dit", loop=loop()),
+                dmd("dm", loop()),
+                dmd("dm_gan", loop(), rates=(3e-4, 3e-4), adversarial=3e-2),
+                ctm("ctm", loop()),
+                ctm_gan(loop()),
             ),
         }
     )
+
+
+def loop() -> dict[str, int]:
+    return {"num_updates": 2000, "batch_size": 64, "save_every": 500, "log_every": 50}

@@ -7,7 +7,13 @@ one for all of them that has as many updates as each of the two ("single"), and 
 learnt the teacher's scores first ("msd_no_tsm"). All numbers are ours.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from pdistill.configs.scale import ADVERSARIAL
+
+HALF = {"features": 32, "heads": 2}  # of the teacher's width
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -44,139 +50,55 @@ def get_config(variant: str = "") -> ConfigDict:
                     "measured_at": (64, 4, 1),
                     "stratified": True,
                     "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
-                    "optimizer": {
-                        "learning_rate": 3e-3,
-                        "warmup": 100,
-                        "anneal": "cosine",
-                        "b2": 0.99,
-                        "ema_decay": 0.998,
-                    },
+                    "optimizer": adam(),
                 },
-                {
-                    "name": "msd",
-                    "method": "multi_student",
-                    "parts": 2,
-                    "score_matching": {
-                        "name": "tsm",
-                        "method": "score_matching",
-                        "teacher": "teacher",
-                        "network": {"features": 32, "heads": 2},
-                        "stratified": True,
-                        "loop": {"num_updates": 1000, "batch_size": 64, "save_every": 1000},
-                        "optimizer": {
-                            "learning_rate": 3e-3,
-                            "warmup": 100,
-                            "anneal": "cosine",
-                            "b2": 0.99,
-                            "ema_decay": 0.998,
-                        },
-                    },
-                    "student": {
-                        "name": "dmd",
-                        "method": "dmd",
-                        "teacher": "teacher",
-                        "fake_updates": 2,
-                        "noise": {
-                            "data_std": 0.75
-                        },  # EDM's levels for data of unit deviation, with more noise
-                        "loop": {"num_updates": 2500, "batch_size": 64, "save_every": 500},
-                        "optimizer": {
-                            "learning_rate": 7e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                            "ema_decay": 0.99,
-                            "ema_ramp": 0.1,
-                        },
-                        "fake_optimizer": {
-                            "learning_rate": 1e-3,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                },
-                {
-                    "name": "single",
-                    "method": "multi_student",
-                    "parts": 1,
-                    "score_matching": {
-                        "name": "tsm",
-                        "method": "score_matching",
-                        "teacher": "teacher",
-                        "network": {"features": 32, "heads": 2},
-                        "stratified": True,
-                        "loop": {"num_updates": 1000, "batch_size": 64, "save_every": 1000},
-                        "optimizer": {
-                            "learning_rate": 3e-3,
-                            "warmup": 100,
-                            "anneal": "cosine",
-                            "b2": 0.99,
-                            "ema_decay": 0.998,
-                        },
-                    },
-                    "student": {
-                        "name": "dmd",
-                        "method": "dmd",
-                        "teacher": "teacher",
-                        "fake_updates": 2,
-                        "noise": {
-                            "data_std": 0.75
-                        },  # EDM's levels for data of unit deviation, with more noise
-                        "loop": {"num_updates": 2500, "batch_size": 64, "save_every": 500},
-                        "optimizer": {
-                            "learning_rate": 7e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                            "ema_decay": 0.99,
-                            "ema_ramp": 0.1,
-                        },
-                        "fake_optimizer": {
-                            "learning_rate": 1e-3,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                },
-                {
-                    "name": "msd_no_tsm",
-                    "method": "multi_student",
-                    "parts": 2,
-                    "student": {
-                        "name": "dmd",
-                        "method": "dmd",
-                        "teacher": "teacher",
-                        "scratch": True,
-                        "network": {"features": 32, "heads": 2},
-                        "fake_updates": 2,
-                        "noise": {
-                            "data_std": 0.75
-                        },  # EDM's levels for data of unit deviation, with more noise
-                        "loop": {"num_updates": 2500, "batch_size": 64, "save_every": 500},
-                        "optimizer": {
-                            "learning_rate": 7e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                            "ema_decay": 0.99,
-                            "ema_ramp": 0.1,
-                        },
-                        "fake_optimizer": {
-                            "learning_rate": 1e-3,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                },
+                students("msd", 2, score_matching=scores(), student=student()),
+                students("single", 1, score_matching=scores(), student=student()),
+                students("msd_no_tsm", 2, student=student(scratch=True, network=dict(HALF))),
             ),
         }
     )
+
+
+def adam() -> dict[str, Any]:
+    """The optimizer of diffusion models."""
+    return {
+        "learning_rate": 3e-3,
+        "warmup": 100,
+        "anneal": "cosine",
+        "b2": 0.99,
+        "ema_decay": 0.998,
+    }
+
+
+def students(name: str, parts: int, **stages: Any) -> dict[str, Any]:
+    return {"name": name, "method": "multi_student", "parts": parts, **stages}
+
+
+def scores() -> dict[str, Any]:
+    """The teacher's scores, which a student's network learns first."""
+    return {
+        "name": "tsm",
+        "method": "score_matching",
+        "teacher": "teacher",
+        "network": dict(HALF),
+        "stratified": True,
+        "loop": {"num_updates": 1000, "batch_size": 64, "save_every": 1000},
+        "optimizer": adam(),
+    }
+
+
+def student(**changes: Any) -> dict[str, Any]:
+    """A generator of some of the digits."""
+    rate = ADVERSARIAL | {"anneal": "linear"}
+    return {
+        "name": "dmd",
+        "method": "dmd",
+        "teacher": "teacher",
+        "fake_updates": 2,
+        "noise": {"data_std": 0.75},  # EDM's levels for data of unit deviation, with more noise
+        "loop": {"num_updates": 2500, "batch_size": 64, "save_every": 500},
+        "optimizer": rate | {"learning_rate": 7e-4, "ema_decay": 0.99, "ema_ramp": 0.1},
+        "fake_optimizer": rate | {"learning_rate": 1e-3},
+        **changes,
+    }

@@ -6,7 +6,11 @@ A teacher of 4x4 digits, a one-step generator of them, and the generator grown t
 teacher's samples enlarged. All numbers are ours.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from pdistill.configs.scale import pixel_adversary
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -53,87 +57,8 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.998,
                     },
                 },
-                {
-                    "name": "pagoda/4",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "resolution": 4,
-                    "adversarial": 0.2,
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 1000,
-                        "batch_size": 64,
-                        "substeps": 1,
-                        "save_every": 500,
-                    },
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b2": 0.99,
-                        "ema_decay": 0.99,
-                    },
-                },
-                {
-                    "name": "pagoda/8",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "start": "pagoda/4",
-                    "resolution": 8,
-                    "grown": (32,),
-                    "fixed": "pagoda",
-                    "adversarial": 1.0,
-                    "adversary": {
-                        "judges": (
-                            {"features": "pixels", "halvings": (2,), "width": 128, "mixing": 0},
-                            {
-                                "features": "pixels",
-                                "halvings": (2,),
-                                "width": 128,
-                                "mixing": 0,
-                                "batch_norm": False,
-                            },
-                        ),
-                        "r1": 0.5,
-                        "optimizer": {
-                            "learning_rate": 5e-4,
-                            "anneal": "linear",
-                            "b1": 0.0,
-                            "b2": 0.99,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 1000,
-                        "batch_size": 64,
-                        "substeps": 1,
-                        "save_every": 500,
-                    },
-                    "optimizer": {
-                        "learning_rate": 5e-4,
-                        "anneal": "linear",
-                        "b2": 0.99,
-                        "ema_decay": 0.99,
-                    },
-                },
+                pagoda(4, adversarial=0.2),
+                pagoda(8, adversarial=1.0, start="pagoda/4", grown=(32,), fixed="pagoda"),
                 {
                     "name": "upsampled/8",
                     "method": "upsampled",
@@ -145,3 +70,17 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
         }
     )
+
+
+def pagoda(resolution: int, **changes: Any) -> dict[str, Any]:
+    """A generator of images of this size."""
+    return {
+        "name": f"pagoda/{resolution}",
+        "method": "pagoda",
+        "teacher": "teacher",
+        "resolution": resolution,
+        "adversary": pixel_adversary(),
+        "loop": {"num_updates": 1000, "batch_size": 64, "substeps": 1, "save_every": 500},
+        "optimizer": {"learning_rate": 5e-4, "anneal": "linear", "b2": 0.99, "ema_decay": 0.99},
+        **changes,
+    }

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "measured_at": (256,),
         "guidance": (0.0, 4.0),  # paper
         "weighting": "velocity_mse",
-        "loop": progressive["loop"],
+        "loop": dict(progressive["loop"]),
         "optimizer": {"learning_rate": 1e-4, "clip_norm": 0.0, "ema_decay": 0.9999},
     }
     progressive.update(name="guided_progressive", teacher="guided")

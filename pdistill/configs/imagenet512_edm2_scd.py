@@ -36,6 +36,7 @@ Without `:imported` the teacher is trained here, which is ours and not EDM2's tr
 
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -92,7 +93,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "method": "flow_map",
                     "teacher": "teacher",
                     "measured_at": (1, 2),
-                    **PRESETS["scd"],
+                    **copied(PRESETS["scd"]),
                     "guidance": (0.0, 1.0),
                     "loop": loop | {"num_updates": 200_000},
                     "optimizer": {

@@ -18,6 +18,7 @@ paper:
 from ml_collections import ConfigDict
 
 from pdistill.configs import imagenet64_pd
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 
@@ -41,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     config.stages = (
         config.stages[0],
-        {"name": "sct", "start": "teacher", **student},
-        {"name": "scd", "teacher": "teacher", **student},
+        {"name": "sct", "start": "teacher", **copied(student)},
+        {"name": "scd", "teacher": "teacher", **copied(student)},
     )
     return config

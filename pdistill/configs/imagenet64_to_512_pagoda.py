@@ -29,6 +29,8 @@ google-research/diffusion_distillation. Differences:
     images of 64x64   of the originals        of the larger ones  one data set for all sizes
 """  # noqa: E501
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -81,179 +83,12 @@ def get_config(variant: str = "") -> ConfigDict:
                         "ema_decay": 0.9999,
                     },
                 },
-                {
-                    "name": "pagoda/64",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "resolution": 64,
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 0.2,  # released
-                    "layer": "up_0.block_3/conv2/kernel",  # released
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "conditional": True,  # released
-                                "resolution": 224,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 90_000,  # ours; they sampled after 180,000 of both
-                        "batch_size": 96,  # released
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
-                {
-                    "name": "pagoda/128",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "start": "pagoda/64",
-                    "resolution": 128,
-                    "grown": (192,),
-                    "fixed": "pagoda_64",  # released
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 1.0,  # released
-                    "layer": "grown_0.block_1/conv2/kernel",  # released
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "conditional": True,  # released
-                                "resolution": 224,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 90_000,  # ours
-                        "batch_size": 256,  # released
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
-                {
-                    "name": "pagoda/256",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "start": "pagoda/128",
-                    "resolution": 256,
-                    "grown": (192, 192),
-                    "fixed": "pagoda_64",  # released
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 1.0,  # released
-                    "layer": "",  # released: the weight does not adapt
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "conditional": True,  # released
-                                "resolution": 0,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 90_000,  # ours
-                        "batch_size": 360,  # released
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
-                {
-                    "name": "pagoda/512",
-                    "method": "pagoda",
-                    "teacher": "teacher",
-                    "start": "pagoda/256",
-                    "resolution": 512,
-                    "grown": (192, 192, 96),
-                    "fixed": "pagoda_64",  # released
-                    "latents": {"solver": "edm", "num_steps": 40},  # released
-                    "distance": "efficientnet_lite0",  # DeiT too in the release
-                    "adversarial": 1.0,  # released
-                    "layer": "",  # released: the weight does not adapt
-                    "adversary": {
-                        "judges": (
-                            {
-                                "features": "efficientnet_lite0",
-                                "halvings": (4, 3, 2, 1),
-                                "conditional": True,  # released
-                                "resolution": 0,
-                            },
-                        ),
-                        "augmentations": ("color", "translation", "cutout"),  # released
-                        "loss": "hinge",  # released
-                        "mean_of_judges": True,  # released
-                        "r1": 0.0,  # released
-                        "optimizer": {  # released
-                            "rule": "radam",
-                            "learning_rate": 2e-3,
-                            "clip_norm": 0.0,
-                        },
-                    },
-                    "loop": {
-                        "num_updates": 90_000,  # ours
-                        "batch_size": 512,  # released
-                        "substeps": 1,
-                        "save_every": 5000,
-                    },
-                    "optimizer": {  # released
-                        "rule": "radam",
-                        "learning_rate": 8e-6,
-                        "clip_norm": 0.0,
-                        "ema_decay": 0.999,
-                    },
-                },
+                # Released are batches, weights and the layers by which these adapt: none from 256
+                # on, where judges see images as they are.
+                pagoda(64, 96, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                grown(128, 256, (192,), layer="grown_0.block_1/conv2/kernel"),
+                grown(256, 360, (192, 192), judged_at=0, layer=""),
+                grown(512, 512, (192, 192, 96), judged_at=0, layer=""),
                 {
                     "name": "upsampled/512",
                     "method": "upsampled",
@@ -264,4 +99,57 @@ def get_config(variant: str = "") -> ConfigDict:
                 },
             ),
         }
+    )
+
+
+def pagoda(
+    resolution: int, batch_size: int, judged_at: int = 224, **changes: Any
+) -> dict[str, Any]:
+    """A generator of images of this size, whose judges see `judged_at` pixels a side."""
+    radam = {"rule": "radam", "clip_norm": 0.0}  # released
+    return {
+        "name": f"pagoda/{resolution}",
+        "method": "pagoda",
+        "teacher": "teacher",
+        "resolution": resolution,
+        "latents": {"solver": "edm", "num_steps": 40},  # released
+        "distance": "efficientnet_lite0",  # DeiT too in the release
+        "adversary": {
+            "judges": (
+                {
+                    "features": "efficientnet_lite0",
+                    "halvings": (4, 3, 2, 1),
+                    "conditional": True,  # released
+                    "resolution": judged_at,
+                },
+            ),
+            "augmentations": ("color", "translation", "cutout"),  # released
+            "loss": "hinge",  # released
+            "mean_of_judges": True,  # released
+            "r1": 0.0,  # released
+            "optimizer": radam | {"learning_rate": 2e-3},  # released
+        },
+        "loop": {
+            "num_updates": 90_000,  # ours; they sampled after 180,000 of both
+            "batch_size": batch_size,  # released
+            "substeps": 1,
+            "save_every": 5000,
+        },
+        "optimizer": radam | {"learning_rate": 8e-6, "ema_decay": 0.999},  # released
+        **changes,
+    }
+
+
+def grown(
+    resolution: int, batch_size: int, channels: tuple[int, ...], **changes: Any
+) -> dict[str, Any]:
+    """A generator of twice the size with a level of its own, on from the one of the size."""
+    return pagoda(
+        resolution,
+        batch_size,
+        start=f"pagoda/{resolution // 2}",
+        grown=channels,
+        fixed="pagoda_64",  # released
+        adversarial=1.0,  # released
+        **changes,
     )

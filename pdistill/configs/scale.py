@@ -3,11 +3,24 @@
 All numbers here are ours. A published experiment's own file has its own.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 ADVERSARIAL = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # Adam of generators and discriminators
+
+
+def pixel_adversary(halvings: int = 2, width: int = 128) -> dict[str, Any]:
+    """Two judges of pixels: batch norm keeps samples diverse, and none makes them exact."""
+    judge = {"features": "pixels", "halvings": (halvings,), "width": width, "mixing": 0}
+    return {
+        "judges": (judge, judge | {"batch_norm": False}),
+        "r1": 0.5,
+        "optimizer": ADVERSARIAL | {"learning_rate": 5e-4, "anneal": "linear"},
+    }
 
 
 def laptop(name: str, *, flip: bool) -> ConfigDict:
@@ -119,7 +132,7 @@ def gan(config: ConfigDict) -> ConfigDict:
     }
     frozen = stage | {"name": "gan_frozen", "fixed": "unet"}
     scratch = stage | {"name": "gan_scratch", "scratch": True}
-    config.stages = (teacher, *map(ConfigDict, (stage, frozen, scratch)))
+    config.stages = (teacher, *(ConfigDict(copied(s)) for s in (stage, frozen, scratch)))
     return config
 
 
@@ -212,7 +225,7 @@ def ect(config: ConfigDict) -> ConfigDict:
         "method": "flow_map",
         "start": "teacher",
         "measured_at": (1, 2),
-        **PRESETS["ect"],
+        **copied(PRESETS["ect"]),
         "between": {"at": "ect", "q": 256.0, "stages": 1},
         "loop": dict(teacher["loop"]) | {"num_updates": 8000, "batch_size": 128},
         "optimizer": {
@@ -230,7 +243,6 @@ def latents(name: str, *, flip: bool) -> ConfigDict:
     """A codec that divides height and width by four, a small transformer, and its students."""
     loop = {"batch_size": 16, "substeps": 1, "log_every": 100, "save_every": 500}
     adam = {"warmup": 100, "anneal": "cosine", "b2": 0.99, "ema_decay": 0.998}
-    taught = {"teacher": "teacher", "loop": loop | {"num_updates": 1000}}
     return ConfigDict(
         {
             "data": {"name": name, "flip": flip},
@@ -302,7 +314,8 @@ def latents(name: str, *, flip: bool) -> ConfigDict:
                     "guidance": (0.0, 2.0),
                     "stratified": True,
                     "optimizer": adam | {"learning_rate": 1e-3},
-                    **taught,
+                    "teacher": "teacher",
+                    "loop": loop | {"num_updates": 1000},
                 },
                 {
                     "name": "dmd",
@@ -311,7 +324,8 @@ def latents(name: str, *, flip: bool) -> ConfigDict:
                     "optimizer": ADVERSARIAL
                     | {"learning_rate": 5e-4, "anneal": "linear", "ema_decay": 0.99},
                     "fake_optimizer": ADVERSARIAL | {"learning_rate": 1e-3, "anneal": "linear"},
-                    **taught,
+                    "teacher": "teacher",
+                    "loop": loop | {"num_updates": 1000},
                 },
             ),
         }

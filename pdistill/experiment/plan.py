@@ -76,11 +76,6 @@ class Planned:
         """Factor by which the data's images, [H, W, C], are reduced for it."""
         return data_shape[0] // self.image_shape[0]
 
-    @property
-    def carried_on(self) -> tuple[str, ...]:
-        """Names of the learners of its start's last state that `Method.init` gets."""
-        return tuple(name for name in self.given if name.startswith("start."))
-
     def init(self, key: Any, given: Mapping[str, Any]) -> Any:
         """The state, from the networks and parts of states that it is given, by `self.given`."""
         named = {name.removeprefix("start."): value for name, value in given.items()}

@@ -52,8 +52,8 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int, columns: 
     """Draws images row by row, each below its caption, on white.
 
     Args:
-      images: uint8 [N, H, W, C], C = 1 (grey) or 3. captions: [N]; long ones are cut. What has no
-        letters in DejaVu Sans, such as Chinese, is shown as boxes.
+      images: uint8 [N, H, W, C], C = 1 (grey) or 3. captions: [N]; long ones are cut, and
+        letters that DejaVu Sans has not, such as Chinese ones, are shown as boxes.
       scale: side of the square that shows a pixel. columns: images in a row.
     """
     size, gap = 12, 12  # of letters, and between columns

@@ -109,20 +109,6 @@ def save_params(directory: str | Path, params: Any) -> None:
         checkpointer.save(Path(directory).absolute(), ocp.args.PyTreeSave(params))
 
 
-def params_shapes(directory: str | Path) -> Any:
-    """Reads the shapes of what `save_params` wrote, a tree of `jax.ShapeDtypeStruct`.
-
-    Raises:
-      ValueError: the files are damaged.
-    """
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            found = checkpointer.metadata(Path(directory).absolute()).item_metadata.tree
-    except Exception as error:  # whatever Orbax and its storage raise
-        raise ValueError(one_line(error)) from error
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), found)
-
-
 def load_params(directory: str | Path, shapes: Any, shardings: Any) -> Any:
     """Reads what `save_params` wrote.
 
