@@ -136,9 +136,7 @@ def claim(
     check()
     if jax.process_index() == 0:
         if path.exists():
-            if not _has_made_any(workdir):  # but the scale of embeddings, perhaps of others
-                remove(workdir / "text")
-            sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
+            _clear(workdir)
         resolved = {
             "config": config,
             "versions": models.versions(),
@@ -147,6 +145,13 @@ def claim(
             "images": images,
         }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def _clear(workdir: Path) -> None:
+    """Deletes what a kill has left, and of a run that has made nothing the scale of embeddings."""
+    sweep(list(workdir.rglob(f"*{TEMPORARY}")))
+    if not _has_made_any(workdir):  # it is of the images of another config, perhaps
+        remove(workdir / "text")
 
 
 def _has_made_any(workdir: Path) -> bool:
