@@ -203,6 +203,7 @@ def section(data: str, shown: Sequence[Shown], folder: Path, rounds: int) -> str
         f"From noise to images, after so many evaluations, by {names}:",
         f"![Images that come about](gallery/{data}_steps.webp)",
         table(shown, times(shown, rounds)),
+        *earlier(shown),
     ]
     return "\n\n".join(lines)
 
@@ -222,6 +223,16 @@ def table(shown: Sequence[Shown], seconds: Mapping[str, tuple[float, float]]) ->
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def earlier(shown: Sequence[Shown]) -> list[str]:
+    """A sentence of the versions before this one that have trained some of these, if any have."""
+    trained = {one.name: one.model.card["versions"]["pdistill"] for one in shown}
+    old = {name: version for name, version in trained.items() if version != pdistill.__version__}
+    if not old:
+        return []
+    by = ", ".join(f"`{name}` by pdistill {version}" for name, version in old.items())
+    return [f"Trained by an earlier version, whose configs may have had other networks: {by}."]
 
 
 def weighted(text: str) -> tuple[str, float]:

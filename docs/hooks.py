@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 RESULTS = "benchmarks/results"
 
@@ -16,9 +16,10 @@ RESULTS = "benchmarks/results"
 def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
     for path in sorted((root / RESULTS).rglob("*")):
-        if path.suffix in (".png", ".json", ".jsonl", ".txt"):
-            name = str(path.relative_to(root))
-            files.append(File(name, str(root), config.site_dir, config.use_directory_urls))
+        if path.suffix in (".png", ".json", ".jsonl", ".txt", ".md"):
+            name, site = str(path.relative_to(root)), (config.site_dir, config.use_directory_urls)
+            unlisted = InclusionLevel.NOT_IN_NAV  # tables in Markdown become pages
+            files.append(File(name, str(root), *site, inclusion=unlisted))
     return files
 
 

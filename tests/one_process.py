@@ -1,10 +1,14 @@
 """One of several processes that train a small network together, in float32 and in float64.
 
-python tests/one_process.py WORKDIR FSDP UPDATES [COORDINATOR NUM_PROCESSES PROCESS_ID]
+python tests/one_process.py WORKDIR FSDP UPDATES SIGNALLED [COORDINATOR NUM_PROCESSES PROCESS_ID]
+
+Process number SIGNALLED sends itself SIGTERM at its first save; -1 for none.
 """
 
 import functools
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -48,7 +52,7 @@ class TwoLayers(nn.Module):
         return dense(math.prod(SHAPE))(nn.tanh(h)).reshape(z.shape)
 
 
-def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
+def run(directory, num_updates, fsdp, dtype, *, stop=None, on_save=lambda step, state: None):
     """Trains, or goes on, in `directory` / `dtype`; returns the losses of all updates."""
     double = dtype == "float64"
     jax.config.update("jax_enable_x64", double)
@@ -64,23 +68,27 @@ def run(directory, num_updates, fsdp, dtype, *, save_every=10, stop=None):
 
     mesh = make_mesh(-1, fsdp)
     pipeline = Pipeline(DATA, 16, seed=0, resident=double)  # each way of reading
-    config = LoopConfig(num_updates, 16, substeps=1, log_every=1, save_every=save_every)
+    config = LoopConfig(num_updates, 16, substeps=1, log_every=1, save_every=10)
     with jax.numpy_dtype_promotion("standard"), MetricWriter(directory) as writer:
         train(
             method, init_state(init, mesh, jax.random.key(0)), pipeline, config, jax.random.key(1),
             name=dtype, directory=Path(directory) / dtype, writer=writer, mesh=mesh, stop=stop,
+            on_save=on_save,
         )  # fmt: skip
     return [row["loss"] for row in read_jsonl(Path(directory) / dtype / "log.jsonl")]
 
 
 if __name__ == "__main__":
-    workdir, fsdp, num_updates, *place = sys.argv[1:]
+    workdir, fsdp, num_updates, signalled, *place = sys.argv[1:]
+    how = {}
     if place:
         processes.join(place[0], int(place[1]), int(place[2]))
+        if signalled == place[2]:
+            how = {"on_save": lambda step, state: os.kill(os.getpid(), signal.SIGTERM)}
     try:
         with StopSignals() as stop:
             for dtype in DTYPES:
-                run(workdir, int(num_updates), int(fsdp), dtype, stop=stop)
+                run(workdir, int(num_updates), int(fsdp), dtype, stop=stop, **how)
     except Interrupted as interruption:
         print(interruption)
         sys.exit(EXIT_CODE)

@@ -1,6 +1,7 @@
 """Tables that benchmarks make of results."""
 
 import json
+import re
 import sys
 import threading
 import tomllib
@@ -11,9 +12,13 @@ import pytest
 from tiny_experiment import tiny
 
 from benchmarks import accelerator, across, emoji_students, mutation, ring, seeds, train_step
+from benchmarks.common import ROOT, config_named
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
-from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.files import read_jsonl, write_jsonl
+
+RESULTS = ROOT / "benchmarks/results"
+MEASURED = sorted(path.parent.name for path in RESULTS.glob("*/results.jsonl"))
 
 
 def row(stage, nfe, value, **changes):
@@ -27,6 +32,30 @@ def write(path, *rows):
     path.mkdir()
     write_jsonl(path / "results.jsonl", rows)
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("digits", ("digits_methods", "digits_flow_map")),
+        *((name, (name,)) for name in ("digits_methods", "cifar10_methods_cpu")),
+    ],
+)
+def test_kept_tables_are_of_the_kept_rows(name, runs):
+    rows = across.merge([RESULTS / run for run in runs])
+    assert (RESULTS / name / "table.md").read_text().splitlines() == across.table(rows)
+
+
+@pytest.mark.parametrize("name", [n for n in MEASURED if n != "cifar10_ctm_cpu"])  # says its own
+def test_kept_rows_are_of_todays_configs(name):
+    """As many updates as the config of this name has, twice as many in long rounds."""
+    config = re.sub("_([cg]pu)$", r":\1", name).replace("cifar10_methods:gpu", "cifar10_methods")
+    stages = {stage["name"]: stage for stage in config_named(config).stages}
+    for row in read_jsonl(RESULTS / name / "results.jsonl"):
+        stage = stages.get(row["stage"]) or stages[row["stage"].partition("/")[0]]
+        if "loop" in stage and "student" not in stage:
+            updates = stage["loop"]["num_updates"]
+            assert row["train_steps"] in (updates, updates * (1 + ("long_rounds" in stage)))
 
 
 def test_one_table_of_several_runs(tmp_path):

@@ -10,6 +10,10 @@ from ml_collections.config_flags import config_path
 from tiny_experiment import tiny_gan
 
 from benchmarks.common import config_named
+from pdistill.cli.config_file import CONFIGS, SHARED
+from pdistill.configs.digits_ctm import ctm, ctm_gan
+from pdistill.configs.digits_dmd import dmd
+from pdistill.configs.digits_gan import gan
 from pdistill.experiment import config as configuration
 from pdistill.experiment.defaults import fill_defaults
 from pdistill.experiment.plan import plan
@@ -48,6 +52,7 @@ VARIANTS = [
 
 # Configs like others, of digits or CIFAR-10, but for their data and numbers.
 ALIKE = (
+    *("cifar10_guided", "cifar10_mean_flow", "cifar10_scm", "fashion_gan"),
     *("cifar10_ablation", "cifar10_methods", "imagenet64_guided", "lsun_church128_pd"),
     *("imagenet64_ctm", "imagenet64_scm", "imagenet64_dmd2", "imagenet64_msd", "imagenet64_gan"),
     *("imagenet64_pd", "lsun_bedroom128_pd", "imagenet64_to_512_pagoda", "ffhq64_lowdiff"),
@@ -128,8 +133,8 @@ def test_ctm_and_pagoda_have_radam(name):
     [
         # The paper's figures; v has x's channels, so it has the x network's parameters.
         ("cifar10_pd", 60_004_099, 13, 800_000 + 750_000),
-        ("cifar10_pd:x", 60_004_099, 13, 800_000 + 750_000),
         ("imagenet64_pd:both", 295_905_222, 10, 550_000 + 600_000),
+        pytest.param("cifar10_pd:x", 60_004_099, 13, 800_000 + 750_000, marks=pytest.mark.slow),
         *(
             pytest.param(name, 139_578_502, 10, 400_000 + 600_000, marks=pytest.mark.slow)
             for name in ("lsun_bedroom128_pd:both", "lsun_church128_pd:both")
@@ -154,11 +159,17 @@ def test_the_papers_sizes(name, parameters, num_rounds, updates):
     "name",
     [
         # Every network and every method once: what is left out differs in numbers only.
-        *("cifar10_pd", "cifar10_gan_frozen"),
+        "cifar10_pd",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
-                *("cifar10_guided", "imagenet64_pd:both", "lsun_bedroom128_pd", "imagenet64_msd"),
+                *(
+                    "cifar10_gan_frozen",
+                    "cifar10_guided",
+                    "imagenet64_pd:both",
+                    "lsun_bedroom128_pd",
+                    "imagenet64_msd",
+                ),
                 *("cifar10_ctm", "cifar10_pagoda", "cifar10_lowdiff"),
             )
         ),
@@ -312,6 +323,12 @@ def test_stages_share_nothing():
         assert (stage["adversary"]["r1"], stage["loop"]["num_updates"]) == (1e-3, 800)
 
 
+@pytest.mark.parametrize("stage", [gan, dmd, ctm, lambda _, loop, **kw: ctm_gan(loop, **kw)])
+def test_a_stage_has_what_its_caller_says(stage):
+    given = {"select": "fd_classifier", "adversary": {"r1": 7.0}}
+    assert stage("name", loop={}, **given).items() >= {**given, "loop": {}}.items()
+
+
 def parts(value):
     """All dicts in a config, itself included."""
     if isinstance(value, ConfigDict | dict):
@@ -321,7 +338,10 @@ def parts(value):
         yield from parts(item)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "cifar10_latents", "imagenet256_guided"])
+FILES = {path.stem for path in CONFIGS.glob("[a-z]*.py")} - {*SHARED, "own_images"}
+
+
+@pytest.mark.parametrize("name", sorted({*VARIANTS, *FILES, "own_images:digits:cpu"}))
 def test_a_change_in_place_is_none_of_another_stage_or_config(name):
     configs = [config_named(name) for _ in range(2)]
     ids = [id(part) for config in configs for part in parts(config)]

@@ -1,5 +1,8 @@
 """The documentation: its code runs, its links lead somewhere, its commands and names exist."""
 
+import ast
+import contextlib
+import importlib.util
 import re
 import sys
 
@@ -11,7 +14,7 @@ from tiny_experiment import tiny
 
 import pdistill
 from pdistill import experiment, samplers
-from pdistill.__main__ import COMMANDS
+from pdistill.__main__ import COMMANDS, main
 from pdistill.cli.config_file import load_config
 
 PAGES = sorted([ROOT / "README.md", ROOT / "reproduce/README.md", *DOCS.rglob("*.md")])
@@ -120,9 +123,84 @@ def test_commands_and_configs(page):
         load_config(name)
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "plan")])
+def test_a_command_says_how_it_is_called(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: pdistill {command} ")
+
+
+def test_modules_that_run_commands():
+    """Those that docs/design.md names."""
+    page = (DOCS / "design.md").read_text()
+    for command in COMMANDS:
+        named = re.search(rf"`pdistill\.([\w.]+)` for `{command}`", page)
+        module = named[1] if named else command
+        found = importlib.util.find_spec(f"pdistill.{module}") is not None
+        assert found == (command not in ("plan", "show")), command
+
+
+def test_configs_that_take_a_teacher():
+    """Those that the page lists do, and it lists all that are not small."""
+    page = (DOCS / "your_own_teacher.md").read_text()
+    section = page.partition("### Which configs take a teacher")[2].partition("\n## ")[0]
+    columns = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    listed = re.findall(r"`(\w+_\w+)`", " ".join(columns))
+    for name in listed:
+        load_config(f"{name}:imported")
+    for path in (ROOT / "pdistill/configs").glob("[cfil]*_*.py"):
+        if path.stem not in listed and not path.stem.startswith("fashion"):
+            with contextlib.suppress(SystemExit):
+                stages = load_config(f"{path.stem}:imported").stages
+                assert len(stages) == 1, path  # nothing that would learn from a teacher
+
+
+def test_commands_are_whole():
+    """Also in configs: a run has a directory, a teacher whose file names no codec is given one, a
+    folder is made first, and no extra puts a copy in the place of an editable installation."""
+    for path in [*PAGES, *sorted((ROOT / "pdistill/configs").glob("*.py"))]:
+        text = path.read_text()
+        if path.suffix == ".py":
+            text = ast.get_docstring(ast.parse(text)) or ""
+        assert not re.search(r"pip install ['\"]?\.", text), path
+        for folder in re.findall(r"\bcd (\w+)", text):
+            assert f"mkdir -p {folder} && cd {folder}" in text, path
+        bare = []
+        for command in re.findall(r"^ *(p\S+ .*)$", re.sub(r"\\\n", "", text), re.MULTILINE):
+            if "convert" in command and "img512" in command:
+                bare += re.findall(r"--out=(\S+)", command)
+            if re.match(r"pdistill train|python -m pdistill\.main", command):
+                assert re.search("--(workdir|dry_run)", command), command
+                teacher = re.search(r"--config\.teacher=(\S+)", command)
+                assert not teacher or teacher[1] not in bare or "--config.codec=" in command
+
+
+def test_what_pages_import_is_in_the_reference():
+    """Also notebooks: a package of its index, or a module or name of one of its pages."""
+    reference = "\n".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    for page in [*PAGES, *(ROOT / "notebooks").glob("*.ipynb")]:
+        text = page.read_text()
+        imports = re.findall(r'^[ "]*from (pdistill[\w.]*) import ([\w, ]+)', text, re.MULTILINE)
+        named = re.findall(r"`(pdistill\.runtime[\w.]*)\.(\w+)\(", text)
+        for module, names in imports + named:
+            if f"| [{module}](" not in reference and f"::: {module}\n" not in reference:
+                for name in names.split(", "):
+                    assert f"::: {module}.{name}\n" in reference, (module, name)
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+
+
+def test_results_has_what_the_readme_has():
+    """Each config with a figure of ours."""
+    section = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if re.search(r"`\w+_\w+(:\w+)?`", line)]
+    measured = [re.findall(r"`([\w:*]+)`", line) for line in rows if "not run" not in line]
+    assert len(measured) > 10
+    page = (DOCS / "results.md").read_text()
+    assert [name for names in measured for name in names if f"`{name}`" not in page] == []
 
 
 def test_the_readme_is_short():

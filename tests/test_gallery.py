@@ -63,6 +63,15 @@ def test_a_model_of_a_one_step_solver_has_one_count(page):
     assert shown._replace(model=dataclasses.replace(shown.model, card=card)).counts == (1,)
 
 
+def test_models_of_an_earlier_version_are_named(page):
+    teacher, student = (gallery.read(str(page / name), None) for name in STEPS)
+    assert gallery.earlier([teacher, student]) == []
+    card = student.model.card | {"versions": {"pdistill": "0.0.1"}}
+    old = student._replace(model=dataclasses.replace(student.model, card=card))
+    [sentence] = gallery.earlier([teacher, old])
+    assert sentence.endswith(f"other networks: `{page / '1'}` by pdistill 0.0.1.")
+
+
 def test_a_weight_of_no_model_is_refused(page, monkeypatch, capsys):
     flags = ["gallery", "--models", str(page / "1"), f"--out={page}", "--guidance"]
     monkeypatch.setattr(sys, "argv", [*flags, "teacher=2"])

@@ -182,7 +182,8 @@ def test_the_teachers_config(tmp_path, variant):
     assert metrics["values"]["loss"].shape == (1,)
 
 
-def test_lowdiff_to_its_last_line(tmp_path):
+@pytest.fixture
+def lowdiff(tmp_path):
     """`imagenet256_lowdiff` with few updates of a small network, of digits in a codec's latents."""
     write_codec(tmp_path / "codec")
     config = load_config("imagenet256_lowdiff")
@@ -198,7 +199,22 @@ def test_lowdiff_to_its_last_line(tmp_path):
     config.evaluation = ConfigDict(
         {"num_samples": 16, "batch_size": 16, "metrics": ("fd_pixels",), "guidance": (0.0,)}
     )
-    experiment.run(config, tmp_path / "run")
+    return config
+
+
+def test_updates_of_lowdiff_fit_a_codecs_latents(lowdiff):
+    settings = parse(as_plain(lowdiff))
+    runs = plan(settings, (8, 8, 1))
+    for name in ("lowdiff", "distilled/1"):
+        assert (runs[name].image_shape, runs[name].network.shape) == ((8, 8, 1), (4, 4, 4))
+        update = trace_update(runs[name], runs, settings, make_mesh(-1, 1), (1000, 8, 8, 1))
+        _, metrics = update.traced.out_info
+        assert metrics["values"]["loss"].shape == (1,)
+
+
+@pytest.mark.slow
+def test_lowdiff_to_its_last_line(lowdiff, tmp_path):
+    experiment.run(lowdiff, tmp_path / "run")
     model = pdistill.load(tmp_path / "run/distilled/1")
     assert (model.image_shape, model.noise_shape) == ((8, 8, 1), (4, 4, 4))
     assert model.sample(jax.random.key(0), 2, label=3).shape == (2, 8, 8, 1)

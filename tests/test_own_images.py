@@ -70,11 +70,15 @@ def test_fashion_is_as_in_its_own_config(recipe):
     ],
 )
 def test_networks_follow_from_sizes(recipe, data, patch, multipliers, attention):
+    found = recipe(*data)["model"]["network"]["arguments"]
+    assert (found["patch"], found["multipliers"]) == (patch, list(multipliers))
+    assert found["attention_sizes"] == list(attention)
+
+
+@pytest.mark.parametrize("data", [((8, 8, 1), 1437, 10), ((128, 128, 3), 9000, 3, "gpu")])
+def test_runs_follow_from_sizes(recipe, data):
     experiment = parse(recipe(*data))
     first, *_, last = plan(experiment, data[0]).values()
-    module = last.network.module
-    assert (module.patch, module.multipliers) == (patch, multipliers)
-    assert module.attention_sizes == attention
     assert last.measured_at == (1,)
     assert first.measured_at[0] == experiment.stages[1].method.start_steps
 

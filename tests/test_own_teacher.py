@@ -87,11 +87,11 @@ def planned(config, teacher):
         ("cifar10_pd:imported", "edm", "progressive/1"),
         ("cifar10_guided:imported", "guided", "guided"),
         ("cifar10_gan_frozen:imported", "diffusers", "gan_frozen"),
-        ("cifar10_ctm:imported", "diffusers", "ctm"),
         ("cifar10_dmd2:cpu:imported", "edm", "dm_gan"),
         *(
-            pytest.param(*of_imagenet, marks=pytest.mark.slow)
-            for of_imagenet in (
+            pytest.param(*longer, marks=pytest.mark.slow)
+            for longer in (
+                ("cifar10_ctm:imported", "diffusers", "ctm"),
                 ("imagenet64_msd:imported", "imagenet", "msd/dmd_1"),
                 ("imagenet64_to_512_pagoda:imported", "imagenet", "pagoda/128"),
             )
@@ -156,6 +156,8 @@ def test_teachers_that_do_not_fit(directory, tmp_path, config, teacher, message)
 def test_a_config_without_one_teacher_has_no_such_variant(capsys):
     with pytest.raises(SystemExit, match="train one teacher; this one trains both-snr,"):
         main(["show", "digits_ablation:imported"])
+    with pytest.raises(SystemExit, match=r"whose first stage trains the teacher; .* method codec"):
+        main(["show", "emoji:imported"])
     main(["show", "cifar10_ctm:imported"])  # whole, though no teacher is given yet
     shown = capsys.readouterr().out
     assert "teacher: imported, given nothing" in shown

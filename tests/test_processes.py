@@ -1,7 +1,7 @@
 """Several processes of this machine train as one does; they stop together and fail together."""
 
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,9 +31,9 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(workdir, num_processes, fsdp=1, updates=20):
+def start(workdir, num_processes, fsdp=1, updates=20, signalled=-1):
     """Processes that train, see `start_all`."""
-    return start_all("one_process", workdir, num_processes, fsdp, updates)
+    return start_all("one_process", workdir, num_processes, fsdp, updates, signalled)
 
 
 def start_all(program, workdir, num_processes, *arguments):
@@ -107,18 +107,36 @@ def test_four_processes_train_as_one(tmp_path, alone, x64):
     check_losses(workdir, alone, 24)
 
 
-def test_two_processes_go_on_without_a_damaged_part(tmp_path, alone):
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory):
+    """The directory of two processes of which one was sent SIGTERM; their exit codes."""
+    workdir = tmp_path_factory.mktemp("processes") / "signalled"
+    return workdir, [process.wait(300) for process in start(workdir, 2, fsdp=2, signalled=1)]
+
+
+def test_a_signal_to_one_stops_all_at_the_same_update(signalled):
+    """Saved together; the exit code says that the same command goes on."""
+    workdir, codes = signalled
+    assert codes == [EXIT_CODE] * 2, output(workdir)
+    messages = [output(workdir, i).splitlines()[-1] for i in range(2)]
+    step = messages[0].removeprefix("stopped by another process: float32 is saved at step ")
+    assert messages[1] == f"stopped by SIGTERM: float32 is saved at step {step}"
+    assert 10 < int(step) < 20
+    assert len(losses(workdir, "float32")) == int(step)
+    assert (workdir / "float32/checkpoints" / step).is_dir()
+
+
+def test_two_processes_go_on_without_a_damaged_part(tmp_path, alone, signalled):
     """Which only one of them reads; both take the checkpoint before, and end like one process."""
-    workdir = tmp_path / "several"
-    for process in start(workdir, 2, fsdp=2):
-        assert process.wait(300) == 0, output(workdir)
-    parts = (workdir / "float32/checkpoints/20/state/ocdbt.process_1").rglob("*")
+    workdir = shutil.copytree(signalled[0], tmp_path / "several")
+    step = len(losses(workdir, "float32"))
+    parts = (workdir / f"float32/checkpoints/{step}/state/ocdbt.process_1").rglob("*")
     largest = max((p for p in parts if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:100])
     for process in start(workdir, 2, fsdp=2):
         assert process.wait(300) == 0, output(workdir)
-    assert "float32/checkpoints/20 is damaged; the one of step 10 is used" in output(workdir)
-    assert "float64" not in output(workdir)  # there was nothing left to do
+    message = f"float32/checkpoints/{step} is damaged; the one of step 10 is used"
+    assert message in output(workdir)
     check_losses(workdir, alone, 20)
 
 
@@ -136,19 +154,6 @@ def test_two_processes_import_models(tmp_path):
     assert len(sums) == 1
 
 
-def test_a_signal_to_one_stops_all_at_the_same_update(tmp_path):
-    """Saved together; the exit code says that the same command goes on."""
-    processes = start(tmp_path, 2, updates=100_000)
-    wait_for(lambda: len(losses(tmp_path, "float32")) > 3, processes)
-    processes[1].send_signal(signal.SIGTERM)
-    assert [process.wait(60) for process in processes] == [EXIT_CODE] * 2, output(tmp_path)
-    messages = [output(tmp_path, i).splitlines()[-1] for i in range(2)]
-    step = messages[0].removeprefix("stopped by another process: float32 is saved at step ")
-    assert messages[1] == f"stopped by SIGTERM: float32 is saved at step {step}"
-    assert len(losses(tmp_path, "float32")) == int(step)
-    assert (tmp_path / "float32/checkpoints" / step).is_dir()
-
-
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_others_stop_when_one_is_lost(tmp_path, lost):
     """With an error, within a minute. What was saved before stays good."""
@@ -164,13 +169,18 @@ def test_the_others_stop_when_one_is_lost(tmp_path, lost):
     assert len(one_process.run(tmp_path, last + 2, 1, "float32")) == last + 2
 
 
-@pytest.mark.parametrize("missing", [0, 1])
-def test_one_that_waits_for_another_to_start_stops(missing):
+def test_one_that_waits_for_another_to_start_stops():
     """With an error that says so, not after the minutes that JAX waits by default."""
-    place = (f"127.0.0.1:{free_port()}", 2, 1 - missing)
-    waiting = subprocess.run(
-        [sys.executable, "-c", f"from pdistill.runtime.processes import join; join(*{place}, 2)"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert waiting.returncode not in (0, EXIT_CODE)
-    assert "DEADLINE_EXCEEDED" in waiting.stderr
+    waiting = []
+    for present in range(2):
+        place = (f"127.0.0.1:{free_port()}", 2, present)
+        code = f"from pdistill.runtime.processes import join; join(*{place}, 2)"
+        waiting.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
+        )
+    for process in waiting:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode not in (0, EXIT_CODE)
+        assert "DEADLINE_EXCEEDED" in error

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it traces every call of a run: for changes of the structure
+
 
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory):

@@ -73,13 +73,14 @@ def tiny_guided() -> ConfigDict:
 
 
 def tiny_gan() -> ConfigDict:
-    """digits_gan: teacher, and a generator of which the best is kept."""
+    """digits_gan: teacher, and a generator of which the best is kept, of any number of updates."""
     config = digits_gan.get_config()
     config.stages = config.stages[:2]
     shrink(config, num_updates=12)
     teacher, gan = config.stages
     teacher["measured_at"] = (2, 1)
     gan.update(fixed="dit", select="fd_pixels")
+    gan["optimizer"]["anneal"] = gan["adversary"]["optimizer"]["anneal"] = "constant"
     gan["adversary"]["r1_interval"] = 4
     config.evaluation.metrics += ("class_shares",)
     return config
@@ -147,17 +148,18 @@ def check_events(workdir: Path) -> None:
 
 
 def tiny_pagoda() -> ConfigDict:
-    """digits_pagoda, mirrored."""
-    config = shrink(digits_pagoda.get_config(), num_updates=4, substeps=1)
+    """digits_pagoda, mirrored; the generator grows from the teacher at once."""
+    config = digits_pagoda.get_config()
+    teacher, _, grown, upsampled = config.stages
+    config.stages = (teacher, grown, upsampled)
+    shrink(config, num_updates=4, substeps=1)
     config.model.network.arguments.multipliers = (1,)
     config.data.flip = True
-    teacher, *generators, upsampled = config.stages
     teacher["measured_at"] = upsampled["measured_at"] = (2,)
-    for stage in generators:
-        stage["latents"] = {"num_steps": 3, "solver": "heun"}
-        judge = stage["adversary"]["judges"][1]
-        stage["adversary"].update(judges=(dict(judge) | {"halvings": (1,), "width": 8},), r1=0.0)
-        stage["grown"] = (8,) * len(stage.get("grown", ()))
+    del grown["start"]
+    judge = dict(grown["adversary"]["judges"][1]) | {"halvings": (1,), "width": 8}
+    grown["adversary"].update(judges=(judge,), r1=0.0)
+    grown.update(grown=(8,), latents={"num_steps": 3, "solver": "heun"})
     return config
 
 

@@ -275,7 +275,7 @@ def _measure_model(
     if prompts is None:
         told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
     else:  # those that are drawn alone are encoded
-        drawn = draw_rows(len(prompts), num, options.seed)
+        drawn = draw_rows(len(prompts), num, options.seed, in_turns=True)
         labels = np.resize(labels, len(prompts))[drawn] if model.network.num_labels else None
         prompts = [prompts[row] for row in drawn]
         told = Conditioning(label=labels, text=model.prompts(prompts))

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Makes a parser for `python -m pdistill.<name>`, and sets XLA's flags and cache.
+    """Makes a parser for `pdistill <name>`, and sets XLA's flags and cache.
 
     The description is shown as it is.
     """
@@ -43,7 +43,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     keep_programs()
     tell_compilations()
     return Parser(
-        prog=f"python -m pdistill.{name}",
+        prog=f"pdistill {name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

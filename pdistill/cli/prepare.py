@@ -43,7 +43,7 @@ OF_PARTS = {  # options by the one that says what else is prepared
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m pdistill.data.prepare",
+        prog="pdistill prepare",
         description="Prepares a published data set, a folder of images or emoji for load_dataset.",
     )
     add = parser.add_argument

@@ -1,15 +1,15 @@
 """Consistency trajectory models (Kim et al. 2023) on CIFAR-10.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_ctm.py --workdir=runs/cifar10_ctm
 
 The released settings for the unconditional model, from the teacher of `cifar10_pd`: 50k updates of
 consistency and denoising, then 15k with an adversary. Published: FID 1.98 at one evaluation, 1.87
 at two; without the adversary 5.19 at one. `cifar10_ctm.py:cpu` is the same on a laptop's scale:
-expected (seed 0, Frechet distance of pixels / of EfficientNet-Lite0's features, 1,000 samples
-against 5,000 images) teacher 198 / 270 at 8 steps, 598 / 339 at one; ctm 141 / 290 at one and 119 /
-291 at four; ctm_gan 136 / 240 and 105 / 244.
+expected (seed 0, with 600 and 300 updates for its 1,000 and 600, Frechet distance of pixels / of
+EfficientNet-Lite0's features, 1,000 samples against 5,000 images) teacher 198 / 270 at 8 steps,
+598 / 339 at one; ctm 141 / 290 at one and 119 / 291 at four; ctm_gan 136 / 240 and 105 / 244.
 
 "Released" are the settings of Kim-Dongjun/ctm-cifar10 (commands/uncond_CTM+DSM+GAN_command.sh and
 the checkpoint that it resumes, the defaults of cm/script_util.py, and cm/karras_diffusion.py,

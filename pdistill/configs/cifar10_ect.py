@@ -1,7 +1,8 @@
 """Easy consistency tuning (ECT, Geng et al. 2024) on CIFAR-10, from a diffusion model.
 
     python -m pdistill.data.prepare cifar10
-    python -m pdistill.main --config=configs/cifar10_ect.py:imported --config.teacher=models/edm
+    python -m pdistill.main --config=configs/cifar10_ect.py:imported --config.teacher=models/edm \
+        --workdir=runs/cifar10_ect_edm
     python -m pdistill.main --config=configs/cifar10_ect.py:gpu --workdir=runs/cifar10_ect
 
 Published, unconditional, batch 128, at 1 / 2 evaluations: FID 4.54 / 2.20 after 100k updates,

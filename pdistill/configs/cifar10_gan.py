@@ -1,6 +1,6 @@
 """GAN fine-tuning (D2O, Zheng & Yang 2025) on CIFAR-10.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_gan.py --workdir=runs/cifar10_gan
 

@@ -1,6 +1,6 @@
 """GAN fine-tuning of a tenth of the weights (D2O-F, Zheng & Yang 2025) on CIFAR-10.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_gan_frozen.py --workdir=runs/cifar10_gan_frozen
 

@@ -1,6 +1,6 @@
 """PD, GAN, DMD and CTM on CIFAR-10, at equal images seen and evaluations.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_methods.py --workdir=runs/cifar10_methods
     python -m benchmarks.across runs/cifar10_methods --out=runs/cifar10_methods
@@ -22,20 +22,33 @@ from pdistill.configs import scale
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "cpu"):
         raise ValueError(f"variants: '' and 'cpu'; got {variant!r}")
-    small = scale.laptop("cifar10", flip=True)
-    config = small if variant else scale.accelerator(small)
     num_updates, save_every = (800, 200) if variant else (1200, 300)
-    rounds = 4 if variant else 3  # of three the last is twice as long on a laptop
+    lengths = (1, 1, 2) if variant else (1, 1, 1)  # of the rounds, in units of the first
+    config = start(variant)
     teacher, progressive = config.stages
     loop = progressive["loop"]
-    loop.update(log_every=50, num_updates=num_updates // rounds, save_every=num_updates // rounds)
-    students = [
-        stage
+    first = num_updates // sum(lengths)
+    loop.update(log_every=50, num_updates=first, save_every=first)
+    students = {
+        stage["name"]: stage
         for after in (scale.gan, scale.dmd, scale.ctm)
-        for stage in after(config).stages[1:]  # the first is the teacher
-    ]
-    for stage in students:
+        for stage in after(start(variant)).stages[1:]  # the first is the teacher
+    }
+    for stage in students.values():
         stage["loop"].update(loop, num_updates=num_updates, save_every=save_every)
-    del students[-1]["start"]  # the teacher's network, as that of all others
-    config.stages = (teacher, progressive, *students)
+    del students["ctm_gan"]["start"]  # the teacher's network, as that of all others
+    config.evaluation = {
+        "metrics": ("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
+        "references": ("train[:5000]",),
+        "num_samples": 1000 if variant else 5000,
+        "batch_size": 500 if variant else 1000,
+        "features": "pixels",  # the space that no judge uses
+    }
+    config.stages = (teacher, progressive, *students.values())
     return config
+
+
+def start(variant: str) -> ConfigDict:
+    """The teacher and the rounds to go on from."""
+    config = scale.laptop("cifar10", flip=True)
+    return config if variant else scale.accelerator(config)

@@ -1,6 +1,6 @@
 """PaGoDA (Kim et al. 2024) on CIFAR-10: 16x16 -> 32x32.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_pagoda.py --workdir=runs/cifar10_pagoda
 
@@ -79,10 +79,10 @@ def get_config(variant: str = "") -> ConfigDict:
                     },
                 },
                 # Released are the adversarial weights and the layers by which they adapt.
-                pagoda(16, 128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                pagoda(16, batch_size=128, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
                 pagoda(
                     32,
-                    256,
+                    batch_size=256,
                     start="pagoda/16",
                     grown=(256,),
                     fixed="pagoda",  # as the release
@@ -102,7 +102,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
 
 
-def pagoda(resolution: int, batch_size: int, **changes: Any) -> dict[str, Any]:
+def pagoda(resolution: int, *, batch_size: int, **changes: Any) -> dict[str, Any]:
     """A generator of images of this size."""
     radam = {"rule": "radam", "clip_norm": 0.0}  # released
     return {

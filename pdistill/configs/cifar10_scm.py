@@ -2,7 +2,8 @@
 
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_scm.py --workdir=runs/cifar10_scm
-    python -m pdistill.main --config=configs/cifar10_scm.py:imported --config.teacher=models/edm
+    python -m pdistill.main --config=configs/cifar10_scm.py:imported --config.teacher=models/edm \
+        --workdir=runs/cifar10_scm_edm
 
 Stage `sct` starts from the teacher's network and learns from the data; `scd` has its velocity too.
 Published, unconditional, at 1 / 2 evaluations: sCT 2.85 / 2.06, sCD 3.66 / 2.52; redone in FastGen

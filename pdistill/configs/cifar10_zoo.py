@@ -1,6 +1,6 @@
 """CIFAR-10 that grows: a small teacher that goes on from the zoo's, and its students.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare cifar10
     python -m pdistill.main --config=configs/cifar10_zoo.py --workdir=runs/cifar10_zoo
     python -m benchmarks.zoo --model=runs/cifar10_zoo/teacher --out=zoo/cifar10/teacher

@@ -13,14 +13,15 @@ teacher 0.40 / 12.9 at 64 DDIM steps, 17.1 / 506 at one; one step of gan 0.36 / 
 0.38 / 8.6, of gan_scratch 1.46 / 25.6. It takes 12 minutes on two cores of an x86 server.
 
 `digits_gan.py:polish` compares with progressive distillation instead, whose
-students of 4, 2 and 1 steps are polished in the same way.
+students of 4, 2 and 1 steps are polished in the same way. `digits_methods` has `gan` from here, and
+other configs have the judges.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdistill.configs.scale import ADVERSARIAL, pixel_adversary
+from pdistill.configs.scale import ADVERSARIAL
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -75,7 +76,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def gan(
     name: str, num_updates: int = 1800, learning_rate: float = 5e-4, **changes: Any
 ) -> dict[str, Any]:
-    """A generator from the teacher's weights."""
+    """A generator from the teacher's weights; `learning_rate` is its own, not its judges'."""
     adam = ADVERSARIAL | {"learning_rate": learning_rate, "anneal": "linear"}
     return {
         "name": name,
@@ -86,6 +87,16 @@ def gan(
         "optimizer": adam | {"ema_decay": 0.999, "ema_ramp": 0.1},
         "select": "fd_pixels",
         **changes,
+    }
+
+
+def pixel_adversary(halvings: int = 2, width: int = 128) -> dict[str, Any]:
+    """Two judges of pixels: batch norm keeps samples diverse, and none makes them exact."""
+    judge = {"features": "pixels", "halvings": (halvings,), "width": width, "mixing": 0}
+    return {
+        "judges": (judge, judge | {"batch_norm": False}),
+        "r1": 0.5,
+        "optimizer": ADVERSARIAL | {"learning_rate": 5e-4, "anneal": "linear"},
     }
 
 

@@ -6,7 +6,7 @@
 Each method has 128,000 images (2,000 updates of 64), all rounds of progressive distillation
 together, and starts from the teacher, a transformer on patches of 2 x 2 pixels; its other settings
 are those of its own config, which takes as long as the method needs. The second command makes one
-table and one figure of it, as the report does for each metric. Expected: see README.md; 18 minutes
+table and one figure of it, as the report does for each metric. See docs/results.md; 18 minutes
 on two cores of an x86 server. All numbers are ours.
 """
 
@@ -69,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "optimizer": {"learning_rate": 1e-3, "anneal": "linear", "b2": 0.99},
                 },
                 gan("gan", loop=loop()),
+                # Fewer parameters take a higher rate.
                 gan("gan_frozen", learning_rate=1e-3, fixed="dit", loop=loop()),
                 dmd("dm", loop()),
                 dmd("dm_gan", loop(), rates=(3e-4, 3e-4), adversarial=3e-2),

@@ -52,9 +52,9 @@ def get_config(variant: str = "") -> ConfigDict:
                     "loop": {"num_updates": 3000, "batch_size": 64, "save_every": 500},
                     "optimizer": adam(),
                 },
-                students("msd", 2, score_matching=scores(), student=student()),
-                students("single", 1, score_matching=scores(), student=student()),
-                students("msd_no_tsm", 2, student=student(scratch=True, network=dict(HALF))),
+                students("msd", 2, score_matching=score_matching(), student=generator()),
+                students("single", 1, score_matching=score_matching(), student=generator()),
+                students("msd_no_tsm", 2, student=generator(scratch=True, network=dict(HALF))),
             ),
         }
     )
@@ -72,11 +72,12 @@ def adam() -> dict[str, Any]:
 
 
 def students(name: str, parts: int, **stages: Any) -> dict[str, Any]:
+    """A stage of several students, each by the stages `score_matching` and `student`."""
     return {"name": name, "method": "multi_student", "parts": parts, **stages}
 
 
-def scores() -> dict[str, Any]:
-    """The teacher's scores, which a student's network learns first."""
+def score_matching() -> dict[str, Any]:
+    """A student's first stage: its network learns the teacher's scores."""
     return {
         "name": "tsm",
         "method": "score_matching",
@@ -88,8 +89,8 @@ def scores() -> dict[str, Any]:
     }
 
 
-def student(**changes: Any) -> dict[str, Any]:
-    """A generator of some of the digits."""
+def generator(**changes: Any) -> dict[str, Any]:
+    """A student's last stage: a generator of its digits, by distribution matching."""
     rate = ADVERSARIAL | {"anneal": "linear"}
     return {
         "name": "dmd",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdistill.configs.scale import pixel_adversary
+from pdistill.configs.digits_gan import pixel_adversary
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -1,6 +1,6 @@
 """GAN fine-tuning (Zheng & Yang 2025) on Fashion-MNIST, on a laptop.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare fashion_mnist
     python -m pdistill.main --config=configs/fashion_gan.py --workdir=runs/fashion_gan
 

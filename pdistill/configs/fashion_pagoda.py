@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdistill.configs.scale import ADVERSARIAL, pixel_adversary
+from pdistill.configs.digits_gan import pixel_adversary
+from pdistill.configs.scale import ADVERSARIAL
 
 NETWORK = {
     "channels": 32,
@@ -52,11 +53,11 @@ def get_config(variant: str = "") -> ConfigDict:
                 "batch_size": 500,
             },
             "stages": (
-                teacher("teacher", 1300, resolution=8),
+                teacher("teacher", num_updates=1300, resolution=8),
                 # Judges halve their maps to 4 pixels a side.
-                pagoda(8, 250, halvings=1, adversarial=0.2),
-                pagoda(16, 250, halvings=2, start="pagoda/8", grown=(32,), **GROWN),
-                pagoda(32, 350, halvings=3, start="pagoda/16", grown=(32, 32), **GROWN),
+                pagoda(8, num_updates=250, halvings=1, adversarial=0.2),
+                pagoda(16, num_updates=250, halvings=2, start="pagoda/8", grown=(32,), **GROWN),
+                pagoda(32, num_updates=350, halvings=3, start="pagoda/16", grown=(32, 32), **GROWN),
                 {
                     "name": "upsampled/32",
                     "method": "upsampled",
@@ -66,7 +67,9 @@ def get_config(variant: str = "") -> ConfigDict:
                     "measured_at": (8,),
                 },
                 teacher(
-                    "teacher_32", 2100, network=NETWORK | {"patch": 2, "attention_sizes": (7, 8)}
+                    "teacher_32",
+                    num_updates=2100,
+                    network=NETWORK | {"patch": 2, "attention_sizes": (7, 8)},
                 ),
             ),
         }
@@ -78,7 +81,7 @@ def loop(num_updates: int, batch_size: int) -> dict[str, int]:
     return {"num_updates": num_updates, "batch_size": batch_size, **common}
 
 
-def teacher(name: str, num_updates: int, **changes: Any) -> dict[str, Any]:
+def teacher(name: str, *, num_updates: int, **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
         "method": "teacher",
@@ -96,7 +99,7 @@ def teacher(name: str, num_updates: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def pagoda(resolution: int, num_updates: int, halvings: int, **changes: Any) -> dict[str, Any]:
+def pagoda(resolution: int, *, num_updates: int, halvings: int, **changes: Any) -> dict[str, Any]:
     """A generator of images of this size."""
     adam = ADVERSARIAL | {"learning_rate": 5e-4, "anneal": "linear"}
     return {

@@ -1,6 +1,6 @@
 """The zoo's Fashion-MNIST: a codec, a teacher of labels, and students of 4 and 1 evaluations.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare fashion_mnist
     python -m pdistill.main --config=configs/fashion_zoo.py --workdir=runs/fashion_zoo
     python -m benchmarks.zoo --model=runs/fashion_zoo/teacher --out=zoo/fashion/teacher

@@ -1,6 +1,6 @@
 """Distribution matching (DMD2, Yin et al. 2024) of a transformer of latents, ImageNet 256x256.
 
-    python -m pdistill.main --config=configs/imagenet256_dmd2.py:imported \\
+    python -m pdistill.main --config=configs/imagenet256_dmd2.py:imported \
         --config.teacher=models/sit --workdir=runs/imagenet256_dmd2
 
 One step, of `imagenet256_latents`'s teacher or a converted one, guided by 0.5 as SiT is. Yin et al.

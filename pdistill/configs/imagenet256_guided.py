@@ -1,6 +1,6 @@
 """Guided distillation (Meng et al. 2023) of a transformer of latents, ImageNet 256x256.
 
-    python -m pdistill.main --config=configs/imagenet256_guided.py:imported \\
+    python -m pdistill.main --config=configs/imagenet256_guided.py:imported \
         --config.teacher=models/sit --workdir=runs/imagenet256_guided
 
 First one network for weights from 0 to 4, as in the paper, then half as many steps, again and

@@ -1,7 +1,7 @@
 """A transformer of latents of class-conditional ImageNet 256x256: SiT-XL/2, or LightningDiT-XL/1.
 
     python -m pdistill.convert --from=diffusers --source=sd-vae-ft-ema --out=models/codec
-    python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet256 --resolution=256 \\
+    python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet256 --resolution=256 \
         --codec=models/codec
     python -m pdistill.main --config=configs/imagenet256_latents.py --workdir=runs/imagenet256
 

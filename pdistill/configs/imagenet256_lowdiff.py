@@ -1,8 +1,8 @@
 """LowDiff (Xu et al. 2025) on latents of class-conditional ImageNet 256x256: 8x8 -> 16x16.
 
-    python -m pdistill.convert --from=ldm --source=vavae-imagenet256-f16d32-dinov2.pt \\
+    python -m pdistill.convert --from=ldm --source=vavae-imagenet256-f16d32-dinov2.pt \
         --statistics=latents_stats.pt --out=models/codec
-    python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet256 --resolution=256 \\
+    python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet256 --resolution=256 \
         --codec=models/codec
     python -m pdistill.main --config=configs/imagenet256_lowdiff.py --workdir=runs/lowdiff256
 

@@ -1,6 +1,6 @@
 """MeanFlow (Geng et al. 2025) on latents of ImageNet 256x256, from the parameters of a teacher.
 
-    python -m pdistill.main --config=configs/imagenet256_mean_flow.py:imported \\
+    python -m pdistill.main --config=configs/imagenet256_mean_flow.py:imported \
         --config.teacher=models/sit --workdir=runs/imagenet256_mean_flow
 
 Published, from scratch and of XL/2: FID 3.43 in one step. The law of times, the loss's weight,

@@ -1,6 +1,6 @@
 """Progressive distillation (Salimans & Ho 2022) of a transformer of latents, ImageNet 256x256.
 
-    python -m pdistill.main --config=configs/imagenet256_progressive.py:imported \\
+    python -m pdistill.main --config=configs/imagenet256_progressive.py:imported \
         --config.teacher=models/sit --workdir=runs/imagenet256_progressive
 
 From 256 steps to one, of `imagenet256_latents`'s teacher or a converted one. The paper has no

@@ -7,7 +7,8 @@
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet512 --resolution=512 \
         --codec=models/edm2_codec
     python -m pdistill.main --config=configs/imagenet512_edm2_scd.py:imported \
-        --config.teacher=models/s --config.guide=models/xs_uncond --workdir=runs/imagenet512
+        --config.teacher=models/s --config.guide=models/xs_uncond --config.codec=models/edm2_codec \
+        --workdir=runs/imagenet512
 
 Published (sCD, the XXL network): FID 1.88 at two evaluations. Its teacher has 1.81 with guidance at
 63 pairs of evaluations, and 1.25 with autoguidance (EDM2). Not run here. sCD was not released;

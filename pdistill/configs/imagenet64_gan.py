@@ -1,6 +1,6 @@
 """GAN fine-tuning (D2O, Zheng & Yang 2025) on class-conditional ImageNet 64x64.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet64 --resolution=64 --resize=area
     python -m pdistill.main --config=configs/imagenet64_gan.py --workdir=runs/imagenet64_gan
 

@@ -1,6 +1,6 @@
 """PaGoDA (Kim et al. 2024) on class-conditional ImageNet: 64x64 -> 128x128 -> 256x256 -> 512x512.
 
-    pip install '.[features]'
+    pip install -e '.[features]'
     python -m pdistill.data.prepare --images=/data/imagenet --name=imagenet512 --resolution=512 --resize=area
     python -m pdistill.main --config=configs/imagenet64_to_512_pagoda.py --workdir=runs/imagenet512
 
@@ -23,7 +23,7 @@ google-research/diffusion_distillation. Differences:
     augmentation      alike, in distance too  apart, not in it    each judge draws its own
     embedding, grown  added                   scale and shift     as in all other levels
     format            float16, scaled         float32             loss scaling is not needed
-    updates           not released            90k of each size    they sample after 180,000 of both
+    updates           not released            90k of each size    they sample 64x64 after 180,000 of both
     256x256 and more  losses in turn          together            one update of the generator
     512x512           a second critic         none                of reconstructions; left out
     images of 64x64   of the originals        of the larger ones  one data set for all sizes
@@ -85,10 +85,30 @@ def get_config(variant: str = "") -> ConfigDict:
                 },
                 # Released are batches, weights and the layers by which these adapt: none from 256
                 # on, where judges see images as they are.
-                pagoda(64, 96, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
-                grown(128, 256, (192,), layer="grown_0.block_1/conv2/kernel"),
-                grown(256, 360, (192, 192), judged_at=0, layer=""),
-                grown(512, 512, (192, 192, 96), judged_at=0, layer=""),
+                pagoda(64, batch_size=96, adversarial=0.2, layer="up_0.block_3/conv2/kernel"),
+                grown(
+                    128,
+                    channels=(192,),
+                    batch_size=256,
+                    adversarial=1.0,
+                    layer="grown_0.block_1/conv2/kernel",
+                ),
+                grown(
+                    256,
+                    channels=(192, 192),
+                    batch_size=360,
+                    adversarial=1.0,
+                    layer="",
+                    judged_at=0,
+                ),
+                grown(
+                    512,
+                    channels=(192, 192, 96),
+                    batch_size=512,
+                    adversarial=1.0,
+                    layer="",
+                    judged_at=0,
+                ),
                 {
                     "name": "upsampled/512",
                     "method": "upsampled",
@@ -103,9 +123,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def pagoda(
-    resolution: int, batch_size: int, judged_at: int = 224, **changes: Any
+    resolution: int, *, batch_size: int, judged_at: int = 224, **changes: Any
 ) -> dict[str, Any]:
-    """A generator of images of this size, whose judges see `judged_at` pixels a side."""
+    """A generator of images of this size; judges see `judged_at` pixels a side, 0: as they are."""
     radam = {"rule": "radam", "clip_norm": 0.0}  # released
     return {
         "name": f"pagoda/{resolution}",
@@ -130,7 +150,7 @@ def pagoda(
             "optimizer": radam | {"learning_rate": 2e-3},  # released
         },
         "loop": {
-            "num_updates": 90_000,  # ours; they sampled after 180,000 of both
+            "num_updates": 90_000,  # ours; they sampled 64x64 after 180,000 of both
             "batch_size": batch_size,  # released
             "substeps": 1,
             "save_every": 5000,
@@ -140,16 +160,15 @@ def pagoda(
     }
 
 
-def grown(
-    resolution: int, batch_size: int, channels: tuple[int, ...], **changes: Any
-) -> dict[str, Any]:
-    """A generator of twice the size with a level of its own, on from the one of the size."""
+def grown(resolution: int, *, channels: tuple[int, ...], **changes: Any) -> dict[str, Any]:
+    """A generator of images of this size, on from the one of half of it.
+
+    `channels` are those of all levels that were grown on 64x64, the new one's last.
+    """
     return pagoda(
         resolution,
-        batch_size,
         start=f"pagoda/{resolution // 2}",
         grown=channels,
         fixed="pagoda_64",  # released
-        adversarial=1.0,  # released
         **changes,
     )

@@ -3,24 +3,12 @@
 All numbers here are ours. A published experiment's own file has its own.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from pdistill.experiment.defaults import copied
 from pdistill.methods.flow_map import PRESETS
 
 ADVERSARIAL = {"b1": 0.0, "b2": 0.99, "clip_norm": 0.0}  # Adam of generators and discriminators
-
-
-def pixel_adversary(halvings: int = 2, width: int = 128) -> dict[str, Any]:
-    """Two judges of pixels: batch norm keeps samples diverse, and none makes them exact."""
-    judge = {"features": "pixels", "halvings": (halvings,), "width": width, "mixing": 0}
-    return {
-        "judges": (judge, judge | {"batch_norm": False}),
-        "r1": 0.5,
-        "optimizer": ADVERSARIAL | {"learning_rate": 5e-4, "anneal": "linear"},
-    }
 
 
 def laptop(name: str, *, flip: bool) -> ConfigDict:

@@ -153,7 +153,8 @@ class Measurements:
         steps = format_count(format_steps(sampling.num_steps), "step")
         what = f"{r.name:<16} {measurement.solver} {steps}{measurement.weight}"
         update(f"{what}: samples and measures {num:,} images")
-        drawn = results.draw_rows(len(self._data), num, self._config.seed)
+        in_turns = model.network.takes_text
+        drawn = results.draw_rows(len(self._data), num, self._config.seed, in_turns=in_turns)
         rows, samples = results.measure(
             model,
             evaluator,

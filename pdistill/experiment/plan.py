@@ -81,6 +81,11 @@ class Planned:
         named = {name.removeprefix("start."): value for name, value in given.items()}
         return self.run.method.init(key, **named, **self.arguments)
 
+    def begin(self, key: Any, given: Mapping[str, Any]) -> tuple[Any, Network | Codec]:
+        """The state of `init` and its product: one trace of both takes half as long as two."""
+        state = self.init(key, given)
+        return state, self.run.method.product(state)
+
 
 def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str, Planned]:
     """All runs of an experiment in order, by name.
@@ -154,8 +159,7 @@ def _plan_run(
     for column in run.method.columns:
         check_not_prompted(values["teacher"], column.name)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(draft.init, key, values)
-    network = jax.eval_shape(run.method.product, state)
+    state, network = jax.eval_shape(draft.begin, key, values)
     if isinstance(network, Codec):
         _check_codec(run)
         run = dataclasses.replace(run, measured=False)

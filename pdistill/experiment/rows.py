@@ -182,13 +182,22 @@ def draw_told(network: Network, data: Conditioning, num: int, seed: int) -> Cond
     leaves = jax.tree.leaves(wanted)
     if not leaves:
         return wanted
-    rows = draw_rows(len(leaves[0]), num, seed)
+    rows = draw_rows(len(leaves[0]), num, seed, in_turns=network.takes_text)
     return jax.tree.map(lambda a: a[rows], wanted)
 
 
-def draw_rows(size: int, num: int, seed: int) -> np.ndarray:
-    """Draws `num` of `size` rows, the same for every model: [num]."""
-    return np.random.RandomState(stable_hash(f"{seed}/labels")).choice(size, num)
+def draw_rows(size: int, num: int, seed: int, *, in_turns: bool) -> np.ndarray:
+    """Draws `num` of `size` rows, the same for every model: [num].
+
+    Args:
+      in_turns: each row once before any is drawn again, as prompts are; where each has one picture,
+        prompts that a draw leaves out would be most of a distance. False draws independently, as
+        is usual for labels.
+    """
+    random = np.random.RandomState(stable_hash(f"{seed}/labels"))
+    if not in_turns:
+        return random.choice(size, num)
+    return np.concatenate([random.permutation(size) for _ in range(-(-num // size))])[:num]
 
 
 def stable_hash(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The variant `imported`, which every config has that trains one teacher."""
+"""The variant `imported`, which every config has that trains one teacher, and nothing before it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def with_imported_teacher(config: ConfigDict) -> ConfigDict:
     the model's card names; losses whose weights adapt are weighed at its output layer.
 
     Raises:
-      ValueError: the config trains no teacher, or several.
+      ValueError: the config trains no teacher, or several, or a codec before it.
     """
     plain = copied(config)
     teachers = [stage["name"] for stage in plain["stages"] if stage["method"] == Teacher.name]
@@ -28,9 +28,14 @@ def with_imported_teacher(config: ConfigDict) -> ConfigDict:
             "the variant imported is for configs that train one teacher; this one trains "
             f"{', '.join(teachers) or 'none'}"
         )
-    plain.pop("model", None)
-    if plain.get("codec") not in [stage["name"] for stage in plain["stages"]]:
-        plain.pop("codec", None)
+    first = plain["stages"][0]
+    if first["name"] != teachers[0]:
+        raise ValueError(
+            "the variant imported is for configs whose first stage trains the teacher; "
+            f"this one's is {first['name']}, method {first['method']}"
+        )
+    for key in ("model", "codec"):
+        plain.pop(key, None)
     return ConfigDict(plain | {"stages": tuple(map(_imported, plain["stages"]))})
 
 

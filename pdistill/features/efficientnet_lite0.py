@@ -130,6 +130,12 @@ class DepthwiseConv(nn.Module):
         )
 
 
+@jax.jit  # traced once, not for each judge, loss and update
+def maps(variables: Any, x: Array) -> tuple[Array, Array, Array, Array]:
+    """The feature maps of `Activations`, of x [B, H, W, 3] in [-1, 1]."""
+    return EfficientNetLite0().apply(variables, x).maps
+
+
 def norm(h: Array, name: str) -> Array:
     """Normalises by BatchNorm with the statistics of training."""
     return nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=name)(h)

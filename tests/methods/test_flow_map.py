@@ -175,13 +175,10 @@ STUDENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "scale"),
-    [("dit", 16.0), ("dit", 32.0), ("unet", 16.0), ("unet", 32.0), ("modern_dit", 32.0)],
-)
-def test_the_derivative_along_the_flow(x64, name, scale):
-    """Forward mode against central differences, in double precision."""
-    network = randomised(STUDENTS[name].clone(time_scale=scale), (4, 4, 1))
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_derivative_along_the_flow(x64, name):
+    """Forward mode against central differences, in double precision; waves as fast as ever."""
+    network = randomised(STUDENTS[name].clone(time_scale=32.0), (4, 4, 1))
     z, v = jax.random.normal(jax.random.key(1), (2, 3, 4, 4, 1), jnp.float64)
     t, s = jnp.array([0.3, 0.9, 1.4]), jnp.array([0.1, 0.9, 0.5])
     told = diffusion.logsnr_of_angle(s)

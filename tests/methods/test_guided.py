@@ -202,9 +202,9 @@ def test_each_example_keeps_its_weight_through_a_round(x64, classes, stochastic)
 
 @pytest.mark.parametrize("w", [0.0, 1.7])
 def test_rounds_keep_the_guided_sampler(x64, w):
-    """docs/methods/guided.md, G6: linear denoisers of the guided flow, halved from 32 to 1."""
+    """docs/methods/guided.md, G6: linear denoisers of the guided flow, halved from 8 to 1."""
     pair = diffusion.pair_of(Gaussian(0.0, 0.4).denoise, Gaussian(0.0, 0.8).denoise)
-    denoise, num_steps = diffusion.guide(pair, w), 32
+    denoise, num_steps = diffusion.guide(pair, w), 8
     end = functools.partial(samplers.sample, key=None, schedule=SCHEDULE, z_init=jnp.ones((1, 1)))
     first = end(denoise, num_steps=num_steps)
     gains = denoise(jnp.ones((num_steps, 1)), SCHEDULE(jnp.arange(1, num_steps + 1) / num_steps))

@@ -77,8 +77,9 @@ def test_what_is_large_is_in_half_precision(x64):
         assert error < 1.5 * 2**-8
 
 
-@pytest.mark.parametrize("tokens", [CHUNK, 2 * CHUNK + 30])
-@pytest.mark.parametrize("masked", [None, "keys", "pairs"])
+@pytest.mark.parametrize(
+    ("tokens", "masked"), [(2 * CHUNK + 30, None), (2 * CHUNK + 30, "keys"), (CHUNK, "pairs")]
+)
 def test_chunks_are_all_at_once(x64, tokens, masked):
     """Values, gradients and forward derivatives; the last chunk may be short."""
     q, k, v = three(tokens, 20, jnp.float64)

@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from pdistill.diffusion import HEADS, CosineSchedule, LinearLogsnrSchedule, output_channels
-from pdistill.networks import Conditioning, DiT, Network
+from pdistill.networks import Conditioning, DiT, Network, UNet
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(0)
@@ -163,3 +164,17 @@ def test_a_network_is_its_parameters_to_jax():
     # Other batches round otherwise, which turns the sinusoids: their angles reach 1,000.
     np.testing.assert_allclose(v[0], jax.jit(network.v)(Z, LOGSNR), rtol=0, atol=1e-3)
     assert np.std(v[1] - v[0]) > 0.01
+
+
+def test_networks_that_differ_in_dropout_are_traced_once(monkeypatch):
+    """Of large ones a trace takes seconds, and plans have one with dropout and one without."""
+    init, traced = nn.Module.init, []
+    monkeypatch.setattr(
+        nn.Module, "init", lambda self, *a, **k: traced.append(self) or init(self, *a, **k)
+    )
+    module = UNet(1, channels=8, embedding_channels=8, multipliers=(1,), blocks=1, dropout=0.2)
+    network = blank().replace(module=module)
+    same = [jax.eval_shape(n.init, jax.random.key(0)) for n in (network, network.without_dropout())]
+    assert [n.module.dropout for n in same] == [0.2, 0.0]
+    chex.assert_trees_all_equal(same[0].params, same[1].params)
+    assert len(traced) == 1

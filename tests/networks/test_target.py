@@ -75,16 +75,29 @@ def of_target(params):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_teachers_weights_behave_as_before(name):
-    """For every target, to the last bit; only what takes the target is new."""
+def test_a_teachers_weights_behave_as_before_until_the_target_is_heard(name):
+    """For every target, to the last bit; only what takes the target is new. Once that is not zero,
+    v depends on the target, and is the denoiser's where the two levels meet.
+
+    Rounding turns into phases of the sinusoids, whose angles reach 1,000.
+    """
     teacher, student, report = teacher_and_student(NETWORKS[name])
     assert not report.unused
     assert all("target_in/" in path or "/target_proj/" in path for path in report.new)
     assert any("/target_proj/" in path for path in report.new) == ("blocks" in name)
-    desired = jax.jit(teacher.denoiser())(Z, LOGSNR_T)
-    np.testing.assert_array_equal(jax.jit(student.denoiser())(Z, LOGSNR_T), desired)
-    ours, theirs = (jax.jit(network.jump)(Z, LOGSNR_T, LOGSNR_S) for network in (student, teacher))
-    np.testing.assert_array_equal(ours, theirs)
+
+    @jax.jit
+    def both(student, s):
+        """Without a target, and with one: one program for both students."""
+        return student.v(Z, LOGSNR_T), student.v(Z, LOGSNR_T, Conditioning(target=s))
+
+    desired = jax.jit(Network.v)(teacher, Z, LOGSNR_T)
+    for v in both(student, LOGSNR_S):
+        np.testing.assert_array_equal(v, desired)
+    heard = jumping(NETWORKS[name])
+    diagonal, v = both(heard, LOGSNR_T)
+    np.testing.assert_allclose(v, diagonal, rtol=0, atol=2e-3)
+    assert np.std(both(heard, LOGSNR_S)[1] - v) > 0.01
 
 
 @pytest.mark.parametrize("name", ["dit", "unet"])
@@ -96,19 +109,6 @@ def test_before_training_its_jumps_are_the_teachers_ddim(name):
     ours = jax.jit(lambda: run(student.jump, solver=samplers.Gamma(0.0)))()
     theirs = jax.jit(lambda: run(teacher.denoise, last_step_is_x_hat=False))()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_target_is_heard(name):
-    """Once its layers are not zero; the denoiser is the jump's where the two levels meet.
-
-    Rounding turns into phases of the sinusoids, whose angles reach 1,000.
-    """
-    student = jumping(NETWORKS[name])
-    v = jax.jit(lambda s: student.v(Z, LOGSNR_T, Conditioning(target=s)))
-    assert np.std(v(LOGSNR_S) - v(LOGSNR_T)) > 0.01
-    diagonal = jax.jit(student.v)(Z, LOGSNR_T)
-    np.testing.assert_allclose(v(LOGSNR_T), diagonal, rtol=0, atol=2e-3)
 
 
 def test_layers_in_blocks_learn_from_the_first_update():

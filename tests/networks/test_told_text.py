@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from pdistill.diffusion import CosineSchedule
 from pdistill.networks import Conditioning, DiT, Network, Text, UNet
@@ -21,24 +22,21 @@ MODULES = {
 TOKENS_TOO = ["dit", "unet"]
 
 
-def perturbed(params, key):
-    """Parameters without the zeros that new networks begin with."""
-    leaves, form = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        a + 0.2 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)
-    ]
-    return form.unflatten(noisy)
+def drawn(shapes, seed=0):
+    """Parameters of any numbers, without the zeros that new networks begin with."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), shapes)
+
+
+def blank(module, **changes):
+    return Network(
+        None, module=module, head="v", schedule=CosineSchedule(), shape=(8, 8, 3), **changes
+    )
 
 
 @pytest.fixture(scope="module", params=MODULES)
 def network(request):
-    blank = Network(
-        None, module=MODULES[request.param], head="v", schedule=CosineSchedule(), shape=(8, 8, 3),
-        guidance=(0.0, 4.0),
-    )  # fmt: skip
-    made = blank.init(jax.random.key(0))
-    return made.replace(params=perturbed(made.params, jax.random.key(1)))
+    return drawn(blank(MODULES[request.param], guidance=(0.0, 4.0)).shapes)
 
 
 def text_of(network, seed=2):
@@ -100,13 +98,15 @@ def test_guidance_is_towards_the_prompt(network):
 @pytest.mark.parametrize("name", TOKENS_TOO)
 def test_attention_to_tokens_begins_at_zero(name):
     """A network that is given text goes on as what it was."""
-    module = MODULES[name].clone(text_pooled=0)
-    blank = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=(8, 8, 3))
-    made = blank.init(jax.random.key(0))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, a: a if "text" in str(path) else a + 0.1, made.params
-    )
-    made = made.replace(params=params)
+    network = blank(MODULES[name].clone(text_pooled=0))
+
+    def of_text(key):
+        params = traverse_util.flatten_dict(network.init(key).params)
+        return {path: array for path, array in params.items() if "text" in str(path)}
+
+    begun = jax.jit(of_text)(jax.random.key(0))  # the others need not be compiled
+    params = traverse_util.flatten_dict(drawn(network.shapes).params) | begun
+    made = network.replace(params=traverse_util.unflatten_dict(params))
     np.testing.assert_allclose(v(made, text_of(made)), v(made, None), atol=1e-6)
 
 
@@ -119,8 +119,8 @@ def test_attention_is_that_of_the_formula():
         tokens = jax.random.normal(keys[1], (2, 3, TOKENS), jnp.float64)
         text = Text(jnp.array([[True, True, False], [False] * 3]), tokens)
         module = TextAttention(TOKENS, heads)
-        params = module.init(keys[2], h, text)["params"]
-        params = jax.tree.map(lambda a: a.astype(jnp.float64), perturbed(params, keys[2]))
+        params = drawn(jax.eval_shape(module.init, keys[2], h, text)["params"])
+        params = jax.tree.map(lambda a: a.astype(jnp.float64), params)
         found = module.apply({"params": params}, h, text)
     p = jax.tree.map(np.asarray, params)
 
@@ -148,12 +148,11 @@ def test_half_precision_and_derivatives_in_time():
 
 
 def check_half_precision():
-    for module in (MODULES["dit"], MODULES["unet"]):
-        blank = Network(
-            None, module=module.clone(dtype=jnp.bfloat16), head="v", schedule=CosineSchedule(),
-            shape=(8, 8, 3),
-        )  # fmt: skip
-        network = blank.init(jax.random.key(0))
+    for module in (
+        MODULES["dit"].clone(depth=1, dtype=jnp.bfloat16),
+        MODULES["unet"].clone(multipliers=(1,), attention_sizes=(8,), dtype=jnp.bfloat16),
+    ):
+        network = drawn(blank(module).shapes)
         told = Conditioning(text=text_of(network))
         z, logsnr = INPUTS
         _, slope = jax.jit(
@@ -176,18 +175,15 @@ def check_half_precision():
 )
 @pytest.mark.parametrize("name", TOKENS_TOO)
 def test_embeddings_of_another_encoder(name, text, message):
-    blank = Network(
-        None, module=MODULES[name], head="v", schedule=CosineSchedule(), shape=(8, 8, 3)
-    )
+    network = blank(MODULES[name])
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: blank.init(jax.random.key(0)).v(*INPUTS, Conditioning(text=text)))
+        jax.eval_shape(lambda: network.init(jax.random.key(0)).v(*INPUTS, Conditioning(text=text)))
 
 
 def test_a_network_without_text():
     module = DiT(3, features=16, depth=1, heads=2)
     text = Text.zeros(3, POOLED, 0)
     with pytest.raises(ValueError, match="a prompt was given to a network without text"):
-        module.init(jax.random.key(0), *INPUTS, Conditioning(text=text))
-    blank = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=(8, 8, 3))
-    network = blank.init(jax.random.key(0))  # it does not listen
+        jax.eval_shape(module.init, jax.random.key(0), *INPUTS, Conditioning(text=text))
+    network = drawn(blank(module).shapes)  # it does not listen
     np.testing.assert_array_equal(v(network, text), v(network, None))

@@ -1,6 +1,7 @@
 """The loop: resuming, substeps and meshes change nothing that is computed."""
 
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -56,14 +57,19 @@ METHOD = Teacher(optimizer=OPTIMIZER)
 KEY = jax.random.key(2)  # of a run's random numbers
 
 
+@functools.cache  # one function, so that it is traced once
+def beginning(method):
+    """key -> the state that the method begins with."""
+    return lambda key: method.init(key, model=MODEL)
+
+
 def run(
     directory, num_updates, *, substeps=2, mesh=(8, 1), resident=True, save_every=4, log_every=4,
-    stop=None, method=METHOD, init=None, offload=False,
+    stop=None, method=METHOD, init=None, offload=False, data=DATA,
 ):  # fmt: skip
     mesh = make_mesh(*mesh)
-    init = init or (lambda key: method.init(key, model=MODEL))
-    state = init_state(init, mesh, jax.random.key(0))
-    pipeline = Pipeline(DATA, batch_size=16, seed=1, resident=resident)
+    state = init_state(init or beginning(method), mesh, jax.random.key(0))
+    pipeline = Pipeline(data, batch_size=16, seed=1, resident=resident)
     config = LoopConfig(
         num_updates, 16, substeps, log_every=log_every, save_every=save_every, offload=offload
     )
@@ -85,12 +91,25 @@ def undisturbed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("undisturbed"), 12)
 
 
-def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path, undisturbed):
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """The directory of a run of 8 updates."""
+    directory = tmp_path_factory.mktemp("eight")
+    run(directory, 8)
+    return directory
+
+
+@pytest.fixture
+def halted(eight, tmp_path):
+    """A run that has done 8 updates, in a directory of one test's own."""
+    return shutil.copytree(eight, tmp_path / "halted")
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(halted, undisturbed):
     """Stopped after 8 of 12 updates, with a log that had already run ahead and was cut short."""
-    run(tmp_path, 8)
-    with (tmp_path / "t" / "log.jsonl").open("a") as file:
+    with (halted / "t" / "log.jsonl").open("a") as file:
         file.write('{"step": 10, "loss": 99.0}\n{"step": 12, "lo')
-    state, log = run(tmp_path, 12)
+    state, log = run(halted, 12)
     assert state.model.count == 12
     check_same(state, undisturbed[0])
     assert [row["loss"] for row in log] == [row["loss"] for row in undisturbed[1]]
@@ -104,9 +123,18 @@ def test_a_finished_run_is_left_alone(tmp_path, undisturbed):
     assert log_again == log
 
 
+def test_it_learns(tmp_path):
+    """A single image repeated: the loss falls far below that of a network that outputs zero."""
+    image = np.full((50, 4, 4, 1), 255, np.uint8)
+    data = Dataset("white:train", image, np.zeros(50, np.int32), 1)
+    _, log = run(tmp_path, 80, log_every=20, save_every=80, data=data)
+    assert log[0]["loss"] > 0.3
+    assert log[-1]["loss"] < 0.1
+
+
 @pytest.mark.parametrize(
     "how",
-    [{"substeps": 4}, {"resident": False}, {"mesh": (2, 4)}, {"mesh": (1, 8)}],
+    [{"substeps": 4}, {"resident": False}, {"mesh": (2, 4)}],
     ids=str,
 )
 def test_how_it_runs_does_not_change_what_it_learns(tmp_path, undisturbed, how):
@@ -167,9 +195,10 @@ def test_a_teacher_in_host_memory_teaches_the_same(tmp_path):
         return {"method": method, "init": init, "mesh": (2, 4)}
 
     expected, log = run(tmp_path / "device", 8, **how(Progressive))
-    run(tmp_path / "host", 4, **how(Watched), offload=True)
-    state, log_of_host = run(tmp_path / "host", 8, **how(Watched), offload=True)
-    again, _ = run(tmp_path / "host", 8, **how(Watched), offload=True)
+    watched = how(Watched) | {"offload": True}
+    run(tmp_path / "host", 4, **watched)
+    state, log_of_host = run(tmp_path / "host", 8, **watched)
+    again, _ = run(tmp_path / "host", 8, **watched)
     assert [row["loss"] for row in log_of_host] == [row["loss"] for row in log]
     assert kinds
     assert set.union(*kinds) == {jax.memory.Space.Device}  # where the update computes
@@ -297,8 +326,7 @@ def test_fsdp_shards_parameters_and_moments(tmp_path):
 def test_a_checkpoint_moves_between_meshes(tmp_path):
     run(tmp_path, 4, mesh=(1, 8))
     mesh = make_mesh(4, 2)
-    init = lambda key: METHOD.init(key, model=MODEL)  # noqa: E731
-    target = start_of(init_state(init, mesh, jax.random.key(9)), mesh)
+    target = start_of(init_state(beginning(METHOD), mesh, jax.random.key(9)), mesh)
     with Checkpointer(tmp_path / "t" / "checkpoints") as checkpointer:
         state, iterator = checkpointer.restore(target)
     assert iterator == {"next_index": 4}
@@ -306,22 +334,6 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
     assert all(a.sharding == b.sharding for a, b in zip(ours, theirs, strict=True))
     saved, _ = run(tmp_path, 4, mesh=(1, 8))
     check_same(state.method, saved)
-
-
-def test_it_learns(tmp_path):
-    """A single image repeated: the loss falls far below that of a network that outputs zero."""
-    image = np.full((50, 4, 4, 1), 255, np.uint8)
-    data = Dataset("white:train", image, np.zeros(50, np.int32), 1)
-    mesh = make_mesh()
-    state = init_state(lambda key: METHOD.init(key, model=MODEL), mesh, jax.random.key(0))
-    with MetricWriter(tmp_path) as writer:
-        train(
-            METHOD, state, Pipeline(data, 16, seed=0), LoopConfig(200, 16, 20, 20, 200),
-            jax.random.key(0), name="t", directory=tmp_path / "t", writer=writer, mesh=mesh,
-        )  # fmt: skip
-    log = read_jsonl(tmp_path / "t" / "log.jsonl")
-    assert log[0]["loss"] > 0.3
-    assert log[-1]["loss"] < 0.1
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):
@@ -365,7 +377,7 @@ def test_loop_config_refuses(bad):
 def test_state_is_made_where_it_belongs():
     """No leaf of a fresh state is ever whole on one device when the rule cuts it."""
     mesh = make_mesh(1, 8)
-    state = init_state(lambda key: METHOD.init(key, model=MODEL), mesh, jax.random.key(0))
+    state = init_state(beginning(METHOD), mesh, jax.random.key(0))
     kernel = state.model.network.params["block_0"]["mlp_in"]["kernel"]
     assert kernel.sharding.spec[1] == "fsdp"
     assert state.model.count.dtype == start_of(state, mesh).step.dtype == jnp.int32
@@ -430,9 +442,11 @@ def spiky(
     num_updates, bad, directory, max_skipped=20, stop=None, cls=None, max_grad_norm=0.0, **kwargs
 ):
     """Trains a method whose loss and gradient are not finite at the updates in `bad`."""
-    method = (cls or Spiky)(optimizer=OPTIMIZER, bad=bad)
-    mesh = make_mesh()
-    state = init_state(lambda key: method.init(key, model=MODEL), mesh, jax.random.key(0))
+    method, mesh = (cls or Spiky)(optimizer=OPTIMIZER), make_mesh()
+    state = init_state(beginning(method), mesh, jax.random.key(0))
+    keys = [jax.random.split(jax.random.fold_in(KEY, step))[1] for step in bad]
+    keys = jax.random.key_data(jnp.stack([*keys, *[KEY] * (MOST - len(keys))]))
+    state = state.replace(keys=jax.device_put(keys, replicated(mesh)))
     with MetricWriter(directory) as writer:
         state = train(
             method, state, Pipeline(DATA, 16, seed=1),
@@ -445,20 +459,13 @@ def spiky(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spiky(Teacher):
-    """A teacher whose data turn to infinity at the updates in `bad`, which it knows by their keys:
-    an update that is left out leaves no trace in its state. The keys are not part of its program,
-    so that runs share what is compiled."""
-
-    bad: tuple[int, ...] = ()
+    """A teacher whose data turn to infinity at the updates of some keys: an update that is left out
+    leaves no trace in its state. The keys are not part of it, so that runs share what is compiled.
+    """
 
     class State(struct.PyTreeNode):
         model: Any
         keys: Any = frozen(default=None)
-
-    def init(self, key, *, model):
-        keys = [jax.random.split(jax.random.fold_in(KEY, step))[1] for step in self.bad]
-        found = [jax.random.key_data(key) for key in (*keys, *[KEY] * (MOST - len(keys)))]
-        return super().init(key, model=model).replace(keys=jnp.stack(found))
 
     def spike(self, state, key):
         return jnp.any(jnp.all(state.keys == jax.random.key_data(key)[None], axis=-1))
@@ -471,12 +478,17 @@ class Spiky(Teacher):
 MOST = 31  # updates that may be bad
 
 
-def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path):
+@pytest.fixture(scope="module")
+def four_good(tmp_path_factory):
+    """The state after four updates, all of them good."""
+    return spiky(4, (), tmp_path_factory.mktemp("four_good"))[0]
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path, four_good):
     """Parameters, moments and average are as if these updates had not been."""
-    before, _ = spiky(4, (), tmp_path / "before")
     state, log = spiky(8, (4, 5, 6, 7), tmp_path / "after")
     assert (log[-1]["step"], log[-1]["skipped"]) == (8, 4)
-    check_same(state, before)
+    check_same(state, four_good)
 
     state, log = spiky(12, (5, 8), tmp_path / "twice")
     assert state.model.count == 10
@@ -492,19 +504,18 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Large(Spiky):
-    """Its data are a thousand times too large at the updates in `bad`."""
+    """Its data are a thousand times too large at these updates."""
 
     def step(self, state, batch, key):
         image = jnp.where(self.spike(state, key), 1000 * batch["image"], batch["image"])
         return Teacher.step(self, state, batch | {"image": image}, key)
 
 
-def test_updates_of_too_large_a_gradient_are_left_out_too(tmp_path):
+def test_updates_of_too_large_a_gradient_are_left_out_too(tmp_path, four_good):
     """Finite, so they are used without a bound; with one, the state is as if they had not been."""
-    before, _ = spiky(4, (), tmp_path / "before", cls=Large)
     after, log = spiky(8, (4, 5, 6, 7), tmp_path / "after", cls=Large, max_grad_norm=50.0)
     assert (log[-1]["step"], log[-1]["skipped"]) == (8, 4)
-    check_same(after, before)
+    check_same(after, four_good)
     assert log[0]["grad_norm"] < 50
     assert log[1]["left_out"] == [5, 6, 7]  # the first three
     assert all(50 < float(norm) < np.inf for norm in list(log[1]["grad_norms"].values())[-3:])
@@ -706,27 +717,23 @@ def test_a_state_may_hold_numbers_of_all_kinds(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cut", "overwritten", "missing", "no state"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
-    tmp_path, capsys, undisturbed, how
-):
-    run(tmp_path, 8)
-    damage(tmp_path / "t" / "checkpoints" / "8", how)
-    state, log = run(tmp_path, 12)
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(halted, capsys, undisturbed, how):
+    damage(halted / "t" / "checkpoints" / "8", how)
+    state, log = run(halted, 12)
     error = capsys.readouterr().err
     assert "checkpoints/8 is damaged; the one of step 4 is used" in error
     assert "resumes at step 4" in error
-    assert (tmp_path / "t" / "checkpoints" / "8.damaged").is_dir()
+    assert (halted / "t" / "checkpoints" / "8.damaged").is_dir()
     assert [row["step"] for row in log] == [4, 8, 12]
     check_same(state, undisturbed[0])
 
 
-def test_without_a_readable_checkpoint_nothing_is_thrown_away(tmp_path):
-    run(tmp_path, 8)
-    checkpoints = tmp_path / "t" / "checkpoints"
+def test_without_a_readable_checkpoint_nothing_is_thrown_away(halted):
+    checkpoints = halted / "t" / "checkpoints"
     for step in ("4", "8"):
         damage(checkpoints / step, "cut")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read; move it away"):
-        run(tmp_path, 12)
+        run(halted, 12)
     assert {"4", "8"} <= {p.name for p in checkpoints.iterdir()}
 
 

@@ -21,7 +21,7 @@ B1 = 0.9
 
 
 def method_and_model(dtype="float32", features=64):
-    module = DiT(out_channels=1, patch=2, features=features, depth=2, heads=4, dtype=dtype)
+    module = DiT(out_channels=1, patch=2, features=features, depth=1, heads=4, dtype=dtype)
     optimizer = Optimizer(1e-3, warmup=2, b1=B1, ema_decay=0.9, clip_norm=0.0)
     cls = Double if dtype == "float64" else Teacher
     model = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=SHAPE)
@@ -75,19 +75,6 @@ def test_meshes_compute_what_one_device_does(one_device, shape):
     assert np.linalg.norm(gradient) > 0
     assert error < 1e-6
     np.testing.assert_allclose(losses, one_device[0], rtol=1e-4)
-
-
-def test_with_fsdp_each_device_holds_its_part():
-    """Of parameters, average and moments, as the arrays' shards say: within a tenth of 1/8.
-
-    Biases and the like are whole on every device, which matters in tiny networks only.
-    """
-    _, _, state = train(mesh_of(1, 8), 1, features=128)
-    leaves = jax.tree.leaves(state.method)
-    total = sum(leaf.nbytes for leaf in leaves)
-    for device in range(8):
-        held = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
-        assert 1 / 8 <= held / total < 1.1 / 8
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def _maps(judge: Judge, eyes: dict[str, Any], x: Array, label: Array | None, key
             return (x,)
         case "efficientnet_lite0":
             x = jnp.broadcast_to(x, (*x.shape[:3], 3))
-            return efficientnet_lite0.EfficientNetLite0().apply(eyes[judge.features], x).maps
+            return efficientnet_lite0.maps(eyes[judge.features], x)
         case "teacher":
             logsnr = jnp.full(len(x), judge.logsnr, x.dtype)
             z, _ = diffusion.noised(key, x, logsnr)

@@ -48,7 +48,7 @@ class Distance(struct.PyTreeNode):
         levels = (x + 1) * 127.5  # as extractors take them, but not rounded
         if self.name == "efficientnet_lite0":
             images = efficientnet_lite0.preprocess(levels)
-            return efficientnet_lite0.EfficientNetLite0().apply(self.params, images).maps
+            return efficientnet_lite0.maps(self.params, images)
         return (_extractor(self.name).apply(self.params, levels)["features"],)
 
 
