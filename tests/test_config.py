@@ -1,7 +1,9 @@
 import contextlib
 import functools
 import json
+import math
 import operator
+import os
 import re
 import runpy
 import subprocess
@@ -19,11 +21,12 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import claim, is_harmless
+from pdistill.experiment.directory import claim, is_harmless, key_of
 from pdistill.experiment.plan import plan
 from pdistill.features import efficientnet_lite0
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.networks import DiT
+from pdistill.runtime import cpu
 from pdistill.training import LoopConfig
 
 CONFIGS = Path(configs.__file__).parent
@@ -194,6 +197,10 @@ def checked(config, *overrides):
         ("--config.stages.labels=1", "unknown key 'stages.labels'; known keys: none"),
         ("--config.seed.x=1", "unknown key 'seed.x'; known keys: none"),
         ("--config.stages[0.labels=1", "--config.stages[0.labels is not a key such as"),
+        (
+            "--config.stages[0]=5",
+            "--config.stages[0] is a dictionary; change one of its keys, name",
+        ),
     ],
 )
 def test_flags_of_keys_that_are_not_there(flag, message):
@@ -227,12 +234,30 @@ def test_lists_in_flags(text):
     assert as_plain(config)["stages"][1]["lists"] == [[1, 2], [3]]
 
 
-def test_flags_that_are_no_values(tmp_path):
-    """By the command line: one line, no traceback."""
-    command = [sys.executable, "-m", "pdistill.main", "--config=digits_pd", f"--workdir={tmp_path}"]
-    found = subprocess.run([*command, "--config.seed=abc"], capture_output=True, text=True)
-    assert found.returncode == 1
-    assert re.fullmatch(r"error: flag --config.seed=abc: .*\n", found.stderr)
+def test_command_lines_that_are_not_understood(tmp_path):
+    """A line each, without a traceback, before anything runs: a word without -- is no change."""
+    lines = {
+        "": "give the config first, such as digits_pd",
+        "digits_pd": "--workdir=DIR must say where the run goes",
+        "digits_pd --workdir=r --config.seed=abc": "flag --config.seed=abc: ",
+        "digits_pd --workdir=r config.seed=5": "what is 'config.seed=5'? a change is --config.KEY=",
+    }
+    program = (
+        "from pdistill.__main__ import main\n"
+        f"for line in {list(lines)}:\n"
+        "  try: main(['train', *line.split()])\n"
+        "  except SystemExit as error: print(error)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"GLIBC_TUNABLES": f"{cpu.TUNABLE}=1"},  # which it would start again for
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    for got, message in zip(told.stdout.splitlines(), lines.values(), strict=True):
+        assert got.startswith(f"error: {message}"), told
 
 
 def test_defaults_keep_references_and_share_nothing():
@@ -267,6 +292,7 @@ def test_defaults_leave_errors_to_parse(damage, value):
 
 def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
+    (tmp_path / "teacher/model").mkdir(parents=True)
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
     claim(tmp_path, CONFIG, experiment.stages, runs, {})
@@ -277,6 +303,37 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     changed["stages"][0]["optimizer"]["b1"] = 0.5
     with pytest.raises(ConfigError, match=r"stages\[0\].optimizer.b1: 0.9 -> 0.5"):
         claim(tmp_path, changed, experiment.stages, runs, {})
+
+
+@pytest.mark.parametrize("made", ["pd/4/model", "teacher/checkpoints/10"])
+def test_a_run_that_has_made_nothing_is_begun_with_another_config(tmp_path, made):
+    """As after a mistake in the first one; also on other images."""
+    experiment = parse(CONFIG)
+    claimed = functools.partial(
+        claim, tmp_path, stages=experiment.stages, runs=plan(experiment, SHAPE)
+    )
+    claimed(CONFIG, images={"content": "a"})
+    (tmp_path / "teacher/checkpoints").mkdir(parents=True)
+    (tmp_path / "results.jsonl").touch()
+    (tmp_path / "text").mkdir()
+    claimed(CONFIG | {"seed": 1}, images={"content": "b"})
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+    assert not (tmp_path / "text").exists()  # whose scale is of the other data
+    (tmp_path / made).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="on other training images"):
+        claimed(CONFIG | {"seed": 1}, images={"content": "c"})
+    with pytest.raises(ConfigError, match="seed: 1 -> 2"):
+        claimed(CONFIG | {"seed": 2}, images={"content": "b"})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_seeds_that_are_others(tmp_path, seed):
+    """A run that has begun with one goes on."""
+    with pytest.raises(ConfigError, match=f"seed must be from 0 to 4294967295; got {seed}"):
+        key_of(seed, tmp_path)
+    if seed < 2**64:
+        (tmp_path / "config.json").write_text(json.dumps({"config": {"seed": seed}}))
+        assert key_of(seed, tmp_path) == key_of(seed % 2**32, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +391,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
     longer = CONFIG | {
         "stages": [teacher, given | PRESETS[preset] | {"loop": LOOP | {"num_updates": 60}}]
     }
+    (tmp_path / "last/model").mkdir(parents=True)
     for each in (config, longer):
         stages = parse(each).stages
         claim(tmp_path, each, stages, {"last": SimpleNamespace(name="last", run=stages[1])}, {})
@@ -344,6 +402,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
 
 def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
     """What is known of them on both sides is compared; earlier versions had noted nothing."""
+    (tmp_path / "teacher/model").mkdir(parents=True)
     experiment = parse(CONFIG)
     runs = plan(experiment, SHAPE)
     claimed = functools.partial(claim, tmp_path, CONFIG, experiment.stages, runs)
@@ -399,6 +458,7 @@ def test_show_of_a_config_that_needs_a_package(monkeypatch, capsys):
         ("cifar10_pd:nonesuch", "got 'nonesuch'"),
         ("cifr10_pd", "there is no config 'cifr10_pd'; there are cifar10_pd"),
         ("{tmp}/empty.py", "has no function get_config"),
+        ("{tmp}/config.json", "config.json is no config, a .py file with a function get_config"),
         ("{tmp}/plain.py", "get_config must return a ConfigDict; got dict"),
         ("{tmp}/plain.py:cpu", "plain.py has no variants; got 'cpu'"),
         ("{tmp}/missing.py", "there is no config"),
@@ -407,6 +467,7 @@ def test_show_of_a_config_that_needs_a_package(monkeypatch, capsys):
 @pytest.mark.parametrize("command", ["show", "train"])
 def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "plain.py").write_text("def get_config():\n    return {}\n")
     name = name.format(tmp=tmp_path)
     load = from_command_line if command == "train" else lambda name: main(["show", name])
@@ -460,6 +521,9 @@ def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
             "imported, or a class of your own as module:Class; got 'progresive'",
         ),
         ("stages[0].optimizer.learning_rate", -1.0, "stages[0].optimizer: learning_rate must be"),
+        ("stages[0].optimizer.learning_rate", math.inf, "learning_rate must be a finite number"),
+        ("stages[0].optimizer.clip_norm", math.nan, "clip_norm must be a finite number; got nan"),
+        ("model.network.arguments.dropout", math.nan, "arguments.dropout must be a finite number"),
         ("stages[0].optimizer.anneal", "cos", "stages[0].optimizer: anneal must be one of"),
         ("stages[1].loop.batch_size", 0, "stages[1].loop: batch_size must be at least 1; got 0"),
         (
@@ -527,5 +591,6 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     earlier = {key: value for key, value in teacher.items() if key != "measured_at"}
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    (tmp_path / "teacher/model").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
         claim(tmp_path, CONFIG, experiment.stages, runs, {})

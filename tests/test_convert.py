@@ -156,4 +156,6 @@ def test_wrong_exports(dit, tmp_path):
     ]:
         with pytest.raises(SystemExit, match=f"error: {message}"):
             export.main([*arguments, f"--out={tmp_path / 'x'}"])
+    with pytest.raises(SystemExit, match=f"error: cannot write {tmp_path}: it is a folder"):
+        export.main([f"--model={tmp_path}/none", f"--out={tmp_path}"])  # before it is loaded
     assert list(tmp_path.iterdir()) == []

@@ -160,6 +160,26 @@ def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
     assert not out.exists()
 
 
+def test_rows_that_cannot_be_written_are_still_told(files, capsys, monkeypatch):
+    """A place that cannot be written is found before anything is measured."""
+    images, reference = f"--images={files}/a.npz", f"--reference={files}/b.npz"
+    whole = images, reference, "--metrics=fd_pixels"
+    statistics = f"--save_statistics={files}/a.npz/statistics.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr("pdistill.cli.evaluate.load_reference", None)
+        assert "it is a folder; give a file" in refused(capsys, *whole, f"--out={files}")
+        assert "a.npz: it is no folder" in refused(capsys, *whole, statistics)
+        assert "must end with .npz" in refused(capsys, *whole, "--save_statistics=x.txt")
+
+    def full(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr("pdistill.cli.evaluate.write_jsonl", full)
+    with pytest.raises(SystemExit, match="error: no room"):
+        run(*whole, f"--out={files}/rows.jsonl")
+    assert "fd_pixels" in capsys.readouterr().out
+
+
 def test_an_image_file_scaled_wrongly(files, capsys):
     np.savez(files / "unit.npz", noise(9, 0) / 255)
     error = refused(
@@ -244,8 +264,11 @@ def test_classes_of_a_model(tmp_path, capsys):
     (row,) = read_jsonl(out)
     assert (row["num_samples"], row["labels"]) == (60, "data")
     assert row["reference"].endswith("data.npz of classes 0,2")
-    refuse = f"--model={models[0]}", f"--reference={tmp_path}/data.npz", classes
-    assert "takes no labels; leave --classes out" in refused(capsys, *refuse, *flags)
+    for option, name in ((classes, "classes"), ("--label=3", "label")):
+        refuse = f"--model={models[0]}", f"--reference={tmp_path}/data.npz", option
+        assert f"takes no labels; leave --{name} out" in refused(capsys, *refuse, *flags)
+    refuse = f"--model={models[3]}", f"--reference={tmp_path}/data.npz", "--label=3"
+    assert "--label must be from 0 to 2; got 3" in refused(capsys, *refuse, *flags)
     refuse = f"--model={models[3]}", f"--reference={tmp_path}/more.npz"
     assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)
 
@@ -290,6 +313,9 @@ def test_compare_draws_labels_as_the_reference_and_by_ddim(tmp_path, monkeypatch
     flags = f"--teacher={model}", f"--students={model}@2"
     compare.main([*flags, f"--reference={tmp_path}/data.npz"])
     assert drawn == [("edm", 4, {2}), ("ddim", 2, {2})]
+    with pytest.raises(SystemExit, match=rf"cannot write {tmp_path}: it is a folder"):
+        compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}"])
+    assert len(drawn) == 2  # nothing more
     with pytest.raises(SystemExit, match=r"takes labels from 0 to 2, and .*more.npz has 3"):
         compare.main([*flags, f"--reference={tmp_path}/more.npz"])
 

@@ -160,6 +160,12 @@ def test_pairs_are_by_steps_that_the_model_is_made_for(tmp_path):
     arguments = [f"--model={tmp_path / 'student'}", "--num=2", f"--out={tmp_path / 'pairs.npz'}"]
     with pytest.raises(SystemExit, match="made for 1 steps; got num_steps=18"):
         pairs.main(arguments)
+    for out, why in (("pairs.txt", "must end with .npz"), (tmp_path, "must end with .npz")):
+        with pytest.raises(SystemExit, match=why):
+            pairs.main([*arguments[:2], f"--out={out}"])
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(SystemExit, match=r"folder.npz: it is a folder; give a file"):
+        pairs.main([*arguments[:2], f"--out={tmp_path / 'folder.npz'}"])
 
 
 def test_students_learn_from_it_and_have_none(folder):

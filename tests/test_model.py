@@ -205,6 +205,7 @@ def test_no_model_there(tmp_path):
         with pytest.raises(ModelError, match=r"give a folder with model\.json") as error:
             load(directory)
         assert str(directory) in str(error.value)
+        assert "or with config.json and model.safetensors, such as zoo/" in str(error.value)
 
 
 @pytest.mark.parametrize(

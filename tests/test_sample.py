@@ -9,7 +9,8 @@ from PIL import Image
 
 from pdistill import model as models
 from pdistill import sample
-from pdistill.cli import prepare
+from pdistill.cli import compare, evaluate, pairs, partition, prepare
+from pdistill.cli.options import read_prompts
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import load_images
@@ -140,8 +141,6 @@ def test_a_runs_own_samples_are_not_replaced(directory, tmp_path):
         ("--num=0", "error: num must be at least 1; got 0"),
         ("--num_steps=0", "error: num_steps must be at least 1; got 0"),
         ("--label=3", r"error: labels must be in 0 \.\. 2"),
-        ("--scale=0", "error: scale must be at least 1; got 0"),
-        ("--out=grid.xyz", r"error: .*\.xyz"),
         ("--out=images.NPZ", r"error: --out must be a folder, \.npz or .*; got images\.NPZ"),
         ("--seeds=0-4", "error: --seeds gives each image its seed"),
         ("--label=a", "error: --label: give numbers such as 3, 1,5,7 or 0-9; got 'a'"),
@@ -156,11 +155,74 @@ def test_errors_are_one_message(directory, tmp_path, monkeypatch, flag, message)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag", ["--seeds=5-", "--seeds=3-1"])
-def test_what_are_no_numbers(directory, capsys, flag):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--prompt=a", "takes no prompts; leave --prompt out"),
+        ("--prompts=prompts.txt", "takes no prompts; leave --prompts out"),
+        ("--scale=-1", "error: --scale must be at least 1; got -1"),
+        ("--out=grid.w0", r"error: .*; got grid.w0: if that is to be a folder, write grid.w0/"),
+        ("--out=/proc/x.png", r"error: cannot write into /proc: "),
+        ("--out=/proc/x/", r"error: cannot write into /proc: "),
+        ("--out=/proc", r"error: /proc is a mount; give a new folder in it"),
+        (f"--out={__file__}/x.npz", r"error: cannot write into .*test_sample.py: it is no folder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_images_are_drawn(
+    directory, monkeypatch, flag, message
+):
+    monkeypatch.setattr("pdistill.cli.sample.generate_batches", None)
+    with pytest.raises(SystemExit, match=message):
+        draw(directory, "--num=5", flag)
+
+
+def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
+    """Also with a name that looks like a file's, if it ends with / or is there."""
+    (tmp_path / "b.png").mkdir()
+    for name in ("a_0.5/", "b.png"):
+        draw(directory, "--num=2", f"--out={tmp_path}/{name}")
+        assert len(list((tmp_path / name).iterdir())) == 2
+
+    def interrupted(*_, **__):
+        yield np.zeros((3, 8, 8, 1), np.uint8)
+        raise OSError("no more")
+
+    monkeypatch.setattr("pdistill.cli.sample.generate_batches", interrupted)
+    with pytest.raises(SystemExit, match="no more"):
+        draw(directory, "--num=9", f"--out={tmp_path}/c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_0.5", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seeds=5-", "give numbers such as 3, 1,5,7 or 0-9; got '5-'"),
+        ("--seeds=3-1", "give numbers such as 3, 1,5,7 or 0-9; got '3-1'"),
+        ("--seeds=0-999999999", "give at most 5,000,000 numbers; got '0-999999999'"),
+        ("--seed=-1", "give a seed from 0 to 4294967295; got '-1'"),
+        ("--seed=4294967296", "give a seed from 0 to 4294967295; got '4294967296'"),
+        ("--seed=a", "give a seed from 0 to 4294967295; got 'a'"),
+    ],
+)
+def test_what_are_no_numbers(capsys, flag, message):
     with pytest.raises(SystemExit):
-        draw(directory, flag)
-    assert "give numbers such as 3, 1,5,7 or 0-9; got" in capsys.readouterr().err
+        sample.main(["--model=m", flag])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [evaluate.main, pairs.main, compare.main, partition.main])
+def test_seeds_of_other_commands(capsys, main):
+    with pytest.raises(SystemExit):
+        main(["--seed=-1"])
+    assert "give a seed from 0 to 4294967295; got '-1'" in capsys.readouterr().err
+
+
+def test_prompts_in_another_encoding(tmp_path):
+    (tmp_path / "prompts.txt").write_text("käse", encoding="latin-1")
+    with pytest.raises(
+        ValueError, match=r"prompts.txt is not in UTF-8; save it so \('utf-8' codec"
+    ):
+        read_prompts(tmp_path / "prompts.txt")
 
 
 @pytest.mark.parametrize(

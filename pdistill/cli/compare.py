@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import codec_option, command_parser, labels_after
+from pdistill.cli.options import codec_option, command_parser, labels_after, seed_option
 from pdistill.evaluation import (
     EvaluationError,
     Evaluator,
@@ -32,7 +32,7 @@ from pdistill.features import Extractor
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Conditioning
-from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.files import check_writable, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 from pdistill.samplers import Cascade
@@ -44,9 +44,18 @@ COLUMNS = ("data_teacher", "data_student", "teacher_student", "rms_difference")
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
-        rows = compare(options)
         if options.out:
-            write_jsonl(options.out, rows)
+            check_writable(options.out)
+        rows = compare(options)
+    try:
+        if options.out:
+            with plain_errors(OSError):
+                write_jsonl(options.out, rows)
+    finally:  # what was measured is told in any case
+        _tell(rows)
+
+
+def _tell(rows: list[dict[str, Any]]) -> None:
     width = max(len(row["student"]) for row in rows)
     print(f"{'student':{width}}  steps  " + "  ".join(f"{name:>15}" for name in COLUMNS))
     for row in rows:
@@ -64,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_samples", type=int, default=0, help="default: as many as the reference has"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
     parser.add_argument("--out", help="file for the lines, one JSON object each")
     return parser

@@ -69,6 +69,8 @@ def _function(path: str) -> Callable[..., ConfigDict]:
     if folder not in sys.path:  # where a config's own methods are
         sys.path.append(folder)
     spec = importlib.util.spec_from_file_location("config_file_of_the_run", path)
+    if spec is None:
+        sys.exit(f"error: {path} is no config, a .py file with a function get_config")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -112,7 +114,7 @@ def check_overrides(config: ConfigDict, arguments: list[str]) -> None:
 
 
 def _check_key(config: ConfigDict, key: str) -> None:
-    """Ends the program unless a config with all its defaults has a.b[0].c."""
+    """Ends the program unless a config with all its defaults has a value at a.b[0].c."""
     try:
         parts = config_path.split(key)
     except ValueError:
@@ -129,6 +131,9 @@ def _check_key(config: ConfigDict, key: str) -> None:
                 sys.exit(f"error: {unknown_key(path, part, known)}")
             path = f"{path}.{part}" if path else part
         value = value[part]
+    if isinstance(value, dict):  # no flag can replace it
+        how = f"one of its keys, {', '.join(value)}" if value else "it in the config's file"
+        sys.exit(f"error: --config.{key} is a dictionary; change {how}")
 
 
 class _TupleParser(tuple_parser.TupleParser):

@@ -29,6 +29,7 @@ from pdistill.cli.options import (
     picture_options,
     prompts_option,
     read_prompts,
+    seed_option,
     steps_option,
     text_encoder_option,
 )
@@ -47,7 +48,7 @@ from pdistill.model import Model
 from pdistill.networks import Conditioning
 from pdistill.report import table
 from pdistill.runtime.bars import Bar
-from pdistill.runtime.files import write_jsonl
+from pdistill.runtime.files import check_writable, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors, say
 from pdistill.samplers import parse_solver
@@ -79,11 +80,17 @@ class Given:
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
+        for path, suffix in ((options.out, ""), (options.save_statistics, ".npz")):
+            if path:
+                check_writable(path, suffix)
         rows = evaluate(options)
+    try:
         if options.out:
-            write_jsonl(options.out, rows, append=True)
-    if rows:
-        print(table(rows))
+            with plain_errors(OSError):
+                write_jsonl(options.out, rows, append=True)
+    finally:  # what was measured is told in any case
+        if rows:
+            print(table(rows))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
     picture_options(parser)
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "samples, or of the choice of images")
     parser.add_argument("--batch_size", type=int, default=BATCH)
     parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
     parser.add_argument("--save_statistics", help=".npz for the reference's mu and sigma")
@@ -292,12 +299,13 @@ def _measure_model(
 
 def _labels(options: argparse.Namespace, reference: AnyReference, num_labels: int) -> np.ndarray:
     """The labels after which samples are drawn."""
-    if options.classes and not num_labels:
-        raise EvaluationError(f"{options.model} takes no labels; leave --classes out")
+    for name in ("classes", "label"):
+        if getattr(options, name) is not None and not num_labels:
+            raise EvaluationError(f"{options.model} takes no labels; leave --{name} out")
     if options.label is None:
         return labels_after(reference, num_labels, options.model)
     if not 0 <= options.label < num_labels:
-        raise EvaluationError(f"--label must be one of the model's {num_labels} labels")
+        raise EvaluationError(f"--label must be from 0 to {num_labels - 1}; got {options.label}")
     return np.array([options.label])
 
 

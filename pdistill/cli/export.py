@@ -24,6 +24,7 @@ from pdistill.cli.options import (
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import Model
+from pdistill.runtime.files import check_writable
 from pdistill.runtime.terminal import plain_errors
 
 # Options that are for one kind of file only.
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             for name in names:
                 if options.to != kind and getattr(options, name) != parser.get_default(name):
                     raise ValueError(f"--{name} is not for --to={options.to}; leave it out")
+        if options.to == "stablehlo":
+            check_writable(options.out)
         model = load_model(options)
         if options.prompts:
             model = _with_prompts(model, options.prompts)

@@ -14,10 +14,13 @@ from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.programs import keep_programs
 from pdistill.samplers import parse_steps
+from pdistill.samplers.noise import SEEDS
 
 if TYPE_CHECKING:
     from pdistill.evaluation import Reference, StatisticsReference
     from pdistill.model import Model
+
+MOST_NUMBERS = 5_000_000  # that one option lists
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,9 +86,13 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts in a file, one a line, of which empty ones are left out.
 
     Raises:
-      OSError: there is no such file. ValueError: it has no prompts.
+      OSError: there is no such file. ValueError: it has no prompts, or is not in UTF-8.
     """
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8; save it so ({error})") from error
+    prompts = [line.strip() for line in lines]
     if not any(prompts):
         raise ValueError(f"{path} has no prompts; write one a line")
     return [prompt for prompt in prompts if prompt]
@@ -118,8 +125,22 @@ def numbers(text: str) -> list[int]:
         found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
         if not found:
             raise argparse.ArgumentTypeError(f"give numbers such as 3, 1,5,7 or 0-9; got {text!r}")
+        if len(numbers) + len(found) > MOST_NUMBERS:
+            raise argparse.ArgumentTypeError(f"give at most {MOST_NUMBERS:,} numbers; got {text!r}")
         numbers += found
     return numbers
+
+
+def seed_option(parser: argparse.ArgumentParser, of: str) -> None:
+    """Adds --seed, for a command that draws random numbers."""
+    parser.add_argument("--seed", type=_seed, default=0, help=f"seed of {of} (default 0)")
+
+
+def _seed(text: str) -> int:
+    """Reads a seed; of others JAX would take the last 32 bits, as one of these."""
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"give a seed from 0 to {SEEDS - 1}; got {text!r}")
+    return int(text)
 
 
 def steps_option(parser: argparse.ArgumentParser) -> None:

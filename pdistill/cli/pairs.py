@@ -9,8 +9,15 @@ latents are its latents, and "codec" is the fingerprint of its codec.
 
 from pathlib import Path
 
-from pdistill.cli.options import codec_option, command_parser, guide_option, load_model
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    guide_option,
+    load_model,
+    seed_option,
+)
 from pdistill.methods.columns import Pairs
+from pdistill.runtime.files import check_writable
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -27,16 +34,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--guidance", type=float, help="guidance weight, for a model that takes one"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
     options = parser.parse_args(arguments)
     with plain_errors(ValueError, OSError):
+        check_writable(options.out, ".npz")
         config = Pairs(options.num, options.num_steps, options.solver, options.guidance)
         mesh = make_mesh()
         model = load_model(options, mesh)
         if options.guidance is not None:
             model.check_guidance(options.guidance)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         _ = model.sampling_with(config.num_steps, config.solver)  # raises
         config.make(
             options.out, model.network, seed=options.seed, batch_size=options.batch_size, mesh=mesh,

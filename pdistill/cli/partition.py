@@ -8,7 +8,7 @@ Prints lists of labels for `lists` of a "multi_student" stage.
 import numpy as np
 from flax import traverse_util
 
-from pdistill.cli.options import codec_option, command_parser, load_model
+from pdistill.cli.options import codec_option, command_parser, load_model, seed_option
 from pdistill.methods.parts.partition import by_balanced_kmeans
 from pdistill.model import Model, ModelError
 from pdistill.runtime.terminal import plain_errors
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
     parser.add_argument("--parts", type=int, required=True, help="number of parts")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first centres")
+    seed_option(parser, "the first centres")
     options = parser.parse_args(arguments)
     with plain_errors(ValueError):
         model = load_model(options)

@@ -26,6 +26,7 @@ from pdistill.networks.text import TextEncoder
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
+LARGEST = 4096  # pixels a side of pictures
 OF_PICTURES = ("resolution", "resize")
 OF_IMAGES = ("no_labels", "captions", "held_out", "channels", "background")
 SOURCES = {  # words for where pictures come from, by the option that says so, and what it takes
@@ -97,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.images and not args.name:
         parser.error("--images needs --name=NAME")
     _check_taken(parser, args)
-    if args.resolution is not None and args.resolution < 1:
-        parser.error("--resolution must be 1 or more")
+    if args.resolution is not None and not 1 <= args.resolution <= LARGEST:
+        parser.error(f"--resolution must be from 1 to {LARGEST}; got {args.resolution}")
     if args.emoji:
         args.name = args.name or ("emoji_small" if args.emoji_groups else "emoji")
         args.resolution, args.channels = args.resolution or SIDE, 3

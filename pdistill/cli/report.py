@@ -11,8 +11,8 @@ from typing import Any
 
 from pdistill.cli.options import command_parser
 from pdistill.report.html import build
+from pdistill.report.runs import read_rows
 from pdistill.report.table import table
-from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.terminal import plain_errors
 
 
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", metavar="RUN", help="a run's directory")
     options = parser.parse_args(arguments)
-    with plain_errors(FileNotFoundError, ValueError):
+    with plain_errors(OSError, ValueError):
         if len(options.workdirs) == 1:
             print(build(options.workdirs[0]))
         else:
@@ -31,14 +31,15 @@ def merged(workdirs: list[Path]) -> list[dict[str, Any]]:
     """Rows of all runs, with stages such as "digits: teacher".
 
     Raises:
-      FileNotFoundError: a run has no rows. ValueError: two runs have one name.
+      FileNotFoundError: a run has no rows. OSError: its rows are damaged. ValueError: two runs have
+        one name.
     """
     names = [workdir.resolve().name for workdir in workdirs]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have names of their own; got {', '.join(names)}")
     found = []
     for name, workdir in zip(names, workdirs, strict=True):
-        rows = read_jsonl(workdir / "results.jsonl")
+        rows = read_rows(workdir)
         if not rows:
             raise FileNotFoundError(f"{workdir} has no results.jsonl with rows; give runs")
         found += [row | {"stage": f"{name}: {row['stage']}"} for row in rows]

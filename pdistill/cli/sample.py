@@ -31,6 +31,7 @@ from pdistill.cli.options import (
     numbers,
     prompts_option,
     read_prompts,
+    seed_option,
     steps_option,
     text_encoder_option,
 )
@@ -38,8 +39,9 @@ from pdistill.model import Model
 from pdistill.model.card import works_on_latents
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
-from pdistill.runtime.files import write_arrays
+from pdistill.runtime.files import check_folder, check_writable, write_arrays
 from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import format_count, plain_errors
 from pdistill.samplers import format_steps
 from pdistill.samplers.noise import GENERATOR
@@ -58,14 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)
         kind = "latents" if options.latents else "images"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix.lower() in PICTURES:
-            images = np.concatenate(list(batches))
-            _picture(images, options.scale, extra.get("prompt", ())).save(out)
+        if _is_folder(options.out):
+            _write_folder(out, batches, options.seeds or range(num))
         elif out.suffix == ".npz":
             write_arrays(out, {kind: np.concatenate(list(batches))} | extra)
         else:
-            _write_folder(out, batches, options.seeds or range(num))
+            images = np.concatenate(list(batches))
+            _picture(images, options.scale, extra.get("prompt", ())).save(out)
     steps = format_count(format_steps(options.num_steps or model.sampling.num_steps), "step")
     print(f"{num} {kind}, {steps} -> {out}")
 
@@ -83,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--num", type=int, help="number of images (default: one for each --prompt, else 64)"
     )
     parser.add_argument(
-        "--out", default="grid.png", help="picture, .npz or folder to write (default grid.png)"
+        "--out", default="grid.png", help="picture, .npz or folder/ to write (default grid.png)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all images (default 0)")
+    seed_option(parser, "all images")
     parser.add_argument(
         "--seeds", type=numbers, help="a seed for each image instead, such as 0-99 or 1,5,7"
     )
@@ -138,28 +139,44 @@ def _labels(text: str, model: Model) -> list[int]:
 
 def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
     """Raises ValueError for what cannot be written, or said, before anything is drawn."""
+    folder = _is_folder(options.out)
     if options.seeds and (options.num or options.seed):
         raise ValueError("--seeds gives each image its seed; leave out --num and --seed")
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise ValueError("--seeds has a seed twice, whose images would be the same")
     if options.prompt and options.prompts:
         raise ValueError("give either --prompt or --prompts")
+    for name in ("prompt", "prompts"):
+        if getattr(options, name) and not model.network.takes_text:
+            raise ValueError(f"{options.model} takes no prompts; leave --{name} out")
     if options.latents and not works_on_latents(model.card):
         raise ValueError("the model makes images, not latents; leave --latents out")
-    if options.latents and out.suffix != ".npz":
+    if options.scale is not None and options.scale < 1:
+        raise ValueError(f"--scale must be at least 1; got {options.scale}")
+    if options.latents and (folder or out.suffix != ".npz"):
         raise ValueError(f"--latents are written to an .npz; got --out={out}")
     if out.name == "samples.npz" and (out.parent / "model").exists() and out.exists():
         raise ValueError(f"{out} is what the run keeps of its own samples; give another name")
-    folder = not out.suffix or out.is_dir()
     if not folder and out.suffix != ".npz" and out.suffix.lower() not in PICTURES:
-        raise ValueError(f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}")
+        raise ValueError(
+            f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}: if that is to be a "
+            f"folder, write {out}/"
+        )
+    if folder and out.is_mount():  # which cannot be replaced
+        raise ValueError(f"{out} is a mount; give a new folder in it")
     if folder and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new folder")
+    check_folder(out.resolve().parent) if folder else check_writable(out)
     if (channels := model.image_shape[-1]) not in (1, 3) and not options.latents:
         raise ValueError(
             f"the model makes arrays of {channels} channels, which are no pictures; of a model of "
             "latents give --codec, or --latents for an .npz of what it makes"
         )
+
+
+def _is_folder(out: str) -> bool:
+    """Whether images go into a folder: one that is there, or a name without a suffix, or with /."""
+    return out.endswith("/") or not Path(out).suffix or Path(out).is_dir()
 
 
 def _draw(
@@ -217,11 +234,12 @@ def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> I
 
 
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:
-    """Writes 000000.png and so on, one an image, called by their numbers or seeds."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes 000000.png and so on, one an image, called by their numbers or seeds; all or none."""
     numbers = iter(names)
-    for images in batches:
-        for image in images:
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                folder / f"{next(numbers):06}.png"
-            )
+    with replacing(folder.resolve()) as temporary:
+        temporary.mkdir()
+        for images in batches:
+            for image in images:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                    temporary / f"{next(numbers):06}.png"
+                )

@@ -108,12 +108,6 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
         arguments = [re.sub("^--?devices(?==|$)", "--dry_run", a) for a in arguments]
         if not any(re.match("--?dry_run(=|$)", a) for a in arguments):
             arguments.append(f"--dry_run={PLANNED}")
-    flags.mark_flag_as_required("config")
-    flags.register_multi_flags_validator(
-        ["workdir", "dry_run"],
-        lambda values: bool(values["workdir"] or values["dry_run"]),
-        "--workdir says where the run goes",
-    )
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # which --help shows
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = __doc__
@@ -123,10 +117,19 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    """Reads the flags; ends the program, with a line that says why, unless all is understood."""
     try:
-        return flags.FLAGS(arguments)
+        program, *unknown = flags.FLAGS(arguments)
     except flags.Error as error:
         sys.exit(f"error: {one_line(error)}; --help lists the flags")
+    if _CONFIG.value is None:
+        sys.exit("error: give the config first, such as digits_pd; --help lists the flags")
+    if unknown:
+        hint = "a change is --config.KEY=VALUE; --help lists the flags"
+        sys.exit(f"error: what is {unknown[0]!r}? {hint}")
+    if not (_WORKDIR.value or _DRY_RUN.value):
+        sys.exit("error: --workdir=DIR must say where the run goes")
+    return [program]
 
 
 def _named_config(arguments: list[str]) -> list[str]:

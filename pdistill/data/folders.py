@@ -4,9 +4,10 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pdistill.data.pictures import SUFFIXES, find_pictures
+from pdistill.data.pictures import SUFFIXES, find_pictures, is_readable
 from pdistill.data.tfds_writer import PrepareError, hash_of
 
 SPLITS = {  # by the names of folders, in any case
@@ -41,7 +42,8 @@ def read_folder(folder: Path, labelled: bool = True, held_out: int | None = None
     The splits are the sub-folders named as in SPLITS, or else there is just "train". A picture's
     class is its first folder in there; classes are numbered in natural order, 2 before 10. Without
     another split, a tenth of "train" becomes "test", at most HELD_OUT pictures: evenly over the
-    classes, and in each by the MD5 of their paths, so the same ones whenever it is done.
+    classes, and in each by the MD5 of their paths, so the same ones whenever it is done. They are
+    read, so that none of them is damaged.
 
     Args:
       labelled: whether folders are classes. held_out: pictures of the new split "test".
@@ -54,7 +56,7 @@ def read_folder(folder: Path, labelled: bool = True, held_out: int | None = None
     classes = _classes(folder, files) if labelled else []
     if len(tops) == 1:
         num = min(len(files["train"]) // 10, HELD_OUT) if held_out is None else held_out
-        train, test = _hold_out(files["train"], num)
+        train, test = _hold_out(tops["train"], files["train"], num)
         if test:
             tops, files = {**tops, "test": tops["train"]}, {"train": train, "test": test}
     elif held_out is not None:
@@ -68,9 +70,8 @@ def read_folder(folder: Path, labelled: bool = True, held_out: int | None = None
 def _splits(folder: Path, files: Sequence[str]) -> tuple[dict[str, Path], dict[str, list[str]]]:
     """Returns {split: its folder}, and {split: its files}, relative to that."""
     if not files:
-        raise PrepareError(
-            f"there are no images in {folder}; give a folder of {', '.join(SUFFIXES)}"
-        )
+        what = f"are no images in {folder}" if folder.is_dir() else f"is no folder {folder}"
+        raise PrepareError(f"there {what}; give a folder of {', '.join(SUFFIXES)}")
     names = sorted({file.split("/")[0] for file in files if "/" in file})
     split_of = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
     if not split_of or ("train" not in split_of.values() and len(split_of) < len(names)):
@@ -126,10 +127,17 @@ def _natural(name: str) -> tuple:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _hold_out(files: Sequence[str], num: int) -> tuple[list[str], list[str]]:
-    """Splits off `num` files, evenly over the classes."""
+def _hold_out(folder: Path, files: Sequence[str], num: int) -> tuple[list[str], list[str]]:
+    """Splits off `num` files, evenly over the classes; of a damaged picture, the next one."""
     if not 0 <= num < len(files):
         raise PrepareError(f"--held_out must be from 0 to {len(files) - 1}, the images less one")
     order = sorted(files, key=lambda file: (class_of(file), hash_of(file)))
-    chosen = {order[(2 * i + 1) * len(order) // (2 * num)] for i in range(num)}
+    places = [(2 * i + 1) * len(order) // (2 * num) for i in range(num)]
+    with ThreadPoolExecutor() as pool:
+        good = list(pool.map(lambda place: is_readable(folder / order[place]), places))
+    chosen = {order[place] for place, whole in zip(places, good, strict=True) if whole}
+    for place, whole in zip(places, good, strict=True):
+        if not whole:
+            others = (file for file in order[place:] + order[:place] if file not in chosen)
+            chosen.add(next((f for f in others if is_readable(folder / f)), order[place]))
     return [file for file in files if file not in chosen], sorted(chosen)

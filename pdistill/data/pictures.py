@@ -91,6 +91,15 @@ def read_picture(
         return picture_of(image, channels, background)
 
 
+def is_readable(path: Path) -> bool:
+    """Tells whether `read_picture` reads a picture, by doing so."""
+    try:
+        read_picture(path, 3)
+    except Exception:  # it has no common error
+        return False
+    return True
+
+
 def picture_of(
     image: ImageFile.ImageFile, channels: int, background: str = "white"
 ) -> tuple[Image.Image, list[str]]:

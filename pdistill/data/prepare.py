@@ -16,7 +16,6 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
 
 from pdistill.data.captions import read_captions
 from pdistill.data.emoji import LICENCES, SIDE, find_emoji
@@ -25,6 +24,7 @@ from pdistill.data.pictures import common_channels, common_resolution, read_pict
 from pdistill.data.published import PUBLISHED, fetch
 from pdistill.data.resize import resize_square
 from pdistill.data.tfds_writer import PrepareError, new_folder, png, write
+from pdistill.runtime.terminal import say
 
 VERSION = "1.0.0"  # of data sets that TFDS does not describe
 NAMES_SHOWN = 100  # classes; all their names are in label.labels.txt
@@ -177,7 +177,7 @@ def _read(path: Path, channels: int, background: str, done: list[str]) -> Image.
     try:
         image, changes = read_picture(path, channels, background)
     except Exception as error:  # PIL has no common error for damaged files
-        tqdm.write(f"left out {path}: {error}", file=sys.stderr)
+        say(f"left out {path}: {error}")
         return None
     done.extend(changes)
     return image

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
 
+from pdistill.runtime.bars import Bar
 from pdistill.runtime.temporary import passing, remove
 
 BLOCK = 256  # examples in memory at a time
@@ -114,8 +114,7 @@ def write(
     with ThreadPoolExecutor() as pool:
         for split, keys in splits.items():
             order = sorted(keys, key=lambda key: hash_of(f"{split}{key}"))
-            desc = f"{info.name}:{split}"
-            with tqdm(desc=desc, total=len(order), unit=" images", delay=3) as bar:
+            with Bar(f"{info.name}:{split}", len(order)) as bar:
                 for start in range(0, len(order), BLOCK):
                     block = order[start : start + BLOCK]
                     examples = pool.map(functools.partial(make, split), block)

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -214,7 +215,26 @@ def parse(config: Mapping[str, Any]) -> ExperimentConfig:
     Raises:
       ConfigError: an unknown or missing key, a value of the wrong type or out of range.
     """
+    _check_numbers(config, "")
     return _build(ExperimentConfig, config, "")
+
+
+def _check_numbers(value: Any, path: str) -> None:
+    """Raises ConfigError for NaN, which no comparison finds, and infinity but as an end of a range.
+
+    Args:
+      path: the value's place in the config.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(item, _join(path, str(key)))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_numbers(item, f"{path}[{i}]")
+    elif isinstance(value, float):
+        is_end = math.isinf(value) and path.endswith("]")
+        if not (math.isfinite(value) or is_end):
+            raise ConfigError(f"{path} must be a finite number; got {value}")
 
 
 def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any:

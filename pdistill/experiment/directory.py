@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax import Array
 
 from pdistill import model as models
 from pdistill.experiment.config import ConfigError, parse
 from pdistill.experiment.defaults import filled
 from pdistill.experiment.plan import Planned
 from pdistill.methods import Run
-from pdistill.runtime.files import write_atomically
+from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.lock import InUse, locked
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.temporary import TEMPORARY, sweep
+from pdistill.runtime.temporary import TEMPORARY, remove, sweep
 from pdistill.runtime.terminal import say
+from pdistill.samplers.noise import SEEDS
 
 # Keys of a config that may change between runs of one directory: they change no result that is
 # there, `microbatches` the order of sums. A metric or a gamma more is measured, one less is kept.
@@ -69,6 +71,21 @@ def _take(workdir: Path, held: contextlib.ExitStack, new: bool) -> None:
     held.enter_context(locked(workdir))
 
 
+def key_of(seed: int, workdir: Path) -> Array:
+    """Makes the key of a run's random numbers.
+
+    Raises:
+      ConfigError: JAX would take the seed for another one, and no run has begun with it.
+    """
+    if not 0 <= seed < SEEDS:
+        begun = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            begun = read_json(workdir / "config.json")["config"]["seed"]
+        if begun != seed:
+            raise ConfigError(f"seed must be from 0 to {SEEDS - 1}; got {seed}")
+    return jax.random.key(seed)
+
+
 def claim(
     workdir: Path,
     config: dict[str, Any],
@@ -78,7 +95,7 @@ def claim(
     check: Callable[[], None] = lambda: None,
     digest: Callable[[], str] | None = None,
 ) -> None:
-    """Writes config.json, or checks the one that is there.
+    """Writes config.json, or checks the one that is there, if its run has made anything.
 
     Args:
       config: the whole config, plain; stages and runs are what it makes. It is written, and
@@ -92,7 +109,7 @@ def claim(
     """
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     generator = jax.config.jax_default_prng_impl
-    if path.exists():
+    if path.exists() and _has_made_any(workdir):
         try:
             there = json.loads(path.read_text())
             before = json.loads(json.dumps(filled(there["config"])))
@@ -119,7 +136,7 @@ def claim(
     check()
     if jax.process_index() == 0:
         if path.exists():
-            sweep(list(workdir.rglob(f"*{TEMPORARY}")))  # what a kill has left
+            _clear(workdir)
         resolved = {
             "config": config,
             "versions": models.versions(),
@@ -128,6 +145,19 @@ def claim(
             "images": images,
         }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def _clear(workdir: Path) -> None:
+    """Deletes what a kill has left, and of a run that has made nothing the scale of embeddings."""
+    sweep(list(workdir.rglob(f"*{TEMPORARY}")))
+    if not _has_made_any(workdir):  # it is of the images of another config, perhaps
+        remove(workdir / "text")
+
+
+def _has_made_any(workdir: Path) -> bool:
+    """Whether a run has a checkpoint or a model, which another config would not have made."""
+    made = (workdir.rglob(pattern) for pattern in ("checkpoints/*", "model", "results.jsonl"))
+    return any(path.is_dir() or path.stat().st_size for paths in made for path in paths)
 
 
 def _more_that_moves(stage: Run) -> str:

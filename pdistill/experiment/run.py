@@ -31,7 +31,7 @@ from pdistill.experiment.cards import (
 )
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import claim, taken
+from pdistill.experiment.directory import claim, key_of, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.given import given_to
 from pdistill.experiment.imported import Imported
@@ -122,7 +122,7 @@ class Experiment:
         self._text_plan = plan_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
-        self._key = jax.random.key(config.seed)
+        self._key = key_of(config.seed, workdir)
         self._ahead = Ahead(workdir, config, self.train_data, self.runs, self.mesh)
 
     def _check(self, planned: Planned) -> None:

@@ -225,12 +225,13 @@ def _advice(directory: Path, codec: bool) -> str:
     convert = "python -m pdistill.convert --from=diffusers --source=FOLDER --out=MODEL"
     if any((directory / name).exists() for name in ("model_index.json", "config.json")):
         return f"it is a folder of another library; convert it first, as by {convert}"
+    advice = (
+        "give a folder with model.json, such as runs/digits/progressive/4, or with config.json and "
+        f"{WEIGHTS}, such as zoo/emoji/4"
+    )
     if not directory.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
-        return (
-            "give a folder with model.json, such as runs/digits/progressive/4; a model of a hub is "
-            f"to be downloaded, and converted by {convert}"
-        )
-    return "give a folder with model.json, such as runs/digits/progressive/4"
+        return f"{advice}; a model of a hub is to be downloaded, and converted by {convert}"
+    return advice
 
 
 def _below(directory: Path, codec: bool) -> list[Path]:

@@ -5,6 +5,7 @@ are as wide as a phone, so that their text is read there too; the page sets them
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
             color = COLORS[i % len(COLORS)]
             axes.plot(nfes, means, color=color, marker=MARKERS[i % len(MARKERS)], label=label)
             axes.plot([nfe for nfe, _ in values], values.values(), ".", color=color)
-    axes.set_title(f"{metric} against {reference}" if reference else metric)
+    axes.set_title(_title(f"{metric} against {reference}" if reference else metric))
     axes.set_xlabel("network evaluations")
     if better := describe(metric).better:
         axes.set_ylabel(f"{better} is better")
@@ -124,7 +125,7 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
         weights = sorted({weight for weight, _ in found})
         means = [np.mean([v for weight, v in found if weight == w]) for w in weights]
         axes.plot(weights, means, "o-", color=_shade(i, len(labels)), label=label)
-    axes.set_title(metric)
+    axes.set_title(_title(metric))
     axes.set_xlabel("guidance weight")
     if better := describe(metric).better:
         axes.set_ylabel(f"{better} is better")
@@ -234,7 +235,7 @@ def selection(run: str, rows: Sequence[dict[str, Any]], data: np.ndarray | None)
         color = "C0" if width is None else _shade(i, len(widths))
         above.plot(*zip(*points, strict=True), "o-", color=color, label=label)
     above.plot(best["step"], best["value"], "o", color="C3", label=f"kept: update {best['step']}")
-    above.set_title(run)
+    above.set_title(_title(run))
     above.set_xlabel("updates")
     above.set_ylabel(f"{rows[0]['metric']}, lower is better")
     if min(values) > 0:
@@ -259,28 +260,34 @@ def losses(name: str, runs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figu
       runs: {run: (steps [N], losses [N])}. The axis is logarithmic if all losses are positive.
     """
     figure, axes = _plot()
-    start = 0
-    for i, (run, (steps, values)) in enumerate(runs.items()):
-        end = start + steps[-1]
+    ends = np.cumsum([steps[-1] for steps, _ in runs.values()])
+    starts = np.insert(ends, 0, 0)[:-1]
+    names = [run.removeprefix(name).removeprefix("/") for run in runs]
+    shown = _with_room(names, (starts + ends) / (2 * ends[-1]))
+    for i, (steps, values) in enumerate(runs.values()):
+        start, end = starts[i], ends[i]
         axes.plot(start + steps, values, ".-", color="C0", linewidth=1, markersize=3)
         if i % 2:
             axes.axvspan(start, end, color="0.95", linewidth=0, zorder=0)
-        label = run.removeprefix(name).removeprefix("/")
         axes.annotate(
-            label, ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
+            shown[i], ((start + end) / 2, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
             textcoords="offset points", ha="center", color="0.35",
         )  # fmt: skip
-        start = end
-    axes.set_xlim(0, start)
+    axes.set_xlim(0, ends[-1])
     values = np.concatenate([values for _, values in runs.values()])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0:
         _log_axis(axes.yaxis, values)
-    axes.set_title(name, pad=18 if len(runs) > 1 else None)
+    axes.set_title(_title(name), pad=18 if len(runs) > 1 else None)
     axes.set_ylabel("loss")
     axes.set_xlabel("updates" + (", one run after another" if len(runs) > 1 else ""))
     axes.grid(axis="y", color="0.9")
     return figure
+
+
+def _title(text: str) -> str:
+    """Breaks a title into lines that are no wider than a plot."""
+    return textwrap.fill(text, 36, break_on_hyphens=False)
 
 
 def _plot() -> tuple[Figure, Axes]:
@@ -309,14 +316,20 @@ def _nfe_axis(axis: Axis, nfes: Sequence[int]) -> None:
     """Makes an axis logarithmic, with a tick at every nfe and a label where there is room."""
     axis.axes.set_xscale("log")
     axis.set_ticks([], minor=True)
-    labels, right = [], -math.inf  # right end of the last label, as a fraction of the axis
-    for nfe in nfes:
-        middle = math.log(nfe / nfes[0]) / max(math.log(nfes[-1] / nfes[0]), 1e-9)
-        half = 0.0125 * len(_number(nfe))
+    whole = max(math.log(nfes[-1] / nfes[0]), 1e-9)
+    middles = [math.log(nfe / nfes[0]) / whole for nfe in nfes]
+    axis.set_ticks(nfes, _with_room([_number(nfe) for nfe in nfes], middles))
+
+
+def _with_room(labels: Sequence[str], middles: Sequence[float]) -> list[str]:
+    """Blanks labels that would touch one on their left; middles are fractions of the axis."""
+    shown, right = [], -math.inf  # right end of the last one
+    for label, middle in zip(labels, middles, strict=True):
+        half = 0.0125 * len(label)
         fits = middle - half > right + 0.01
-        labels.append(_number(nfe) if fits else "")
+        shown.append(label if fits else "")
         right = middle + half if fits else right
-    axis.set_ticks(nfes, labels)
+    return shown
 
 
 def _number(nfe: float) -> str:

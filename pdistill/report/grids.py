@@ -3,7 +3,9 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -50,24 +52,42 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int, columns: 
     """Draws images row by row, each below its caption, on white.
 
     Args:
-      images: uint8 [N, H, W, C], C = 1 (grey) or 3. captions: [N]; long ones are cut.
+      images: uint8 [N, H, W, C], C = 1 (grey) or 3. captions: [N]; long ones are cut, and
+        letters that DejaVu Sans has not, such as Chinese ones, are shown as boxes.
       scale: side of the square that shows a pixel. columns: images in a row.
     """
     size, gap = 12, 12  # of letters, and between columns
-    letters = int((scale * images.shape[2] + gap) / (0.55 * size))  # of average width
-    lines = [textwrap.wrap(text, letters, max_lines=3, placeholder=" ...") for text in captions]
-    above = max(map(len, lines)) * (size + 4) + 10
     cells = [tile(image[None], scale) for image in images]
+    font = _font(captions, size)
+    letters = int((scale * images.shape[2] + gap) / (0.55 * size))  # of average width
+    lines = [_wrapped(text, letters, cells[0].shape[1], font) for text in captions]
+    above = max(map(len, lines)) * (size + 4) + 10
     cells += [None] * (-len(cells) % columns)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     picture, middles, tops = arrange(rows, gap, above)
     white = Image.new("RGBA", picture.shape[1::-1], "white")
     white.alpha_composite(Image.fromarray(picture))
-    draw, font = ImageDraw.Draw(white), ImageFont.load_default(size)
+    draw = ImageDraw.Draw(white)
     for i, words in enumerate(lines):
         place = middles[i % columns], tops[i // columns] - 5
         draw.text(place, "\n".join(words), "black", font, anchor="md", align="center")
     return white.convert("RGB")
+
+
+def _font(texts: Sequence[str], size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, or for more than ASCII matplotlib's, which has Greek and Cyrillic."""
+    if all(map(str.isascii, texts)):
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _wrapped(text: str, letters: int, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Breaks a text into at most three lines, of so many letters or fewer, `width` pixels wide."""
+    while True:
+        lines = textwrap.wrap(text, letters, max_lines=3, placeholder=" ...")
+        if letters <= 4 or max(map(font.getlength, lines), default=0) <= width:
+            return lines
+        letters -= 1
 
 
 def arrange(

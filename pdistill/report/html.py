@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pdistill.report import figures, mosaics, runs
 from pdistill.report.columns import column_name, describe, headline
 from pdistill.report.table import TEXT, pivot
-from pdistill.runtime.files import write_atomically
+from pdistill.runtime.files import check_folder, write_atomically
 
 Picture = Callable[[str, str, Figure], str]  # (name, alternative text, figure) -> its tag
 
@@ -65,11 +65,12 @@ def build(workdir: str | Path) -> Path:
       The path of report.html. The same run directory gives the same bytes.
 
     Raises:
-      FileNotFoundError: there is no results.jsonl.
+      FileNotFoundError: there is no results.jsonl. OSError: a file is damaged, or cannot be read or
+        written.
     """
     run = runs.read(workdir)
     directory = Path(workdir) / "figures"
-    directory.mkdir(exist_ok=True)
+    check_folder(directory)
 
     def picture(name: str, alt: str, figure: Figure) -> str:
         path = directory / (re.sub(r"\W+", "_", name).strip("_") + ".png")

@@ -1,10 +1,11 @@
 """Contents of a run directory, read once for the whole report."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from pdistill.runtime.files import read_jsonl
 
+NEEDED = ("stage", "nfe", "solver", "seed", "metric", "reference", "value")  # of every row
 BY_SIZE = ("pagoda", "upsampled")  # methods
 
 
@@ -68,21 +70,23 @@ def read(workdir: str | Path) -> RunDirectory:
     """Reads a run directory; files that are missing, but for results.jsonl, count as empty.
 
     Raises:
-      FileNotFoundError: there is no results.jsonl.
+      FileNotFoundError: there is no results.jsonl. OSError: a file is damaged, or cannot be read.
     """
     workdir = Path(workdir).resolve()
     if not (workdir / "results.jsonl").exists():
         raise FileNotFoundError(f"no results.jsonl in {workdir}; give a run directory")
-    rows = read_jsonl(workdir / "results.jsonl")
+    rows = read_rows(workdir)
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     group_of = grouping(rows)
 
-    config = workdir / "config.json"
-    config = json.loads(config.read_text()) if config.exists() else None
+    config = None
+    if (path := workdir / "config.json").exists():
+        with _whole(path):
+            config = json.loads(path.read_text())
 
     samples, guided = {}, {}
     for run, path in _files(workdir, "samples.npz", stages).items():
-        with np.load(path) as archive:
+        with _whole(path), np.load(path) as archive:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
                 if not re.fullmatch(r"\d+(\+\d+)*", steps):
@@ -99,12 +103,13 @@ def read(workdir: str | Path) -> RunDirectory:
 
     pictures = {}
     for run, path in _files(workdir, "pictures.npz", stages).items():
-        with np.load(path) as archive:
+        with _whole(path), np.load(path) as archive:
             pictures[run] = dict(archive)
 
     losses = {}
     for run, path in _files(workdir, "log.jsonl", stages).items():
-        curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
+        with _whole(path):
+            curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
         if curve:
             losses.setdefault(group_of(run), {})[run] = tuple(np.array(curve, float).T)
 
@@ -112,6 +117,30 @@ def read(workdir: str | Path) -> RunDirectory:
     selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}
 
     return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses, selections)
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's results.jsonl; none if it is not there.
+
+    Raises:
+      OSError: a row lacks what all have, or it cannot be read.
+    """
+    rows = read_jsonl(path := workdir / "results.jsonl")
+    for row in rows:
+        if lacking := [key for key in NEEDED if key not in row]:
+            raise OSError(f"{path} has a row without {lacking[0]}; take it out: {row!r:.100}")
+    return rows
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Names the file that is read within if it is damaged."""
+    try:
+        yield
+    except OSError:  # which says what it is about
+        raise
+    except Exception as error:  # NumPy, zipfile and json have no common one
+        raise OSError(f"{path} is damaged; move it away, or put back a whole one") from error
 
 
 def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:

@@ -113,6 +113,38 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def check_writable(path: str | Path, suffix: str = "") -> None:
+    """Checks, before work whose result goes there, that a file can be written; makes its folder.
+
+    Raises:
+      ValueError: its name does not end as it must. OSError: it cannot be written.
+    """
+    path = Path(path)
+    if not path.name.endswith(suffix):
+        raise ValueError(f"{path} must end with {suffix}; give another name")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; give a file")
+    if not path.exists():
+        check_folder(path.parent)
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(f"cannot write {path}: it may not be changed")
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder if it is not there, and checks that files can be written into it.
+
+    Raises:
+      OSError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        exists = isinstance(error, FileExistsError)
+        why = "it is no folder" if exists else error.strerror or error
+        raise OSError(f"cannot write into {folder}: {why}") from error
+
+
 def cache_dir() -> Path:
     """Returns the folder of what is kept between runs: PDISTILL_CACHE_DIR, or ~/.cache/pdistill."""
     return in_home(os.environ.get("PDISTILL_CACHE_DIR") or "~/.cache/pdistill")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+SEEDS = 2**32  # that are different: of others, jax.random.key takes the last 32 bits
 GENERATOR = "threefry2x32"  # by which the rows of a batch can be drawn each by itself
 
 

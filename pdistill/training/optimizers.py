@@ -1,6 +1,7 @@
 """Optimizers as data: a frozen description that builds an optax chain."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import optax
@@ -55,8 +56,8 @@ class Optimizer:
             raise ValueError(f"anneal must be one of {', '.join(ANNEALS)}; got {self.anneal!r}")
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
         if self.ema_ramp < 0:

@@ -129,6 +129,23 @@ def test_a_tenth_is_held_out_evenly_and_always_the_same(tmp_path, capsys):
     pictures(tmp_path / "other/train", FILES)  # a lone split
     prepare(tmp_path / "other", name="again")
     assert contents("test", "again") == test
+    for damaged in (9, 86):  # of which the latter is the last of all
+        (tmp_path / "other/train" / FILES[damaged]).write_text("")
+    prepare(tmp_path / "other", name="damaged")
+    held_out = contents("test", "damaged")
+    assert held_out.keys() > test.keys() - {9, 86}
+    assert len(held_out) == 9
+    assert len(contents("train", "damaged")) == 79
+
+
+def test_a_damaged_picture_alone_is_not_held_out(tmp_path):
+    """Whichever it is, the preparation goes on."""
+    for damaged in range(3):
+        folder, name = tmp_path / f"in{damaged}", f"set{damaged}"
+        pictures(folder, ["a/0.png", "a/1.png", "a/2.png"])
+        (folder / f"a/{damaged}.png").write_text("")
+        prepare(folder, "--held_out=1", name=name)
+        assert len(contents("train", name)) == len(contents("test", name)) == 1
 
 
 def test_the_number_held_out(tmp_path, monkeypatch, capsys):

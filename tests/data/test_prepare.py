@@ -431,22 +431,25 @@ def test_folders_that_are_not_classes(root, tmp_path):
     assert load_reference("faces:train").labels is None  # not zeros
 
 
-def test_unreadable_images_are_left_out_and_counted(root, tmp_path, capsys):
+def test_unreadable_images_are_left_out_and_counted(root, tmp_path, capsys, bars):
     folder = tmp_path / "damaged"
     for index, pixels in enumerate(noise(5, 32, 32, 3)[0]):
         save(folder / f"{index}.png", pixels)
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:1000])
     (folder / "3.png").write_text("<html>404</html>")
     main([f"--images={folder}", "--name=damaged", "--resolution=4"])
+    assert bars == ["damaged:train"]  # which leaves the lines of others whole
     assert len(load_dataset("damaged")) == 3
     errors = capsys.readouterr().err
-    assert f"left out {folder / '1.png'}" in errors
-    assert f"left out {folder / '3.png'}" in errors
+    assert f"\nleft out {folder / '1.png'}" in errors
+    assert f"\nleft out {folder / '3.png'}" in errors
     assert "train: 2 of 5 images cannot be read" in errors
 
 
 def test_folders_that_cannot_be_prepared(root, tmp_path, capsys):
     arguments = [f"--images={tmp_path / 'folder'}", "--resolution=4"]
+    assert f"there is no folder {tmp_path}/folder; give" in fails(capsys, *arguments, "--name=new")
+    (tmp_path / "folder").mkdir()
     assert "there are no images in" in fails(capsys, *arguments, "--name=new")
     save(tmp_path / "folder/a/1.png", noise(1, 4, 4, 3)[0][0])
     assert "'cifar10' is taken" in fails(capsys, *arguments, "--name=cifar10")
@@ -464,7 +467,8 @@ def test_folders_that_cannot_be_prepared(root, tmp_path, capsys):
     [
         ([], "either one of cifar10, cifar100, fashion_mnist, mnist, svhn or --images"),
         (["cifar10", "--images=."], "either one of"),
-        (["--images=.", "--name=new", "--resolution=0"], "--resolution must be 1 or more"),
+        (["--images=.", "--name=new", "--resolution=0"], "--resolution must be from 1 to 4096"),
+        (["--emoji=.", "--resolution=100000"], "--resolution must be from 1 to 4096; got 100000"),
         (["--images=."], "--name=NAME"),
     ],
 )

@@ -3,6 +3,7 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from pdistill.report import figures, mosaics, tile
@@ -235,6 +236,40 @@ def test_losses_end_to_end():
     assert [text.xy for text in axes.texts] == [(15, 1), (40, 1)]  # above the middle of its updates
     assert axes.get_title(loc="left") == "progressive"
     assert axes.get_yscale() == "log"
+
+
+def test_labels_of_many_runs_do_not_overlap():
+    """Of 14 rounds, and of a short run between long ones, whose names are wider than they."""
+    curve = np.linspace(1, 100, 20), np.linspace(2, 1, 20)
+    runs = {f"progressive/{2**k}": curve for k in range(13, -1, -1)}
+    some = {f"p/{name}": curve for name in ("a", "b", "c")} | {"p/long": (curve[0] / 99, curve[1])}
+    for name, each, seen in (
+        ("progressive", runs, {"8192", "1"}),
+        ("p", some | {"p/other": curve}, {"a", "b", "c"}),
+    ):
+        figure = figures.losses(name, each)
+        figure.draw_without_rendering()
+        texts = [text for text in figure.axes[0].texts if text.get_text()]
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+        assert set(labels(texts)) >= seen
+
+
+def test_titles_are_as_wide_as_their_plots(row):
+    metric, reference = "nearest_neighbour_ratio", "fashion_mnist:train"
+    rows = [row("teacher", n, 0.9, metric=metric, reference=reference) for n in (1, 2)]
+    curve = {"a" * 60: (np.array([1.0, 2.0]), np.array([1.0, 2.0]))}
+    drawn = (
+        figures.metric(rows, metric, reference),
+        figures.losses("a" * 60, curve),
+        figures.selection("a " * 30, [{"step": 1, "value": 1.0, "metric": "fid"}], None),
+    )
+    for figure in drawn:
+        figure.draw_without_rendering()
+        title = next(text for text in figure.findobj(Text) if len(text.get_text()) > 40)
+        box = title.get_window_extent()
+        assert box.x1 < figure.bbox.x1
+        assert box.y1 < figure.bbox.y1
 
 
 def test_losses_below_zero_are_drawn():

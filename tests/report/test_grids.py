@@ -85,6 +85,23 @@ def test_a_word_that_is_longer_than_a_line():
     assert picture.size == (180, 180 + 3 * 16 + 10)
 
 
+@pytest.mark.parametrize("word", ["W", "Щ"])
+def test_wide_letters_are_not_cut(word):
+    picture = captioned(np.zeros((1, 4, 4, 1), np.uint8), [word * 99], scale=16, columns=1)
+    words = np.asarray(picture)[: 3 * 16]
+    assert words.min() < 50
+    assert (words[:, [0, -1]] == 255).all()
+
+
+def test_letters_of_other_alphabets_are_no_boxes():
+    """Which would look alike."""
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    picture = np.asarray(captioned(images, ["ж", "ф", "λ"], scale=30, columns=3))
+    one, other, greek = (picture[:26, left : left + 180] for left in (0, 192, 384))
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one, greek)
+
+
 def test_captions_are_above_their_images():
     """The longest, cut after three lines, decides how high rows are; the last is not full."""
     images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4, 1)

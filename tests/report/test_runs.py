@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 
+from pdistill.cli import report
 from pdistill.report import runs
 
 
@@ -69,6 +70,29 @@ def test_arrays_of_a_users_are_not_the_runs(row, workdir):
 def test_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
         runs.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.jsonl", '{"stage": "teacher"}\n'),
+        ("config.json", '{"config": {'),
+        ("teacher/samples.npz", "garbage"),
+        ("teacher/samples.npz", "PK\x03\x04garbage"),
+        ("teacher/pictures.npz", "PK\x03\x04garbage"),
+        ("teacher/log.jsonl", '{"loss": 1}\n'),
+        ("figures", ""),
+    ],
+)
+def test_damaged_files_are_named(row, workdir, name, content):
+    path = workdir([row("teacher", 2, 1.0)], samples={"teacher": {"2": images(1)}}, config={})
+    (path / name).write_text(content)
+    with pytest.raises(SystemExit) as error:
+        report.main([str(path)])
+    told = str(error.value)
+    assert str(path / name) in told
+    assert "pickle" not in told
+    assert "\n" not in told
 
 
 def test_guided_samples_have_the_first_weight_too(workdir, row):

@@ -360,6 +360,12 @@ def test_seconds_are_shown_as_people_read_them():
     assert [format_seconds(s) for s in (0, 75, 3675)] == ["0:00", "1:15", "1:01:15"]
 
 
+@pytest.mark.parametrize("rate", [0.0, -1.0, np.nan, np.inf])
+def test_learning_rates_are_positive_and_finite(rate):
+    with pytest.raises(ValueError, match="learning_rate must be positive and finite; got"):
+        Optimizer(rate)
+
+
 @pytest.mark.parametrize(
     "bad", [{"num_updates": 15}, {"num_updates": 0}, {"num_updates": 20, "save_every": 15}]
 )
