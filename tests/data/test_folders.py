@@ -153,6 +153,15 @@ def test_damaged_pictures_leave_others_in_each_split(tmp_path, monkeypatch, caps
     assert len(read) == 1
 
 
+def test_no_device_is_started_for_pictures(tmp_path, monkeypatch):
+    """As the question which process this is would do; also for a line about a damaged one."""
+    pictures(tmp_path / "in", ["a/0.png", "a/1.png"])
+    (tmp_path / "in/a/0.png").write_text("")
+    monkeypatch.setattr("jax.process_index", lambda: pytest.fail("a device is started"))
+    prepare(tmp_path / "in")
+    assert contents("train") == {1: 0}
+
+
 def test_the_number_held_out(tmp_path, monkeypatch, capsys):
     pictures(tmp_path / "in", FILES)
     prepare(tmp_path / "in", "--held_out=20")
