@@ -634,6 +634,14 @@ def test_config_without_a_run(path, value, message):
         plan(parse(changed(path, value)), SHAPE)
 
 
+@pytest.mark.parametrize("key", ["loop.max_grad_norm", "optimizer.clip_norm"])
+def test_infinity_is_no_limit(key):
+    parse(changed(f"stages[0].{key}", math.inf))
+    for value in (-math.inf, math.nan):
+        with pytest.raises(ConfigError, match=f"{key} must be a finite number; got {value}"):
+            parse(changed(f"stages[0].{key}", value))
+
+
 def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     """Its config has keys that this version does not know: in 0.1.0 a teacher had num_steps."""
     experiment = parse(CONFIG)

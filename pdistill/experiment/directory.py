@@ -118,8 +118,7 @@ def claim(
     """
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     generator = jax.config.jax_default_prng_impl
-    # The first process alone looks, before anything changes.
-    unsaved = in_all(jax.process_index() > 0 or _is_unsaved(workdir))
+    unsaved = in_all(jax.process_index() > 0 or _is_unsaved(workdir))  # before one writes
     if path.exists() and not unsaved:
         try:
             there = json.loads(path.read_text())
