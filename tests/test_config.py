@@ -21,8 +21,9 @@ from pdistill.cli import config_file
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.defaults import fill_defaults, filled
-from pdistill.experiment.directory import claim, is_harmless, key_of
+from pdistill.experiment.directory import check_seed, claim, is_harmless
 from pdistill.experiment.plan import plan
+from pdistill.experiment.run import run
 from pdistill.features import efficientnet_lite0
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.networks import DiT
@@ -292,7 +293,7 @@ def test_defaults_leave_errors_to_parse(damage, value):
 
 def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
     """config.json has them all; one that has not is compared as if it had."""
-    (tmp_path / "teacher/model").mkdir(parents=True)
+    saved(tmp_path / "teacher/model/config.json")
     file, (experiment, whole) = tmp_path / "config.json", (parse(CONFIG), filled(CONFIG))
     runs = plan(experiment, SHAPE)
     claim(tmp_path, CONFIG, experiment.stages, runs, {})
@@ -305,35 +306,85 @@ def test_a_run_that_was_begun_without_defaults_goes_on(tmp_path):
         claim(tmp_path, changed, experiment.stages, runs, {})
 
 
-@pytest.mark.parametrize("made", ["pd/4/model", "teacher/checkpoints/10"])
-def test_a_run_that_has_made_nothing_is_begun_with_another_config(tmp_path, made):
-    """As after a mistake in the first one; also on other images."""
+def saved(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.fixture
+def unsaved(tmp_path):
+    """`claim` of a directory that has what a run of CONFIG may leave before its first save."""
     experiment = parse(CONFIG)
     claimed = functools.partial(
         claim, tmp_path, stages=experiment.stages, runs=plan(experiment, SHAPE)
     )
+    (tmp_path / "results.jsonl").touch()
     claimed(CONFIG, images={"content": "a"})
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
-    (tmp_path / "results.jsonl").touch()
-    (tmp_path / "text").mkdir()
-    claimed(CONFIG | {"seed": 1}, images={"content": "b"})
+    for name in ("text/scale.npz", "text/prompts.json", "events.out.tfevents.1.host", ".lock"):
+        saved(tmp_path / name)
+    for name in ("codec.json", "log.jsonl", "parameters.txt"):
+        saved(tmp_path / "teacher" / name)
+    return claimed
+
+
+@pytest.mark.parametrize(
+    "made", ["pd/4/model/config.json", "teacher/checkpoints/10/d/data", "text/mine.txt", "linked"]
+)
+def test_a_run_that_has_saved_nothing_is_begun_with_another_config(tmp_path, unsaved, made):
+    """As after a mistake in the first one; also on other images."""
+    unsaved(CONFIG | {"seed": 1}, images={"content": "b"})
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
     assert not (tmp_path / "text").exists()  # whose scale is of the other data
-    (tmp_path / made).mkdir(parents=True)
+    assert not (tmp_path / "teacher/codec.json").exists()  # of the other codec
+    if made == "linked":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "pd").symlink_to(tmp_path / "elsewhere")
+    else:
+        saved(tmp_path / made)
     with pytest.raises(ConfigError, match="on other training images"):
-        claimed(CONFIG | {"seed": 1}, images={"content": "c"})
+        unsaved(CONFIG | {"seed": 1}, images={"content": "c"})
     with pytest.raises(ConfigError, match="seed: 1 -> 2"):
-        claimed(CONFIG | {"seed": 2}, images={"content": "b"})
+        unsaved(CONFIG | {"seed": 2}, images={"content": "b"})
+    assert made == "linked" or (tmp_path / made).exists()
+
+
+@pytest.mark.parametrize(
+    "there", ["{", "[]", '{"architectures": []}', json.dumps({"config": CONFIG})]
+)
+def test_a_config_that_no_run_wrote_is_kept(tmp_path, unsaved, there):
+    """A model's, say, or one that is cut short."""
+    (tmp_path / "config.json").write_text(there)
+    with pytest.raises(ConfigError, match=r"is damaged: .*; --new|seed: 0 -> 1"):
+        unsaved(CONFIG | {"seed": 1}, images={})
+    assert (tmp_path / "config.json").read_text() == there
+    assert (tmp_path / "text/scale.npz").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_alone_looks_whether_a_run_has_saved(unsaved, monkeypatch, first):
+    """The others may look when it has begun to write, and must do as it does."""
+    asked = []
+    monkeypatch.setattr("jax.process_index", lambda: 0 if first else 1)
+    monkeypatch.setattr("pdistill.experiment.directory.in_all", lambda h: asked.append(h) or h)
+    monkeypatch.setattr(
+        "pdistill.experiment.directory._is_unsaved", lambda workdir: first or pytest.fail("looked")
+    )
+    unsaved(CONFIG | {"seed": 1}, images={})
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
 def test_seeds_that_are_others(tmp_path, seed):
-    """A run that has begun with one goes on."""
-    with pytest.raises(ConfigError, match=f"seed must be from 0 to 4294967295; got {seed}"):
-        key_of(seed, tmp_path)
-    if seed < 2**64:
-        (tmp_path / "config.json").write_text(json.dumps({"config": {"seed": seed}}))
-        assert key_of(seed, tmp_path) == key_of(seed % 2**32, tmp_path)
+    """A run that has begun with one goes on, but --new begins another."""
+    for place in (tmp_path, None):
+        with pytest.raises(ConfigError, match=f"seed must be from 0 to 4294967295; got {seed}"):
+            check_seed(seed, place)
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"seed": seed}}))
+    check_seed(seed, tmp_path)
+    with pytest.raises(ConfigError, match="seed must be"):
+        run(ConfigDict(CONFIG | {"seed": seed}), tmp_path, new=True)
+    assert (tmp_path / "config.json").exists()  # nothing was moved
 
 
 @pytest.mark.parametrize(
@@ -391,7 +442,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
     longer = CONFIG | {
         "stages": [teacher, given | PRESETS[preset] | {"loop": LOOP | {"num_updates": 60}}]
     }
-    (tmp_path / "last/model").mkdir(parents=True)
+    saved(tmp_path / "last/model/config.json")
     for each in (config, longer):
         stages = parse(each).stages
         claim(tmp_path, each, stages, {"last": SimpleNamespace(name="last", run=stages[1])}, {})
@@ -402,7 +453,7 @@ def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves)
 
 def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
     """What is known of them on both sides is compared; earlier versions had noted nothing."""
-    (tmp_path / "teacher/model").mkdir(parents=True)
+    saved(tmp_path / "teacher/model/config.json")
     experiment = parse(CONFIG)
     runs = plan(experiment, SHAPE)
     claimed = functools.partial(claim, tmp_path, CONFIG, experiment.stages, runs)
@@ -583,6 +634,14 @@ def test_config_without_a_run(path, value, message):
         plan(parse(changed(path, value)), SHAPE)
 
 
+@pytest.mark.parametrize("key", ["loop.max_grad_norm", "optimizer.clip_norm"])
+def test_infinity_is_no_limit(key):
+    parse(changed(f"stages[0].{key}", math.inf))
+    for value in (-math.inf, math.nan):
+        with pytest.raises(ConfigError, match=f"{key} must be a finite number; got {value}"):
+            parse(changed(f"stages[0].{key}", value))
+
+
 def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     """Its config has keys that this version does not know: in 0.1.0 a teacher had num_steps."""
     experiment = parse(CONFIG)
@@ -591,6 +650,6 @@ def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     earlier = {key: value for key, value in teacher.items() if key != "measured_at"}
     before = CONFIG | {"stages": [earlier | {"num_steps": [4]}, *others]}
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
-    (tmp_path / "teacher/model").mkdir(parents=True)
+    saved(tmp_path / "teacher/model/config.json")
     with pytest.raises(ConfigError, match=r"another version of pdistill.*num_steps.*--new"):
         claim(tmp_path, CONFIG, experiment.stages, runs, {})

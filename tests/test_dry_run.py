@@ -161,6 +161,10 @@ def test_what_a_dry_run_cannot_plan(capsys):
         dry_run(config(1), (16,), SHAPE)
     with pytest.raises(ConfigError, match="does not fit 8 devices"):
         dry_run(config(3), (8,), SHAPE)
+    other = config(1)
+    other.seed = -1
+    with pytest.raises(ConfigError, match="seed must be from 0 to 4294967295; got -1"):
+        dry_run(other, (8,), SHAPE)
     unknown = config(1)
     unknown.data.name = "digit"
     with pytest.raises(ConfigError, match="--data_shape=N,H,W,C does without the data"):

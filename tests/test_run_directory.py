@@ -12,6 +12,7 @@ import pytest
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
 from pdistill.runtime.files import (
+    check_writable,
     read_json,
     read_jsonl,
     write_arrays,
@@ -98,6 +99,23 @@ def test_rows_make_their_folder(tmp_path):
         write_jsonl(path, [{"a": 1}], append=append)
     assert read_jsonl(path) == 2 * [{"a": 1}]
     assert path.read_text() == 2 * '{"a": 1}\n'
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_must_be_writable(tmp_path, monkeypatch, in_place):
+    """The file where it is changed, the folder where it is replaced or new."""
+    path, asked = tmp_path / "rows", []
+    monkeypatch.setattr("pdistill.runtime.files.check_folder", asked.append)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    check_writable(path, in_place=in_place)
+    assert asked == [tmp_path]
+    path.touch()
+    if in_place:
+        with pytest.raises(PermissionError, match="rows: it may not be changed"):
+            check_writable(path, in_place=True)
+    else:
+        check_writable(path)
+        assert asked == 2 * [tmp_path]
 
 
 def test_json_of_16_mb_is_the_largest(tmp_path):

@@ -164,7 +164,7 @@ def test_errors_are_one_message(directory, tmp_path, monkeypatch, flag, message)
         ("--out=grid.w0", r"error: .*; got grid.w0: if that is to be a folder, write grid.w0/"),
         ("--out=/proc/x.png", r"error: cannot write into /proc: "),
         ("--out=/proc/x/", r"error: cannot write into /proc: "),
-        ("--out=/proc", r"error: /proc is a mount; give a new folder in it"),
+        ("--out=/proc", r"error: /proc is not empty; give a new folder"),
         (f"--out={__file__}/x.npz", r"error: cannot write into .*test_sample.py: it is no folder"),
     ],
 )
@@ -177,11 +177,17 @@ def test_what_cannot_be_written_is_refused_before_images_are_drawn(
 
 
 def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
-    """Also with a name that looks like a file's, if it ends with / or is there."""
-    (tmp_path / "b.png").mkdir()
-    for name in ("a_0.5/", "b.png"):
-        draw(directory, "--num=2", f"--out={tmp_path}/{name}")
-        assert len(list((tmp_path / name).iterdir())) == 2
+    """Also with a name that looks like a file's, if it ends with / or is there, and then stays."""
+    (tmp_path / "b.png").mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path / "b.png")  # which a mount and a folder below another's are like
+    for name in ("a_0.5/", "."):
+        draw(directory, "--num=2", f"--out={tmp_path / name if name != '.' else name}/")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a_0.5", "b.png"):
+        found = sorted(path.name for path in (tmp_path / name).iterdir())
+        assert found == ["000000.png", "000001.png"]
+    assert (tmp_path / "b.png").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "empty").mkdir()
 
     def interrupted(*_, **__):
         yield np.zeros((3, 8, 8, 1), np.uint8)
@@ -190,7 +196,10 @@ def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
     monkeypatch.setattr("pdistill.cli.sample.generate_batches", interrupted)
     with pytest.raises(SystemExit, match="no more"):
         draw(directory, "--num=9", f"--out={tmp_path}/c")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_0.5", "b.png"]
+    with pytest.raises(SystemExit, match="no more"):
+        draw(directory, "--num=9", f"--out={tmp_path}/empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_0.5", "b.png", "empty"]
+    assert not list((tmp_path / "empty").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
         if options.out:
-            check_writable(options.out)
+            check_writable(options.out, in_place=True)
         rows = compare(options)
     try:
         if options.out:

@@ -80,9 +80,10 @@ class Given:
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with plain_errors(ValueError, OSError):
-        for path, suffix in ((options.out, ""), (options.save_statistics, ".npz")):
-            if path:
-                check_writable(path, suffix)
+        if options.out:
+            check_writable(options.out, in_place=True)
+        if options.save_statistics:
+            check_writable(options.save_statistics, ".npz")
         rows = evaluate(options)
     try:
         if options.out:

@@ -41,7 +41,7 @@ from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import check_folder, check_writable, write_arrays
 from pdistill.runtime.mesh import make_mesh
-from pdistill.runtime.temporary import replacing
+from pdistill.runtime.temporary import passing, replacing, temporary_path
 from pdistill.runtime.terminal import format_count, plain_errors
 from pdistill.samplers import format_steps
 from pdistill.samplers.noise import GENERATOR
@@ -162,11 +162,12 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
             f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}: if that is to be a "
             f"folder, write {out}/"
         )
-    if folder and out.is_mount():  # which cannot be replaced
-        raise ValueError(f"{out} is a mount; give a new folder in it")
     if folder and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; give a new folder")
-    check_folder(out.resolve().parent) if folder else check_writable(out)
+    if folder:
+        check_folder(out if out.exists() else out.resolve().parent)
+    else:
+        check_writable(out, in_place=out.suffix != ".npz")
     if (channels := model.image_shape[-1]) not in (1, 3) and not options.latents:
         raise ValueError(
             f"the model makes arrays of {channels} channels, which are no pictures; of a model of "
@@ -236,10 +237,21 @@ def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> I
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:
     """Writes 000000.png and so on, one an image, called by their numbers or seeds; all or none."""
     numbers = iter(names)
-    with replacing(folder.resolve()) as temporary:
-        temporary.mkdir()
+
+    def write(into: Path) -> None:
+        into.mkdir()
         for images in batches:
             for image in images:
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                    temporary / f"{next(numbers):06}.png"
+                    into / f"{next(numbers):06}.png"
                 )
+
+    if not folder.exists():
+        with replacing(folder.resolve()) as temporary:
+            write(temporary)
+        return
+    temporary = temporary_path(folder / "images")  # the folder itself stays
+    with passing(temporary):
+        write(temporary)
+        for picture in sorted(temporary.iterdir()):
+            picture.rename(folder / picture.name)

@@ -1,10 +1,10 @@
 """The splits and classes of a folder of pictures."""
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pdistill.data.pictures import SUFFIXES, find_pictures, is_readable
@@ -42,8 +42,9 @@ def read_folder(folder: Path, labelled: bool = True, held_out: int | None = None
     The splits are the sub-folders named as in SPLITS, or else there is just "train". A picture's
     class is its first folder in there; classes are numbered in natural order, 2 before 10. Without
     another split, a tenth of "train" becomes "test", at most HELD_OUT pictures: evenly over the
-    classes, and in each by the MD5 of their paths, so the same ones whenever it is done. They are
-    read, so that none of them is damaged.
+    classes, and in each by the MD5 of their paths, so the same ones whenever it is done. If all of
+    these are damaged, one that is not is among them, or if train has none to spare, there is no
+    "test".
 
     Args:
       labelled: whether folders are classes. held_out: pictures of the new split "test".
@@ -128,16 +129,15 @@ def _natural(name: str) -> tuple:
 
 
 def _hold_out(folder: Path, files: Sequence[str], num: int) -> tuple[list[str], list[str]]:
-    """Splits off `num` files, evenly over the classes; of a damaged picture, the next one."""
+    """Splits off `num` files, evenly over the classes; none if none of them could be read."""
     if not 0 <= num < len(files):
         raise PrepareError(f"--held_out must be from 0 to {len(files) - 1}, the images less one")
     order = sorted(files, key=lambda file: (class_of(file), hash_of(file)))
-    places = [(2 * i + 1) * len(order) // (2 * num) for i in range(num)]
-    with ThreadPoolExecutor() as pool:
-        good = list(pool.map(lambda place: is_readable(folder / order[place]), places))
-    chosen = {order[place] for place, whole in zip(places, good, strict=True) if whole}
-    for place, whole in zip(places, good, strict=True):
-        if not whole:
-            others = (file for file in order[place:] + order[:place] if file not in chosen)
-            chosen.add(next((f for f in others if is_readable(folder / f)), order[place]))
-    return [file for file in files if file not in chosen], sorted(chosen)
+    chosen = [order[(2 * i + 1) * len(order) // (2 * num)] for i in range(num)]
+    if num and not any(is_readable(folder / file) for file in chosen):  # the first one mostly is
+        kept = set(order).difference(chosen)
+        good = (file for file in order if file in kept and is_readable(folder / file))
+        spare = list(itertools.islice(good, 2))
+        chosen = [spare[0], *chosen[1:]] if len(spare) == 2 else []
+    held_out = set(chosen)
+    return [file for file in files if file not in held_out], sorted(held_out)

@@ -24,6 +24,7 @@ from pdistill.samplers import Gamma, parse_solver
 KINDS = METHODS | {Imported.name: Imported}  # of stages, by what their `method` says
 # Keys of a stage that every method has; the others are its own hyperparameters.
 COMMON = ("name", "loop", "measured_at", "select", "labels", "resolution")
+LIMITS = (".clip_norm", ".max_grad_norm")  # keys, which infinity lifts
 
 
 class ConfigError(ValueError):
@@ -221,7 +222,7 @@ def parse(config: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def _check_numbers(value: Any, path: str) -> None:
-    """Raises ConfigError for NaN, which no comparison finds, and infinity but as an end of a range.
+    """Raises ConfigError for NaN, which no comparison finds, and infinity but as a bound, for none.
 
     Args:
       path: the value's place in the config.
@@ -233,8 +234,9 @@ def _check_numbers(value: Any, path: str) -> None:
         for i, item in enumerate(value):
             _check_numbers(item, f"{path}[{i}]")
     elif isinstance(value, float):
-        is_end = math.isinf(value) and path.endswith("]")
-        if not (math.isfinite(value) or is_end):
+        is_end = path.endswith("]") and not math.isnan(value)  # of a range
+        is_limit = value == math.inf and path.endswith(LIMITS)
+        if not (math.isfinite(value) or is_end or is_limit):
             raise ConfigError(f"{path} must be a finite number; got {value}")
 
 

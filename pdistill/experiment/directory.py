@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax import Array
 
 from pdistill import model as models
 from pdistill.experiment.config import ConfigError, parse
@@ -30,6 +29,12 @@ HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.microbatches|model\.network\.arguments\.remat|"
     r"wandb|estimate|mesh\..*|data\.resident|text_encoder|"
     r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
+)
+
+# The files that a run may have before its first save.
+UNSAVED = (
+    r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
+    r"text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
 
 # What differs where a key of `Dataset.identity` does.
@@ -71,19 +76,23 @@ def _take(workdir: Path, held: contextlib.ExitStack, new: bool) -> None:
     held.enter_context(locked(workdir))
 
 
-def key_of(seed: int, workdir: Path) -> Array:
-    """Makes the key of a run's random numbers.
+def check_seed(seed: int, workdir: Path | None = None) -> None:
+    """Refuses a seed that JAX would take for another one.
+
+    Args:
+      workdir: the run directory that a run may go on in, also with such a seed.
 
     Raises:
-      ConfigError: JAX would take the seed for another one, and no run has begun with it.
+      ConfigError: no run there has begun with it.
     """
-    if not 0 <= seed < SEEDS:
-        begun = None
+    if 0 <= seed < SEEDS:
+        return
+    begun = None
+    if workdir:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             begun = read_json(workdir / "config.json")["config"]["seed"]
-        if begun != seed:
-            raise ConfigError(f"seed must be from 0 to {SEEDS - 1}; got {seed}")
-    return jax.random.key(seed)
+    if begun != seed:
+        raise ConfigError(f"seed must be from 0 to {SEEDS - 1}; got {seed}")
 
 
 def claim(
@@ -95,7 +104,7 @@ def claim(
     check: Callable[[], None] = lambda: None,
     digest: Callable[[], str] | None = None,
 ) -> None:
-    """Writes config.json, or checks the one that is there, if its run has made anything.
+    """Writes config.json, or checks the one that is there, if its run has saved anything.
 
     Args:
       config: the whole config, plain; stages and runs are what it makes. It is written, and
@@ -109,7 +118,8 @@ def claim(
     """
     path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
     generator = jax.config.jax_default_prng_impl
-    if path.exists() and _has_made_any(workdir):
+    unsaved = in_all(jax.process_index() > 0 or _is_unsaved(workdir))  # before one writes
+    if path.exists() and not unsaved:
         try:
             there = json.loads(path.read_text())
             before = json.loads(json.dumps(filled(there["config"])))
@@ -136,7 +146,7 @@ def claim(
     check()
     if jax.process_index() == 0:
         if path.exists():
-            _clear(workdir)
+            _clear(workdir, unsaved)
         resolved = {
             "config": config,
             "versions": models.versions(),
@@ -147,17 +157,29 @@ def claim(
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
 
 
-def _clear(workdir: Path) -> None:
-    """Deletes what a kill has left, and of a run that has made nothing the scale of embeddings."""
+def _clear(workdir: Path, unsaved: bool) -> None:
+    """Deletes what a kill has left, and of an unsaved run what is of its images or its codec."""
     sweep(list(workdir.rglob(f"*{TEMPORARY}")))
-    if not _has_made_any(workdir):  # it is of the images of another config, perhaps
-        remove(workdir / "text")
+    if unsaved:
+        for path in (workdir / "text", *workdir.rglob("codec.json")):
+            remove(path)
 
 
-def _has_made_any(workdir: Path) -> bool:
-    """Whether a run has a checkpoint or a model, which another config would not have made."""
-    made = (workdir.rglob(pattern) for pattern in ("checkpoints/*", "model", "results.jsonl"))
-    return any(path.is_dir() or path.stat().st_size for paths in made for path in paths)
+def _is_unsaved(workdir: Path) -> bool:
+    """Whether all that is there is a config.json of ours and what such a run has before a save."""
+    try:
+        about = read_json(workdir / "config.json")
+        if not (isinstance(about["config"], dict) and isinstance(about["versions"], dict)):
+            return False
+        others = (
+            path
+            for path in workdir.rglob("*")
+            if path.is_symlink()
+            or not (path.is_dir() or re.fullmatch(UNSAVED, path.relative_to(workdir).as_posix()))
+        )
+        return not (workdir / "results.jsonl").stat().st_size and not any(others)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _more_that_moves(stage: Run) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from pdistill.data import Dataset, load_dataset
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
+from pdistill.experiment.directory import check_seed
 from pdistill.experiment.plan import Planned, first_of_each_method, plan
 from pdistill.experiment.text import plan_text
 from pdistill.experiment.trace import HOST, TracedUpdate, trace_update
@@ -69,6 +70,7 @@ def dry_run(
       ConfigError: as `experiment.run`, or there are not enough (virtual) devices.
     """
     experiment = parse(as_plain(config))
+    check_seed(experiment.seed)
     data = None if data_shape else _data(experiment.data.name)
     data_shape = data_shape or data.images.shape
     try:

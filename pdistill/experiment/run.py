@@ -31,7 +31,7 @@ from pdistill.experiment.cards import (
 )
 from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
-from pdistill.experiment.directory import claim, key_of, taken
+from pdistill.experiment.directory import check_seed, claim, taken
 from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.given import given_to
 from pdistill.experiment.imported import Imported
@@ -76,7 +76,7 @@ def run(
       Diverged, CheckpointError, ModelError: it cannot go on. Interrupted: it was asked to stop.
     """
     plain = as_plain(config)
-    experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals())
+    experiment = Experiment(parse(plain), Path(workdir), stop or StopSignals(), new)
     with taken(experiment.workdir, new=new):
         experiment.claim(plain)
         try:
@@ -101,7 +101,11 @@ def run(
 class Experiment:
     """One run directory and what fills it."""
 
-    def __init__(self, config: ExperimentConfig, workdir: Path, stop: StopSignals):
+    def __init__(
+        self, config: ExperimentConfig, workdir: Path, stop: StopSignals, new: bool = False
+    ):
+        check_seed(config.seed, None if new else workdir)
+        self._key = jax.random.key(config.seed)
         self.began = time.monotonic()
         self._reporting = 0.0  # seconds
         self.config = config
@@ -122,7 +126,6 @@ class Experiment:
         self._text_plan = plan_text(config, self.runs, self.train_data)
         sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
         self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
-        self._key = key_of(config.seed, workdir)
         self._ahead = Ahead(workdir, config, self.train_data, self.runs, self.mesh)
 
     def _check(self, planned: Planned) -> None:
@@ -203,11 +206,8 @@ class Experiment:
     def _report(self) -> None:
         """Builds the report from the first measurement on, in a fiftieth of the time at most."""
         before = time.monotonic()
-        if (
-            jax.process_index() > 0
-            or not self.measurements.rows
-            or self._reporting > (before - self.began) / 50
-        ):
+        too_often = self._reporting > (before - self.began) / 50
+        if jax.process_index() > 0 or too_often or not self.measurements.rows:
             return
         path = report.build(self.workdir)
         if not self._reporting:

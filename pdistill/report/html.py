@@ -251,7 +251,7 @@ def _origin(run: runs.RunDirectory) -> str:
             parts.append(f"{key} {', '.join(names)}")
     if config.get("commit"):
         parts.append(f"commit {config['commit'][:10]}")
-    devices = dict.fromkeys(row["device"] for row in run.rows)
+    devices = dict.fromkeys(row["device"] for row in run.rows if "device" in row)
     return " \N{MIDDLE DOT} ".join(parts + [f"measured on {device}" for device in devices])
 
 

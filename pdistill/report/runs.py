@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import numpy as np
 
 from pdistill.runtime.files import read_jsonl
 
-NEEDED = ("stage", "nfe", "solver", "seed", "metric", "reference", "value")  # of every row
+NUMBER, NUMBER_OR_NONE, TEXT_OR_NONE = int | float, int | float | None, str | None
+RESULTS = {  # what every row has
+    "stage": str, "nfe": NUMBER_OR_NONE, "solver": TEXT_OR_NONE, "seed": NUMBER_OR_NONE,
+    "metric": str, "reference": TEXT_OR_NONE, "value": NUMBER,
+}  # fmt: skip
+SELECTION = {"step": int, "metric": str, "value": NUMBER, "spectrum": list}
+PICTURES = {"neighbours", "spectrum", "data_spectrum"}
 BY_SIZE = ("pagoda", "upsampled")  # methods
 
 
@@ -97,14 +103,15 @@ def read(workdir: str | Path) -> RunDirectory:
                     continue
                 if config is None:
                     continue  # nothing else knows the first weight
-                first = f"{config['config']['evaluation']['guidance'][0]:g}"
+                first = _first_weight(workdir, config)
                 weights = guided.setdefault(f"{run}, {steps}", {first: archive[steps]})
                 weights[weight] = archive[name]
 
     pictures = {}
     for run, path in _files(workdir, "pictures.npz", stages).items():
         with _whole(path), np.load(path) as archive:
-            pictures[run] = dict(archive)
+            if {*archive.files} >= PICTURES:  # or it is a user's
+                pictures[run] = dict(archive)
 
     losses = {}
     for run, path in _files(workdir, "log.jsonl", stages).items():
@@ -114,7 +121,7 @@ def read(workdir: str | Path) -> RunDirectory:
             losses.setdefault(group_of(run), {})[run] = tuple(np.array(curve, float).T)
 
     found = _files(workdir, "selection.jsonl", stages)
-    selections = {run: log for run, path in found.items() if (log := read_jsonl(path))}
+    selections = {run: log for run, path in found.items() if (log := _rows(path, SELECTION))}
 
     return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses, selections)
 
@@ -125,11 +132,24 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
     Raises:
       OSError: a row lacks what all have, or it cannot be read.
     """
-    rows = read_jsonl(path := workdir / "results.jsonl")
+    return _rows(workdir / "results.jsonl", RESULTS)
+
+
+def _rows(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, all of which have values of these kinds."""
+    with _whole(path):
+        rows = read_jsonl(path)
     for row in rows:
-        if lacking := [key for key in NEEDED if key not in row]:
-            raise OSError(f"{path} has a row without {lacking[0]}; take it out: {row!r:.100}")
+        for key, kind in kinds.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key, ...), kind):
+                raise OSError(f"{path} has a row without a sound {key}; take it out: {row!r:.100}")
     return rows
+
+
+def _first_weight(workdir: Path, config: dict[str, Any]) -> str:
+    """The first guidance weight of a run's config, as the names of arrays have others."""
+    with _whole(workdir / "config.json"):
+        return f"{config['config']['evaluation']['guidance'][0]:g}"
 
 
 @contextlib.contextmanager
@@ -137,7 +157,7 @@ def _whole(path: Path) -> Iterator[None]:
     """Names the file that is read within if it is damaged."""
     try:
         yield
-    except OSError:  # which says what it is about
+    except (OSError, MemoryError):  # which say what it is about
         raise
     except Exception as error:  # NumPy, zipfile and json have no common one
         raise OSError(f"{path} is damaged; move it away, or put back a whole one") from error

@@ -113,8 +113,11 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def check_writable(path: str | Path, suffix: str = "") -> None:
+def check_writable(path: str | Path, suffix: str = "", *, in_place: bool = False) -> None:
     """Checks, before work whose result goes there, that a file can be written; makes its folder.
+
+    Args:
+      in_place: a file that is there will be changed, not replaced by one written beside it.
 
     Raises:
       ValueError: its name does not end as it must. OSError: it cannot be written.
@@ -124,7 +127,7 @@ def check_writable(path: str | Path, suffix: str = "") -> None:
         raise ValueError(f"{path} must end with {suffix}; give another name")
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give a file")
-    if not path.exists():
+    if not (in_place and path.exists()):
         check_folder(path.parent)
     elif not os.access(path, os.W_OK):
         raise PermissionError(f"cannot write {path}: it may not be changed")

@@ -23,7 +23,7 @@ def replacing(path: Path, token: str | None = None, mine: bool = True) -> Iterat
       token: makes its name unique; needed where several processes write into one folder.
       mine: whether this process is the one of them that moves it.
     """
-    temporary = _temporary_path(path, token)
+    temporary = temporary_path(path, token)
     if not mine:
         yield temporary
         return
@@ -49,7 +49,7 @@ def replace(source: Path, target: Path) -> None:
     if not source.is_dir():
         os.replace(source, target)
         return
-    old = _temporary_path(target)
+    old = temporary_path(target)
     if target.exists():
         target.rename(old)
     source.rename(target)
@@ -76,6 +76,7 @@ def discard() -> None:
         remove(path)
 
 
-def _temporary_path(path: Path, token: str | None = None) -> Path:
+def temporary_path(path: Path, token: str | None = None) -> Path:
+    """Makes a name beside `path` that nobody else has; `token` is as in `replacing`."""
     name = path.name.replace("tfevents", "events")  # TensorBoard reads any name with "tfevents"
     return path.with_name(f"{name[:200]}.tmp-{token or secrets.token_hex(6)}")

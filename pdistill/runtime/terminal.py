@@ -71,10 +71,13 @@ def _close_line(end: str) -> None:
 
 
 def is_first() -> bool:
-    """Tells whether this is the first process; JAX, which knows, is slow to import."""
+    """Tells whether this is the first process; JAX, which knows, is slow to import.
+
+    It starts no devices, whose memory JAX takes at once, for a process that is the only one.
+    """
     import jax
 
-    return jax.process_index() == 0
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def plain_messages(tell: Callable[[str], None]) -> None:

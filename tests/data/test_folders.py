@@ -6,6 +6,7 @@ from PIL import Image
 
 from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
+from pdistill.data.folders import read_folder
 from pdistill.data.sources import data_dir
 from pdistill.data.tfds_writer import new_folder
 from pdistill.runtime.temporary import discard
@@ -129,23 +130,36 @@ def test_a_tenth_is_held_out_evenly_and_always_the_same(tmp_path, capsys):
     pictures(tmp_path / "other/train", FILES)  # a lone split
     prepare(tmp_path / "other", name="again")
     assert contents("test", "again") == test
-    for damaged in (9, 86):  # of which the latter is the last of all
-        (tmp_path / "other/train" / FILES[damaged]).write_text("")
-    prepare(tmp_path / "other", name="damaged")
-    held_out = contents("test", "damaged")
-    assert held_out.keys() > test.keys() - {9, 86}
-    assert len(held_out) == 9
-    assert len(contents("train", "damaged")) == 79
 
 
-def test_a_damaged_picture_alone_is_not_held_out(tmp_path):
-    """Whichever it is, the preparation goes on."""
-    for damaged in range(3):
-        folder, name = tmp_path / f"in{damaged}", f"set{damaged}"
-        pictures(folder, ["a/0.png", "a/1.png", "a/2.png"])
-        (folder / f"a/{damaged}.png").write_text("")
-        prepare(folder, "--held_out=1", name=name)
-        assert len(contents("train", name)) == len(contents("test", name)) == 1
+def test_damaged_pictures_leave_others_in_each_split(tmp_path, monkeypatch, capsys):
+    """Whichever of three they are, and one picture is read to find out, not all held-out ones."""
+    for held_out, damaged in ((1, 0), (1, 1), (1, 2), (2, 1), (2, 2)):  # (2, 0): all of train
+        name = f"set_{held_out}_{damaged}"
+        pictures(tmp_path / name, ["a/0.png", "a/1.png", "a/2.png"])
+        (tmp_path / name / f"a/{damaged}.png").write_text("")
+        prepare(tmp_path / name, f"--held_out={held_out}", name=name)
+        assert len(contents("train", name)) == len(contents("test", name)) == 1, name
+    pictures(tmp_path / "one", ["a/0.png", "a/1.png", "a/2.png"])
+    for damaged in (0, 2):
+        (tmp_path / f"one/a/{damaged}.png").write_text("")
+    capsys.readouterr()
+    prepare(tmp_path / "one", "--held_out=1", name="one")
+    assert contents("train", "one") == {1: 0}
+    assert "train 3; there is no held-out split" in capsys.readouterr().err
+    read = []
+    monkeypatch.setattr("pdistill.data.folders.is_readable", lambda path: not read.append(path))
+    assert len(read_folder(tmp_path / "one", held_out=2).files["test"]) == 2
+    assert len(read) == 1
+
+
+def test_no_device_is_started_for_pictures(tmp_path, monkeypatch):
+    """As the question which process this is would do; also for a line about a damaged one."""
+    pictures(tmp_path / "in", ["a/0.png", "a/1.png"])
+    (tmp_path / "in/a/0.png").write_text("")
+    monkeypatch.setattr("jax.process_index", lambda: pytest.fail("a device is started"))
+    prepare(tmp_path / "in")
+    assert contents("train") == {1: 0}
 
 
 def test_the_number_held_out(tmp_path, monkeypatch, capsys):

@@ -38,7 +38,10 @@ def test_contents(row, workdir):
     directory = workdir(
         rows,
         samples={"guided/4": {4: images(4)}, "guided/stage1": {4: images(1), 8: images(8)}},
-        pictures={"guided/4": {"spectrum": np.arange(3)}},
+        pictures={
+            "guided/4": dict.fromkeys(runs.PICTURES, np.arange(3)),
+            "mine": {"images": images(1)},
+        },
         logs={"guided/4": [0.5, 0.25], "guided/stage1": []},
         config={"config": {}},
     )
@@ -47,6 +50,7 @@ def test_contents(row, workdir):
     assert run.rows == rows
     assert run.config == {"config": {}}
     assert {steps: x.max() for steps, x in run.samples["guided"].items()} == {4: 4, 8: 8}
+    assert list(run.pictures) == ["guided/4"]
     np.testing.assert_array_equal(run.pictures["guided/4"]["spectrum"], [0, 1, 2])
     assert list(run.losses["guided"]) == ["guided/4"]  # a log without lines is none
     np.testing.assert_array_equal(run.losses["guided"]["guided/4"], [[10, 20], [0.5, 0.25]])
@@ -76,7 +80,11 @@ def test_without_results(tmp_path):
     ("name", "content"),
     [
         ("results.jsonl", '{"stage": "teacher"}\n'),
+        ("results.jsonl", "5\n"),
+        ("results.jsonl", b"\xff\n"),
         ("config.json", '{"config": {'),
+        ("config.json", '{"config": {"evaluation": {}}}'),
+        ("teacher/selection.jsonl", '{"step": 1}\n'),
         ("teacher/samples.npz", "garbage"),
         ("teacher/samples.npz", "PK\x03\x04garbage"),
         ("teacher/pictures.npz", "PK\x03\x04garbage"),
@@ -85,14 +93,34 @@ def test_without_results(tmp_path):
     ],
 )
 def test_damaged_files_are_named(row, workdir, name, content):
-    path = workdir([row("teacher", 2, 1.0)], samples={"teacher": {"2": images(1)}}, config={})
-    (path / name).write_text(content)
+    samples = {"teacher": {"2": images(1), "2@2": images(2)}}
+    config = {"config": {"evaluation": {"guidance": [1.0]}}}
+    path = workdir([row("teacher", 2, 1.0)], samples=samples, config=config)
+    (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit) as error:
         report.main([str(path)])
     told = str(error.value)
     assert str(path / name) in told
     assert "pickle" not in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("value", [None, "x", [1.0]])
+def test_rows_have_numbers(row, workdir, value):
+    path = workdir([row("teacher", 2, 1.0), row("teacher", 2, value)])
+    with pytest.raises(OSError, match=r"results\.jsonl has a row without a sound value; take it"):
+        runs.read(path)
+
+
+def test_too_little_memory_is_no_damage(row, workdir, monkeypatch):
+    path = workdir([row("teacher", 2, 1.0)], samples={"teacher": {"2": images(1)}})
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("numpy.load", fails)
+    with pytest.raises(MemoryError):
+        runs.read(path)
 
 
 def test_guided_samples_have_the_first_weight_too(workdir, row):
