@@ -14,10 +14,14 @@ from tiny_experiment import check_events, leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
 from pdistill import evaluate, experiment, report, samplers
+from pdistill.data import load_dataset
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.measure import Measurements
+from pdistill.experiment.plan import plan
 from pdistill.experiment.run import Experiment
 from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import StopSignals
 
 pytestmark = pytest.mark.eight_devices
@@ -367,6 +371,25 @@ def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path, bars):
             np.testing.assert_allclose(row.pop("bias", 0), desired.pop("bias", 0), rtol=1e-12)
             np.testing.assert_allclose(row.pop("margin", 0), desired.pop("margin", 0), rtol=1e-2)
             assert row == desired
+
+
+def test_further_solvers_are_measured_at_steps_that_they_can_take(tmp_path):
+    """Euler-Maruyama takes two at least; as the first solver it is refused."""
+    config = tiny()
+    config.stages, config.evaluation.metrics = config.stages[:1], ("fd_pixels",)
+    data = load_dataset("digits", "train")
+
+    def measured(*solvers):
+        config.evaluation.solvers = solvers
+        settings = parse(as_plain(config))
+        runs = plan(settings, data.image_shape)
+        measurements = Measurements(tmp_path, settings, data, runs, make_mesh())
+        measurements.open({})
+        return [(m.solver, m.sampling.num_steps) for m in measurements.missing(runs["teacher"])]
+
+    assert measured("ddim", "euler_maruyama") == [("ddim", 4), ("ddim", 1), ("euler_maruyama", 4)]
+    with pytest.raises(ConfigError, match="evaluation: euler_maruyama takes at least 2 steps"):
+        measured("euler_maruyama", "ddim")
 
 
 def test_a_guided_experiment(tmp_path):

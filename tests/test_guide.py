@@ -23,6 +23,7 @@ from pdistill.interop import read_folder, write_folder, write_model
 from pdistill.methods import Direct, Dmd, Guided, Progressive
 from pdistill.model import ModelError
 from pdistill.networks import Conditioning, DiT, Network
+from pdistill.networks.conditioning import guiding_weight
 from pdistill.training import Optimizer
 
 LABEL, W = jnp.array([0, 2, 1]), jnp.array([0.5, 2.0, 0.0])
@@ -85,6 +86,26 @@ def test_it_guides_at_levels_that_it_has_learnt(folder):
     found, plain = guided(flow.guided_by(guide), jnp.ones(3)), guided(flow, None)
     np.testing.assert_allclose(found[::2], plain[::2], atol=1e-6)
     assert jnp.abs(found - plain)[1].max() > 0.01
+    ddpm = flow.replace(schedule=guide.schedule)  # which goes on to 9.9; both know what they do
+    found, plain = guided(ddpm.guided_by(guide), jnp.ones(3)), guided(ddpm, None)
+    assert jnp.abs(found - plain)[2].max() > 1e-4
+
+
+def test_the_levels_that_a_guide_has_learnt_are_asked_for_once():
+    """They wait for the device, which a network called without jit does at each evaluation."""
+    asked = []
+
+    class Counted(RectifiedFlow):
+        def __call__(self, t):
+            asked.append(t)
+            return super().__call__(t)
+
+    guide = PLAIN.replace(schedule=Counted())
+    network, told = PLAIN.guided_by(guide), Conditioning(guidance=jnp.ones(1))
+    found = [guiding_weight(told, network, jnp.array([level])) for level in (0.0, 61.0)]
+    assert found == [1, 0]
+    assert len(asked) == 2  # both ends
+    assert guiding_weight(told, PLAIN, jnp.array([61.0])) == 1
 
 
 def test_samples_and_exports_have_it(folder, tmp_path):

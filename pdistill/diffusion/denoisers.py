@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pdistill.diffusion.predictions import alpha_sigma, between, expand, v_from_x
+from pdistill.diffusion.predictions import alpha_sigma, as_float, between, expand, v_from_x
 
 Denoiser = Callable[[Array, Array], Array]
 # (z [B, ...], logsnr_t [B], logsnr_s [B]) -> z, moved along the probability flow from t to s.
@@ -100,6 +100,7 @@ class GaussianMixture:
         rounding: z_s = F_s^-1(F_t(z)). In more, dz/dphi = v is integrated by `num_steps`
         fourth-order Runge-Kutta steps in the angle phi; in float32 this needs logsnr <= 30.
         """
+        z = as_float(z)
         if z.shape[1] == 1:
             return self._quantile(self._log_odds(z, logsnr_t), logsnr_s).astype(z.dtype)
         _, way = between(logsnr_t, logsnr_s, 0)

@@ -41,7 +41,7 @@ def guide(
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale}")
-    known = not any(isinstance(end, jax.core.Tracer) for end in jax.tree.leaves(interval))
+    known = not any(isinstance(end, Array) for end in jax.tree.leaves(interval))  # without waiting
     if interval is not None and known and not np.all(np.diff(np.asarray(interval)) > 0):
         raise ValueError(f"interval must be (low, high) in log-SNR; got {interval}")
 
@@ -55,13 +55,23 @@ def guide(
         if channels is not None:
             guided = jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
         if rescale:
-            axes = tuple(range(1, z.ndim))
-            own, std = jnp.std(conditional, axes), jnp.std(guided, axes)
-            ratio = jnp.where(std > 0, own / jnp.where(std > 0, std, 1), 1)
+            ratio = _ratio_of_spreads(conditional, guided)
             guided = guided * expand(rescale * ratio + (1 - rescale), z)
         return guided
 
     return predict
+
+
+def _ratio_of_spreads(conditional: Array, guided: Array) -> Array:
+    """Ratio [B] of the standard deviations; 1 where the guided one is constant to rounding."""
+    axes = tuple(range(1, guided.ndim))
+    own, variance = jnp.var(conditional, axes), jnp.var(guided, axes)
+    # The variance of equal numbers is not 0, by the rounding of their mean.
+    way, largest = jnp.ptp(guided, axes), jnp.max(jnp.abs(guided), axes)
+    varies = (variance > 0) & (way > 4 * jnp.finfo(guided.dtype).eps * largest)
+    # No root of 0, whose slope is infinite.
+    own = jnp.where(own > 0, jnp.sqrt(jnp.where(own > 0, own, 1)), 0)
+    return jnp.where(varies, own / jnp.sqrt(jnp.where(varies, variance, 1)), 1)
 
 
 def acting(w: Array, levels: tuple[float, float] | Array | None, logsnr: Array) -> Array:

@@ -68,7 +68,7 @@ def logsnr_of_angle(phi: Array) -> Array:
     Within 1e-3 of pi/2 float32 has few digits of it. It is finite at 0 and pi/2 too, where tan is
     0, or negative as float32 has pi/2.
     """
-    phi = jnp.asarray(phi)
+    phi = as_float(phi)
     limits = jnp.finfo(phi.dtype)
     return -2 * jnp.log(jnp.tan(jnp.clip(phi, limits.tiny, math.pi / 2 - limits.eps)))
 

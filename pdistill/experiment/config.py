@@ -100,7 +100,8 @@ class EvaluationConfig:
     Attributes:
       metrics, features: as in `evaluation.Evaluator`. references: splits to compare with.
       inception_weights: file for the metrics that need it; "" for the cached or published one.
-      solvers: as in `samplers.parse_solver`; each model is sampled with each of them.
+      solvers: as in `samplers.parse_solver`; each model is sampled with each of them,
+        but a further one is left out where it cannot do with one step.
       guidance: weights to sample each model that takes them with; pictures show the first.
       gammas: to sample each model that jumps with, see `samplers.Gamma`; pictures show the first.
         () for its own: 1 where it has learnt jumps to the data alone, else 0.

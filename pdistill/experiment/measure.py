@@ -332,8 +332,8 @@ class Measurements:
             for solver in solvers
             for num_steps in r.measured_at
             for weight in weights
-            # One jump is the same for every gamma.
-            if num_steps != 1 or not solver.jumps or solver == solvers[0]
+            # One jump is the same for every gamma, and one step not for every solver.
+            if num_steps != 1 or solver == solvers[0] or not (solver.jumps or solver.min_steps > 1)
         ]
 
     def _check_guidance(self, r: Planned) -> None:

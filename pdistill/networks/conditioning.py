@@ -1,6 +1,7 @@
 """Conditioning: all that a network is told beside its noisy image, one pytree that grows by
 fields."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import Array
 
 from pdistill.data.text import Text
 from pdistill.diffusion.guidance import acting
-from pdistill.diffusion.schedules import SMALL, known_ends
+from pdistill.diffusion.schedules import SMALL, Schedule, known_ends
 from pdistill.samplers import LowRes
 
 
@@ -55,13 +56,21 @@ class Conditioning(struct.PyTreeNode):
 NOTHING = Conditioning()
 
 
-def guiding_weight(told: Conditioning, guide: Any, logsnr: Array) -> Array:
+def guiding_weight(told: Conditioning, network: Any, logsnr: Array) -> Array:
     """Weights of the guidance that is told, [B], but 0 at log-SNRs that a guide has not learnt.
 
     It may predict what says nothing of an image there: eps, of which x_hat has the error by
-    sigma / alpha. Without a guide, None, they are as told.
+    sigma / alpha. They are as told without a guide, and with one of the network's own schedule,
+    which knows what the network does.
     """
-    if guide is None:
+    guide = network.guide
+    if guide is None or guide.schedule == network.schedule:
         return told.guidance
-    low, high = known_ends(guide.schedule)
-    return acting(told.guidance, (low - SMALL, high + SMALL), logsnr)
+    return acting(told.guidance, _learnt(guide.schedule), logsnr)
+
+
+@functools.lru_cache(maxsize=16)
+def _learnt(schedule: Schedule) -> tuple[float, float]:
+    """The `known_ends` of a schedule and what they round by, once: they wait for the device."""
+    low, high = known_ends(schedule)
+    return low - SMALL, high + SMALL

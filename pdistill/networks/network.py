@@ -161,7 +161,7 @@ class Network(struct.PyTreeNode):
             return self._read(convert, z, logsnr, told, dropout_key, second)
         if told.label is None and told.text is None and not self.guide:
             raise ValueError("guidance is towards a label or a prompt; give one too")
-        weight, told = guiding_weight(told, self.guide, logsnr), told.replace(guidance=None)
+        weight, told = guiding_weight(told, self, logsnr), told.replace(guidance=None)
 
         def pair(z, logsnr):
             def read(*both):

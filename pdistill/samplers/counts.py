@@ -29,14 +29,15 @@ def count_steps(
         num_steps = len(times) - 1
     if isinstance(num_steps, jax.core.Tracer):
         return num_steps
-    if isinstance(num_steps, Array) and jnp.issubdtype(num_steps.dtype, jnp.integer):
-        num_steps = int(num_steps)
-    check_steps(solver, num_steps)
+    num_steps = as_count(num_steps)
+    check_steps(solver, num_steps, from_noise=times is None or times[0] == 1)
     return num_steps
 
 
-def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
+def check_steps(solver: Solver | Cascade, num_steps: Steps, from_noise: bool = True) -> None:
     """Checks that a solver can take `num_steps` steps: one count, or a tuple for a cascade.
+
+    A solver's least number is of steps from noise; from a noisy image it can take one.
 
     Raises:
       ValueError: it cannot.
@@ -52,21 +53,29 @@ def check_steps(solver: Solver | Cascade, num_steps: Steps) -> None:
         return
     if isinstance(num_steps, tuple):
         raise ValueError(f"{solver.name} takes one count of steps, not a cascade's {num_steps}")
-    check_count(num_steps)
+    num_steps = check_count(num_steps)
     if num_steps > solver.max_steps:
         raise ValueError(f"{solver.name} takes {solver.max_steps} step; got num_steps={num_steps}")
-    if num_steps < solver.min_steps:
+    if from_noise and num_steps < solver.min_steps:
         raise ValueError(
             f"{solver.name} takes at least {solver.min_steps} steps; got num_steps={num_steps}"
         )
 
 
-def check_count(num_steps: int) -> None:
-    """Raises ValueError for a number of steps that is less than one, or no whole number."""
+def as_count(num_steps: Array | int) -> int:
+    """The number that an array of an integer holds; all else stays as it is."""
+    whole = isinstance(num_steps, Array) and jnp.issubdtype(num_steps.dtype, jnp.integer)
+    return int(num_steps) if whole else num_steps
+
+
+def check_count(num_steps: Array | int) -> int:
+    """Returns a number of steps; ValueError if it is less than one, or no whole number."""
+    num_steps = as_count(num_steps)
     whole = isinstance(num_steps, numbers.Integral)
     if not whole or num_steps < 1:
         what = "" if whole else ", which is no whole number"
         raise ValueError(f"num_steps must be at least 1; got {num_steps!r}{what}")
+    return num_steps
 
 
 def num_evaluations(
@@ -80,7 +89,7 @@ def num_evaluations(
       ValueError: a cascade has one count, or another solver several.
     """
     solver = parse_solver(solver)
-    if isinstance(solver, Cascade) == isinstance(num_steps, numbers.Integral):
+    if isinstance(solver, Cascade) != isinstance(num_steps, tuple | list):
         of = "a count a resolution" if isinstance(solver, Cascade) else "one count"
         raise ValueError(f"{solver.name} takes {of} of steps; got {num_steps!r}")
     if isinstance(solver, Cascade):

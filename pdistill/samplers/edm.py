@@ -83,10 +83,11 @@ class Edm(Solver):
             return z, logsnr_t
         sigma = jnp.exp(-logsnr_t / 2)
         within = (self.churn_min <= sigma) & (sigma <= self.churn_max)
-        rise = jnp.where(within, 2 * jnp.log1p(memory), 1)  # no root of 0, whose slope is infinite
-        raised = jnp.where(within, logsnr_t - rise, logsnr_t)
+        raised = logsnr_t - 2 * jnp.where(within, jnp.log1p(memory), 0)
         (alpha_t, _), (alpha, sigma) = alpha_sigma(logsnr_t), alpha_sigma(raised)
-        std = self.churn_noise * sigma * jnp.where(within, jnp.sqrt(-jnp.expm1(-rise)), 0)
+        fresh = jnp.where(raised < logsnr_t, raised - logsnr_t, -1)  # no root of 0, of no slope
+        fresh = jnp.where(raised < logsnr_t, jnp.sqrt(-jnp.expm1(fresh)), 0)
+        std = self.churn_noise * sigma * fresh
         return alpha / alpha_t * z + std * normal(key, z.shape, z.dtype), raised
 
     def step(self, denoise, z, x_hat, logsnr_t, logsnr_s, key, memory):

@@ -41,7 +41,7 @@ def log_likelihood(
     Returns:
       Log-densities [B], in the wider of x's type and float32.
     """
-    check_count(num_steps)
+    num_steps = check_count(num_steps)
     x = at_least_float32(x)
     levels = schedule(jnp.arange(num_steps + 1, dtype=x.dtype) / num_steps)
     levels = levels.at[0].set(bounded(*levels[:2]))

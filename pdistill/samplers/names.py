@@ -75,4 +75,5 @@ def parse_steps(text: str) -> Steps:
 
 def format_steps(num_steps: Steps) -> int | str:
     """Writes steps as `parse_steps` reads them: a count as it is, (8, 4, 2) as "8+4+2"."""
-    return "+".join(map(str, num_steps)) if isinstance(num_steps, tuple) else int(num_steps)
+    several = isinstance(num_steps, tuple | list)
+    return "+".join(map(str, num_steps)) if several else int(num_steps)

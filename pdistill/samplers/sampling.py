@@ -1,12 +1,12 @@
 """The driver of all solvers, a loop over a grid of noise levels."""
 
 import inspect
-import numbers
 from collections.abc import Sequence
 from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump, Schedule, alpha_sigma
@@ -136,9 +136,13 @@ def _prepared(denoise: Sampled, solver: Solver, clip: tuple[float, float] | None
 
 def _check_clip(clip: tuple[float, float] | None) -> None:
     """Raises ValueError for numbers that are no range; those of a traced program are not known."""
-    if clip is None or not all(isinstance(end, numbers.Real) for end in clip):
+    traced = any(isinstance(end, jax.core.Tracer) for end in jax.tree.leaves(clip))
+    if clip is None or traced:
         return
-    if not clip[0] < clip[1]:
+    low, high = np.asarray(clip) if isinstance(clip, Array) else clip
+    if low is None or high is None:  # which `jnp.clip` takes, too
+        return
+    if not np.all(np.asarray(low) < np.asarray(high)):
         raise ValueError(f"clip must be (low, high) or None; got {clip}")
 
 

@@ -176,6 +176,14 @@ def test_a_flow_has_the_type_of_its_z(golden, mixture_2d):
         assert found.dtype == jnp.float32
 
 
+def test_whole_numbers_are_images(golden, mixture_2d):
+    """Whose flow is of real ones: their type would cut it off."""
+    for model, dim in ((golden.mixture, 1), (mixture_2d, 2)):
+        z = jax.ShapeDtypeStruct((3, dim), int)
+        found = jax.eval_shape(lambda z, model=model: model.flow(z, -3.0, 3.0), z)
+        assert found.dtype == float
+
+
 def test_mixture_flow_golden_values(golden):
     """docs/methods/progressive.md, T8."""
     x = flow(golden.mixture, golden.z, -20.0, 20.0)

@@ -70,6 +70,16 @@ def test_interval_in_log_snr(x64):
             guide(PAIR, 1.0, interval=interval)
 
 
+def test_levels_on_a_device_are_not_waited_for():
+    """They are not checked, then, at each evaluation of a network."""
+    levels, z = jnp.array([[-3.0, 3.0]] * 5), jnp.asarray(Z, jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "asarray", None)
+        predict = guide(PAIR, 2.0, interval=levels)
+    desired = guide(PAIR, 2.0, interval=(-3.0, 3.0))(z, jnp.zeros(5))
+    np.testing.assert_array_equal(predict(z, jnp.zeros(5)), desired)
+
+
 def test_no_weight_needs_no_second_prediction(x64):
     """Which may be no number where it counts for nothing; the slope by the weight stays."""
 
@@ -101,11 +111,33 @@ def test_rescaling_brings_back_the_spread(x64, rescale):
     np.testing.assert_allclose(found, guided * scale[:, None], rtol=1e-12)
     if rescale == 1.0:
         np.testing.assert_allclose(np.std(found, 1), np.std(conditional, 1), rtol=1e-12)
-    flat = pair_of(*(lambda z, _, mean=mean: jnp.full_like(z, mean) for mean in (0.5, 0.25)))
-    np.testing.assert_array_equal(guide(flat, 2.0, rescale=rescale)(Z, LOGSNR), np.full_like(Z, 1))
     for wrong in (-0.5, 1.5):
         with pytest.raises(ValueError, match=r"rescale must be in \[0, 1\]"):
             guide(PAIR, 1.0, rescale=wrong)
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.5, 0.25), (0.1, 0.07)])
+def test_constant_predictions_have_no_spread_to_bring_back(own, other):
+    """Not even by the rounding of their mean, as those of 0.1 have; nor is their slope NaN."""
+    z, logsnr = jnp.ones((2, 16, 16, 3)), jnp.zeros(2)
+
+    def guided(own):
+        flat = pair_of(*(lambda z, _, mean=mean: jnp.full_like(z, mean) for mean in (own, other)))
+        return guide(flat, 2.0, rescale=1.0)(z, logsnr)
+
+    np.testing.assert_allclose(guided(own), 3 * own - 2 * other, rtol=1e-6)
+    assert jax.grad(lambda own: guided(own).mean())(own) == pytest.approx(3, rel=1e-5)
+
+
+def test_a_constant_conditional_prediction_has_a_slope():
+    """By the root of its variance, 0, it would be NaN."""
+    z = jnp.asarray(Z, jnp.float32)
+
+    def guided(own):
+        pair = pair_of(lambda z, _: jnp.full_like(z, own), lambda z, _: z)
+        return guide(pair, 2.0, rescale=0.5)(z, jnp.zeros(5)).sum()
+
+    assert jax.grad(guided)(0.5) == pytest.approx(0.5 * 3 * z.size, rel=1e-5)
 
 
 def test_guided_flow_of_gaussians_of_equal_width_ends_at_a_gaussian(x64):

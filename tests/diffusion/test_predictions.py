@@ -57,6 +57,7 @@ def test_time_of_the_linear_path(truth):
 
 def test_logsnr_of_angle(truth):
     close(diffusion.logsnr_of_angle(diffusion.angle(truth.logsnr)), truth.logsnr)
+    assert diffusion.logsnr_of_angle(1) == diffusion.logsnr_of_angle(1.0)
 
 
 def test_logsnr_of_angle_is_finite_at_the_ends():

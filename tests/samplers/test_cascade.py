@@ -247,6 +247,7 @@ def test_steps_and_solvers_by_name():
     assert samplers.parse_steps("8+4") == (8, 4)
     assert samplers.parse_steps("8") == 8
     assert samplers.format_steps(np.int64(8)) == 8
+    assert samplers.format_steps([8, 4]) == "8+4"
 
 
 def test_mistakes():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from pdistill.diffusion import (
     CosineSchedule,
@@ -139,6 +140,17 @@ def test_the_slope_of_a_level_that_does_not_churn():
     assert slopes[1] == 0
     assert np.isfinite(slopes[0])
     assert slopes[0] != 0
+
+
+def test_the_variance_that_it_adds_is_of_the_levels_as_they_are():
+    """In single precision a rise of 0.02 has a rounding of 2e-5, which is that of its variance."""
+    level, z, memory = jnp.full(1, -8.7), jnp.zeros(1), jnp.float32(0.01)
+    found, raised = parse_solver("edm:2").perturb(z, level, KEY, memory)
+    fresh = np.sqrt(-np.expm1(np.float64(raised) - np.float64(level)))
+    sigma = scipy.special.expit(-np.float64(raised)) ** 0.5
+    np.testing.assert_allclose(found, fresh * sigma * noise.normal(KEY, (1,), z.dtype), rtol=1e-6)
+    still, _ = parse_solver("edm:2").perturb(z, level, KEY, jnp.float32(1e-9))
+    assert still == 0
 
 
 def test_evaluations_at_run_time():

@@ -103,7 +103,11 @@ def test_it_does_not_use_one_example_for_another(x64):
 def test_numbers_of_steps(x64):
     """One is enough, none is not, and 64 are taken if nothing is said."""
     denoise, how = Gaussian(0.3, 0.5).denoise, {"schedule": CosineSchedule()}
-    assert np.isfinite(run(denoise, X, num_steps=1, **how)).all()
+    one = run(denoise, X, num_steps=1, **how)
+    assert np.isfinite(one).all()
+    count = jnp.array(1)
+    again = jax.jit(lambda x: log_likelihood(denoise, x, num_steps=count, **how))(X)
+    np.testing.assert_allclose(again, one, rtol=1e-12)
     np.testing.assert_array_equal(run(denoise, X, **how), run(denoise, X, num_steps=64, **how))
     for wrong in (0, 2.5):  # the noisiest time of 2.5 steps would be 1.2
         with pytest.raises(ValueError, match=f"num_steps must be at least 1; got {wrong}"):

@@ -98,6 +98,8 @@ def test_the_end_is_the_mean_of_a_step(x64):
     flow = np.asarray(path[1]) * np.hypot(0.2, 0.8)
     eps_hat = (flow - 0.8 * np.asarray(x_hat)) / 0.2
     np.testing.assert_allclose(x, x_hat - 0.2 * eps_hat, atol=1e-12)
+    x = sample(denoise, KEY, z_init=path[1], times=(0.2, 0.0), **how)[0]  # from a noisy image
+    np.testing.assert_allclose(x, x_hat - 0.2 * eps_hat, atol=1e-12)
     for how in ({"num_steps": 1}, {"times": (1.0, 0.0)}):
         with pytest.raises(ValueError, match="euler_maruyama takes at least 2 steps; got num_step"):
             sample(denoise, KEY, z_init=Z, schedule=schedule, solver=EulerMaruyama(), **how)

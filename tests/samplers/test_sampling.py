@@ -401,6 +401,9 @@ def test_num_evaluations_counts_calls_at_run_time(x64, solver, last_step_is_x_ha
 def test_num_evaluations():
     assert [num_evaluations(s, 8) for s in SOLVERS] == [8, 15, 8, 8]
     assert [num_evaluations(s, 8, last_step_is_x_hat=False) for s in SOLVERS] == [8, 16, 8, 8]
+    assert num_evaluations("heun", jnp.array(8)) == 15
+    assert jax.jit(lambda num_steps: num_evaluations("heun", num_steps))(8) == 15
+    assert num_evaluations("cascade", [8, 4]) == 12
     for solver, num_steps, message in (
         ("ddim", (8, 4), r"ddim takes one count of steps; got \(8, 4\)"),
         ("cascade", 8, "cascade takes a count a resolution of steps; got 8"),
@@ -509,6 +512,7 @@ def test_sharded_samples_are_the_same_and_stay_sharded(solver):
         ({"z_init": np.zeros((2, 2))}, r"shape \(1, 2\) is not z_init's \(2, 2\)"),
         ({"shape": None, "z_init": np.zeros((1, 2), int)}, "must be floating point, .*; got int"),
         ({"clip": (1, -1)}, r"clip must be \(low, high\) or None; got \(1, -1\)"),
+        ({"clip": jnp.array([1.0, -1.0])}, r"clip must be \(low, high\) or None; got \[ 1. -1.\]"),
     ],
 )
 def test_bad_arguments_of_sample(arguments, message):
