@@ -11,6 +11,7 @@ import pytest
 
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
+from pdistill.experiment.rows import open_log
 from pdistill.runtime.files import (
     check_writable,
     read_json,
@@ -140,3 +141,17 @@ def test_remnants_go_when_they_are_old(tmp_path):
     assert all(path.exists() for path in (fresh, *others))
     sweep([fresh])
     assert not fresh.exists()
+
+
+@pytest.mark.parametrize("row", ["5", '{"stage": "teacher"}', '{"train_steps": 3}'])
+def test_a_row_that_is_of_no_model_is_named(tmp_path, row):
+    path = tmp_path / "results.jsonl"
+    sound = '{"stage": "teacher", "train_steps": 3, "metric": "fid"}\n'
+    path.write_text(sound + row)
+    with pytest.raises(OSError, match=r"results\.jsonl has a row without a stage"):
+        open_log(path, {"teacher": 3}, [])
+    path.write_text(sound)
+    open_log(path, {"teacher": 3}, [])
+    assert path.read_text() == sound
+    open_log(path, {"teacher": 4}, [])
+    assert not path.read_text()

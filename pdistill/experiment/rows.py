@@ -38,14 +38,19 @@ def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evalua
       updates: their number, by the run's name.
 
     Raises:
-      OSError: it cannot be read or written.
+      OSError: it cannot be read or written, or a row does not say which model it is of.
       ConfigError: an evaluator's metric has rows of another feature space; nothing is written.
     """
 
     def stays(row: dict[str, Any]) -> bool:
         return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
 
-    rows = [row for row in read_jsonl(path) if stays(row)]
+    try:
+        rows = [row for row in read_jsonl(path) if stays(row)]
+    except (KeyError, TypeError) as error:
+        raise OSError(
+            f"{path} has a row without a stage or its train_steps; take it out"
+        ) from error
     for evaluator in evaluators:
         _check_spaces(rows, evaluator)
     return LogFile(path, keep=stays)
