@@ -143,12 +143,20 @@ def test_remnants_go_when_they_are_old(tmp_path):
     assert not fresh.exists()
 
 
-@pytest.mark.parametrize("row", ["5", '{"stage": "teacher"}', '{"train_steps": 3}'])
-def test_a_row_that_is_of_no_model_is_named(tmp_path, row):
+@pytest.mark.parametrize(
+    ("row", "lacking"),
+    [
+        ("5", "stage"),
+        ('{"stage": "teacher"}', "train_steps"),
+        ('{"stage": "teacher", "train_steps": "3"}', "train_steps"),
+        ('{"train_steps": 3}', "stage"),
+    ],
+)
+def test_a_row_that_is_of_no_model_is_named(tmp_path, row, lacking):
     path = tmp_path / "results.jsonl"
     sound = '{"stage": "teacher", "train_steps": 3, "metric": "fid"}\n'
     path.write_text(sound + row)
-    with pytest.raises(OSError, match=r"results\.jsonl has a row without a stage"):
+    with pytest.raises(OSError, match=rf"results\.jsonl has a row without a sound {lacking};"):
         open_log(path, {"teacher": 3}, [])
     path.write_text(sound)
     open_log(path, {"teacher": 3}, [])

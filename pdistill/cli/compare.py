@@ -47,12 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         if options.out:
             check_writable(options.out, in_place=True)
         rows = compare(options)
-    try:
-        if options.out:
-            with plain_errors(OSError):
-                write_jsonl(options.out, rows)
-    finally:  # what was measured is told in any case
         _tell(rows)
+        if options.out:
+            write_jsonl(options.out, rows)
 
 
 def _tell(rows: list[dict[str, Any]]) -> None:

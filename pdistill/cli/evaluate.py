@@ -85,13 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
         if options.save_statistics:
             check_writable(options.save_statistics, ".npz")
         rows = evaluate(options)
-    try:
-        if options.out:
-            with plain_errors(OSError):
-                write_jsonl(options.out, rows, append=True)
-    finally:  # what was measured is told in any case
         if rows:
             print(table(rows))
+        if options.out:
+            write_jsonl(options.out, rows, append=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ KEY = (
     *("stage", "nfe", "num_steps", "solver", "variance"),
     *("metric", "reference", "seed", "guidance", "gamma", "churn"),
 )
+OF_A_MODEL = {"stage": str, "train_steps": int | None}  # kinds of what says whose a row is
 
 
 def row_key(row: dict[str, Any]) -> tuple:
@@ -45,12 +46,7 @@ def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evalua
     def stays(row: dict[str, Any]) -> bool:
         return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
 
-    try:
-        rows = [row for row in read_jsonl(path) if stays(row)]
-    except (KeyError, TypeError) as error:
-        raise OSError(
-            f"{path} has a row without a stage or its train_steps; take it out"
-        ) from error
+    rows = [row for row in read_jsonl(path, OF_A_MODEL) if stays(row)]
     for evaluator in evaluators:
         _check_spaces(rows, evaluator)
     return LogFile(path, keep=stays)

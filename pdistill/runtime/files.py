@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,24 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is nested too deeply") from error
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
-    """Reads the rows of a file of JSON lines; lines cut short by a crash are left out."""
+def read_jsonl(path: str | Path, kinds: Mapping[str, Any] | None = None) -> list[dict]:
+    """Reads the rows of a file of JSON lines; lines cut short by a crash are left out.
+
+    Args:
+      kinds: types of the values that every row has, by their keys.
+
+    Raises:
+      OSError: a row has no such value.
+    """
     path = Path(path)
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
+    for row in rows:
+        for key, kind in (kinds or {}).items():
+            if not isinstance(row, dict) or not isinstance(row.get(key, ...), kind):
+                raise OSError(f"{path} has a row without a sound {key}; take it out: {row!r:.100}")
     return rows
 
 

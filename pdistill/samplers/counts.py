@@ -29,9 +29,8 @@ def count_steps(
         num_steps = len(times) - 1
     if isinstance(num_steps, jax.core.Tracer):
         return num_steps
-    num_steps = as_count(num_steps)
     check_steps(solver, num_steps, from_noise=times is None or times[0] == 1)
-    return num_steps
+    return int(num_steps)
 
 
 def check_steps(solver: Solver | Cascade, num_steps: Steps, from_noise: bool = True) -> None:
@@ -62,15 +61,10 @@ def check_steps(solver: Solver | Cascade, num_steps: Steps, from_noise: bool = T
         )
 
 
-def as_count(num_steps: Array | int) -> int:
-    """The number that an array of an integer holds; all else stays as it is."""
-    whole = isinstance(num_steps, Array) and jnp.issubdtype(num_steps.dtype, jnp.integer)
-    return int(num_steps) if whole else num_steps
-
-
 def check_count(num_steps: Array | int) -> int:
     """Returns a number of steps; ValueError if it is less than one, or no whole number."""
-    num_steps = as_count(num_steps)
+    if isinstance(num_steps, Array) and jnp.issubdtype(num_steps.dtype, jnp.integer):
+        num_steps = int(num_steps)
     whole = isinstance(num_steps, numbers.Integral)
     if not whole or num_steps < 1:
         what = "" if whole else ", which is no whole number"
