@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib.util
 import re
+import subprocess
 import sys
 
 import jax
@@ -128,6 +129,16 @@ def test_a_command_says_how_it_is_called(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: pdistill {command} ")
+
+
+def test_a_plan_tells_its_own_flags():
+    """Not those of training, whose program it is, too."""
+    told = subprocess.run(
+        [sys.executable, "-m", "pdistill", "plan", "--help"], capture_output=True, text=True
+    ).stdout
+    assert told.startswith("Plans an experiment")
+    flags = re.findall(r"^ +--(\S+):", told, re.MULTILINE)
+    assert sorted(flags) == ["config", "data_shape", "devices"]
 
 
 def test_modules_that_run_commands():

@@ -154,6 +154,9 @@ def test_remnants_go_when_they_are_old(tmp_path):
 )
 def test_a_row_that_is_of_no_model_is_named(tmp_path, row, lacking):
     path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(OSError, match=r"results\.jsonl is no text"):
+        open_log(path, {}, [])
     sound = '{"stage": "teacher", "train_steps": 3, "metric": "fid"}\n'
     path.write_text(sound + row)
     with pytest.raises(OSError, match=rf"results\.jsonl has a row without a sound {lacking};"):

@@ -31,6 +31,11 @@ from pdistill.runtime.terminal import plain_errors, plain_messages
 from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
+PLAN = """Plans an experiment: pdistill plan --config=imagenet64_pd --devices=8,64
+
+Each stage's parameters, memory, arithmetic and communication, by numbers of devices; nothing is
+trained, and the devices need not be there. --config.seed=1 and the like change the config.
+"""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, as in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; made if it is not there.")
@@ -40,6 +45,8 @@ _DRY_RUN = flags.DEFINE_list(
     None,
     "Only plan the run's memory, for these numbers of devices, such as 8,64,256.",
 )
+flags.DEFINE_alias("devices", "dry_run")
+flags.FLAGS["devices"].help = f"Numbers of devices, such as 8,64; {PLANNED} by default."
 _DATA_SHAPE = flags.DEFINE_list(
     "data_shape", None, "N,H,W,C of the data set, for a dry run where it is not."
 )
@@ -63,7 +70,7 @@ def main(_, stop: ProgramSignals) -> None:
     tell_compilations()
     if _DRY_RUN.value:
         with plain_errors(ConfigError):
-            devices = _counts("dry_run", _DRY_RUN.value)
+            devices = _counts("devices", _DRY_RUN.value)
             shape = _DATA_SHAPE.value and _counts("data_shape", _DATA_SHAPE.value, 4)
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", max(devices))
@@ -104,13 +111,12 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
     # By no `say`, which asks JAX for the process, before it is told how many there are.
     plain_messages(functools.partial(print, file=sys.stderr))
     arguments = _named_config(list(arguments))
-    if plan:
-        arguments = [re.sub("^--?devices(?==|$)", "--dry_run", a) for a in arguments]
-        if not any(re.match("--?dry_run(=|$)", a) for a in arguments):
-            arguments.append(f"--dry_run={PLANNED}")
+    if plan and not any(re.match("--?(devices|dry_run)(=|$)", a) for a in arguments):
+        arguments.append(f"--devices={PLANNED}")
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # which --help shows
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    sys.modules["__main__"].__doc__ = __doc__
+        if flag.name in ("config", "devices", "data_shape") if plan else flag.name != "devices":
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    sys.modules["__main__"].__doc__ = PLAN if plan else __doc__
     sys.argv[1:] = arguments  # where config_flags looks too
     with background.left_at_end():
         app.run(functools.partial(main, stop=stop), flags_parser=_parse)

@@ -57,7 +57,7 @@ def _check_spaces(rows: Sequence[dict[str, Any]], evaluator: Evaluator) -> None:
     spaces = {name: metric.features for metric in evaluator.metrics for name in metric.names(0)}
     for row in rows:
         before = row.get("features")
-        if (now := spaces.get(row["metric"], before)) != before:
+        if (now := spaces.get(row.get("metric"), before)) != before:
             raise ConfigError(
                 f"{row['metric']} of {row['stage']} was measured in {before}, and would be in "
                 f"{now}: set evaluation.features to {before!r}, or give another --workdir"

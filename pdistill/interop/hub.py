@@ -107,7 +107,7 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
         _write_tensors(temporary, model.network.params, card, dtype)
         if model.prompts:
             model.prompts.save(temporary / TEXT)
-        (temporary / "README.md").write_text(_readme(model))
+        (temporary / "README.md").write_text(_readme(model), "utf-8")
 
 
 def _others(directory: Path) -> set[str]:

@@ -111,12 +111,13 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
     differ = varying(rows, names)
 
     def line(row: dict[str, Any]) -> tuple:
-        return row["stage"], row["num_steps"], *(row.get(name) for name in names)
+        steps = row.get("num_steps", row["nfe"])
+        return row["stage"], steps, *(row.get(name) for name in names)
 
-    labels = {
-        line(row): ", ".join([row["stage"], f"{row['num_steps']} steps", *_told(row, differ)])
-        for row in rows
-    }
+    labels = {}
+    for row in rows:
+        stage, steps, *_ = line(row)
+        labels[line(row)] = ", ".join([stage, f"{steps} steps", *_told(row, differ)])
     chosen = [row for row in rows if row["metric"] == metric]
     chosen = [row for row in chosen if row["reference"] == chosen[0]["reference"]]
     figure, axes = _plot()

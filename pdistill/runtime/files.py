@@ -65,11 +65,15 @@ def read_jsonl(path: str | Path, kinds: Mapping[str, Any] | None = None) -> list
       kinds: types of the values that every row has, by their keys.
 
     Raises:
-      OSError: a row has no such value.
+      OSError: a row has no such value, or the file is no text.
     """
     path = Path(path)
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise OSError(f"{path} is no text: {one_line(error)}") from error
+    for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     for row in rows:

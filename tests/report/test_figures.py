@@ -309,7 +309,7 @@ def test_selections():
 
 
 def test_against_guidance(row):
-    """Points in the order of the weights."""
+    """Points in the order of the weights; a foreign row may have no step count."""
     rows = [
         row("guided", 4, value, metric=metric, guidance=weight, num_steps=4)
         for metric in ("fd_pixels", "recall")
@@ -322,6 +322,7 @@ def test_against_guidance(row):
     more = [
         row("guided", 4, 5.0, metric="recall", guidance=2.0, num_steps=4, seed=1),
         row("guided", 8, 9.0, metric="recall", guidance=2.0, num_steps=4, solver="heun"),
+        row("own", 8, 7.0, metric="recall", guidance=2.0),
         *(row("ctm", 4, g, metric="recall", guidance=2.0, num_steps=4, solver="gamma", gamma=g)
           for g in (0.5, 1.0)),
     ]  # fmt: skip
@@ -329,6 +330,7 @@ def test_against_guidance(row):
     assert lines(axes) == {
         "guided, 4 steps, ddim": ([0.0, 2.0], [1.0, 4.0]),
         "guided, 4 steps, heun": ([2.0], [9.0]),
+        "own, 8 steps, ddim": ([2.0], [7.0]),
         "ctm, 4 steps, gamma, gamma 0.5": ([2.0], [0.5]),
         "ctm, 4 steps, gamma, gamma 1": ([2.0], [1.0]),
     }
