@@ -323,6 +323,8 @@ def unsaved(tmp_path):
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
     for name in ("text/scale.npz", "text/prompts.json", "events.out.tfevents.1.host", ".lock"):
         saved(tmp_path / name)
+    for name in ("text/centres_2.npy", "captions/00000-pooled.npy", "latents/8/moments.json"):
+        saved(tmp_path / name)
     for name in ("codec.json", "log.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)
     return claimed

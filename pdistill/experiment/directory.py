@@ -34,7 +34,9 @@ HARMLESS = (
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
+    r"text/(scale\.npz|prompts\.json|centres_\d+\.npy)|"
+    r"captions/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
+    r".+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
 
 # What differs where a key of `Dataset.identity` does.

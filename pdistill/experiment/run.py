@@ -310,7 +310,7 @@ class Experiment:
     @functools.cache  # noqa: B019  # an experiment lives as long as its program
     def _centres(self, parts: int) -> np.ndarray:
         """The centres of the parts of the captions, [parts, P]."""
-        return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
+        return prompt_centres(self.workdir, self.train_data, parts, self.config.seed)
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""

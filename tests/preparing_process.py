@@ -1,0 +1,65 @@
+"""One of several processes that make together what is made of a data set before training.
+
+python tests/preparing_process.py WORKDIR COORDINATOR NUM_PROCESSES PROCESS_ID
+
+WORKDIR has a codec in codec/ and a text encoder in bert/. Each process has data folders of its own,
+as hosts do that share a run directory alone: WORKDIR/run.
+"""
+
+import dataclasses
+import os
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
+
+from pdistill.data import load_dataset
+from pdistill.experiment.codecs import in_latents
+from pdistill.experiment.text import embedded, prompt_centres
+from pdistill.model.codecs import load_codec, standardised
+from pdistill.model.text import load_text_encoder
+from pdistill.runtime import processes
+from pdistill.runtime.mesh import make_mesh
+
+IMAGES = 30  # not a number that the processes divide evenly
+TOLD = "made: "  # before what a process has made: checksums, which others must have too
+
+
+def dataset():
+    """A few digits, with captions."""
+    data = load_dataset("digits").choose(np.arange(IMAGES))
+    return dataclasses.replace(data, captions=[(f"a {label}",) for label in data.labels])
+
+
+def prepare(workdir, own):
+    """Latents, a codec's scale, embeddings and centres of prompts; `own` differs by the process."""
+    data, mesh, codec = dataset(), make_mesh(1, -1), workdir / "codec"
+    latents = in_latents(
+        data, codec, None, otherwise=workdir / "run/latents/8", flip=True, batch_size=8, mesh=mesh
+    )
+    encoder = load_text_encoder(workdir / "bert")
+    text = embedded(data, encoder, (encoder.widths[0], 0), otherwise=workdir / "run")
+    apart = np.random.default_rng(own).normal(size=(IMAGES, 1, 3)).astype(np.float16)
+    rows = {"count": np.ones((IMAGES, 1), np.int32), "pooled": apart}
+    told = data.with_column("text", rows, aligned=True)
+    scaled = standardised(load_codec(codec, mesh), data.images, 8)
+    return {
+        "latents": latents.images,
+        "text": text["pooled"][:],
+        "centres": prompt_centres(workdir / "run", told, 2, seed=0),
+        "scale": np.array([scaled.mean, scaled.std]),
+    }
+
+
+if __name__ == "__main__":
+    workdir, (coordinator, num, index) = Path(sys.argv[1]), sys.argv[2:]
+    (workdir / f"host_{index}").mkdir(exist_ok=True)
+    os.chdir(workdir / f"host_{index}")  # a path that is the same on every host
+    os.environ["TFDS_DATA_DIR"] = "data"
+    processes.join(coordinator, int(num), int(index))
+    for _ in range(2):  # the second time all is there
+        for name, a in prepare(workdir, int(index)).items():
+            print(TOLD, name, a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes()), flush=True)
+    sync_global_devices("prepared")  # a process that ends waits for the others only briefly
