@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
@@ -80,6 +80,11 @@ def to_device(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def one_device(tree: Any) -> Any:
-    """Returns a sharding to this process's first device for every leaf of `tree`."""
-    return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), tree)
+def mesh_of(tree: Any) -> Mesh | None:
+    """Returns the mesh of several devices, as of `make_mesh`, that arrays are on; None for none."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            mesh = getattr(leaf.sharding, "mesh", None)
+            if isinstance(mesh, Mesh) and mesh.size > 1 and {"data", "fsdp"} <= {*mesh.axis_names}:
+                return mesh
+    return None
