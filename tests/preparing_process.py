@@ -44,7 +44,7 @@ def prepare(workdir, own):
     apart = np.random.default_rng(own).normal(size=(IMAGES, 1, 3)).astype(np.float16)
     rows = {"count": np.ones((IMAGES, 1), np.int32), "pooled": apart}
     told = data.with_column("text", rows, aligned=True)
-    scaled = standardised(load_codec(codec, mesh), data.images, 8)
+    scaled = standardised(load_codec(codec, mesh), data.images, 8, mesh)
     return {
         "latents": latents.images,
         "text": text["pooled"][:],

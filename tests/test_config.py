@@ -408,6 +408,8 @@ def test_names_of_stages_that_are_folders(name):
     [
         ("model.network.arguments.remat", True),
         ("model.network.arguments.heads", False),
+        ("evaluation.batch_size", True),
+        ("evaluation.num_samples", False),
         ("stages[1].loop.offload", True),
         ("stages[1].student.loop.log_every", True),
         ("stages[1].student.loop.save_every", True),

@@ -22,7 +22,7 @@ from pdistill.data.shards import SHARD, Shards, check_same, check_whole, map_arr
 from pdistill.data.sources import Dataset
 from pdistill.runtime.files import write_atomically
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.mesh import place_rows
 from pdistill.runtime.processes import in_all
 
 ABOUT = "moments.json"
@@ -98,8 +98,8 @@ class Moments:
                 continue
 
             def batch(indices: np.ndarray, start: int = start, num: int = num) -> Array:
-                rows = dataset.images[start + indices % num]
-                return moments(codec, jax.device_put(rows, batch_sharding(mesh)))
+                rows = start + indices % num
+                return moments(codec, place_rows(dataset.images.__getitem__, rows, mesh))
 
             shown = f"latents {i + 1}/{self.shards}"
             found = np.concatenate(list(gather_batches(batch, num, batch_size, mesh, shown)))

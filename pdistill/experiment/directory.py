@@ -28,7 +28,7 @@ HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
     r"stages\[\d+\](\.\w+)*\.microbatches|model\.network\.arguments\.remat|"
     r"wandb|estimate|mesh\..*|data\.resident|text_encoder|"
-    r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
+    r"evaluation\.(inception_weights|features|batch_size)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 # The files that a run may have before its first save.

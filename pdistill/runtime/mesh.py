@@ -4,7 +4,7 @@
 parameters and optimizer state over the fsdp axis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,15 @@ def to_device(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree
     )
+
+
+def place_rows(read: Callable[[np.ndarray], Any], rows: np.ndarray, mesh: Mesh) -> Any:
+    """Places rows [B] of host arrays as a batch over the mesh; a process reads its devices' alone.
+
+    Args:
+      read: (numbers of rows [n]) -> a tree of arrays [n, ...].
+    """
+    return to_device(read(rows[local_columns(mesh, len(rows))]), batch_sharding(mesh))
 
 
 def mesh_of(tree: Any) -> Mesh | None:
