@@ -12,17 +12,25 @@ import sys
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
+from one_process import TwoLayers
 
 from pdistill.data import load_dataset
+from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents
 from pdistill.experiment.text import embedded, prompt_centres
+from pdistill.methods.columns import Latents
 from pdistill.model.codecs import load_codec, standardised
 from pdistill.model.text import load_text_encoder
+from pdistill.networks import Network
 from pdistill.runtime import processes
 from pdistill.runtime.mesh import make_mesh
 
+NETWORK = Network(
+    None, module=TwoLayers("float32"), head="v", schedule=CosineSchedule(), shape=(8, 8, 1)
+)
 IMAGES = 30  # not a number that the processes divide evenly
 TOLD = "made: "  # before what a process has made: checksums, which others must have too
 
@@ -34,7 +42,7 @@ def dataset():
 
 
 def prepare(workdir, own):
-    """Latents, a codec's scale, embeddings and centres of prompts; `own` differs by the process."""
+    """All that is made, by its names; `own` is another number in each process."""
     data, mesh, codec = dataset(), make_mesh(1, -1), workdir / "codec"
     latents = in_latents(
         data, codec, None, otherwise=workdir / "run/latents/8", flip=True, batch_size=8, mesh=mesh
@@ -45,8 +53,13 @@ def prepare(workdir, own):
     rows = {"count": np.ones((IMAGES, 1), np.int32), "pooled": apart}
     told = data.with_column("text", rows, aligned=True)
     scaled = standardised(load_codec(codec, mesh), data.images, 8, mesh)
+    column, path = Latents(1, "ddim"), workdir / "run/column.npy"
+    network = NETWORK.init(jax.random.key(0))
+    if not processes.in_all(path.exists()):
+        column.make(path, network, data, flip=True, seed=0, batch_size=8, mesh=mesh)
     return {
         "latents": latents.images,
+        "column": column.read(path)["latent"],
         "text": text["pooled"][:],
         "centres": prompt_centres(workdir / "run", told, 2, seed=0),
         "scale": np.array([scaled.mean, scaled.std]),

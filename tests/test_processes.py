@@ -22,6 +22,7 @@ from tiny_text import save_encoder
 import pdistill
 from pdistill.data import to_float
 from pdistill.interop.hub import write_folder
+from pdistill.methods.columns import Latents
 from pdistill.model.codecs import save_codec
 from pdistill.networks import Codec
 from pdistill.networks.codecs import AutoencoderResidual
@@ -162,7 +163,7 @@ def test_two_processes_import_models(tmp_path):
 
 
 def test_two_processes_make_what_is_trained_on(tmp_path):
-    """Latents, embeddings, a codec's scale and parts of prompts: the same in both, and again.
+    """Latents, a column, embeddings, a codec's scale and parts of prompts: alike in both, twice.
 
     Each has data folders of its own, so that they go to the run directory, which both see.
     """
@@ -175,11 +176,15 @@ def test_two_processes_make_what_is_trained_on(tmp_path):
         assert process.wait(120) == 0, output(tmp_path, 1)
     lines = [output(tmp_path, i).splitlines() for i in range(2)]
     made = [[line for line in each if line.startswith(preparing_process.TOLD)] for each in lines]
-    assert made[0] == made[1] == 2 * made[0][:4]
-    assert len(set(made[0])) == 4
+    assert made[0] == made[1] == 2 * made[0][:5]
+    assert len(set(made[0])) == 5
     latents = np.load(tmp_path / "run/latents/8/00000.npy")
-    means, _ = codec.encode(to_float(preparing_process.dataset().images))
-    np.testing.assert_allclose(latents[..., :2], means, atol=2e-3)
+    x = to_float(preparing_process.dataset().images)
+    np.testing.assert_allclose(latents[..., :2], codec.encode(x).mean, atol=2e-3)
+    network = preparing_process.NETWORK.init(jax.random.key(0))
+    column = Latents(1, "ddim").encode(network, x)
+    found = np.load(tmp_path / "run/column.npy")
+    np.testing.assert_allclose(found[:, 0], column, atol=2e-3)
     assert (tmp_path / "run/captions/00000-pooled.npy").exists()
     told = [line for line in lines[0] if line.endswith("not one folder for all processes")]
     assert [line.split()[0] for line in told] == ["latents", "text"]  # the first time alone
