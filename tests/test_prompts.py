@@ -266,11 +266,19 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     assert len(set(row["prompts"])) == 3
 
 
-def test_a_second_run_does_nothing(run, encoder, capsys, monkeypatch):
+def test_a_second_run_does_nothing(run, encoder, monkeypatch):
+    """But of other captions it is refused; one of an earlier version does not say which it had."""
     monkeypatch.setattr("pdistill.networks.text.encoder.TextEncoder.encode", None)
-    before = (run / "results.jsonl").read_text()
+    before, kept = (run / "results.jsonl").read_text(), run / "captions.json"
+    known = kept.read_text()
+    kept.unlink()
     experiment.run(config(encoder), run)
     assert (run / "results.jsonl").read_text() == before
+    assert kept.read_text() == known
+    kept.write_text('{"content": 1}\n')
+    with pytest.raises(ConfigError, match="holds a run on other captions than are there now"):
+        experiment.run(config(encoder), run)
+    kept.write_text(known)
 
 
 def test_embeddings_are_beside_the_data(data):
@@ -326,12 +334,16 @@ def test_one_prompt_is_no_list_of_letters(run):
 
 
 def test_other_captions_are_other_embeddings(data, encoder):
-    """Also as many of the same lengths, in another order."""
+    """Also as many of the same lengths, in another order; and by a way of pooling of its own."""
     tiles, loaded = load_dataset("tiles"), load_text_encoder(encoder)
     turned = dataclasses.replace(tiles, captions=list(tiles.captions)[::-1])
     one, other = (embedded(each, loaded, (PROMPTS_WIDTH, 0)) for each in (tiles, turned))
     np.testing.assert_array_equal(other["pooled"][:], one["pooled"][:][::-1])
     assert np.abs(other["pooled"][:] - one["pooled"][:]).max() > 0.1
+    first = loaded.replace(module=loaded.module.clone(pooling="cls"))
+    other = embedded(tiles, first, (PROMPTS_WIDTH, 0))
+    wanted = first.encode([each[0] for each in tiles.captions], tokens=False).pooled
+    np.testing.assert_allclose(other["pooled"][:][:, 0], wanted, atol=1e-3)
 
 
 def test_a_run_that_was_moved(run, tmp_path):
@@ -370,8 +382,22 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     with pytest.raises(ModelError, match=r"text encoder: there is no folder .*nothing"):
         model.sample(KEY, 1, prompt="a tile")
     other = save_encoder(tmp_path / "other", "bert", seed=1)
-    with pytest.raises(ModelError, match="trained with another text encoder than the one in"):
+    message = "trained with another text encoder than the one in"
+    with pytest.raises(ModelError, match=message):
         pdistill.load(run / "teacher", text_encoder=other).sample(KEY, 1, prompt="a tile")
+    pooling = json.dumps({"pooling_mode_cls_token": True})  # of the same parameters
+    first = shutil.copytree(encoder, tmp_path / "first")
+    (first / "1_Pooling/config.json").write_text(pooling)
+    model = pdistill.load(run / "teacher", text_encoder=first)
+    with pytest.raises(ModelError, match=message):
+        model.prompts("a tile")
+    earlier = dataclasses.replace(model.prompts, identity=None)  # does not say which it was
+    earlier("a tile")
+    assert earlier.fingerprint != model.prompts.fingerprint
+    again = config(encoder)
+    again.text_encoder = str(first)
+    with pytest.raises(ConfigError, match=r"was begun with another text encoder than .*first"):
+        experiment.run(again, run)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def _table(path: Path) -> dict[Path, tuple[str, ...]]:
             for row in _rows(path, file):
                 number += 1
                 if found := captions_of(row):
-                    captions[path.parent / row["file_name"]] = found
+                    picture = path.parent / row["file_name"]
+                    captions[picture] = (*captions.get(picture, ()), *found)  # one a row, in COCO's
     except KeyError as error:
         raise PrepareError(
             f'{path}, row {number}: there is no "file_name", which names the picture; add it'

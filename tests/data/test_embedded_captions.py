@@ -10,6 +10,7 @@ from pdistill.data.pipeline import make_batch
 from pdistill.data.text import (
     Embeddings,
     Whitened,
+    content,
     draw_caption,
     first_captions,
     whitened,
@@ -81,6 +82,12 @@ def test_a_folder_of_something_else(folder):
     (folder / "00000-pooled.npy").write_bytes(b"no array")
     with pytest.raises(ValueError, match="is damaged"):
         ABOUT.read(folder)
+
+
+def test_captions_are_told_apart_by_the_images_that_they_belong_to():
+    ways = [[("a", "b"), ("c",)], [("a",), ("b", "c")], [("b", "a"), ("c",)], [("a b",), ("c",)]]
+    assert len({content(captions) for captions in ways}) == 4
+    assert content([["a", "b"], ["c"]]) == content(ways[0])
 
 
 def test_shards(tmp_path, monkeypatch):

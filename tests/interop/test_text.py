@@ -1,5 +1,6 @@
 """Text encoders against transformers' numbers, in float64 and float32, and folders of them."""
 
+import dataclasses
 import gzip
 import importlib.metadata
 import json
@@ -19,6 +20,7 @@ from tiny_text import FOLDER, WEIGHTS, make, save_encoder, tensors_of
 import pdistill
 from pdistill.interop import ConversionError, text_encoder
 from pdistill.interop.tokenizers import read_tokenizer
+from pdistill.model.text import encoder_identity
 from pdistill.networks import Bert, ClipText, TextEncoder
 from pdistill.networks.text.clip import LARGEST_ID
 from pdistill.networks.text.encoder import _encode
@@ -228,6 +230,39 @@ def test_an_encoder_read_again_is_not_compiled_again(encoders, folders):
     again = again.encode(["the crab"])
     assert _encode._cache_size() == compiled
     assert again.tokens.shape == (1, 256, 24)
+
+
+def test_encoders_of_the_same_parameters_are_told_apart(encoders, folders):
+    """By all that changes what they make of a prompt, in whatever way their files say it."""
+    bert, clip = encoders["bert"], encoders["gelu"]
+    others = [
+        *(
+            bert.replace(module=bert.module.clone(**c))
+            for c in ({"pooling": "cls"}, {"unit": False})
+        ),
+        text_encoder(folders["bert"], length=8),
+        bert.replace(tokenizer=of(bert, '"lowercase":true', '"lowercase":false')),
+        bert.replace(tokenizer=of(bert, '"crab":', '"crap":')),
+    ]
+    found = [encoder_identity(encoder) for encoder in (bert, *others)]
+    assert len({each["checksum"] for each in found}) == 1
+    assert len({each["fingerprint"] for each in found}) == len(found)
+    others = [
+        *(clip.replace(module=clip.module.clone(**c)) for c in ({"quick_gelu": True}, {"eos": 2})),
+        clip.replace(layer="penultimate"),
+    ]
+    assert len({encoder_identity(each)["fingerprint"] for each in (clip, *others)}) == 4
+    spaced = json.dumps(json.loads(bert.tokenizer.definition), indent=1)  # another library's way
+    same = bert.replace(tokenizer=dataclasses.replace(bert.tokenizer, definition=spaced))
+    assert same.tokenizer != bert.tokenizer
+    assert encoder_identity(same) == found[0] == encoder_identity(text_encoder(folders["bert"]))
+
+
+def of(encoder, before, after):
+    """Its tokenizer with a part of its definition changed."""
+    definition = json.dumps(json.loads(encoder.tokenizer.definition), separators=(",", ":"))
+    assert before in definition
+    return dataclasses.replace(encoder.tokenizer, definition=definition.replace(before, after))
 
 
 def test_an_empty_mask_is_finite(encoders):
