@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import chex
@@ -26,7 +27,7 @@ from pdistill.experiment import rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.dry_run import dry_run
 from pdistill.experiment.plan import plan
-from pdistill.experiment.text import embedded, plan_text
+from pdistill.experiment.text import TextPlan, embedded, plan_text, with_text
 from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
@@ -132,10 +133,12 @@ def test_prompts_by_the_api_and_the_command_line(run, stage, tmp_path):
     """One for all, one for each, or embeddings, also under jit; the same images."""
     model = pdistill.load(run / stage)
     prompts = ["a red tile", "a blue tile", ""]
+    if stage != "teacher":  # which have always had a prompt
+        prompts[2] = "a green tile"
     images = model.sample(KEY, 3, prompt=prompts)
     text = model.prompts(prompts)
     assert text.mask.shape[1] % 8 == 0
-    assert text.mask.any(1).tolist() == [True, True, False]
+    assert text.mask.any(1).tolist() == [True, True, stage != "teacher"]
     np.testing.assert_array_equal(model.sample(KEY, 3, prompt=text), images)
     alike = jax.jit(lambda text: model.sample(KEY, 3, prompt=text))(text)
     np.testing.assert_allclose(alike, images, atol=1e-5)
@@ -275,10 +278,16 @@ def test_a_second_run_does_nothing(run, encoder, monkeypatch):
     experiment.run(config(encoder), run)
     assert (run / "results.jsonl").read_text() == before
     assert kept.read_text() == known
-    kept.write_text('{"content": 1}\n')
+    others = dataclasses.replace(load_dataset("tiles"), captions=[("a tile",)] * 32)
     with pytest.raises(ConfigError, match="holds a run on other captions than are there now"):
-        experiment.run(config(encoder), run)
-    kept.write_text(known)
+        told_by(encoder, others, run)
+
+
+def told_by(encoder, data, workdir):
+    """The data set with the column "text" by an encoder, as a run begins."""
+    settings = config(encoder)
+    plan = TextPlan((PROMPTS_WIDTH, PROMPTS_WIDTH), load_text_encoder(encoder), None)
+    return with_text(data, workdir, parse(as_plain(settings)), plan)
 
 
 def test_embeddings_are_beside_the_data(data):
@@ -370,7 +379,9 @@ def test_a_student_of_a_model_from_elsewhere_has_its_prompts(run, encoder, tmp_p
     np.testing.assert_array_equal(
         one.sample(KEY, 1, prompt="a red tile"), other.sample(KEY, 1, prompt="a red tile")
     )
-    assert pdistill.load(tmp_path / "run/progressive/1").prompts
+    (tmp_path / "far/away").mkdir(parents=True)
+    moved = shutil.move(tmp_path / "run", tmp_path / "far/away/run")
+    assert pdistill.load(moved / "progressive/1").prompts.fingerprint == one.prompts.fingerprint
 
 
 # --- What is wrong --------------------------------------------------------------------------------
@@ -394,10 +405,8 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     earlier = dataclasses.replace(model.prompts, identity=None)  # does not say which it was
     earlier("a tile")
     assert earlier.fingerprint != model.prompts.fingerprint
-    again = config(encoder)
-    again.text_encoder = str(first)
-    with pytest.raises(ConfigError, match=r"was begun with another text encoder than .*first"):
-        experiment.run(again, run)
+    with pytest.raises(ModelError, match=r"was begun with another text encoder than .*first"):
+        told_by(first, load_dataset("tiles"), run)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +414,9 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     [
         ({"prompt": ["a", "b", "c"]}, "prompt must be one, or 2 of them; got 3"),
         ({"guidance": 2.0}, "guidance is towards a prompt; give prompt too"),
+        ({"guidance": 2.0, "prompt": ""}, "guidance is towards a prompt; give prompt too"),
+        ({"prompt": ["a", 3]}, "prompts must be strings, or None for no prompt; got 3"),
+        ({"prompt": 3}, "prompts must be strings, or None for no prompt; got 3"),
         ({"label": 1, "prompt": "a"}, "this model has no labels"),
     ],
 )
@@ -428,8 +440,16 @@ def test_what_knows_labels_only_refuses_prompts(run, tmp_path):
 
 
 def test_a_model_that_always_had_a_prompt_says_so(run):
-    with pytest.warns(UserWarning, match="told a prompt for every image"):
-        pdistill.load(run / "progressive/1").sample(KEY, 1)
+    model = pdistill.load(run / "progressive/1")
+    text = model.prompts([None, "a red tile"])
+    assert text.mask.any(1).tolist() == [False, True]
+    for prompt in (None, "", [" ", "a red tile"], text):
+        with pytest.warns(UserWarning, match="told a prompt for every image"):
+            model.told(2, prompt=prompt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.told(2, prompt="a red tile")
+        pdistill.load(run / "teacher").told(2, prompt=["", "a red tile"], guidance=2.0)
 
 
 def test_a_model_without_text(tmp_path):
@@ -530,8 +550,10 @@ def test_emoji(variant, widths):
     assert runs["student/4"].measured_at == (4,)
     if variant == "cpu":
         mesh = make_mesh(1, 1, jax.devices()[:1])
-        traced = trace_update(runs["student/4"], runs, settings, mesh, (789, 64, 64, 3))
-        assert traced.data[0]["text/pooled"].shape == (789, 1, 384)
+        known = {"text/pooled": jax.ShapeDtypeStruct((789, 3, 384), "float16")}
+        traced = trace_update(codec, runs, settings, mesh, (789, 64, 64, 3), rows=known)
+        found = {name: a.shape for name, a in traced.data[0].items()}  # codecs' data have text too
+        assert (found["text/pooled"], found["text/count"]) == ((789, 3, 384), (789, 1))
 
 
 def test_captions_of_a_data_set(data):

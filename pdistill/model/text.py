@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from pdistill.data.text import Text, whitened
 from pdistill.model.card import ModelError
 from pdistill.networks.registry import brief
 from pdistill.runtime.arrays import checksum
-from pdistill.runtime.files import one_line, read_arrays, read_json, write_arrays
+from pdistill.runtime.files import in_home, one_line, read_arrays, read_json, write_arrays
 from pdistill.runtime.temporary import replacing
 
 if TYPE_CHECKING:
@@ -82,13 +82,16 @@ class PromptEncoder:
             encoder["fingerprint"],
         )
 
-    def __call__(self, prompts: str | Sequence[str]) -> Text:
-        """Encodes B prompts, or one, as a network is told them; an empty one is "no prompt".
+    def __call__(self, prompts: str | Sequence[str | None]) -> Text:
+        """Encodes B prompts, or one, as a network is told them; "" and None are "no prompt".
 
         Returns:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
+
+        Raises:
+          ValueError: there is none, or something else. ModelError: as of `encoder`.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = _strings(prompts)
         if not prompts:
             raise ValueError("give at least one prompt")
         return self._with_tokens(prompts) if self.tokens else self._without_tokens(prompts)
@@ -135,7 +138,7 @@ class PromptEncoder:
         if self.tokens:
             raise ModelError("the model takes tokens of prompts, which are too many to keep")
         known = dict(self.known)
-        if new := [prompt for prompt in prompts if prompt not in known]:
+        if new := [prompt for prompt in _strings(prompts) if prompt not in known]:
             pooled = self.encoder.encode(new, tokens=False).pooled.astype(np.float16)
             known |= zip(new, pooled, strict=True)
         return dataclasses.replace(self, known=known)
@@ -161,9 +164,24 @@ class PromptEncoder:
                     write_arrays(temporary / KNOWN, known)
         sync_global_devices(f"saved {directory}")
 
-    def entry(self, directory: Path, model: Path) -> dict[str, Any]:
-        """The entry of the card of a model in the directory `model`, for this one in another."""
-        return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
+    def entry(self, directory: Path, model: Path, run: Path) -> dict[str, Any]:
+        """The entry of the card of a model in the directory `model`, for this one in another.
+
+        Its path is relative within `run`, whose directory may be moved.
+        """
+        within = directory.resolve().is_relative_to(run.resolve())
+        path = os.path.relpath(directory, model) if within else str(directory.resolve())
+        return {"path": path, "checksum": self.fingerprint}
+
+
+def _strings(prompts: Any) -> list[str]:
+    """One prompt, or a list of them, as a list of strings; raises ValueError for others."""
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, str)
+    each = ["" if prompt is None else prompt for prompt in (prompts if several else [prompts])]
+    for prompt in each:
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompts must be strings, or None for no prompt; got {prompt!r}")
+    return each
 
 
 def _given(prompts: Sequence[str]) -> np.ndarray:
@@ -173,7 +191,7 @@ def _given(prompts: Sequence[str]) -> np.ndarray:
 
 def absolute(source: str) -> str:
     """A text encoder's folder as an absolute path; the name of a package as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return str(folder.resolve()) if (folder := in_home(source)).is_dir() else source
 
 
 def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> PromptEncoder:

@@ -20,7 +20,7 @@ from tiny_text import FOLDER, WEIGHTS, make, save_encoder, tensors_of
 import pdistill
 from pdistill.interop import ConversionError, text_encoder
 from pdistill.interop.tokenizers import read_tokenizer
-from pdistill.model.text import encoder_identity
+from pdistill.model.text import absolute, encoder_identity
 from pdistill.networks import Bert, ClipText, TextEncoder
 from pdistill.networks.text.clip import LARGEST_ID
 from pdistill.networks.text.encoder import _encode
@@ -459,7 +459,10 @@ def test_packages_by_name(folders, tmp_path, monkeypatch):
     names = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     (about / "RECORD").write_text("".join(f"{name},,\n" for name in names))
     monkeypatch.syspath_prepend(tmp_path)
-    assert text_encoder("some-model").blank == text_encoder(model).blank
+    monkeypatch.setenv("HOME", str(tmp_path / "some_model"))
+    found = [text_encoder(place).blank for place in ("some-model", model, "~/model")]
+    assert found[0] == found[1] == found[2]
+    assert absolute("~/model") == str(model)
     (about / "RECORD").write_text("some_model/__init__.py,,\n")
     with pytest.raises(ConversionError, match=r"some-model holds 0 folders with model\."):
         text_encoder("some-model")
