@@ -227,7 +227,7 @@ class Whitened:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray | tuple[Any, int]) -> np.ndarray:
         return whitened(self._rows[rows], self._mean, self._matrix).astype(FORMAT)
 
 
@@ -241,7 +241,7 @@ class FirstCaption:
         return len(self._rows)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        found = self._rows[rows][:, 0]
+        found = self._rows[rows, 0]
         return found.astype(np.float32) if np.issubdtype(found.dtype, np.floating) else found
 
 
