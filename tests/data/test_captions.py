@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_text import save_encoder
 
 from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
@@ -157,12 +158,29 @@ def test_captions_that_cannot_be_read(tmp_path, name, text, message):
     assert message in fails(tmp_path / "in")
 
 
+def test_embeddings_of_no_captions(tmp_path, root):
+    """Are refused before anything is written; those of a set that is there have their own way."""
+    pictures(tmp_path / "in", "a.png")
+    encoder = f"--text_encoder={save_encoder(tmp_path / 'bert', 'bert')}"
+    assert "in has no captions for --text_encoder: write x.txt" in fails(tmp_path / "in", encoder)
+    assert "leave --captions=none out" in fails(tmp_path / "in", encoder, "--captions=none")
+    with pytest.raises(SystemExit, match="cifar10 has none"):
+        main(["cifar10", encoder])
+    assert list(root.iterdir()) == []
+    prepare(tmp_path / "in", "--held_out=0")
+    with pytest.raises(SystemExit, match=r"mine:train has no captions .* under another name"):
+        main(["--name=mine", encoder])
+    assert "leave out --images to add embeddings to it" in fails(tmp_path / "in", encoder)
+
+
 def test_a_data_set_of_others_with_an_image_without_a_caption(tmp_path, monkeypatch):
     """As TFDS may have prepared it."""
     pictures(tmp_path / "in", "a.png", "b.png")
     monkeypatch.setattr(
         "pdistill.data.prepare.read_captions",
-        lambda _, found: {path: ("an a",) if path.stem == "a" else () for path in found.paths()},
+        lambda _, found, __: {
+            path: ("an a",) if path.stem == "a" else () for path in found.paths()
+        },
     )
     prepare(tmp_path / "in", "--held_out=0")
     data = load_dataset("mine")
