@@ -33,7 +33,7 @@ from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
-from pdistill.model.text import PromptEncoder, load_text_encoder
+from pdistill.model.text import PromptEncoder, encoder_identity, load_text_encoder
 from pdistill.networks import Conditioning
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
@@ -342,11 +342,15 @@ def test_one_prompt_is_no_list_of_letters(run):
     jax.tree.map(np.testing.assert_array_equal, prompts("a red tile"), prompts(["a red tile"]))
 
 
-def test_other_captions_are_other_embeddings(data, encoder):
+def test_other_captions_are_other_embeddings(data, encoder, capsys):
     """Also as many of the same lengths, in another order; and by a way of pooling of its own."""
     tiles, loaded = load_dataset("tiles"), load_text_encoder(encoder)
     turned = dataclasses.replace(tiles, captions=list(tiles.captions)[::-1])
+    earlier = data / f"text/tiles:train/{encoder_identity(loaded)['checksum']:08x}-1-pooled"
+    earlier.mkdir()  # whose name does not say how its encoder pools
     one, other = (embedded(each, loaded, (PROMPTS_WIDTH, 0)) for each in (tiles, turned))
+    earlier.rmdir()
+    assert f"of earlier versions is in {earlier}" in " ".join(capsys.readouterr().err.split())
     np.testing.assert_array_equal(other["pooled"][:], one["pooled"][:][::-1])
     assert np.abs(other["pooled"][:] - one["pooled"][:]).max() > 0.1
     first = loaded.replace(module=loaded.module.clone(pooling="cls"))
