@@ -165,7 +165,7 @@ class Model:
     ) -> Array:
         """Generates `num` images; compiled once for each `num` and solver, and for one step.
 
-        Where the parameters are spread over a mesh, each of its devices makes a part of the images.
+        Each device of a mesh that the parameters are spread over makes a part of the images.
 
         Args:
           label: a label for all, or one for each, in 0 .. num_labels - 1 or by `label_names`; None
