@@ -10,7 +10,7 @@ encoder is MiniLM, as its authors have trained it. A codec makes 8 x 8 x 4 numbe
 transformer of 4.4 million parameters learns them, told the prompt, and its student samples in 4
 evaluations what it does in 16 steps guided by w = 2.
 
-`:cpu` is for two cores and 30 minutes: 789 pictures of smileys, animals and food. It has seen each
+`:cpu` is for two cores and an hour: 789 pictures of smileys, animals and food. It has seen each
 487 times, and knows them by heart; what comes of a name that it has not seen is something alike or
 a blob. `:gpu` has all 5,686, with skin tones, attention to the prompt's tokens, a
 larger codec, and a mean flow of one to four jumps besides. All numbers are ours.
