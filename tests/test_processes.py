@@ -188,6 +188,7 @@ def test_two_processes_make_what_is_trained_on(tmp_path):
     assert len(list((tmp_path / "run/captions").rglob("00000-pooled.npy"))) == 1
     told = [line for line in lines[0] if line.endswith("not one folder for all processes")]
     assert [line.split()[0] for line in told] == ["latents", "text"]  # the first time alone
+    assert not list((tmp_path / "host_0").rglob("*pooled*"))
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])

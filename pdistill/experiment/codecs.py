@@ -1,5 +1,6 @@
 """The codec that an experiment's networks work on latents of, and the moments that it makes."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -260,14 +261,16 @@ def shared(folder: Path, what: str) -> bool:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / token.hex()).touch()
     except OSError as error:
-        say(f"{what:<16} cannot go to {folder}: {error.strerror}")
+        say(f"{what:<16} cannot be kept in {folder}: {error.strerror}")
     mark = folder / bytes(broadcast_one_to_all(np.frombuffer(token, np.uint8))).hex()
     found = os.path.exists(mark)
     seen = in_all(found)  # also that all have looked
     if jax.process_index() == 0 and found:
         mark.unlink()
         if not seen:
-            say(f"{what:<16} do not go to {folder}, which is not one folder for all processes")
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+            say(f"{what:<16} cannot be kept in {folder}, which is not one folder for all processes")
     return seen
 
 
