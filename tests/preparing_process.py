@@ -11,16 +11,19 @@ import os
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 from one_process import TwoLayers
+from tiny_text import PROMPTS_WIDTH
 
 from pdistill.data import load_dataset
 from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.codecs import in_latents
-from pdistill.experiment.text import embedded, prompt_centres
+from pdistill.experiment.text import TextPlan, prompt_centres, with_text
 from pdistill.methods.columns import Latents
 from pdistill.model.codecs import load_codec, standardised
 from pdistill.model.text import load_text_encoder
@@ -47,8 +50,14 @@ def prepare(workdir, own):
     latents = in_latents(
         data, codec, None, otherwise=workdir / "run/latents/8", flip=True, batch_size=8, mesh=mesh
     )
-    encoder = load_text_encoder(workdir / "bert")
-    text = embedded(data, encoder, (encoder.widths[0], 0), otherwise=workdir / "run")
+    settings = SimpleNamespace(
+        text_encoder=str(workdir / "bert"), data=SimpleNamespace(resident=True)
+    )
+    encoder = load_text_encoder(settings.text_encoder)
+    plan = TextPlan((encoder.widths[0], 0), encoder, None)
+    scale = np.full(PROMPTS_WIDTH, own, np.float32), np.eye(PROMPTS_WIDTH, dtype=np.float32)
+    with mock.patch("pdistill.experiment.text.whitening", return_value=scale):
+        captioned, *_ = with_text(data, workdir / "run", settings, plan)
     apart = np.random.default_rng(own).normal(size=(IMAGES, 1, 3)).astype(np.float16)
     rows = {"count": np.ones((IMAGES, 1), np.int32), "pooled": apart}
     told = data.with_column("text", rows, aligned=True)
@@ -60,7 +69,7 @@ def prepare(workdir, own):
     return {
         "latents": latents.images,
         "column": column.read(path)["latent"],
-        "text": text["pooled"][:],
+        "text": captioned.columns["text"].rows["pooled"],
         "centres": prompt_centres(workdir / "run", told, 2, seed=0),
         "scale": np.array([scaled.mean, scaled.std]),
     }

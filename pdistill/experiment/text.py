@@ -156,6 +156,7 @@ def with_text(
             source, known["checksum"], *text.widths, *_scale(rows), identity=known["fingerprint"]
         )
         prompts.save(folder)
+        prompts = load_prompt_encoder(folder, config.text_encoder)  # as the first process found it
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
     if config.data.resident:
