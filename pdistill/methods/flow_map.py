@@ -24,7 +24,7 @@ from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
-from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval, check_weights
 from pdistill.methods.parts.weights import LogVariance
@@ -256,8 +256,8 @@ class FlowMap(Method):
         t, s = self.jumps.draw(jump_key, len(x), network.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, t)
         told = hide(label_key, Conditioning.of(batch), self.label_dropout, network)
-        w = self.draw_guidance(weight_key, told, network, x.dtype)
-        levels = self.draw_levels(level_key, t, s, network)
+        w = draw_guidance(weight_key, self.guidance, told, state.teacher or network, x.dtype)
+        levels = draw_levels(level_key, t, s, network, self.guided_levels)
         told = told.replace(
             guidance=w if network.takes_guidance else None,
             guidance_levels=levels if network.takes_guidance_levels else None,
@@ -269,25 +269,6 @@ class FlowMap(Method):
             return rows
         w = acting(w, levels, t)
         return rows._replace(v=guided(network, z, t, rows.told_at(t), w, rows.v, self.omega))
-
-    def draw_guidance(self, key: Array, told, network: Network, dtype) -> Array | None:
-        """Weights w [B], 0 where neither label nor prompt is told; None without guidance."""
-        if not self.guidance:
-            return None
-        low, high = (math.log1p(w) for w in (self.guidance[0], self.guidance[-1]))
-        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, told.label.shape, dtype))
-        return jnp.where(told.is_informed(network.num_labels), w, 0.0)
-
-    def draw_levels(self, key: Array, t: Array, s: Array, network: Network) -> Array | None:
-        """Log-SNRs [B, 2] between which weights act, for jumps from t to s; None for all."""
-        if self.guided_levels:
-            least, most = self.guided_levels
-            return jnp.broadcast_to(jnp.array([-2 * most, -2 * least], t.dtype), (len(t), 2))
-        if not network.takes_guidance_levels:
-            return None
-        early, late = jax.random.uniform(key, (2, *t.shape), t.dtype, 0.0, 0.5)
-        drawn = jnp.stack([network.schedule(1 - early), network.schedule(late)], axis=-1)
-        return jnp.where((t == s)[:, None], jnp.array([-jnp.inf, jnp.inf], t.dtype)[None], drawn)
 
     def sides(
         self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
