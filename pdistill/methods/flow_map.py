@@ -141,7 +141,10 @@ class FlowMap(Method):
 
     @property
     def measured_at(self):
-        return (1, 2, 4)
+        return (1, 2) if self.jumps.least else (1, 2, 4)
+
+    def most_steps(self, network: Network) -> int:
+        return self.jumps.most_steps(network.schedule)
 
     @property
     def denoises(self):
@@ -322,7 +325,7 @@ class FlowMap(Method):
         The weights have no gradient.
         """
         square = stop_gradient(square)
-        weight = self.adaptive(jnp.sum(square, axis=1))
+        weight = self.adaptive(jnp.sum(square, axis=1)) * self.jumps.weights(rows.t)
         if state.weight is None:
             return weight, None
 

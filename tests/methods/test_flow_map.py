@@ -295,6 +295,47 @@ def test_a_map_below_stands_in_where_the_second_jump_begins(x64):
     assert 0.3 < under.mean() < 0.99
 
 
+def test_truncated_training_hears_the_map_below_from_its_first_update(x64):
+    """At the border the residual is zero for the exact map, not for v, as if u were at the data.
+
+    Those rows count a tenth of the others, all together.
+    """
+    preset = {k: v for k, v in PRESETS["tcm"].items() if k not in ("jumps", "between")}
+    jumps, between = JumpLaw(**PRESETS["tcm"]["jumps"]), Cut(**PRESETS["tcm"]["between"])
+    truncated = method(jumps=jumps, between=between, **preset)
+    state = gaussian_state(truncated, off=(0.5, 0.0, 0.0), below=True, teacher=True)
+    right = state.below.replace(params={"off": jnp.zeros(3)})
+    state = state.replace(below=right, teacher=right)
+
+    @jax.jit
+    def found(state):
+        """Rows, F of a jump for which the residual would be zero, and the exact one."""
+        rows = truncated.examples(state, {"image": jnp.zeros((2048, 1))}, jax.random.key(0))
+        f, target = truncated.sides(state.student.network, state, rows)
+        t, s = (diffusion.angle(a)[:, None] for a in (rows.t, rows.s))
+        way = between.way(rows.t, rows.s, 0.0)[:, None]
+        wanted = f - (f - target) * jnp.sin(way) / jnp.sin(t - s)  # it is of a unit way
+        return rows, wanted, exact(rows.z, t, s), truncated.weigh(state, rows, 0 * f + 1)[0]
+
+    rows, wanted, known, weight = found(state)
+    border = rows.t == 0
+    np.testing.assert_allclose(wanted[border], known[border], atol=1e-3)
+    assert jnp.abs(known - rows.v)[border].max() > 0.1
+    assert weight[border].sum() / weight[~border].sum() == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_truncated_map_takes_steps_from_levels_that_it_has_learnt():
+    """sigma / alpha is tan(pi / 2 n) where the last of n steps begins, and 1 / (n - 1)."""
+    angles, straight = CosineSchedule(-20.0, 20.0), diffusion.RectifiedFlow()
+    for schedule, least, most in (
+        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 20.0, 0),
+        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 0),
+    ):  # fmt: skip
+        law = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+        assert law.most_steps(schedule) == most
+    assert JumpLaw().most_steps(angles) == 0
+
+
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
     """docs/methods/flow_map.md, A3: zero at the exact map, within four standard errors."""
     learning = method(jumps=JumpLaw(instantaneous=0.25))
@@ -398,6 +439,9 @@ def test_first_jumps_of_two():
         theirs = np.minimum(np.arctan(sigma) - np.arctan(sigma * kept), whole)
         np.testing.assert_allclose(ect.way(t, s, progress), theirs, rtol=1e-5)
     assert (ect.way(t, t, 0.5) == 0).all()
+    later = Cut(at="ect", q=4.0, stages=1, first=2)
+    for progress in (0.0, 0.99):
+        np.testing.assert_array_equal(later.way(t, s, progress), ect.way(t, s, 0.6))
     sigmoid = Cut(at="sigmoid", least=0.005)
     for progress, fraction in ((0.0, 1.0), (0.5, 0.5), (0.6, 1 / (1 + np.exp(2.5))), (1.0, 0.005)):
         np.testing.assert_allclose(sigmoid.way(t, s, progress), fraction * whole, rtol=1e-4)
@@ -438,6 +482,8 @@ def test_each_residual_over_its_norm():
         (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
         (lambda: JumpLaw(most=12), "power of two"),
         (lambda: JumpLaw(least=(0.0,)), "for a level and to='data'"),
+        (lambda: JumpLaw(border=0.3), "where jumps.least is"),
+        (lambda: Cut(first=-1), "and first >= 0"),
         (lambda: gaussian_state(method("semigroup", between=Cut(at="ect")), below=True), "go toge"),
         (
             lambda: gaussian_state(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
-from pdistill.diffusion.schedules import ends
+from pdistill.diffusion.schedules import SMALL, ends
 from pdistill.methods.parts.times import check_law, normal_levels, shuffled_times
 
 ENDS = ("ordered", "below", "gap", "data", "dyadic")
@@ -35,6 +35,7 @@ class JumpLaw:
         batch, as `shuffled_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
+      border: weight of the jumps that begin at `least`, where a map below says the target.
     """
 
     level: tuple[float, ...] = ()
@@ -44,6 +45,7 @@ class JumpLaw:
     stratified: bool = False
     instantaneous: float = 0.0
     most: int = 128
+    border: float = 1.0
 
     def __post_init__(self):
         if self.to not in ENDS:
@@ -53,6 +55,10 @@ class JumpLaw:
         if self.least and not (len(self.least) == 1 and self.level and self.to == "data"):
             raise ValueError(
                 f"jumps.least is one number, for a level and to='data'; got {self.least}"
+            )
+        if not 0 < self.border < math.inf or (self.border != 1 and not self.least):
+            raise ValueError(
+                f"jumps.border is a positive weight where jumps.least is; got {self.border}"
             )
         if (self.to == "gap" and not self.end) or (self.end and self.to not in ("ordered", "gap")):
             raise ValueError(
@@ -77,6 +83,25 @@ class JumpLaw:
     def count_same(self, num: int) -> int:
         """Number of `num` jumps with s = t."""
         return round(self.instantaneous * num)
+
+    def weights(self, t: Array) -> Array:
+        """Weights of jumps from log-SNRs t, [B] each: 1, but `border` at the level of `least`."""
+        if not self.least:
+            return jnp.ones_like(t)
+        return jnp.where(t == -2 * self.least[0], self.border, jnp.ones_like(t))
+
+    def most_steps(self, schedule: Schedule, limit: int = 1000) -> int:
+        """The most equal steps of a schedule's time that all begin at `least` or above; 0 for any.
+
+        Args:
+          limit: count from which any will do.
+        """
+        if not self.least:
+            return 0
+        with jax.ensure_compile_time_eval():
+            last = schedule(1 / jnp.arange(1, limit + 1))
+            known = int(jnp.sum(last <= -2 * self.least[0] + SMALL))
+        return known if known < limit else 0
 
     def draw(self, key: Array, num: int, schedule: Schedule, dtype=jnp.float32):
         """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
@@ -133,19 +158,22 @@ class Cut:
         one step further on EDM's grid of 10 * 2^stage + 1 levels from 80 to 0.002 (Song & Dhariwal
         2023).
       least: smallest fraction of the way, for "shrinking" and "sigmoid".
-      q, stages: as above; `stage` grows that many times in the run, from 0.
+      q, stages: as above; `stage` grows that many times in the run, from `first`.
     """
 
     at: str = "half"
     least: float = 1e-3
     q: float = 2.0
     stages: int = 8
+    first: int = 0
 
     def __post_init__(self):
         if self.at not in CUTS:
             raise ValueError(f"between.at must be one of {', '.join(CUTS)}; got {self.at!r}")
-        if not (0 < self.least < 1 < self.q and self.stages >= 1):
-            raise ValueError(f"between needs 0 < least < 1 < q and stages >= 1; got {self}")
+        if not (0 < self.least < 1 < self.q and self.stages >= 1 and self.first >= 0):
+            raise ValueError(
+                f"between needs 0 < least < 1 < q, stages >= 1 and first >= 0; got {self}"
+            )
 
     @property
     def moves(self) -> bool:
@@ -162,7 +190,7 @@ class Cut:
             return whole * fraction
         if self.at == "sigmoid":
             return whole * jnp.maximum(jax.nn.sigmoid(25 * (0.5 - progress)), self.least)
-        stage, sigma = jnp.floor(progress * self.stages), jnp.exp(-t / 2)
+        stage, sigma = self.first + jnp.floor(progress * self.stages), jnp.exp(-t / 2)
         if self.at == "ict":
             step = (80 ** (1 / 7) - 0.002 ** (1 / 7)) / (10 * 2**stage)
             lower = jnp.maximum(sigma ** (1 / 7) - step, 0.0) ** 7

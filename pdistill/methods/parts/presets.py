@@ -51,8 +51,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "tcm": {  # Lee et al. 2024, its second stage; "below" is ect's model, the law of levels ours
         "identity": "semigroup",
-        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data"},
-        "between": {"at": "ect", "q": 2.0, "stages": 8},
+        # a quarter at the border, whose own mean counts 0.1: 0.1 / 0.25 to 1 / 0.75
+        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data", "border": 0.3},
+        "between": {"at": "ect", "q": 2.0, "stages": 1, "first": 9},  # their ratio_limit, 0.999
         "power": 0.5,
         "floor": 1e-8,
     },
