@@ -386,13 +386,31 @@ def test_ordered_levels():
     assert 0.05 < np.mean(t == s) < 0.1  # P(N(-4, 1.6) > N(-0.6, 1.6)) = 0.066
 
 
+def test_two_sorted_levels():
+    """Those of DMF: t has the law of the larger of two logit-normal times, whoever drew it."""
+    law = JumpLaw(**PRESETS["dmf"]["jumps"])
+    t, s = (np.asarray(a) / -2 for a in law.draw(jax.random.key(0), 8192, SCHEDULE))
+    still, t, s = t[:4096], t[4096:], s[4096:]
+    assert (t > s).all()
+    first, second = scipy.stats.norm(0.4, 1.0), scipy.stats.norm(-1.2, 1.0)
+    assert scipy.stats.kstest(t, lambda x: first.cdf(x) * second.cdf(x)).pvalue > 1e-3
+    assert scipy.stats.kstest(s, lambda x: 1 - first.sf(x) * second.sf(x)).pvalue > 1e-3
+    assert scipy.stats.kstest(still, "norm").pvalue > 1e-3
+
+
 def test_gaps():
-    t, s = drawn(to="gap", end=(-0.8, 1.0))
-    way = (diffusion.angle(t) - diffusion.angle(s)) / (np.pi / 2)
-    inside = s < 19.9
-    logit = np.log(way / (1 - way))[np.asarray(inside) & (np.asarray(diffusion.angle(t)) > 1.5)]
-    assert abs(np.median(logit) + 0.8) < 0.3
-    assert (way >= 0).all()
+    """Those of TVM, in rectified flow's time: the way has its own law, whatever s is; and s, cut
+    off where t would be beyond noise, is nowhere heaped up."""
+    law = JumpLaw(**PRESETS["tvm"]["jumps"])
+    t, s = (np.asarray(a, float) / -2 for a in law.draw(jax.random.key(0), 8192, SCHEDULE))
+    still, t, s = t[:4096], t[4096:], s[4096:]
+    way = scipy.special.expit(t) - scipy.special.expit(s)
+    assert scipy.stats.kstest(scipy.special.logit(way), "norm", (-0.8, 1.0)).pvalue > 1e-3
+    cut = scipy.stats.norm(-0.4, 1.0)
+    share = cut.cdf(s) / cut.cdf(scipy.special.logit(1 - way))
+    assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    assert abs(scipy.stats.spearmanr(share, way).statistic) < 0.06
+    assert scipy.stats.kstest(still, "norm", (-0.4, 1.0)).pvalue > 1e-3
 
 
 def test_levels_below():
@@ -419,6 +437,18 @@ def test_dyadic_jumps_are_whole_steps():
     np.testing.assert_allclose(time[0] * count, np.rint(time[0] * count), atol=2e-3)
 
 
+def test_shortcut_models_learn_velocities_at_all_times_alike():
+    """Each of 128, where half of the steps would begin at noise, and none at an odd one."""
+    t, s = drawn(20_000, **PRESETS["shortcut"]["jumps"])
+    same = t == s
+    assert same.mean() == 0.75
+    step = 128 * 2 / np.pi * np.asarray(diffusion.angle(t[same].astype(np.float64)))
+    np.testing.assert_allclose(step, np.rint(step), atol=0.05)
+    found = np.bincount(np.rint(step).astype(int), minlength=129)
+    assert found[0] == 0
+    assert scipy.stats.chisquare(found[1:]).pvalue > 1e-3
+
+
 def test_a_share_of_jumps_of_no_length():
     t, s = drawn(64, instantaneous=0.25)
     assert (t == s)[:16].all()
@@ -429,8 +459,8 @@ def test_first_jumps_of_two():
     t, s = jnp.array([-6.0, -1.0, 3.0]), jnp.array([8.0, 5.0, 20.0])
     whole = diffusion.angle(t) - diffusion.angle(s)
     np.testing.assert_allclose(Cut().way(t, s, 0.3), whole / 2, rtol=1e-6)
-    shrinking = Cut(at="shrinking", least=0.01)
-    for progress, fraction in ((0.0, 0.99), (0.5, 0.5), (1.0, 0.01)):
+    shrinking = Cut(at="shrinking", least=0.01)  # by the same factor in each tenth of a run
+    for progress, fraction in ((0.0, 1.0), (0.1, 0.01**0.1), (0.5, 0.1), (1.0, 0.01)):
         np.testing.assert_allclose(shrinking.way(t, s, progress), fraction * whole, rtol=1e-4)
     ect = Cut(at="ect", q=4.0, stages=4)
     sigma = np.exp(-np.asarray(t, float) / 2)
@@ -465,6 +495,14 @@ def test_defaults_are_the_plain_square():
     assert method() == method(own_velocity=False, **plain)
 
 
+def test_soflows_weight_is_of_a_mean_square():
+    """Of 3072 values: (mean + 0.001)^-0.75, up to a factor that is the same for all examples."""
+    mean = np.array([1e-4, 1e-2, 1.0])
+    preset = {name: PRESETS["soflow"][name] for name in ("power", "floor")}
+    ours = method(**preset).adaptive(jnp.asarray(3072 * mean))
+    np.testing.assert_allclose(ours * (mean + 1e-3) ** 0.75, 3072**-0.75, rtol=1e-5)
+
+
 def test_each_residual_over_its_norm():
     """(3, 4) has the norm 5, and 0.5 more is to be added."""
     residual = jnp.array([[3.0, 4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
@@ -477,7 +515,9 @@ def test_each_residual_over_its_norm():
     [
         (lambda: JumpLaw(to="noise"), "jumps.to must be one of"),
         (lambda: JumpLaw(level=(1.0,)), "jumps.level must be"),
-        (lambda: JumpLaw(to="gap"), "to='gap', which must"),
+        (lambda: JumpLaw(to="gap", end=(0.0, 1.0)), "to='gap' needs a level"),
+        (lambda: JumpLaw(still=(0.0, 1.0)), "jumps.still is the law where s = t"),
+        (lambda: JumpLaw(to="dyadic", still=(0.0, 1.0), instantaneous=0.5), "'dyadic' times"),
         (lambda: JumpLaw(to="data", end=(0.0, 1.0)), "jumps.end is for"),
         (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
         (lambda: JumpLaw(most=12), "power of two"),

@@ -6,12 +6,13 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import ndtr, ndtri
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
 from pdistill.diffusion.schedules import SMALL, ends
 from pdistill.methods.parts.times import check_law, normal_levels, shuffled_times
 
-ENDS = ("ordered", "below", "gap", "data", "dyadic")
+ENDS = ("ordered", "sorted", "below", "gap", "data", "dyadic")
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
 
 
@@ -23,18 +24,21 @@ class JumpLaw:
       level: mean and deviation of log(sigma / alpha) at t, normal: that is a lognormal sigma for
         EDM and consistency models, and a logit-normal time for rectified flows. () for times that
         are uniform in the schedule's.
-      to: "ordered", a second level, and t is the noisier of the two; "below", uniform in the angle
-        from the clean end to t; "gap", so far below t as `end` says; "data", the schedule's clean
-        end; "dyadic", one of 1, 2, 4, ... `most` equal steps from 1 to 0 in the schedule's time,
-        each count as often (shortcut models).
+      to: "ordered", a second level, and s is the less noisy of it and t; "sorted", also t is the
+        noisier of the two; "below", uniform in the angle from the clean end to t; "gap", s by
+        `level`, of the levels from which t, so far above it as `end` says, is not beyond noise
+        (terminal velocity matching); "data", the schedule's clean end; "dyadic", one of 1, 2, 4,
+        ... `most` equal steps from 1 to 0 in the schedule's time, each count as often, and at
+        s = t one of 2 `most` times, 1 / (2 `most`) to 1 (shortcut models).
       least: lowest log(sigma / alpha) of t, if not (); what `level` draws below is there.
-      end: for "ordered" as `level`, of s: then s is the less noisy of it and t; () for the same
-        law. For "gap" the mean and deviation of the logit of the way, as a share of pi / 2 in the
-        angle; s is not beyond the clean end.
+      end: for "ordered" and "sorted" as `level`, of the second level; () for the same law, by which
+        both are sorted. For "gap" the mean and deviation of the logit of the way in rectified
+        flow's time, sigma / (alpha + sigma).
       stratified: uniform times of t, and the uniform share of "below", are evenly spread over the
         batch, as `shuffled_times`.
       instantaneous: fraction of a batch with s = t, where a flow map is the velocity.
       most: largest count of steps for "dyadic", a power of two.
+      still: mean and deviation, as `level`, where s = t; () for the law of the other t.
       border: weight of the jumps that begin at `least`, where a map below says the target.
     """
 
@@ -46,11 +50,12 @@ class JumpLaw:
     instantaneous: float = 0.0
     most: int = 128
     border: float = 1.0
+    still: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.to not in ENDS:
             raise ValueError(f"jumps.to must be one of {', '.join(ENDS)}; got {self.to!r}")
-        for name in ("level", "end"):
+        for name in ("level", "end", "still"):
             check_law(f"jumps.{name}", getattr(self, name))
         if self.least and not (len(self.least) == 1 and self.level and self.to == "data"):
             raise ValueError(
@@ -60,10 +65,17 @@ class JumpLaw:
             raise ValueError(
                 f"jumps.border is a positive weight where jumps.least is; got {self.border}"
             )
-        if (self.to == "gap" and not self.end) or (self.end and self.to not in ("ordered", "gap")):
+        if self.to == "gap" and not (self.level and self.end):
+            raise ValueError("jumps.to='gap' needs a level, of s, and an end, of the way")
+        if self.end and self.to not in ("ordered", "sorted", "gap"):
             raise ValueError(
-                "jumps.end is for to='ordered', which may have it, and for to='gap', which must; "
+                "jumps.end is for to='ordered', 'sorted' and 'gap'; "
                 f"got {self.end} with {self.to!r}"
+            )
+        if self.still and (self.to == "dyadic" or not self.instantaneous):
+            raise ValueError(
+                "jumps.still is the law where s = t, unless that is of 'dyadic' times: set "
+                "jumps.instantaneous, or leave it out"
             )
         if self.stratified and (self.level or self.to == "dyadic"):
             raise ValueError("jumps.stratified is for times that are uniform: leave level out")
@@ -107,27 +119,18 @@ class JumpLaw:
         """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
         first_key, second_key = jax.random.split(key)
         if self.to == "dyadic":
-            powers = 1 + int(math.log2(self.most))
-            count = 2.0 ** jax.random.randint(first_key, (num,), 0, powers).astype(dtype)
-            step = 1 + jnp.floor(count * jax.random.uniform(second_key, (num,), dtype))
-            t, s = schedule(step / count), schedule((step - 1) / count)
+            t, s = self._steps(first_key, second_key, num, schedule, dtype)
+        elif self.to == "gap":
+            t, s = self._gap(first_key, second_key, num, schedule, dtype)
         else:
             t = self._first(first_key, num, schedule, dtype)
-            clean = jnp.full_like(t, ends(schedule)[1])
-        if self.to == "data":
-            s = clean
-        elif self.to == "below":
-            share = shuffled_times(second_key, num, self.stratified, dtype)
-            s = logsnr_of_angle(angle(clean) + share * (angle(t) - angle(clean)))
-        elif self.to == "gap":
-            mean, deviation = self.end
-            logit = mean + deviation * jax.random.normal(second_key, (num,), dtype)
-            way = jax.nn.sigmoid(logit) * jnp.pi / 2
-            s = logsnr_of_angle(jnp.maximum(angle(t) - way, angle(clean)))
-        elif self.to == "ordered":
-            s = _level(second_key, self.end or self.level, num, schedule, dtype)
-            t, s = (t if self.end else jnp.minimum(t, s)), jnp.maximum(t, s)
-        same = jnp.arange(num) < self.count_same(num)
+            t, s = self._second(second_key, t, schedule)
+        same, still_key = jnp.arange(num) < self.count_same(num), jax.random.fold_in(key, 2)
+        if self.to == "dyadic":
+            count = jax.random.randint(still_key, (num,), 1, 2 * self.most + 1).astype(dtype)
+            t = jnp.where(same, schedule(count / (2 * self.most)), t)
+        elif self.still:
+            t = jnp.where(same, _level(still_key, self.still, num, schedule, dtype), t)
         return t, jnp.where(same, t, s)
 
     def _first(self, key: Array, num: int, schedule: Schedule, dtype) -> Array:
@@ -136,6 +139,36 @@ class JumpLaw:
             drawn = _level(key, self.level, num, schedule, dtype)
             return jnp.minimum(drawn, -2 * self.least[0]) if self.least else drawn
         return schedule(shuffled_times(key, num, self.stratified, dtype))
+
+    def _second(self, key: Array, t: Array, schedule: Schedule) -> tuple[Array, Array]:
+        """Log-SNRs at t and s, [num] each, from those of a first level."""
+        clean = jnp.full_like(t, ends(schedule)[1])
+        if self.to == "data":
+            return t, clean
+        if self.to == "below":
+            share = shuffled_times(key, len(t), self.stratified, t.dtype)
+            return t, logsnr_of_angle(angle(clean) + share * (angle(t) - angle(clean)))
+        s = _level(key, self.end or self.level, len(t), schedule, t.dtype)
+        keep = self.to == "ordered" and self.end
+        return t if keep else jnp.minimum(t, s), jnp.maximum(t, s)
+
+    def _steps(self, count_key: Array, step_key: Array, num: int, schedule: Schedule, dtype):
+        """Log-SNRs at both ends of one of 1, 2, 4, ... equal steps, [num] each."""
+        powers = 1 + int(math.log2(self.most))
+        count = 2.0 ** jax.random.randint(count_key, (num,), 0, powers).astype(dtype)
+        step = 1 + jnp.floor(count * jax.random.uniform(step_key, (num,), dtype))
+        return schedule(step / count), schedule((step - 1) / count)
+
+    def _gap(self, way_key: Array, end_key: Array, num: int, schedule: Schedule, dtype):
+        """Log-SNRs at t and s, [num] each: logits of t in rectified flow's time are -logsnr / 2."""
+        (mean, deviation), (middle, spread) = self.level, self.end
+        way = jax.nn.sigmoid(middle + spread * jax.random.normal(way_key, (num,), dtype))
+        most = ndtr((-jnp.log(way / (1 - way)) - mean) / deviation)  # of s there is below 1 - way
+        share = most * jax.random.uniform(end_key, (num,), dtype, jnp.finfo(dtype).tiny)
+        logit = mean + deviation * ndtri(jnp.maximum(share, jnp.finfo(dtype).tiny))
+        s = jax.nn.sigmoid(logit)
+        t = jnp.log((s + way) / jnp.maximum(1 - way - s, jnp.finfo(dtype).tiny))
+        return tuple(jnp.clip(-2 * a, *ends(schedule)) for a in (t, logit))
 
 
 def _level(key: Array, law: tuple[float, ...], num: int, schedule: Schedule, dtype) -> Array:
@@ -151,8 +184,8 @@ class Cut:
 
     Attributes:
       at: "half" of the way in the angle (progressive distillation, shortcut models); "shrinking",
-        (1 - `least`) of the way at first and `least` in the end, with a cosine between
-        (SoFlow's l); "sigmoid", the whole way at first and `least` in the end, with a sigmoid of
+        the whole way at first and `least` in the end, with an exponential between (SoFlow's l);
+        "sigmoid", the whole way at first and `least` in the end, with a sigmoid of
         steepness 25 between (AlphaFlow); "ect", where sigma / alpha is that of t times
         1 - q^-(stage + 1) (1 + 8 sigmoid(-sigma / alpha)), not beyond s (Geng et al. 2024); "ict",
         one step further on EDM's grid of 10 * 2^stage + 1 levels from 80 to 0.002 (Song & Dhariwal
@@ -186,8 +219,7 @@ class Cut:
         if self.at == "half":
             return whole / 2
         if self.at == "shrinking":
-            fraction = self.least + (1 - 2 * self.least) * (1 + jnp.cos(jnp.pi * progress)) / 2
-            return whole * fraction
+            return whole * self.least**progress
         if self.at == "sigmoid":
             return whole * jnp.maximum(jax.nn.sigmoid(25 * (0.5 - progress)), self.least)
         stage, sigma = self.first + jnp.floor(progress * self.stages), jnp.exp(-t / 2)
