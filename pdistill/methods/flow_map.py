@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -27,7 +28,7 @@ from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval, check_weights
-from pdistill.methods.parts.weights import LogVariance
+from pdistill.methods.parts.weights import LogVariance, normalise
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
@@ -71,6 +72,8 @@ class FlowMap(Method):
         one half to one above it, and all for jumps of no length (improved MeanFlow).
       label_dropout: fraction of examples whose label is hidden; they are not guided.
       network: arguments in which the student differs from what it starts as.
+      target_decay: decay of an average of the student, without dropout, whose jumps and velocities
+        targets are made of, in the place of the student's own; 0 for those.
     """
 
     optimizer: Optimizer
@@ -89,6 +92,7 @@ class FlowMap(Method):
     guided_levels: tuple[float, ...] = ()
     label_dropout: float = 0.0
     network: Mapping[str, Any] = FrozenDict()
+    target_decay: float = 0.0
     name: ClassVar[str] = "flow_map"
 
     class State(struct.PyTreeNode):
@@ -96,6 +100,11 @@ class FlowMap(Method):
         weight: Learner | None
         teacher: Network | None = frozen()
         below: Network | None = frozen()
+
+        @property
+        def target(self) -> Network | None:
+            """The average of `target_decay`, which the learner carries: states without go on."""
+            return self.student.carried.get("target")
 
     def __post_init__(self):
         if self.identity not in IDENTITIES:
@@ -115,6 +124,12 @@ class FlowMap(Method):
             raise ValueError(
                 "the flow of any field satisfies this identity, so that nothing would be learnt: "
                 "let jumps.instantaneous be above 0, where the velocity is"
+            )
+        averages = own or self.identity == "semigroup"
+        if not (self.target_decay == 0 or (averages and 0 < self.target_decay < 1)):
+            raise ValueError(
+                "target_decay is in [0, 1), for the semigroup identity, or for the Lagrangian with "
+                f"own_velocity; got {self.target_decay}"
             )
         least = {n: getattr(self, n) for n in ("power", "normalised", "warmup", "difference")}
         if min(least.values()) < 0 or self.floor <= 0:
@@ -203,7 +218,9 @@ class FlowMap(Method):
             params = LogVariance().init(weight_key, zeros, zeros)["params"]
             weight = Learner.of(params, rule, averaged=False)
         below = below and below.without_dropout()
-        return self.State(Learner.of(student, self.optimizer), weight, teacher, below)
+        carried = {"target": jax.tree.map(jnp.copy, student)} if self.target_decay else {}
+        learner = Learner.of(student, self.optimizer, carried=carried)
+        return self.State(learner, weight, teacher, below)
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:
         """Raises ValueError if nobody knows the guided velocity."""
@@ -248,6 +265,9 @@ class FlowMap(Method):
             loss, state.student, rows, dropout_key, has_aux=True
         )
         student, norms = state.student.update(grads)
+        if state.target:
+            moved = optax.incremental_update(student.network, state.target, 1 - self.target_decay)
+            student = student.replace(carried={"target": moved})
         weight = state.weight and state.weight.update(slopes)[0]
         state = state.replace(student=student, weight=weight)
         return state, {"loss": value, **more, **norms}
@@ -271,7 +291,8 @@ class FlowMap(Method):
         if w is None:
             return rows
         w = acting(w, levels, t)
-        return rows._replace(v=guided(network, z, t, rows.told_at(t), w, rows.v, self.omega))
+        own = state.target or network
+        return rows._replace(v=guided(own, z, t, rows.told_at(t), w, rows.v, self.omega))
 
     def sides(
         self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
@@ -282,42 +303,42 @@ class FlowMap(Method):
           own: the student's velocity at z, for `own_velocity`. key: for dropout.
         """
         told, count = rows.told, state.student.count.astype(rows.t.dtype)
+        average, its_key = (state.target, None) if state.target else (student, key)
 
-        def F(z, t, s):  # of angles
-            told_s = told.replace(target=logsnr_of_angle(s))
-            return student.v(z, logsnr_of_angle(t), told_s, dropout_key=key)
+        def output(network, dropout_key=None):
+            def F(z, t, s):  # of angles
+                told_s = told.replace(target=logsnr_of_angle(s))
+                return network.v(z, logsnr_of_angle(t), told_s, dropout_key=dropout_key)
+
+            return F
+
+        F, later = output(student, key), output(average, its_key)
 
         def velocity(z, s):
             s = logsnr_of_angle(s)
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, s, rows)
-            return student.velocity(z, s, rows.told_at(s), dropout_key=key)
+            return average.velocity(z, s, rows.told_at(s), dropout_key=its_key)
 
         def second(z, u, s):  # of two jumps, the map below where that begins there
-            known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
+            if not state.below:
+                return later(z, u, s)
             border = math.atan(math.exp(self.jumps.least[0]))
-            return jnp.where(diffusion.expand(u, z) < border, known, F(z, u, s))
+            known = output(state.below)(z, u, s)
+            return jnp.where(diffusion.expand(u, z) < border, known, later(z, u, s))
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
             along = stop_gradient(own) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
             f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
-            return f, stop_gradient(f - self.normalise(f - target))
+            return f, stop_gradient(f - normalise(f - target, self.normalised))
         if self.identity == "lagrangian":
             return lagrangian(F, z, t, s, v, velocity)
         progress = count / max(self.optimizer.num_updates, 1)
         way, short = self.between.way(rows.t, rows.s, progress), self.between.at != "half"
-        first = v if short else F(z, t, t - way)
-        return semigroup(F, z, t, s, way, v, first, short, second if state.below else None)
-
-    def normalise(self, residual: Array) -> Array:
-        """The residual [B, ...] of each example over its norm plus `normalised`."""
-        if not self.normalised:
-            return residual
-        axes = tuple(range(1, residual.ndim))
-        norm = jnp.sqrt(jnp.sum(jnp.square(residual), axis=axes, keepdims=True))
-        return residual / (norm + self.normalised)
+        first = v if short else later(z, t, t - way)
+        return semigroup(F, z, t, s, way, v, first, short, second)
 
     def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
         """Weights [B] of examples with squares [B, D], and the gradient of what makes them.

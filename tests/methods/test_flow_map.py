@@ -15,6 +15,7 @@ from pdistill.experiment.config import as_plain, parse
 from pdistill.methods.flow_map import PRESETS, FlowMap
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.weights import normalise
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.training import Optimizer
 
@@ -295,6 +296,35 @@ def test_a_map_below_stands_in_where_the_second_jump_begins(x64):
     assert 0.3 < under.mean() < 0.99
 
 
+@pytest.mark.parametrize("name", ["semigroup", "lagrangian"])
+def test_targets_are_of_the_average(x64, name):
+    """Both halves of a jump, or the velocity where the student's ends, whatever it says itself."""
+    values = IDENTITIES[name] | {"own_velocity": name == "lagrangian"}
+    learning = method(jumps=JumpLaw(instantaneous=0.25), target_decay=0.9, **values)
+    state = gaussian_state(learning, off=(0.3, 0.0, 0.2))
+    right = state.target.replace(params={"off": jnp.zeros(3)})
+    batch = {"image": jnp.ones((64, 1))}
+
+    @jax.jit
+    def found(state):
+        """The target, and the exact one."""
+        rows = learning.examples(state, batch, jax.random.key(0))
+        t, s = (diffusion.angle(a)[:, None] for a in (rows.t, rows.s))
+        rows, student = rows._replace(v=velocity(rows.z, t)), state.student.network  # no pair's
+        end = student.jump(rows.z, rows.t, rows.s, rows.told)
+        known = velocity(end, s) if name == "lagrangian" else exact(rows.z, t, s)
+        return learning.sides(student, state, rows)[1], known
+
+    heard = state.replace(student=state.student.replace(carried={"target": right}))
+    np.testing.assert_allclose(*found(heard), atol=1e-9)
+    target, known = found(state)
+    assert jnp.abs(target - known).max() > 0.1
+    after, _ = jax.jit(learning.step)(state, batch, jax.random.key(1))
+    moved = 0.9 * state.target.params["off"] + 0.1 * after.student.network.params["off"]
+    np.testing.assert_allclose(after.target.params["off"], moved, rtol=1e-12)
+    assert (after.target.params["off"] != state.target.params["off"]).all()
+
+
 def test_truncated_training_hears_the_map_below_from_its_first_update(x64):
     """At the border the residual is zero for the exact map, not for v, as if u were at the data.
 
@@ -506,7 +536,7 @@ def test_soflows_weight_is_of_a_mean_square():
 def test_each_residual_over_its_norm():
     """(3, 4) has the norm 5, and 0.5 more is to be added."""
     residual = jnp.array([[3.0, 4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
-    found = method(normalised=0.5).normalise(residual)
+    found = normalise(residual, 0.5)
     np.testing.assert_allclose(found, residual / jnp.array([5.5, 0.5])[:, None, None, None])
 
 
@@ -544,6 +574,8 @@ def test_each_residual_over_its_norm():
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
         (lambda: method("semigroup", difference=0.01), "is of the Eulerian"),
         (lambda: method("semigroup", own_velocity=True), "has no velocity"),
+        (lambda: method(target_decay=0.9), r"target_decay is in \[0, 1\), for the semigroup"),
+        (lambda: method("lagrangian", target_decay=0.9), "or for the Lagrangian with own_velocity"),
         (lambda: method(guided_levels=(-1.0, 1.0)), "where guidance acts"),
         (lambda: method(power=-1.0), "must not be negative"),
         (lambda: method("semigroup"), "nothing would be learnt"),

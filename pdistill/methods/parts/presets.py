@@ -66,6 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shortcut": {  # Frans et al. 2024
         "identity": "semigroup",
         "jumps": {"to": "dyadic", "most": 64, "instantaneous": 0.75},
+        "target_decay": 0.999,
     },
     "soflow": {  # Luo et al. 2025, on CIFAR-10: floor is 0.001 times 3072 values
         "identity": "semigroup",
@@ -74,9 +75,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "power": 0.75,
         "floor": 3.072,
     },
-    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity out
+    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity and target_decay out
         "identity": "lagrangian",
         "own_velocity": True,
+        "target_decay": 0.99,
         "jumps": {
             "level": (-0.4, 1.0),
             "to": "gap",

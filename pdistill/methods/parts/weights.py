@@ -1,4 +1,4 @@
-"""A loss's weight that is learnt beside the network, a function of the noise levels."""
+"""Weights of a loss: learnt beside the network as a function of the levels, or of unit length."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,3 +21,11 @@ class LogVariance(nn.Module):
     def __call__(self, t: Array, s: Array) -> Array:
         both = jnp.concatenate([logsnr_waves(a, self.waves, self.time_scale) for a in (t, s)], 1)
         return nn.Dense(1, kernel_init=nn.initializers.zeros, name="w")(both)[:, 0]
+
+
+def normalise(residual: Array, floor: float) -> Array:
+    """Each example of a residual [B, ...] over its norm plus `floor`; as it is for a floor of 0."""
+    if not floor:
+        return residual
+    axes = tuple(range(1, residual.ndim))
+    return residual / (jnp.sqrt(jnp.sum(jnp.square(residual), axis=axes, keepdims=True)) + floor)
