@@ -27,8 +27,8 @@ from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.presets import PRESETS
-from pdistill.methods.parts.times import check_interval, check_weights
-from pdistill.methods.parts.weights import LogVariance, normalise
+from pdistill.methods.parts.times import check_interval, check_weights, check_within
+from pdistill.methods.parts.weights import learnt_weights, normalise, weight_learner
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
@@ -43,9 +43,10 @@ class FlowMap(Method):
     """The network's jumps obey an identity of the probability flow's.
 
     It starts from "start", else from the teacher, else from scratch. With a teacher the flow is the
-    teacher's (distillation), without one the data's. With `below`, a map to the data, it learns
-    only levels from `jumps.least` on, and `below` is the map under them (truncated consistency
-    models, Lee et al. 2024).
+    teacher's (distillation), and the student has no dropout but what `network` says; without one
+    it is the data's, and dropout is that of what it starts as. With `below`, a map to the data, it
+    learns only levels from `jumps.least` on, and `below` is the map under them (truncated
+    consistency models, Lee et al. 2024).
 
     Attributes:
       identity: "eulerian", "lagrangian" or "semigroup", as in `parts.identities`.
@@ -198,7 +199,11 @@ class FlowMap(Method):
             )
         teacher = teacher and teacher.without_dropout()
         first = start or teacher
-        student = (first or model).with_target((first or model).schedule).with_module(self.network)
+        student = (first or model).with_target((first or model).schedule)
+        if teacher:
+            check_within("start", student.schedule, teacher.schedule)
+            student = student.without_dropout()
+        student = student.with_module(self.network)
         self.check_guidance(student, teacher)
         if student.has_velocity and not self.own_velocity:
             raise ValueError("a network with a second head is for own_velocity; set it, or no head")
@@ -210,13 +215,7 @@ class FlowMap(Method):
         student = student.replace(sampler=sampler, guidance=weights).init(network_key)
         if first:
             student, _ = student.taking(first)
-        weight = None
-        if self.learnt_weight:
-            zeros = jnp.zeros(1)
-            none = {"ema_decay": 0.0, "ema_ramp": 0.0, "ema_widths": ()}
-            rule = dataclasses.replace(self.optimizer, **none)
-            params = LogVariance().init(weight_key, zeros, zeros)["params"]
-            weight = Learner.of(params, rule, averaged=False)
+        weight = weight_learner(weight_key, self.optimizer) if self.learnt_weight else None
         below = below and below.without_dropout()
         carried = {"target": jax.tree.map(jnp.copy, student)} if self.target_decay else {}
         learner = Learner.of(student, self.optimizer, carried=carried)
@@ -349,14 +348,9 @@ class FlowMap(Method):
         weight = self.adaptive(jnp.sum(square, axis=1)) * self.jumps.weights(rows.t)
         if state.weight is None:
             return weight, None
-
-        def fit(params):
-            w = LogVariance().apply({"params": params}, rows.t, rows.s)
-            loss = jnp.exp(-w) * weight * jnp.mean(square, axis=1) + w
-            return jnp.mean(loss), jnp.exp(-w) / square.shape[1]
-
-        slopes, learnt = jax.grad(fit, has_aux=True)(state.weight.network)
-        return weight * learnt, slopes
+        expected = weight * jnp.mean(square, axis=1)
+        learnt, slopes = learnt_weights(state.weight.network, rows.t, rows.s, expected)
+        return weight * learnt / square.shape[1], slopes
 
     def adaptive(self, square: Array) -> Array:
         """Weights of examples with square residuals [B], without gradient."""

@@ -325,6 +325,34 @@ def test_it_follows_a_teachers_stage(role):
     assert "target_in" in made.params
 
 
+@pytest.mark.parametrize(
+    ("roles", "network", "rate"),
+    [
+        (("start",), {}, 0.1),
+        (("teacher",), {}, 0.0),
+        (("start", "teacher"), {}, 0.0),
+        (("start", "teacher"), {"dropout": 0.3}, 0.3),
+    ],
+)
+def test_a_student_of_a_teacher_has_no_dropout(roles, network, rate):
+    """As in sCD and unlike sCT, unless the stage says so; a start does not bring its own."""
+    learning = method(network=FrozenDict(network))
+    given = {"model": model()} | dict.fromkeys(roles, model(dropout=0.1).shapes)
+    state = jax.eval_shape(lambda key: learning.init(key, **given), jax.random.key(0))
+    assert state.student.network.module.dropout == rate
+
+
+def test_a_start_whose_levels_the_teacher_does_not_know():
+    """Its velocity would be of no use there: eps says nothing of an image."""
+    start, teacher = model(), model().replace(schedule=diffusion.DdpmSchedule())
+    learning, key = method(), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"start: .* from -20 to 20, of which the teacher knows"):
+        learning.init(key, model=start, start=start.shapes, teacher=teacher.shapes)
+    for given in ({"start": teacher, "teacher": teacher}, {"start": teacher, "teacher": start}):
+        given = {role: network.shapes for role, network in given.items()}
+        jax.eval_shape(lambda key, given=given: learning.init(key, model=start, **given), key)
+
+
 def test_a_second_head_is_the_tangent_and_learns_v():
     learning = method(own_velocity=True)
     network = model(velocity=True)

@@ -52,8 +52,8 @@ def draw_levels(
 ) -> Array | None:
     """Log-SNRs [B, 2] between which weights act, for jumps from t to s [B]; None for all.
 
-    Those of a network that takes them are drawn, from a time below one half to one above it, and
-    all for jumps of no length (Geng et al. 2025b).
+    A network that takes them has them drawn, from a time below one half to one above it, and all
+    for jumps of no length (Geng et al. 2025b).
 
     Args:
       fixed: lowest and highest log(sigma / alpha) of all rows, if they are not drawn.
