@@ -66,7 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shortcut": {  # Frans et al. 2024
         "identity": "semigroup",
         "jumps": {"to": "dyadic", "most": 64, "instantaneous": 0.75},
-        "target_decay": 0.999,
+        "target_decay": 0.999,  # for long runs: each doubling hears of the one before so late
     },
     "soflow": {  # Luo et al. 2025, on CIFAR-10: floor is 0.001 times 3072 values
         "identity": "semigroup",
