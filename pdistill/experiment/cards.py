@@ -20,6 +20,8 @@ def product_card(
       data: the training images. clip: range of x_hat in sampling.
     """
     names = {"label_names": data.label_names} if network.num_labels and data.label_names else {}
+    if planned.trains and network.guidance:  # also of a student that always has its label
+        names["knows_without"] = bool(getattr(planned.run.method, "label_dropout", 0))
     solver, guidance = network.sampler or "ddim", network.guidance
     routed = hasattr(network.module, "routes")
     return {
