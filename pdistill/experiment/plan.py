@@ -174,7 +174,8 @@ def _plan_run(
             "leave it at 0"
         )
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
-    made_for = run.method.made_for(**run.arguments)
+    most = run.method.most_steps(network)
+    made_for = run.method.made_for(**run.arguments) or tuple(range(1, most + 1))
     if not trains(run.method) and given:  # made of earlier models
         made_for = earlier[next(iter(given.values()))].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
