@@ -5,12 +5,15 @@ runner performs the same one with arrays.
 """
 
 import dataclasses
+import functools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from pdistill.data.columns import check_column
 from pdistill.data.images import check_average
 from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
@@ -22,11 +25,14 @@ from pdistill.experiment.codecs import (
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
-from pdistill.methods import Run
+from pdistill.methods import Method, Run
 from pdistill.methods.columns import check_not_prompted
 from pdistill.methods.method import arguments as arguments_of
-from pdistill.methods.method import optimizers
+from pdistill.methods.method import optimizers, roles
+from pdistill.methods.multi_student import Joined
+from pdistill.model import check_kept
 from pdistill.networks import Codec, Network
+from pdistill.runtime.own_code import is_own, said
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
 
@@ -111,21 +117,22 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
                 f"gan/small, without backslashes and control characters; got {name!r}"
             )
         try:
-            shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)
-            if codec:
-                shape = codec.blank.latent_shape(shape)
-            own = model and model_of_shape(model, experiment, shape, codec)
-            for run in stage.unfold(own):
+            sized = functools.partial(_sized, experiment, model, codec, image_shape)
+            for run in stage.unfold(sized(stage)[0]):
                 name = run.name
                 if name in planned:
                     raise ConfigError(f"stages[{i}].name: {name!r} is used twice")
-                planned[name] = _plan_run(run, own, shape, planned, codec)
+                planned[name] = _plan_run(run, *sized(run), planned, codec)
                 model = model or planned[name].network.blank.replace(sampler="", guidance=None)
         except ConfigError:
             raise
-        except ValueError as error:
-            raise ConfigError(f"stages[{i}] ({name}): {error}") from error
+        except Exception as error:
+            own = is_own(stage.method)  # whose code may raise anything
+            if not (own or isinstance(error, ValueError)):
+                raise
+            what = said(error) if own else error
+            raise ConfigError(f"stages[{i}] ({name}): {what}") from error
     return planned
 
 
@@ -135,6 +142,20 @@ def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(image_shape)
     check_average(image_shape, stage.resolution)
     return (stage.resolution, stage.resolution, image_shape[-1])
+
+
+def _sized(
+    experiment: ExperimentConfig,
+    model: Network | None,
+    codec: "CodecSource | None",
+    image_shape: tuple[int, ...],
+    run: Run,
+) -> tuple[Network | None, tuple[int, ...]]:
+    """The config's model for a run's images or latents, and their shape."""
+    shape = stage_shape(run, image_shape)
+    if codec:
+        shape = codec.blank.latent_shape(shape)
+    return model and model_of_shape(model, experiment, shape, codec), shape
 
 
 def _plan_run(
@@ -154,12 +175,20 @@ def _plan_run(
     if "labels" in parameters:
         arguments["labels"] = run.labels
     draft = Planned(run, given, arguments, None, model, shape)
+    _check_arguments(run.method, {*values, *arguments})
     if "teacher" in given:
         _check_teacher(run, earlier[given["teacher"]])
     for column in run.method.columns:
+        check_column(column)
+        if "teacher" not in values:
+            raise ValueError(
+                f"its column {column.name!r} is made by the network that init takes as teacher, "
+                "and it takes none"
+            )
         check_not_prompted(values["teacher"], column.name)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, network = jax.eval_shape(draft.begin, key, values)
+    _check_made(run.method, state, network)
     if isinstance(network, Codec):
         _check_codec(run)
         run = dataclasses.replace(run, measured=False)
@@ -175,7 +204,8 @@ def _plan_run(
         )
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
     made_for = run.method.made_for(**run.arguments)
-    if not trains(run.method) and given:  # made of earlier models
+    says = type(run.method).made_for is not Method.made_for
+    if not (trains(run.method) or says) and given:  # made of earlier models
         made_for = earlier[next(iter(given.values()))].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
     if made_for and not set(steps) <= set(made_for):
@@ -210,10 +240,7 @@ def _bind(
             raise ValueError(f"{role}: {name!r} makes a codec, not a network; name another stage")
         check_same_codec(role, name, found.codec, codec)
         given[role], values[role] = found.name, found.network
-    for name, parameter in parameters.items():
-        if parameter.annotation is Network and name not in (*given, "model") and not any_name:
-            raise ValueError(f"it needs {name!r}, the name of an earlier stage")
-    if parts := getattr(run.method, "by_prompts", 0):  # whose centres the run finds
+    if parts := isinstance(run.method, Joined) and run.method.by_prompts:  # the run finds centres
         width = next(iter(values.values())).text_widths[0]
         values["centres"] = jax.ShapeDtypeStruct((parts, width), "float32")
     if isinstance(run.method, Imported):
@@ -225,6 +252,44 @@ def _bind(
             given[f"start.{name}"] = start.name
             values[f"start.{name}"] = learner.network
     return given, values
+
+
+def _check_arguments(method: Method, found: Collection[str]) -> None:
+    """Raises ValueError unless a method's `init` is given all that it does not do without."""
+    known = {name.removeprefix("start.") for name in found}
+    for name, parameter in list(arguments_of(method).items())[1:]:  # behind its key
+        wanted = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
+        if wanted and name not in known:
+            if name in roles(method):
+                raise ValueError(f"it needs {name!r}, the name of an earlier stage")
+            raise ValueError(
+                f"its init needs {name!r}, which nothing gives: a network of an earlier stage is "
+                "annotated as Network or Network | None, and any other value is a field"
+            )
+
+
+def _check_made(method: Method, state: Any, product: Any) -> None:
+    """Raises ValueError for a state that no loop can train, or a product that no card can keep."""
+    if trains(method) and not (dataclasses.is_dataclass(state) and hasattr(state, "replace")):
+        raise ValueError(
+            "init must return a flax.struct.PyTreeNode, whose fields are learners and networks; it "
+            f"returns {type(state).__name__}"
+        )
+    if not isinstance(product, Network | Codec):
+        raise ValueError(f"product must return a Network; it returns {type(product).__name__}")
+    if isinstance(product, Network):
+        check_kept(product)
+    if is_own(method):
+        try:
+            hash(method)
+        except TypeError as error:
+            raise ValueError(f"its fields must be hashable, as tuples are: {error}") from error
+        try:
+            json.dumps(method.card(state))
+        except Exception as error:
+            raise ValueError(
+                f"card must return plain values; the state has shapes there only: {said(error)}"
+            ) from error
 
 
 def _check_teacher(run: Run, found: Planned) -> None:
@@ -327,9 +392,9 @@ def _pixels(shape: Sequence[int]) -> str:
 
 
 def first_of_each_method(runs: Mapping[str, Planned]) -> list[Planned]:
-    """The first run of each method that trains, in order."""
-    found: dict[str, Planned] = {}
+    """The first run of each method that trains, in order; a subclass is another method."""
+    found: dict[type, Planned] = {}
     for planned in runs.values():
         if planned.trains:
-            found.setdefault(planned.run.method.name, planned)
+            found.setdefault(type(planned.run.method), planned)
     return list(found.values())
