@@ -35,15 +35,9 @@ def product_card(
         **names,
         "data": {"name": data.name, **shapes(planned, network), "scale": "image / 127.5 - 1"},
         "method": planned.run.method.name,
-        "parent": parent(planned),
+        "parent": planned.parent,
         "trainable_fraction": trainable_fraction(planned),
     }
-
-
-def parent(planned: Planned) -> str | None:
-    """Name of the run that a run's model comes from: its start, its teacher, or the first given."""
-    given = planned.given
-    return given.get("start") or given.get("teacher") or next(iter(given.values()), None)
 
 
 def trainable_fraction(planned: Planned) -> float:
@@ -67,9 +61,9 @@ def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
     """Finds what a model that is not trained itself has from its parent's card."""
     if planned.trains:
         return {}
-    if not (name := parent(planned)):
+    if planned.parent is None:
         return {"train_steps": 0, "images_seen": 0}
-    card = models.read_card(workdir / name / "model")
+    card = models.read_card(workdir / planned.parent / "model")
     names = ("train_steps", "images_seen", "selected_step", "guide", "knows_without")
     return {name: card[name] for name in names if name in card}
 

@@ -6,9 +6,8 @@ runner performs the same one with arrays.
 
 import dataclasses
 import functools
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +24,12 @@ from pdistill.experiment.codecs import (
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
+from pdistill.experiment.made import check_arguments, check_made
 from pdistill.methods import Method, Run
 from pdistill.methods.columns import check_not_prompted
 from pdistill.methods.method import arguments as arguments_of
-from pdistill.methods.method import optimizers, roles
+from pdistill.methods.method import optimizers
 from pdistill.methods.multi_student import Joined
-from pdistill.model import check_kept
 from pdistill.networks import Codec, Network
 from pdistill.runtime.own_code import is_own, said
 from pdistill.samplers import Steps, format_steps, parse_solver
@@ -67,6 +66,12 @@ class Planned:
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the run that its model comes from: its start, its teacher, or the first given."""
+        names = (self.given.get("start"), self.given.get("teacher"), *self.given.values())
+        return next(filter(None, names), None)
 
     @property
     def trains(self) -> bool:
@@ -136,14 +141,6 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
     return planned
 
 
-def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stage's images, [H, W, C], from the data's; ValueError if there is none."""
-    if not stage.resolution:
-        return tuple(image_shape)
-    check_average(image_shape, stage.resolution)
-    return (stage.resolution, stage.resolution, image_shape[-1])
-
-
 def _sized(
     experiment: ExperimentConfig,
     model: Network | None,
@@ -151,8 +148,11 @@ def _sized(
     image_shape: tuple[int, ...],
     run: Run,
 ) -> tuple[Network | None, tuple[int, ...]]:
-    """The config's model for a run's images or latents, and their shape."""
-    shape = stage_shape(run, image_shape)
+    """The config's model for a run's images or latents, and their shape; ValueError for none."""
+    shape = tuple(image_shape)
+    if run.resolution:
+        check_average(image_shape, run.resolution)
+        shape = (run.resolution, run.resolution, image_shape[-1])
     if codec:
         shape = codec.blank.latent_shape(shape)
     return model and model_of_shape(model, experiment, shape, codec), shape
@@ -175,20 +175,13 @@ def _plan_run(
     if "labels" in parameters:
         arguments["labels"] = run.labels
     draft = Planned(run, given, arguments, None, model, shape)
-    _check_arguments(run.method, {*values, *arguments})
+    check_arguments(run.method, {*values, *arguments})
     if "teacher" in given:
         _check_teacher(run, earlier[given["teacher"]])
-    for column in run.method.columns:
-        check_column(column)
-        if "teacher" not in values:
-            raise ValueError(
-                f"its column {column.name!r} is made by the network that init takes as teacher, "
-                "and it takes none"
-            )
-        check_not_prompted(values["teacher"], column.name)
+    _check_columns(run.method, values.get("teacher"))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, network = jax.eval_shape(draft.begin, key, values)
-    _check_made(run.method, state, network)
+    check_made(run.method, state, network)
     if isinstance(network, Codec):
         _check_codec(run)
         run = dataclasses.replace(run, measured=False)
@@ -205,8 +198,8 @@ def _plan_run(
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
     made_for = run.method.made_for(**run.arguments)
     says = type(run.method).made_for is not Method.made_for
-    if not (trains(run.method) or says) and given:  # made of earlier models
-        made_for = earlier[next(iter(given.values()))].made_for
+    if not (trains(run.method) or says) and draft.parent:  # made of earlier models
+        made_for = earlier[draft.parent].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
     if made_for and not set(steps) <= set(made_for):
         raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
@@ -254,42 +247,16 @@ def _bind(
     return given, values
 
 
-def _check_arguments(method: Method, found: Collection[str]) -> None:
-    """Raises ValueError unless a method's `init` is given all that it does not do without."""
-    known = {name.removeprefix("start.") for name in found}
-    for name, parameter in list(arguments_of(method).items())[1:]:  # behind its key
-        wanted = parameter.default is parameter.empty and "VAR" not in parameter.kind.name
-        if wanted and name not in known:
-            if name in roles(method):
-                raise ValueError(f"it needs {name!r}, the name of an earlier stage")
+def _check_columns(method: Method, teacher: Network | None) -> None:
+    """Raises ValueError for columns that a method's teacher, if it has one, cannot make."""
+    for column in method.columns:
+        check_column(column)
+        if teacher is None:
             raise ValueError(
-                f"its init needs {name!r}, which nothing gives: a network of an earlier stage is "
-                "annotated as Network or Network | None, and any other value is a field"
+                f"its column {column.name!r} is made by the network that init takes as teacher, "
+                "and it takes none"
             )
-
-
-def _check_made(method: Method, state: Any, product: Any) -> None:
-    """Raises ValueError for a state that no loop can train, or a product that no card can keep."""
-    if trains(method) and not (dataclasses.is_dataclass(state) and hasattr(state, "replace")):
-        raise ValueError(
-            "init must return a flax.struct.PyTreeNode, whose fields are learners and networks; it "
-            f"returns {type(state).__name__}"
-        )
-    if not isinstance(product, Network | Codec):
-        raise ValueError(f"product must return a Network; it returns {type(product).__name__}")
-    if isinstance(product, Network):
-        check_kept(product)
-    if is_own(method):
-        try:
-            hash(method)
-        except TypeError as error:
-            raise ValueError(f"its fields must be hashable, as tuples are: {error}") from error
-        try:
-            json.dumps(method.card(state))
-        except Exception as error:
-            raise ValueError(
-                f"card must return plain values; the state has shapes there only: {said(error)}"
-            ) from error
+        check_not_prompted(teacher, column.name)
 
 
 def _check_teacher(run: Run, found: Planned) -> None:

@@ -89,7 +89,7 @@ def check_update(
 ) -> None:
     """Raises as `trace_update` for updates that a run cannot do.
 
-    Those of the user's own methods are traced, one of each kind; pdistill's have tests.
+    One of each kind is traced for a method of the user's own; pdistill's have tests.
     """
     method, loop = planned.run.method, planned.run.loop
     if loop:

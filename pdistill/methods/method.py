@@ -53,7 +53,7 @@ class Method:
     def made_for(self, **arguments: Any) -> tuple[Steps, ...]:
         """Step counts that its product is made for, given `Run.arguments`; () for any.
 
-        Without `step`, unless it has this function, they are those of the first network given.
+        A method without `step` or this function has those of the model that its own comes from.
         """
         del arguments
         return ()

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Optional
 
 import jax
@@ -22,7 +21,7 @@ from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.experiment import cards
 from pdistill.experiment.config import ConfigError, as_plain, convert, parse
 from pdistill.experiment.defaults import fill_defaults
-from pdistill.experiment.plan import first_of_each_method
+from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.experiment.run import Experiment
 from pdistill.experiment.variants import with_imported_teacher
 from pdistill.methods import Ctm, Method, Teacher
@@ -85,6 +84,23 @@ class Copying(Method):
         return state.student.averaged
 
 
+@dataclasses.dataclass(frozen=True)
+class Untrained(Method):
+    """A model of one step from an earlier one, in no updates."""
+
+    name: ClassVar[str] = "untrained"
+    measured_at: ClassVar = (1,)
+
+    def init(self, key, *, teacher: Network):
+        return teacher
+
+    def product(self, state):
+        return state
+
+    def made_for(self):
+        return (1,)
+
+
 def planned(*stages, loop=LOOP, image_shape=(8, 8, 1)):
     teacher = dataclasses.replace(TEACHER, loop=loop)
     return plan_of(Small(1), teacher, *stages, image_shape=image_shape)
@@ -116,10 +132,11 @@ def test_a_model_of_classes_of_ones_own_comes_back(tmp_path):
     with pytest.raises(ValueError, match="made for the solver heun; got ddim"):
         model.sample(jax.random.key(0), 2, solver="ddim")
     # A model that is not trained has its counts of the first that it is made of.
-    given = SimpleNamespace(trains=False, given={"one": "mine", "other": "mine"})
+    run = stage(Untrained())
+    given = Planned(run, {"one": "mine", "other": "others"}, {}, None, KEPT, (8, 8, 1))
     assert cards.inherited(given, tmp_path)["images_seen"] == 70
-    assert cards.parent(given) == "mine"
-    alone = SimpleNamespace(trains=False, given={})
+    assert given.parent == "mine"
+    alone = dataclasses.replace(given, given={})
     assert cards.inherited(alone, tmp_path) == {"train_steps": 0, "images_seen": 0}
 
 
@@ -381,27 +398,12 @@ class Sized(Copying):
         return dataclasses.replace(self, changes=(("shape", (size, size, 1)),))
 
 
-class OneStep(Method):
-    name = "one_step"
-    measured_at = (1,)
-
-    def init(self, key, *, teacher: Network):
-        return teacher
-
-    def product(self, state):
-        return state
-
-    def made_for(self):
-        return (1,)
-
-
 def test_what_a_plan_leaves_to_a_method():
     """The resolutions of its runs, the steps that it is made for, and its class."""
-    frozen_one = dataclasses.dataclass(frozen=True)(OneStep)()
-    untrained = stage(frozen_one, loop=None)
+    untrained = stage(Untrained(), loop=None)
     runs = planned(stage(Copying()), stage(Sized(), "sized"), untrained)
     assert [runs[f"sized/{n}"].image_shape for n in (4, 8)] == [(4, 4, 1), (8, 8, 1)]
-    assert runs["one_step"].made_for == (1,)
+    assert runs["untrained"].made_for == (1,)
     names = [run.name for run in first_of_each_method(runs)]
     assert names == ["teacher", "copying", "sized/4"]
 
