@@ -2,6 +2,7 @@
 
 import importlib
 import operator
+import os
 import sysconfig
 import traceback
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pdistill.runtime.files import one_line
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = (str(PACKAGE), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+LIBRARIES = (f"{PACKAGE}{os.sep}", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
 
 def is_own(value: Any) -> bool:
