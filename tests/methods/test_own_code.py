@@ -289,6 +289,10 @@ class Taken(Copying):
     labels: int = 3
 
 
+class Undecorated(Copying):
+    width: int = 3
+
+
 class Mode(enum.Enum):
     ONE = 1
 
@@ -351,6 +355,7 @@ def test_defaults_are_left_out_where_nothing_plain_means_them():
     [
         ("Untold", "the argument 'teacher' of init without its type, such as Network"),
         ("Whatever", r"must name the networks of init, as teacher: Network; it has \*\*given"),
+        ("Undecorated", "must be a frozen dataclass: write @dataclasses"),
         ("Taken", "has a field 'labels', which every stage has already; rename it"),
     ],
 )
