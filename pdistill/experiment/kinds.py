@@ -38,9 +38,12 @@ def method_named(name: Any, path: str) -> type[Method]:
 
 def _lacks(method: type[Method]) -> Iterator[str]:
     """Says, first things first, what keeps a user's class from being a method."""
-    known = getattr(method, "__dataclass_fields__", {})
-    new = {*vars(method).get("__annotations__", {})} - {*known}  # of a subclass without decorator
-    if new or not known or not method.__dataclass_params__.frozen:
+    known, own = (
+        getattr(method, "__dataclass_fields__", ()),
+        vars(method).get("__annotations__", ()),
+    )
+    undecorated = not dataclasses.is_dataclass(method) or {*own} - {*known}
+    if undecorated or not method.__dataclass_params__.frozen:
         yield "must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) before it"
     if not isinstance(getattr(method, "name", None), str):
         yield 'needs a name for its results: a class attribute name: ClassVar[str] = "..."'
