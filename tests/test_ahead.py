@@ -81,7 +81,8 @@ def started(monkeypatch, tmp_path, pays):
         runs = plan(settings, data.image_shape)
         traced = collections.defaultdict(list)
 
-        def trace_update(planned, *rest):
+        def trace_update(planned, *rest, rows):
+            assert not rows  # of data without prompts
             *_, shape, step, substeps = rest
             traced[planned.name].append((shape[0], step, substeps))
             return SimpleNamespace(traced=jax.jit(lambda x: x).trace(1.0))

@@ -321,7 +321,8 @@ def unsaved(tmp_path):
     (tmp_path / "results.jsonl").touch()
     claimed(CONFIG, images={"content": "a"})
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
-    for name in ("text/scale.npz", "text/prompts.json", "events.out.tfevents.1.host", ".lock"):
+    others = ("captions.json", "events.out.tfevents.1.host", ".lock")
+    for name in ("text/scale.npz", "text/prompts.json", *others):
         saved(tmp_path / name)
     for name in ("codec.json", "log.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)
@@ -336,6 +337,7 @@ def test_a_run_that_has_saved_nothing_is_begun_with_another_config(tmp_path, uns
     unsaved(CONFIG | {"seed": 1}, images={"content": "b"})
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
     assert not (tmp_path / "text").exists()  # whose scale is of the other data
+    assert not (tmp_path / "captions.json").exists()
     assert not (tmp_path / "teacher/codec.json").exists()  # of the other codec
     if made == "linked":
         (tmp_path / "elsewhere").mkdir()

@@ -163,6 +163,19 @@ def test_a_guide_does_not_teach_it_images_without_label(folder, tmp_path):
     assert not earlier.needs_label
 
 
+def test_students_that_take_weights_have_always_had_their_label(tmp_path):
+    """A map that takes weights need not have, unless its card says so."""
+    mapping = STUDENT.replace(module=STUDENT.module.clone(target=True), sampler="gamma")
+    for network, solver, says, needs in (
+        (STUDENT, "ddim", {}, True),  # as cards of earlier versions, which do not say
+        (STUDENT, "ddim", {"knows_without": True}, False),
+        (mapping, "gamma", {}, False),
+        (mapping, "gamma", {"knows_without": False}, True),
+    ):
+        save_random(tmp_path / "model", network, solver=solver, guidance=[0.0, 4.0], **says)
+        assert pdistill.load(tmp_path / "model").needs_label is needs
+
+
 def test_guides_of_other_latents(tmp_path):
     """They are told by what the cards name: no codec is read."""
     latents = {"data": {"shape": SHAPE, "scale": "latents"}}

@@ -95,9 +95,11 @@ def test_round_trip(tmp_path, network):
     np.testing.assert_array_equal(model.sample(KEY, 5), before.sample(KEY, 5))
 
 
-def test_folder_of_a_stage_holds_its_model(tmp_path):
+def test_folder_of_a_stage_holds_its_model(tmp_path, monkeypatch):
+    """Also in the home, whose ~ a shell leaves as it is in --model=~/teacher."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     save_random(tmp_path / "teacher/model")
-    for path in (tmp_path / "teacher", str(tmp_path / "teacher/model")):
+    for path in (tmp_path / "teacher", str(tmp_path / "teacher/model"), "~/teacher"):
         chex.assert_trees_all_equal(load(path).network, random(LABELLED))
 
 

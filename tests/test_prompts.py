@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import chex
@@ -26,13 +27,13 @@ from pdistill.experiment import rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.dry_run import dry_run
 from pdistill.experiment.plan import plan
-from pdistill.experiment.text import embedded, plan_text
+from pdistill.experiment.text import TextPlan, embedded, plan_text, with_text
 from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
-from pdistill.model.text import PromptEncoder, load_text_encoder
+from pdistill.model.text import PromptEncoder, encoder_identity, load_text_encoder
 from pdistill.networks import Conditioning
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
@@ -132,10 +133,12 @@ def test_prompts_by_the_api_and_the_command_line(run, stage, tmp_path):
     """One for all, one for each, or embeddings, also under jit; the same images."""
     model = pdistill.load(run / stage)
     prompts = ["a red tile", "a blue tile", ""]
+    if stage != "teacher":  # which have always had a prompt
+        prompts[2] = "a green tile"
     images = model.sample(KEY, 3, prompt=prompts)
     text = model.prompts(prompts)
     assert text.mask.shape[1] % 8 == 0
-    assert text.mask.any(1).tolist() == [True, True, False]
+    assert text.mask.any(1).tolist() == [True, True, stage != "teacher"]
     np.testing.assert_array_equal(model.sample(KEY, 3, prompt=text), images)
     alike = jax.jit(lambda text: model.sample(KEY, 3, prompt=text))(text)
     np.testing.assert_allclose(alike, images, atol=1e-5)
@@ -266,11 +269,25 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     assert len(set(row["prompts"])) == 3
 
 
-def test_a_second_run_does_nothing(run, encoder, capsys, monkeypatch):
+def test_a_second_run_does_nothing(run, encoder, monkeypatch):
+    """But of other captions it is refused; one of an earlier version does not say which it had."""
     monkeypatch.setattr("pdistill.networks.text.encoder.TextEncoder.encode", None)
-    before = (run / "results.jsonl").read_text()
+    before, kept = (run / "results.jsonl").read_text(), run / "captions.json"
+    known = kept.read_text()
+    kept.unlink()
     experiment.run(config(encoder), run)
     assert (run / "results.jsonl").read_text() == before
+    assert kept.read_text() == known
+    others = dataclasses.replace(load_dataset("tiles"), captions=[("a tile",)] * 32)
+    with pytest.raises(ConfigError, match="holds a run on other captions than are there now"):
+        told_by(encoder, others, run)
+
+
+def told_by(encoder, data, workdir):
+    """The data set with the column "text" by an encoder, as a run begins."""
+    settings = config(encoder)
+    plan = TextPlan((PROMPTS_WIDTH, PROMPTS_WIDTH), load_text_encoder(encoder), None)
+    return with_text(data, workdir, parse(as_plain(settings)), plan)
 
 
 def test_embeddings_are_beside_the_data(data):
@@ -325,13 +342,21 @@ def test_one_prompt_is_no_list_of_letters(run):
     jax.tree.map(np.testing.assert_array_equal, prompts("a red tile"), prompts(["a red tile"]))
 
 
-def test_other_captions_are_other_embeddings(data, encoder):
-    """Also as many of the same lengths, in another order."""
+def test_other_captions_are_other_embeddings(data, encoder, capsys):
+    """Also as many of the same lengths, in another order; and by a way of pooling of its own."""
     tiles, loaded = load_dataset("tiles"), load_text_encoder(encoder)
     turned = dataclasses.replace(tiles, captions=list(tiles.captions)[::-1])
+    earlier = data / f"text/tiles:train/{encoder_identity(loaded)['checksum']:08x}-1-pooled"
+    earlier.mkdir()  # whose name does not say how its encoder pools
     one, other = (embedded(each, loaded, (PROMPTS_WIDTH, 0)) for each in (tiles, turned))
+    earlier.rmdir()
+    assert f"of earlier versions is in {earlier}" in " ".join(capsys.readouterr().err.split())
     np.testing.assert_array_equal(other["pooled"][:], one["pooled"][:][::-1])
     assert np.abs(other["pooled"][:] - one["pooled"][:]).max() > 0.1
+    first = loaded.replace(module=loaded.module.clone(pooling="cls"))
+    other = embedded(tiles, first, (PROMPTS_WIDTH, 0))
+    wanted = first.encode([each[0] for each in tiles.captions], tokens=False).pooled
+    np.testing.assert_allclose(other["pooled"][:][:, 0], wanted, atol=1e-3)
 
 
 def test_a_run_that_was_moved(run, tmp_path):
@@ -358,7 +383,9 @@ def test_a_student_of_a_model_from_elsewhere_has_its_prompts(run, encoder, tmp_p
     np.testing.assert_array_equal(
         one.sample(KEY, 1, prompt="a red tile"), other.sample(KEY, 1, prompt="a red tile")
     )
-    assert pdistill.load(tmp_path / "run/progressive/1").prompts
+    (tmp_path / "far/away").mkdir(parents=True)
+    moved = shutil.move(tmp_path / "run", tmp_path / "far/away/run")
+    assert pdistill.load(moved / "progressive/1").prompts.fingerprint == one.prompts.fingerprint
 
 
 # --- What is wrong --------------------------------------------------------------------------------
@@ -370,8 +397,20 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     with pytest.raises(ModelError, match=r"text encoder: there is no folder .*nothing"):
         model.sample(KEY, 1, prompt="a tile")
     other = save_encoder(tmp_path / "other", "bert", seed=1)
-    with pytest.raises(ModelError, match="trained with another text encoder than the one in"):
+    message = "trained with another text encoder than the one in"
+    with pytest.raises(ModelError, match=message):
         pdistill.load(run / "teacher", text_encoder=other).sample(KEY, 1, prompt="a tile")
+    pooling = json.dumps({"pooling_mode_cls_token": True})  # of the same parameters
+    first = shutil.copytree(encoder, tmp_path / "first")
+    (first / "1_Pooling/config.json").write_text(pooling)
+    model = pdistill.load(run / "teacher", text_encoder=first)
+    with pytest.raises(ModelError, match=message):
+        model.prompts("a tile")
+    earlier = dataclasses.replace(model.prompts, identity=None)  # does not say which it was
+    earlier("a tile")
+    assert earlier.fingerprint != model.prompts.fingerprint
+    with pytest.raises(ModelError, match=r"was begun with another text encoder than .*first"):
+        told_by(first, load_dataset("tiles"), run)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +418,9 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
     [
         ({"prompt": ["a", "b", "c"]}, "prompt must be one, or 2 of them; got 3"),
         ({"guidance": 2.0}, "guidance is towards a prompt; give prompt too"),
+        ({"guidance": 2.0, "prompt": ""}, "guidance is towards a prompt; give prompt too"),
+        ({"prompt": ["a", 3]}, "prompts must be strings, or None for no prompt; got 3"),
+        ({"prompt": 3}, "prompts must be strings, or None for no prompt; got 3"),
         ({"label": 1, "prompt": "a"}, "this model has no labels"),
     ],
 )
@@ -402,8 +444,16 @@ def test_what_knows_labels_only_refuses_prompts(run, tmp_path):
 
 
 def test_a_model_that_always_had_a_prompt_says_so(run):
-    with pytest.warns(UserWarning, match="told a prompt for every image"):
-        pdistill.load(run / "progressive/1").sample(KEY, 1)
+    model = pdistill.load(run / "progressive/1")
+    text = model.prompts([None, "a red tile"])
+    assert text.mask.any(1).tolist() == [False, True]
+    for prompt in (None, "", [" ", "a red tile"], text):
+        with pytest.warns(UserWarning, match="told a prompt for every image"):
+            model.told(2, prompt=prompt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.told(2, prompt="a red tile")
+        pdistill.load(run / "teacher").told(2, prompt=["", "a red tile"], guidance=2.0)
 
 
 def test_a_model_without_text(tmp_path):
@@ -504,8 +554,10 @@ def test_emoji(variant, widths):
     assert runs["student/4"].measured_at == (4,)
     if variant == "cpu":
         mesh = make_mesh(1, 1, jax.devices()[:1])
-        traced = trace_update(runs["student/4"], runs, settings, mesh, (789, 64, 64, 3))
-        assert traced.data[0]["text/pooled"].shape == (789, 1, 384)
+        known = {"text/pooled": jax.ShapeDtypeStruct((789, 3, 384), "float16")}
+        traced = trace_update(codec, runs, settings, mesh, (789, 64, 64, 3), rows=known)
+        found = {name: a.shape for name, a in traced.data[0].items()}  # codecs' data have text too
+        assert (found["text/pooled"], found["text/count"]) == ((789, 3, 384), (789, 1))
 
 
 def test_captions_of_a_data_set(data):

@@ -232,6 +232,8 @@ def test_prompts_in_another_encoding(tmp_path):
         ValueError, match=r"prompts.txt is not in UTF-8; save it so \('utf-8' codec"
     ):
         read_prompts(tmp_path / "prompts.txt")
+    (tmp_path / "prompts.txt").write_text("a crab\n", encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "prompts.txt") == ["a crab"]
 
 
 @pytest.mark.parametrize(

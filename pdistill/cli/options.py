@@ -12,6 +12,7 @@ from PIL import ImageColor
 
 from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
+from pdistill.runtime.files import in_home
 from pdistill.runtime.programs import keep_programs
 from pdistill.samplers import parse_steps
 from pdistill.samplers.noise import SEEDS
@@ -79,7 +80,7 @@ def text_encoder_option(parser: argparse.ArgumentParser) -> None:
 def prompts_option(parser: argparse.ArgumentParser) -> None:
     """Adds --prompts, for a command that gives a model prompts."""
     help = "file of prompts for a model with text, one a line, which take turns"
-    parser.add_argument("--prompts", type=Path, help=help)
+    parser.add_argument("--prompts", type=in_home, help=help)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -89,7 +90,7 @@ def read_prompts(path: Path) -> list[str]:
       OSError: there is no such file. ValueError: it has no prompts, or is not in UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # also with a mark before them
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8; save it so ({error})") from error
     prompts = [line.strip() for line in lines]

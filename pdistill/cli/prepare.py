@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pdistill.cli.options import Parser, picture_options
+from pdistill.data.captions import WRITE
 from pdistill.data.emoji import SIDE
 from pdistill.data.prepare import prepare, prepare_emoji, prepare_images
 from pdistill.data.published import PUBLISHED, image_shape
@@ -23,6 +24,7 @@ from pdistill.model.card import find
 from pdistill.model.codecs import blank_codec
 from pdistill.model.text import load_text_encoder
 from pdistill.networks.text import TextEncoder
+from pdistill.runtime.files import in_home
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -48,13 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("published", nargs="?", choices=PUBLISHED, help="a data set to download")
-    add("--archive", type=Path, help="a copy of it, file or folder, to use instead")
+    add("--archive", type=in_home, help="a copy of it, file or folder, to use instead")
     add(
         "--images",
-        type=Path,
+        type=in_home,
         help="a folder of images; sub-folders are classes, or train, test and val with classes",
     )
-    add("--emoji", type=Path, help="a folder in which the npm packages of emoji are unpacked")
+    add("--emoji", type=in_home, help="a folder in which the npm packages of emoji are unpacked")
     add("--emoji_groups", help="smileys,animals,food or the like; default: all")
     add("--name", help="name of the new data set; default of --emoji: emoji, or emoji_small")
     add("--resolution", type=int, help="pixels a side; default: the images' own, at most 64")
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="train", help="split that these are for; default: %(default)s")
     add("--batch_size", type=int, default=64, help="images that --codec encodes at a time")
     picture_options(parser)
-    add("--data_dir", type=Path, default=data_dir(), help="default: %(default)s")
+    add("--data_dir", type=in_home, default=data_dir(), help="default: %(default)s")
     return parser
 
 
@@ -103,10 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.emoji:
         args.name = args.name or ("emoji_small" if args.emoji_groups else "emoji")
         args.resolution, args.channels = args.resolution or SIDE, 3
-    root = args.data_dir.expanduser()
+    root = args.data_dir
     with plain_errors(PrepareError, ValueError, OSError):
         if args.codec:
             _check_codec(args, root)
+        if args.text_encoder:
+            _check_text(args, root)
         encoder = args.text_encoder and load_text_encoder(args.text_encoder)
         prepared = args.published and args.codec and (root / args.published).exists()
         if not known and not prepared:
@@ -150,7 +154,7 @@ def _prepare(args: argparse.Namespace, root: Path) -> Path:
         channels=args.channels,
         background=args.background,
         held_out=args.held_out,
-        captioned=args.captions == "found",
+        captioned=False if args.captions == "none" else bool(args.text_encoder) or None,
         multiple=blank_codec(args.codec).factor if args.codec else 1,
     )
 
@@ -165,15 +169,28 @@ def _check_codec(args: argparse.Namespace, root: Path) -> None:
         codec.latent_shape(image_shape(args.published))
     if not (args.images or args.emoji):
         return
-    if (root / args.name).exists():
-        option = "--images" if args.images else "--emoji"
-        raise PrepareError(
-            f"{root / args.name} is there already: leave out {option} to add latents to it, as "
-            f"--name={args.name} --codec={args.codec}, or delete it"
-        )
+    _check_new(args, root, "codec", "latents")
     args.channels = args.channels or codec.module.image_channels
     side = args.resolution or codec.factor  # a default one is a multiple of it
     codec.latent_shape((side, side, args.channels))
+
+
+def _check_text(args: argparse.Namespace, root: Path) -> None:
+    """Raises PrepareError for embeddings of captions that there cannot be, before any are made."""
+    if args.published or args.captions == "none":
+        what = f"{args.published} has none" if args.published else "leave --captions=none out"
+        raise PrepareError(f"--text_encoder makes embeddings of captions: {what}")
+    _check_new(args, root, "text_encoder", "embeddings")
+
+
+def _check_new(args: argparse.Namespace, root: Path, part: str, what: str) -> None:
+    """Raises PrepareError if pictures are given for a set that is there, to which `part` may be."""
+    option = "--images" if args.images else "--emoji"
+    if (args.images or args.emoji) and (root / args.name).exists():
+        raise PrepareError(
+            f"{root / args.name} is there already: leave out {option} to add {what} to it, as "
+            f"--name={args.name} --{part}={getattr(args, part)}, or delete it"
+        )
 
 
 def _encode(args: argparse.Namespace, name: str) -> None:
@@ -193,8 +210,8 @@ def _embed(args: argparse.Namespace, encoder: TextEncoder) -> None:
     data = load_dataset(args.name or args.published, args.split, in_memory=False)
     if data.captions is None:
         raise PrepareError(
-            f"{data.name} has no captions for --text_encoder: write x.txt beside x.png, or "
-            "metadata.jsonl into the folder, and prepare it again"
+            f"{data.name} has no captions for --text_encoder: {WRITE}, and prepare that with "
+            "--images under another name"
         )
     pooled, tokens = encoder.widths
     embedded(data, encoder, (pooled, tokens if args.text_tokens else 0))

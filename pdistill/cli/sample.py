@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label",
         help="label of all images, or those that take turns, such as 0-9 or cat,dog; for a model "
-        "with labels (default: all in turn, or none for a model that can be guided)",
+        "with labels (default: all in turn, or none for a model that knows images without)",
     )
     parser.add_argument(
         "--prompt",

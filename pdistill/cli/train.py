@@ -24,7 +24,7 @@ from pdistill.model import ModelError, SamplingError
 from pdistill.runtime import background, processes
 from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
-from pdistill.runtime.files import one_line
+from pdistill.runtime.files import in_home, one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
 from pdistill.runtime.programs import keep_programs
 from pdistill.runtime.terminal import plain_errors, plain_messages
@@ -86,7 +86,7 @@ def main(_, stop: ProgramSignals) -> None:
     errors = ConfigError, CheckpointError, DataError, Diverged, EvaluationError, ModelError
     try:
         with plain_errors(*errors, SamplingError, OSError):
-            experiment.run(_CONFIG.value, _WORKDIR.value, new=_NEW.value, stop=stop)
+            experiment.run(_CONFIG.value, in_home(_WORKDIR.value), new=_NEW.value, stop=stop)
     except Interrupted as interruption:
         message = "" if jax.process_index() else str(interruption)
         sys.stdout.flush()

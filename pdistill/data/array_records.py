@@ -102,7 +102,13 @@ class ArrayRecords:
 
     def captions(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
         found = map(self._caption_parser.parse_example, self.read(rows))
-        return [tuple(text.decode() for text in example["captions"]) for example in found]
+        captions = [tuple(text.decode() for text in example["captions"]) for example in found]
+        if lacking := [row for row, each in zip(rows, captions, strict=True) if not each]:
+            raise DataError(
+                f"image {lacking[0]} of {self.name} has no caption, and others have: give each "
+                "one, or leave such images out, as by a split"
+            )
+        return captions
 
     def _damaged(self, row: int, error: Exception) -> DataError:
         ends = np.cumsum([shard.take for shard in self._shards])

@@ -13,17 +13,19 @@ from pdistill.runtime.terminal import say
 SIDECARS = (".txt", ".caption")  # the first that is there is read
 TABLES = ("metadata.jsonl", "metadata.csv")
 FIELDS = ("text", "caption", "prompt")  # of a table; the first that has something is read
+WRITE = "write x.txt beside each x.png, or metadata.jsonl into the folder"  # how to give some
 ENCODING = "utf-8-sig"  # UTF-8, with or without a mark at its beginning
 
 
-def read_captions(folder: Path, found: Folder) -> dict[Path, tuple[str, ...]]:
+def read_captions(folder: Path, found: Folder, needed: bool = False) -> dict[Path, tuple[str, ...]]:
     """Reads the captions of a folder's pictures, by their paths; {} if there are none.
 
     A picture's captions are the text of the file beside it, or else those in a table of TABLES in
     `folder` or a split's, whose "file_name" is relative to the table.
 
     Raises:
-      PrepareError: some pictures have no caption and others do, or a file of them is damaged.
+      PrepareError: some pictures have no caption and others do, or a file of them is damaged; or
+        there are none and some are `needed`.
     """
     tables = {}
     for top in dict.fromkeys((folder, *found.tops.values())):
@@ -33,6 +35,8 @@ def read_captions(folder: Path, found: Folder) -> dict[Path, tuple[str, ...]]:
     for path in paths:
         if own := _beside(path) or tables.get(path):
             captions[path] = own
+    if needed and not captions:
+        raise PrepareError(f"{folder} has no captions for --text_encoder: {WRITE}")
     lacking = [path for path in paths if path not in captions]
     if lacking and (captions or tables):
         raise PrepareError(
@@ -84,7 +88,8 @@ def _table(path: Path) -> dict[Path, tuple[str, ...]]:
             for row in _rows(path, file):
                 number += 1
                 if found := captions_of(row):
-                    captions[path.parent / row["file_name"]] = found
+                    picture = path.parent / row["file_name"]
+                    captions[picture] = (*captions.get(picture, ()), *found)  # one a row, in COCO's
     except KeyError as error:
         raise PrepareError(
             f'{path}, row {number}: there is no "file_name", which names the picture; add it'

@@ -73,7 +73,7 @@ def prepare_images(
     channels: int | None = None,
     background: str = "white",
     held_out: int | None = None,
-    captioned: bool = True,
+    captioned: bool | None = None,
     multiple: int = 1,
 ) -> Path:
     """Prepares the images in `folder` as the data set `name` in `root`; returns the new folder.
@@ -86,11 +86,11 @@ def prepare_images(
       resolution, resize: as in `resize_square`; by default as `common_resolution` finds it.
       labelled, held_out: as in `read_folder`.
       channels: 1 or 3; by default 1 if all images are grey. background: as in `read_picture`.
-      captioned: with captions, if there are any. multiple: as in `common_resolution`.
+      captioned: with captions; None if there are any. multiple: as in `common_resolution`.
 
     Raises:
       PrepareError: the name is bad or there already, or being prepared, or as `read_folder` and
-        `read_captions`.
+        `read_captions`. Nothing is written then.
     """
     _check_name(name)
     done: list[str] = []  # appended to from threads
@@ -107,7 +107,7 @@ def prepare_images(
     with new_folder(root, name, VERSION) as scratch:
         found = read_folder(folder, labelled, held_out)
         paths = found.paths()
-        captions = read_captions(folder, found) if captioned else {}
+        captions = {} if captioned is False else read_captions(folder, found, bool(captioned))
         resolution = resolution or common_resolution(paths, multiple)
         _tell(found.files, found.classes, resolution, list(captions.values()))
         channels = channels or common_channels(paths)

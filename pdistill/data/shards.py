@@ -73,19 +73,24 @@ class Shards:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows by a slice, numbers [...] or a mask [N], in memory: [..., *shape[1:]]."""
+    def __getitem__(self, rows: slice | np.ndarray | tuple[Any, int]) -> np.ndarray:
+        """Rows by a slice, numbers [...] or a mask [N], in memory: [..., *shape[1:]].
+
+        With a number after them, as in [rows, 0], that part of each alone is read.
+        """
+        rows, *part = rows if isinstance(rows, tuple) else (rows,)
         numbers = np.arange(len(self))[rows]
         if self._chosen is not None:
             numbers = self._chosen[numbers]
         leading, numbers = numbers.shape, numbers.reshape(-1)
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        shape = self.shape[1 + len(part) :]
+        found = np.empty((len(numbers), *shape), self.dtype)
         shards = np.searchsorted(self._ends, numbers, side="right")
         for i in np.unique(shards):
             here = shards == i
             start = self._ends[i] - len(self._arrays[i])
-            found[here] = self._arrays[i][numbers[here] - start][..., : self.shape[-1]]
-        return found.reshape(*leading, *self.shape[1:])
+            found[here] = self._arrays[i][numbers[here] - start, *part][..., : self.shape[-1]]
+        return found.reshape(*leading, *shape)
 
     def choose(self, rows: np.ndarray) -> Self:
         """The rows of these numbers [n] alone, still on disk."""

@@ -61,7 +61,7 @@ class Embeddings:
     """A description of a folder of embeddings; equal ones hold the same numbers.
 
     Attributes:
-      encoder: checksum of the text encoder's parameters. data: name of the data set and split.
+      encoder: fingerprint of the text encoder. data: name of the data set and split.
       num: images. content: checksum of the captions.
       most: captions of the image that has most. length: tokens that are kept of each.
       pooled, tokens: widths of what is kept; 0 for nothing.
@@ -168,10 +168,10 @@ def text_shapes(num: int, pooled: int, tokens: int) -> dict[str, jax.ShapeDtypeS
 
 
 def content(captions: Texts) -> int:
-    """A checksum of captions and their order."""
+    """A checksum of captions, of their order and of which belong to one image."""
     found = 0
     for each in captions:
-        found = zlib.crc32("\0".join((*each, "")).encode(), found)
+        found = zlib.crc32(json.dumps(each).encode(), found)
     return found
 
 
@@ -227,7 +227,7 @@ class Whitened:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray | tuple[Any, int]) -> np.ndarray:
         return whitened(self._rows[rows], self._mean, self._matrix).astype(FORMAT)
 
 
@@ -241,7 +241,7 @@ class FirstCaption:
         return len(self._rows)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        found = self._rows[rows][:, 0]
+        found = self._rows[rows, 0]
         return found.astype(np.float32) if np.issubdtype(found.dtype, np.floating) else found
 
 

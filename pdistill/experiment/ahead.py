@@ -37,7 +37,7 @@ class Ahead:
     less than networks do, in the cache on disk.
 
     Attributes:
-      data: the training images. runs: all of the experiment.
+      data: the training images, with their text once it is there. runs: all of the experiment.
     """
 
     workdir: Path
@@ -90,7 +90,14 @@ class Ahead:
         kinds = kinds_of(run.method, range(loop.num_updates), loop.substeps)
         for step in sorted({kinds(step)["kinds"]: step for step in reversed(steps)}.values()):
             trace_update(
-                planned, self.runs, self.config, self.mesh, shape, step, loop.substeps
+                planned,
+                self.runs,
+                self.config,
+                self.mesh,
+                shape,
+                step,
+                loop.substeps,
+                rows=self.data.column_arrays(),
             ).traced.lower().compile()
 
     def _data_shape(self, run: Run) -> tuple[int, ...] | None:

@@ -22,6 +22,8 @@ def product_card(
       data: the training images. clip: range of x_hat in sampling.
     """
     names = {"label_names": data.label_names} if network.num_labels and data.label_names else {}
+    if planned.trains and network.guidance:  # also of a student that always has its label
+        names["knows_without"] = bool(getattr(planned.run.method, "label_dropout", 0))
     sampling = models.describe_sampling(network)
     routed = isinstance(network.module, Routed)
     return {

@@ -34,7 +34,7 @@ HARMLESS = (
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
+    r"captions\.json|text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
 
 # What differs where a key of `Dataset.identity` does.
@@ -158,10 +158,10 @@ def claim(
 
 
 def _clear(workdir: Path, unsaved: bool) -> None:
-    """Deletes what a kill has left, and of an unsaved run what is of its images or its codec."""
+    """Deletes what a kill has left, and of an unsaved run what is of its data or its codec."""
     sweep(list(workdir.rglob(f"*{TEMPORARY}")))
     if unsaved:
-        for path in (workdir / "text", *workdir.rglob("codec.json")):
+        for path in (workdir / "captions.json", workdir / "text", *workdir.rglob("codec.json")):
             remove(path)
 
 

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ def tell_estimate(
     experiment: ExperimentConfig,
     mesh: Mesh,
     data_shape: tuple[int, ...],
+    rows: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Says how many minutes the runs `ahead` will train and sample, then in how much memory.
 
@@ -34,7 +37,7 @@ def tell_estimate(
     compiler's, as in the dry run, but of the programs that the runs will take from here.
 
     Args:
-      ahead: runs that train, of all `runs`. data_shape: [N, H, W, C].
+      ahead: runs that train, of all `runs`. data_shape: [N, H, W, C]. rows: as of `trace_update`.
     """
     sampled = next((p for p in ahead if not p.makes_codec), None)
     if sampled is None:
@@ -43,7 +46,7 @@ def tell_estimate(
     first = first_of_each_method({planned.name: planned for planned in ahead})
     updates = {
         type(p.run.method): trace_update(
-            p, runs, experiment, mesh, data_shape, substeps=p.run.loop.on(mesh).substeps
+            p, runs, experiment, mesh, data_shape, substeps=p.run.loop.on(mesh).substeps, rows=rows
         )
         for p in first
     }

@@ -159,9 +159,9 @@ class Experiment:
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
         if self._text_plan:
-            self.train_data, self._text, self._prompts = with_text(
-                self.train_data, self.workdir, self.config, self._text_plan
-            )
+            found = with_text(self.train_data, self.workdir, self.config, self._text_plan)
+            self.train_data, self._text, self._prompts = found
+            self._ahead.data = self.train_data
             self.measurements.text = first_captions(self.train_data.columns["text"].rows)
 
     def check_imported(self) -> None:
@@ -179,8 +179,8 @@ class Experiment:
             return
         ahead = [r for r in self.runs.values() if r.trains and not self._is_trained(r)]
         if in_all(bool(ahead)):
-            shape = self.train_data.images.shape
-            tell_estimate(ahead, self.runs, self.config, self.mesh, shape)
+            shape, rows = self.train_data.images.shape, self.train_data.column_arrays()
+            tell_estimate(ahead, self.runs, self.config, self.mesh, shape, rows)
 
     def perform(self, planned: Planned, writer: Writer) -> None:
         """Trains, exports and measures one run, whatever of that is not done yet."""
@@ -382,7 +382,7 @@ class Experiment:
             card["codec"] = planned.codec.entry(self.workdir, directory)
             card["data"] = card["data"] | shapes(planned, network)  # also of one from elsewhere
         if network.takes_text:
-            card["text"] = self._prompts.entry(self._text, directory)
+            card["text"] = self._prompts.entry(self._text, directory, self.workdir)
         update(f"{planned.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=planned.name)
 

@@ -1,16 +1,20 @@
 """The prompts that an experiment's networks are told, and the embeddings that it makes."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill.data import Dataset
 from pdistill.data.shards import Shards
 from pdistill.data.sources import absolute_name, beside
-from pdistill.data.text import Embeddings, Whitened, content, whitening
-from pdistill.experiment.codecs import can_be_made
+from pdistill.data.text import Embeddings, Texts, Whitened, content, whitening
+from pdistill.experiment.codecs import can_be_made, made_by
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
@@ -18,16 +22,18 @@ from pdistill.model.card import ModelError, find, read_card
 from pdistill.model.text import (
     PromptEncoder,
     absolute,
+    encoder_identity,
     load_prompt_encoder,
     load_text_encoder,
     read_prompt_encoder,
 )
 from pdistill.networks.routed import nearest
 from pdistill.networks.text import TextEncoder
-from pdistill.runtime.arrays import checksum
+from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
 
+CAPTIONS = "captions.json"  # of a run directory
 MOST = 50_000  # images whose captions the scale of pooled embeddings is found by
 
 
@@ -128,27 +134,50 @@ def with_text(
     Embeddings are made if they are not there, and the scale of the pooled ones with the first.
 
     Raises:
-      ModelError: the run directory has prompts of another encoder. ValueError: damaged files.
+      ModelError: the run directory has prompts of another encoder. ConfigError: it is of a run on
+        other captions. ValueError: damaged files.
     """
+    captions = list(data.captions)  # once, of those on disk
+    _keep_captions(workdir, captions)
     folder, prompts = text.imported or (workdir / "text", None)
-    parameters = checksum(text.encoder.params)
+    known = encoder_identity(text.encoder)
     if prompts is None and in_all(folder.exists()):  # nobody makes it before all have looked
         prompts = load_prompt_encoder(folder, config.text_encoder)
-        if prompts.checksum != parameters:
+        if not prompts.is_of(known):
             raise ModelError(
                 f"{workdir} was begun with another text encoder than {config.text_encoder}: give "
                 "that one, or another run directory"
             )
-    rows = embedded(data, text.encoder, text.widths, otherwise=workdir)
+    read = dataclasses.replace(data, captions=captions)
+    rows = embedded(read, text.encoder, text.widths, otherwise=workdir)
     if prompts is None:
         source = absolute(config.text_encoder)
-        prompts = PromptEncoder(source, parameters, *text.widths, *_scale(rows))
+        prompts = PromptEncoder(
+            source, known["checksum"], *text.widths, *_scale(rows), identity=known["fingerprint"]
+        )
         prompts.save(folder)
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
     if config.data.resident:
         rows = {name: a[:] for name, a in rows.items()}
     return data.with_column("text", rows, aligned=True), folder, prompts
+
+
+def _keep_captions(workdir: Path, captions: Texts) -> None:
+    """Notes which captions a run is trained with, in <workdir>/captions.json.
+
+    Raises:
+      ConfigError: it began with others.
+    """
+    path, known = workdir / CAPTIONS, {"content": content(captions)}
+    if path.exists() and read_json(path) != known:
+        raise ConfigError(
+            f"{workdir} holds a run on other captions than are there now. Put those back, or give "
+            "another --workdir, or --new to start again there"
+        )
+    sync_global_devices(f"captions of {workdir}")
+    if jax.process_index() == 0 and not path.exists():
+        write_atomically(path, json.dumps(known) + "\n")
 
 
 def embedded(
@@ -160,16 +189,16 @@ def embedded(
       widths: numbers of a pooled one and of a token; 0 for none.
       otherwise: a folder for them where that of the data sets cannot be written.
     """
-    captions, parameters = list(data.captions), checksum(encoder.params)
-    same, most = content(captions), max(map(len, captions))
+    captions, known = list(data.captions), encoder_identity(encoder)
+    number, same, most = known["fingerprint"], content(captions), max(map(len, captions))
 
     def about(pooled: int, tokens: int) -> tuple[Embeddings, Path]:
         length = _longest(captions, encoder) if tokens else 1
         shape = (most, length, pooled, tokens)
         kept = "-".join(name for name, n in (("pooled", pooled), ("tokens", tokens)) if n)
-        folder = beside("text", data.name) / f"{parameters:08x}-{same:08x}-{kept}"
+        folder = beside("text", data.name) / f"{number:08x}-{same:08x}-{kept}"
         name = absolute_name(data.name)
-        return Embeddings(parameters, name, len(data), same, *shape), folder
+        return Embeddings(number, name, len(data), same, *shape), folder
 
     wanted, folder = about(*widths)
     if not all(widths) and wanted.missing(folder):  # with more than is needed?
@@ -178,9 +207,11 @@ def embedded(
             unneeded = [name for name, n in zip(("pooled", "tokens"), widths, strict=True) if not n]
             return {k: a for k, a in everything.read(both).items() if k not in unneeded}
     if wanted.missing(folder) and otherwise and not can_be_made(folder):
-        folder = otherwise / "captions"
+        folder = otherwise / "captions" / folder.name
     if wanted.missing(folder):
         say(f"{'text':<16} of {data.name} goes to {folder}")
+        if stale := made_by(known["checksum"], folder.parent):
+            say(f"{'text':<16} of earlier versions is in {', '.join(stale)}")
         wanted.write(folder, captions, lambda each: encoder.encode(each, tokens=bool(widths[1])))
     return wanted.read(folder)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -49,11 +50,13 @@ def trace_update(
     data_shape: tuple[int, ...],
     step: int = 0,
     substeps: int = 1,
+    rows: Mapping[str, Any] = MappingProxyType({}),
 ) -> TracedUpdate:
     """Traces the dispatch of `substeps` updates from number `step` on, as training would do it.
 
     Args:
       data_shape: [N, H, W, C] of the data set.
+      rows: `Dataset.column_arrays` of it; without, text is as `text_shapes`.
 
     Raises:
       ConfigError: a batch that the devices do not divide; whatever a step of the user's own raises.
@@ -71,7 +74,7 @@ def trace_update(
     key = jax.eval_shape(lambda: jax.random.key(0))
     kinds = kinds_of(run.method, range(run.loop.num_updates), substeps)(step)
     try:
-        resident, raw = _inputs(planned, runs, experiment, mesh, data_shape, substeps)
+        resident, raw = _inputs(planned, runs, experiment, mesh, data_shape, substeps, rows)
         traced = update.trace(state, frozen, resident, raw, key, **kinds)
     except Exception as error:
         if not is_own(run.method):
@@ -107,7 +110,7 @@ def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, An
     return TrainState(scalar, scalar, learning), frozen
 
 
-def _inputs(planned, runs, experiment, mesh, data_shape, substeps):
+def _inputs(planned, runs, experiment, mesh, data_shape, substeps, rows):
     """Shapes that the data pipeline gives: the resident data set, and raw batches."""
     loop = planned.run.loop
     image = jax.ShapeDtypeStruct(data_shape, "uint8")
@@ -118,8 +121,10 @@ def _inputs(planned, runs, experiment, mesh, data_shape, substeps):
         "image": image,
         "label": jax.ShapeDtypeStruct(data_shape[:1], "int32"),
     }
-    if not planned.makes_codec and planned.network.takes_text:
-        arrays |= text_shapes(data_shape[0], *planned.network.text_widths)
+    if told := [r.network.text_widths for r in runs.values() if takes_text(r)]:  # also codecs' data
+        arrays |= text_shapes(data_shape[0], *told[0])
+    for name, a in rows.items():
+        arrays[name] = jax.ShapeDtypeStruct((data_shape[0], *a.shape[1:]), a.dtype)
     orders = ["index"]
     for column in planned.run.method.columns:
         arrays |= column_shapes(column, planned, runs, data_shape[0], experiment.data.flip)
@@ -137,6 +142,11 @@ def _inputs(planned, runs, experiment, mesh, data_shape, substeps):
             },
         )
     return _placed(resident, replicated(mesh)), _placed(raw, batch_sharding(mesh, leading=1))
+
+
+def takes_text(planned: Planned) -> bool:
+    """Whether a run's network is told prompts."""
+    return not planned.makes_codec and planned.network.takes_text
 
 
 def column_shapes(

@@ -80,7 +80,7 @@ def text_encoder(
 
 def _find(source: str | Path) -> Path:
     """The folder of an encoder, which may be one in an installed package of this name."""
-    folder = Path(source)
+    folder = files.in_home(str(source))
     if folder.is_dir():
         if (folder / "model_index.json").exists():
             raise ConversionError(

@@ -14,7 +14,7 @@ from typing import Any
 from pdistill import diffusion, samplers
 from pdistill.networks import Codec, Network, build_codec, build_network, describe_network
 from pdistill.networks.registry import brief
-from pdistill.runtime.files import one_line, read_json
+from pdistill.runtime.files import in_home, one_line, read_json
 from pdistill.runtime.own_code import class_named, name_of
 
 SCHEDULES = {
@@ -324,7 +324,7 @@ def check_card(card: dict[str, Any], path: Path, *, codec: bool = False) -> None
 
 def find(directory: str | Path) -> Path:
     """The model directory that this is, or that is in this stage's directory."""
-    directory = Path(directory)
+    directory = in_home(str(directory))
     return directory / "model" if (directory / "model").is_dir() else directory
 
 

@@ -115,9 +115,13 @@ class Model:
     @property
     def _knows_without(self) -> bool:
         """Whether it has learnt images without a label, or a prompt; a guide does not tell it."""
+        if "knows_without" in self.card:
+            return self.card["knows_without"]
         if self.network.guide:
-            return self.card.get("knows_without", True)  # earlier cards do not say
-        return self.guidance_range is not None
+            return True
+        # Earlier cards do not say: guided students always had their label, maps need not have had.
+        always = self.network.takes_guidance and not self.network.takes_target
+        return self.guidance_range is not None and not always
 
     def denoiser(
         self,
@@ -205,10 +209,12 @@ class Model:
             raise ValueError(f"num must be an integer; got {num!r}")
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
+        label, text = self._labels(label, num), self._text(prompt, num)
+        towards = label is not None or (text is not None and not _lacking(text).all())
         return Conditioning(
-            label=self._labels(label, num),
-            text=self._text(prompt, num),
-            guidance=self._weights(guidance, label, prompt, num),
+            label=label,
+            text=text,
+            guidance=self._weights(guidance, towards, num),
             guidance_levels=self._levels(guidance_levels, guidance, num),
         )
 
@@ -254,14 +260,17 @@ class Model:
         return label
 
     def _text(self, prompt, num):
-        if prompt is None:
-            if self.network.takes_text and not self._knows_without:
-                warnings.warn(
-                    "this model was told a prompt for every image, and samples without one are "
-                    "of nothing that it has learnt; give prompt",
-                    stacklevel=4,
-                )
-            return None
+        text = None if prompt is None else self._encoded(prompt, num)
+        always = self.network.takes_text and not self._knows_without
+        if always and (text is None or _lacking(text).any()):
+            warnings.warn(
+                "this model was told a prompt for every image, and samples without one are of "
+                "nothing that it has learnt; give prompt",
+                stacklevel=4,
+            )
+        return text
+
+    def _encoded(self, prompt, num):
         if not self.network.takes_text:
             raise ValueError("this model takes no prompts; leave prompt out")
         if isinstance(prompt, Text):
@@ -269,17 +278,17 @@ class Model:
         elif self.prompts is None:
             raise ValueError("this model does not say how it takes prompts; give a Text")
         else:
-            text = self.prompts([prompt] if isinstance(prompt, str) else list(prompt))
+            text = self.prompts(prompt)
         if len(text.mask) not in (1, num):
             raise ValueError(f"prompt must be one, or {num} of them; got {len(text.mask)}")
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (num, *a.shape[1:])), text)
 
-    def _weights(self, guidance, label, prompt, num):
+    def _weights(self, guidance, towards, num):
         if guidance is None:
             return None
         guidance = jnp.asarray(guidance) if _is_traced(guidance) else guidance
         self.check_guidance(guidance)
-        if label is None and prompt is None and not self.network.guide:
+        if not (towards or self.network.guide):
             what = "prompt" if self.network.takes_text else "label"
             raise ValueError(f"guidance is towards a {what}; give {what} too")
         if np.shape(guidance) not in ((), (num,)):
@@ -312,6 +321,12 @@ class Model:
             return
         if not (np.min(guidance) >= low and np.max(guidance) <= high):  # also for NaN
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")
+
+
+def _lacking(text: Text) -> np.ndarray:
+    """Tells which rows have no prompt, bool [B]; none of a traced mask, as far as is known."""
+    traced = _is_traced(text.mask)
+    return np.zeros(len(text.mask), bool) if traced else ~np.asarray(text.mask).any(1)
 
 
 def _is_traced(a: Any) -> bool:

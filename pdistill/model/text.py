@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill.data.text import Text, whitened
 from pdistill.model.card import ModelError
+from pdistill.networks.registry import brief
 from pdistill.runtime.arrays import checksum
-from pdistill.runtime.files import one_line, read_arrays, read_json, write_arrays
+from pdistill.runtime.files import in_home, one_line, read_arrays, read_json, write_arrays
 from pdistill.runtime.temporary import replacing
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 ABOUT = "prompts.json"
 KNOWN = "known.npz"
+ELSEWHERE = (
+    "say where it is, as pdistill.load(DIR, text_encoder=DIR), --text_encoder=DIR or text_encoder "
+    "in a config"
+)
 LENGTHS = 8  # whose multiples are the tokens that a network is told: few are compiled
 
 
@@ -34,13 +39,14 @@ class PromptEncoder:
 
     Attributes:
       source: folder of the text encoder, or name of the package that has it.
-      checksum: checksum of the encoder's parameters.
+      checksum: checksum of the encoder's parameters; see `encoder_identity`.
       pooled, tokens: widths of what the network takes; 0 for nothing.
       mean, matrix: pooled embeddings are (pooled - mean) @ matrix, see `data.text.whitening`;
         [P] and [P, P], empty for a network that takes none.
       elsewhere: another place of the encoder; "" for `source`.
       known: prompts whose pooled embeddings are at hand, float16 [P] each: a network that takes no
         tokens needs no encoder for these.
+      identity: the encoder's fingerprint; None in files of earlier versions, which lack it.
     """
 
     source: str
@@ -51,6 +57,7 @@ class PromptEncoder:
     matrix: np.ndarray
     elsewhere: str = ""
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    identity: int | None = None
 
     @functools.cached_property
     def encoder(self) -> "TextEncoder":
@@ -59,15 +66,32 @@ class PromptEncoder:
         Raises:
           ModelError: it is not there, or is another one.
         """
-        return load_text_encoder(self.elsewhere or self.source, self.checksum)
+        source = self.elsewhere or self.source
+        encoder = load_text_encoder(source)
+        if not self.is_of(encoder_identity(encoder)):
+            raise ModelError(
+                f"the model was trained with another text encoder than the one in {source}, by its "
+                f"parameters, its tokenizer or how it pools: {ELSEWHERE}"
+            )
+        return encoder
 
-    def __call__(self, prompts: str | Sequence[str]) -> Text:
-        """Encodes B prompts, or one, as a network is told them; an empty one is "no prompt".
+    def is_of(self, encoder: Mapping[str, int]) -> bool:
+        """Whether the prompts are by the encoder of this `encoder_identity`, as far as is known."""
+        return self.checksum == encoder["checksum"] and self.identity in (
+            None,
+            encoder["fingerprint"],
+        )
+
+    def __call__(self, prompts: str | Sequence[str | None]) -> Text:
+        """Encodes B prompts, or one, as a network is told them; "" and None are "no prompt".
 
         Returns:
           `Text` of NumPy arrays, float32: mask [B, L], tokens [B, L, D] and pooled [B, P].
+
+        Raises:
+          ValueError: there is none, or something else. ModelError: as of `encoder`.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = _strings(prompts)
         if not prompts:
             raise ValueError("give at least one prompt")
         return self._with_tokens(prompts) if self.tokens else self._without_tokens(prompts)
@@ -114,7 +138,7 @@ class PromptEncoder:
         if self.tokens:
             raise ModelError("the model takes tokens of prompts, which are too many to keep")
         known = dict(self.known)
-        if new := [prompt for prompt in prompts if prompt not in known]:
+        if new := [prompt for prompt in _strings(prompts) if prompt not in known]:
             pooled = self.encoder.encode(new, tokens=False).pooled.astype(np.float16)
             known |= zip(new, pooled, strict=True)
         return dataclasses.replace(self, known=known)
@@ -123,11 +147,12 @@ class PromptEncoder:
     def fingerprint(self) -> int:
         """A checksum of the encoder's and of the scale."""
         scale = self.mean.tobytes() + self.matrix.tobytes()
-        return zlib.crc32(scale, self.checksum)
+        return zlib.crc32(scale, self.checksum if self.identity is None else self.identity)
 
     def save(self, directory: Path) -> None:
         """Writes all but the encoder as a directory, whole or not at all."""
         about = {n: getattr(self, n) for n in ("source", "checksum", "pooled", "tokens")}
+        about |= {} if self.identity is None else {"identity": self.identity}
         if jax.process_index() == 0:
             with replacing(directory) as temporary:
                 temporary.mkdir()
@@ -139,9 +164,24 @@ class PromptEncoder:
                     write_arrays(temporary / KNOWN, known)
         sync_global_devices(f"saved {directory}")
 
-    def entry(self, directory: Path, model: Path) -> dict[str, Any]:
-        """The entry of the card of a model in the directory `model`, for this one in another."""
-        return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
+    def entry(self, directory: Path, model: Path, run: Path) -> dict[str, Any]:
+        """The entry of the card of a model in the directory `model`, for this one in another.
+
+        Its path is relative within `run`, whose directory may be moved.
+        """
+        within = directory.resolve().is_relative_to(run.resolve())
+        path = os.path.relpath(directory, model) if within else str(directory.resolve())
+        return {"path": path, "checksum": self.fingerprint}
+
+
+def _strings(prompts: Any) -> list[str]:
+    """One prompt, or a list of them, as a list of strings; raises ValueError for others."""
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, str)
+    each = ["" if prompt is None else prompt for prompt in (prompts if several else [prompts])]
+    for prompt in each:
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompts must be strings, or None for no prompt; got {prompt!r}")
+    return each
 
 
 def _given(prompts: Sequence[str]) -> np.ndarray:
@@ -151,7 +191,7 @@ def _given(prompts: Sequence[str]) -> np.ndarray:
 
 def absolute(source: str) -> str:
     """A text encoder's folder as an absolute path; the name of a package as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return str(folder.resolve()) if (folder := in_home(source)).is_dir() else source
 
 
 def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> PromptEncoder:
@@ -173,31 +213,27 @@ def load_prompt_encoder(directory: str | Path, elsewhere: str | Path = "") -> Pr
         ) from error
 
 
-def load_text_encoder(source: str | Path, wanted: int | None = None) -> "TextEncoder":
-    """Loads a text encoder, see `interop.text.text_encoder`.
+def encoder_identity(encoder: "TextEncoder") -> dict[str, int]:
+    """The numbers that tell a text encoder from others.
 
-    Args:
-      wanted: checksum of its parameters, if it must be a certain one.
-
-    Raises:
-      ModelError: it is not there, or is another one.
+    "checksum" is of its parameters, "fingerprint" also of its arguments, of its tokenizer and of
+    the layer that its tokens are of: the same parameters may pool tokens in different ways, or
+    read prompts up to other lengths.
     """
+    parameters = checksum(encoder.params)
+    # Arguments that are left as they are by default may be new in this version.
+    about = json.dumps([brief(encoder.module), encoder.layer, encoder.tokenizer.fingerprint])
+    return {"checksum": parameters, "fingerprint": zlib.crc32(about.encode(), parameters)}
+
+
+def load_text_encoder(source: str | Path) -> "TextEncoder":
+    """Loads a text encoder, see `interop.text.text_encoder`; raises ModelError if there is none."""
     from pdistill.interop.text import text_encoder
 
     try:
-        encoder = text_encoder(source)
+        return text_encoder(source)
     except (ValueError, OSError) as error:
-        raise ModelError(
-            f"text encoder: {error}; say where it is, as pdistill.load(DIR, text_encoder=DIR), "
-            "--text_encoder=DIR or text_encoder in a config"
-        ) from error
-    if wanted is not None and checksum(encoder.params) != wanted:
-        raise ModelError(
-            f"the model was trained with another text encoder than the one in {source}: say where "
-            "that is, as pdistill.load(DIR, text_encoder=DIR), --text_encoder=DIR or text_encoder "
-            "in a config"
-        )
-    return encoder
+        raise ModelError(f"text encoder: {error}; {ELSEWHERE}") from error
 
 
 def read_prompt_encoder(

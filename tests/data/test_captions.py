@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_text import save_encoder
 
 from pdistill.cli.prepare import main
 from pdistill.data import load_dataset
-from pdistill.data.records import Captions
+from pdistill.data.records import Captions, DataError
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +57,11 @@ def test_texts_beside_pictures(tmp_path, capsys):
 @pytest.mark.parametrize("field", ["text", "caption", "prompt"])
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_tables(tmp_path, field, suffix):
-    """Of each split; a list is several captions, and a text beside a picture comes first."""
+    """Of each split; a list, or a row more, is several, and a text beside a picture comes first."""
     folder = tmp_path / "in"
     pictures(folder, "train/0.png", "train/a/1.png", "test/0.png")
     rows = [("0.png", "zero, or none"), ("a/1.png", "one"), ("gone.png", "nothing")]
+    rows.append(("0.png", "nought"))
     for split in ("train", "test"):
         path = folder / split / f"metadata.{suffix}"
         if suffix == "csv":
@@ -69,7 +71,9 @@ def test_tables(tmp_path, field, suffix):
             path.write_text("\n".join(json.dumps({"file_name": f, field: c}) for f, c in lists))
     (folder / "train/a/1.txt").write_text("one of its own")
     prepare(folder, "--no_labels")
-    zero = ("zero, or none", "not zero, or none") if suffix == "jsonl" else ("zero, or none",)
+    zero = ("zero, or none", "nought")
+    if suffix == "jsonl":
+        zero = ("zero, or none", "not zero, or none", "nought", "not nought")
     assert contents() == {0: zero, 1: ("one of its own",)}
     assert contents("test") == {2: zero}
 
@@ -152,6 +156,37 @@ def test_captions_that_cannot_be_read(tmp_path, name, text, message):
     pictures(tmp_path / "in", "a.png")
     (tmp_path / "in" / name).write_bytes(text)
     assert message in fails(tmp_path / "in")
+
+
+def test_embeddings_of_no_captions(tmp_path, root):
+    """Are refused before anything is written; those of a set that is there have their own way."""
+    pictures(tmp_path / "in", "a.png")
+    encoder = f"--text_encoder={save_encoder(tmp_path / 'bert', 'bert')}"
+    assert "in has no captions for --text_encoder: write x.txt" in fails(tmp_path / "in", encoder)
+    assert "leave --captions=none out" in fails(tmp_path / "in", encoder, "--captions=none")
+    with pytest.raises(SystemExit, match="cifar10 has none"):
+        main(["cifar10", encoder])
+    assert list(root.iterdir()) == []
+    prepare(tmp_path / "in", "--held_out=0")
+    with pytest.raises(SystemExit, match=r"mine:train has no captions .* under another name"):
+        main(["--name=mine", encoder])
+    assert "leave out --images to add embeddings to it" in fails(tmp_path / "in", encoder)
+
+
+def test_a_data_set_of_others_with_an_image_without_a_caption(tmp_path, monkeypatch):
+    """As TFDS may have prepared it."""
+    pictures(tmp_path / "in", "a.png", "b.png")
+    monkeypatch.setattr(
+        "pdistill.data.prepare.read_captions",
+        lambda _, found, __: {
+            path: ("an a",) if path.stem == "a" else () for path in found.paths()
+        },
+    )
+    prepare(tmp_path / "in", "--held_out=0")
+    data = load_dataset("mine")
+    row = int(np.argmax(data.images[:, 0, 0, 0]))
+    with pytest.raises(DataError, match=f"image {row} of mine:train has no caption"):
+        list(data.captions)
 
 
 def test_captions_follow_the_rows_of_a_data_set(tmp_path):

@@ -10,6 +10,7 @@ from pdistill.data.pipeline import make_batch
 from pdistill.data.text import (
     Embeddings,
     Whitened,
+    content,
     draw_caption,
     first_captions,
     whitened,
@@ -83,6 +84,12 @@ def test_a_folder_of_something_else(folder):
         ABOUT.read(folder)
 
 
+def test_captions_are_told_apart_by_the_images_that_they_belong_to():
+    ways = [[("a", "b"), ("c",)], [("a",), ("b", "c")], [("b", "a"), ("c",)], [("a b",), ("c",)]]
+    assert len({content(captions) for captions in ways}) == 4
+    assert content([["a", "b"], ["c"]]) == content(ways[0])
+
+
 def test_shards(tmp_path, monkeypatch):
     """Rows over several files are those of one."""
     whole = tmp_path / "whole"
@@ -136,8 +143,19 @@ def test_batches_on_the_device_and_from_disk_are_the_same(folder):
 
 
 def test_first_captions(folder):
-    text = first_captions(ABOUT.read(folder))
-    rows = np.array([2, 0])
+    shards, rows = ABOUT.read(folder), np.array([2, 0])
+    for name in ("mask", "pooled", "tokens"):  # alone
+        np.testing.assert_array_equal(shards[name][rows, 0], shards[name][rows][:, 0])
+    asked = []
+
+    class Rows:
+        def __getitem__(self, wanted):
+            asked.append(wanted)
+            return shards["pooled"][wanted]
+
+    assert first_captions({"mask": Rows()}).mask[rows].shape == (2, 4)
+    assert asked[0][1] == 0  # no others are read
+    text = first_captions(shards)
     pooled = text.pooled[rows]
     assert pooled.dtype == np.float32
     np.testing.assert_allclose(pooled, Encode()(["a car", "a cat"]).pooled, rtol=1e-3)

@@ -1,5 +1,6 @@
 """Text encoders against transformers' numbers, in float64 and float32, and folders of them."""
 
+import dataclasses
 import gzip
 import importlib.metadata
 import json
@@ -19,6 +20,7 @@ from tiny_text import FOLDER, WEIGHTS, make, save_encoder, tensors_of
 import pdistill
 from pdistill.interop import ConversionError, text_encoder
 from pdistill.interop.tokenizers import read_tokenizer
+from pdistill.model.text import absolute, encoder_identity
 from pdistill.networks import Bert, ClipText, TextEncoder
 from pdistill.networks.text.clip import LARGEST_ID
 from pdistill.networks.text.encoder import _encode
@@ -230,6 +232,39 @@ def test_an_encoder_read_again_is_not_compiled_again(encoders, folders):
     assert again.tokens.shape == (1, 256, 24)
 
 
+def test_encoders_of_the_same_parameters_are_told_apart(encoders, folders):
+    """By all that changes what they make of a prompt, in whatever way their files say it."""
+    bert, clip = encoders["bert"], encoders["gelu"]
+    others = [
+        *(
+            bert.replace(module=bert.module.clone(**c))
+            for c in ({"pooling": "cls"}, {"unit": False})
+        ),
+        text_encoder(folders["bert"], length=8),
+        bert.replace(tokenizer=of(bert, '"lowercase":true', '"lowercase":false')),
+        bert.replace(tokenizer=of(bert, '"crab":', '"crap":')),
+    ]
+    found = [encoder_identity(encoder) for encoder in (bert, *others)]
+    assert len({each["checksum"] for each in found}) == 1
+    assert len({each["fingerprint"] for each in found}) == len(found)
+    others = [
+        *(clip.replace(module=clip.module.clone(**c)) for c in ({"quick_gelu": True}, {"eos": 2})),
+        clip.replace(layer="penultimate"),
+    ]
+    assert len({encoder_identity(each)["fingerprint"] for each in (clip, *others)}) == 4
+    spaced = json.dumps(json.loads(bert.tokenizer.definition), indent=1)  # another library's way
+    same = bert.replace(tokenizer=dataclasses.replace(bert.tokenizer, definition=spaced))
+    assert same.tokenizer != bert.tokenizer
+    assert encoder_identity(same) == found[0] == encoder_identity(text_encoder(folders["bert"]))
+
+
+def of(encoder, before, after):
+    """Its tokenizer with a part of its definition changed."""
+    definition = json.dumps(json.loads(encoder.tokenizer.definition), separators=(",", ":"))
+    assert before in definition
+    return dataclasses.replace(encoder.tokenizer, definition=definition.replace(before, after))
+
+
 def test_an_empty_mask_is_finite(encoders):
     ids = np.zeros((2, 4), np.int32)
     text = jax.jit(TextEncoder.__call__)(encoders["bert"], ids, np.zeros((2, 4), bool))
@@ -424,7 +459,10 @@ def test_packages_by_name(folders, tmp_path, monkeypatch):
     names = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     (about / "RECORD").write_text("".join(f"{name},,\n" for name in names))
     monkeypatch.syspath_prepend(tmp_path)
-    assert text_encoder("some-model").blank == text_encoder(model).blank
+    monkeypatch.setenv("HOME", str(tmp_path / "some_model"))
+    found = [text_encoder(place).blank for place in ("some-model", model, "~/model")]
+    assert found[0] == found[1] == found[2]
+    assert absolute("~/model") == str(model)
     (about / "RECORD").write_text("some_model/__init__.py,,\n")
     with pytest.raises(ConversionError, match=r"some-model holds 0 folders with model\."):
         text_encoder("some-model")

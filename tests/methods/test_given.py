@@ -13,9 +13,11 @@ from pdistill.methods import (
     Dmd,
     FlowMap,
     Gan,
+    Guided,
     MultiStudent,
     Progressive,
     ScoreMatching,
+    Teacher,
 )
 from pdistill.methods.flow_map import PRESETS
 from pdistill.methods.parts.adversary import Adversary
@@ -163,6 +165,21 @@ def test_a_card_says_whether_its_model_denoises(first, denoises):
     planned = plan_of(MODULE, TEACHER, first)["first"]
     data = SimpleNamespace(name="digits", label_names=())
     assert product_card(planned, planned.network, data=data, clip=None)["denoises"] == denoises
+
+
+def test_a_card_says_whether_its_model_knows_images_without_label():
+    """A guided student takes weights and has its label always, as all after it have."""
+    told = [
+        stage(Guided(optimizer=PLAIN), "guided", measured_at=(4,)),
+        stage(halving(2), "halved", given={"teacher": "guided"}),
+        stage(FlowMap(optimizer=PLAIN, guidance=(0.0, 2.0), label_dropout=0.1), "map", given={}),
+    ]
+    teacher = dataclasses.replace(TEACHER, method=Teacher(optimizer=PLAIN, label_dropout=0.1))
+    plan = plan_of(MODULE.clone(num_labels=2), teacher, *told)
+    data = SimpleNamespace(name="digits", label_names=())
+    cards = {n: product_card(r, r.network, data=data, clip=None) for n, r in plan.items()}
+    found = {name: card["knows_without"] for name, card in cards.items()}
+    assert found == {"teacher": True, "guided": False, "halved/1": False, "map": True}
 
 
 def test_what_starts_from_a_map_need_not_learn_from_it():

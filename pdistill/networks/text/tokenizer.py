@@ -2,13 +2,22 @@
 
 import dataclasses
 import functools
+import json
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 SHOWN = 60  # characters of a prompt in a warning
+# Texts whose ids tell tokenizers of one vocabulary apart: by case, accents, blanks, rare words and
+# languages, and by where they cut.
+TOLD_BY = (
+    "A naïve  Café's\tUNBELIEVABLY small,\n2-legged hippopotamus!",
+    "東京 <|endoftext|>",
+    "a " * 999,
+)
 
 
 class Tokens(NamedTuple):
@@ -65,6 +74,16 @@ class Tokenizer:
     def largest_id(self) -> int:
         """The largest id that a prompt can have."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def fingerprint(self) -> int:
+        """A checksum of the vocabulary, and of the ids of some texts.
+
+        The definition's own would change with the library, which writes one thing in many ways.
+        """
+        vocabulary = json.dumps(self._tokenizer.get_vocab(with_added_tokens=True), sort_keys=True)
+        ids = [found.ids for found in self._tokenizer.encode_batch(list(TOLD_BY))]
+        return zlib.crc32(json.dumps(ids).encode(), zlib.crc32(vocabulary.encode()))
 
     @functools.cached_property
     def _tokenizer(self):
