@@ -297,6 +297,17 @@ def test_the_zoos_teacher_goes_on(monkeypatch, tmp_path):
     ]  # fmt: skip
 
 
+def test_consistency_training_has_its_own_dropout():
+    """Whatever an imported network has, such as EDM's 0.13; sCD has none, as any with a teacher."""
+    rates = {
+        stage["name"]: stage.get("network", {}).get("dropout")
+        for name in ("cifar10_ect", "cifar10_scm")
+        for stage in config_named(name).stages
+        if stage["method"] == "flow_map"
+    }
+    assert rates == {"ect": 0.2, "sct": 0.2, "scd": None}
+
+
 def test_which_models_take_any_count_of_steps():
     """Rounds and generators take their own, flow maps and teachers any."""
     _, runs = read("digits_methods")

@@ -71,6 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "start": "teacher",
                     "measured_at": (1, 2),
                     **copied(PRESETS["ect"]),
+                    "network": {"dropout": 0.2},  # released: run_ecm.sh, also with EDM's network
                     "loop": {
                         "num_updates": 200_000,
                         "batch_size": 128,

@@ -80,6 +80,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 {
                     "name": "sct",
                     "start": "teacher",
+                    "network": {"dropout": 0.2},  # FastGen's config_scm.py; 0 for sCD, as here
                     "loop": loop | {"num_updates": 350_000},
                     **copied(student),
                 },

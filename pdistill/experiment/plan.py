@@ -196,7 +196,8 @@ def _plan_run(
             "leave it at 0"
         )
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
-    made_for = run.method.made_for(**run.arguments)
+    most = run.method.most_steps(network)
+    made_for = run.method.made_for(**run.arguments) or tuple(range(1, most + 1))
     says = type(run.method).made_for is not Method.made_for
     if not (trains(run.method) or says) and draft.parent:  # made of earlier models
         made_for = earlier[draft.parent].made_for

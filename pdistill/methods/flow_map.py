@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -24,10 +25,10 @@ from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
-from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.presets import PRESETS
-from pdistill.methods.parts.times import check_interval, check_weights
-from pdistill.methods.parts.weights import LogVariance
+from pdistill.methods.parts.times import check_interval, check_weights, check_within
+from pdistill.methods.parts.weights import learnt_weights, normalise, weight_learner
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
@@ -42,9 +43,10 @@ class FlowMap(Method):
     """The network's jumps obey an identity of the probability flow's.
 
     It starts from "start", else from the teacher, else from scratch. With a teacher the flow is the
-    teacher's (distillation), without one the data's. With `below`, a map to the data, it learns
-    only levels from `jumps.least` on, and `below` is the map under them (truncated consistency
-    models, Lee et al. 2024).
+    teacher's (distillation), and the student has no dropout but what `network` says; without one
+    it is the data's, and dropout is that of what it starts as. With `below`, a map to the data, it
+    learns only levels from `jumps.least` on, and `below` is the map under them (truncated
+    consistency models, Lee et al. 2024).
 
     Attributes:
       identity: "eulerian", "lagrangian" or "semigroup", as in `parts.identities`.
@@ -71,6 +73,8 @@ class FlowMap(Method):
         one half to one above it, and all for jumps of no length (improved MeanFlow).
       label_dropout: fraction of examples whose label is hidden; they are not guided.
       network: arguments in which the student differs from what it starts as.
+      target_decay: decay of an average of the student, without dropout, whose jumps and velocities
+        targets are made of, in the place of the student's own; 0 for those.
     """
 
     optimizer: Optimizer
@@ -89,6 +93,7 @@ class FlowMap(Method):
     guided_levels: tuple[float, ...] = ()
     label_dropout: float = 0.0
     network: Mapping[str, Any] = FrozenDict()
+    target_decay: float = 0.0
     name: ClassVar[str] = "flow_map"
 
     class State(struct.PyTreeNode):
@@ -96,6 +101,11 @@ class FlowMap(Method):
         weight: Learner | None
         teacher: Network | None = frozen()
         below: Network | None = frozen()
+
+        @property
+        def target(self) -> Network | None:
+            """The average of `target_decay`, which the learner carries: states without go on."""
+            return self.student.carried.get("target")
 
     def __post_init__(self):
         if self.identity not in IDENTITIES:
@@ -115,6 +125,12 @@ class FlowMap(Method):
             raise ValueError(
                 "the flow of any field satisfies this identity, so that nothing would be learnt: "
                 "let jumps.instantaneous be above 0, where the velocity is"
+            )
+        averages = own or self.identity == "semigroup"
+        if not (self.target_decay == 0 or (averages and 0 < self.target_decay < 1)):
+            raise ValueError(
+                "target_decay is in [0, 1), for the semigroup identity, or for the Lagrangian with "
+                f"own_velocity; got {self.target_decay}"
             )
         least = {n: getattr(self, n) for n in ("power", "normalised", "warmup", "difference")}
         if min(least.values()) < 0 or self.floor <= 0:
@@ -141,7 +157,10 @@ class FlowMap(Method):
 
     @property
     def measured_at(self):
-        return (1, 2, 4)
+        return (1, 2) if self.jumps.least else (1, 2, 4)
+
+    def most_steps(self, network: Network) -> int:
+        return self.jumps.most_steps(network.schedule)
 
     @property
     def denoises(self):
@@ -180,7 +199,11 @@ class FlowMap(Method):
             )
         teacher = teacher and teacher.without_dropout()
         first = start or teacher
-        student = (first or model).with_target((first or model).schedule).with_module(self.network)
+        student = (first or model).with_target((first or model).schedule)
+        if teacher:
+            check_within("start", student.schedule, teacher.schedule)
+            student = student.without_dropout()
+        student = student.with_module(self.network)
         self.check_guidance(student, teacher)
         if student.has_velocity and not self.own_velocity:
             raise ValueError("a network with a second head is for own_velocity; set it, or no head")
@@ -192,15 +215,11 @@ class FlowMap(Method):
         student = student.replace(sampler=sampler, guidance=weights).init(network_key)
         if first:
             student, _ = student.taking(first)
-        weight = None
-        if self.learnt_weight:
-            zeros = jnp.zeros(1)
-            none = {"ema_decay": 0.0, "ema_ramp": 0.0, "ema_widths": ()}
-            rule = dataclasses.replace(self.optimizer, **none)
-            params = LogVariance().init(weight_key, zeros, zeros)["params"]
-            weight = Learner.of(params, rule, averaged=False)
+        weight = weight_learner(weight_key, self.optimizer) if self.learnt_weight else None
         below = below and below.without_dropout()
-        return self.State(Learner.of(student, self.optimizer), weight, teacher, below)
+        carried = {"target": jax.tree.map(jnp.copy, student)} if self.target_decay else {}
+        learner = Learner.of(student, self.optimizer, carried=carried)
+        return self.State(learner, weight, teacher, below)
 
     def check_guidance(self, student: Network, teacher: Network | None) -> None:
         """Raises ValueError if nobody knows the guided velocity."""
@@ -245,6 +264,9 @@ class FlowMap(Method):
             loss, state.student, rows, dropout_key, has_aux=True
         )
         student, norms = state.student.update(grads)
+        if state.target:
+            moved = optax.incremental_update(student.network, state.target, 1 - self.target_decay)
+            student = student.replace(carried={"target": moved})
         weight = state.weight and state.weight.update(slopes)[0]
         state = state.replace(student=student, weight=weight)
         return state, {"loss": value, **more, **norms}
@@ -256,8 +278,8 @@ class FlowMap(Method):
         t, s = self.jumps.draw(jump_key, len(x), network.schedule, x.dtype)
         z, eps = diffusion.noised(noise_key, x, t)
         told = hide(label_key, Conditioning.of(batch), self.label_dropout, network)
-        w = self.draw_guidance(weight_key, told, network, x.dtype)
-        levels = self.draw_levels(level_key, t, s, network)
+        w = draw_guidance(weight_key, self.guidance, told, state.teacher or network, x.dtype)
+        levels = draw_levels(level_key, t, s, network, self.guided_levels)
         told = told.replace(
             guidance=w if network.takes_guidance else None,
             guidance_levels=levels if network.takes_guidance_levels else None,
@@ -268,26 +290,8 @@ class FlowMap(Method):
         if w is None:
             return rows
         w = acting(w, levels, t)
-        return rows._replace(v=guided(network, z, t, rows.told_at(t), w, rows.v, self.omega))
-
-    def draw_guidance(self, key: Array, told, network: Network, dtype) -> Array | None:
-        """Weights w [B], 0 where neither label nor prompt is told; None without guidance."""
-        if not self.guidance:
-            return None
-        low, high = (math.log1p(w) for w in (self.guidance[0], self.guidance[-1]))
-        w = jnp.expm1(low + (high - low) * jax.random.uniform(key, told.label.shape, dtype))
-        return jnp.where(told.is_informed(network.num_labels), w, 0.0)
-
-    def draw_levels(self, key: Array, t: Array, s: Array, network: Network) -> Array | None:
-        """Log-SNRs [B, 2] between which weights act, for jumps from t to s; None for all."""
-        if self.guided_levels:
-            least, most = self.guided_levels
-            return jnp.broadcast_to(jnp.array([-2 * most, -2 * least], t.dtype), (len(t), 2))
-        if not network.takes_guidance_levels:
-            return None
-        early, late = jax.random.uniform(key, (2, *t.shape), t.dtype, 0.0, 0.5)
-        drawn = jnp.stack([network.schedule(1 - early), network.schedule(late)], axis=-1)
-        return jnp.where((t == s)[:, None], jnp.array([-jnp.inf, jnp.inf], t.dtype)[None], drawn)
+        own = state.target or network
+        return rows._replace(v=guided(own, z, t, rows.told_at(t), w, rows.v, self.omega))
 
     def sides(
         self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
@@ -298,42 +302,42 @@ class FlowMap(Method):
           own: the student's velocity at z, for `own_velocity`. key: for dropout.
         """
         told, count = rows.told, state.student.count.astype(rows.t.dtype)
+        average, its_key = (state.target, None) if state.target else (student, key)
 
-        def F(z, t, s):  # of angles
-            told_s = told.replace(target=logsnr_of_angle(s))
-            return student.v(z, logsnr_of_angle(t), told_s, dropout_key=key)
+        def output(network, dropout_key=None):
+            def F(z, t, s):  # of angles
+                told_s = told.replace(target=logsnr_of_angle(s))
+                return network.v(z, logsnr_of_angle(t), told_s, dropout_key=dropout_key)
+
+            return F
+
+        F, later = output(student, key), output(average, its_key)
 
         def velocity(z, s):
             s = logsnr_of_angle(s)
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, s, rows)
-            return student.velocity(z, s, rows.told_at(s), dropout_key=key)
+            return average.velocity(z, s, rows.told_at(s), dropout_key=its_key)
 
         def second(z, u, s):  # of two jumps, the map below where that begins there
-            known = state.below.v(z, logsnr_of_angle(u), told.replace(target=logsnr_of_angle(s)))
+            if not state.below:
+                return later(z, u, s)
             border = math.atan(math.exp(self.jumps.least[0]))
-            return jnp.where(diffusion.expand(u, z) < border, known, F(z, u, s))
+            known = output(state.below)(z, u, s)
+            return jnp.where(diffusion.expand(u, z) < border, known, later(z, u, s))
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
             along = stop_gradient(own) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
             f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
-            return f, stop_gradient(f - self.normalise(f - target))
+            return f, stop_gradient(f - normalise(f - target, self.normalised))
         if self.identity == "lagrangian":
             return lagrangian(F, z, t, s, v, velocity)
         progress = count / max(self.optimizer.num_updates, 1)
         way, short = self.between.way(rows.t, rows.s, progress), self.between.at != "half"
-        first = v if short else F(z, t, t - way)
-        return semigroup(F, z, t, s, way, v, first, short, second if state.below else None)
-
-    def normalise(self, residual: Array) -> Array:
-        """The residual [B, ...] of each example over its norm plus `normalised`."""
-        if not self.normalised:
-            return residual
-        axes = tuple(range(1, residual.ndim))
-        norm = jnp.sqrt(jnp.sum(jnp.square(residual), axis=axes, keepdims=True))
-        return residual / (norm + self.normalised)
+        first = v if short else later(z, t, t - way)
+        return semigroup(F, z, t, s, way, v, first, short, second)
 
     def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
         """Weights [B] of examples with squares [B, D], and the gradient of what makes them.
@@ -341,17 +345,12 @@ class FlowMap(Method):
         The weights have no gradient.
         """
         square = stop_gradient(square)
-        weight = self.adaptive(jnp.sum(square, axis=1))
+        weight = self.adaptive(jnp.sum(square, axis=1)) * self.jumps.weights(rows.t)
         if state.weight is None:
             return weight, None
-
-        def fit(params):
-            w = LogVariance().apply({"params": params}, rows.t, rows.s)
-            loss = jnp.exp(-w) * weight * jnp.mean(square, axis=1) + w
-            return jnp.mean(loss), jnp.exp(-w) / square.shape[1]
-
-        slopes, learnt = jax.grad(fit, has_aux=True)(state.weight.network)
-        return weight * learnt, slopes
+        expected = weight * jnp.mean(square, axis=1)
+        learnt, slopes = learnt_weights(state.weight.network, rows.t, rows.s, expected)
+        return weight * learnt / square.shape[1], slopes
 
     def adaptive(self, square: Array) -> Array:
         """Weights of examples with square residuals [B], without gradient."""

@@ -58,6 +58,11 @@ class Method:
         del arguments
         return ()
 
+    def most_steps(self, network: Network) -> int:
+        """The most steps that `network`, its product, is made for; 0 where `made_for` says it."""
+        del network
+        return 0
+
     @property
     def denoises(self) -> bool:
         """Whether its product learns to denoise, as all but maps do that only learn to jump."""

@@ -28,7 +28,8 @@ class Learner(struct.PyTreeNode):
         for a network that nobody samples.
       opt_state: the optimizer's.
       count: updates so far, int32.
-      carried: values that evaluations carry on, such as the vectors of spectral norm.
+      carried: values that updates carry on, such as the vectors of spectral norm, or an average
+        that targets are made of.
       optimizer: its optimizer.
       fixed: patterns of the parameters that stay as they are, as in `partition`.
     """

@@ -11,10 +11,10 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 RMS = 0.2  # of an update, about Adam's, so that both have one learning rate (Liu et al. 2025)
 
 # Layers that read or write pixels, waves of a noise level, or labels: the ends of our networks, of
-# those of a size of a cascade ("conv_in_8"), of diffusers', of EDM's and of SiT's. Embeddings and
-# positions are no kernels.
+# those of a size of a cascade ("conv_in_8"), of diffusers', of EDM's and of SiT's, and of learnt
+# weights of losses ("w"). Embeddings and positions are no kernels.
 ENDS = re.compile(
-    r"(^|[/.])((patches|conv_in\d*|conv_out\d*)(_\d+)?|(velocity_)?pixels|logsnr_in|dense0|class_emb"
+    r"(^|[/.])((patches|conv_in\d*|conv_out\d*)(_\d+)?|w|(velocity_)?pixels|logsnr_in|dense0|class_emb"
     r"|guidance_in/linear|guidance_levels_in/Dense_0|\w+_in/in|logits?(/conv)?|pos_embed\.proj"
     r"|proj_out_2|linear_1|\d+x\d+_conv|\w*_aux_\w+|out_conv|map_layer0|map_label|emb_noise|emb_label"
     r"|x_embedder\.proj|t_embedder\.mlp\.0|final_layer\.linear)/kernel$"

@@ -15,6 +15,7 @@ from pdistill.experiment.config import as_plain, parse
 from pdistill.methods.flow_map import PRESETS, FlowMap
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
 from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.weights import normalise
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.training import Optimizer
 
@@ -295,6 +296,76 @@ def test_a_map_below_stands_in_where_the_second_jump_begins(x64):
     assert 0.3 < under.mean() < 0.99
 
 
+@pytest.mark.parametrize("name", ["semigroup", "lagrangian"])
+def test_targets_are_of_the_average(x64, name):
+    """Both halves of a jump, or the velocity where the student's ends, whatever it says itself."""
+    values = IDENTITIES[name] | {"own_velocity": name == "lagrangian"}
+    learning = method(jumps=JumpLaw(instantaneous=0.25), target_decay=0.9, **values)
+    state = gaussian_state(learning, off=(0.3, 0.0, 0.2))
+    right = state.target.replace(params={"off": jnp.zeros(3)})
+    batch = {"image": jnp.ones((64, 1))}
+
+    @jax.jit
+    def found(state):
+        """The target, and the exact one."""
+        rows = learning.examples(state, batch, jax.random.key(0))
+        t, s = (diffusion.angle(a)[:, None] for a in (rows.t, rows.s))
+        rows, student = rows._replace(v=velocity(rows.z, t)), state.student.network  # no pair's
+        end = student.jump(rows.z, rows.t, rows.s, rows.told)
+        known = velocity(end, s) if name == "lagrangian" else exact(rows.z, t, s)
+        return learning.sides(student, state, rows)[1], known
+
+    heard = state.replace(student=state.student.replace(carried={"target": right}))
+    np.testing.assert_allclose(*found(heard), atol=1e-9)
+    target, known = found(state)
+    assert jnp.abs(target - known).max() > 0.1
+    after, _ = jax.jit(learning.step)(state, batch, jax.random.key(1))
+    moved = 0.9 * state.target.params["off"] + 0.1 * after.student.network.params["off"]
+    np.testing.assert_allclose(after.target.params["off"], moved, rtol=1e-12)
+    assert (after.target.params["off"] != state.target.params["off"]).all()
+
+
+def test_truncated_training_hears_the_map_below_from_its_first_update(x64):
+    """At the border the residual is zero for the exact map, not for v, as if u were at the data.
+
+    Those rows count a tenth of the others, all together.
+    """
+    preset = {k: v for k, v in PRESETS["tcm"].items() if k not in ("jumps", "between")}
+    jumps, between = JumpLaw(**PRESETS["tcm"]["jumps"]), Cut(**PRESETS["tcm"]["between"])
+    truncated = method(jumps=jumps, between=between, **preset)
+    state = gaussian_state(truncated, off=(0.5, 0.0, 0.0), below=True, teacher=True)
+    right = state.below.replace(params={"off": jnp.zeros(3)})
+    state = state.replace(below=right, teacher=right)
+
+    @jax.jit
+    def found(state):
+        """Rows, F of a jump for which the residual would be zero, and the exact one."""
+        rows = truncated.examples(state, {"image": jnp.zeros((2048, 1))}, jax.random.key(0))
+        f, target = truncated.sides(state.student.network, state, rows)
+        t, s = (diffusion.angle(a)[:, None] for a in (rows.t, rows.s))
+        way = between.way(rows.t, rows.s, 0.0)[:, None]
+        wanted = f - (f - target) * jnp.sin(way) / jnp.sin(t - s)  # it is of a unit way
+        return rows, wanted, exact(rows.z, t, s), truncated.weigh(state, rows, 0 * f + 1)[0]
+
+    rows, wanted, known, weight = found(state)
+    border = rows.t == 0
+    np.testing.assert_allclose(wanted[border], known[border], atol=1e-3)
+    assert jnp.abs(known - rows.v)[border].max() > 0.1
+    assert weight[border].sum() / weight[~border].sum() == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_truncated_map_takes_steps_from_levels_that_it_has_learnt():
+    """sigma / alpha is tan(pi / 2 n) where the last of n steps begins, and 1 / (n - 1)."""
+    angles, straight = CosineSchedule(-20.0, 20.0), diffusion.RectifiedFlow()
+    for schedule, least, most in (
+        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 20.0, 0),
+        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 0),
+    ):  # fmt: skip
+        law = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+        assert law.most_steps(schedule) == most
+    assert JumpLaw().most_steps(angles) == 0
+
+
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
     """docs/methods/flow_map.md, A3: zero at the exact map, within four standard errors."""
     learning = method(jumps=JumpLaw(instantaneous=0.25))
@@ -345,13 +416,31 @@ def test_ordered_levels():
     assert 0.05 < np.mean(t == s) < 0.1  # P(N(-4, 1.6) > N(-0.6, 1.6)) = 0.066
 
 
+def test_two_sorted_levels():
+    """Those of DMF: t has the law of the larger of two logit-normal times, whoever drew it."""
+    law = JumpLaw(**PRESETS["dmf"]["jumps"])
+    t, s = (np.asarray(a) / -2 for a in law.draw(jax.random.key(0), 8192, SCHEDULE))
+    still, t, s = t[:4096], t[4096:], s[4096:]
+    assert (t > s).all()
+    first, second = scipy.stats.norm(0.4, 1.0), scipy.stats.norm(-1.2, 1.0)
+    assert scipy.stats.kstest(t, lambda x: first.cdf(x) * second.cdf(x)).pvalue > 1e-3
+    assert scipy.stats.kstest(s, lambda x: 1 - first.sf(x) * second.sf(x)).pvalue > 1e-3
+    assert scipy.stats.kstest(still, "norm").pvalue > 1e-3
+
+
 def test_gaps():
-    t, s = drawn(to="gap", end=(-0.8, 1.0))
-    way = (diffusion.angle(t) - diffusion.angle(s)) / (np.pi / 2)
-    inside = s < 19.9
-    logit = np.log(way / (1 - way))[np.asarray(inside) & (np.asarray(diffusion.angle(t)) > 1.5)]
-    assert abs(np.median(logit) + 0.8) < 0.3
-    assert (way >= 0).all()
+    """Those of TVM, in rectified flow's time: the way has its own law, whatever s is; and s, cut
+    off where t would be beyond noise, is nowhere heaped up."""
+    law = JumpLaw(**PRESETS["tvm"]["jumps"])
+    t, s = (np.asarray(a, float) / -2 for a in law.draw(jax.random.key(0), 8192, SCHEDULE))
+    still, t, s = t[:4096], t[4096:], s[4096:]
+    way = scipy.special.expit(t) - scipy.special.expit(s)
+    assert scipy.stats.kstest(scipy.special.logit(way), "norm", (-0.8, 1.0)).pvalue > 1e-3
+    cut = scipy.stats.norm(-0.4, 1.0)
+    share = cut.cdf(s) / cut.cdf(scipy.special.logit(1 - way))
+    assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    assert abs(scipy.stats.spearmanr(share, way).statistic) < 0.06
+    assert scipy.stats.kstest(still, "norm", (-0.4, 1.0)).pvalue > 1e-3
 
 
 def test_levels_below():
@@ -378,6 +467,18 @@ def test_dyadic_jumps_are_whole_steps():
     np.testing.assert_allclose(time[0] * count, np.rint(time[0] * count), atol=2e-3)
 
 
+def test_shortcut_models_learn_velocities_at_all_times_alike():
+    """Each of 128, where half of the steps would begin at noise, and none at an odd one."""
+    t, s = drawn(20_000, **PRESETS["shortcut"]["jumps"])
+    same = t == s
+    assert same.mean() == 0.75
+    step = 128 * 2 / np.pi * np.asarray(diffusion.angle(t[same].astype(np.float64)))
+    np.testing.assert_allclose(step, np.rint(step), atol=0.05)
+    found = np.bincount(np.rint(step).astype(int), minlength=129)
+    assert found[0] == 0
+    assert scipy.stats.chisquare(found[1:]).pvalue > 1e-3
+
+
 def test_a_share_of_jumps_of_no_length():
     t, s = drawn(64, instantaneous=0.25)
     assert (t == s)[:16].all()
@@ -388,8 +489,8 @@ def test_first_jumps_of_two():
     t, s = jnp.array([-6.0, -1.0, 3.0]), jnp.array([8.0, 5.0, 20.0])
     whole = diffusion.angle(t) - diffusion.angle(s)
     np.testing.assert_allclose(Cut().way(t, s, 0.3), whole / 2, rtol=1e-6)
-    shrinking = Cut(at="shrinking", least=0.01)
-    for progress, fraction in ((0.0, 0.99), (0.5, 0.5), (1.0, 0.01)):
+    shrinking = Cut(at="shrinking", least=0.01)  # by the same factor in each tenth of a run
+    for progress, fraction in ((0.0, 1.0), (0.1, 0.01**0.1), (0.5, 0.1), (1.0, 0.01)):
         np.testing.assert_allclose(shrinking.way(t, s, progress), fraction * whole, rtol=1e-4)
     ect = Cut(at="ect", q=4.0, stages=4)
     sigma = np.exp(-np.asarray(t, float) / 2)
@@ -398,6 +499,9 @@ def test_first_jumps_of_two():
         theirs = np.minimum(np.arctan(sigma) - np.arctan(sigma * kept), whole)
         np.testing.assert_allclose(ect.way(t, s, progress), theirs, rtol=1e-5)
     assert (ect.way(t, t, 0.5) == 0).all()
+    later = Cut(at="ect", q=4.0, stages=1, first=2)
+    for progress in (0.0, 0.99):
+        np.testing.assert_array_equal(later.way(t, s, progress), ect.way(t, s, 0.6))
     sigmoid = Cut(at="sigmoid", least=0.005)
     for progress, fraction in ((0.0, 1.0), (0.5, 0.5), (0.6, 1 / (1 + np.exp(2.5))), (1.0, 0.005)):
         np.testing.assert_allclose(sigmoid.way(t, s, progress), fraction * whole, rtol=1e-4)
@@ -421,10 +525,18 @@ def test_defaults_are_the_plain_square():
     assert method() == method(own_velocity=False, **plain)
 
 
+def test_soflows_weight_is_of_a_mean_square():
+    """Of 3072 values: (mean + 0.001)^-0.75, up to a factor that is the same for all examples."""
+    mean = np.array([1e-4, 1e-2, 1.0])
+    preset = {name: PRESETS["soflow"][name] for name in ("power", "floor")}
+    ours = method(**preset).adaptive(jnp.asarray(3072 * mean))
+    np.testing.assert_allclose(ours * (mean + 1e-3) ** 0.75, 3072**-0.75, rtol=1e-5)
+
+
 def test_each_residual_over_its_norm():
     """(3, 4) has the norm 5, and 0.5 more is to be added."""
     residual = jnp.array([[3.0, 4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
-    found = method(normalised=0.5).normalise(residual)
+    found = normalise(residual, 0.5)
     np.testing.assert_allclose(found, residual / jnp.array([5.5, 0.5])[:, None, None, None])
 
 
@@ -433,11 +545,15 @@ def test_each_residual_over_its_norm():
     [
         (lambda: JumpLaw(to="noise"), "jumps.to must be one of"),
         (lambda: JumpLaw(level=(1.0,)), "jumps.level must be"),
-        (lambda: JumpLaw(to="gap"), "to='gap', which must"),
+        (lambda: JumpLaw(to="gap", end=(0.0, 1.0)), "to='gap' needs a level"),
+        (lambda: JumpLaw(still=(0.0, 1.0)), "jumps.still is the law where s = t"),
+        (lambda: JumpLaw(to="dyadic", still=(0.0, 1.0), instantaneous=0.5), "'dyadic' times"),
         (lambda: JumpLaw(to="data", end=(0.0, 1.0)), "jumps.end is for"),
         (lambda: JumpLaw(instantaneous=1.5), r"in \[0, 1\]"),
         (lambda: JumpLaw(most=12), "power of two"),
         (lambda: JumpLaw(least=(0.0,)), "for a level and to='data'"),
+        (lambda: JumpLaw(border=0.3), "where jumps.least is"),
+        (lambda: Cut(first=-1), "and first >= 0"),
         (lambda: gaussian_state(method("semigroup", between=Cut(at="ect")), below=True), "go toge"),
         (
             lambda: gaussian_state(
@@ -458,6 +574,8 @@ def test_each_residual_over_its_norm():
         (lambda: method("semigroup", warmup=5), "are of the Eulerian"),
         (lambda: method("semigroup", difference=0.01), "is of the Eulerian"),
         (lambda: method("semigroup", own_velocity=True), "has no velocity"),
+        (lambda: method(target_decay=0.9), r"target_decay is in \[0, 1\), for the semigroup"),
+        (lambda: method("lagrangian", target_decay=0.9), "or for the Lagrangian with own_velocity"),
         (lambda: method(guided_levels=(-1.0, 1.0)), "where guidance acts"),
         (lambda: method(power=-1.0), "must not be negative"),
         (lambda: method("semigroup"), "nothing would be learnt"),

@@ -19,7 +19,7 @@ from pdistill.diffusion.guidance import acting
 from pdistill.methods.flow_map import FlowMap
 from pdistill.methods.parts.identities import eulerian
 from pdistill.methods.parts.jumps import JumpLaw
-from pdistill.methods.parts.own_guidance import guided
+from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.weights import LogVariance
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.training import Optimizer
@@ -37,7 +37,8 @@ def method(**values):
 
 
 def model(**arguments):
-    module = DiT(1, features=16, depth=1, heads=2, num_labels=3, time_scale=16.0, **arguments)
+    arguments = {"num_labels": 3} | arguments
+    module = DiT(1, features=16, depth=1, heads=2, time_scale=16.0, **arguments)
     return Network(None, module=module, head="v", schedule=SCHEDULE, shape=(4, 4, 1))
 
 
@@ -49,10 +50,10 @@ def examples(method, state, key):
 velocity = jax.jit(Network.v)
 
 
-def randomised(network):
+def randomised(network, seed=8):
     """The network with parameters that are nowhere zero."""
     network = network.init(jax.random.key(7))
-    drawn = optax.tree.random_like(jax.random.key(8), network.params)
+    drawn = optax.tree.random_like(jax.random.key(seed), network.params)
     return network.replace(params=optax.tree.add_scale(network.params, 0.2, drawn))
 
 
@@ -112,16 +113,16 @@ def test_omega_is_the_share_of_the_pair():
 
 
 def test_the_law_of_the_weights():
-    learning = method(guidance=(0.5, 7.0), label_dropout=0.1)
-    network = model(guidance=True)
+    network, key = model(), jax.random.key(0)
     told = Conditioning(jnp.where(jnp.arange(4096) < 400, 3, 1))
-    w = np.asarray(learning.draw_guidance(jax.random.key(0), told, network, jnp.float32))
+    w = np.asarray(draw_guidance(key, (0.5, 7.0), told, network))
     assert (w[:400] == 0).all()  # hidden labels
     share = np.log1p(w[400:]) - np.log(1.5)
     assert scipy.stats.kstest(share / np.log(8.0 / 1.5), "uniform").pvalue > 1e-3
-    one = dataclasses.replace(learning, guidance=(1.5,))
-    w = one.draw_guidance(jax.random.key(0), told, network, jnp.float32)
+    w = draw_guidance(key, (1.5,), told, network)
     np.testing.assert_allclose(w[400:], 1.5, rtol=1e-6)
+    away = draw_guidance(key, (1.5,), told, network.replace(guide=network))
+    np.testing.assert_allclose(away, 1.5, rtol=1e-6)  # from a guide, whatever is told
 
 
 def test_guidance_acts_between_levels():
@@ -143,9 +144,8 @@ def test_guidance_acts_between_levels():
 
 @pytest.mark.parametrize("levels", [(-np.inf, 1.0), (-1.0, np.inf)])
 def test_guidance_may_act_on_all_of_one_side(levels):
-    learning = method(guidance=(1.0,), guided_levels=levels)
     t = jnp.linspace(-9, 9, 19)
-    found = acting(jnp.ones(19), learning.draw_levels(None, t, t, model()), t)
+    found = acting(jnp.ones(19), draw_levels(None, t, t, model(), levels), t)
     low, high = levels
     np.testing.assert_array_equal(found, (-t / 2 >= low) & (-t / 2 <= high))
 
@@ -231,6 +231,25 @@ def test_a_guided_teacher():
     np.testing.assert_allclose(target[jump], there[jump], atol=2e-5)
 
 
+def test_a_guide_leads_a_teacher_without_labels():
+    network = model(num_labels=0)
+    teacher = randomised(network).guided_by(randomised(network, 9))
+    learning = method(guidance=(1.5,))
+    state = learning.init(jax.random.key(0), model=network, teacher=teacher)
+    rows = examples(learning, state, jax.random.key(3))
+    np.testing.assert_allclose(rows.w, 1.5, rtol=1e-6)
+    own, other = (velocity(n, rows.z, rows.t, rows.told) for n in (teacher, teacher.guide))
+    assert jnp.abs(own - other).max() > 0.1
+    np.testing.assert_allclose(rows.v, own + 1.5 * (own - other), atol=2e-5)
+
+
+def test_a_teacher_with_nothing_to_guide_by():
+    network = model(num_labels=0)
+    teacher = randomised(network).replace(guidance=(0.0, np.inf))
+    with pytest.raises(ValueError, match="teacher cannot be guided: train it with labels"):
+        method(guidance=(1.5,)).init(jax.random.key(0), model=network, teacher=teacher)
+
+
 def test_a_learnt_weight():
     """w is the log of the expected mean square: there its gradient is zero, and the weight is
     exp(-w) / D."""
@@ -304,6 +323,34 @@ def test_it_follows_a_teachers_stage(role):
     made = runs["flow_map"].network
     assert made.takes_target
     assert "target_in" in made.params
+
+
+@pytest.mark.parametrize(
+    ("roles", "network", "rate"),
+    [
+        (("start",), {}, 0.1),
+        (("teacher",), {}, 0.0),
+        (("start", "teacher"), {}, 0.0),
+        (("start", "teacher"), {"dropout": 0.3}, 0.3),
+    ],
+)
+def test_a_student_of_a_teacher_has_no_dropout(roles, network, rate):
+    """As in sCD and unlike sCT, unless the stage says so; a start does not bring its own."""
+    learning = method(network=FrozenDict(network))
+    given = {"model": model()} | dict.fromkeys(roles, model(dropout=0.1).shapes)
+    state = jax.eval_shape(lambda key: learning.init(key, **given), jax.random.key(0))
+    assert state.student.network.module.dropout == rate
+
+
+def test_a_start_whose_levels_the_teacher_does_not_know():
+    """Its velocity would be of no use there: eps says nothing of an image."""
+    start, teacher = model(), model().replace(schedule=diffusion.DdpmSchedule())
+    learning, key = method(), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"start: .* from -20 to 20, of which the teacher knows"):
+        learning.init(key, model=start, start=start.shapes, teacher=teacher.shapes)
+    for given in ({"start": teacher, "teacher": teacher}, {"start": teacher, "teacher": start}):
+        given = {role: network.shapes for role, network in given.items()}
+        jax.eval_shape(lambda key, given=given: learning.init(key, model=start, **given), key)
 
 
 def test_a_second_head_is_the_tangent_and_learns_v():

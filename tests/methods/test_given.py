@@ -22,7 +22,7 @@ from pdistill.methods import (
 from pdistill.methods.flow_map import PRESETS
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
-from pdistill.methods.parts.jumps import JumpLaw
+from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.networks import DiT
 from pdistill.training import Optimizer
 
@@ -112,6 +112,23 @@ def test_a_teacher_must_know_every_noise_level(first, method, message):
 def test_teachers_that_do(first, method):
     """A student at its own count, generators that go on, and maps that have learnt to denoise."""
     plan_of(MODULE, TEACHER, first, stage(method, "later", given={"teacher": "first"}))
+
+
+def test_a_truncated_map_is_measured_where_it_has_learnt():
+    """Steps from lower levels are those of the map below, which it does not hold."""
+    tcm = PRESETS["tcm"]
+    method = FlowMap(
+        optimizer=PLAIN,
+        identity="semigroup",
+        jumps=JumpLaw(**tcm["jumps"]),
+        between=Cut(**tcm["between"]),
+    )
+    run = stage(method, "tcm", given={"below": "first"})
+    plan = plan_of(MODULE, TEACHER, CONSISTENCY, run)
+    assert plan["tcm"].measured_at == plan["tcm"].made_for == (1, 2)
+    with pytest.raises(ValueError, match=r"its model is made for \(1, 2\) steps; got \(1, 4\)"):
+        plan_of(MODULE, TEACHER, CONSISTENCY, dataclasses.replace(run, measured_at=(1, 4)))
+    assert not plan_of(MODULE, TEACHER, stage(FlowMap(optimizer=PLAIN)))["flow_map"].made_for
 
 
 @pytest.mark.parametrize("method", [MATCHING, gan(1)])

@@ -151,6 +151,7 @@ def test_ends_of_networks_are_left_to_adam(module, ends):
     assert {path.removesuffix("/kernel") for path in by_adam if path.endswith("kernel")} == ends
     assert all(path.endswith("kernel") for path in set(flat) - by_adam)
     assert matrix_axes("params/out_conv/kernel", (3, 3, 64, 3)) is None  # of EDM's ADM
+    assert matrix_axes("w/kernel", (64, 1)) is None  # of `LogVariance`
     assert matrix_axes("params/proj_out_2/kernel", (64, 12)) is None  # of diffusers' DiT
 
 

@@ -43,7 +43,8 @@ def jumps(network: Network) -> bool:
 
 def check_guidable(network: Network, role: str) -> None:
     """Raises ValueError unless a network can be guided."""
-    if network.guidance is None:
+    towards = network.num_labels or network.takes_text or network.guide
+    if network.guidance is None or not towards:
         raise ValueError(
             f"{role} cannot be guided: train it with labels or prompts and label_dropout, import a "
             "teacher that was, or give it a guide"

@@ -25,7 +25,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "floor": 1e-3,
     },
     "dmf": {  # Lee et al. 2025, without its Cauchy loss; theirs tells the last 8 blocks of 28
-        "jumps": {"level": (-0.4, 1.0), "instantaneous": 0.75},
+        "jumps": {
+            "level": (0.4, 1.0),
+            "to": "sorted",
+            "end": (-1.2, 1.0),
+            "instantaneous": 0.5,  # both losses have a half, each on a batch of its own
+            "still": (0.0, 1.0),
+        },
         "learnt_weight": True,
         "network": {"target_blocks": 8},
     },
@@ -51,26 +57,35 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "tcm": {  # Lee et al. 2024, its second stage; "below" is ect's model, the law of levels ours
         "identity": "semigroup",
-        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data"},
-        "between": {"at": "ect", "q": 2.0, "stages": 8},
+        # a quarter at the border, whose own mean counts 0.1: 0.1 / 0.25 to 1 / 0.75
+        "jumps": {"level": (0.9, 1.4), "least": (0.0,), "to": "data", "border": 0.3},
+        "between": {"at": "ect", "q": 2.0, "stages": 1, "first": 9},  # their ratio_limit, 0.999
         "power": 0.5,
         "floor": 1e-8,
     },
     "shortcut": {  # Frans et al. 2024
         "identity": "semigroup",
         "jumps": {"to": "dyadic", "most": 64, "instantaneous": 0.75},
+        "target_decay": 0.999,  # for long runs: each doubling hears of the one before so late
     },
-    "soflow": {  # Luo et al. 2025, on CIFAR-10
+    "soflow": {  # Luo et al. 2025, on CIFAR-10: floor is 0.001 times 3072 values
         "identity": "semigroup",
         "jumps": {"level": (-0.9, 1.6), "end": (-4.0, 1.6)},
-        "between": {"at": "shrinking", "least": 3e-4},
+        "between": {"at": "shrinking", "least": 3.125e-4},
         "power": 0.75,
-        "floor": 1e-3,
+        "floor": 3.072,
     },
-    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity out
+    "tvm": {  # Zhou et al. 2025; with a teacher, leave own_velocity and target_decay out
         "identity": "lagrangian",
         "own_velocity": True,
-        "jumps": {"to": "gap", "end": (-0.8, 1.0), "instantaneous": 0.5},
+        "target_decay": 0.99,
+        "jumps": {
+            "level": (-0.4, 1.0),
+            "to": "gap",
+            "end": (-0.8, 1.0),
+            "instantaneous": 0.5,
+            "still": (-0.4, 1.0),
+        },
     },
     "ayf": {  # Sabour et al. 2025, from a teacher; law of jumps and end of warm-up are ours
         "jumps": {"to": "below"},

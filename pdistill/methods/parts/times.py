@@ -96,6 +96,16 @@ def narrowed(levels: KarrasSchedule, teacher: Schedule) -> KarrasSchedule:
     return dataclasses.replace(levels, **changes)
 
 
+def check_within(role: str, schedule: Schedule, teacher: Schedule) -> None:
+    """Raises ValueError for the schedule of `role` if a teacher of another knows less."""
+    (low, high), (first, last) = known_ends(teacher), ends(schedule)
+    if schedule != teacher and (first < low - SMALL or last > high + SMALL):
+        raise ValueError(
+            f"{role}: its schedule has log-SNRs from {first:.3g} to {last:.3g}, of which the "
+            f"teacher knows {low:.3g} to {high:.3g}; leave {role} out, or give one within"
+        )
+
+
 def check_law(name: str, law: tuple[float, ...]) -> None:
     """Raises ValueError unless a law is (mean, deviation) of a normal one, or empty."""
     if law and not (len(law) == 2 and math.isfinite(law[0]) and 0 < law[1] < math.inf):
