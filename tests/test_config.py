@@ -532,6 +532,25 @@ def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
         load(name)
 
 
+@pytest.mark.parametrize("file", ["twice_there.py", "twice_there/__init__.py"])
+def test_a_module_beside_a_config_that_is_not_the_one_found(tmp_path, monkeypatch, file):
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    for folder in ("first", "beside"):
+        (tmp_path / folder / file).parent.mkdir(parents=True)
+        (tmp_path / folder / file).write_text("")
+    path = tmp_path / "beside/config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'stages': ({'method': 'twice_there:Mine'},)})\n"
+    )
+    message = rf"twice_there:Mine is of .*/first/{file}, not of .*/beside/{file}: rename this"
+    with pytest.raises(SystemExit, match=message):
+        config_file.load_config(str(path))
+    (tmp_path / "beside" / file).unlink()  # then there is but one
+    assert config_file.load_config(str(path)).stages[0]["method"] == "twice_there:Mine"
+
+
 # --- Configs that cannot ------------------------------------------------------------------------
 
 

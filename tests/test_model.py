@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -449,6 +450,19 @@ def test_labels(labelled):
 def test_a_solver_by_name_is_the_one_by_value(plain):
     named, given = (plain.sample(KEY, 2, solver=s) for s in ("heun", samplers.Heun()))
     np.testing.assert_array_equal(named, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thrice(samplers.Ddim):
+    """A solver of one's own, of three steps at least."""
+
+    min_steps = 3
+
+
+def test_a_solver_may_need_more_steps(plain):
+    """The one program for all counts of steps is of a count that it can take."""
+    by_name, given = (plain.sample(KEY, 2, num_steps=4, solver=s) for s in ("ddim", Thrice()))
+    np.testing.assert_array_equal(by_name, given)
 
 
 def test_models_are_said_in_a_few_lines(labelled):

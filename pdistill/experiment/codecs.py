@@ -23,6 +23,8 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Run
 from pdistill.methods.method import Method
+from pdistill.methods.parts.adversary import Adversary
+from pdistill.methods.parts.distance import DISTANCES
 from pdistill.model.card import (
     ModelError,
     codec_identity,
@@ -134,13 +136,14 @@ def check_same_codec(
 def check_for_latents(method: Method) -> None:
     """Raises ValueError for a method that looks at latents with what was made for pictures."""
     distance = getattr(method, "distance", "pixels")
-    if distance not in ("pixels", "huber"):
+    if distance in DISTANCES and distance not in ("pixels", "huber"):
         raise ValueError(
             f"distance {distance!r} is of pictures, but this stage works on latents; give 'pixels' "
             "or 'huber', which are of any numbers"
         )
     adversary = getattr(method, "adversary", None)
-    if adversary and any(judge.features not in OF_LATENTS for judge in adversary.judges):
+    judges = adversary.judges if isinstance(adversary, Adversary) else ()
+    if any(judge.features not in OF_LATENTS for judge in judges):
         raise ValueError(
             "a judge sees pictures, but this stage works on latents; give judges features among "
             + ", ".join(OF_LATENTS)

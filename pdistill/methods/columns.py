@@ -273,6 +273,6 @@ def _deterministic(text: str, what: str) -> Solver:
 def check_rows(column: Any, rows: Rows, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
     """Raises ValueError unless a column's rows have these shapes."""
     for name, wanted in shapes.items():
-        found = rows[name].shape
+        found = rows[name].shape if name in rows else "not there"
         if found != wanted.shape:
             raise ValueError(f"{column.path or column.file}: {name} is {found}, not {wanted.shape}")

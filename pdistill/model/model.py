@@ -75,9 +75,9 @@ class Model:
         """
         own = self.sampling
         sampling = own.changed(num_steps, solver)
-        bound = own.solver.model in ("one_step", "multistep", "cascade") or isinstance(
-            own.solver, samplers.Stochastic
-        )
+        kinds = ("one_step", "multistep", "cascade")
+        bound = own.solver.model in kinds or isinstance(own.solver, samplers.Stochastic)
+        bound |= bool(self.card.get("sampler"))
         if bound and type(sampling.solver) is not type(own.solver):
             raise ValueError(
                 f"this model is made for the solver {own.solver.name}; got {sampling.solver.name}: "

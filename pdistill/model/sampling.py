@@ -151,7 +151,7 @@ def generate(
     # loop, and may end at an image that is larger than its noise.
     if traced or isinstance(sampling.solver, Cascade) or sampling.num_steps == 1:
         return _generate(*known, None, sampling=sampling)
-    any_count = dataclasses.replace(sampling, num_steps=2)
+    any_count = dataclasses.replace(sampling, num_steps=max(2, sampling.solver.min_steps))
     return _generate(*known, np.int32(sampling.num_steps), sampling=any_count)
 
 
