@@ -8,8 +8,9 @@ The run was trained with optimizer.ema_widths and loop.snapshot_every. The resul
 
 from pathlib import Path
 
-from pdistill.cli.options import command_parser
+from pdistill.cli.options import command_parser, own_code_option
 from pdistill.model import posthoc_average, save
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.terminal import plain_errors
 
 
@@ -25,8 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="model directory to write; must be new"
     )
+    own_code_option(parser)
     options = parser.parse_args(arguments)
-    with plain_errors(ValueError, OSError):
+    with plain_errors(ValueError, OSError), consent(options.own_code):
         if options.out.exists():
             raise ValueError(f"{options.out} is there already; give a new --out")
         model = posthoc_average(options.run, options.width)

@@ -19,7 +19,13 @@ import jax
 import numpy as np
 
 from pdistill import model as models
-from pdistill.cli.options import codec_option, command_parser, labels_after, seed_option
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    labels_after,
+    own_code_option,
+    seed_option,
+)
 from pdistill.evaluation import (
     EvaluationError,
     Evaluator,
@@ -65,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", required=True, help="a stage's or a model's directory")
     parser.add_argument("--students", required=True, help="MODEL@K, with commas between them")
     codec_option(parser)
+    own_code_option(parser)
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--metric", default="fd_pixels", help="a Frechet or kernel distance")
     parser.add_argument(
@@ -91,7 +98,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{options.batch_size}"
         )
     mesh = make_mesh()
-    teacher = models.load(options.teacher, mesh, codec=options.codec)
+    teacher = models.load(options.teacher, mesh, codec=options.codec, own_code=options.own_code)
 
     labels = labels_after(reference, teacher.network.num_labels, options.teacher)
     extractors: dict[str, Extractor] = {}  # whose weights are read once
@@ -111,7 +118,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for text in options.students.split(","):
         path, steps = _parse_student(text)
-        student = models.load(path, mesh, codec=options.codec)
+        student = models.load(path, mesh, codec=options.codec, own_code=options.own_code)
         _check_comparable(student, teacher, path, options.teacher)
         images = draw(path, student, student.sampling)
         theirs = draw(options.teacher, teacher, _distilled(teacher, steps))

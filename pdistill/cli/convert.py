@@ -28,9 +28,10 @@
 import inspect
 from pathlib import Path
 
-from pdistill.cli.options import command_parser
+from pdistill.cli.options import command_parser, own_code_option
 from pdistill.interop import CONVERTERS, ConversionError, with_codec, write_model
 from pdistill.networks import Codec
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError
 
@@ -52,10 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--variance", action="store_true", default=None,
         help="dit, adm: keep the learnt variance, and sample with it",
     )  # fmt: skip
+    own_code_option(parser)
     options = vars(parser.parse_args(arguments))
     format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
+    own_code = options.pop("own_code")
     given = {name: value for name, value in options.items() if value is not None}
-    with plain_errors(ValueError, OSError, CheckpointError):
+    with plain_errors(ValueError, OSError, CheckpointError), consent(own_code):
         if out.exists():
             raise ConversionError(f"{out} is there already; give a new --out")
         codec = given.pop("codec", None)  # of any format

@@ -26,6 +26,7 @@ from pdistill.cli.options import (
     labels_after,
     load_model,
     numbers,
+    own_code_option,
     picture_options,
     prompts_option,
     read_prompts,
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", help="a stage's or a model's directory")
     what.add_argument("--images", help=".npz or folder of images")
     codec_option(parser)
+    own_code_option(parser)
     guide_option(parser)
     text_encoder_option(parser)
     prompts_option(parser)

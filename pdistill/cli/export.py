@@ -17,6 +17,7 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     load_model,
+    own_code_option,
     read_prompts,
     steps_option,
     text_encoder_option,
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("export", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    own_code_option(parser)
     guide_option(parser)
     text_encoder_option(parser)
     parser.add_argument("--out", required=True, help="file, or folder, to write")

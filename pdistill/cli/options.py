@@ -56,6 +56,12 @@ def codec_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help=help)
 
 
+def own_code_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --own_code, for a command that loads a model or a codec."""
+    help = "import, and so run, the modules that a model's or a codec's card names"
+    parser.add_argument("--own_code", action="store_true", help=help)
+
+
 def guide_option(parser: argparse.ArgumentParser) -> None:
     """Adds --guide, for a command that samples with a model."""
     help = "model that guides it, if not as the model's card says"
@@ -66,7 +72,7 @@ def load_model(options: argparse.Namespace, mesh: Mesh | None = None) -> "Model"
     """Loads the model of a command's --model, with the parts that its options name; as `load`."""
     from pdistill.model import load  # not for commands without a model
 
-    names = ("codec", "guide", "text_encoder")
+    names = ("codec", "guide", "text_encoder", "own_code")
     parts = {name: getattr(options, name) for name in names if hasattr(options, name)}
     return load(options.model, mesh, **parts)
 

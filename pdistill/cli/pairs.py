@@ -14,6 +14,7 @@ from pdistill.cli.options import (
     command_parser,
     guide_option,
     load_model,
+    own_code_option,
     seed_option,
 )
 from pdistill.methods.columns import Pairs
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("pairs", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    own_code_option(parser)
     guide_option(parser)
     parser.add_argument("--num", type=int, required=True, help="number of pairs")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")

@@ -8,7 +8,13 @@ Prints lists of labels for `lists` of a "multi_student" stage.
 import numpy as np
 from flax import traverse_util
 
-from pdistill.cli.options import codec_option, command_parser, load_model, seed_option
+from pdistill.cli.options import (
+    codec_option,
+    command_parser,
+    load_model,
+    own_code_option,
+    seed_option,
+)
 from pdistill.methods.parts.partition import by_balanced_kmeans
 from pdistill.model import Model, ModelError
 from pdistill.runtime.terminal import plain_errors
@@ -18,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("partition", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    own_code_option(parser)
     parser.add_argument("--parts", type=int, required=True, help="number of parts")
     seed_option(parser, "the first centres")
     options = parser.parse_args(arguments)

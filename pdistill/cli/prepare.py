@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pdistill.cli.options import Parser, picture_options
+from pdistill.cli.options import Parser, own_code_option, picture_options
 from pdistill.data.captions import WRITE
 from pdistill.data.emoji import SIDE
 from pdistill.data.prepare import prepare, prepare_emoji, prepare_images
@@ -26,6 +26,7 @@ from pdistill.model.text import load_text_encoder
 from pdistill.networks.text import TextEncoder
 from pdistill.runtime.files import in_home
 from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.terminal import plain_errors
 
 LARGEST = 4096  # pixels a side of pictures
@@ -38,7 +39,7 @@ SOURCES = {  # words for where pictures come from, by the option that says so, a
     "": ("a set that is there", ("name",)),
 }
 OF_PARTS = {  # options by the one that says what else is prepared
-    "codec": ("no_flip", "batch_size"),
+    "codec": ("no_flip", "batch_size", "own_code"),
     "text_encoder": ("text_tokens",),
 }
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="train", help="split that these are for; default: %(default)s")
     add("--batch_size", type=int, default=64, help="images that --codec encodes at a time")
     picture_options(parser)
+    own_code_option(parser)
     add("--data_dir", type=in_home, default=data_dir(), help="default: %(default)s")
     return parser
 
@@ -106,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.name = args.name or ("emoji_small" if args.emoji_groups else "emoji")
         args.resolution, args.channels = args.resolution or SIDE, 3
     root = args.data_dir
-    with plain_errors(PrepareError, ValueError, OSError):
+    with plain_errors(PrepareError, ValueError, OSError), consent(args.own_code):
         if args.codec:
             _check_codec(args, root)
         if args.text_encoder:

@@ -29,6 +29,7 @@ from pdistill.cli.options import (
     guide_option,
     load_model,
     numbers,
+    own_code_option,
     prompts_option,
     read_prompts,
     seed_option,
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("sample", __doc__)
     parser.add_argument("--model", required=True, help="a stage's or a model's directory")
     codec_option(parser)
+    own_code_option(parser)
     guide_option(parser)
     text_encoder_option(parser)
     parser.add_argument(

@@ -20,7 +20,7 @@ from pdistill.methods.method import evaluated, roles
 from pdistill.model.card import build_schedule
 from pdistill.networks import Network, build_network
 from pdistill.runtime.files import one_line
-from pdistill.runtime.own_code import is_own, said
+from pdistill.runtime.own_code import consent, is_own, said
 from pdistill.samplers import Gamma, parse_solver
 
 PLAIN = (bool, int, float, str)  # types of a config's values
@@ -75,11 +75,14 @@ class ModelConfig:
         channels = output_channels(self.head, image_shape[-1])
         arguments = {**self.network.arguments, "out_channels": channels}
         try:
+            with consent():
+                module = build_network(self.network.name, arguments)
+                schedule = build_schedule(self.schedule.name, self.schedule.arguments)
             network = Network(
                 None,
-                module=build_network(self.network.name, arguments),
+                module=module,
                 head=self.head,
-                schedule=build_schedule(self.schedule.name, self.schedule.arguments),
+                schedule=schedule,
                 shape=tuple(image_shape),
             )
             if fits:

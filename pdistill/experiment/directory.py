@@ -17,6 +17,7 @@ from pdistill.experiment.plan import Planned
 from pdistill.methods import Run
 from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.lock import InUse, locked
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.temporary import TEMPORARY, remove, sweep
 from pdistill.runtime.terminal import say
@@ -224,7 +225,8 @@ def _check_images(
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:
     """Raises ConfigError for the config of a run that another version of pdistill began."""
     try:
-        parse(before)
+        with consent(False):  # the run's methods are those of the config now
+            parse(before)
     except ConfigError as error:
         raise ConfigError(
             f"{workdir} holds a run of another version of pdistill, whose config this one does not "

@@ -7,7 +7,7 @@ from typing import Any
 from pdistill.experiment.imported import Imported
 from pdistill.methods import METHODS, Method
 from pdistill.methods.method import arguments, roles
-from pdistill.runtime.own_code import class_named
+from pdistill.runtime.own_code import class_named, consent
 
 KINDS = METHODS | {Imported.name: Imported}  # of stages, by what their `method` says
 # Keys of a stage that every method has; the others are its own hyperparameters.
@@ -28,7 +28,8 @@ def method_named(name: Any, path: str) -> type[Method]:
             f"{path} must be one of {known}, or a class of your own as module:Class; got {name!r}"
         )
     try:
-        found = class_named(name, Method)
+        with consent():
+            found = class_named(name, Method)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     for lacks in _lacks(found):

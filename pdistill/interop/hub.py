@@ -51,7 +51,7 @@ A diffusion model that generates {shape} images in {steps}: `{network}`, method 
 ```python
 import jax, pdistill
 
-images = pdistill.load(".").sample(jax.random.key(0), num=16{label})
+images = pdistill.load("."{own_code}).sample(jax.random.key(0), num=16{label})
 ```
 
 | | |
@@ -149,6 +149,7 @@ def _readme(model: Model) -> str:
     known = list(model.prompts.known) if model.prompts else []
     prompt = f", prompt={json.dumps(known[0] if known else 'a prompt')}"
     rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in (*keys, "versions")]
+    own = any(":" in card[part]["name"] for part in ("network", "schedule"))  # module:Class
     return README.format(
         title=title(model),
         shape=" x ".join(map(str, model.image_shape)),
@@ -158,6 +159,7 @@ def _readme(model: Model) -> str:
         task="text-to-image" if model.prompts else "unconditional-image-generation",
         label=", label=0" if model.network.num_labels else prompt if model.prompts else "",
         rows="\n".join(rows),
+        own_code=", own_code=True" if own else "",
     )
 
 

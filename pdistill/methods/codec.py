@@ -16,6 +16,7 @@ from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.balance import balanced_update
 from pdistill.methods.parts.distance import Distance, check_distance_name
 from pdistill.networks import Codec, Network, Posterior, build_codec
+from pdistill.runtime.own_code import consent
 from pdistill.training import Learner, Optimizer, frozen
 
 
@@ -79,7 +80,8 @@ class KlCodec(Method):
           ValueError: arguments, or an image shape, that the autoencoder cannot have.
         """
         arguments = {"image_channels": image_shape[-1], **self.network}
-        module = build_codec(arguments.pop("name", "autoencoder_residual"), arguments)
+        with consent():
+            module = build_codec(arguments.pop("name", "autoencoder_residual"), arguments)
         least, channels = 4 * module.factor, module.latent_channels
         tile = math.ceil(max(image_shape[:2]) / least) * least
         codec = Codec(None, module, (0.0,) * channels, (1.0,) * channels, tile)

@@ -173,13 +173,13 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     """A schedule from plain data, as in configs and model.json.
 
     Args:
-      name: or "module:Class" of a dataclass of the user's own; its file is imported.
+      name: or "module:Class" of a frozen dataclass of the user's own, which must be imported.
 
     Raises:
       ValueError: an unknown name or argument, with the known ones.
     """
     cls = SCHEDULES.get(name) or (class_named(name) if ":" in name else None)
-    if cls is None or not dataclasses.is_dataclass(cls):
+    if cls is None or not _is_schedule(cls):
         raise ValueError(
             f"schedule must be one of {', '.join(SCHEDULES)}, or a frozen dataclass of your own as "
             f"module:Class; got {name!r}"
@@ -189,6 +189,11 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
         if argument not in known:
             raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
     return cls(**arguments)
+
+
+def _is_schedule(cls: type) -> bool:
+    frozen = dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
+    return frozen and any("__call__" in vars(base) for base in cls.__mro__)
 
 
 def build_blank(card: dict[str, Any]) -> Network:

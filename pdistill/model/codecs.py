@@ -17,6 +17,7 @@ from pdistill.networks import Codec, describe_network
 from pdistill.runtime.files import one_line
 from pdistill.runtime.gather import gather_batches
 from pdistill.runtime.mesh import place_rows
+from pdistill.runtime.own_code import consent
 
 
 def save_codec(directory: str | Path, codec: Codec, /, **card: Any) -> None:
@@ -45,18 +46,20 @@ def blank_codec(directory: str | Path) -> Codec:
     return build_blank_codec(directory, read_card(directory, codec=True))
 
 
-def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:
+def load_codec(directory: str | Path, mesh: Mesh | None = None, *, own_code: bool = False) -> Codec:
     """Loads what `save_codec` wrote.
 
     Args:
       mesh: devices to spread the parameters over; one device by default.
+      own_code: as of `load`.
 
     Raises:
       ModelError: there is no codec there, or it cannot be read.
     """
     directory = find(directory)
     card = read_card(directory, codec=True)
-    blank = build_blank_codec(directory, card)
+    with consent(own_code):
+        blank = build_blank_codec(directory, card)
     try:
         return read_params(directory, blank, card, mesh)
     except Exception as error:  # a card may hold anything

@@ -35,6 +35,7 @@ from pdistill.networks import Network
 from pdistill.runtime.arrays import checksum, load_params, save_params
 from pdistill.runtime.files import one_line, write_atomically
 from pdistill.runtime.mesh import param_sharding
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.temporary import replacing
 
 
@@ -114,6 +115,7 @@ def load(
     codec: str | Path | None = None,
     guide: str | Path | None = None,
     text_encoder: str | Path | None = None,
+    own_code: bool = False,
 ) -> Model:
     """Loads what `save` wrote: a model directory, or a stage's directory that holds one.
 
@@ -127,11 +129,24 @@ def load(
         says.
       text_encoder: folder, or package, of the text encoder of a model of prompts, if not as its
         card says; it is loaded with the first prompt.
+      own_code: whether to import, and so to run, the modules of classes of its author's own that
+        the card names. Otherwise they must have been imported.
 
     Raises:
       ModelError: there is no model there, or it cannot be read; or its codec or its guide is not
         there, is another one, or does not fit.
     """
+    with consent(own_code):
+        return _load(directory, mesh, codec, guide, text_encoder)
+
+
+def _load(
+    directory: str | Path,
+    mesh: Mesh | None,
+    codec: str | Path | None,
+    guide: str | Path | None,
+    text_encoder: str | Path | None,
+) -> Model:
     directory = find(directory)
     card = read_guided_card(directory, guide)
     with _explained(directory):

@@ -51,7 +51,7 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A network from plain data: its name in NETWORKS and its fields, as in model.json.
 
     Args:
-      name: or "module:Class" of a Flax module of the user's own; its file is imported.
+      name: or "module:Class" of a Flax module of the user's own, which must be imported.
 
     Raises:
       ValueError: an unknown name or field, with the known ones; a number that cannot be meant.

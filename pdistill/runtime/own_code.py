@@ -1,10 +1,14 @@
 """Code that is the user's own: its classes by name, and its errors in one line."""
 
+import contextlib
 import importlib
 import operator
 import os
+import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from pdistill.runtime.files import one_line
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = (f"{PACKAGE}{os.sep}", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+_consent: ContextVar[bool | None] = ContextVar("_consent", default=None)
 
 
 def is_own(value: Any) -> bool:
@@ -20,13 +25,33 @@ def is_own(value: Any) -> bool:
     return cls.__module__.partition(".")[0] != __name__.partition(".")[0]
 
 
+@contextlib.contextmanager
+def consent(given: bool = True) -> Iterator[None]:
+    """Says whether `class_named` may import modules, as the outermost of several says it.
+
+    A config may, whose words are its user's; what a card names its reader has not chosen.
+    """
+    outer = _consent.get()
+    token = _consent.set(given if outer is None else outer)
+    try:
+        yield
+    finally:
+        _consent.reset(token)
+
+
 def class_named(name: str, parent: type = object) -> type:
-    """The class that "module:Class" names; its module is imported.
+    """The class that "module:Class" names; with `consent` its module is imported.
 
     Raises:
-      ValueError: it cannot be imported, or is not a subclass of `parent`.
+      ValueError: it is not imported and there is no consent, or it cannot be; or the class is not
+        a subclass of `parent`.
     """
     module, _, attribute = name.partition(":")
+    if module not in sys.modules and not _consent.get():
+        raise ValueError(
+            f"it names {name!r}, code of its author's own, which would run here; if you trust it, "
+            f"import {module} before (a config's file can), or give own_code=True or --own_code"
+        )
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # whatever the module's code raises

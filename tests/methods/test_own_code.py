@@ -2,7 +2,9 @@
 
 import dataclasses
 import enum
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Optional
 
@@ -24,10 +26,12 @@ from pdistill.experiment.defaults import fill_defaults
 from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.experiment.run import Experiment
 from pdistill.experiment.variants import with_imported_teacher
+from pdistill.interop import write_folder
 from pdistill.methods import Ctm, Method, Teacher
 from pdistill.methods.method import optimizers, roles
+from pdistill.model import ModelError
 from pdistill.networks import Network
-from pdistill.runtime.own_code import class_named, name_of
+from pdistill.runtime.own_code import class_named, consent, name_of
 from pdistill.training import Learner, Optimizer, StopSignals, frozen
 
 ADAM, COSINE, KARRAS = Optimizer(1e-3), CosineSchedule(), KarrasSchedule()
@@ -131,6 +135,8 @@ def test_a_model_of_classes_of_ones_own_comes_back(tmp_path):
     assert model.sample(jax.random.key(0), 2).shape == (2, 8, 8, 1)
     with pytest.raises(ValueError, match="made for the solver heun; got ddim"):
         model.sample(jax.random.key(0), 2, solver="ddim")
+    write_folder(model, tmp_path / "hub")
+    assert 'load(".", own_code=True)' in (tmp_path / "hub/README.md").read_text()
     # A model that is not trained has its counts of the first that it is made of.
     run = stage(Untrained())
     given = Planned(run, {"one": "mine", "other": "others"}, {}, None, KEPT, (8, 8, 1))
@@ -138,6 +144,75 @@ def test_a_model_of_classes_of_ones_own_comes_back(tmp_path):
     assert given.parent == "mine"
     alone = dataclasses.replace(given, given={})
     assert cards.inherited(alone, tmp_path) == {"train_steps": 0, "images_seen": 0}
+
+
+def saved(directory, part, name):
+    """A model whose card has another name for its network or its schedule."""
+    card = models.describe_sampling(KEPT) | {
+        "num_steps": 2, "clip": None, "stage": "mine", "method": "mine", "train_steps": 7,
+        "images_seen": 70, "data": {"shape": (8, 8, 1), "noise_shape": KEPT.shape},
+        "average": {"width": 0.1, "updates": 7},
+    }  # fmt: skip
+    models.save(directory, KEPT.init(jax.random.key(0)), **card)
+    file = directory / "model.json"
+    card = json.loads(file.read_text())
+    card[part]["name"] = name
+    file.write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(("part", "name"), [("network", "Small"), ("schedule", "Straight")])
+def test_code_that_a_card_names_runs_with_consent_only(tmp_path, monkeypatch, part, name):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs.py").write_text(f"from test_own_code import {name}")
+    saved(tmp_path / "model", part, f"theirs:{name}")
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    with pytest.raises(ModelError, match=f"names 'theirs:{name}'.* own_code=True or --own_code"):
+        models.load(tmp_path / "model")
+    with consent(False), pytest.raises(ModelError, match="names 'theirs"):
+        models.load(tmp_path / "model", own_code=True)
+    assert "theirs" not in sys.modules
+    assert models.load(tmp_path / "model", own_code=True).network.blank == KEPT
+    models.load(tmp_path / "model")  # now that the module is imported
+    del sys.modules["theirs"]
+    with pytest.raises(ModelError, match="names 'theirs"):
+        models.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "average --run=. --width=0.1 --out=new",
+        "compare --teacher=model --reference=given.npz --students=model@1",
+        "convert --from=safetensors --source=folder --out=new",
+        "evaluate --model=model --reference=given.npz --metrics=fd_pixels",
+        "export --model=model --to=safetensors --out=new",
+        "pairs --model=model --num=2 --out=new.npz",
+        "prepare cifar10 --codec=codec",
+        "partition --model=model --parts=2",
+        "sample --model=model --out=new.npz",
+    ],
+)
+def test_commands_ask_for_consent(tmp_path, monkeypatch, line):
+    """Each refuses code that a card names, and runs it, which fails here, with --own_code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs.py").write_text("raise ValueError('it ran')")
+    saved(tmp_path / "model", "network", "theirs:Small")
+    (tmp_path / "averages/7").mkdir(parents=True)
+    (tmp_path / "averages/7/0.1").symlink_to(tmp_path / "model")
+    (tmp_path / "folder").mkdir()
+    np.savez(tmp_path / "given.npz", images=np.full((4, 8, 8, 1), 9, np.uint8))
+    (tmp_path / "folder/config.json").symlink_to(tmp_path / "model/model.json")
+    (tmp_path / "codec").mkdir()
+    codec = {"codec": {"name": "theirs:Small", "arguments": {}}, "mean": [0], "std": [1], "tile": 1}
+    codec |= {"format": 1, "kind": "codec", "checksum": 0, "stage": "", "method": ""}
+    (tmp_path / "codec/model.json").write_text(json.dumps(codec))
+    command, *arguments = line.split()
+    main = importlib.import_module(f"pdistill.cli.{command}").main
+    with pytest.raises(SystemExit, match=r"it names 'theirs:Small', code of its author's own"):
+        main(arguments)
+    with pytest.raises(SystemExit, match=r"'theirs:Small' cannot be imported: it ran"):
+        main([*arguments, "--own_code"])
 
 
 class Elsewhere:
@@ -158,6 +233,8 @@ def test_classes_by_name():
         models.build_schedule("os:path", {})
     with pytest.raises(ValueError, match="or a frozen dataclass of your own"):
         models.build_schedule("test_own_code:Elsewhere", {})
+    with pytest.raises(ValueError, match="or a frozen dataclass of your own"):
+        models.build_schedule("pdistill.training:Optimizer", {"learning_rate": 1e-3})
 
 
 @pytest.mark.parametrize(
