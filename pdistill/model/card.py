@@ -13,7 +13,7 @@ from typing import Any
 
 from pdistill import diffusion, samplers
 from pdistill.networks import Codec, Network, build_codec, build_network, describe_network
-from pdistill.networks.registry import brief
+from pdistill.networks.registry import brief, with_tuples
 from pdistill.runtime.files import in_home, one_line, read_json
 from pdistill.runtime.own_code import class_named, name_of
 
@@ -188,7 +188,7 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
-    return cls(**arguments)
+    return cls(**{name: with_tuples(value) for name, value in arguments.items()})
 
 
 def _is_schedule(cls: type) -> bool:

@@ -98,7 +98,7 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     ours = cls.__module__.startswith(__package__)  # others' arguments may mean something else
     if ours and (blocks := num_blocks(arguments)) > MOST_BLOCKS:
         raise ValueError(f"{what} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
-    fields = {key: _with_tuples(value) for key, value in arguments.items()}
+    fields = {key: with_tuples(value) for key, value in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     if isinstance(fields.get("network"), Mapping):
@@ -106,8 +106,9 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     return fields
 
 
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+def with_tuples(value: Any) -> Any:
+    """A value of JSON with tuples for its lists, in these too."""
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def _problem(key: str, kind: Any, value: Any) -> str:

@@ -68,7 +68,7 @@ def name_of(cls: type) -> str:
         found = class_named(name)
     except ValueError:
         found = None
-    if found is not cls:
+    if found is not cls or cls.__module__ == "__main__":
         raise ValueError(
             f"a card names classes as module:Class, and {name} is not found by that; define it at "
             "the top of a file of its own"

@@ -53,6 +53,7 @@ class Straight:
     """A schedule that falls in equal steps."""
 
     top: float = 10.0
+    ends: tuple[tuple[float, ...], ...] = ()
 
     def __call__(self, t):
         return self.top * (1 - 2 * jnp.asarray(t))
@@ -116,7 +117,7 @@ KEPT = Network(
     None,
     module=Small(1, scales=((1, 2), (3,))),
     head="v",
-    schedule=Straight(4.0),
+    schedule=Straight(4.0, ends=((-4.0,), (4.0,))),
     shape=(4, 4, 1),
     sampler="heun",
     enlarged=2,
@@ -135,7 +136,7 @@ def test_a_model_of_classes_of_ones_own_comes_back(tmp_path):
     assert model.sample(jax.random.key(0), 2).shape == (2, 8, 8, 1)
     with pytest.raises(ValueError, match="made for the solver heun; got ddim"):
         model.sample(jax.random.key(0), 2, solver="ddim")
-    write_folder(model, tmp_path / "hub")
+    write_folder(tmp_path / "hub", model)
     assert 'load(".", own_code=True)' in (tmp_path / "hub/README.md").read_text()
     # A model that is not trained has its counts of the first that it is made of.
     run = stage(Untrained())
@@ -223,6 +224,14 @@ def local():
     class Hidden(Small): ...
 
     return Hidden(1)
+
+
+def test_classes_of_a_script_have_no_name(monkeypatch):
+    """No other program could import them, though this one can."""
+    monkeypatch.setattr(sys.modules["__main__"], "Scripted", type("Scripted", (Small,), {}), False)
+    monkeypatch.setattr(sys.modules["__main__"].Scripted, "__module__", "__main__")
+    with pytest.raises(ValueError, match="__main__:Scripted is not found by that; define it at"):
+        models.describe(KEPT.replace(module=sys.modules["__main__"].Scripted(1)))
 
 
 def test_classes_by_name():
