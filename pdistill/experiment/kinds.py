@@ -1,6 +1,7 @@
 """Kinds of stages: methods by what a config calls them, the user's own among them."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,12 +40,13 @@ def method_named(name: Any, path: str) -> type[Method]:
 
 def _lacks(method: type[Method]) -> Iterator[str]:
     """Says, first things first, what keeps a user's class from being a method."""
-    known, own = (
-        getattr(method, "__dataclass_fields__", ()),
-        vars(method).get("__annotations__", ()),
-    )
-    undecorated = not dataclasses.is_dataclass(method) or {*own} - {*known}
-    if undecorated or not method.__dataclass_params__.frozen:
+    own = vars(method).get("__annotations__", {}).values()
+    undecorated = "__dataclass_fields__" not in vars(method) and not all(map(_of_class, own))
+    if (
+        not dataclasses.is_dataclass(method)
+        or undecorated
+        or not method.__dataclass_params__.frozen
+    ):
         yield "must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) before it"
     if not isinstance(getattr(method, "name", None), str):
         yield 'needs a name for its results: a class attribute name: ClassVar[str] = "..."'
@@ -64,6 +66,11 @@ def _lacks(method: type[Method]) -> Iterator[str]:
                 f"has the argument {argument.name!r} of init without its type, such as Network for "
                 "the network of an earlier stage"
             )
+
+
+def _of_class(annotation: Any) -> bool:
+    """Whether an annotation, or its text, is a ClassVar, which is no field."""
+    return bool(re.match(r"(\w+\.)?ClassVar\b", str(annotation)))
 
 
 def trains(method: Method | type[Method]) -> bool:

@@ -23,6 +23,7 @@ from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.experiment import cards
 from pdistill.experiment.config import ConfigError, as_plain, convert, parse
 from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.kinds import method_named
 from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.experiment.run import Experiment
 from pdistill.experiment.variants import with_imported_teacher
@@ -381,6 +382,24 @@ class Undecorated(Copying):
 
 class Mode(enum.Enum):
     ONE = 1
+
+
+class Renamed(Copying):
+    """Needs no decorator, as it has no fields."""
+
+    name: ClassVar[str] = "renamed"
+    alias: "ClassVar[str]" = "another"
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked(Copying):
+    _: dataclasses.KW_ONLY
+    width: int = 3
+
+
+@pytest.mark.parametrize("cls", [Renamed, Marked])
+def test_classes_that_are_methods(cls):
+    assert method_named(f"test_own_code:{cls.__name__}", "method") is cls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
