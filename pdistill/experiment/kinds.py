@@ -42,11 +42,8 @@ def _lacks(method: type[Method]) -> Iterator[str]:
     """Says, first things first, what keeps a user's class from being a method."""
     own = vars(method).get("__annotations__", {}).values()
     undecorated = "__dataclass_fields__" not in vars(method) and not all(map(_of_class, own))
-    if (
-        not dataclasses.is_dataclass(method)
-        or undecorated
-        or not method.__dataclass_params__.frozen
-    ):
+    frozen = dataclasses.is_dataclass(method) and method.__dataclass_params__.frozen
+    if undecorated or not frozen:
         yield "must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) before it"
     if not isinstance(getattr(method, "name", None), str):
         yield 'needs a name for its results: a class attribute name: ClassVar[str] = "..."'

@@ -28,7 +28,8 @@ class Steppable(Protocol):
     def step(self, state: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Metrics]:
         """One update: a state of the same form and shapes, and metrics.
 
-        Fields that are `frozen` are returned as they are. Metrics are scalars, with other names
+        Fields that are `frozen` are returned as they are, which a step that is itself within
+        `jax.jit` does not do: the loop compiles it. Metrics are scalars, with other names
         than `metrics.RESERVED`; at least one is called "...grad_norm", and "grad_norm" is the one
         that `LoopConfig.max_grad_norm` bounds. A method whose updates are not all alike also takes
         `parts`.
@@ -152,7 +153,11 @@ def _wrong(result: Any, state: Any, max_grad_norm: float) -> str:
         return "a state like the one it is given; fields that are not arrays differ"
     for name, held in take_frozen(state)[1].items():
         if any(map(operator.is_not, jax.tree.leaves(getattr(new, name)), jax.tree.leaves(held))):
-            return f"frozen fields as they are, and it changes {name}: leave frozen() out there"
+            return (
+                f"frozen fields as they are, and it changes {name}: leave frozen() out there; or, "
+                "if it does not, return state.replace(...) of the state that it is given, outside "
+                "of any jax.jit"
+            )
     norms = [name for name in values if name.endswith("grad_norm")]
     names = ", ".join(values) or "none"
     for name, value in values.items():

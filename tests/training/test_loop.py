@@ -310,6 +310,10 @@ class Returning(Drawing):
             lambda state, metrics: (state.replace(held=state.held + 1), metrics),
             r"frozen fields as they are, and it changes held: leave frozen\(\) out",
         ),
+        (  # which gives all arrays back as others
+            jax.jit(lambda state, metrics: (state, metrics)),
+            r"changes held.* return state.replace\(...\) of the state .* outside of any jax.jit",
+        ),
     ],
 )
 def test_a_step_that_breaks_its_contract_is_refused_when_it_is_traced(result, message):
