@@ -544,11 +544,21 @@ def test_a_module_beside_a_config_that_is_not_the_one_found(tmp_path, monkeypatc
         "def get_config():\n"
         "    return ConfigDict({'stages': ({'method': 'twice_there:Mine'},)})\n"
     )
-    message = rf"twice_there:Mine is of .*/first/{file}, not of .*/beside/{file}: rename this"
+    monkeypatch.delitem(sys.modules, "twice_there", raising=False)
+    message = rf"module twice_there is of .*/first/{file}, not of .*/beside/{file}: rename this"
     with pytest.raises(SystemExit, match=message):
         config_file.load_config(str(path))
+    # Also one that the config's own file imports.
+    text = path.read_text()
+    path.write_text("import twice_there\n" + text.replace("twice_there:Mine", "teacher"))
+    with pytest.raises(SystemExit, match=message):
+        config_file.load_config(str(path))
+    path.write_text(text)
     (tmp_path / "beside" / file).unlink()  # then there is but one
     assert config_file.load_config(str(path)).stages[0]["method"] == "twice_there:Mine"
+    (tmp_path / "beside" / file).symlink_to(tmp_path / "first" / file)  # or the same one
+    (tmp_path / "beside/json.py").write_text("")  # not looked for
+    config_file.load_config(str(path))
 
 
 # --- Configs that cannot ------------------------------------------------------------------------

@@ -7,12 +7,14 @@ get_config has the parameter `data` follows from a data set, whose name begins i
 """
 
 import ast
+import contextlib
 import difflib
+import importlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +62,40 @@ def load_config(text: str) -> ConfigDict:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
         sys.exit(f"error: {path}: get_config must return a ConfigDict; got {type(config).__name__}")
-    _check_modules(copied(config), Path(path).resolve().parent)
+    _check_modules({*_named(copied(config))}, Path(path).resolve().parent)
     return config
 
 
-def _check_modules(value: Any, folder: Path) -> None:
-    """Ends the program if a module:Class of a config is not of the file in its folder, but another.
-
-    Not that folder but all others are searched first: a file in it may be called like a library.
-    """
+def _named(value: Any) -> Iterator[str]:
+    """The modules that a plain config names, as module:Class."""
     if isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            _check_modules(item, folder)
-    elif isinstance(value, str) and (named := re.fullmatch(r"([A-Za-z_]\w*)[\w.]*:[\w.]+", value)):
-        files = [folder / f"{named[1]}.py", folder / named[1] / "__init__.py"]
-        if beside := [file for file in files if file.is_file()]:
-            spec = importlib.util.find_spec(named[1])
-            if spec and Path(spec.origin or "").resolve() not in beside:
-                sys.exit(f"error: {value} is of {spec.origin}, not of {beside[0]}: rename this")
+            yield from _named(item)
+    elif isinstance(value, str) and (match := re.fullmatch(r"([A-Za-z_][\w.]*):[\w.]+", value)):
+        yield match[1]
+
+
+def _check_modules(named: set[str], folder: Path) -> None:
+    """Ends the program if a module that is imported is not of the file in this folder, but another.
+
+    Not that folder but all others are searched first: a file in it may be called like a library.
+
+    Args:
+      named: modules that the config names; those of the folder are imported.
+    """
+    files = {file.stem: file for file in folder.glob("*.py") if file.stem != "__main__"}
+    files |= {file.parent.name: file for file in folder.glob("*/__init__.py")}
+    wanted = {name for name in named if name.partition(".")[0] in files}
+    for name in wanted:
+        with contextlib.suppress(Exception, SystemExit):  # which the config's parser says
+            importlib.import_module(name)
+    needed = {name.partition(".")[0] for name in wanted}
+    for name, file in files.items():
+        found = getattr(sys.modules.get(name), "__file__", None)
+        if not found or (name in sys.stdlib_module_names and name not in needed):
+            continue
+        if Path(found).resolve() != file.resolve():
+            sys.exit(f"error: the module {name} is of {found}, not of {file}: rename this")
 
 
 def _function(path: str) -> Callable[..., ConfigDict]:
