@@ -53,7 +53,8 @@ class Method:
     def made_for(self, **arguments: Any) -> tuple[Steps, ...]:
         """Step counts that its product is made for, given `Run.arguments`; () for any.
 
-        A method without `step` or this function has those of the model that its own comes from.
+        A method without `step`, this function and `most_steps` has those of the model that its own
+        comes from.
         """
         del arguments
         return ()
@@ -246,5 +247,7 @@ def evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def _is_network(annotation: Any) -> bool:
-    kinds = typing.get_args(annotation) or (annotation,)
-    return {*kinds} - {type(None)} == {Network}
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(annotation) if is_union else (annotation,)
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    return len(kinds) == 1 and kinds[0] is Network

@@ -220,6 +220,8 @@ def test_commands_ask_for_consent(tmp_path, monkeypatch, line):
 class Elsewhere:
     class Nested(Small): ...
 
+    def init(self, key, *, some: list[Network], f: Callable[[int], Network] = None): ...
+
 
 def local():
     class Hidden(Small): ...
@@ -357,6 +359,7 @@ class Optionals(Copying):
 
 def test_networks_are_known_in_optional_types():
     assert roles(Optionals) == ("teacher", "start", "below")
+    assert roles(Elsewhere) == ()
     run = planned(stage(Optionals()))["copying"]
     assert run.given == {"teacher": "teacher"}
 
