@@ -18,7 +18,7 @@ from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, 
 from pdistill.experiment.directory import check_seed
 from pdistill.experiment.plan import Planned, first_of_each_method, plan
 from pdistill.experiment.text import plan_text
-from pdistill.experiment.trace import HOST, TracedUpdate, trace_update
+from pdistill.experiment.trace import HOST, TracedUpdate, check_update, trace_update
 from pdistill.runtime.costs import collective_bytes
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import count
@@ -67,7 +67,8 @@ def dry_run(
         look at both.
 
     Raises:
-      ConfigError: as `experiment.run`, or there are not enough (virtual) devices.
+      ConfigError: as `experiment.run`, or there are not enough (virtual) devices; before anything
+        compiles.
     """
     experiment = parse(as_plain(config))
     check_seed(experiment.seed)
@@ -80,6 +81,9 @@ def dry_run(
     runs = plan(experiment, tuple(data_shape[1:]))
     plan_text(experiment, runs, data)
     costs = {}
+    for mesh in meshes.values():
+        for planned in runs.values():
+            check_update(planned, runs, experiment, mesh, tuple(data_shape))
     for n, mesh in meshes.items():
         costs[n] = [
             cost(planned, runs, experiment, mesh, data_shape)

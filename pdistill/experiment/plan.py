@@ -198,7 +198,10 @@ def _plan_run(
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
     most = run.method.most_steps(network)
     made_for = run.method.made_for(**run.arguments) or tuple(range(1, most + 1))
-    says = type(run.method).made_for is not Method.made_for
+    says = any(
+        getattr(type(run.method), name) is not getattr(Method, name)
+        for name in ("made_for", "most_steps")
+    )
     if not (trains(run.method) or says) and draft.parent:  # made of earlier models
         made_for = earlier[draft.parent].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)

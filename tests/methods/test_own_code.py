@@ -23,6 +23,7 @@ from pdistill.diffusion import CosineSchedule, KarrasSchedule
 from pdistill.experiment import cards
 from pdistill.experiment.config import ConfigError, as_plain, convert, parse
 from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.dry_run import dry_run
 from pdistill.experiment.kinds import method_named
 from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.experiment.run import Experiment
@@ -105,6 +106,14 @@ class Untrained(Method):
 
     def made_for(self):
         return (1,)
+
+
+class UpToThree(Untrained):
+    name: ClassVar[str] = "up to three"
+    made_for = Method.made_for
+
+    def most_steps(self, network):
+        return 3
 
 
 def planned(*stages, loop=LOOP, image_shape=(8, 8, 1)):
@@ -220,7 +229,7 @@ def test_commands_ask_for_consent(tmp_path, monkeypatch, line):
 class Elsewhere:
     class Nested(Small): ...
 
-    def init(self, key, *, some: list[Network], f: Callable[[int], Network] = None): ...
+    def init(self, key, *, some: list[Network], f: Callable[[int], Network]): ...
 
 
 def local():
@@ -517,6 +526,8 @@ def test_what_a_plan_leaves_to_a_method():
     runs = planned(stage(Copying()), stage(Sized(), "sized"), untrained)
     assert [runs[f"sized/{n}"].image_shape for n in (4, 8)] == [(4, 4, 1), (8, 8, 1)]
     assert runs["untrained"].made_for == (1,)
+    [*_, longest] = planned(stage(UpToThree(), "longest", loop=None)).values()
+    assert longest.made_for == (1, 2, 3)
     names = [run.name for run in first_of_each_method(runs)]
     assert names == ["teacher", "copying", "sized/4"]
 
@@ -587,3 +598,6 @@ def test_updates_and_files_are_looked_at_before_a_run(tmp_path):
     begin()
     with pytest.raises(ConfigError, match=r"mine: LookupError: late \(test_own_code.py, line \d+"):
         begin(wrong=True)
+    found = config("test_own_code:Halved", path=str(path), wrong=True)
+    with pytest.raises(ConfigError, match=r"mine: LookupError: late \(test_own_code.py, line \d+"):
+        dry_run(found, [1], (1437, 8, 8, 1))
