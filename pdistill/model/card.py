@@ -13,7 +13,7 @@ from typing import Any
 
 from pdistill import diffusion, samplers
 from pdistill.networks import Codec, Network, build_codec, build_network, describe_network
-from pdistill.networks.registry import brief, with_tuples
+from pdistill.networks.registry import brief, hashable, unfrozen
 from pdistill.runtime.files import in_home, one_line, read_json
 from pdistill.runtime.own_code import class_named, name_of
 
@@ -166,7 +166,7 @@ def _describe_schedule(schedule: diffusion.Schedule) -> dict[str, Any]:
         )
     names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
     name = names[0] if names else name_of(type(schedule))
-    return {"name": name, "arguments": dataclasses.asdict(schedule)}
+    return {"name": name, "arguments": unfrozen(dataclasses.asdict(schedule))}
 
 
 def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
@@ -188,7 +188,7 @@ def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
-    return cls(**{name: with_tuples(value) for name, value in arguments.items()})
+    return cls(**{name: hashable(value) for name, value in arguments.items()})
 
 
 def _is_schedule(cls: type) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from pdistill.networks.codecs import AutoencoderKL, AutoencoderResidual, AutoencoderTiny
 from pdistill.networks.dit import DiT
@@ -19,7 +20,7 @@ from pdistill.networks.routed import Routed
 from pdistill.networks.text import Bert, ClipText
 from pdistill.networks.unet import UNet
 from pdistill.networks.vision import ClipImage, Dinov2
-from pdistill.runtime.own_code import class_named, name_of
+from pdistill.runtime.own_code import class_named, is_own, name_of
 
 NETWORKS = {
     "dit": DiT,
@@ -90,15 +91,14 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"{what} has no {unknown[0]!r}; it has {', '.join(known)}")
-    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    kinds, ours = {f.name: f.type for f in dataclasses.fields(cls)}, not is_own(cls)
     for key, value in arguments.items():
-        if problem := _problem(key, kinds[key], value):
+        if problem := _problem(key, kinds[key], value, ours):
             got = f"{value:,}" if type(value) is int else repr(value)
             raise ValueError(f"{what}: {key} must be {problem}; got {got}")
-    ours = cls.__module__.startswith(__package__)  # others' arguments may mean something else
     if ours and (blocks := num_blocks(arguments)) > MOST_BLOCKS:
         raise ValueError(f"{what} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
-    fields = {key: with_tuples(value) for key, value in arguments.items()}
+    fields = {key: hashable(value) for key, value in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     if isinstance(fields.get("network"), Mapping):
@@ -106,21 +106,36 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     return fields
 
 
-def with_tuples(value: Any) -> Any:
-    """A value of JSON with tuples for its lists, in these too."""
-    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
+def hashable(value: Any) -> Any:
+    """A value of JSON with tuples for its lists and frozen dictionaries for its others."""
+    if isinstance(value, Mapping):
+        return FrozenDict({key: hashable(item) for key, item in value.items()})
+    return tuple(map(hashable, value)) if isinstance(value, list) else value
 
 
-def _problem(key: str, kind: Any, value: Any) -> str:
-    """Says what a number or a flag should be and is not; "" if it is right."""
+def unfrozen(value: Any) -> Any:
+    """A value of a field with plain dictionaries in it, as JSON needs them."""
+    if isinstance(value, Mapping):
+        return {key: unfrozen(item) for key, item in value.items()}
+    return type(value)(map(unfrozen, value)) if type(value) in (list, tuple) else value
+
+
+def _problem(key: str, kind: Any, value: Any, ours: bool) -> str:
+    """Says what a number or a flag should be and is not; "" if it is right.
+
+    Args:
+      ours: False for a class of the user's own, whose numbers may mean something else.
+    """
     if kind is bool and type(value) is not bool:
         return "true or false"
     if kind is int and type(value) is not int:
         return "a whole number"
-    if kind is int and value > LARGEST:
+    if kind is float and type(value) not in (int, float):
+        return "a finite number"
+    if kind is int and ours and value > LARGEST:
         return f"at most {LARGEST:,}"
-    if kind is float:
-        if type(value) not in (int, float) or not math.isfinite(value):
+    if kind is float and ours:
+        if not math.isfinite(value):
             return "a finite number"
         if key == "epsilon" and value < 0:
             return "at least 0"
@@ -146,13 +161,18 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     {"name", "arguments"}. ValueError for a class that could not be found by its name.
     """
     known = NETWORKS | CODECS | ENCODERS | TOWERS
-    names = [name for name, cls in known.items() if type(network) is cls]
-    arguments = {f: getattr(network, f) for f in _own_fields(type(network))}
+    cls = type(network)
+    names = [name for name in known if cls is known[name]]
+    arguments = {f: unfrozen(getattr(network, f)) for f in _own_fields(cls)}
+    if is_own(cls):  # whose defaults, such as functions, need not be plain
+        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+        code = [f for f, a in arguments.items() if callable(a) and a is defaults[f]]
+        arguments = {f: a for f, a in arguments.items() if f not in code}
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
     if "network" in arguments:
         arguments["network"] = describe_network(arguments["network"])
-    return {"name": names[0] if names else name_of(type(network)), "arguments": arguments}
+    return {"name": names[0] if names else name_of(cls), "arguments": arguments}
 
 
 def change_network(network: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:

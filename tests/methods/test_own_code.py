@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import struct
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 from planning import LOOP, TEACHER, plan_of, stage
 from tiny_experiment import tiny
@@ -44,10 +45,14 @@ class Small(nn.Module):
 
     out_channels: int
     scales: Any = 1.0
+    seed: int = 0
+    dropout: float = 0.5
+    act: Callable = nn.sigmoid
+    options: Any = FrozenDict()
 
     @nn.compact
     def __call__(self, z, logsnr, told, train=False):
-        return nn.Dense(self.out_channels)(z) * nn.sigmoid(logsnr)[:, None, None, None]
+        return nn.Dense(self.out_channels)(z) * self.act(logsnr)[:, None, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Straight:
 
     top: float = 10.0
     ends: tuple[tuple[float, ...], ...] = ()
+    options: Any = None
 
     def __call__(self, t):
         return self.top * (1 - 2 * jnp.asarray(t))
@@ -125,9 +131,11 @@ def planned(*stages, loop=LOOP, image_shape=(8, 8, 1)):
 
 KEPT = Network(
     None,
-    module=Small(1, scales=((1, 2), (3,))),
+    module=Small(
+        1, scales=((1, 2), (3,)), seed=10**9, dropout=2.0, options=FrozenDict(a=FrozenDict(b=(1,)))
+    ),
     head="v",
-    schedule=Straight(4.0, ends=((-4.0,), (4.0,))),
+    schedule=Straight(4.0, ends=((-4.0,), (4.0,)), options=FrozenDict(a=(1,))),
     shape=(4, 4, 1),
     sampler="heun",
     enlarged=2,
