@@ -10,8 +10,6 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax.core import FrozenDict
-
 from pdistill.diffusion import output_channels
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.kinds import COMMON, ConfigError, method_named, trains
@@ -19,6 +17,7 @@ from pdistill.methods import Run
 from pdistill.methods.method import evaluated, roles
 from pdistill.model.card import build_schedule
 from pdistill.networks import Network, build_network
+from pdistill.networks.registry import hashable
 from pdistill.runtime.files import one_line
 from pdistill.runtime.own_code import consent, is_own, said
 from pdistill.samplers import Gamma, parse_solver
@@ -306,11 +305,11 @@ def convert(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} must be one of {known}; got {value!r}")
         return value
     if kind is Any:
-        return _frozen(value)
+        return hashable(value)
     if (origin or kind) in (dict, Mapping):  # arguments, checked by what they build
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} must be a dictionary; got {value!r}")
-        return _frozen(value)
+        return hashable(value)
     if kind not in PLAIN:
         name = getattr(kind, "__name__", kind)
         raise ConfigError(
@@ -354,13 +353,6 @@ def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
-
-
-def _frozen(value: Any) -> Any:
-    """Plain data that can be hashed."""
-    if isinstance(value, Mapping):
-        return FrozenDict({key: _frozen(item) for key, item in value.items()})
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _stage(value: Any, path: str) -> Run:

@@ -58,6 +58,8 @@ def _lacks(method: type[Method]) -> Iterator[str]:
     for argument in list(arguments(method).values())[2:]:  # behind self and the key
         if argument.kind is argument.VAR_KEYWORD and method.unfold is Method.unfold:
             yield f"must name the networks of init, as teacher: Network; it has {argument}"
+        elif argument.name in ("model", "labels") or argument.default is not argument.empty:
+            continue  # known by their names, or not needed
         elif argument.annotation is argument.empty and "VAR" not in argument.kind.name:
             yield (
                 f"has the argument {argument.name!r} of init without its type, such as Network for "

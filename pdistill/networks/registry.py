@@ -107,10 +107,10 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
 
 
 def hashable(value: Any) -> Any:
-    """A value of JSON with tuples for its lists and frozen dictionaries for its others."""
+    """Plain data with tuples for its lists and frozen dictionaries for its dictionaries."""
     if isinstance(value, Mapping):
         return FrozenDict({key: hashable(item) for key, item in value.items()})
-    return tuple(map(hashable, value)) if isinstance(value, list) else value
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def unfrozen(value: Any) -> Any:

@@ -54,7 +54,7 @@ def class_named(name: str, parent: type = object) -> type:
         )
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # whatever the module's code raises
+    except (Exception, SystemExit) as error:  # whatever the module's code raises
         raise ValueError(f"{name!r} cannot be imported: {said(error)}") from error
     if not (isinstance(found, type) and issubclass(found, parent)):
         raise ValueError(f"{name!r} is not a subclass of {parent.__module__}.{parent.__name__}")
@@ -76,7 +76,7 @@ def name_of(cls: type) -> str:
     return name
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """An error of the user's code in one line, with its kind and the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<", *LIBRARIES))]

@@ -417,9 +417,20 @@ class Marked(Copying):
     width: int = 3
 
 
-@pytest.mark.parametrize("cls", [Renamed, Marked])
+class Named(Copying):
+    def init(self, key, *, model, labels=None, parts=(), teacher: Network):
+        return super().init(key, teacher=teacher)
+
+
+@pytest.mark.parametrize("cls", [Renamed, Marked, Named])
 def test_classes_that_are_methods(cls):
     assert method_named(f"test_own_code:{cls.__name__}", "method") is cls
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    width: int = 2
+    twice: int = dataclasses.field(default=4, init=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -435,6 +446,7 @@ class Typed(Copying):
     either: CosineSchedule | KarrasSchedule = KARRAS
     cache: ClassVar["dict[str, Unknown]"] = {}  # noqa: F821
     found: int = dataclasses.field(default=1, init=False)
+    made: Made = Made()
 
 
 def config(method, **fields):
@@ -472,7 +484,9 @@ def test_defaults_are_left_out_where_nothing_plain_means_them():
     assert (method.mixed, method.pair, method.weights["a"]) == ("c", ("x", 1.0), (1,))
     assert method.mode is Mode.ONE
     assert hash(method) is not None
-    assert convert(float | str, 2, "") == 2.0
+    number = convert(float | str, 2, "")
+    assert (number, type(number)) == (2.0, float)
+    assert whole.stages[1]["made"] == {"width": 2}
 
 
 @pytest.mark.parametrize(
@@ -495,6 +509,9 @@ def test_a_module_with_an_error_in_it(tmp_path, monkeypatch):
     message = r"NameError: name 'undefined' is not defined \(no_such_name.py, line 2\)"
     with pytest.raises(ConfigError, match=message):
         parse(as_plain(config("no_such_name:Copying")))
+    (tmp_path / "it_ends.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ConfigError, match=r"SystemExit: 3 \(it_ends.py, line 1\)"):
+        parse(as_plain(config("it_ends:Copying")))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
