@@ -163,7 +163,8 @@ def _clear(workdir: Path, unsaved: bool) -> None:
     """Deletes what a kill has left, and of an unsaved run what is of its data or its codec."""
     sweep(list(workdir.rglob(f"*{TEMPORARY}")))
     if unsaved:
-        for path in (workdir / "captions.json", workdir / "text", *workdir.rglob("codec.json")):
+        made = (workdir / name for name in ("captions.json", "text", "latents"))
+        for path in (*made, *workdir.rglob("codec.json")):
             remove(path)
 
 

@@ -60,7 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def full(row, workdir):
     rows = [
-        row("teacher", 2, 3.0),
+        row("teacher", 2, 3.0, devices=1),
         row("teacher", 2, 0.9, metric="nearest_neighbour_ratio"),
         row("progressive/1", 1, 4.0, train_steps=300, devices=8),
     ]
