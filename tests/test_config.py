@@ -331,7 +331,7 @@ def unsaved(tmp_path):
     claimed(CONFIG, images={"content": "a"})
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
     others = ("captions.json", "events.out.tfevents.1.host", ".lock")
-    for name in ("text/scale.npz", "text/prompts.json", *others):
+    for name in ("text/scale.npz", "text/known.npz", "text/prompts.json", *others):
         saved(tmp_path / name)
     for name in ("codec.json", "log.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)

@@ -34,7 +34,7 @@ HARMLESS = (
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"captions\.json|text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
+    r"captions\.json|text/(\w+\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
 
 # What differs where a key of `Dataset.identity` does.

@@ -382,7 +382,7 @@ class Experiment:
             card["codec"] = planned.codec.entry(self.workdir, directory)
             card["data"] = card["data"] | shapes(planned, network)  # also of one from elsewhere
         if network.takes_text:
-            card["text"] = self._prompts.entry(self._text, directory, self.workdir)
+            card["text"] = self._prompts.entry(self._text, directory)
         update(f"{planned.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=planned.name)
 
