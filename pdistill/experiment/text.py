@@ -107,7 +107,7 @@ def plan_text(
 def _imported_prompts(config: ExperimentConfig) -> PromptEncoder | None:
     """The prompts of the models from elsewhere that take some; None without.
 
-    Of several it is one that says all by which its encoder is told from others, if there is one.
+    Prompts with the encoder's fingerprint come before those of earlier versions, which lack it.
 
     Raises:
       ConfigError: there are several, which are not the same.

@@ -260,7 +260,7 @@ class Model:
         return label
 
     def _text(self, prompt, num, guided):
-        """What the network is told, and whether any prompt is one, which `guided` has to know."""
+        """Makes what the network is told; tells if any is a prompt, as `guided` has to know."""
         text = None if prompt is None else self._encoded(prompt, num)
         always = self.network.takes_text and not self._knows_without
         # Before the broadcast, while prompts are NumPy's: to look at a device's waits for it.
