@@ -333,6 +333,8 @@ def unsaved(tmp_path):
     others = ("captions.json", "events.out.tfevents.1.host", ".lock")
     for name in ("text/scale.npz", "text/known.npz", "text/prompts.json", *others):
         saved(tmp_path / name)
+    for name in ("text/centres_2.npy", "captions/1-2/00000-pooled.npy", "latents/8/moments.json"):
+        saved(tmp_path / name)
     for name in ("codec.json", "log.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)
     return claimed
@@ -417,6 +419,8 @@ def test_names_of_stages_that_are_folders(name):
     [
         ("model.network.arguments.remat", True),
         ("model.network.arguments.heads", False),
+        ("evaluation.batch_size", True),
+        ("evaluation.num_samples", False),
         ("stages[1].loop.offload", True),
         ("stages[1].student.loop.log_every", True),
         ("stages[1].student.loop.save_every", True),
@@ -535,6 +539,25 @@ def test_a_config_that_cannot_be_read(command, name, message, tmp_path):
     load = from_command_line if command == "train" else lambda name: main(["show", name])
     with pytest.raises(SystemExit, match=re.escape(message)):
         load(name)
+
+
+@pytest.mark.parametrize("file", ["twice_there.py", "twice_there/__init__.py"])
+def test_a_module_beside_a_config_that_is_not_the_one_found(tmp_path, monkeypatch, file):
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    for folder in ("first", "beside"):
+        (tmp_path / folder / file).parent.mkdir(parents=True)
+        (tmp_path / folder / file).write_text("")
+    path = tmp_path / "beside/config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'stages': ({'method': 'twice_there:Mine'},)})\n"
+    )
+    message = rf"twice_there:Mine is of .*/first/{file}, not of .*/beside/{file}: rename this"
+    with pytest.raises(SystemExit, match=message):
+        config_file.load_config(str(path))
+    (tmp_path / "beside" / file).unlink()  # then there is but one
+    assert config_file.load_config(str(path)).stages[0]["method"] == "twice_there:Mine"
 
 
 # --- Configs that cannot ------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -16,10 +17,11 @@ import pytest
 import pdistill
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
-from pdistill.model import Model, ModelError, load, save, store
+from pdistill.interop.hub import write_folder
+from pdistill.model import Model, ModelError, load, sampling, save, store
 from pdistill.model.sampling import Timed
 from pdistill.networks import DiT, Network
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.mesh import batch_sharding, make_mesh
 from pdistill.samplers import noise
 
 # What Orbax's threads have to say after an error that was raised and caught.
@@ -118,6 +120,44 @@ def test_parameters_are_spread_over_a_mesh(tmp_path):
     assert params["block_0"]["mlp_in"]["kernel"].addressable_shards[0].data.shape == (32, 128 // 4)
     assert params["position"].sharding.is_fully_replicated
     assert params["position"].sharding.mesh == mesh
+
+
+def test_what_is_loaded_without_a_mesh_goes_where_its_input_is(tmp_path, labelled):
+    """Of both forms of folders, also onto several devices."""
+    write_folder(tmp_path / "hub", labelled)
+    sharding = batch_sharding(make_mesh(2, 2, jax.devices()[:4]))
+    z = jax.device_put(np.ones((4, *SHAPE), np.float32), sharding)
+    denoise = jax.jit(lambda network, z: network.denoise(z, jnp.zeros(4)))
+    for model in (labelled, load(tmp_path / "hub")):
+        assert denoise(model.network, z).sharding == sharding
+        assert jax.tree.leaves(model.network.params)[0].devices() == {jax.devices()[0]}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_on_a_mesh_makes_a_part_of_the_images_on_each_device(
+    tmp_path, labelled, monkeypatch, compiled
+):
+    """The same images, of which there may be fewer than devices divide."""
+    mesh = make_mesh(2, 2, jax.devices()[:4])
+    model = load(save_random(tmp_path / "model"), mesh)
+    parts = []
+
+    def shown(sharding):
+        parts.append(sharding.shard_shape((8,)))
+
+    def generate(network, key, indices, told, **how):
+        for a in (indices, told.label):
+            jax.debug.inspect_array_sharding(a, callback=shown)
+        return before(network, key, indices, told, **how)
+
+    before = sampling.generate
+    monkeypatch.setattr(sampling, "generate", generate)
+    label = np.array([0, 1, 2, 0, 1])
+    draw = functools.partial(model.sample, num=5, label=label)
+    images = (jax.jit(draw) if compiled else draw)(KEY)
+    assert parts == 2 * [(2,)]
+    assert images.sharding.is_fully_replicated
+    np.testing.assert_allclose(images, labelled.sample(KEY, 5, label=label), rtol=0, atol=1e-5)
 
 
 @pytest.fixture
@@ -410,6 +450,19 @@ def test_labels(labelled):
 def test_a_solver_by_name_is_the_one_by_value(plain):
     named, given = (plain.sample(KEY, 2, solver=s) for s in ("heun", samplers.Heun()))
     np.testing.assert_array_equal(named, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thrice(samplers.Ddim):
+    """A solver of one's own, of three steps at least."""
+
+    min_steps = 3
+
+
+def test_a_solver_may_need_more_steps(plain):
+    """The one program for all counts of steps is of a count that it can take."""
+    by_name, given = (plain.sample(KEY, 2, num_steps=4, solver=s) for s in ("ddim", Thrice()))
+    np.testing.assert_array_equal(by_name, given)
 
 
 def test_models_are_said_in_a_few_lines(labelled):

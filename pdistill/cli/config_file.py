@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path, tuple_parser
 
 from pdistill.experiment.config import unknown_key
-from pdistill.experiment.defaults import fill_defaults
+from pdistill.experiment.defaults import copied, fill_defaults
 from pdistill.experiment.variants import with_imported_teacher
 from pdistill.runtime.files import in_home
 
@@ -61,7 +61,24 @@ def load_config(text: str) -> ConfigDict:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
         sys.exit(f"error: {path}: get_config must return a ConfigDict; got {type(config).__name__}")
+    _check_modules(copied(config), Path(path).resolve().parent)
     return config
+
+
+def _check_modules(value: Any, folder: Path) -> None:
+    """Ends the program if a module:Class of a config is not of the file in its folder, but another.
+
+    Not that folder but all others are searched first: a file in it may be called like a library.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_modules(item, folder)
+    elif isinstance(value, str) and (named := re.fullmatch(r"([A-Za-z_]\w*)[\w.]*:[\w.]+", value)):
+        files = [folder / f"{named[1]}.py", folder / named[1] / "__init__.py"]
+        if beside := [file for file in files if file.is_file()]:
+            spec = importlib.util.find_spec(named[1])
+            if spec and Path(spec.origin or "").resolve() not in beside:
+                sys.exit(f"error: {value} is of {spec.origin}, not of {beside[0]}: rename this")
 
 
 def _function(path: str) -> Callable[..., ConfigDict]:

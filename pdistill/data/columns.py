@@ -19,6 +19,9 @@ Rows = dict[str, np.ndarray]  # arrays [N, ...], the parts of a row side by side
 class Column(Protocol):
     """A column: a frozen, hashable description of how its rows are made and read.
 
+    One whose `path` may be of latents also has `check_codec(path, codec)`, which raises ValueError
+    for a file of another codec than the one of this `model.codec_identity`, or None for images.
+
     Attributes:
       name: its name in a batch.
       aligned: row i belongs to image i; else the rows have an order of their own.
@@ -72,6 +75,16 @@ class Column(Protocol):
 def given_file(column: Column) -> Path:
     """The file of a column that was made before, in the home for a path with ~."""
     return in_home(column.path)
+
+
+def check_column(column: Column) -> None:
+    """Raises ValueError for a column that lacks something of `Column`."""
+    names = [name for name in (*Column.__annotations__, *vars(Column)) if not name.startswith("_")]
+    if lacks := [name for name in names if not hasattr(column, name)]:
+        raise ValueError(
+            f"the column {type(column).__name__} lacks {', '.join(lacks)}, see "
+            "pdistill.data.columns.Column"
+        )
 
 
 def keep_content(column: Column, path: Path, data: Dataset) -> None:

@@ -1,14 +1,16 @@
 """Cards of the models that a run exports."""
 
-import math
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from pdistill import model as models
 from pdistill.data import Dataset
 from pdistill.experiment.plan import Planned
-from pdistill.networks import Network
+from pdistill.networks import Network, Routed
 from pdistill.samplers import parse_solver
+from pdistill.training.learner import learners
 
 
 def product_card(
@@ -22,23 +24,34 @@ def product_card(
     names = {"label_names": data.label_names} if network.num_labels and data.label_names else {}
     if planned.trains and network.guidance:  # also of a student that always has its label
         names["knows_without"] = bool(getattr(planned.run.method, "label_dropout", 0))
-    solver, guidance = network.sampler or "ddim", network.guidance
-    routed = hasattr(network.module, "routes")
+    sampling = models.describe_sampling(network)
+    routed = isinstance(network.module, Routed)
     return {
-        "kind": "routed" if routed else parse_solver(solver).model,
-        "solver": solver,
+        "kind": "routed" if routed else parse_solver(sampling["solver"]).model,
+        **sampling,
         "num_steps": planned.measured_at[0],
         "made_for": planned.made_for,
         "denoises": planned.run.method.denoises,
         "clip": clip,
         "num_labels": network.num_labels,
         **names,
-        "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
         "data": {"name": data.name, **shapes(planned, network), "scale": "image / 127.5 - 1"},
         "method": planned.run.method.name,
-        "parent": planned.given.get("start") or planned.given.get("teacher"),
-        "trainable_fraction": 1.0,
+        "parent": planned.parent,
+        "trainable_fraction": trainable_fraction(planned),
     }
+
+
+def trainable_fraction(planned: Planned) -> float:
+    """Share of the parameters that learn, of the first learner whose network is like the product.
+
+    1 for a model without such.
+    """
+    wanted = [leaf.shape for leaf in jax.tree.leaves(planned.network.params)]
+    for learner in learners(planned.state):
+        if [leaf.shape for leaf in jax.tree.leaves(learner.network)] == wanted:
+            return learner.trainable_fraction
+    return 1.0
 
 
 def shapes(planned: Planned, network: Network) -> dict[str, Any]:
@@ -47,10 +60,12 @@ def shapes(planned: Planned, network: Network) -> dict[str, Any]:
 
 
 def inherited(planned: Planned, workdir: Path) -> dict[str, Any]:
-    """Finds what a model that is not trained itself has from its teacher's card."""
-    if planned.trains or "teacher" not in planned.given:
+    """Finds what a model that is not trained itself has from its parent's card."""
+    if planned.trains:
         return {}
-    card = models.read_card(workdir / planned.given["teacher"] / "model")
+    if planned.parent is None:
+        return {"train_steps": 0, "images_seen": 0}
+    card = models.read_card(workdir / planned.parent / "model")
     names = ("train_steps", "images_seen", "selected_step", "guide", "knows_without")
     return {name: card[name] for name in names if name in card}
 

@@ -2,33 +2,29 @@
 
 import dataclasses
 import difflib
-import importlib
 import json
 import math
+import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax.core import FrozenDict
 
 from pdistill.diffusion import output_channels
 from pdistill.experiment.imported import Imported
-from pdistill.methods import METHODS, Method, Run
-from pdistill.methods.method import roles
+from pdistill.experiment.kinds import COMMON, ConfigError, method_named, trains
+from pdistill.methods import Run
+from pdistill.methods.method import evaluated, roles
 from pdistill.model.card import build_schedule
 from pdistill.networks import Network, build_network
 from pdistill.runtime.files import one_line
+from pdistill.runtime.own_code import is_own, said
 from pdistill.samplers import Gamma, parse_solver
 
-KINDS = METHODS | {Imported.name: Imported}  # of stages, by what their `method` says
-# Keys of a stage that every method has; the others are its own hyperparameters.
-COMMON = ("name", "loop", "measured_at", "select", "labels", "resolution")
+PLAIN = (bool, int, float, str)  # types of a config's values
 LIMITS = (".clip_norm", ".max_grad_norm")  # keys, which infinity lifts
-
-
-class ConfigError(ValueError):
-    """A config that cannot run; the message names the key, its value and what would be right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +213,11 @@ def parse(config: Mapping[str, Any]) -> ExperimentConfig:
     Raises:
       ConfigError: an unknown or missing key, a value of the wrong type or out of range.
     """
-    _check_numbers(config, "")
+    check_numbers(config, "")
     return _build(ExperimentConfig, config, "")
 
 
-def _check_numbers(value: Any, path: str) -> None:
+def check_numbers(value: Any, path: str) -> None:
     """Raises ConfigError for NaN, which no comparison finds, and infinity but as a bound, for none.
 
     Args:
@@ -229,10 +225,10 @@ def _check_numbers(value: Any, path: str) -> None:
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_numbers(item, _join(path, str(key)))
+            check_numbers(item, _join(path, str(key)))
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            _check_numbers(item, f"{path}[{i}]")
+            check_numbers(item, f"{path}[{i}]")
     elif isinstance(value, float):
         is_end = path.endswith("]") and not math.isnan(value)  # of a range
         is_limit = value == math.inf and path.endswith(LIMITS)
@@ -248,7 +244,7 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path or 'the config'} must be a dictionary; got {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     known = (*common, *fields)
     for key in values:
         if key not in fields:
@@ -259,12 +255,24 @@ def _build(cls: type, values: Any, path: str, common: Sequence[str] = ()) -> Any
         )
         if required and name not in values:
             raise ConfigError(f"missing key {_join(path, name)!r}")
-    hints = typing.get_type_hints(cls)
-    built = {key: _convert(hints[key], values[key], _join(path, key)) for key in values}
+    hints = types_of(cls)
+    built = {key: convert(hints[key], values[key], _join(path, key)) for key in values}
     try:
         return cls(**built)
-    except ValueError as error:
-        raise ConfigError(f"{path or 'config'}: {error}") from error
+    except Exception as error:
+        if not (is_own(cls) or isinstance(error, ValueError)):
+            raise
+        raise ConfigError(f"{path or 'config'}: {said(error) if is_own(cls) else error}") from error
+
+
+def types_of(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields, by name; text that cannot be evaluated stays as it is."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        names = {**vars(base), **vars(sys.modules.get(base.__module__, object))}
+        for name, annotation in vars(base).get("__annotations__", {}).items():
+            found[name] = evaluated(annotation, names)
+    return found
 
 
 def unknown_key(path: str, key: Any, known: Sequence[str]) -> str:
@@ -274,36 +282,75 @@ def unknown_key(path: str, key: Any, known: Sequence[str]) -> str:
     return f"unknown key {_join(path, key)!r}; {hint}"
 
 
-def _convert(kind: Any, value: Any, path: str) -> Any:
+def convert(kind: Any, value: Any, path: str) -> Any:
+    """A field's value of a type from the plain one at `path` of a config.
+
+    Raises:
+      ConfigError: the value is of another type, or no plain value is of this type.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Run:
         return _stage(value, path)
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, path)
     if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} must be a tuple; got {value!r}")
-        return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        return _convert_tuple(arguments, value, path)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, path)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type):
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{path} must be {kind.__name__}; got {value!r}")
+    if origin is typing.Literal:
+        if value not in arguments:
+            known = ", ".join(map(repr, arguments))
+            raise ConfigError(f"{path} must be one of {known}; got {value!r}")
         return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path} must be a dictionary; got {value!r}")
-    return _frozen(value)  # arguments, checked by what they build
+    if kind is Any:
+        return _frozen(value)
+    if (origin or kind) in (dict, Mapping):  # arguments, checked by what they build
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a dictionary; got {value!r}")
+        return _frozen(value)
+    if kind not in PLAIN:
+        name = getattr(kind, "__name__", kind)
+        raise ConfigError(
+            f"{path} is of type {name}, which no value in a config is of; a field can be of "
+            f"{', '.join(plain.__name__ for plain in PLAIN)}, Literal, None, Any, dict, tuple[...] "
+            "or a frozen dataclass of such, and of unions of these with one dataclass"
+        )
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{path} must be {kind.__name__}; got {value!r}")
+    return value
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise ConfigError(f"{path} must be a tuple; got {value!r}")
+    if kinds[1:] == (...,):
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{path} must be a tuple of {len(kinds)}; got {value!r}")
+    pairs = zip(kinds, value, strict=True)
+    return tuple(convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(pairs))
 
 
 def _convert_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    """A value of the first of these types that it can be of; else the error of the first."""
     if value is None and type(None) in kinds:
         return None
     kinds = [kind for kind in kinds if kind is not type(None)]
+    built = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if len(built) > 1:
+        names = " or ".join(kind.__name__ for kind in built)
+        raise ConfigError(f"{path} is of type {names}, which a dictionary does not tell apart")
     listed = isinstance(value, list | tuple)
-    fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == listed]
-    return _convert((fitting or kinds)[0], value, path)
+    fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == listed] or kinds
+    errors = []
+    for kind in fitting:
+        try:
+            return convert(kind, value, path)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _frozen(value: Any) -> Any:
@@ -318,7 +365,7 @@ def _stage(value: Any, path: str) -> Run:
     if not isinstance(value, Mapping) or "method" not in value:
         raise ConfigError(f"{path} must be a dictionary with name and method; got {value!r}")
     cls = method_named(value["method"], f"{path}.method")
-    hints = typing.get_type_hints(Run)
+    hints = types_of(Run)
     if "name" not in value:
         raise ConfigError(f"missing key {_join(path, 'name')!r}")
     if trains(cls) and value.get("loop") is None:
@@ -326,53 +373,15 @@ def _stage(value: Any, path: str) -> Run:
     common = [key for key in COMMON if key != "loop" or trains(cls)]
     names = roles(cls)
     shared = {
-        key: _convert(hints[key], value[key], _join(path, key)) for key in common if key in value
+        key: convert(hints[key], value[key], _join(path, key)) for key in common if key in value
     }
-    given = {key: _convert(str, value[key], _join(path, key)) for key in names if key in value}
+    given = {key: convert(str, value[key], _join(path, key)) for key in names if key in value}
     own = {k: v for k, v in value.items() if k not in (*common, *names, "method")}
     method = _build(cls, own, path, (*common, *names))
     try:
         return Run(method=method, given={k: v for k, v in given.items() if v}, **shared)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def method_named(name: Any, path: str) -> type[Method]:
-    """The method of a name in KINDS, or the class of the user's own that "module:Class" says."""
-    if isinstance(name, str) and name in KINDS:
-        return KINDS[name]
-    module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not colon:
-        known = ", ".join(KINDS)
-        raise ConfigError(
-            f"{path} must be one of {known}, or a class of your own as module:Class; got {name!r}"
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}: {name!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise ConfigError(f"{path}: {name!r} is not a subclass of pdistill.methods.Method")
-    for lacks in _lacks(found):
-        raise ConfigError(f"{path}: {name!r} {lacks}, see pdistill.methods.Method")
-    return found
-
-
-def _lacks(method: type[Method]) -> Iterator[str]:
-    """Says, first things first, what keeps a user's class from being a method."""
-    if not dataclasses.is_dataclass(method) or not method.__dataclass_params__.frozen:
-        yield "must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) before it"
-    if not isinstance(getattr(method, "name", None), str):
-        yield 'needs a name for its results: a class attribute name: ClassVar[str] = "..."'
-    if method.unfold is Method.unfold and not (
-        hasattr(method, "init") and hasattr(method, "product")
-    ):
-        yield "needs the functions init and product"
-
-
-def trains(method: Method | type[Method]) -> bool:
-    """Whether a method has updates."""
-    return hasattr(method, "step")
 
 
 def _join(path: str, key: str) -> str:

@@ -15,8 +15,11 @@ from pdistill.experiment.config import (
     ExperimentConfig,
     MeshConfig,
     ModelConfig,
+    check_numbers,
+    convert,
     method_named,
     trains,
+    types_of,
 )
 from pdistill.methods import Method, Run
 from pdistill.methods.method import optional_roles
@@ -78,14 +81,13 @@ def _fill(cls: type, values: Any, names: typing.Sequence[str] | None = None) -> 
     """
     if not isinstance(values, Mapping):
         return values
-    found, hints = dict(values), typing.get_type_hints(cls)
+    found, hints = dict(values), types_of(cls)
     for field in dataclasses.fields(cls):
-        if (names is not None and field.name not in names) or (
-            field.name in SET_BY_RUN.get(cls.__name__, ())
-        ):
+        skipped = (names is not None and field.name not in names) or not field.init
+        if skipped or field.name in SET_BY_RUN.get(cls.__name__, ()):
             continue
         if field.name not in found:
-            default = _default(field)
+            default = _default(field, hints[field.name])
             if default is dataclasses.MISSING:
                 continue
             found[field.name] = default
@@ -106,14 +108,26 @@ def _fill_value(kind: Any, value: Any) -> Any:
     return _fill(cls, value) if cls else value
 
 
-def _default(field: dataclasses.Field) -> Any:
-    """The plain default of a field, or MISSING."""
+def _default(field: dataclasses.Field, kind: Any) -> Any:
+    """The plain default of a field of this type, or MISSING if there is none that means it."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
-    if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
-    return dict(value) if isinstance(value, Mapping) else value
+    plain = _plain(value)
+    try:
+        check_numbers(plain, f".{field.name}")
+        return plain if convert(kind, plain, field.name) == value else dataclasses.MISSING
+    except ConfigError:
+        return dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries for dataclasses and mappings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def copied(value: Any) -> Any:

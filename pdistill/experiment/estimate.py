@@ -45,12 +45,12 @@ def tell_estimate(
     update(f"{'estimate':<16} counts operations and measures their rate")
     first = first_of_each_method({planned.name: planned for planned in ahead})
     updates = {
-        p.run.method.name: trace_update(
+        type(p.run.method): trace_update(
             p, runs, experiment, mesh, data_shape, substeps=p.run.loop.on(mesh).substeps, rows=rows
         )
         for p in first
     }
-    training = sum(updates[p.run.method.name].flops * p.run.loop.num_updates for p in ahead)
+    training = sum(updates[type(p.run.method)].flops * p.run.loop.num_updates for p in ahead)
     num = experiment.evaluation.num_samples or data_shape[0]
     sampling = sum(num * n * p.network.flops() for p in ahead for n in _evaluations(p))
     batch = max(sampled.run.loop.batch_size // mesh.size, 1)
@@ -63,7 +63,7 @@ def tell_estimate(
     memory = 0
     for planned in first:
         with compilations.named(planned.name):
-            memory = max(memory, cost_of(planned, updates[planned.run.method.name]).total)
+            memory = max(memory, cost_of(planned, updates[type(planned.run.method)]).total)
     conclude(f"{'estimate':<16} {memory / 1e9:.2g} GB of a device's memory")
 
 

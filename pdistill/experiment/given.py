@@ -11,6 +11,7 @@ from pdistill import model as models
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.trace import shapes_in_training
+from pdistill.methods.multi_student import Joined
 from pdistill.networks import Network
 from pdistill.runtime.mesh import replicated, to_device
 from pdistill.training import Checkpointer, CheckpointError
@@ -39,10 +40,11 @@ def given_to(
         else:
             network = models.load(workdir / name / "model", mesh).network
             given[role] = _as_planned(network.replace(codec=None), runs[name])
-    if parts := getattr(planned.run.method, "by_prompts", 0):
+    method = planned.run.method
+    if parts := isinstance(method, Joined) and method.by_prompts:
         given["centres"] = to_device(centres(parts), replicated(mesh))
-    if isinstance(planned.run.method, Imported):
-        given["loaded"] = planned.run.method.load(mesh)
+    if isinstance(method, Imported):
+        given["loaded"] = method.load(mesh)
     return given
 
 

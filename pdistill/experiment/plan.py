@@ -5,12 +5,14 @@ runner performs the same one with arrays.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from pdistill.data.columns import check_column
 from pdistill.data.images import check_average
 from pdistill.evaluation import check_distance
 from pdistill.experiment.codecs import (
@@ -22,11 +24,14 @@ from pdistill.experiment.codecs import (
 )
 from pdistill.experiment.config import ConfigError, ExperimentConfig, trains
 from pdistill.experiment.imported import Imported
-from pdistill.methods import Run
+from pdistill.experiment.made import check_arguments, check_made
+from pdistill.methods import Method, Run
 from pdistill.methods.columns import check_not_prompted
 from pdistill.methods.method import arguments as arguments_of
 from pdistill.methods.method import optimizers
+from pdistill.methods.multi_student import Joined
 from pdistill.networks import Codec, Network
+from pdistill.runtime.own_code import is_own, said
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
 
@@ -61,6 +66,12 @@ class Planned:
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the run that its model comes from: its start, its teacher, or the first given."""
+        names = (self.given.get("start"), self.given.get("teacher"), *self.given.values())
+        return next(filter(None, names), None)
 
     @property
     def trains(self) -> bool:
@@ -111,30 +122,40 @@ def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str
                 f"gan/small, without backslashes and control characters; got {name!r}"
             )
         try:
-            shape = stage_shape(stage, image_shape)
             codec = codec_source(experiment, stage, planned)
-            if codec:
-                shape = codec.blank.latent_shape(shape)
-            own = model and model_of_shape(model, experiment, shape, codec)
-            for run in stage.unfold(own):
+            sized = functools.partial(_sized, experiment, model, codec, image_shape)
+            for run in stage.unfold(sized(stage)[0]):
                 name = run.name
                 if name in planned:
                     raise ConfigError(f"stages[{i}].name: {name!r} is used twice")
-                planned[name] = _plan_run(run, own, shape, planned, codec)
+                planned[name] = _plan_run(run, *sized(run), planned, codec)
                 model = model or planned[name].network.blank.replace(sampler="", guidance=None)
         except ConfigError:
             raise
-        except ValueError as error:
-            raise ConfigError(f"stages[{i}] ({name}): {error}") from error
+        except Exception as error:
+            own = is_own(stage.method)  # whose code may raise anything
+            if not (own or isinstance(error, ValueError)):
+                raise
+            what = said(error) if own else error
+            raise ConfigError(f"stages[{i}] ({name}): {what}") from error
     return planned
 
 
-def stage_shape(stage: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a stage's images, [H, W, C], from the data's; ValueError if there is none."""
-    if not stage.resolution:
-        return tuple(image_shape)
-    check_average(image_shape, stage.resolution)
-    return (stage.resolution, stage.resolution, image_shape[-1])
+def _sized(
+    experiment: ExperimentConfig,
+    model: Network | None,
+    codec: "CodecSource | None",
+    image_shape: tuple[int, ...],
+    run: Run,
+) -> tuple[Network | None, tuple[int, ...]]:
+    """The config's model for a run's images or latents, and their shape; ValueError for none."""
+    shape = tuple(image_shape)
+    if run.resolution:
+        check_average(image_shape, run.resolution)
+        shape = (run.resolution, run.resolution, image_shape[-1])
+    if codec:
+        shape = codec.blank.latent_shape(shape)
+    return model and model_of_shape(model, experiment, shape, codec), shape
 
 
 def _plan_run(
@@ -154,12 +175,13 @@ def _plan_run(
     if "labels" in parameters:
         arguments["labels"] = run.labels
     draft = Planned(run, given, arguments, None, model, shape)
+    check_arguments(run.method, {*values, *arguments})
     if "teacher" in given:
         _check_teacher(run, earlier[given["teacher"]])
-    for column in run.method.columns:
-        check_not_prompted(values["teacher"], column.name)
+    _check_columns(run.method, values.get("teacher"))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, network = jax.eval_shape(draft.begin, key, values)
+    check_made(run.method, state, network)
     if isinstance(network, Codec):
         _check_codec(run)
         run = dataclasses.replace(run, measured=False)
@@ -176,8 +198,9 @@ def _plan_run(
     steps = tuple(_of_all_resolutions(n, network) for n in steps)
     most = run.method.most_steps(network)
     made_for = run.method.made_for(**run.arguments) or tuple(range(1, most + 1))
-    if not trains(run.method) and given:  # made of earlier models
-        made_for = earlier[next(iter(given.values()))].made_for
+    says = type(run.method).made_for is not Method.made_for
+    if not (trains(run.method) or says) and draft.parent:  # made of earlier models
+        made_for = earlier[draft.parent].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
     if made_for and not set(steps) <= set(made_for):
         raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
@@ -211,10 +234,7 @@ def _bind(
             raise ValueError(f"{role}: {name!r} makes a codec, not a network; name another stage")
         check_same_codec(role, name, found.codec, codec)
         given[role], values[role] = found.name, found.network
-    for name, parameter in parameters.items():
-        if parameter.annotation is Network and name not in (*given, "model") and not any_name:
-            raise ValueError(f"it needs {name!r}, the name of an earlier stage")
-    if parts := getattr(run.method, "by_prompts", 0):  # whose centres the run finds
+    if parts := isinstance(run.method, Joined) and run.method.by_prompts:  # the run finds centres
         width = next(iter(values.values())).text_widths[0]
         values["centres"] = jax.ShapeDtypeStruct((parts, width), "float32")
     if isinstance(run.method, Imported):
@@ -226,6 +246,18 @@ def _bind(
             given[f"start.{name}"] = start.name
             values[f"start.{name}"] = learner.network
     return given, values
+
+
+def _check_columns(method: Method, teacher: Network | None) -> None:
+    """Raises ValueError for columns that a method's teacher, if it has one, cannot make."""
+    for column in method.columns:
+        check_column(column)
+        if teacher is None:
+            raise ValueError(
+                f"its column {column.name!r} is made by the network that init takes as teacher, "
+                "and it takes none"
+            )
+        check_not_prompted(teacher, column.name)
 
 
 def _check_teacher(run: Run, found: Planned) -> None:
@@ -328,9 +360,9 @@ def _pixels(shape: Sequence[int]) -> str:
 
 
 def first_of_each_method(runs: Mapping[str, Planned]) -> list[Planned]:
-    """The first run of each method that trains, in order."""
-    found: dict[str, Planned] = {}
+    """The first run of each method that trains, in order; a subclass is another method."""
+    found: dict[type, Planned] = {}
     for planned in runs.values():
         if planned.trains:
-            found.setdefault(planned.run.method.name, planned)
+            found.setdefault(type(planned.run.method), planned)
     return list(found.values())

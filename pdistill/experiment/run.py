@@ -36,10 +36,11 @@ from pdistill.experiment.estimate import tell_estimate
 from pdistill.experiment.given import given_to
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
-from pdistill.experiment.plan import Planned, check_devices, plan
+from pdistill.experiment.plan import Planned, plan
 from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
+from pdistill.experiment.trace import check_update
 from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
 from pdistill.model.card import codec_identity
@@ -137,8 +138,7 @@ class Experiment:
                     self._read(column, planned, given_file(column))
                 except ValueError as error:
                     raise ConfigError(f"{run.name}: {column.name}.path: {error}") from error
-        if run.loop:
-            check_devices(run, self.mesh.size)
+        check_update(planned, self.runs, self.config, self.mesh, self.train_data.images.shape)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Takes the run directory for `config`, the plain form of this experiment's."""
@@ -310,7 +310,7 @@ class Experiment:
     @functools.cache  # noqa: B019  # an experiment lives as long as its program
     def _centres(self, parts: int) -> np.ndarray:
         """The centres of the parts of the captions, [parts, P]."""
-        return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
+        return prompt_centres(self.workdir, self.train_data, parts, self.config.seed)
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""
@@ -338,13 +338,14 @@ class Experiment:
     def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
         """The rows of a column's file; ValueError for other rows than the run's plan has."""
         rows = column.read(path)
-        if column.path:
+        if column.path and hasattr(column, "check_codec"):
             codec = planned.codec and planned.codec.directory(self.workdir)
             if not codec or codec.exists():  # a stage's is checked once it is there
                 column.check_codec(path, codec and codec_identity(codec))
         teacher = self.runs[planned.given["teacher"]].network
-        num, flip = len(self.train_data), self.config.data.flip
-        check_rows(column, rows, column.shapes(teacher, num, flip))
+        check_rows(
+            column, rows, column.shapes(teacher, len(self.train_data), self.config.data.flip)
+        )
         return rows
 
     def _codec(self, planned: Planned) -> Codec | None:
@@ -372,9 +373,8 @@ class Experiment:
         """Exports the network of update `step`, with `more` entries of its card."""
         if planned.makes_codec:
             return self._save_codec(planned, directory, network)
-        card = product_card(
-            planned, network, data=self.train_data, clip=self.measurements.clip(planned)
-        )
+        clip = self.measurements.clip(planned)
+        card = product_card(planned, network, data=self.train_data, clip=clip)
         card |= {"generator": str(jax.random.key_impl(self._key)), "selected_step": step}
         card |= inherited(planned, self.workdir) | planned.run.method.card(planned.state)
         card |= length(planned) | more
@@ -388,13 +388,11 @@ class Experiment:
 
     def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
         """Exports a codec, whose latents of the training images are scaled to deviation one."""
-        update(f"{planned.name:<16} exports to {directory}")
         data = self._dataset(planned, {}).of_shape(planned.image_shape)
+        size, shown = self.config.evaluation.batch_size, f"{planned.name:<16} scale of latents"
+        codec = standardised(codec, data.images, size, self.mesh, shown)
+        update(f"{planned.name:<16} exports to {directory}")
         models.save_codec(
-            directory,
-            standardised(codec, data.images, self.config.evaluation.batch_size),
-            stage=planned.name,
-            method=planned.run.method.name,
-            data={"name": data.name, "shape": planned.image_shape},
-            **length(planned),
-        )
+            directory, codec, stage=planned.name, method=planned.run.method.name,
+            data={"name": data.name, "shape": planned.image_shape}, **length(planned),
+        )  # fmt: skip

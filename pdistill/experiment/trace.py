@@ -12,10 +12,11 @@ from pdistill.data.columns import Column
 from pdistill.data.moments import FORMAT
 from pdistill.data.text import text_shapes
 from pdistill.experiment.codecs import moments_shape
-from pdistill.experiment.config import ExperimentConfig
+from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.plan import Planned, check_devices
 from pdistill.runtime import costs
 from pdistill.runtime.mesh import batch_sharding, param_sharding, replicated
+from pdistill.runtime.own_code import is_own, said
 from pdistill.training import TrainState, compile_update, kinds_of, take_frozen
 
 HOST = "pinned_host"  # JAX's name of the host's memory that a device reads from
@@ -58,7 +59,7 @@ def trace_update(
       rows: `Dataset.column_arrays` of it; without, text is as `text_shapes`.
 
     Raises:
-      ConfigError: a batch that the devices do not divide.
+      ConfigError: a batch that the devices do not divide; whatever a step of the user's own raises.
     """
     run = planned.run
     check_devices(run, mesh.size)
@@ -66,15 +67,40 @@ def trace_update(
     if run.loop.offload:
         host = jax.tree.map(lambda a: a.sharding.with_memory_kind(HOST), frozen)
         frozen = _placed(frozen, host)
-    resident, raw = _inputs(planned, runs, experiment, mesh, data_shape, substeps, rows)
     update = compile_update(
         run.method, mesh, experiment.data.flip, planned.factor(data_shape[1:]),
         run.loop.max_grad_norm, run.loop.offload, planned.codec and planned.codec.blank,
     )  # fmt: skip
     key = jax.eval_shape(lambda: jax.random.key(0))
     kinds = kinds_of(run.method, range(run.loop.num_updates), substeps)(step)
-    traced = update.trace(state, frozen, resident, raw, key, **kinds)
+    try:
+        resident, raw = _inputs(planned, runs, experiment, mesh, data_shape, substeps, rows)
+        traced = update.trace(state, frozen, resident, raw, key, **kinds)
+    except Exception as error:
+        if not is_own(run.method):
+            raise
+        raise ConfigError(f"{run.name}: {said(error)}") from error
     return TracedUpdate(traced, state, frozen, (resident, raw), substeps)
+
+
+def check_update(
+    planned: Planned,
+    runs: Mapping[str, Planned],
+    experiment: ExperimentConfig,
+    mesh: Mesh,
+    data_shape: tuple[int, ...],
+) -> None:
+    """Raises as `trace_update` for updates that a run cannot do.
+
+    One of each kind is traced for a method of the user's own; pdistill's have tests.
+    """
+    method, loop = planned.run.method, planned.run.loop
+    if loop:
+        check_devices(planned.run, mesh.size)
+    if is_own(method) and planned.trains:
+        first = {method.parts(step): step for step in reversed(range(loop.num_updates))}
+        for step in sorted(first.values()):
+            trace_update(planned, runs, experiment, mesh, data_shape, step)
 
 
 def shapes_in_training(state: Any, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:

@@ -4,10 +4,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdistill.experiment.defaults import copied
+from pdistill.experiment.defaults import copied, method_of
 from pdistill.experiment.imported import Imported
 from pdistill.methods import Teacher
 from pdistill.methods.parts.balance import OUTPUT
+from pdistill.runtime.own_code import is_own
 
 KEPT = ("name", "resolution")  # keys of the teacher's stage that say nothing of its training
 
@@ -42,4 +43,6 @@ def with_imported_teacher(config: ConfigDict) -> ConfigDict:
 def _imported(stage: dict[str, Any]) -> dict[str, Any]:
     if stage["method"] == Teacher.name:
         return {key: stage[key] for key in KEPT if key in stage} | {"method": Imported.name}
-    return stage | ({"layer": OUTPUT} if stage.get("layer") else {})
+    of_ours = (base for base in (method_of(stage) or object).__mro__ if not is_own(base))
+    weighs = any("layer" in vars(base).get("__annotations__", {}) for base in of_ours)
+    return stage | ({"layer": OUTPUT} if weighs and stage.get("layer") else {})

@@ -116,8 +116,5 @@ class Gan(Method):
     def product(self, state: State) -> Network:
         return state.generator.averaged
 
-    def card(self, state: State) -> dict[str, Any]:
-        return {"trainable_fraction": state.generator.trainable_fraction}
-
     def advice(self, means: dict[str, float]) -> str | None:
         return self.adversary.advice(means)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import inspect
+import operator
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,12 +17,15 @@ from pdistill.training import LoopConfig, Optimizer
 class Method:
     """A frozen dataclass of hyperparameters, whose subclasses have three pure functions.
 
-    - `init(key, **given)` makes the state before the first update of networks that earlier runs
-      have made, by the names that the config has for them ("teacher", "start"); "model" is the
-      config's own, blank. ValueError for networks that it cannot use.
-    - `step(state, batch, key)` does one update and returns the new state and metrics. `batch` has
-      "image" [B, H, W, C], "label" [B] and the columns' rows. A method whose updates are not all
-      alike takes `parts` as well. A method without `step` has no updates.
+    - `init(key, *, teacher: Network, start: Network | None = None)` makes the state before the
+      first update, a `flax.struct.PyTreeNode`, of networks that earlier runs have made, by the
+      names that the config has for them. Any name will do; the annotation tells that an argument is
+      such a network. `model: Network` is the config's own, blank. ValueError for networks that it
+      cannot use.
+    - `step(state, batch, key)` does one update and returns the new state and metrics, see
+      `training.update.Steppable`. `batch` has "image" [B, H, W, C], "label" [B] and the columns'
+      rows. A method whose updates are not all alike takes `parts` as well. A method without `step`
+      has no updates.
     - `product(state)` returns the network that was learnt.
 
     A method that only unfolds into runs of others, as `MultiStudent` does, has none of them. The
@@ -45,7 +51,10 @@ class Method:
         return ()
 
     def made_for(self, **arguments: Any) -> tuple[Steps, ...]:
-        """Step counts that its product is made for, given `Run.arguments`; () for any."""
+        """Step counts that its product is made for, given `Run.arguments`; () for any.
+
+        A method without `step` or this function has those of the model that its own comes from.
+        """
         del arguments
         return ()
 
@@ -89,7 +98,7 @@ class Method:
         check_microbatches(self, (batch_size,))
 
     def card(self, state: Any) -> dict[str, Any]:
-        """More entries for the card of the model, plain data."""
+        """More entries for the card of the model, plain data, by the shapes of its state."""
         del state
         return {}
 
@@ -148,26 +157,37 @@ class Run:
         ]
 
 
-def annealed_over(values: Any, num_updates: int) -> Any:
-    """A dataclass whose optimizers, its own and those of dataclasses in it, are annealed so."""
+def annealed_over(value: Any, num_updates: int) -> Any:
+    """A value whose optimizers, itself or in its fields and tuples, are annealed over a run."""
+    if isinstance(value, Optimizer):
+        return dataclasses.replace(value, num_updates=num_updates)
+    if type(value) is tuple:
+        items = tuple(annealed_over(item, num_updates) for item in value)
+        return value if all(map(operator.is_, items, value)) else items
     changes = {}
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if isinstance(value, Optimizer):
-            changes[field.name] = dataclasses.replace(value, num_updates=num_updates)
-        elif dataclasses.is_dataclass(value):
-            changes[field.name] = annealed_over(value, num_updates)
-    return dataclasses.replace(values, **changes) if changes else values
+    for name, old in _fields(value):
+        new = annealed_over(old, num_updates)
+        if new is not old:
+            changes[name] = new
+    return dataclasses.replace(value, **changes) if changes else value
 
 
-def optimizers(values: Any, path: str = "") -> Iterator[tuple[str, Optimizer]]:
+def optimizers(value: Any, path: str = "") -> Iterator[tuple[str, Optimizer]]:
     """The optimizers of a method, with the names of their fields."""
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if isinstance(value, Optimizer):
-            yield f"{path}{field.name}", value
-        elif dataclasses.is_dataclass(value):
-            yield from optimizers(value, f"{path}{field.name}.")
+    if isinstance(value, Optimizer):
+        yield path, value
+        return
+    for i, item in enumerate(value if type(value) is tuple else ()):
+        yield from optimizers(item, f"{path}[{i}]")
+    for name, item in _fields(value):
+        yield from optimizers(item, f"{path}.{name}" if path else name)
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:
+    """Names and values of a dataclass's fields; [] for anything else."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return []
+    return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
 
 
 def check_microbatches(method: Any, sizes: Sequence[int]) -> None:
@@ -184,11 +204,10 @@ def check_microbatches(method: Any, sizes: Sequence[int]) -> None:
 def roles(method: Any) -> tuple[str, ...]:
     """Names of the earlier networks that a method's `init` may be given, such as "teacher".
 
-    They are the keyword arguments that are annotated as a `Network`, but for "model".
+    They are the arguments that are annotated as Network or Network | None, but for "model".
     """
-    kinds = (Network, Network | None)
-    found = arguments(method).values()
-    return tuple(p.name for p in found if p.annotation in kinds and p.name != "model")
+    found = [p for p in arguments(method).values() if p.kind is not p.VAR_KEYWORD]
+    return tuple(p.name for p in found if _is_network(p.annotation) and p.name != "model")
 
 
 def required_roles(method: Any) -> tuple[str, ...]:
@@ -205,20 +224,27 @@ def optional_roles(method: Any) -> tuple[str, ...]:
 def arguments(method: Any) -> Mapping[str, inspect.Parameter]:
     """The arguments of a method's `init`, by name; none for one that only unfolds.
 
-    Annotations that a file has as text are evaluated, each by itself; one that cannot be, such as
-    of a name that only type checkers import, stays text, but Network is known.
+    Annotations that a file has as text are evaluated, but Network is known; see `evaluated`.
     """
     if (init := getattr(method, "init", None)) is None:
         return {}
     names = {"Network": Network} | getattr(inspect.unwrap(init), "__globals__", {})
     found = inspect.signature(init).parameters
-    return {n: p.replace(annotation=_evaluated(p.annotation, names)) for n, p in found.items()}
+    return {n: p.replace(annotation=evaluated(p.annotation, names)) for n, p in found.items()}
 
 
-def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
-    if not isinstance(annotation, str):
-        return annotation
+def evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    """A type of an annotation that is text, or has text in it.
+
+    One that cannot be evaluated, such as of a name that only type checkers import, stays as it is.
+    """
     try:
-        return eval(annotation, names)  # as `inspect.signature` does, but for all at once
+        it = types.SimpleNamespace(__annotations__={"it": annotation})
+        return typing.get_type_hints(it, names)["it"]
     except Exception:  # whatever its code raises
         return annotation
+
+
+def _is_network(annotation: Any) -> bool:
+    kinds = typing.get_args(annotation) or (annotation,)
+    return {*kinds} - {type(None)} == {Network}

@@ -142,10 +142,7 @@ class Pagoda(Method):
         return state.generator.averaged
 
     def card(self, state: State) -> dict[str, Any]:
-        card = {
-            "trainable_fraction": state.generator.trainable_fraction,
-            "latents": dataclasses.asdict(self.latents),
-        }
+        card = {"latents": dataclasses.asdict(self.latents)}
         return card | ({"transferred": state.transferred._asdict()} if state.transferred else {})
 
     def advice(self, means: dict[str, float]) -> str | None:

@@ -1,7 +1,7 @@
 """A baseline of higher resolution: the samples of a model, enlarged."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jax import Array
 
@@ -35,6 +35,3 @@ class Upsampled(Method):
 
     def product(self, state: Network) -> Network:
         return state
-
-    def card(self, state: Network) -> dict[str, Any]:
-        return {"upsampled": self.factor}

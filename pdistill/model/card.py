@@ -15,6 +15,7 @@ from pdistill import diffusion, samplers
 from pdistill.networks import Codec, Network, build_codec, build_network, describe_network
 from pdistill.networks.registry import brief
 from pdistill.runtime.files import in_home, one_line, read_json
+from pdistill.runtime.own_code import class_named, name_of
 
 SCHEDULES = {
     "cosine": diffusion.CosineSchedule,
@@ -126,29 +127,68 @@ def guidance_range(card: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """The part of model.json that rebuilds a blank network."""
-    schedule = network.schedule
-    names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
-    if not names:
-        raise ValueError(f"{schedule} is not one of {', '.join(SCHEDULES)}")
+    """The part of model.json that, with `describe_sampling`, rebuilds a blank network.
+
+    Raises:
+      ValueError: a module or a schedule that could not be found by its name.
+    """
     more = {name: getattr(network, name) for name in MORE}
+    more["upsampled"] = network.enlarged if network.enlarged != 1 else None
+    more["sampler"] = network.sampler if not _is_told_by(network.sampler or "ddim") else ""
     return {
         "network": describe_network(network.module),
         "head": network.head,
-        "schedule": {"name": names[0], "arguments": dataclasses.asdict(schedule)},
+        "schedule": _describe_schedule(network.schedule),
         **{name: value for name, value in more.items() if value},
     }
 
 
+def describe_sampling(network: Network) -> dict[str, Any]:
+    """The part of model.json about a network's solver and its guidance weights."""
+    guidance = network.guidance
+    return {
+        "solver": network.sampler or "ddim",
+        "guidance": guidance and [w if math.isfinite(w) else None for w in guidance],
+    }
+
+
+def _is_told_by(solver: str) -> bool:
+    """Whether a card's solver tells by itself that the network must be sampled with it."""
+    found = samplers.parse_solver(solver)
+    return found.model not in ("denoiser", "variance") or isinstance(found, samplers.Stochastic)
+
+
+def _describe_schedule(schedule: diffusion.Schedule) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(schedule):
+        raise ValueError(
+            f"the schedule {schedule!r} cannot be written down in a card; make it a frozen "
+            "dataclass with a function __call__"
+        )
+    names = [name for name, cls in SCHEDULES.items() if type(schedule) is cls]
+    name = names[0] if names else name_of(type(schedule))
+    return {"name": name, "arguments": dataclasses.asdict(schedule)}
+
+
 def build_schedule(name: str, arguments: dict[str, Any]) -> diffusion.Schedule:
-    """A schedule from plain data, as in configs and model.json."""
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {name!r}")
-    known = [f.name for f in dataclasses.fields(SCHEDULES[name])]
+    """A schedule from plain data, as in configs and model.json.
+
+    Args:
+      name: or "module:Class" of a dataclass of the user's own; its file is imported.
+
+    Raises:
+      ValueError: an unknown name or argument, with the known ones.
+    """
+    cls = SCHEDULES.get(name) or (class_named(name) if ":" in name else None)
+    if cls is None or not dataclasses.is_dataclass(cls):
+        raise ValueError(
+            f"schedule must be one of {', '.join(SCHEDULES)}, or a frozen dataclass of your own as "
+            f"module:Class; got {name!r}"
+        )
+    known = [f.name for f in dataclasses.fields(cls)]
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"schedule {name!r} has no {argument!r}; it has {', '.join(known)}")
-    return SCHEDULES[name](**arguments)
+    return cls(**arguments)
 
 
 def build_blank(card: dict[str, Any]) -> Network:
@@ -157,8 +197,6 @@ def build_blank(card: dict[str, Any]) -> Network:
     Raises:
       KeyError, ValueError: something is missing, or unknown here.
     """
-    solver = samplers.parse_solver(card["solver"])
-    only = solver.model not in ("denoiser", "variance") or isinstance(solver, samplers.Stochastic)
     return Network(
         None,
         module=build_network(card["network"]["name"], card["network"]["arguments"]),
@@ -169,9 +207,26 @@ def build_blank(card: dict[str, Any]) -> Network:
         guidance=guidance_range(card),
         guidance_levels=tuple(levels) if (levels := card.get("guidance_levels")) else None,
         guidance_channels=card.get("guidance_channels"),
-        sampler=card["solver"] if only else "",
+        sampler=card["solver"] if _is_told_by(card["solver"]) else card.get("sampler", ""),
         enlarged=card.get("upsampled", 1),
     )
+
+
+def check_kept(network: Network) -> None:
+    """Raises ValueError unless a card brings a network back as it is, but for its parameters."""
+    card = describe(network) | describe_sampling(network) | {"data": {"shape": network.shape}}
+    try:
+        kept = build_blank(json.loads(json.dumps(card)))
+    except Exception as error:  # whatever a class of the user's own raises
+        raise ValueError(f"its model could not be loaded again: {one_line(error)}") from error
+    for field in dataclasses.fields(kept):
+        was, found = (getattr(each, field.name) for each in (network.blank, kept))
+        if was != found:
+            was, found = (brief(a) if field.name == "module" else repr(a) for a in (was, found))
+            raise ValueError(
+                f"its model would be loaded with another {field.name} than it has: {found}, not "
+                f"{was}; give it plain values"
+            )
 
 
 def build_blank_codec(directory: Path, card: dict[str, Any]) -> Codec:

@@ -19,6 +19,7 @@ from pdistill.networks.routed import Routed
 from pdistill.networks.text import Bert, ClipText
 from pdistill.networks.unet import UNet
 from pdistill.networks.vision import ClipImage, Dinov2
+from pdistill.runtime.own_code import class_named, name_of
 
 NETWORKS = {
     "dit": DiT,
@@ -49,19 +50,18 @@ MOST_BLOCKS = 1_000  # more are never built: tracing them alone takes minutes
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A network from plain data: its name in NETWORKS and its fields, as in model.json.
 
+    Args:
+      name: or "module:Class" of a Flax module of the user's own; its file is imported.
+
     Raises:
       ValueError: an unknown name or field, with the known ones; a number that cannot be meant.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {name!r}")
-    return NETWORKS[name](**_fields(NETWORKS[name], f"network {name!r}", arguments))
+    return _build(NETWORKS, "network", name, arguments)
 
 
 def build_codec(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """An autoencoder from plain data: its name in CODECS and its fields; as `build_network`."""
-    if name not in CODECS:
-        raise ValueError(f"codec must be one of {', '.join(CODECS)}; got {name!r}")
-    return CODECS[name](**_fields(CODECS[name], f"codec {name!r}", arguments))
+    return _build(CODECS, "codec", name, arguments)
 
 
 def build_encoder(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -69,9 +69,19 @@ def build_encoder(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
     Raises as `build_network`.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"text encoder must be one of {', '.join(ENCODERS)}; got {name!r}")
-    return ENCODERS[name](**_fields(ENCODERS[name], f"text encoder {name!r}", arguments))
+    return _build(ENCODERS, "text encoder", name, arguments)
+
+
+def _build(
+    known: Mapping[str, type[nn.Module]], what: str, name: str, arguments: Mapping[str, Any]
+) -> nn.Module:
+    cls = known.get(name) or (class_named(name, nn.Module) if ":" in name else None)
+    if cls is None:
+        raise ValueError(
+            f"{what} must be one of {', '.join(known)}, or a Flax module of your own as "
+            f"module:Class; got {name!r}"
+        )
+    return cls(**_fields(cls, f"{what} {name!r}", arguments))
 
 
 def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,14 +95,19 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
         if problem := _problem(key, kinds[key], value):
             got = f"{value:,}" if type(value) is int else repr(value)
             raise ValueError(f"{what}: {key} must be {problem}; got {got}")
-    if (blocks := num_blocks(arguments)) > MOST_BLOCKS:
+    ours = cls.__module__.startswith(__package__)  # others' arguments may mean something else
+    if ours and (blocks := num_blocks(arguments)) > MOST_BLOCKS:
         raise ValueError(f"{what} has {blocks:,} blocks; it can have {MOST_BLOCKS:,}")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    fields = {key: _with_tuples(value) for key, value in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     if isinstance(fields.get("network"), Mapping):
         fields["network"] = build_network(**fields["network"])
     return fields
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _problem(key: str, kind: Any, value: Any) -> str:
@@ -127,18 +142,16 @@ def num_blocks(arguments: Mapping[str, Any]) -> int:
 def describe_network(network: nn.Module) -> dict[str, Any]:
     """The inverse of `build_network`, `build_codec` or `build_encoder`, ready for JSON.
 
-    {"name", "arguments"}.
+    {"name", "arguments"}. ValueError for a class that could not be found by its name.
     """
     known = NETWORKS | CODECS | ENCODERS | TOWERS
     names = [name for name, cls in known.items() if type(network) is cls]
-    if not names:
-        raise ValueError(f"{type(network).__name__} is not one of {', '.join(known)}")
     arguments = {f: getattr(network, f) for f in _own_fields(type(network))}
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
     if "network" in arguments:
         arguments["network"] = describe_network(arguments["network"])
-    return {"name": names[0], "arguments": arguments}
+    return {"name": names[0] if names else name_of(type(network)), "arguments": arguments}
 
 
 def change_network(network: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:

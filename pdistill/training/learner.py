@@ -145,13 +145,18 @@ class Learner(struct.PyTreeNode):
         return self.network.replace(params=merge(learning, held))
 
 
+def learners(state: Any) -> list[Learner]:
+    """The learners in a method's state, in order."""
+    return [part for part in jax.tree.leaves(state, is_leaf=_is_learner) if _is_learner(part)]
+
+
 def learner_with_widths(state: Any) -> Learner | None:
     """Finds the learner with `ema_widths` in a method's state, if there is one.
 
     Raises:
       ValueError: there are several, of which it is not clear whose averages the product is.
     """
-    found = [part for part in jax.tree.leaves(state, is_leaf=_is_learner) if _has_widths(part)]
+    found = [learner for learner in learners(state) if _has_widths(learner)]
     if len(found) > 1:
         raise ValueError(f"ema_widths may be set for one optimizer of a method; got {len(found)}")
     return found[0] if found else None

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+# Entries of a row that are no metrics of a method.
+RESERVED = ("step", "skipped", "steps_per_second", "left_out", "grad_norms")
 AROUND = 3  # updates shown before and after one that is not finite
 
 

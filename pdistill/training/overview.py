@@ -12,6 +12,7 @@ from flax import traverse_util
 from pdistill.runtime.files import write_atomically
 from pdistill.training.freezing import count, partition
 from pdistill.training.learner import Learner
+from pdistill.training.state import take_frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,17 +59,19 @@ def describe_parameters(params: Any, fixed_paths: Collection[str] = ()) -> str:
 def describe_state(state: Any) -> str:
     """Tabulates the parameters of a method's state: those of learners and of frozen fields."""
     params, fixed = {}, []
-    for field in dataclasses.fields(state):
-        value = getattr(state, field.name)
-        if isinstance(value, Learner):
-            params[field.name] = getattr(value.network, "params", value.network)
+    learning, frozen = take_frozen(state)
+    is_learner = lambda part: isinstance(part, Learner)  # noqa: E731
+    for path, value in jax.tree_util.tree_leaves_with_path(learning, is_leaf=is_learner):
+        if is_learner(value):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            params[name] = getattr(value.network, "params", value.network)
             if value.fixed:
-                _, held = partition(params[field.name], value.fixed)
+                _, held = partition(params[name], value.fixed)
                 paths = traverse_util.flatten_dict(held, sep="/")
-                fixed += [f"{field.name}/{path}" for path in paths]
-        elif field.metadata.get("frozen"):
-            params[field.name] = getattr(value, "params", value)
-            fixed.append(field.name)
+                fixed += [f"{name}/{path}" for path in paths]
+    for name, value in frozen.items():
+        params[name] = getattr(value, "params", value)
+        fixed.append(name)
     return describe_parameters(params, fixed)
 
 

@@ -1,6 +1,7 @@
 """The update of a method, compiled: one, or several in one dispatch."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from jax.sharding import Mesh
 from pdistill.data import make_batch
 from pdistill.runtime.mesh import param_sharding, replicated, to_device
 from pdistill.training.learner import Metrics
+from pdistill.training.metrics import RESERVED
 from pdistill.training.offload import into_device_memory
-from pdistill.training.state import TrainState
+from pdistill.training.state import TrainState, take_frozen
 
 # Names of the losses that an update has, see `Steppable.parts`.
 Parts = tuple[str, ...]
@@ -26,8 +28,9 @@ class Steppable(Protocol):
     def step(self, state: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Metrics]:
         """One update: a state of the same form and shapes, and metrics.
 
-        Metrics are scalars; at least one is called "...grad_norm", and "grad_norm" is the one that
-        `LoopConfig.max_grad_norm` bounds. A method whose updates are not all alike also takes
+        Fields that are `frozen` are returned as they are. Metrics are scalars, with other names
+        than `metrics.RESERVED`; at least one is called "...grad_norm", and "grad_norm" is the one
+        that `LoopConfig.max_grad_norm` bounds. A method whose updates are not all alike also takes
         `parts`.
         """
         ...
@@ -147,9 +150,14 @@ def _wrong(result: Any, state: Any, max_grad_norm: float) -> str:
             return f"a state like the one it is given; state{path} was {was} and is {found}"
     if jax.tree.structure(new) != jax.tree.structure(state):
         return "a state like the one it is given; fields that are not arrays differ"
+    for name, held in take_frozen(state)[1].items():
+        if any(map(operator.is_not, jax.tree.leaves(getattr(new, name)), jax.tree.leaves(held))):
+            return f"frozen fields as they are, and it changes {name}: leave frozen() out there"
     norms = [name for name in values if name.endswith("grad_norm")]
     names = ", ".join(values) or "none"
     for name, value in values.items():
+        if name in RESERVED:
+            return f"metrics of other names than {', '.join(RESERVED)}, which the log has itself"
         if jnp.shape(value) != ():
             return f"metrics that are scalars; {name} is {jnp.shape(value)}"
     if not norms:

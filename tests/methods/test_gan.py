@@ -291,10 +291,8 @@ def test_what_it_makes():
     one, two = gan(fixed="dit"), gan(num_steps=2)
     state = begun(one)
     assert (one.product(state).sampler, one.measured_at) == ("one_step", (1,))
-    assert 0 < one.card(state)["trainable_fraction"] < 0.5
     state = begun(two)
     assert (two.product(state).sampler, two.measured_at) == ("", (2,))
-    assert two.card(state)["trainable_fraction"] == 1.0
 
 
 @pytest.mark.parametrize(

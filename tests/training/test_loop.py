@@ -245,13 +245,14 @@ class Drawing(Method):
     class State:
         count: Any
         drawn: Any
+        held: Any = frozen(default=None)
 
     def init(self, key):
         return self.State(jnp.zeros((), jnp.int32), jnp.zeros(12))
 
     def step(self, state, batch, key):
         drawn = state.drawn.at[state.count].set(jax.random.uniform(key))
-        return self.State(state.count + 1, drawn), {"grad_norm": jnp.zeros(())}
+        return state.replace(count=state.count + 1, drawn=drawn), {"grad_norm": jnp.zeros(())}
 
 
 def test_every_update_has_a_key_of_its_own(tmp_path):
@@ -301,16 +302,24 @@ class Returning(Drawing):
             lambda state, metrics: (state, {"critic_grad_norm": 0.0}),
             '"grad_norm", which loop.max_grad_norm is a bound on.*are critic_grad_norm',
         ),
+        (
+            lambda state, metrics: (state, metrics | {"step": 0.0}),
+            "metrics of other names than step, skipped, steps_per_second, left_out, grad_norms",
+        ),
+        (
+            lambda state, metrics: (state.replace(held=state.held + 1), metrics),
+            r"frozen fields as they are, and it changes held: leave frozen\(\) out",
+        ),
     ],
 )
 def test_a_step_that_breaks_its_contract_is_refused_when_it_is_traced(result, message):
     method, mesh = Returning(result), make_mesh()
-    state = start_of(method.init(KEY), mesh)
+    state, held = start_of(method.init(KEY), mesh), {"held": jnp.zeros(2)}
     raw = {"index": jnp.zeros((1, 16), jnp.int32)}
     update = compile_update(method, mesh, flip=False, max_grad_norm=1.0)
     with pytest.raises(TypeError, match=f"Returning.step must return .*{message}"):
         update.trace(
-            state, {}, DATA.arrays(), raw, KEY, **kinds_of(method, range(1), substeps=1)(0)
+            state, held, DATA.arrays(), raw, KEY, **kinds_of(method, range(1), substeps=1)(0)
         )
 
 

@@ -6,7 +6,7 @@ from flax import struct
 
 from pdistill.networks import Network
 from pdistill.training import Learner, Optimizer, frozen
-from pdistill.training.overview import describe_parameters, write_parameters
+from pdistill.training.overview import describe_parameters, describe_state, write_parameters
 
 PARAMS = {
     "student": {
@@ -21,6 +21,7 @@ PARAMS = {
 class State(struct.PyTreeNode):
     student: Learner
     teacher: Network = frozen()
+    critics: tuple[Learner, ...] = ()
 
 
 def state():
@@ -68,6 +69,16 @@ def test_the_file(tmp_path):
     assert rows["student/dense/bias"][-1] == ""
     assert rows["teacher/dense/kernel"][-1] == "frozen"
     assert not any(name.startswith("num_steps/") for name in rows)
+
+
+def test_learners_in_a_tuple():
+    """As several critics, whose networks need no `params`."""
+    found = state()
+    critics = tuple(Learner.of(jnp.zeros(n), Optimizer(1e-3), averaged=False) for n in (2, 3))
+    text = describe_state(found.replace(critics=critics))
+    rows = cells(text)
+    assert [rows[f"critics/{i}"][0] for i in (0, 1)] == ["(2,)", "(3,)"]
+    assert text.endswith("Total: 2,413 parameters, of which 2,404 are frozen.\n")
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
