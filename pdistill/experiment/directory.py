@@ -34,7 +34,7 @@ HARMLESS = (
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"captions\.json|text/(scale\.npz|prompts\.json|centres_\d+\.npy)|"
+    r"captions\.json|text/(scale\.npz|known\.npz|prompts\.json|centres_\d+\.npy)|"
     r"captions/[^/]+/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
     r".+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
