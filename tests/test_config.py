@@ -349,6 +349,7 @@ def test_a_run_that_has_saved_nothing_is_begun_with_another_config(tmp_path, uns
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
     assert not (tmp_path / "text").exists()  # whose scale is of the other data
     assert not (tmp_path / "captions.json").exists()
+    assert not (tmp_path / "latents").exists()  # of the other images
     assert not (tmp_path / "teacher/codec.json").exists()  # of the other codec
     if made == "linked":
         (tmp_path / "elsewhere").mkdir()
