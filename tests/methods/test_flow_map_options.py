@@ -21,6 +21,7 @@ from pdistill.methods.parts.identities import eulerian
 from pdistill.methods.parts.jumps import JumpLaw
 from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.weights import LogVariance
+from pdistill.model import Model
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.training import Optimizer
 
@@ -241,6 +242,21 @@ def test_a_guide_leads_a_teacher_without_labels():
     own, other = (velocity(n, rows.z, rows.t, rows.told) for n in (teacher, teacher.guide))
     assert jnp.abs(own - other).max() > 0.1
     np.testing.assert_allclose(rows.v, own + 1.5 * (own - other), atol=2e-5)
+
+
+def test_weights_of_a_guide_need_no_label():
+    """A map that takes the weights of its teacher's guide is sampled with them."""
+    network = model(num_labels=0)
+    teacher = network.shapes.guided_by(network.shapes)
+    learning, key = method(guidance=(0.0, 4.0)), jax.random.key(0)
+    init = lambda key: learning.init(key, model=network, teacher=teacher)  # noqa: E731
+    product = randomised(learning.product(jax.eval_shape(init, key)))
+    card = {"num_steps": 1, "solver": product.sampler, "clip": None}
+    unled, led = (Model(product, card).sample(key, 2, guidance=w) for w in (0.0, 2.0))
+    assert jnp.abs(led - unled).max() > 0.01
+    teacher = Model(network.replace(guidance=(0.0, np.inf)), card)
+    with pytest.raises(ValueError, match="guidance is towards a label; give label too"):
+        teacher.told(2, guidance=2.0)
 
 
 def test_a_teacher_with_nothing_to_guide_by():
