@@ -204,6 +204,7 @@ class FlowMap(Method):
             check_within("start", student.schedule, teacher.schedule)
             student = student.without_dropout()
         student = student.with_module(self.network)
+        self.jumps.check_within(student.schedule)
         self.check_guidance(student, teacher)
         if student.has_velocity and not self.own_velocity:
             raise ValueError("a network with a second head is for own_velocity; set it, or no head")

@@ -358,12 +358,22 @@ def test_a_truncated_map_takes_steps_from_levels_that_it_has_learnt():
     """sigma / alpha is tan(pi / 2 n) where the last of n steps begins, and 1 / (n - 1)."""
     angles, straight = CosineSchedule(-20.0, 20.0), diffusion.RectifiedFlow()
     for schedule, least, most in (
-        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 20.0, 0),
-        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 0),
+        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 10.0, 1),
+        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 16),
     ):  # fmt: skip
         law = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+        law.check_within(schedule)
         assert law.most_steps(schedule) == most
     assert JumpLaw().most_steps(angles) == 0
+
+
+@pytest.mark.parametrize("least", [5.1, -5.1, np.nan])
+def test_a_map_is_not_truncated_beyond_its_schedule(least):
+    """There is no noisier level to jump from, and at cleaner ones there is nothing to learn."""
+    jumps = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+    truncated = method("semigroup", jumps=jumps, between=Cut(at="ect"))
+    with pytest.raises(ValueError, match=r"jumps.least is .* in -5 .. 5; got (-?5.1|nan)"):
+        gaussian_state(truncated, below=True)
 
 
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
