@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,6 +284,12 @@ def test_a_learnt_weight():
     below, more = learning.weigh(state, rows, 3 * square)  # w = 0 at first
     np.testing.assert_allclose(below, 1 / 16, rtol=1e-6)
     np.testing.assert_allclose(more["w"]["bias"], 1 - 3 * jnp.mean(square), rtol=1e-5)
+    border = JumpLaw(level=(0.0, 1.0), least=(0.5,), to="data", border=0.3)
+    rows = rows._replace(t=jnp.where(jnp.arange(16) < 4, -1.0, -2.0))
+    weighed = dataclasses.replace(learning, jumps=border).weigh(at, rows, square)
+    plain = learning.weigh(at, rows, square)
+    np.testing.assert_allclose(weighed[0], plain[0] * jnp.where(rows.t == -1, 0.3, 1), rtol=1e-6)
+    chex.assert_trees_all_close(weighed[1], plain[1])  # or w would learn it away
     states, _ = run(learning, state, BATCH, 1)
     moved = states[1].weight.network["w"]["kernel"]
     assert jnp.abs(moved).max() > 0
