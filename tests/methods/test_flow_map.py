@@ -14,7 +14,7 @@ from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import as_plain, parse
 from pdistill.methods.flow_map import PRESETS, FlowMap
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.jumps import CUTS, Cut, JumpLaw
 from pdistill.methods.parts.weights import normalise
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.training import Optimizer
@@ -515,6 +515,13 @@ def test_first_jumps_of_two():
     sigmoid = Cut(at="sigmoid", least=0.005)
     for progress, fraction in ((0.0, 1.0), (0.5, 0.5), (0.6, 1 / (1 + np.exp(2.5))), (1.0, 0.005)):
         np.testing.assert_allclose(sigmoid.way(t, s, progress), fraction * whole, rtol=1e-4)
+
+
+def test_laws_that_move_in_the_course_of_a_run():
+    t, s, progress = jnp.full(2, 2.0), jnp.full(2, 20.0), jnp.array([0.0, 0.99])
+    for cut in (Cut(at=at, stages=stages) for at in CUTS for stages in (1, 8)):
+        early, late = cut.way(t, s, progress)
+        assert cut.moves == bool(early != late)
 
 
 def test_ict_steps_along_edms_grid():

@@ -219,7 +219,7 @@ class Cut:
     @property
     def moves(self) -> bool:
         """Whether the law changes in the course of a run."""
-        return self.at != "half"
+        return self.at in ("shrinking", "sigmoid") or (self.at != "half" and self.stages > 1)
 
     def way(self, t: Array, s: Array, progress: Array) -> Array:
         """The angle from t to u, [B], between log-SNRs t and s [B]; progress is 0 to 1 in a run."""
