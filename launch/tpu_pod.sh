@@ -2,18 +2,20 @@
 # Runs an experiment on every worker of a Cloud TPU slice, one process a host.
 #
 #   export TPU=my-tpu ZONE=us-central2-b
+#   export TFDS_DATA_DIR=/shared/data                      # of prepared sets, on the workers
 #   launch/tpu_pod.sh create v4-32 tpu-ubuntu2204-base     # type, and version of its system
 #   launch/tpu_pod.sh run --config=configs/cifar10_pd.py --workdir=/shared/runs/cifar10
 #   launch/tpu_pod.sh collect /shared/runs/cifar10 runs/   # from the first worker
 #   launch/tpu_pod.sh delete
 #
-# gcloud is logged in, and --workdir is a path that all workers share. `run` copies the checkout's
-# HEAD to each worker and installs it there. As long as the run ends with 75 (stopped by a signal,
-# saved) it is started again; by hand, the same command goes on where it stopped. With DRY_RUN=1 in
-# front, the commands are printed and nothing is done.
+# gcloud is logged in, and --workdir is a path that all workers share. TFDS_DATA_DIR, if it is set,
+# is handed to the workers, which all find the same data sets there.
+# `run` copies the checkout's HEAD to each worker and installs it there. As long as the run ends with
+# 75 (stopped by a signal, saved) it is started again; by hand, the same command goes on where it
+# stopped. With DRY_RUN=1 in front, the commands are printed and nothing is done.
 set -euo pipefail
 usage() {
-  sed -n '2,13p' "$0" >&2
+  sed -n '2,15p' "$0" >&2
   exit 2
 }
 if [ $# -lt 1 ] || [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then usage; fi
@@ -49,8 +51,10 @@ run)
   do_or_print git archive --format=tar.gz -o "$tarball" HEAD
   tpu_vm scp "$tarball" "$TPU:pdistill.tar.gz" --worker=all
   arguments=$(printf '%q ' "$@")
+  data=${TFDS_DATA_DIR:+export $(printf '%q' "TFDS_DATA_DIR=$TFDS_DATA_DIR")}
   tpu_vm ssh "$TPU" --worker=all --command="
     set -e
+    $data
     mkdir -p pdistill && tar -xzf pdistill.tar.gz -C pdistill && cd pdistill
     python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[tpu]'
     code=75

@@ -324,6 +324,8 @@ def unsaved(tmp_path):
     others = ("captions.json", "events.out.tfevents.1.host", ".lock")
     for name in ("text/scale.npz", "text/prompts.json", *others):
         saved(tmp_path / name)
+    for name in ("text/centres_2.npy", "captions/1-2/00000-pooled.npy", "latents/8/moments.json"):
+        saved(tmp_path / name)
     for name in ("codec.json", "log.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)
     return claimed
@@ -408,6 +410,8 @@ def test_names_of_stages_that_are_folders(name):
     [
         ("model.network.arguments.remat", True),
         ("model.network.arguments.heads", False),
+        ("evaluation.batch_size", True),
+        ("evaluation.num_samples", False),
         ("stages[1].loop.offload", True),
         ("stages[1].student.loop.log_every", True),
         ("stages[1].student.loop.save_every", True),

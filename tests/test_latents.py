@@ -490,7 +490,7 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     data = load_dataset("digits")
     about = Moments(1, data.name, len(data), (2, 2, 4), data.digest())
     arguments = {"flip": False, "batch_size": 100, "mesh": make_mesh()}
-    about.write(tmp_path, data, codec.encode, **arguments)
+    about.write(tmp_path, data, codec, **arguments)
     whole = about.read(tmp_path)[:]
     assert len(whole) == 1437
     rows = np.array([1400, 3, 499, 500, 3])
@@ -503,14 +503,14 @@ def test_a_set_half_prepared_goes_on(workdir, tmp_path, monkeypatch):
     stamp = (tmp_path / "00000.npy").stat().st_mtime_ns
     with pytest.raises(ValueError, match="half prepared, 1 of 3 shards are missing"):
         about.read(tmp_path)
-    about.write(tmp_path, data, codec.encode, **arguments)
+    about.write(tmp_path, data, codec, **arguments)
     np.testing.assert_array_equal(about.read(tmp_path)[:], whole)
     assert (tmp_path / "00000.npy").stat().st_mtime_ns == stamp
     (tmp_path / "00001.npy").write_bytes((tmp_path / "00001.npy").read_bytes()[:-9])
     with pytest.raises(ValueError, match="is damaged: "):
         about.read(tmp_path)
     with pytest.raises(ValueError, match="holds moments with another codec: delete it"):
-        dataclasses.replace(about, codec=2).write(tmp_path, data, codec.encode, **arguments)
+        dataclasses.replace(about, codec=2).write(tmp_path, data, codec, **arguments)
     with pytest.raises(ValueError, match="holds moments with another content: delete it"):
         dataclasses.replace(about, content="2").missing(tmp_path)
     older = json.loads((tmp_path / "moments.json").read_text())

@@ -73,6 +73,9 @@ def test_names_in_the_jobset_are_those_of_its_parts(jobset):
     assert job["parallelism"] == job["completions"]
     volumes = {volume["name"] for volume in job["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    [data] = container["env"]
+    mounted = tuple(f"{mount['mountPath']}/" for mount in container["volumeMounts"])
+    assert (data["name"], data["value"].startswith(mounted)) == ("TFDS_DATA_DIR", True)
     name = jobset["metadata"]["name"]
     first = f"{name}-{workers['name']}-0-0.{name}:"
     assert f"--coordinator={first}" in (ROOT / "launch/jobset.yaml").read_text()
@@ -101,11 +104,11 @@ def test_faults_of_a_jobset_are_refused(jobset, validator, place, value):
     assert not validator.is_valid(changed)
 
 
-def dry(*arguments):
+def dry(*arguments, **variables):
     """The commands that launch/tpu_pod.sh prints instead of running them."""
     output = subprocess.run(
         [ROOT / "launch/tpu_pod.sh", *arguments],
-        env=os.environ | {"TPU": "pod", "ZONE": "us-central2-b", "DRY_RUN": "1"},
+        env=os.environ | {"TPU": "pod", "ZONE": "us-central2-b", "DRY_RUN": "1"} | variables,
         check=True, stdout=subprocess.PIPE, text=True,
     ).stdout  # fmt: skip
     words = shlex.split(output.replace("\ngcloud ", " ; gcloud "))
@@ -144,14 +147,19 @@ def test_tpu_commands(arguments, action, words):
 
 STUB = """#!/usr/bin/env bash
 printf '%s\\n' "$(basename "$0")" "$@" >>"$LOG"
+echo "$TFDS_DATA_DIR" >"$LOG.data"
 case "$*" in *pdistill.main*) exit "$(sed -n "$(grep -c pdistill.main "$LOG")p" "$CODES")" ;; esac
 """
 
 
-@pytest.mark.parametrize(("codes", "desired"), [((75, 75, 0), 0), ((75, 3, 0), 3)])
-def test_tpu_workers_run_again_what_a_signal_has_stopped(tmp_path, codes, desired):
+@pytest.mark.parametrize(
+    ("codes", "desired", "data"),
+    [((75, 75, 0), 0, "/shared/my own's data"), ((75, 3, 0), 3, "")],
+)
+def test_tpu_workers_run_again_what_a_signal_has_stopped(tmp_path, codes, desired, data):
     """And nothing else; what the script sends them is run here, with programs that only log."""
-    archive, copied, [*ssh, command] = dry("run", "--config=a.py", "--workdir=/runs/my own's")
+    arguments = ("--config=a.py", "--workdir=/runs/my own's")
+    archive, copied, [*ssh, command] = dry("run", *arguments, TFDS_DATA_DIR=data)
     assert archive[:2] == ["git", "archive"]
     tarball = archive[archive.index("-o") + 1]
     assert copied == [*TPU_VM, "scp", ZONE, tarball, "pod:pdistill.tar.gz", "--worker=all"]
@@ -169,8 +177,10 @@ def test_tpu_workers_run_again_what_a_signal_has_stopped(tmp_path, codes, desire
         "CODES": str(tmp_path / "codes"),
     }
     program = command.removeprefix("--command=")
+    environment.pop("TFDS_DATA_DIR", None)
     ended = subprocess.run(["bash", "-c", program], env=environment, cwd=tmp_path)
     assert ended.returncode == desired
+    assert (tmp_path / "log.data").read_text() == f"{data}\n"
     runs = (tmp_path / "log").read_text().split("python\n-m\npdistill.main\n")[1:]
     flags = ["--distributed", "--join_timeout=300", "--config=a.py", "--workdir=/runs/my own's"]
     assert [run.splitlines() for run in runs] == [flags] * (codes.index(desired) + 1)

@@ -17,10 +17,11 @@ import pytest
 import pdistill
 from pdistill import diffusion, samplers
 from pdistill.diffusion import CosineSchedule, LinearLogsnrSchedule
-from pdistill.model import Model, ModelError, load, save, store
+from pdistill.interop.hub import write_folder
+from pdistill.model import Model, ModelError, load, sampling, save, store
 from pdistill.model.sampling import Timed
 from pdistill.networks import DiT, Network
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.mesh import batch_sharding, make_mesh
 from pdistill.samplers import noise
 
 # What Orbax's threads have to say after an error that was raised and caught.
@@ -119,6 +120,44 @@ def test_parameters_are_spread_over_a_mesh(tmp_path):
     assert params["block_0"]["mlp_in"]["kernel"].addressable_shards[0].data.shape == (32, 128 // 4)
     assert params["position"].sharding.is_fully_replicated
     assert params["position"].sharding.mesh == mesh
+
+
+def test_what_is_loaded_without_a_mesh_goes_where_its_input_is(tmp_path, labelled):
+    """Of both forms of folders, also onto several devices."""
+    write_folder(tmp_path / "hub", labelled)
+    sharding = batch_sharding(make_mesh(2, 2, jax.devices()[:4]))
+    z = jax.device_put(np.ones((4, *SHAPE), np.float32), sharding)
+    denoise = jax.jit(lambda network, z: network.denoise(z, jnp.zeros(4)))
+    for model in (labelled, load(tmp_path / "hub")):
+        assert denoise(model.network, z).sharding == sharding
+        assert jax.tree.leaves(model.network.params)[0].devices() == {jax.devices()[0]}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_on_a_mesh_makes_a_part_of_the_images_on_each_device(
+    tmp_path, labelled, monkeypatch, compiled
+):
+    """The same images, of which there may be fewer than devices divide."""
+    mesh = make_mesh(2, 2, jax.devices()[:4])
+    model = load(save_random(tmp_path / "model"), mesh)
+    parts = []
+
+    def shown(sharding):
+        parts.append(sharding.shard_shape((8,)))
+
+    def generate(network, key, indices, told, **how):
+        for a in (indices, told.label):
+            jax.debug.inspect_array_sharding(a, callback=shown)
+        return before(network, key, indices, told, **how)
+
+    before = sampling.generate
+    monkeypatch.setattr(sampling, "generate", generate)
+    label = np.array([0, 1, 2, 0, 1])
+    draw = functools.partial(model.sample, num=5, label=label)
+    images = (jax.jit(draw) if compiled else draw)(KEY)
+    assert parts == 2 * [(2,)]
+    assert images.sharding.is_fully_replicated
+    np.testing.assert_allclose(images, labelled.sample(KEY, 5, label=label), rtol=0, atol=1e-5)
 
 
 @pytest.fixture

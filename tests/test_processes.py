@@ -10,14 +10,22 @@ from pathlib import Path
 
 import chex
 import importing_process
+import jax
 import numpy as np
 import one_process
+import preparing_process
 import pytest
 from test_imported import write
 from tiny_experiment import leaves
+from tiny_text import save_encoder
 
 import pdistill
+from pdistill.data import to_float
 from pdistill.interop.hub import write_folder
+from pdistill.methods.columns import Latents
+from pdistill.model.codecs import save_codec
+from pdistill.networks import Codec
+from pdistill.networks.codecs import AutoencoderResidual
 from pdistill.runtime.files import read_jsonl
 from pdistill.training import EXIT_CODE
 
@@ -152,6 +160,35 @@ def test_two_processes_import_models(tmp_path):
         assert len(list(parts)) == 2
     sums = {line for i in range(2) for line in output(tmp_path, i).splitlines() if "sum " in line}
     assert len(sums) == 1
+
+
+def test_two_processes_make_what_is_trained_on(tmp_path):
+    """Latents, a column, embeddings, a codec's scale and parts of prompts: alike in both, twice.
+
+    Each has data folders of its own, so that they go to the run directory, which both see.
+    """
+    module = AutoencoderResidual(channels=(8, 32), blocks=1, latent_channels=2, image_channels=1)
+    codec = Codec(None, module, (0.0,) * 2, (1.0,) * 2).init(jax.random.key(0))
+    assert max(leaf.size for leaf in jax.tree.leaves(codec.params)) > 4096  # cut over the fsdp axis
+    save_codec(tmp_path / "codec", codec, stage="codec", method="codec", data={"shape": (8, 8, 1)})
+    save_encoder(tmp_path / "bert", "bert")
+    for process in start_all("preparing_process", tmp_path, 2):
+        assert process.wait(120) == 0, output(tmp_path, 1)
+    lines = [output(tmp_path, i).splitlines() for i in range(2)]
+    made = [[line for line in each if line.startswith(preparing_process.TOLD)] for each in lines]
+    assert made[0] == made[1] == 2 * made[0][:5]
+    assert len(set(made[0])) == 5
+    latents = np.load(tmp_path / "run/latents/8/00000.npy")
+    x = to_float(preparing_process.dataset().images)
+    np.testing.assert_allclose(latents[..., :2], codec.encode(x).mean, atol=2e-3)
+    network = preparing_process.NETWORK.init(jax.random.key(0))
+    column = Latents(1, "ddim").encode(network, x)
+    found = np.load(tmp_path / "run/column.npy")
+    np.testing.assert_allclose(found[:, 0], column, atol=2e-3)
+    assert len(list((tmp_path / "run/captions").rglob("00000-pooled.npy"))) == 1
+    told = [line for line in lines[0] if line.endswith("not one folder for all processes")]
+    assert [line.split()[0] for line in told] == ["latents", "text"]  # the first time alone
+    assert not list((tmp_path / "host_0").rglob("*pooled*"))
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -191,7 +191,9 @@ def test_a_prompt_goes_to_the_student_with_the_nearest_centre(run):
     prompts = [f"a {name} tile" for name in COLOURS] * 2
     images = model.sample(KEY, 8, prompt=prompts)
     text = model.prompts(prompts)
-    route = np.asarray(nearest(text.pooled, model.network.params["centres"]))
+    centres = model.network.params["centres"]
+    np.testing.assert_array_equal(centres, np.load(run / "text/centres_2.npy"))
+    route = np.asarray(nearest(text.pooled, centres))
     assert np.bincount(route).tolist() == [4, 4]  # so that the second run needs no other program
     for k in (0, 1):
         alone = pdistill.load(run / f"several/dmd_{k}").sample(KEY, 8, prompt=text)

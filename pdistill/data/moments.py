@@ -7,7 +7,6 @@ written whole or not at all, so that what was stopped goes on where it was.
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from pdistill.data.shards import SHARD, Shards, check_same, check_whole, map_arr
 from pdistill.data.sources import Dataset
 from pdistill.runtime.files import write_atomically
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.mesh import place_rows
 from pdistill.runtime.processes import in_all
 
 ABOUT = "moments.json"
@@ -63,7 +62,7 @@ class Moments:
         self,
         folder: Path,
         dataset: Dataset,
-        encode: Callable[[Array], tuple[Array, Array]],
+        codec: Any,
         *,
         flip: bool,
         batch_size: int,
@@ -72,7 +71,8 @@ class Moments:
         """Writes the shards that are missing, from all processes together.
 
         Args:
-          encode: images [B, H, W, C] in [-1, 1] -> means and log-variances, [B, h, w, c] each.
+          codec: a tree of arrays on the mesh; its `encode` makes of images [B, H, W, C] in [-1, 1]
+            means and log-variances, [B, h, w, c] each.
           flip: also of mirrored images.
         """
         missing = [path.name for path in self.missing(folder)]
@@ -85,10 +85,11 @@ class Moments:
         sync_global_devices(f"begins {folder}")
 
         @jax.jit
-        def moments(images: Array) -> Array:
+        def moments(codec: Any, images: Array) -> Array:
             x = to_float(images)
             both = (x, x[:, :, ::-1]) if flip else (x,)
-            return jnp.concatenate([a for each in both for a in encode(each)], -1).astype(FORMAT)
+            found = [a for each in both for a in codec.encode(each)]
+            return jnp.concatenate(found, -1).astype(FORMAT)
 
         for i in range(self.shards):
             path, start = folder / f"{i:05}.npy", i * SHARD
@@ -97,8 +98,8 @@ class Moments:
                 continue
 
             def batch(indices: np.ndarray, start: int = start, num: int = num) -> Array:
-                rows = dataset.images[start + indices % num]
-                return moments(jax.device_put(rows, batch_sharding(mesh)))
+                rows = start + indices % num
+                return moments(codec, place_rows(dataset.images.__getitem__, rows, mesh))
 
             shown = f"latents {i + 1}/{self.shards}"
             found = np.concatenate(list(gather_batches(batch, num, batch_size, mesh, shown)))

@@ -1,14 +1,17 @@
 """The codec that an experiment's networks work on latents of, and the moments that it makes."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.experimental.multihost_utils import sync_global_devices
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, sync_global_devices
 from jax.sharding import Mesh
 
 from pdistill import model as models
@@ -35,6 +38,7 @@ from pdistill.model.codecs import blank_codec
 from pdistill.model.store import codec_directory
 from pdistill.networks import Codec, Network
 from pdistill.runtime.files import read_json, write_atomically
+from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -198,7 +202,7 @@ def in_latents(
     Args:
       directory: the codec's. folder: for the moments; None for `prepared`, where those of mirrored
         images do for any run.
-      otherwise: the folder where `prepared` cannot be written; None for an error.
+      otherwise: the folder where `prepared` is not `shared`; None for an error.
       flip: also of mirrored images. batch_size: images at a time.
       in_memory: read all of them; else rows are read when they are asked for.
 
@@ -216,11 +220,15 @@ def in_latents(
     wanted, path = moments(flip)
     if not flip and not folder:
         both, other = moments(True)
-        if not both.missing(other):
+        if in_all(not both.missing(other)):
             return _with(data, both.read(other, wanted.shape[-1]), in_memory)
-    if wanted.missing(path) and otherwise and not folder and not can_be_made(path):
-        wanted, path = moments(flip, otherwise)
-    if wanted.missing(path):
+    whole = in_all(not wanted.missing(path))
+    if not whole and otherwise and not folder:
+        there, _ = moments(flip, otherwise)
+        whole = in_all(not there.missing(otherwise))
+        if whole or not shared(path, "latents"):
+            wanted, path = there, otherwise
+    if not whole:
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
         if path == prepared(wanted, flip):
             if stale := others(path):
@@ -230,8 +238,8 @@ def in_latents(
                     f"{'latents':<16} of earlier versions, which do not say by which codec of "
                     f"these parameters they were made, are in {', '.join(stale)}"
                 )
-        encode = models.load_codec(directory, mesh).encode
-        wanted.write(path, data, encode, flip=flip, batch_size=batch_size, mesh=mesh)
+        codec = models.load_codec(directory, mesh)
+        wanted.write(path, data, codec, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
 
 
@@ -245,13 +253,28 @@ def number(codec: Mapping[str, int], folder: Path | None) -> int:
     return codec["checksum" if earlier else "fingerprint"]
 
 
-def can_be_made(folder: Path) -> bool:
-    """Whether a folder can be written, made if it is not there."""
+def shared(folder: Path, what: str) -> bool:
+    """Whether all processes see what the first one writes into a folder, made if it is not there.
+
+    All must ask. It is said if `what` cannot go there.
+    """
+    token = secrets.token_bytes(6)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / token.hex()).touch()
+    except OSError as error:
+        say(f"{what:<16} cannot be kept in {folder}: {error.strerror}")
+    mark = folder / bytes(broadcast_one_to_all(np.frombuffer(token, np.uint8))).hex()
+    found = os.path.exists(mark)
+    seen = in_all(found)  # also that all have looked
+    if jax.process_index() == 0 and found:
+        mark.unlink()
+        if not seen:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+            say(f"{what:<16} cannot be kept in {folder}, which is not one folder for all processes")
+    return seen
 
 
 def _with(data: Dataset, rows: Shards, in_memory: bool) -> Dataset:

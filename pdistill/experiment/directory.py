@@ -28,13 +28,15 @@ HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
     r"stages\[\d+\](\.\w+)*\.microbatches|model\.network\.arguments\.remat|"
     r"wandb|estimate|mesh\..*|data\.resident|text_encoder|"
-    r"evaluation\.(inception_weights|features)|evaluation\.(metrics|gammas)(\[\d+\])?"
+    r"evaluation\.(inception_weights|features|batch_size)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )
 
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"captions\.json|text/(scale\.npz|prompts\.json)|.+/(codec\.json|parameters\.txt|log\.jsonl)"
+    r"captions\.json|text/(scale\.npz|prompts\.json|centres_\d+\.npy)|"
+    r"captions/[^/]+/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
+    r".+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
 
 # What differs where a key of `Dataset.identity` does.

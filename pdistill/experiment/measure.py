@@ -206,6 +206,7 @@ class Measurements:
             "images_seen": r.run.loop.images_seen,
             "seconds_per_image": None,
             "device": jax.devices()[0].device_kind,
+            "devices": self._mesh.size,
         }
         prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
         measured = evaluator.measure(batches, self._data.labels[chosen], prompts)

@@ -151,6 +151,7 @@ def measure(
         "rounding": "nearest",
         "generator": GENERATOR,
         "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
     }
     what = identity(stage, model.network, sampling, guidance, seed)
     if isinstance(sampling.solver, Cascade):

@@ -310,7 +310,7 @@ class Experiment:
     @functools.cache  # noqa: B019  # an experiment lives as long as its program
     def _centres(self, parts: int) -> np.ndarray:
         """The centres of the parts of the captions, [parts, P]."""
-        return prompt_centres(self.train_data.columns["text"].rows, parts, self.config.seed)
+        return prompt_centres(self.workdir, self.train_data, parts, self.config.seed)
 
     def _dataset(self, planned: Planned, given: dict[str, Any]) -> Dataset:
         """The data set that a run is trained on, with its columns, made if they are not there."""
@@ -388,13 +388,11 @@ class Experiment:
 
     def _save_codec(self, planned: Planned, directory: Path, codec: Codec) -> None:
         """Exports a codec, whose latents of the training images are scaled to deviation one."""
-        update(f"{planned.name:<16} exports to {directory}")
         data = self._dataset(planned, {}).of_shape(planned.image_shape)
+        size, shown = self.config.evaluation.batch_size, f"{planned.name:<16} scale of latents"
+        codec = standardised(codec, data.images, size, self.mesh, shown)
+        update(f"{planned.name:<16} exports to {directory}")
         models.save_codec(
-            directory,
-            standardised(codec, data.images, self.config.evaluation.batch_size),
-            stage=planned.name,
-            method=planned.run.method.name,
-            data={"name": data.name, "shape": planned.image_shape},
-            **length(planned),
-        )
+            directory, codec, stage=planned.name, method=planned.run.method.name,
+            data={"name": data.name, "shape": planned.image_shape}, **length(planned),
+        )  # fmt: skip

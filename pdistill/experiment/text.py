@@ -11,10 +11,10 @@ import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 from pdistill.data import Dataset
-from pdistill.data.shards import Shards
+from pdistill.data.shards import Shards, write_array
 from pdistill.data.sources import absolute_name, beside
 from pdistill.data.text import Embeddings, Texts, Whitened, content, whitening
-from pdistill.experiment.codecs import can_be_made, made_by
+from pdistill.experiment.codecs import made_by, shared
 from pdistill.experiment.config import ConfigError, ExperimentConfig
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
@@ -156,6 +156,7 @@ def with_text(
             source, known["checksum"], *text.widths, *_scale(rows), identity=known["fingerprint"]
         )
         prompts.save(folder)
+        prompts = load_prompt_encoder(folder, config.text_encoder)  # as the first process found it
     if "pooled" in rows:
         rows["pooled"] = Whitened(rows["pooled"], prompts.mean, prompts.matrix)
     if config.data.resident:
@@ -187,7 +188,7 @@ def embedded(
 
     Args:
       widths: numbers of a pooled one and of a token; 0 for none.
-      otherwise: a folder for them where that of the data sets cannot be written.
+      otherwise: a folder for them where that of the data sets is not `shared`.
     """
     captions, known = list(data.captions), encoder_identity(encoder)
     number, same, most = known["fingerprint"], content(captions), max(map(len, captions))
@@ -201,14 +202,18 @@ def embedded(
         return Embeddings(number, name, len(data), same, *shape), folder
 
     wanted, folder = about(*widths)
-    if not all(widths) and wanted.missing(folder):  # with more than is needed?
+    whole = in_all(not wanted.missing(folder))
+    if not all(widths) and not whole:  # with more than is needed?
         everything, both = about(*encoder.widths)
-        if both.exists() and not everything.missing(both):
+        if in_all(both.exists() and not everything.missing(both)):
             unneeded = [name for name, n in zip(("pooled", "tokens"), widths, strict=True) if not n]
             return {k: a for k, a in everything.read(both).items() if k not in unneeded}
-    if wanted.missing(folder) and otherwise and not can_be_made(folder):
-        folder = otherwise / "captions" / folder.name
-    if wanted.missing(folder):
+    if not whole and otherwise:
+        there = otherwise / "captions" / folder.name
+        whole = in_all(not wanted.missing(there))
+        if whole or not shared(folder, "text"):
+            folder = there
+    if not whole:
         say(f"{'text':<16} of {data.name} goes to {folder}")
         if stale := made_by(known["checksum"], folder.parent):
             say(f"{'text':<16} of earlier versions is in {', '.join(stale)}")
@@ -237,12 +242,27 @@ def _some_pooled(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return pooled[np.arange(pooled.shape[1]) < count]
 
 
-def prompt_centres(rows: Mapping[str, np.ndarray], parts: int, seed: int) -> np.ndarray:
-    """Centres [parts, P] of k-means on the pooled embeddings of the captions of `MOST` images."""
+def prompt_centres(workdir: Path, data: Dataset, parts: int, seed: int) -> np.ndarray:
+    """Centres [parts, P] of k-means on the pooled embeddings of the captions of `MOST` images.
+
+    The first process finds them, once for a run directory: threads sum in no fixed order, so that
+    they are others each time.
+    """
+    path = workdir / f"text/centres_{parts}.npy"
+    if not in_all(path.exists()):
+        if jax.process_index() == 0:
+            path.parent.mkdir(exist_ok=True)  # the prompts of an imported model are elsewhere
+            pooled = _some_pooled(data.columns["text"].rows).astype(np.float32)
+            write_array(path, _k_means(pooled, parts, seed))
+        sync_global_devices(f"wrote {path}")
+    return np.load(path)
+
+
+def _k_means(rows: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Centres [parts, P], float32, of rows [K, P]."""
     from sklearn.cluster import KMeans
 
-    pooled = _some_pooled(rows).astype(np.float32)
-    found = KMeans(parts, n_init=10, random_state=seed).fit(pooled)
+    found = KMeans(parts, n_init=10, random_state=seed).fit(rows)
     return found.cluster_centers_.astype(np.float32)
 
 

@@ -20,7 +20,7 @@ from pdistill.data.images import average
 from pdistill.networks import Codec, Conditioning, Network, Posterior
 from pdistill.runtime.files import read_arrays, write_arrays
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.mesh import batch_sharding, place_rows
 from pdistill.runtime.temporary import replacing
 from pdistill.samplers import Solver, parse_solver
 
@@ -97,9 +97,11 @@ class Latents:
             encoded = [self.encode(network, each, label) for each in both]
             return jnp.stack(encoded, axis=1).astype(jnp.float16)
 
+        def examples(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            return *dataset.examples(rows), rows.astype(np.int32)
+
         def batch(indices: np.ndarray) -> Array:
-            rows = (*dataset.examples(indices % num), (indices % num).astype(np.int32))
-            return latents(network, *jax.device_put(rows, batch_sharding(mesh)))
+            return latents(network, *place_rows(examples, indices % num, mesh))
 
         first = jax.process_index() == 0
         shape, start = (num, 1 + flip, *network.shape), 0

@@ -16,7 +16,7 @@ from pdistill.model.store import read_params, write
 from pdistill.networks import Codec, describe_network
 from pdistill.runtime.files import one_line
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.mesh import place_rows
 
 
 def save_codec(directory: str | Path, codec: Codec, /, **card: Any) -> None:
@@ -63,15 +63,26 @@ def load_codec(directory: str | Path, mesh: Mesh | None = None) -> Codec:
         raise ModelError(f"cannot load {directory}: {one_line(error)}") from error
 
 
-def standardised(codec: Codec, images: np.ndarray, batch_size: int = 100) -> Codec:
+def standardised(
+    codec: Codec,
+    images: np.ndarray,
+    batch_size: int,
+    mesh: Mesh,
+    description: str | None = None,
+) -> Codec:
     """The codec whose drawn latents of these images have mean 0 and deviation 1 in each channel.
 
     Args:
       images: uint8 [N, H, W, C].
+      description: text beside a progress bar; None shows no bar.
     """
+
+    def batch(indices: np.ndarray) -> Array:
+        return _sums(codec, place_rows(images.__getitem__, indices % len(images), mesh))
+
     sums = np.zeros((2, codec.channels))
-    for i in range(0, len(images), batch_size):
-        sums += np.asarray(_sums(codec, images[i : i + batch_size]), np.float64)
+    for each in gather_batches(batch, len(images), batch_size, mesh, description):
+        sums += each.sum(0, dtype=np.float64)
     count = len(images) * np.prod(codec.latent_shape(images.shape[1:])[:2])
     mean, square = sums / count
     std = np.sqrt(square - mean**2)
@@ -92,8 +103,8 @@ def reconstructions(
     """
 
     def batch(indices: np.ndarray) -> Array:
-        chosen = images[rows[indices % len(rows)]]
-        return _reconstruct(codec, jax.device_put(chosen, batch_sharding(mesh)))
+        chosen = rows[indices % len(rows)]
+        return _reconstruct(codec, place_rows(images.__getitem__, chosen, mesh))
 
     yield from gather_batches(batch, len(rows), batch_size, mesh, description)
 
@@ -105,7 +116,7 @@ def _reconstruct(codec: Codec, images: Array) -> Array:
 
 @jax.jit
 def _sums(codec: Codec, images: Array) -> Array:
-    """Sums of z and of the expectation of z^2 over images and places, [2, c]."""
+    """Sums of z and of the expectation of z^2 over the places of each image, [B, 2, c]."""
     mean, logvar = codec.encode(to_float(images))
     squares = jnp.square(mean) + jnp.exp(logvar)
-    return jnp.stack([jnp.sum(a, axis=(0, 1, 2)) for a in (mean, squares)])
+    return jnp.stack([jnp.sum(a, axis=(1, 2)) for a in (mean, squares)], axis=1)

@@ -14,10 +14,11 @@ from jax import Array
 from pdistill import samplers
 from pdistill.diffusion import Denoiser, Jump
 from pdistill.model.card import made_for, num_steps, works_on_latents
-from pdistill.model.sampling import Sampling, generate
+from pdistill.model.sampling import Sampling, generate, generate_over
 from pdistill.model.text import PromptEncoder
 from pdistill.networks import Conditioning, Network, Text
 from pdistill.networks.checks import check_known, check_variance
+from pdistill.runtime.mesh import mesh_of
 from pdistill.samplers.noise import as_threefry
 
 
@@ -164,6 +165,8 @@ class Model:
     ) -> Array:
         """Generates `num` images; compiled once for each `num` and solver, and for one step.
 
+        Each device of a mesh that the parameters are spread over makes a part of the images.
+
         Args:
           label: a label for all, or one for each, in 0 .. num_labels - 1 or by `label_names`; None
             for a network without labels. A network with labels takes None as "no label", which only
@@ -194,6 +197,8 @@ class Model:
             raise ValueError(f"key must be one key, such as jax.random.key(0); got {key.shape}")
         sampling = self.sampling_with(num_steps, solver)
         network = self.network.of_latents if latents else self.network
+        if mesh := mesh_of(network.params):
+            return generate_over(mesh, network, key, num, told, sampling=sampling)
         return generate(network, key, jnp.arange(num), told, sampling=sampling)
 
     def told(

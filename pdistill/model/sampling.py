@@ -18,7 +18,7 @@ from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.networks.checks import check_floats
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding
+from pdistill.runtime.mesh import batch_sharding, replicated
 from pdistill.samplers import Cascade, Solver
 from pdistill.samplers.noise import as_threefry
 
@@ -160,6 +160,20 @@ def _generate(network, key, indices, told, num_steps, *, sampling):
     keys = jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, indices)
     shape = (*indices.shape, *network.shape)
     return sampling.run(network, told, num_steps=num_steps, key=keys, shape=shape)
+
+
+def generate_over(
+    mesh: Mesh, network: Network, key: Array, num: int, told: Conditioning, *, sampling: Sampling
+) -> Array:
+    """Samples 0 .. num - 1 as `generate`, of which each device of a mesh computes a part.
+
+    The result is whole on every device.
+    """
+    rows = np.arange(-(-num // mesh.size) * mesh.size) % num
+    place = jax.lax.with_sharding_constraint  # also within another program
+    told = jax.tree.map(lambda a: place(a[rows], batch_sharding(mesh)), told)
+    images = generate(network, key, place(rows, batch_sharding(mesh)), told, sampling=sampling)
+    return place(images, replicated(mesh))[:num]
 
 
 _to_uint8 = jax.jit(to_uint8)

@@ -34,7 +34,7 @@ from pdistill.model.text import read_prompt_encoder
 from pdistill.networks import Network
 from pdistill.runtime.arrays import checksum, load_params, save_params
 from pdistill.runtime.files import one_line, write_atomically
-from pdistill.runtime.mesh import one_device, param_sharding
+from pdistill.runtime.mesh import param_sharding
 from pdistill.runtime.temporary import replacing
 
 
@@ -208,21 +208,27 @@ def read_guide(directory: Path, card: dict[str, Any], read: Callable[..., Networ
 def read_params(directory: Path, blank: Any, card: dict[str, Any], mesh: Mesh | None = None) -> Any:
     """Fills a blank network or codec with the parameters of a model's directory or hub folder.
 
+    Without a mesh they are on the default device but not committed to it: what is computed with
+    them runs where its other inputs are.
+
     Raises:
       ValueError: they are damaged, or not those of the card.
     """
     shapes = blank.shapes
-    shardings = param_sharding(shapes.params, mesh) if mesh else one_device(shapes.params)
+    shardings = param_sharding(shapes.params, mesh) if mesh else None
     wrong = "its parameters are not those that were saved"
     if (directory / "config.json").is_file():
         from pdistill.interop.weights import params_of, read_safetensors  # which import this
 
         path = directory / WEIGHTS
         wrong = f"{path} does not hold the parameters that config.json tells of; get both again"
-        place = lambda a, s: jax.make_array_from_callback(a.shape, s, a.__getitem__)  # noqa: E731
-        params = jax.tree.map(place, params_of(blank, read_safetensors(path), path), shardings)
+        params = params_of(blank, read_safetensors(path), path)
+        if shardings:
+            place = lambda a, s: jax.make_array_from_callback(a.shape, s, a.__getitem__)  # noqa: E731
+            params = jax.tree.map(place, params, shardings)
     else:
         params = load_params(directory / "params", shapes.params, shardings)
+    params = params if mesh else jax.device_put(params)
     if checksum(params) != card["checksum"]:
         raise ValueError(wrong)
     return shapes.replace(params=params)

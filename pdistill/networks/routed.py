@@ -13,6 +13,7 @@ class Routed(nn.Module):
 
     The examples are sorted by network and padded to blocks of one network each, so that a call of
     B examples costs at most B + K * block of them, whatever the labels are; their order is kept.
+    The blocks follow each other, on a mesh too: each of its devices computes all.
 
     Attributes:
       network: K copies of it have the parameters {"networks": a leading axis of K on each}.

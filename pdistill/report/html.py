@@ -251,8 +251,14 @@ def _origin(run: runs.RunDirectory) -> str:
             parts.append(f"{key} {', '.join(names)}")
     if config.get("commit"):
         parts.append(f"commit {config['commit'][:10]}")
-    devices = dict.fromkeys(row["device"] for row in run.rows if "device" in row)
+    devices = dict.fromkeys(_devices(row) for row in run.rows if "device" in row)
     return " \N{MIDDLE DOT} ".join(parts + [f"measured on {device}" for device in devices])
+
+
+def _devices(row: dict[str, Any]) -> str:
+    """The devices of a row, with their number if there were several: "8 x TPU v5e"."""
+    num = row.get("devices", 1)
+    return row["device"] if num == 1 else f"{num} x {row['device']}"
 
 
 def _names(value: Any) -> list[str]:

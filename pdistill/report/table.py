@@ -12,15 +12,17 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Makes a header and lines of cells, in the order in which `rows` first name them.
 
     A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
-    only if they differ, and seconds only if they can be compared: all on one device. A cell that
-    was not measured is blank, one with a margin has it after the value.
+    only if they differ, and seconds only if they can be compared: all on the same devices. A cell
+    that was not measured is blank, one with a margin has it after the value.
     """
     lines = {}
     for row in rows:
         lines.setdefault(tuple(row.get(name) for name in LINE), []).append(row)
     metrics = list(dict.fromkeys((row["metric"], row["reference"]) for row in rows))
     settings = varying(rows, LINE[3:])
-    timed = any(row.get("seconds_per_image") for row in rows) and not varying(rows, ("device",))
+    counted = [row for row in rows if "devices" in row]  # those of earlier versions do not say
+    alike = not varying(rows, ("device",)) and not varying(counted, ("devices",))
+    timed = alike and any(row.get("seconds_per_image") for row in rows)
     header = [
         *LINE[:3],
         *settings,

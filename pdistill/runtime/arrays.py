@@ -109,20 +109,28 @@ def save_params(directory: str | Path, params: Any) -> None:
         checkpointer.save(Path(directory).absolute(), ocp.args.PyTreeSave(params))
 
 
-def load_params(directory: str | Path, shapes: Any, shardings: Any) -> Any:
+def load_params(directory: str | Path, shapes: Any, shardings: Any | None) -> Any:
     """Reads what `save_params` wrote.
 
     Args:
-      shapes: tree of `jax.ShapeDtypeStruct` to expect. shardings: tree of shardings to place by.
+      shapes: tree of `jax.ShapeDtypeStruct` to expect.
+      shardings: tree of shardings to place by; None for NumPy arrays.
 
     Raises:
       ValueError: the files are damaged, or the tree or its shapes are not those expected.
     """
-    target = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-    )
+    if shardings is None:
+        target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes)
+    else:
+        target = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(Path(directory).absolute(), target)
+            found = checkpointer.restore(Path(directory).absolute(), target)
     except Exception as error:  # whatever Orbax and its storage raise
         raise ValueError(one_line(error)) from error
+    for array, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(target), strict=True):
+        if array.shape != wanted.shape:  # which Orbax does not compare for NumPy arrays
+            raise ValueError(f"an array has the shape {array.shape}, not {wanted.shape}")
+    return found

@@ -4,12 +4,12 @@
 parameters and optimizer state over the fsdp axis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
@@ -80,6 +80,20 @@ def to_device(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def one_device(tree: Any) -> Any:
-    """Returns a sharding to this process's first device for every leaf of `tree`."""
-    return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), tree)
+def place_rows(read: Callable[[np.ndarray], Any], rows: np.ndarray, mesh: Mesh) -> Any:
+    """Places rows [B] of host arrays as a batch over the mesh; a process reads its devices' alone.
+
+    Args:
+      read: (numbers of rows [n]) -> a tree of arrays [n, ...].
+    """
+    return to_device(read(rows[local_columns(mesh, len(rows))]), batch_sharding(mesh))
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """Returns the mesh of several devices, as of `make_mesh`, that arrays are on; None for none."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            mesh = getattr(leaf.sharding, "mesh", None)
+            if isinstance(mesh, Mesh) and mesh.size > 1 and {"data", "fsdp"} <= {*mesh.axis_names}:
+                return mesh
+    return None

@@ -23,6 +23,7 @@ from pdistill.methods.codec import KlCodec, divergence, edges
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.networks import AutoencoderResidual, Codec, DiT, Network, Posterior
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import LoopConfig, Optimizer
 
 SHAPE = (8, 8, 1)
@@ -85,7 +86,7 @@ def test_standardised_latents_have_deviation_one():
     images = noise_dataset(70, (8, 8, 3)).images
     module = AutoencoderResidual(**SMALL)
     codec = Codec(None, module, (0.0, 0.0), (1.0, 1.0), 16).init(jax.random.key(0))
-    codec = models.standardised(codec, images, batch_size=32)
+    codec = models.standardised(codec, images, 32, make_mesh(2, 2, jax.devices()[:4]))
     posterior = codec.encode(images.astype(np.float32) / 127.5 - 1)
     posterior = Posterior(*(np.repeat(a, 50, axis=0) for a in posterior))
     latents = np.asarray(codec.latents(posterior, jax.random.key(1)))
@@ -133,7 +134,7 @@ def test_a_codec_is_no_teacher():
         plan_of(MODEL.module, codec, student)
 
 
-def test_a_run(tmp_path):
+def test_a_run(tmp_path, bars):
     """A codec of digits; again it changes nothing."""
     loop = {"num_updates": 4, "batch_size": 16, "substeps": 2, "log_every": 2, "save_every": 4}
     codec = {
@@ -143,9 +144,10 @@ def test_a_run(tmp_path):
     config = digits_pd.get_config()
     config.stages = (codec,)
     experiment.run(config, tmp_path / "run")
+    assert f"{'codec':<16} scale of latents" in bars
     codec = pdistill.load_codec(tmp_path / "run/codec")
     images = load_dataset("digits", "train").images
-    found = models.standardised(codec, images, batch_size=500)
+    found = models.standardised(codec, images, 500, make_mesh())
     np.testing.assert_allclose(found.mean, codec.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.std, codec.std, rtol=1e-4)
     path = tmp_path / "run/codec/model/model.json"

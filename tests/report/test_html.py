@@ -62,7 +62,7 @@ def full(row, workdir):
     rows = [
         row("teacher", 2, 3.0),
         row("teacher", 2, 0.9, metric="nearest_neighbour_ratio"),
-        row("progressive/1", 1, 4.0, train_steps=300),
+        row("progressive/1", 1, 4.0, train_steps=300, devices=8),
     ]
     samples = {"teacher": {2: IMAGES}, "progressive/1": {1: IMAGES}}
     logs = {"teacher": [2.0, 1.0], "progressive/1": [1.0, 0.5]}
@@ -89,7 +89,7 @@ def test_page(full):
     )
     assert page.texts["p"][1] == (
         "seed 3 · data digits · model dit · stages teacher, progressive · "
-        "commit 0123456789 · measured on cpu"
+        "commit 0123456789 · measured on cpu · measured on 8 x cpu"
     )
     assert page.texts["p"][2].endswith(
         "Images seen in training: teacher 160,000, progressive 160,000."

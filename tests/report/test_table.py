@@ -56,11 +56,14 @@ def test_settings_have_a_column_when_they_differ(row):
 
 
 def test_speeds_that_cannot_be_compared_are_left_out(row):
-    """Of two devices, or of runs whose few batches were not enough to tell."""
+    """Of two devices or numbers of them, or of runs whose few batches were not enough to tell."""
     one = row("a", 1, 1.0)
     assert "seconds/\nimage" in pivot([one, row("b", 1, 1.0, seconds_per_image=None)])[0]
     assert "seconds/\nimage" not in pivot([one, row("b", 1, 1.0, device="TPU v4")])[0]
     assert "seconds/\nimage" not in pivot([row("b", 1, 1.0, seconds_per_image=None)])[0]
+    four, eight = (row("b", 1, 1.0, devices=num) for num in (4, 8))
+    assert "seconds/\nimage" not in pivot([four, eight])[0]
+    assert "seconds/\nimage" in pivot([one, four, four])[0]  # an earlier version does not say
 
 
 def test_a_cascades_divisions_of_its_steps_are_lines_of_their_own(row):
