@@ -445,7 +445,7 @@ def test_changes_that_go_on(key, harmless):
     assert is_harmless(key, 40, 60, stages, runs) == harmless
 
 
-@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False)])
+@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False), ("tcm", False)])
 def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves):
     teacher, _ = CONFIG["stages"]
     given = {

@@ -298,8 +298,11 @@ class Model:
             return None
         guidance = jnp.asarray(guidance) if _is_traced(guidance) else guidance
         self.check_guidance(guidance)
-        if not (towards or self.network.guide):
-            what = "prompt" if self.network.takes_text else "label"
+        network = self.network
+        # An input of weights that has neither was learnt from a teacher that a guide led.
+        led = network.takes_guidance and not (network.num_labels or network.takes_text)
+        if not (towards or network.guide or led):
+            what = "prompt" if network.takes_text else "label"
             raise ValueError(f"guidance is towards a {what}; give {what} too")
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
