@@ -6,6 +6,7 @@ import operator
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,14 @@ def from_command_line(config, *overrides):
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     values(arguments)
     return values.config
+
+
+def test_a_config_in_the_home(tmp_path, monkeypatch):
+    """Whose ~ a shell leaves as it is in --config=~/mine.py."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(config_file.CONFIGS / "digits_pd.py", tmp_path / "mine.py")
+    assert from_command_line("~/mine.py") == from_command_line("digits_pd")
+    assert config_file.find_config("~/mine.py:a:b") == f"{tmp_path / 'mine.py'}:a:b"
 
 
 def test_flags_change_what_a_config_does_not_give():
@@ -322,7 +331,7 @@ def unsaved(tmp_path):
     claimed(CONFIG, images={"content": "a"})
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
     others = ("captions.json", "events.out.tfevents.1.host", ".lock")
-    for name in ("text/scale.npz", "text/prompts.json", *others):
+    for name in ("text/scale.npz", "text/known.npz", "text/prompts.json", *others):
         saved(tmp_path / name)
     for name in ("text/centres_2.npy", "captions/1-2/00000-pooled.npy", "latents/8/moments.json"):
         saved(tmp_path / name)
@@ -340,6 +349,7 @@ def test_a_run_that_has_saved_nothing_is_begun_with_another_config(tmp_path, uns
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
     assert not (tmp_path / "text").exists()  # whose scale is of the other data
     assert not (tmp_path / "captions.json").exists()
+    assert not (tmp_path / "latents").exists()  # of the other images
     assert not (tmp_path / "teacher/codec.json").exists()  # of the other codec
     if made == "linked":
         (tmp_path / "elsewhere").mkdir()
@@ -435,7 +445,7 @@ def test_changes_that_go_on(key, harmless):
     assert is_harmless(key, 40, 60, stages, runs) == harmless
 
 
-@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False)])
+@pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False), ("tcm", False)])
 def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves):
     teacher, _ = CONFIG["stages"]
     given = {

@@ -363,8 +363,9 @@ def test_every_command_that_loads_a_model_finds_a_codec(workdir, tmp_path):
             Pairs(4).check_codec(made, other)
 
 
-def test_pairs_of_images_are_not_for_latents(workdir, tmp_path):
-    pairs = Pairs(4, num_steps=2, path=str(tmp_path / "pairs.npz"))
+def test_pairs_of_images_are_not_for_latents(workdir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pairs = Pairs(4, num_steps=2, path="~/pairs.npz")
     mesh = make_mesh()
     network = pdistill.load(workdir / "teacher", mesh).network.of_latents
     pairs.make(tmp_path / "pairs.npz", network, seed=0, batch_size=8, mesh=mesh)

@@ -1,8 +1,10 @@
 """Prompts from captions beside pictures to samples, by the command line and the public API."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -23,21 +25,27 @@ from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import compare, config_file, convert, evaluate, export, pairs, prepare, sample
 from pdistill.data import load_dataset
-from pdistill.experiment import rows
+from pdistill.experiment import ahead, estimate, rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.dry_run import dry_run
 from pdistill.experiment.plan import plan
+from pdistill.experiment.run import Experiment
 from pdistill.experiment.text import TextPlan, embedded, plan_text, with_text
 from pdistill.experiment.trace import trace_update
 from pdistill.interop.stablehlo import export_sampler, sampler_arguments
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.model import ModelError
-from pdistill.model.text import PromptEncoder, encoder_identity, load_text_encoder
+from pdistill.model.text import (
+    PromptEncoder,
+    encoder_identity,
+    load_prompt_encoder,
+    load_text_encoder,
+)
 from pdistill.networks import Conditioning
 from pdistill.networks.routed import nearest
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import Optimizer
+from pdistill.training import Optimizer, StopSignals
 
 COLOURS = {
     "red": (250, 20, 20),
@@ -373,21 +381,107 @@ def test_a_run_that_was_moved(run, tmp_path):
 
 def test_a_student_of_a_model_from_elsewhere_has_its_prompts(run, encoder, tmp_path):
     """Its scale, and its encoder, which no config names."""
-    again = config(encoder)
-    _teacher, progressive, _ = again.stages
-    del again.model, again.text_encoder
-    first = {"name": "teacher", "method": "imported", "path": str(run / "teacher")}
-    again.stages = (ConfigDict(first), progressive)
+    first = copied(run, tmp_path / "first")
+    kept = load_prompt_encoder(first / "text")
+    dataclasses.replace(kept, known={"a red tile": np.zeros(3, np.float16)}).save(first / "text")
+    again = of_imported(encoder, first)
+    again.stages = (*again.stages, config(encoder).stages[1])
     experiment.run(again, tmp_path / "run")
-    assert not (tmp_path / "run/text").exists()
-    one, other = (pdistill.load(root / "teacher") for root in (run, tmp_path / "run"))
+    shutil.rmtree(first)  # the run has a copy
+    one, other = pdistill.load(run / "teacher"), pdistill.load(tmp_path / "run/teacher")
     assert one.prompts.fingerprint == other.prompts.fingerprint
+    assert (other.prompts.source, list(other.prompts.known)) == (str(encoder), ["a red tile"])
     np.testing.assert_array_equal(
         one.sample(KEY, 1, prompt="a red tile"), other.sample(KEY, 1, prompt="a red tile")
     )
     (tmp_path / "far/away").mkdir(parents=True)
     moved = shutil.move(tmp_path / "run", tmp_path / "far/away/run")
     assert pdistill.load(moved / "progressive/1").prompts.fingerprint == one.prompts.fingerprint
+    plan = TextPlan((PROMPTS_WIDTH, PROMPTS_WIDTH), load_text_encoder(encoder), one.prompts)
+    settings, tiles = parse(as_plain(config(encoder))), load_dataset("tiles")
+    with_text(tiles, moved, settings, plan)  # as it goes on
+    plan = plan._replace(imported=dataclasses.replace(one.prompts, mean=one.prompts.mean + 1))
+    with pytest.raises(ModelError, match="begun with imported models of other prompts than"):
+        with_text(tiles, moved, settings, plan)
+
+
+def copied(run, folder):
+    """A run's teacher with its prompts in another folder."""
+    for name in ("teacher/model", "text"):
+        shutil.copytree(run / name, folder / name)
+    return folder
+
+
+def of_imported(encoder, *runs):
+    """A config of the teachers of some runs."""
+    settings = config(encoder)
+    del settings.model, settings.text_encoder
+    settings.stages = tuple(
+        ConfigDict({"name": name, "method": "imported", "path": str(run / "teacher")})
+        for name, run in zip(("teacher", "other"), runs, strict=False)
+    )
+    return settings
+
+
+def test_models_of_an_earlier_version_beside_later_ones(run, encoder, tmp_path):
+    """Which do not say how their encoder pools; of another scale they are refused."""
+    earlier = copied(run, tmp_path / "earlier")
+    known = load_prompt_encoder(run / "text")
+    card = earlier / "teacher/model/model.json"
+
+    def has(**changes):
+        prompts = dataclasses.replace(known, **changes)
+        prompts.save(earlier / "text")
+        card.write_text(json.dumps(before | {"text": prompts.entry(earlier / "text", card.parent)}))
+
+    before = json.loads(card.read_text())
+    has(identity=None)
+    for runs in ((run, earlier), (earlier, run)):
+        settings = parse(as_plain(of_imported(encoder, *runs)))
+        planned = plan(settings, (8, 8, 3))
+        assert plan_text(settings, planned, load_dataset("tiles")).imported.identity is not None
+    for changes in ({"mean": known.mean + 1}, {"matrix": -known.matrix}, {"identity": 1}):
+        has(**changes)
+        with pytest.raises(ConfigError, match="different text encoders, or scales of these"):
+            plan_text(settings, planned, None)
+
+
+def test_updates_are_traced_with_the_embeddings_of_the_captions(
+    data, encoder, tmp_path, monkeypatch
+):
+    """By the estimate, and of a run that is compiled beside another."""
+    settings, traced = config(encoder), []
+    settings.estimate = True
+    made = Experiment(parse(as_plain(settings)), tmp_path, StopSignals())
+    made.embed()
+
+    def trace(*_, rows, **__):
+        traced.append({name: (a.shape, a.dtype) for name, a in rows.items()})
+        raise ZeroDivisionError
+
+    for module in (ahead, estimate):
+        monkeypatch.setattr(module, "trace_update", trace)
+    for begin in (made.estimate, lambda: made._ahead._compile(made.runs["teacher"])):
+        with pytest.raises(ZeroDivisionError):
+            begin()
+    arrays = made.train_data.column_arrays()
+    assert traced == [{name: (a.shape, a.dtype) for name, a in arrays.items()}] * 2
+    assert traced[0]["text/pooled"] == ((32, 1, PROMPTS_WIDTH), np.float16)
+
+
+def test_the_first_process_alone_looks_at_the_captions_that_are_there(tmp_path, monkeypatch):
+    """Which it may be about to delete; what it finds the others believe."""
+    module, told = sys.modules["pdistill.experiment.text"], []
+    monkeypatch.setattr(module, "in_all", lambda same: told.append(same) or word)
+    for process, captions, word in ((0, "a", True), (1, "b", True), (0, "b", False)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        refused = pytest.raises(ConfigError, match="holds a run on other captions")
+        with contextlib.nullcontext() if word else refused:
+            module._keep_captions(tmp_path, [(captions,)])
+    with refused:
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        module._keep_captions(tmp_path, [("a",)])
+    assert told == [True, True, False, True]
 
 
 # --- What is wrong --------------------------------------------------------------------------------
@@ -410,7 +504,6 @@ def test_an_encoder_that_is_not_there_or_another(run, encoder, tmp_path):
         model.prompts("a tile")
     earlier = dataclasses.replace(model.prompts, identity=None)  # does not say which it was
     earlier("a tile")
-    assert earlier.fingerprint != model.prompts.fingerprint
     with pytest.raises(ModelError, match=r"was begun with another text encoder than .*first"):
         told_by(first, load_dataset("tiles"), run)
 
@@ -456,6 +549,29 @@ def test_a_model_that_always_had_a_prompt_says_so(run):
         warnings.simplefilter("error")
         model.told(2, prompt="a red tile")
         pdistill.load(run / "teacher").told(2, prompt=["", "a red tile"], guidance=2.0)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "progressive/1"])
+def test_prompts_are_looked_at_before_they_are_on_the_device(run, stage, monkeypatch):
+    """Which would wait for all that the device does; of a device's own if need be, and once."""
+    model = pdistill.load(run / stage)
+    text, read, look = model.prompts(["a red tile"]), [], np.asarray
+
+    def looked(a, *args, **kwargs):
+        read.extend([np.shape(a)] * (isinstance(a, jax.Array) and a.dtype == bool))
+        return look(a, *args, **kwargs)
+
+    monkeypatch.setattr(np, "asarray", looked)
+    for prompt in ("a red tile", text):
+        model.told(2, prompt=prompt)
+        model.told(2, prompt=prompt, guidance=model.guidance_range and 2.0)
+    assert not read
+    mask, always = jnp.asarray(text.mask), stage != "teacher"
+    model.told(2, prompt=text.replace(mask=mask))
+    assert read == [mask.shape] * always
+    if not always:
+        model.told(2, prompt=text.replace(mask=mask), guidance=2.0)
+        assert read == [mask.shape]
 
 
 def test_a_model_without_text(tmp_path):

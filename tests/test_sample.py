@@ -1,5 +1,6 @@
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,21 @@ from PIL import Image
 
 from pdistill import model as models
 from pdistill import sample
-from pdistill.cli import compare, evaluate, pairs, partition, prepare
-from pdistill.cli.options import read_prompts
+from pdistill.cli import (
+    average,
+    compare,
+    convert,
+    evaluate,
+    export,
+    pairs,
+    partition,
+    prepare,
+    report,
+)
+from pdistill.cli.options import Parser, read_prompts
 from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
-from pdistill.evaluation import load_images
+from pdistill.evaluation import load_images, load_reference
 from pdistill.networks import DiT, Network
 from pdistill.runtime import compilations
 
@@ -234,6 +245,41 @@ def test_prompts_in_another_encoding(tmp_path):
         read_prompts(tmp_path / "prompts.txt")
     (tmp_path / "prompts.txt").write_text("a crab\n", encoding="utf-8-sig")
     assert read_prompts(tmp_path / "prompts.txt") == ["a crab"]
+
+
+@pytest.mark.parametrize(
+    ("main", "names"),
+    [
+        (average.main, ("run", "out")),
+        (compare.main, ("out",)),
+        (convert.main, ("source", "out", "statistics")),
+        (evaluate.main, ("out", "save_statistics", "prompts")),
+        (export.main, ("out", "prompts")),
+        (pairs.main, ("out",)),
+        (report.main, ("workdirs",)),
+    ],
+)
+def test_paths_in_the_home(main, names, tmp_path, monkeypatch):
+    """Whose ~ a shell leaves as it is in --out=~/x."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Parser, "parse_args", lambda parser, _: sys.exit(parser))
+    with pytest.raises(SystemExit) as found:
+        main([])
+    types = {action.dest: action.type for action in found.value.code._actions}
+    assert [types[name]("~/x") for name in names] == [tmp_path / "x"] * len(names)
+
+
+def test_samples_in_the_home(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.v2").mkdir()
+    for out in ("grid.png", "new/", "some.v2", "images.npz"):
+        sample.main([f"--model={directory}", "--num=5", f"--out=~/{out}"])
+    written = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.glob("*"))]
+    assert written == ["grid.png", "images.npz", "new", "some.v2"]
+    assert len(list(tmp_path.glob("new/*.png"))) == len(list(tmp_path.glob("some.v2/*.png"))) == 5
+    assert len(load_images("~/images.npz")) == len(load_reference("~/images.npz")) == 5
+    assert len(load_reference("~/new")) == 5
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_they_load_and_are_small(name):
     rows = json.loads((ZOO / name / "rows.json").read_text())
     assert {row["stage"] for row in rows} == {model.card["stage"]}
     assert model.sampling.num_steps in {row["num_steps"] for row in rows}
+    assert model.prompts is None or model.prompts.identity  # by which another encoder is refused
     assert f"\n# {title(model)}\n" in (ZOO / name / "README.md").read_text()
 
 

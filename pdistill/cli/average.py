@@ -6,17 +6,18 @@ The run was trained with optimizer.ema_widths and loop.snapshot_every. The resul
 `sample`, `evaluate` and `export` take.
 """
 
-from pathlib import Path
-
 from pdistill.cli.options import command_parser, own_code_option
 from pdistill.model import posthoc_average, save
+from pdistill.runtime.files import in_home
 from pdistill.runtime.own_code import consent
 from pdistill.runtime.terminal import plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("average", __doc__)
-    parser.add_argument("--run", required=True, help="a run's directory, with averages/")
+    parser.add_argument(
+        "--run", type=in_home, required=True, help="a run's directory, with averages/"
+    )
     parser.add_argument(
         "--width",
         type=float,
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="relative standard deviation of its profile, above 0 and at most 0.2886",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="model directory to write; must be new"
+        "--out", type=in_home, required=True, help="model directory to write; must be new"
     )
     own_code_option(parser)
     options = parser.parse_args(arguments)

@@ -38,7 +38,7 @@ from pdistill.features import Extractor
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling
 from pdistill.networks import Conditioning
-from pdistill.runtime.files import check_writable, write_jsonl
+from pdistill.runtime.files import check_writable, in_home, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 from pdistill.samplers import Cascade
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
-    parser.add_argument("--out", help="file for the lines, one JSON object each")
+    parser.add_argument("--out", type=in_home, help="file for the lines, one JSON object each")
     return parser
 
 

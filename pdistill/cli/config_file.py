@@ -25,6 +25,7 @@ from ml_collections.config_flags import config_path, tuple_parser
 from pdistill.experiment.config import unknown_key
 from pdistill.experiment.defaults import copied, fill_defaults
 from pdistill.experiment.variants import with_imported_teacher
+from pdistill.runtime.files import in_home
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = ("scale",)  # files there that are parts of configs
@@ -33,8 +34,8 @@ SHARED = ("scale",)  # files there that are parts of configs
 def find_config(text: str) -> str:
     """The file of a config FILE or FILE:VARIANT; the package's own also by their names."""
     path, colon, variant = text.partition(":")
-    if Path(path).is_file():
-        return text
+    if (file := in_home(path)).is_file():
+        return f"{file}{colon}{variant}"
     name = re.sub(r"^configs/|\.py$", "", path)
     names = [p.stem for p in sorted(CONFIGS.glob("[a-z]*.py")) if p.stem not in SHARED]
     if name not in names:

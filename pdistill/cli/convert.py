@@ -26,11 +26,11 @@
 """
 
 import inspect
-from pathlib import Path
 
 from pdistill.cli.options import command_parser, own_code_option
 from pdistill.interop import CONVERTERS, ConversionError, with_codec, write_model
 from pdistill.networks import Codec
+from pdistill.runtime.files import in_home
 from pdistill.runtime.own_code import consent
 from pdistill.runtime.terminal import plain_errors
 from pdistill.training import CheckpointError
@@ -39,14 +39,18 @@ from pdistill.training import CheckpointError
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("convert", __doc__)
     parser.add_argument("--from", required=True, dest="format", choices=sorted(CONVERTERS))
-    parser.add_argument("--source", required=True, help="file or folder to convert")
-    parser.add_argument("--out", required=True, help="model directory to write; must be new")
+    parser.add_argument("--source", type=in_home, required=True, help="file or folder to convert")
+    parser.add_argument(
+        "--out", type=in_home, required=True, help="model directory to write; must be new"
+    )
     parser.add_argument("--num_steps", type=int, help="sampling steps, if the source does not say")
     parser.add_argument("--image_size", type=int, help="official_pd: height of its images")
     parser.add_argument("--head", help="official_pd: its network's prediction, if not as released")
     parser.add_argument("--guide", help="edm2: model directory of the network that guides it")
     parser.add_argument("--flags", help="adm: the flags of guided-diffusion that built it")
-    parser.add_argument("--statistics", help="ldm: its latents' mean and std, latents_stats.pt")
+    parser.add_argument(
+        "--statistics", type=in_home, help="ldm: its latents' mean and std, latents_stats.pt"
+    )
     parser.add_argument("--codec", help="networks of latents: directory of their codec")
     parser.add_argument("--heads", type=int, help="sit, dit, lightningdit: attention's heads")
     parser.add_argument(
@@ -55,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     own_code_option(parser)
     options = vars(parser.parse_args(arguments))
-    format, source, out = options.pop("format"), options.pop("source"), Path(options.pop("out"))
+    format, source, out = options.pop("format"), str(options.pop("source")), options.pop("out")
     own_code = options.pop("own_code")
     given = {name: value for name, value in options.items() if value is not None}
     with plain_errors(ValueError, OSError, CheckpointError), consent(own_code):

@@ -49,7 +49,7 @@ from pdistill.model import Model
 from pdistill.networks import Conditioning
 from pdistill.report import table
 from pdistill.runtime.bars import Bar
-from pdistill.runtime.files import check_writable, write_jsonl
+from pdistill.runtime.files import check_writable, in_home, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors, say
 from pdistill.samplers import parse_solver
@@ -130,8 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     picture_options(parser)
     seed_option(parser, "samples, or of the choice of images")
     parser.add_argument("--batch_size", type=int, default=BATCH)
-    parser.add_argument("--out", help="file to add the rows to, one JSON object a line")
-    parser.add_argument("--save_statistics", help=".npz for the reference's mu and sigma")
+    parser.add_argument(
+        "--out", type=in_home, help="file to add the rows to, one JSON object a line"
+    )
+    parser.add_argument(
+        "--save_statistics", type=in_home, help=".npz for the reference's mu and sigma"
+    )
     return parser
 
 

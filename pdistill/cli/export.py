@@ -25,7 +25,7 @@ from pdistill.cli.options import (
 from pdistill.interop import write_folder, write_sampler
 from pdistill.interop.stablehlo import sampler_arguments
 from pdistill.model import Model
-from pdistill.runtime.files import check_writable
+from pdistill.runtime.files import check_writable, in_home
 from pdistill.runtime.terminal import plain_errors
 
 # Options that are for one kind of file only.
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     own_code_option(parser)
     guide_option(parser)
     text_encoder_option(parser)
-    parser.add_argument("--out", required=True, help="file, or folder, to write")
+    parser.add_argument("--out", type=in_home, required=True, help="file, or folder, to write")
     parser.add_argument("--to", choices=("stablehlo", "safetensors"), default="stablehlo")
     parser.add_argument(
         "--dtype",
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--prompts",
-        type=Path,
+        type=in_home,
         help="file of prompts, a line each, whose embeddings --to=safetensors takes along: "
         "they need no text encoder then",
     )

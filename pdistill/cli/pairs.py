@@ -7,8 +7,6 @@ The .npz holds "image" [N, H, W, C] float16, "label" [N] and "key". The noise of
 latents are its latents, and "codec" is the fingerprint of its codec.
 """
 
-from pathlib import Path
-
 from pdistill.cli.options import (
     codec_option,
     command_parser,
@@ -18,7 +16,7 @@ from pdistill.cli.options import (
     seed_option,
 )
 from pdistill.methods.columns import Pairs
-from pdistill.runtime.files import check_writable
+from pdistill.runtime.files import check_writable, in_home
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.terminal import plain_errors
 
@@ -30,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     own_code_option(parser)
     guide_option(parser)
     parser.add_argument("--num", type=int, required=True, help="number of pairs")
-    parser.add_argument("--out", type=Path, required=True, help=".npz to write")
+    parser.add_argument("--out", type=in_home, required=True, help=".npz to write")
     parser.add_argument("--num_steps", type=int, default=18, help="default: %(default)s")
     parser.add_argument("--solver", default="heun", help="default: %(default)s")
     parser.add_argument(

@@ -13,18 +13,21 @@ from pdistill.cli.options import command_parser
 from pdistill.report.html import build
 from pdistill.report.runs import read_rows
 from pdistill.report.table import table
+from pdistill.runtime.files import in_home
 from pdistill.runtime.terminal import plain_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", metavar="RUN", help="a run's directory")
+    parser.add_argument(
+        "workdirs", nargs="+", type=in_home, metavar="RUN", help="a run's directory"
+    )
     options = parser.parse_args(arguments)
     with plain_errors(OSError, ValueError):
         if len(options.workdirs) == 1:
             print(build(options.workdirs[0]))
         else:
-            print(table(merged([Path(workdir) for workdir in options.workdirs])))
+            print(table(merged(options.workdirs)))
 
 
 def merged(workdirs: list[Path]) -> list[dict[str, Any]]:

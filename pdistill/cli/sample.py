@@ -40,7 +40,7 @@ from pdistill.model import Model
 from pdistill.model.card import works_on_latents
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
-from pdistill.runtime.files import check_folder, check_writable, write_arrays
+from pdistill.runtime.files import check_folder, check_writable, in_home, write_arrays
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.temporary import passing, replacing, temporary_path
 from pdistill.runtime.terminal import format_count, plain_errors
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     with plain_errors(ValueError, OSError):
         mesh = make_mesh()
         model = load_model(options, mesh)
-        out = Path(options.out)
+        out = in_home(options.out)
         _check(options, out, model)
         num, extra, batches = _draw(options, model, mesh)
         kind = "latents" if options.latents else "images"
@@ -179,7 +179,8 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
 
 def _is_folder(out: str) -> bool:
     """Whether images go into a folder: one that is there, or a name without a suffix, or with /."""
-    return out.endswith("/") or not Path(out).suffix or Path(out).is_dir()
+    path = in_home(out)
+    return out.endswith("/") or not path.suffix or path.is_dir()
 
 
 def _draw(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from pdistill.data.records import DataError
 from pdistill.data.sources import Dataset
-from pdistill.runtime.files import read_json, write_atomically
+from pdistill.runtime.files import in_home, read_json, write_atomically
 
 Rows = dict[str, np.ndarray]  # arrays [N, ...], the parts of a row side by side
 
@@ -70,6 +70,11 @@ class Column(Protocol):
           mirrored: [B, 1, 1, 1], whether each image is; None if none may be.
         """
         ...
+
+
+def given_file(column: Column) -> Path:
+    """The file of a column that was made before, in the home for a path with ~."""
+    return in_home(column.path)
 
 
 def check_column(column: Column) -> None:

@@ -89,7 +89,7 @@ class Shards:
         for i in np.unique(shards):
             here = shards == i
             start = self._ends[i] - len(self._arrays[i])
-            found[here] = self._arrays[i][numbers[here] - start, *part][..., : self.shape[-1]]
+            found[here] = self._arrays[i][..., : self.shape[-1]][numbers[here] - start, *part]
         return found.reshape(*leading, *shape)
 
     def choose(self, rows: np.ndarray) -> Self:

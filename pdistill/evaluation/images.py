@@ -14,7 +14,7 @@ from pdistill.data.pictures import (
     read_picture,
     summary,
 )
-from pdistill.runtime.files import one_line, read_arrays
+from pdistill.runtime.files import in_home, one_line, read_arrays
 from pdistill.runtime.terminal import say
 
 LEAST_EXPECTED = 5  # labels of a kind, for a chi-squared test (Cochran 1954)
@@ -47,7 +47,7 @@ def load_labelled(
     path: str | Path, *, channels: int | None = None, background: str = "white"
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Loads images as `load_images`, and their labels [N], as `labels_among`; None for a folder."""
-    path = Path(path)
+    path = in_home(str(path))
     if path.is_dir():
         return _read_folder(path, channels, background), None
     arrays = read_npz(path)

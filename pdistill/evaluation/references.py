@@ -27,7 +27,7 @@ from pdistill.evaluation.images import (
 from pdistill.features import Extractor
 from pdistill.features.inception import INCEPTION
 from pdistill.runtime.bars import Bar
-from pdistill.runtime.files import cache_dir, write_arrays
+from pdistill.runtime.files import cache_dir, in_home, write_arrays
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import say
 
@@ -269,7 +269,7 @@ def load_reference(
     Raises:
       EvaluationError: the file is neither. ValueError, FileNotFoundError: as `load_dataset`.
     """
-    path = Path(text)
+    path = in_home(text)
     if path.is_dir():
         return Reference(text, load_images(path, channels=channels, background=background))
     if path.suffix == ".npz":

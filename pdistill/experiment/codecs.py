@@ -225,8 +225,9 @@ def in_latents(
     whole = in_all(not wanted.missing(path))
     if not whole and otherwise and not folder:
         there, _ = moments(flip, otherwise)
-        whole = in_all(not there.missing(otherwise))
+        whole = in_all(_are_there(there, otherwise))
         if whole or not shared(path, "latents"):
+            there.missing(otherwise)  # raises if others are there
             wanted, path = there, otherwise
     if not whole:
         say(f"{'latents':<16} of {data.name} by {directory} go to {path}")
@@ -241,6 +242,14 @@ def in_latents(
         codec = models.load_codec(directory, mesh)
         wanted.write(path, data, codec, flip=flip, batch_size=batch_size, mesh=mesh)
     return _with(data, wanted.read(path), in_memory)
+
+
+def _are_there(moments: Moments, folder: Path) -> bool:
+    """Whether a folder has these moments, whole, and no others."""
+    try:
+        return not moments.missing(folder)
+    except ValueError:
+        return False
 
 
 def number(codec: Mapping[str, int], folder: Path | None) -> int:

@@ -35,7 +35,7 @@ HARMLESS = (
 # The files that a run may have before its first save.
 UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
-    r"captions\.json|text/(scale\.npz|prompts\.json|centres_\d+\.npy)|"
+    r"captions\.json|text/(scale\.npz|known\.npz|prompts\.json|centres_\d+\.npy)|"
     r"captions/[^/]+/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
     r".+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
@@ -164,7 +164,8 @@ def _clear(workdir: Path, unsaved: bool) -> None:
     """Deletes what a kill has left, and of an unsaved run what is of its data or its codec."""
     sweep(list(workdir.rglob(f"*{TEMPORARY}")))
     if unsaved:
-        for path in (workdir / "captions.json", workdir / "text", *workdir.rglob("codec.json")):
+        made = (workdir / name for name in ("captions.json", "text", "latents"))
+        for path in (*made, *workdir.rglob("codec.json")):
             remove(path)
 
 

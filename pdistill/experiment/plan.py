@@ -205,6 +205,8 @@ def _plan_run(
     if not (trains(run.method) or says) and draft.parent:  # made of earlier models
         made_for = earlier[draft.parent].made_for
     made_for = tuple(_of_all_resolutions(n, network) for n in made_for)
+    if made_for and not run.measured_at:
+        steps = tuple(n for n in steps if n in made_for) or steps
     if made_for and not set(steps) <= set(made_for):
         raise ValueError(f"measured_at: its model is made for {made_for} steps; got {steps}")
     return dataclasses.replace(

@@ -17,7 +17,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.data.columns import Column, keep_content
+from pdistill.data.columns import Column, given_file, keep_content
 from pdistill.data.text import first_captions
 from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
@@ -135,7 +135,7 @@ class Experiment:
         for column in run.method.columns:
             if column.path:
                 try:
-                    self._read(column, planned, Path(column.path))
+                    self._read(column, planned, given_file(column))
                 except ValueError as error:
                     raise ConfigError(f"{run.name}: {column.name}.path: {error}") from error
         check_update(planned, self.runs, self.config, self.mesh, self.train_data.images.shape)
@@ -316,7 +316,7 @@ class Experiment:
         """The data set that a run is trained on, with its columns, made if they are not there."""
         data = self._examples(planned)
         for column in planned.run.method.columns:
-            path = Path(column.path)
+            path = given_file(column)
             if not column.path:
                 maker = self.runs[planned.given["teacher"]]
                 path = self._directory(maker) / column.file
@@ -382,7 +382,7 @@ class Experiment:
             card["codec"] = planned.codec.entry(self.workdir, directory)
             card["data"] = card["data"] | shapes(planned, network)  # also of one from elsewhere
         if network.takes_text:
-            card["text"] = self._prompts.entry(self._text, directory, self.workdir)
+            card["text"] = self._prompts.entry(self._text, directory)
         update(f"{planned.name:<16} exports to {directory}")
         models.save(directory, network, **card, stage=planned.name)
 

@@ -1,6 +1,7 @@
 """The prompts that an experiment's networks are told, and the embeddings that it makes."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,12 +43,12 @@ class TextPlan(NamedTuple):
 
     Attributes:
       widths: numbers of a pooled embedding and of a token; 0 for none.
-      encoder: makes them. imported: the folder and the scale of an imported model's prompts.
+      encoder: makes them. imported: an imported model's prompts, whose scale is the run's too.
     """
 
     widths: tuple[int, int]
     encoder: TextEncoder
-    imported: tuple[Path, PromptEncoder] | None
+    imported: PromptEncoder | None
 
 
 def plan_text(
@@ -92,7 +93,7 @@ def plan_text(
             "pdistill prepare --images=DIR --name=NAME with x.txt beside x.png"
         )
     try:
-        encoder = imported[1].encoder if imported else load_text_encoder(config.text_encoder)
+        encoder = imported.encoder if imported else load_text_encoder(config.text_encoder)
     except ModelError as error:
         raise ConfigError(str(error)) from error
     for name, found, needed in zip(("pooled", "tokens"), encoder.widths, wanted, strict=True):
@@ -104,8 +105,10 @@ def plan_text(
     return TextPlan(wanted, encoder, imported)
 
 
-def _imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | None:
-    """The prompts of the models from elsewhere that take some, and their folder; None without.
+def _imported_prompts(config: ExperimentConfig) -> PromptEncoder | None:
+    """The prompts of the models from elsewhere that take some; None without.
+
+    Prompts with the encoder's fingerprint come before those of earlier versions, which lack it.
 
     Raises:
       ConfigError: there are several, which are not the same.
@@ -117,13 +120,13 @@ def _imported_prompts(config: ExperimentConfig) -> tuple[Path, PromptEncoder] | 
             card = read_card(model)
             elsewhere = config.text_encoder if card.get("text") else None
             if prompts := read_prompt_encoder(model, card, elsewhere):
-                found.append((model / card["text"]["path"], prompts))
-    if len({prompts.fingerprint for _, prompts in found}) > 1:
+                found.append(prompts)
+    if not all(one.same_as(other) for one, other in itertools.combinations(found, 2)):
         raise ConfigError(
             "the imported models take prompts of different text encoders, or scales of these; "
             "import models that were trained with the same captions"
         )
-    return found[0] if found else None
+    return max(found, key=lambda prompts: prompts.identity is not None, default=None)
 
 
 def with_text(
@@ -131,7 +134,8 @@ def with_text(
 ) -> tuple[Dataset, Path, PromptEncoder]:
     """The data set with the column "text", what makes text of prompts, and the folder of that.
 
-    Embeddings are made if they are not there, and the scale of the pooled ones with the first.
+    Embeddings are made if they are not there, and the scale of the pooled ones with the first; of
+    imported models it is copied.
 
     Raises:
       ModelError: the run directory has prompts of another encoder. ConfigError: it is of a run on
@@ -139,22 +143,29 @@ def with_text(
     """
     captions = list(data.captions)  # once, of those on disk
     _keep_captions(workdir, captions)
-    folder, prompts = text.imported or (workdir / "text", None)
+    folder, prompts = workdir / "text", None
     known = encoder_identity(text.encoder)
-    if prompts is None and in_all(folder.exists()):  # nobody makes it before all have looked
+    if in_all(folder.exists()):  # nobody makes it before all have looked
         prompts = load_prompt_encoder(folder, config.text_encoder)
         if not prompts.is_of(known):
             raise ModelError(
                 f"{workdir} was begun with another text encoder than {config.text_encoder}: give "
                 "that one, or another run directory"
             )
+        if text.imported and not prompts.same_as(text.imported):
+            raise ModelError(
+                f"{workdir} was begun with imported models of other prompts than they take now: "
+                "put those back, or give another run directory"
+            )
     read = dataclasses.replace(data, captions=captions)
     rows = embedded(read, text.encoder, text.widths, otherwise=workdir)
     if prompts is None:
-        source = absolute(config.text_encoder)
-        prompts = PromptEncoder(
-            source, known["checksum"], *text.widths, *_scale(rows), identity=known["fingerprint"]
-        )
+        source = absolute(config.text_encoder) if config.text_encoder else text.imported.source
+        if text.imported:
+            prompts = dataclasses.replace(text.imported, source=source)
+        else:
+            about = source, known["checksum"], *text.widths, *_scale(rows)
+            prompts = PromptEncoder(*about, identity=known["fingerprint"])
         prompts.save(folder)
         prompts = load_prompt_encoder(folder, config.text_encoder)  # as the first process found it
     if "pooled" in rows:
@@ -170,15 +181,17 @@ def _keep_captions(workdir: Path, captions: Texts) -> None:
     Raises:
       ConfigError: it began with others.
     """
-    path, known = workdir / CAPTIONS, {"content": content(captions)}
-    if path.exists() and read_json(path) != known:
+    path, known, same = workdir / CAPTIONS, {"content": content(captions)}, True
+    if jax.process_index() == 0:  # alone: it has deleted those of a run that has saved nothing
+        if path.exists():
+            same = read_json(path) == known
+        else:
+            write_atomically(path, json.dumps(known) + "\n")
+    if not in_all(same):
         raise ConfigError(
             f"{workdir} holds a run on other captions than are there now. Put those back, or give "
             "another --workdir, or --new to start again there"
         )
-    sync_global_devices(f"captions of {workdir}")
-    if jax.process_index() == 0 and not path.exists():
-        write_atomically(path, json.dumps(known) + "\n")
 
 
 def embedded(
@@ -251,7 +264,6 @@ def prompt_centres(workdir: Path, data: Dataset, parts: int, seed: int) -> np.nd
     path = workdir / f"text/centres_{parts}.npy"
     if not in_all(path.exists()):
         if jax.process_index() == 0:
-            path.parent.mkdir(exist_ok=True)  # the prompts of an imported model are elsewhere
             pooled = _some_pooled(data.columns["text"].rows).astype(np.float32)
             write_array(path, _k_means(pooled, parts, seed))
         sync_global_devices(f"wrote {path}")

@@ -22,7 +22,7 @@ from jax import Array
 
 from pdistill.features.base import NetworkExtractor
 from pdistill.runtime.download import download
-from pdistill.runtime.files import cache_dir, can_write, scratch_dir, write_atomically
+from pdistill.runtime.files import cache_dir, can_write, in_home, scratch_dir, write_atomically
 from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import say
 from pdistill.runtime.torch_files import WeightsError, read_torch, sha256
@@ -232,7 +232,7 @@ def load(weights: str | Path | None = None) -> NetworkExtractor:
     Raises:
       WeightsError: the weights cannot be had, or the file is not the published one.
     """
-    path, expected = (Path(weights), SHA256_START) if weights is not None else _cached()
+    path, expected = (in_home(str(weights)), SHA256_START) if weights is not None else _cached()
     digest = _verified(path, expected)
     return from_state_dict(read_torch(path), digest[:16], path)
 

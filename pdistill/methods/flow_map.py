@@ -71,7 +71,8 @@ class FlowMap(Method):
       guided_levels: lowest and highest log(sigma / alpha) of the flow where guidance acts; () for
         all. A network that takes `guidance_levels` is told levels that are drawn, from a time below
         one half to one above it, and all for jumps of no length (improved MeanFlow).
-      label_dropout: fraction of examples whose label is hidden; they are not guided.
+      label_dropout: fraction of examples whose label is hidden; they are guided only by a
+        teacher's guide.
       network: arguments in which the student differs from what it starts as.
       target_decay: decay of an average of the student, without dropout, whose jumps and velocities
         targets are made of, in the place of the student's own; 0 for those.
@@ -204,6 +205,7 @@ class FlowMap(Method):
             check_within("start", student.schedule, teacher.schedule)
             student = student.without_dropout()
         student = student.with_module(self.network)
+        self.jumps.check_within(student.schedule)
         self.check_guidance(student, teacher)
         if student.has_velocity and not self.own_velocity:
             raise ValueError("a network with a second head is for own_velocity; set it, or no head")
@@ -345,12 +347,12 @@ class FlowMap(Method):
         The weights have no gradient.
         """
         square = stop_gradient(square)
-        weight = self.adaptive(jnp.sum(square, axis=1)) * self.jumps.weights(rows.t)
+        weight, of_law = self.adaptive(jnp.sum(square, axis=1)), self.jumps.weights(rows.t)
         if state.weight is None:
-            return weight, None
-        expected = weight * jnp.mean(square, axis=1)
+            return weight * of_law, None
+        expected = weight * jnp.mean(square, axis=1)  # without the law's, or it is learnt away
         learnt, slopes = learnt_weights(state.weight.network, rows.t, rows.s, expected)
-        return weight * learnt / square.shape[1], slopes
+        return weight * learnt / square.shape[1] * of_law, slopes
 
     def adaptive(self, square: Array) -> Array:
         """Weights of examples with square residuals [B], without gradient."""

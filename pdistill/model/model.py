@@ -214,12 +214,12 @@ class Model:
             raise ValueError(f"num must be an integer; got {num!r}")
         if num < 1:
             raise ValueError(f"num must be at least 1; got {num}")
-        label, text = self._labels(label, num), self._text(prompt, num)
-        towards = label is not None or (text is not None and not _lacking(text).all())
+        label = self._labels(label, num)
+        text, prompted = self._text(prompt, num, guided=guidance is not None)
         return Conditioning(
             label=label,
             text=text,
-            guidance=self._weights(guidance, towards, num),
+            guidance=self._weights(guidance, label is not None or prompted, num),
             guidance_levels=self._levels(guidance_levels, guidance, num),
         )
 
@@ -264,16 +264,21 @@ class Model:
             return [self.label_numbers(each) for each in label]
         return label
 
-    def _text(self, prompt, num):
+    def _text(self, prompt, num, guided):
+        """Makes what the network is told; tells if any is a prompt, as `guided` has to know."""
         text = None if prompt is None else self._encoded(prompt, num)
         always = self.network.takes_text and not self._knows_without
-        if always and (text is None or _lacking(text).any()):
+        # Before the broadcast, while prompts are NumPy's: to look at a device's waits for it.
+        lacking = _lacking(text) if always or guided else np.zeros(1, bool)
+        if always and lacking.any():
             warnings.warn(
                 "this model was told a prompt for every image, and samples without one are of "
                 "nothing that it has learnt; give prompt",
                 stacklevel=4,
             )
-        return text
+        if text is not None:
+            text = jax.tree.map(lambda a: jnp.broadcast_to(a, (num, *a.shape[1:])), text)
+        return text, not lacking.all()
 
     def _encoded(self, prompt, num):
         if not self.network.takes_text:
@@ -286,15 +291,18 @@ class Model:
             text = self.prompts(prompt)
         if len(text.mask) not in (1, num):
             raise ValueError(f"prompt must be one, or {num} of them; got {len(text.mask)}")
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (num, *a.shape[1:])), text)
+        return text
 
     def _weights(self, guidance, towards, num):
         if guidance is None:
             return None
         guidance = jnp.asarray(guidance) if _is_traced(guidance) else guidance
         self.check_guidance(guidance)
-        if not (towards or self.network.guide):
-            what = "prompt" if self.network.takes_text else "label"
+        network = self.network
+        # An input of weights that has neither was learnt from a teacher that a guide led.
+        led = network.takes_guidance and not (network.num_labels or network.takes_text)
+        if not (towards or network.guide or led):
+            what = "prompt" if network.takes_text else "label"
             raise ValueError(f"guidance is towards a {what}; give {what} too")
         if np.shape(guidance) not in ((), (num,)):
             raise ValueError(f"guidance must be one weight, or {num} of them; got {guidance}")
@@ -328,8 +336,10 @@ class Model:
             raise ValueError(f"guidance must be in [{low:g}, {high:g}]; got {guidance}")
 
 
-def _lacking(text: Text) -> np.ndarray:
+def _lacking(text: Text | None) -> np.ndarray:
     """Tells which rows have no prompt, bool [B]; none of a traced mask, as far as is known."""
+    if text is None:
+        return np.ones(1, bool)
     traced = _is_traced(text.mask)
     return np.zeros(len(text.mask), bool) if traced else ~np.asarray(text.mask).any(1)
 

@@ -122,7 +122,8 @@ def load(
     Or a folder for hubs, with model.safetensors and config.json, see `interop.write_folder`.
 
     Args:
-      mesh: devices to spread the parameters over; one device by default.
+      mesh: devices to spread the parameters over; one device by default, from which what is
+        computed on a mesh copies them at each call.
       codec: directory of the codec of a model of latents, if its card names another place or, as
         of a converted model, none.
       guide: directory of another model that guides it, see `Network.guided_by`, if not as its card

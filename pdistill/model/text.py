@@ -82,6 +82,16 @@ class PromptEncoder:
             encoder["fingerprint"],
         )
 
+    def same_as(self, other: "PromptEncoder") -> bool:
+        """Whether networks are told the same by the other, as far as is known."""
+        unknown = None in (self.identity, other.identity)
+        return (
+            self.checksum == other.checksum
+            and (unknown or self.identity == other.identity)
+            and np.array_equal(self.mean, other.mean)
+            and np.array_equal(self.matrix, other.matrix)
+        )
+
     def __call__(self, prompts: str | Sequence[str | None]) -> Text:
         """Encodes B prompts, or one, as a network is told them; "" and None are "no prompt".
 
@@ -145,7 +155,7 @@ class PromptEncoder:
 
     @property
     def fingerprint(self) -> int:
-        """A checksum of the encoder's and of the scale."""
+        """A checksum of the encoder's and of the scale, by which a card names both."""
         scale = self.mean.tobytes() + self.matrix.tobytes()
         return zlib.crc32(scale, self.checksum if self.identity is None else self.identity)
 
@@ -164,14 +174,12 @@ class PromptEncoder:
                     write_arrays(temporary / KNOWN, known)
         sync_global_devices(f"saved {directory}")
 
-    def entry(self, directory: Path, model: Path, run: Path) -> dict[str, Any]:
+    def entry(self, directory: Path, model: Path) -> dict[str, Any]:
         """The entry of the card of a model in the directory `model`, for this one in another.
 
-        Its path is relative within `run`, whose directory may be moved.
+        Its path is relative: the directory that holds both may be moved.
         """
-        within = directory.resolve().is_relative_to(run.resolve())
-        path = os.path.relpath(directory, model) if within else str(directory.resolve())
-        return {"path": path, "checksum": self.fingerprint}
+        return {"path": os.path.relpath(directory, model), "checksum": self.fingerprint}
 
 
 def _strings(prompts: Any) -> list[str]:

@@ -251,7 +251,10 @@ def _origin(run: runs.RunDirectory) -> str:
             parts.append(f"{key} {', '.join(names)}")
     if config.get("commit"):
         parts.append(f"commit {config['commit'][:10]}")
-    devices = dict.fromkeys(_devices(row) for row in run.rows if "device" in row)
+    counted = {row["device"] for row in run.rows if "devices" in row}
+    rows = [row for row in run.rows if "device" in row]  # those of earlier versions have no number
+    rows = [row for row in rows if "devices" in row or row["device"] not in counted]
+    devices = dict.fromkeys(map(_devices, rows))
     return " \N{MIDDLE DOT} ".join(parts + [f"measured on {device}" for device in devices])
 
 

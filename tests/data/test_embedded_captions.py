@@ -101,6 +101,7 @@ def test_shards(tmp_path, monkeypatch):
     monkeypatch.undo()
     for name, a in ABOUT.read(whole).items():
         np.testing.assert_array_equal(parts[name][:], a[:])
+        np.testing.assert_array_equal(parts[name][np.array([2, 0]), 0], a[:][[2, 0], 0])
 
 
 def test_each_caption_is_drawn_as_often(folder):

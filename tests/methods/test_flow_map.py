@@ -14,7 +14,7 @@ from pdistill.diffusion import CosineSchedule
 from pdistill.experiment.config import as_plain, parse
 from pdistill.methods.flow_map import PRESETS, FlowMap
 from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.jumps import CUTS, Cut, JumpLaw
 from pdistill.methods.parts.weights import normalise
 from pdistill.networks import Conditioning, DiT, Network, UNet
 from pdistill.training import Optimizer
@@ -358,12 +358,22 @@ def test_a_truncated_map_takes_steps_from_levels_that_it_has_learnt():
     """sigma / alpha is tan(pi / 2 n) where the last of n steps begins, and 1 / (n - 1)."""
     angles, straight = CosineSchedule(-20.0, 20.0), diffusion.RectifiedFlow()
     for schedule, least, most in (
-        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 20.0, 0),
-        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 0),
+        (angles, 0.0, 2), (angles, -0.9, 4), (angles, -0.88, 3), (angles, 10.0, 1),
+        (straight, 0.0, 2), (straight, -1.1, 4), (straight, -1.09, 3), (straight, -9.0, 16),
     ):  # fmt: skip
         law = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+        law.check_within(schedule)
         assert law.most_steps(schedule) == most
     assert JumpLaw().most_steps(angles) == 0
+
+
+@pytest.mark.parametrize("least", [5.1, -5.1, np.nan])
+def test_a_map_is_not_truncated_beyond_its_schedule(least):
+    """There is no noisier level to jump from, and at cleaner ones there is nothing to learn."""
+    jumps = JumpLaw(level=(1.0, 1.0), least=(least,), to="data")
+    truncated = method("semigroup", jumps=jumps, between=Cut(at="ect"))
+    with pytest.raises(ValueError, match=r"jumps.least is .* in -5 .. 5; got (-?5.1|nan)"):
+        gaussian_state(truncated, below=True)
 
 
 def test_pairs_of_data_and_noise_leave_the_eulerian_identity_unbiased(x64):
@@ -505,6 +515,13 @@ def test_first_jumps_of_two():
     sigmoid = Cut(at="sigmoid", least=0.005)
     for progress, fraction in ((0.0, 1.0), (0.5, 0.5), (0.6, 1 / (1 + np.exp(2.5))), (1.0, 0.005)):
         np.testing.assert_allclose(sigmoid.way(t, s, progress), fraction * whole, rtol=1e-4)
+
+
+def test_laws_that_move_in_the_course_of_a_run():
+    t, s, progress = jnp.full(2, 2.0), jnp.full(2, 20.0), jnp.array([0.0, 0.99])
+    for cut in (Cut(at=at, stages=stages) for at in CUTS for stages in (1, 8)):
+        early, late = cut.way(t, s, progress)
+        assert cut.moves == bool(early != late)
 
 
 def test_ict_steps_along_edms_grid():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ from pdistill.methods.parts.identities import eulerian
 from pdistill.methods.parts.jumps import JumpLaw
 from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.weights import LogVariance
+from pdistill.model import Model
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.training import Optimizer
 
@@ -243,6 +245,21 @@ def test_a_guide_leads_a_teacher_without_labels():
     np.testing.assert_allclose(rows.v, own + 1.5 * (own - other), atol=2e-5)
 
 
+def test_weights_of_a_guide_need_no_label():
+    """A map that takes the weights of its teacher's guide is sampled with them."""
+    network = model(num_labels=0)
+    teacher = network.shapes.guided_by(network.shapes)
+    learning, key = method(guidance=(0.0, 4.0)), jax.random.key(0)
+    init = lambda key: learning.init(key, model=network, teacher=teacher)  # noqa: E731
+    product = randomised(learning.product(jax.eval_shape(init, key)))
+    card = {"num_steps": 1, "solver": product.sampler, "clip": None}
+    unled, led = (Model(product, card).sample(key, 2, guidance=w) for w in (0.0, 2.0))
+    assert jnp.abs(led - unled).max() > 0.01
+    teacher = Model(network.replace(guidance=(0.0, np.inf)), card)
+    with pytest.raises(ValueError, match="guidance is towards a label; give label too"):
+        teacher.told(2, guidance=2.0)
+
+
 def test_a_teacher_with_nothing_to_guide_by():
     network = model(num_labels=0)
     teacher = randomised(network).replace(guidance=(0.0, np.inf))
@@ -267,6 +284,12 @@ def test_a_learnt_weight():
     below, more = learning.weigh(state, rows, 3 * square)  # w = 0 at first
     np.testing.assert_allclose(below, 1 / 16, rtol=1e-6)
     np.testing.assert_allclose(more["w"]["bias"], 1 - 3 * jnp.mean(square), rtol=1e-5)
+    border = JumpLaw(level=(0.0, 1.0), least=(0.5,), to="data", border=0.3)
+    rows = rows._replace(t=jnp.where(jnp.arange(16) < 4, -1.0, -2.0))
+    weighed = dataclasses.replace(learning, jumps=border).weigh(at, rows, square)
+    plain = learning.weigh(at, rows, square)
+    np.testing.assert_allclose(weighed[0], plain[0] * jnp.where(rows.t == -1, 0.3, 1), rtol=1e-6)
+    chex.assert_trees_all_close(weighed[1], plain[1])  # or w would learn it away
     states, _ = run(learning, state, BATCH, 1)
     moved = states[1].weight.network["w"]["kernel"]
     assert jnp.abs(moved).max() > 0

@@ -128,6 +128,9 @@ def test_a_truncated_map_is_measured_where_it_has_learnt():
     assert plan["tcm"].measured_at == plan["tcm"].made_for == (1, 2)
     with pytest.raises(ValueError, match=r"its model is made for \(1, 2\) steps; got \(1, 4\)"):
         plan_of(MODULE, TEACHER, CONSISTENCY, dataclasses.replace(run, measured_at=(1, 4)))
+    higher = dataclasses.replace(method, jumps=JumpLaw(**tcm["jumps"] | {"least": (0.5,)}))
+    plan = plan_of(MODULE, TEACHER, CONSISTENCY, dataclasses.replace(run, method=higher))
+    assert plan["tcm"].measured_at == plan["tcm"].made_for == (1,)  # of two that it mostly is
     assert not plan_of(MODULE, TEACHER, stage(FlowMap(optimizer=PLAIN)))["flow_map"].made_for
 
 

@@ -13,6 +13,7 @@ from pdistill.diffusion.schedules import SMALL, ends
 from pdistill.methods.parts.times import check_law, normal_levels, shuffled_times
 
 ENDS = ("ordered", "sorted", "below", "gap", "data", "dyadic")
+STEPS = 16  # that a map with a `least` takes at most: a card has each count
 CUTS = ("half", "shrinking", "sigmoid", "ect", "ict")
 
 
@@ -102,18 +103,25 @@ class JumpLaw:
             return jnp.ones_like(t)
         return jnp.where(t == -2 * self.least[0], self.border, jnp.ones_like(t))
 
-    def most_steps(self, schedule: Schedule, limit: int = 1000) -> int:
-        """The most equal steps of a schedule's time that all begin at `least` or above; 0 for any.
+    def check_within(self, schedule: Schedule) -> None:
+        """Raises ValueError for a `least` beyond a schedule's levels."""
+        least, most = (-end / 2 for end in ends(schedule)[::-1])
+        if self.least and not least - SMALL / 2 <= self.least[0] <= most + SMALL / 2:
+            raise ValueError(
+                f"jumps.least is a log(sigma / alpha) of the schedule, in {least:.3g} .. "
+                f"{most:.3g}; got {self.least[0]:g}"
+            )
 
-        Args:
-          limit: count from which any will do.
+    def most_steps(self, schedule: Schedule) -> int:
+        """The most equal steps of a schedule's time, up to `STEPS`, that begin at `least` or above.
+
+        0 for any, without a `least`.
         """
         if not self.least:
             return 0
         with jax.ensure_compile_time_eval():
-            last = schedule(1 / jnp.arange(1, limit + 1))
-            known = int(jnp.sum(last <= -2 * self.least[0] + SMALL))
-        return known if known < limit else 0
+            last = schedule(1 / jnp.arange(1, STEPS + 1))
+            return int(jnp.sum(last <= -2 * self.least[0] + SMALL))
 
     def draw(self, key: Array, num: int, schedule: Schedule, dtype=jnp.float32):
         """Log-SNRs at t and s, [num] each; of the first `instantaneous` they are equal."""
@@ -211,7 +219,7 @@ class Cut:
     @property
     def moves(self) -> bool:
         """Whether the law changes in the course of a run."""
-        return self.at != "half"
+        return self.at in ("shrinking", "sigmoid") or (self.at != "half" and self.stages > 1)
 
     def way(self, t: Array, s: Array, progress: Array) -> Array:
         """The angle from t to u, [B], between log-SNRs t and s [B]; progress is 0 to 1 in a run."""
