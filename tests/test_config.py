@@ -687,6 +687,19 @@ def test_infinity_is_no_limit(key):
             parse(changed(f"stages[0].{key}", value))
 
 
+def test_methods_that_only_the_directory_names_are_not_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs_alone.py").write_text("raise RuntimeError")
+    experiment = parse(CONFIG)
+    teacher, *others = CONFIG["stages"]
+    before = CONFIG | {"stages": [teacher | {"method": "theirs_alone:Mine"}, *others]}
+    (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    saved(tmp_path / "teacher/model/config.json")
+    message = r"another config; .*stages\[0\].method: 'theirs_alone:Mine' -> 'teacher'"
+    with pytest.raises(ConfigError, match=message):
+        claim(tmp_path, CONFIG, experiment.stages, plan(experiment, SHAPE), {})
+
+
 def test_a_run_of_an_earlier_version_is_one_message(tmp_path):
     """Its config has keys that this version does not know: in 0.1.0 a teacher had num_steps."""
     experiment = parse(CONFIG)

@@ -17,7 +17,7 @@ from pdistill.experiment.plan import Planned
 from pdistill.methods import Run
 from pdistill.runtime.files import read_json, write_atomically
 from pdistill.runtime.lock import InUse, locked
-from pdistill.runtime.own_code import consent
+from pdistill.runtime.own_code import NotImported, consent
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.temporary import TEMPORARY, remove, sweep
 from pdistill.runtime.terminal import say
@@ -125,7 +125,8 @@ def claim(
     if path.exists() and not unsaved:
         try:
             there = json.loads(path.read_text())
-            before = json.loads(json.dumps(filled(there["config"])))
+            with consent(False):  # of what lies in the directory
+                before = json.loads(json.dumps(filled(there["config"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
@@ -226,9 +227,11 @@ def _check_images(
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:
     """Raises ConfigError for the config of a run that another version of pdistill began."""
     try:
-        with consent(False):  # the run's methods are those of the config now
+        with consent(False):
             parse(before)
     except ConfigError as error:
+        if isinstance(error.__cause__, NotImported):
+            return  # a method that the config does not have now
         raise ConfigError(
             f"{workdir} holds a run of another version of pdistill, whose config this one does not "
             f"read ({error}). Its models load as they are; to train, give another --workdir, or "

@@ -19,6 +19,10 @@ LIBRARIES = (f"{PACKAGE}{os.sep}", *map(sysconfig.get_path, ("stdlib", "purelib"
 _consent: ContextVar[bool | None] = ContextVar("_consent", default=None)
 
 
+class NotImported(ValueError):
+    """A class whose module is not imported, and may not be; see `consent`."""
+
+
 def is_own(value: Any) -> bool:
     """Whether a class, or a value's class, is the user's and not of this package."""
     cls = value if isinstance(value, type) else type(value)
@@ -43,12 +47,12 @@ def class_named(name: str, parent: type = object) -> type:
     """The class that "module:Class" names; with `consent` its module is imported.
 
     Raises:
-      ValueError: it is not imported and there is no consent, or it cannot be; or the class is not
-        a subclass of `parent`.
+      NotImported: its module is not, and there is no consent.
+      ValueError: it cannot be imported, or is not a subclass of `parent`.
     """
     module, _, attribute = name.partition(":")
     if module not in sys.modules and not _consent.get():
-        raise ValueError(
+        raise NotImported(
             f"it names {name!r}, code of its author's own, which would run here; if you trust it, "
             f"import {module} before (a config's file can), or give own_code=True or --own_code"
         )
