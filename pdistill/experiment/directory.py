@@ -119,14 +119,13 @@ def claim(
       ConfigError: the directory holds a run of another config, or of other images. OSError: it
         cannot be used.
     """
-    path, config = workdir / "config.json", json.loads(json.dumps(filled(config)))
+    path, config = workdir / "config.json", _whole(config)
     generator = jax.config.jax_default_prng_impl
     unsaved = in_all(jax.process_index() > 0 or _is_unsaved(workdir))  # before one writes
     if path.exists() and not unsaved:
         try:
             there = json.loads(path.read_text())
-            with consent(False):  # of what lies in the directory
-                before = json.loads(json.dumps(filled(there["config"])))
+            before = _whole(there["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
@@ -222,6 +221,12 @@ def _check_images(
             "another --workdir, or --new to start again there"
         )
     return {**before, **now}
+
+
+def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with all defaults, as JSON has it; its methods are those that are imported."""
+    with consent(False):  # it may be of a directory from elsewhere
+        return json.loads(json.dumps(filled(config)))
 
 
 def _check_version(workdir: Path, before: dict[str, Any]) -> None:
