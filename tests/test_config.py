@@ -568,6 +568,7 @@ def test_a_module_beside_a_config_that_is_not_the_one_found(tmp_path, monkeypatc
     assert config_file.load_config(str(path)).stages[0]["method"] == "twice_there:Mine"
     (tmp_path / "beside" / file).symlink_to(tmp_path / "first" / file)  # or the same one
     (tmp_path / "beside/json.py").write_text("")  # not looked for
+    (tmp_path / "beside/optax.py").write_text("")  # nor imported by the config
     config_file.load_config(str(path))
 
 

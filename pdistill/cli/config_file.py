@@ -63,7 +63,7 @@ def load_config(text: str) -> ConfigDict:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
         sys.exit(f"error: {path}: get_config must return a ConfigDict; got {type(config).__name__}")
-    _check_modules({*_named(copied(config))}, Path(path).resolve().parent)
+    _check_modules({*_named(copied(config))}, Path(path).resolve())
     return config
 
 
@@ -76,14 +76,15 @@ def _named(value: Any) -> Iterator[str]:
         yield match[1]
 
 
-def _check_modules(named: set[str], folder: Path) -> None:
-    """Ends the program if a module that is imported is not of the file in this folder, but another.
+def _check_modules(named: set[str], path: Path) -> None:
+    """Ends the program if a module is not of the file beside the config at `path`, but of another.
 
     Not that folder but all others are searched first: a file in it may be called like a library.
 
     Args:
       named: modules that the config names; those of the folder are imported.
     """
+    folder = path.parent
     files = {file.stem: file for file in folder.glob("*.py") if file.stem != "__main__"}
     files |= {file.parent.name: file for file in folder.glob("*/__init__.py")}
     wanted = {name for name in named if name.partition(".")[0] in files}
@@ -91,12 +92,29 @@ def _check_modules(named: set[str], folder: Path) -> None:
         with contextlib.suppress(Exception, SystemExit):  # which the config's parser says
             importlib.import_module(name)
     needed = {name.partition(".")[0] for name in wanted}
-    for name, file in files.items():
+    used, ahead = set(), {*needed, *_imported(path)}
+    while ahead:  # also what these import
+        name = ahead.pop()
+        if name in files and name not in used:
+            used.add(name)
+            ahead |= _imported(files[name])
+    for name in used:
         found = getattr(sys.modules.get(name), "__file__", None)
         if not found or (name in sys.stdlib_module_names and name not in needed):
             continue
-        if Path(found).resolve() != file.resolve():
-            sys.exit(f"error: the module {name} is of {found}, not of {file}: rename this")
+        if Path(found).resolve() != files[name].resolve():
+            sys.exit(f"error: the module {name} is of {found}, not of {files[name]}: rename this")
+
+
+def _imported(file: Path) -> set[str]:
+    """First parts of the names of the modules that a file imports; none of one that is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    return {name.partition(".")[0] for name in names}
 
 
 def _function(path: str) -> Callable[..., ConfigDict]:
