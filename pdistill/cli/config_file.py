@@ -107,7 +107,7 @@ def _check_modules(named: set[str], path: Path) -> None:
 
 
 def _imported(file: Path) -> set[str]:
-    """First parts of the names of the modules that a file imports; none of one that is no Python."""
+    """First parts of the names of the modules that a file imports; none if it is no Python."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError):
