@@ -145,7 +145,7 @@ def test_a_plan_tells_its_own_flags():
     ).stdout
     assert told.startswith("Plans an experiment")
     flags = re.findall(r"^ +--(\S+):", told, re.MULTILINE)
-    assert sorted(flags) == ["config", "data_shape", "devices"]
+    assert sorted(flags) == ["[no]own_code", "config", "data_shape", "devices"]
 
 
 def test_modules_that_run_commands():

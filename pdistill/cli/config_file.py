@@ -57,13 +57,13 @@ def load_config(text: str) -> ConfigDict:
     if colon and not inspect.signature(function).parameters:
         sys.exit(f"error: {path} has no variants; got {variant!r}")
     try:
-        config = function(*[variant] * bool(colon))
-        config = with_imported_teacher(config) if imports else config
+        written = function(*[variant] * bool(colon))
+        config = with_imported_teacher(written) if imports else written
     except ValueError as error:
         sys.exit(f"error: {path}: {error}")
     if not isinstance(config, ConfigDict):
         sys.exit(f"error: {path}: get_config must return a ConfigDict; got {type(config).__name__}")
-    _check_modules({*_named(copied(config))}, Path(path).resolve())
+    _check_modules({*_named([copied(written), copied(config)])}, Path(path).resolve())
     return config
 
 

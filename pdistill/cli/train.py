@@ -5,6 +5,7 @@ The same command again goes on where it stopped, whether it ended by itself, by 
 change the config.
 """
 
+import contextlib
 import functools
 import re
 import sys
@@ -26,11 +27,13 @@ from pdistill.runtime.compilations import tell_compilations
 from pdistill.runtime.cpu import set_xla_flags
 from pdistill.runtime.files import in_home, one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
+from pdistill.runtime.own_code import consent
 from pdistill.runtime.programs import keep_programs
 from pdistill.runtime.terminal import plain_errors, plain_messages
 from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
+PLANS = ("config", "devices", "data_shape", "own_code")  # flags of `plan`
 PLAN = """Plans an experiment: pdistill plan --config=imagenet64_pd --devices=8,64
 
 Each stage's parameters, memory, arithmetic and communication, by numbers of devices; nothing is
@@ -49,6 +52,9 @@ flags.DEFINE_alias("devices", "dry_run")
 flags.FLAGS["devices"].help = f"Numbers of devices, such as 8,64; {PLANNED} by default."
 _DATA_SHAPE = flags.DEFINE_list(
     "data_shape", None, "N,H,W,C of the data set, for a dry run where it is not."
+)
+_OWN_CODE = flags.DEFINE_bool(
+    "own_code", False, "Run code that the cards of a teacher or a codec name, which you trust."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes, which SLURM, GKE or a Cloud TPU tells about."
@@ -69,7 +75,7 @@ def main(_, stop: ProgramSignals) -> None:
         keep_programs()
     tell_compilations()
     if _DRY_RUN.value:
-        with plain_errors(ConfigError):
+        with plain_errors(ConfigError), _consent():
             devices = _counts("devices", _DRY_RUN.value)
             shape = _DATA_SHAPE.value and _counts("data_shape", _DATA_SHAPE.value, 4)
             jax.config.update("jax_platforms", "cpu")
@@ -85,13 +91,18 @@ def main(_, stop: ProgramSignals) -> None:
         stop.install()  # JAX has set a handler of SIGTERM
     errors = ConfigError, CheckpointError, DataError, Diverged, EvaluationError, ModelError
     try:
-        with plain_errors(*errors, SamplingError, OSError):
+        with plain_errors(*errors, SamplingError, OSError), _consent():
             experiment.run(_CONFIG.value, in_home(_WORKDIR.value), new=_NEW.value, stop=stop)
     except Interrupted as interruption:
         message = "" if jax.process_index() else str(interruption)
         sys.stdout.flush()
         processes.leave()
         stop.end(message)
+
+
+def _consent() -> contextlib.AbstractContextManager:
+    """Consent to code that cards name, if the user gives it; a config's own words need none."""
+    return consent() if _OWN_CODE.value else contextlib.nullcontext()
 
 
 def _counts(flag: str, texts: list[str], num: int | None = None) -> tuple[int, ...]:
@@ -114,7 +125,7 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
     if plan and not any(re.match("--?(devices|dry_run)(=|$)", a) for a in arguments):
         arguments.append(f"--devices={PLANNED}")
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # which --help shows
-        if flag.name in ("config", "devices", "data_shape") if plan else flag.name != "devices":
+        if flag.name in PLANS if plan else flag.name != "devices":
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     sys.modules["__main__"].__doc__ = PLAN if plan else __doc__
     sys.argv[1:] = arguments  # where config_flags looks too

@@ -107,7 +107,7 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
         _write_tensors(temporary, model.network.params, card, dtype)
         if model.prompts:
             model.prompts.save(temporary / TEXT)
-        (temporary / "README.md").write_text(_readme(model), "utf-8")
+        (temporary / "README.md").write_text(_readme(model, temporary), "utf-8")
 
 
 def _others(directory: Path) -> set[str]:
@@ -142,14 +142,26 @@ def title(model: Model) -> str:
     return f"{about}, {format_count(nfe, 'evaluation')}, {method}"
 
 
-def _readme(model: Model) -> str:
-    """Fills in the model card."""
+def _names_own_code(folder: Path) -> bool:
+    """Whether a card in a folder names a network, a codec or a schedule as module:Class."""
+    cards = map(read_json, folder.rglob("config.json"))
+    parts = [card.get(part) or {} for card in cards for part in ("network", "codec", "schedule")]
+    while parts:
+        part = parts.pop()
+        if ":" in part.get("name", ""):
+            return True
+        inner = part.get("arguments", {}).get("network")
+        parts += [inner] * isinstance(inner, dict)
+    return False
+
+
+def _readme(model: Model, folder: Path) -> str:
+    """Fills in the model card of what is written to a folder."""
     card, steps = model.card, format_steps(model.sampling.num_steps)
     keys = ("stage", "solver", "num_steps", "head", "schedule", "data", "guidance", "parent")
     known = list(model.prompts.known) if model.prompts else []
     prompt = f", prompt={json.dumps(known[0] if known else 'a prompt')}"
     rows = [f"| {key} | `{json.dumps(card.get(key))}` |" for key in (*keys, "versions")]
-    own = any(":" in card[part]["name"] for part in ("network", "schedule"))  # module:Class
     return README.format(
         title=title(model),
         shape=" x ".join(map(str, model.image_shape)),
@@ -159,7 +171,7 @@ def _readme(model: Model) -> str:
         task="text-to-image" if model.prompts else "unconditional-image-generation",
         label=", label=0" if model.network.num_labels else prompt if model.prompts else "",
         rows="\n".join(rows),
-        own_code=", own_code=True" if own else "",
+        own_code=", own_code=True" if _names_own_code(folder) else "",
     )
 
 

@@ -91,9 +91,12 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ValueError(f"{what} has no {unknown[0]!r}; it has {', '.join(known)}")
-    kinds, ours = {f.name: f.type for f in dataclasses.fields(cls)}, not is_own(cls)
+    declared, ours = {f.name: f for f in dataclasses.fields(cls)}, not is_own(cls)
     for key, value in arguments.items():
-        if problem := _problem(key, kinds[key], value, ours):
+        field = declared[key]
+        if not ours and value is field.default:  # such as None
+            continue
+        if problem := _problem(key, field.type, value, ours):
             got = f"{value:,}" if type(value) is int else repr(value)
             raise ValueError(f"{what}: {key} must be {problem}; got {got}")
     if ours and (blocks := num_blocks(arguments)) > MOST_BLOCKS:
@@ -101,8 +104,8 @@ def _fields(cls: type[nn.Module], what: str, arguments: Mapping[str, Any]) -> di
     fields = {key: hashable(value) for key, value in arguments.items()}
     if fields.get("dtype") is not None:
         fields["dtype"] = jnp.dtype(fields["dtype"])
-    if isinstance(fields.get("network"), Mapping):
-        fields["network"] = build_network(**fields["network"])
+    if isinstance(inner := fields.get("network"), Mapping) and {*inner} == {"name", "arguments"}:
+        fields["network"] = build_network(**inner)
     return fields
 
 
@@ -131,7 +134,7 @@ def _problem(key: str, kind: Any, value: Any, ours: bool) -> str:
     if kind is int and type(value) is not int:
         return "a whole number"
     if kind is float and type(value) not in (int, float):
-        return "a finite number"
+        return "a finite number" if ours else "a number"
     if kind is int and ours and value > LARGEST:
         return f"at most {LARGEST:,}"
     if kind is float and ours:
@@ -170,7 +173,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
         arguments = {f: a for f, a in arguments.items() if f not in code}
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"]).name
-    if "network" in arguments:
+    if isinstance(arguments.get("network"), nn.Module):
         arguments["network"] = describe_network(arguments["network"])
     return {"name": names[0] if names else name_of(cls), "arguments": arguments}
 

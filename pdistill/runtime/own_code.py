@@ -56,10 +56,13 @@ def class_named(name: str, parent: type = object) -> type:
             f"it names {name!r}, code of its author's own, which would run here; if you trust it, "
             f"import {module} before (a config's file can), or give own_code=True or --own_code"
         )
+    token = _consent.set(None)  # which is for this module, not for what it loads
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # whatever the module's code raises
         raise ValueError(f"{name!r} cannot be imported: {said(error)}") from error
+    finally:
+        _consent.reset(token)
     if not (isinstance(found, type) and issubclass(found, parent)):
         raise ValueError(f"{name!r} is not a subclass of {parent.__module__}.{parent.__name__}")
     return found

@@ -4,6 +4,8 @@ import dataclasses
 import enum
 import importlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Optional
@@ -30,10 +32,11 @@ from pdistill.experiment.plan import Planned, first_of_each_method
 from pdistill.experiment.run import Experiment
 from pdistill.experiment.variants import with_imported_teacher
 from pdistill.interop import write_folder
+from pdistill.interop.hub import _names_own_code
 from pdistill.methods import Ctm, Method, Teacher
 from pdistill.methods.method import optimizers, roles
 from pdistill.model import ModelError
-from pdistill.networks import Network
+from pdistill.networks import Network, build_network, describe_network
 from pdistill.runtime.own_code import class_named, consent, name_of
 from pdistill.training import Learner, Optimizer, StopSignals, frozen
 
@@ -195,6 +198,54 @@ def test_code_that_a_card_names_runs_with_consent_only(tmp_path, monkeypatch, pa
     del sys.modules["theirs"]
     with pytest.raises(ModelError, match="names 'theirs"):
         models.load(tmp_path / "model")
+
+
+def test_consent_is_for_what_is_named_only(tmp_path, monkeypatch):
+    """Not for what a module that may be imported loads."""
+    monkeypatch.syspath_prepend(tmp_path)
+    saved(tmp_path / "model", "network", "theirs:Small")
+    (tmp_path / "theirs.py").write_text("raise ValueError('it ran')")
+    (tmp_path / "loads.py").write_text(
+        f"import pdistill\npdistill.load({str(tmp_path / 'model')!r}, own_code=False)\n"
+    )
+    with consent(), pytest.raises(ValueError, match="names 'theirs:Small', code of its author"):
+        class_named("loads:Some")
+
+
+@pytest.mark.parametrize("more", [[], ["--own_code"]])
+def test_a_run_takes_consent(tmp_path, more):
+    saved(tmp_path / "model", "network", "theirs:Small")
+    (tmp_path / "theirs.py").write_text("raise ValueError('it ran')")
+    arguments = ["plan", "digits_pd:imported", f"--config.teacher={tmp_path / 'model'}", *more]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "pdistill", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    told = "cannot be imported: it ran" if more else "it names 'theirs:Small', code of its author's"
+    assert told in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+class Free(nn.Module):
+    """Has a number that may be left away, and something else that is called network."""
+
+    limit: float = None
+    network: Any = None
+
+
+def test_fields_of_networks_of_ones_own():
+    about = describe_network(Free())
+    assert about["arguments"] == {"limit": None, "network": None}
+    assert build_network(**about) == Free()
+    with pytest.raises(ValueError, match="limit must be a number; got 'x'"):
+        build_network(about["name"], {"limit": "x"})
+
+
+@pytest.mark.parametrize("inner", ["theirs:Small", "dit"])
+def test_the_readme_of_a_nested_network_of_ones_own(tmp_path, inner):
+    network = {"name": "routed", "arguments": {"network": {"name": inner, "arguments": {}}}}
+    card = {"network": network, "schedule": {"name": "cosine"}, "data": {"name": "digits:train"}}
+    (tmp_path / "config.json").write_text(json.dumps(card))
+    assert _names_own_code(tmp_path) == (inner == "theirs:Small")
 
 
 @pytest.mark.parametrize(
