@@ -48,7 +48,8 @@ class Selection:
             model.rename(self._best)  # of a run that is trained on
         sync_global_devices(f"selecting in {directory}")
         there = self._best.exists()
-        self._log = LogFile(directory / "selection.jsonl", keep=lambda row: there)
+        path, kinds = directory / "selection.jsonl", {"step": int, "value": int | float}
+        self._log = LogFile(path, keep=lambda row: there, kinds=kinds)
 
     def rewind(self, step: int) -> None:
         """Forgets what was measured after update `step`, from which training goes on.

@@ -369,6 +369,14 @@ def test_a_log_file_drops_a_line_cut_short(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 3}]
 
 
+def test_a_log_of_something_else_is_named(tmp_path):
+    """By hand or by another program; in a line, not by a traceback."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/log.jsonl").write_text('{"loss": 1.0}\n')
+    with pytest.raises(OSError, match=r"t/log\.jsonl has a row without a sound step"):
+        run(tmp_path, 4)
+
+
 def test_seconds_are_shown_as_people_read_them():
     assert [format_seconds(s) for s in (0, 75, 3675)] == ["0:00", "1:15", "1:01:15"]
 
