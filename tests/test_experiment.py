@@ -237,6 +237,19 @@ def reports(monkeypatch):
     return found
 
 
+def test_a_report_that_cannot_be_made_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    def build(directory):
+        raise OSError(f"{directory}/log.jsonl is damaged")
+
+    monkeypatch.setattr(report, "build", build)
+    run = SimpleNamespace(
+        began=0.0, workdir=tmp_path, measurements=SimpleNamespace(rows=[{}]), _reporting=0.0
+    )
+    Experiment._report(run)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"warning: there is no report for now: {tmp_path}/log.jsonl is damaged"
+
+
 @pytest.mark.parametrize(("spent", "grows"), [(19.0, True), (21.0, False)])
 def test_reports_take_a_fiftieth_of_the_time(tmp_path, reports, spent, grows):
     """20 of a run's first 1,000 seconds."""

@@ -1,4 +1,4 @@
-"""Networks and states of earlier runs that a run begins with."""
+"""Networks, states and columns of earlier runs that a run begins with."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,10 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pdistill import model as models
+from pdistill.data.columns import Column, Rows
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.plan import Planned
 from pdistill.experiment.trace import shapes_in_training
+from pdistill.methods.columns import check_rows
 from pdistill.methods.multi_student import Joined
+from pdistill.model.card import codec_identity
 from pdistill.networks import Network
 from pdistill.runtime.mesh import replicated, to_device
 from pdistill.training import Checkpointer, CheckpointError
@@ -54,6 +57,26 @@ def _as_planned(network: Network, maker: Planned) -> Network:
     if not hasattr(module, "remat"):
         return network
     return network.replace(module=network.module.clone(remat=module.remat))
+
+
+def rows_given(
+    column: Column,
+    path: Path,
+    planned: Planned,
+    runs: Mapping[str, Planned],
+    workdir: Path,
+    num_images: int,
+    flip: bool,
+) -> Rows:
+    """Reads a column's file; ValueError for other rows than the run's plan has."""
+    rows = column.read(path)
+    if column.path and hasattr(column, "check_codec"):
+        codec = planned.codec and planned.codec.directory(workdir)
+        if not codec or codec.exists():  # a stage's is checked once it is there
+            column.check_codec(path, codec and codec_identity(codec))
+    teacher = runs[planned.given["teacher"]].network
+    check_rows(column, rows, column.shapes(teacher, num_images, flip))
+    return rows
 
 
 def last_state(planned: Planned, workdir: Path, mesh: Mesh) -> Any:

@@ -33,7 +33,7 @@ from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import check_seed, claim, taken
 from pdistill.experiment.estimate import tell_estimate
-from pdistill.experiment.given import given_to
+from pdistill.experiment.given import given_to, rows_given
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan
@@ -41,9 +41,7 @@ from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
 from pdistill.experiment.trace import check_update
-from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
-from pdistill.model.card import codec_identity
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
 from pdistill.runtime import compilations
@@ -209,9 +207,12 @@ class Experiment:
         too_often = self._reporting > (before - self.began) / 50
         if jax.process_index() > 0 or too_often or not self.measurements.rows:
             return
-        path = report.build(self.workdir)
-        if not self._reporting:
-            say(f"{'report':<16} {path}, which grows as the run goes on")
+        try:
+            path = report.build(self.workdir)
+            if not self._reporting:
+                say(f"{'report':<16} {path}, which grows as the run goes on")
+        except OSError as error:  # the last report is the one that has to be
+            say(f"warning: there is no report for now: {error}")
         self._reporting += time.monotonic() - before
 
     def _directory(self, planned: Planned) -> Path:
@@ -337,16 +338,8 @@ class Experiment:
 
     def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
         """The rows of a column's file; ValueError for other rows than the run's plan has."""
-        rows = column.read(path)
-        if column.path and hasattr(column, "check_codec"):
-            codec = planned.codec and planned.codec.directory(self.workdir)
-            if not codec or codec.exists():  # a stage's is checked once it is there
-                column.check_codec(path, codec and codec_identity(codec))
-        teacher = self.runs[planned.given["teacher"]].network
-        check_rows(
-            column, rows, column.shapes(teacher, len(self.train_data), self.config.data.flip)
-        )
-        return rows
+        num, flip = len(self.train_data), self.config.data.flip
+        return rows_given(column, path, planned, self.runs, self.workdir, num, flip)
 
     def _codec(self, planned: Planned) -> Codec | None:
         """The codec of a run, blank, as it was saved; None for a run that works on images."""
