@@ -5,6 +5,7 @@ row is not made again, and training goes on from the newest checkpoint.
 """
 
 import functools
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ from pdistill.networks import Codec, Network
 from pdistill.runtime import compilations
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import end_line, format_seconds, say, update
+from pdistill.runtime.terminal import end_line, format_seconds, say, update, write
 from pdistill.training import Diverged, StopSignals, init_state, train
 from pdistill.training.logging import Writer
 from pdistill.training.overview import write_parameters
@@ -92,8 +93,9 @@ def run(
             update("the report is made")
             path = report.build(workdir)
             end_line()
-            print(f"\n{report.table(experiment.measurements.rows)}")
-            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
+            table = report.table(experiment.measurements.rows)
+            took = format_seconds(time.monotonic() - experiment.began)
+            write(f"\n{table}\n\nReport: {path}  ({took})", to=sys.stdout)
         sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
