@@ -18,7 +18,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.data.columns import Column, given_file, keep_content
+from pdistill.data.columns import Column, given_file, keep_origin
 from pdistill.data.text import first_captions
 from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
@@ -323,7 +323,8 @@ class Experiment:
             if not column.path:
                 maker = self.runs[planned.given["teacher"]]
                 path = self._directory(maker) / column.file
-                keep_content(column, path, self.train_data)
+                made_by = models.read_card(path.parent / "model")["checksum"]
+                keep_origin(column, path, self.train_data, made_by)
                 if not in_all(path.exists()):
                     column.make(
                         path, given["teacher"], self._examples(maker), flip=self.config.data.flip,
