@@ -84,9 +84,16 @@ def last_state(planned: Planned, workdir: Path, mesh: Mesh) -> Any:
     shapes, _ = shapes_in_training(planned.state, mesh)
     with Checkpointer(workdir / planned.name / "checkpoints") as checkpointer:
         restored = checkpointer.restore(shapes)
+    folder, last = workdir / planned.name, planned.run.loop.num_updates
+    wanted = f"a later stage goes on with what {planned.name} has learnt"
+    again = f"; remove that folder to train {planned.name} again"
     if restored is None:
+        raise CheckpointError(f"{wanted}, whose checkpoints are not in {folder}{again}")
+    state, _ = restored
+    card = models.read_card(folder / "model", codec=planned.makes_codec)
+    if int(state.step) != last and "diverged" not in card:
         raise CheckpointError(
-            f"a later stage goes on with what {planned.name} has learnt, whose checkpoints are not "
-            f"in {workdir / planned.name}; remove that folder to train {planned.name} again"
+            f"{wanted} in {last} updates, and the newest checkpoint in {folder} that can be read "
+            f"is of {state.step}{again}"
         )
-    return restored[0].method
+    return state.method
