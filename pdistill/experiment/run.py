@@ -151,10 +151,7 @@ class Experiment:
 
     def _open(self) -> None:
         updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
-        self.measurements.open({
-            name: self.runs[name].run.loop.num_updates if found is None else found
-            for name, found in updates.items()
-        })  # fmt: skip
+        self.measurements.open(updates)
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
