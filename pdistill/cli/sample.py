@@ -239,7 +239,7 @@ def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> I
 
 
 def _remnants(folder: Path) -> list[Path]:
-    """What a command that was killed has left in an empty folder."""
+    """Finds what a command that was killed has left in an empty folder."""
     return list(folder.glob(f"{PART}{TEMPORARY}"))
 
 

@@ -143,28 +143,8 @@ def claim(
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
         images = _check_images(workdir, there.get("images", {}), images, digest)
-        changed = differences(before, config)
+        _check_changes(workdir, before, config, stages, runs)
         earlier = _earlier(there, code)
-        harmful = [
-            change
-            for change in changed
-            if not is_harmless(*change, stages, runs)
-            and not _is_taken_back(workdir, *change, stages, runs)
-        ]
-        if harmful:
-            _check_version(workdir, before)
-            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
-            raise ConfigError(
-                f"{workdir} holds a run with another config; give another --workdir, or "
-                f"--new to start again there. They differ in: {lines}"
-            )
-        for key, old, new in changed:
-            if key.endswith("num_updates") and new > old:
-                say(
-                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
-                    f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
-                    "that length from the start"
-                )
     check()
     if jax.process_index() == 0:
         if path.exists():
@@ -224,6 +204,37 @@ def _is_of_unsaved(path: Path, workdir: Path) -> bool:
     return not path.is_symlink() and (path.is_dir() or bool(re.fullmatch(UNSAVED, name)))
 
 
+def _check_changes(
+    workdir: Path,
+    before: Mapping[str, Any],
+    config: Mapping[str, Any],
+    stages: Sequence[Run],
+    runs: Mapping[str, Planned],
+) -> None:
+    """Raises ConfigError for changes that a run may not go on with; tells of more updates."""
+    changed = differences(before, config)
+    harmful = [
+        change
+        for change in changed
+        if not is_harmless(*change, stages, runs)
+        and not _is_taken_back(workdir, *change, stages, runs)
+    ]
+    if harmful:
+        _check_version(workdir, before)
+        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
+        raise ConfigError(
+            f"{workdir} holds a run with another config; give another --workdir, or "
+            f"--new to start again there. They differ in: {lines}"
+        )
+    for key, old, new in changed:
+        if key.endswith("num_updates") and new > old:
+            say(
+                f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
+                "that length from the start"
+            )
+
+
 def _more_that_moves(stage: Run) -> str:
     """Words for what else follows the part that is done of a run, in its own."""
     moves = getattr(getattr(stage.method, "between", None), "moves", False)
@@ -267,7 +278,7 @@ def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(filled(config)))
 
 
-def _check_version(workdir: Path, before: dict[str, Any]) -> None:
+def _check_version(workdir: Path, before: Mapping[str, Any]) -> None:
     """Raises ConfigError for the config of a run that another version of pdistill began."""
     try:
         with consent(False):
