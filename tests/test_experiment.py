@@ -147,6 +147,26 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
+def test_a_stage_that_is_added_goes_on(workdir, tmp_path):
+    """It makes what it would have made from the start; one that has gone is refused."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    about, rows = json.loads((copy / "config.json").read_text()), copy / "results.jsonl"
+    [teacher, students] = about["config"]["stages"]
+    config = tiny()
+    config.stages = config.stages[:1]
+    with pytest.raises(ConfigError, match="another config"):
+        experiment.run(config, copy)
+    shutil.rmtree(copy / students["name"])
+    about["config"]["stages"] = [teacher]
+    (copy / "config.json").write_text(json.dumps(about))
+    kept = [line for line in rows.read_text().splitlines(True) if '"stage": "teacher"' in line]
+    rows.write_text("".join(kept))
+    experiment.run(tiny(), copy)
+    assert rows_without_timings(copy) == rows_without_timings(workdir)
+    assert rows.read_text().startswith("".join(kept))
+
+
 def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     """The rows that are there stay as they are, and without it again nothing changes."""
     copy = tmp_path / "tiny"

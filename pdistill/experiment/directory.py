@@ -130,6 +130,7 @@ def claim(
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
         images = _check_images(workdir, there.get("images", {}), images, digest)
+        before["stages"] = _in_places(before.get("stages", []), config["stages"])
         changed = differences(before, config)
         harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
         if harmful:
@@ -248,7 +249,7 @@ def is_harmless(
     key: str, old: Any, new: Any, stages: Sequence[Run], runs: Mapping[str, Planned]
 ) -> bool:
     """Whether a run may go on with this change of its config."""
-    if re.fullmatch(HARMLESS, key):
+    if re.fullmatch(HARMLESS, key) or (re.fullmatch(r"stages\[\d+\]", key) and old is None):
         return True
     within, last = (
         r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
@@ -265,6 +266,16 @@ def is_harmless(
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new
     )
+
+
+def _in_places(old: list[Any], new: list[Any]) -> list[Any]:
+    """Old stages in the places of the new ones of their names, None where a stage is added.
+
+    They are returned as they are if one has gone, or they are in another order.
+    """
+    named = {stage.get("name"): stage for stage in old}
+    found = [named.get(stage["name"]) for stage in new]
+    return found if [stage for stage in found if stage] == old else old
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

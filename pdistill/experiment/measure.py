@@ -97,22 +97,23 @@ class Measurements:
         self._mesh = mesh
         self._config = config
         self._settings = config.evaluation
-        self._runs = runs
         self._splits = {config.data.train: data}
         self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
         self._codecs: dict[Path, Codec] = {}
         self._extractors: dict[str, Extractor] = {}
         self.text: Text | None = None
-        for r in runs.values():
+        sampled = [r for r in runs.values() if not r.makes_codec]
+        for r in sampled:
             self._check_guidance(r)
             self._check_labels(r)
         try:
-            for r in runs.values():
+            for r in sampled:
                 self._measurements(r)  # raises for steps that a solver cannot take
             splits = self._settings.references
             self._evaluators = {
                 shape: self._build(self._settings.metrics, splits, shape)
                 for shape in {r.image_shape for r in runs.values() if r.run.measured}
+                | {r.image_shape for r in runs.values() if r.makes_codec}
             }
             self._selecting = {
                 (r.run.select, r.image_shape): self._build(
@@ -179,11 +180,10 @@ class Measurements:
     def measure_codec(self, r: Planned) -> None:
         """Adds the rows of training images that a codec has encoded and decoded, of no evaluations.
 
-        They say how close latents can come. Nothing is done where they are there already, or where
-        no model of this shape is measured.
+        They say how close latents can come. Nothing is done where they are there already.
         """
-        evaluator = self._evaluators.get(r.image_shape)
-        if evaluator is None or not evaluator.metrics:
+        evaluator = self._evaluators[r.image_shape]
+        if not evaluator.metrics:
             return
         what = {
             **{"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"},
