@@ -192,7 +192,7 @@ def test_warnings_are_a_line(files, capsys):
     np.savez(files / "few.npz", noise(10, 0))
     run(f"--images={files}/few.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels")
     lines = capsys.readouterr().err.splitlines()
-    assert next(line for line in lines if "too few" in line).startswith("warning: 10 samples")
+    assert next(line for line in lines if " few for " in line).startswith("warning: 10 samples")
 
 
 # --- Classes ------------------------------------------------------------------------------------
@@ -278,9 +278,10 @@ def told(monkeypatch):
     """What each set of samples was made for: (name of the reference, labels, prompts)."""
     found, measure = [], Evaluator.measure
 
-    def tell(self, batches, labels=None, prompts=None):
+    def tell(self, batches, labels=None, prompts=None, paired=False):
         found.append((self.references[0].name, labels, prompts))
-        return measure(self, batches, labels, prompts)
+        assert paired == (prompts is not None)
+        return measure(self, batches, labels, prompts, paired)
 
     monkeypatch.setattr(Evaluator, "measure", tell)
     return found

@@ -113,7 +113,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     def distance(samples: np.ndarray, to: Reference) -> float:
         evaluator = Evaluator([to], (options.metric,), num_samples=num, extractors=extractors)
-        return evaluator.measure([samples])[0]["value"]
+        return evaluator.measure([samples], paired=to is not reference)[0]["value"]
 
     rows = []
     for text in options.students.split(","):

@@ -250,7 +250,10 @@ def _measure_images(
     return [
         {"stage": options.images, "method": "images"} | nothing | row | about
         for row in evaluator.measure(
-            _shown(given.images, options.batch_size), given.labels, prompts=given.prompts
+            _shown(given.images, options.batch_size),
+            given.labels,
+            prompts=given.prompts,
+            paired=given.prompts is not None,  # whose captions they are is not known
         )
     ]
 

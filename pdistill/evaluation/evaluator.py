@@ -130,11 +130,15 @@ class Evaluator:
         batches: Iterable[np.ndarray],
         labels: np.ndarray | None = None,
         prompts: Sequence[str] | None = None,
+        paired: bool = False,
     ) -> list[dict[str, Any]]:
         """Measures samples, uint8 [B, H, W, C] a batch.
 
         Args:
           labels, prompts: [N] each, that the samples were made for, if they were.
+          paired: the samples were made for the training images, each in its turn, as those of
+            captions are. Rows of a comparison with these have no "bias" and, but for shares of
+            samples, no "margin".
 
         Returns:
           A row for each metric and reference: {"metric", "value", "reference", "num_samples",
@@ -156,18 +160,13 @@ class Evaluator:
             num += len(images)
             for name, collector in spaces.items():
                 collector.add(self._extractors[name](images))
-        if duplicates.count > 0.01 * num:
-            warnings.warn(
-                f"{duplicates.count} of {num} samples are exact copies of others: check whether "
-                "noise is used twice, or the model has collapsed",
-                EvaluationWarning,
-                stacklevel=2,
-            )
+        _warn_of_copies(duplicates.count, num)
         rows = []
         for metric, reference in self._comparisons():
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
-            samples = spaces[metric.features].first(limit, labels, embedded)
+            made_for_these = paired and reference is self._training
+            samples = spaces[metric.features].first(limit, labels, embedded, made_for_these)
             limit = min(limit or num, num)
             with Bar(f"computes {' and '.join(metric.names(limit))}"):
                 parts = metric.measure(samples, reference, extractor)
@@ -308,12 +307,17 @@ class Evaluator:
                 )
 
     def _check_classes(self) -> None:
-        """Raises EvaluationError for references without labels, or of classes of few images."""
+        """Raises EvaluationError for references without classes, or of classes of few images."""
         for metric, reference in self._comparisons():
             if isinstance(metric, NearestMean) and reference.labels is None:
                 raise EvaluationError(
                     f"{metric.names(0)[0]} needs a reference with labels, such as cifar10:train; "
                     f"{reference.name} has none"
+                )
+            if isinstance(metric, NearestMean) and len(np.unique(reference.whole.labels)) < 2:
+                raise EvaluationError(
+                    f"{metric.names(0)[0]} needs a reference of at least two classes; all images "
+                    f"of {reference.whole.name} are of one"
                 )
             if metric.needs != "statistics" or reference is None or not reference.classes:
                 continue
@@ -370,3 +374,14 @@ class Evaluator:
         found = [(m, r) for m, r in self._comparisons() if m.features == space]
         limits = {self._limit(r) for m, r in found if m.needs == "statistics"}
         return Collector({metric.needs for metric, _ in found}, limits)
+
+
+def _warn_of_copies(count: int, num: int) -> None:
+    """Warns where `count` of `num` samples, more than few, are copies of others."""
+    if count > 0.01 * num:
+        warnings.warn(
+            f"{count} of {num} samples are exact copies of others: check whether noise is used "
+            "twice, or the model has collapsed",
+            EvaluationWarning,
+            stacklevel=3,
+        )

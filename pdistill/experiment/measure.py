@@ -209,7 +209,7 @@ class Measurements:
             "devices": self._mesh.size,
         }
         prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
-        measured = evaluator.measure(batches, self._data.labels[chosen], prompts)
+        measured = evaluator.measure(batches, self._data.labels[chosen], prompts, paired=True)
         rows = self._append([what | row | about for row in measured])
         conclude(f"{shown}: {_values(rows)}")
 
@@ -243,7 +243,7 @@ class Measurements:
         how = self._sampling_arguments(network, sampling, evaluator.num_samples)
         batches = results.draw_samples(network, description=f"{r.name:<16} {r.run.select}", **how)
         samples = list(batches)  # whose sums are as those that the model is measured by
-        [row] = evaluator.measure(samples, how["told"].label)
+        [row] = evaluator.measure(samples, how["told"].label, paired=network.takes_text)
         return row, np.concatenate(samples)
 
     @functools.cached_property

@@ -142,7 +142,8 @@ def measure(
         batch_size=batch_size, mesh=mesh, guidance=guidance, description=description,
     )  # fmt: skip
     samples = Timed(batches, keep)
-    measured = evaluator.measure(samples, told.label, prompts)
+    in_turns = model.network.takes_text  # see `draw_told`
+    measured = evaluator.measure(samples, told.label, prompts, paired=in_turns)
     about = {
         "method": model.card["method"],
         "seconds_per_image": samples.seconds_per_image,
