@@ -23,7 +23,7 @@ from pdistill.evaluation.metrics import (
     NearestMean,
     parse_metrics,
 )
-from pdistill.evaluation.neighbours import nearest_rows
+from pdistill.evaluation.neighbours import nearest_images
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
 from pdistill.features import Extractor, load_extractor
@@ -52,6 +52,7 @@ class Evaluator:
       held_out: images for the nearest-neighbour ratio.
       options: keyword arguments of extractors' loaders, such as {"inception": {"weights": PATH}}.
       training: the training images, for that ratio and the pictures; None for the first reference.
+      mirrored: models were trained on the mirrors of these, too.
       extractors: by name, for several evaluators to share: this one takes what is there, and adds
         what it loads.
 
@@ -70,6 +71,7 @@ class Evaluator:
         held_out: Reference | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         training: Reference | None = None,
+        mirrored: bool = False,
         extractors: dict[str, Extractor] | None = None,
     ) -> None:
         if NEIGHBOURS in metrics and held_out is None:
@@ -78,7 +80,8 @@ class Evaluator:
             )
         self.references = references
         self._training = next(iter(references), None) if training is None else training
-        self.metrics = parse_metrics(metrics, features, held_out)
+        self._mirrored = mirrored
+        self.metrics = parse_metrics(metrics, features, held_out, mirrored)
         for metric in self.metrics:
             if not references and metric.compares != "none":
                 raise EvaluationError(
@@ -208,12 +211,17 @@ class Evaluator:
         )
         extractor = next(one_by_one, None) or load_extractor("pixels")
         shown = samples[:NEIGHBOUR_PICTURES]
-        nearest = nearest_rows(
-            extractor(shown)["features"], training.blocks(extractor), NEIGHBOURS_SHOWN
+        neighbours = nearest_images(
+            shown,
+            training.images,
+            lambda images: extractor(images)["features"],
+            training.blocks(extractor),
+            NEIGHBOURS_SHOWN,
+            mirrored=self._mirrored,
         )
         evenly = np.linspace(0, len(reference) - 1, min(len(samples), len(reference))).astype(int)
         return {
-            "neighbours": np.concatenate([shown[:, None], training.images[nearest]], axis=1),
+            "neighbours": np.concatenate([shown[:, None], neighbours], axis=1),
             "spectrum": radial_spectrum(samples),
             "data_spectrum": radial_spectrum(reference.images[evenly]),
         }

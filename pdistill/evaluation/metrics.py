@@ -176,9 +176,8 @@ class KernelDistance(Metric):
         return ("kid" if self.features == INCEPTION else f"kid_{self.features}",)
 
     def measure(self, samples, reference, extractor):
-        return _with_error(
-            samples, *kernel_distance(samples.features, reference.features(extractor))
-        )
+        found = kernel_distance(samples.features, reference.features(extractor))
+        return _with_error(samples, *found)
 
 
 class Cmmd(Metric):
@@ -321,33 +320,40 @@ class NearestNeighbourRatio(Metric):
 
     Attributes:
       held_out: images like these, that no model was trained on.
+      mirrored: models were trained on the mirrors of training images too.
     """
 
     held_out: Reference | None = None
+    mirrored: bool = False
     compares = "training"
 
     def names(self, num: int) -> tuple[str, ...]:
         return (NEIGHBOURS,)
 
     def measure(self, samples, reference, extractor):
-        ratio = _neighbour_ratio(reference, self.held_out, extractor)
-        return [{"value": ratio(samples.features)}]
+        ratio = _neighbour_ratio(reference, self.held_out, self.mirrored, extractor)
+        mirrored = {"mirrored": True} if self.mirrored else {}
+        return [{"value": ratio(samples.features), "held_out": self.held_out.name} | mirrored]
 
 
 @functools.lru_cache(maxsize=8)
-def _neighbour_ratio(train: Reference, held_out: Reference, extractor: Extractor) -> NeighbourRatio:
-    return NeighbourRatio(train.features(extractor), held_out.features(extractor))
+def _neighbour_ratio(train, held_out, mirrored: bool, extractor: Extractor) -> NeighbourRatio:
+    shape = train.images.shape[1:] if mirrored else None
+    return NeighbourRatio(train.features(extractor), held_out.features(extractor), shape)
 
 
 def parse_metrics(
-    names: Sequence[str], features: str = "", held_out: Reference | None = None
+    names: Sequence[str],
+    features: str = "",
+    held_out: Reference | None = None,
+    mirrored: bool = False,
 ) -> list[Metric]:
     """Makes metrics from their names, as in this module's docstring.
 
     Args:
       features: feature space of precision_recall; by default the space of the first metric with one
         in its name, and Inception's if none has.
-      held_out: images for the nearest-neighbour ratio.
+      held_out, mirrored: as of `NearestNeighbourRatio`.
 
     Raises:
       ValueError: a metric or feature space is unknown.
@@ -355,7 +361,8 @@ def parse_metrics(
     features = features or feature_space(names)
     if features not in EXTRACTORS:
         raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}; got {features!r}")
-    return [_parse(name, features, held_out) for name in names]
+    ratio = NearestNeighbourRatio("pixels", held_out, mirrored)
+    return [_parse(name, features, ratio) for name in names]
 
 
 def feature_space(names: Sequence[str]) -> str:
@@ -371,7 +378,7 @@ def feature_space(names: Sequence[str]) -> str:
     return INCEPTION
 
 
-def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
+def _parse(name: str, features: str, ratio: NearestNeighbourRatio) -> Metric:
     known = {
         "fid": lambda: FrechetDistance(INCEPTION),
         "kid": lambda: KernelDistance(INCEPTION),
@@ -381,7 +388,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         "label_accuracy": lambda: LabelAccuracy("classifier"),
         "class_shares": lambda: ClassShares("classifier"),
         "precision_recall": lambda: PrecisionRecall(features),
-        NEIGHBOURS: lambda: NearestNeighbourRatio("pixels", held_out),
+        NEIGHBOURS: lambda: ratio,
     }
     for space in EXTRACTORS:
         if space != INCEPTION:  # its distances have names of their own

@@ -389,5 +389,6 @@ class Measurements:
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
             training=self._reference(self._config.data.train, shape),
+            mirrored=self._config.data.flip,
             extractors=self._extractors,
         )

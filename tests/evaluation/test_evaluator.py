@@ -296,6 +296,20 @@ def test_copies_are_of_the_training_images():
     np.testing.assert_array_equal(nearest[:, 1], TRAIN.images[:12])
 
 
+def test_mirrors_of_training_images_are_copies_where_models_learn_from_them():
+    mirrors = TRAIN.images[:, :, ::-1]
+    for mirrored in (True, False):
+        evaluator = Evaluator(
+            [TRAIN], ("nearest_neighbour_ratio",), held_out=HELD_OUT, mirrored=mirrored
+        )
+        [row] = evaluator.measure([mirrors])
+        assert (row["value"] < 1e-7) == mirrored
+        assert row.get("mirrored", False) == mirrored
+        assert row["held_out"] == "noise:held_out"
+        nearest = evaluator.pictures(mirrors)["neighbours"]
+        assert np.array_equal(nearest[:, 0], nearest[:, 1]) == mirrored
+
+
 def test_held_out_images_that_are_not():
     same = Reference("elsewhere", TRAIN.images.copy())
     for held_out in (TRAIN, same):
