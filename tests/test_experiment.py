@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiment import check_events, leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
@@ -390,7 +391,8 @@ def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path, bars):
             np.testing.assert_allclose(row.pop("value"), desired.pop("value"), rtol=1e-3)
             np.testing.assert_allclose(row.pop("bias", 0), desired.pop("bias", 0), rtol=1e-12)
             np.testing.assert_allclose(row.pop("margin", 0), desired.pop("margin", 0), rtol=1e-2)
-            assert row == desired
+            whose = {"model": str(workdir / "progressive/2"), "checksum": row["checksum"]}
+            assert row == desired | whose
 
 
 def test_further_solvers_are_measured_at_steps_that_they_can_take(tmp_path):
@@ -430,6 +432,10 @@ def test_a_guided_experiment(tmp_path):
         for metric in ("fd_pixels", "label_accuracy")
     ]
     assert {r["labels"] for r in rows} == {"data"}
+    events = EventAccumulator(str(tmp_path)).Reload()  # at the evaluations that the rows have
+    logged = {tag: event.step for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
+    assert logged["teacher/ddim_w_2/fd_pixels/digits_train"] == 8
+    assert logged["guided/ddim_w_2/fd_pixels/digits_train"] == 4
     assert set(np.load(tmp_path / "guided/samples.npz")) == {"4", "4@2"}
     for name in ("guided.png", "guidance_fd_pixels.png", "guidance_label_accuracy.png"):
         assert (tmp_path / "figures" / name).exists()

@@ -166,15 +166,16 @@ class Measurements:
             description=what,
             **self._sampling_arguments(model.network, sampling, num),
         )
+        nfe = self._identity(r, measurement)["nfe"]
         pictured = self._keep_pictures(r, measurement, samples)
         rows = self._append(rows)
-        conclude(f"{what}: {_values(rows)}")
+        conclude(f"{what}: {results.format_values(rows)}")
         if pictured:
             grid = report.tile(samples[:GRID_IMAGES])
-            writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
+            writer.write_images(nfe, {f"{r.name}/samples/{measurement.name}": grid})
         name = f"{r.name}/{measurement.tag}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
-        writer.write_scalars(sampling.nfe, scalars)
+        writer.write_scalars(nfe, scalars)
         writer.flush()
 
     def measure_codec(self, r: Planned) -> None:
@@ -209,9 +210,9 @@ class Measurements:
             "devices": self._mesh.size,
         }
         prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
-        measured = evaluator.measure(batches, self._data.labels[chosen], prompts)
+        measured = evaluator.measure(batches, self._data.labels[chosen], prompts, paired=True)
         rows = self._append([what | row | about for row in measured])
-        conclude(f"{shown}: {_values(rows)}")
+        conclude(f"{shown}: {results.format_values(rows)}")
 
     def _has(self, what: dict[str, Any], evaluator: Evaluator, num: float = math.inf) -> bool:
         """Whether all rows of an evaluator are there for what was sampled, `num` at most."""
@@ -243,7 +244,7 @@ class Measurements:
         how = self._sampling_arguments(network, sampling, evaluator.num_samples)
         batches = results.draw_samples(network, description=f"{r.name:<16} {r.run.select}", **how)
         samples = list(batches)  # whose sums are as those that the model is measured by
-        [row] = evaluator.measure(samples, how["told"].label)
+        [row] = evaluator.measure(samples, how["told"].label, paired=network.takes_text)
         return row, np.concatenate(samples)
 
     @functools.cached_property
@@ -272,11 +273,11 @@ class Measurements:
             "mesh": self._mesh,
         }
 
+    def _identity(self, r: Planned, m: Measurement) -> dict[str, Any]:
+        return results.identity(r.name, r.network, m.sampling, m.guidance, self._config.seed)
+
     def _is_measured(self, r: Planned, measurement: Measurement) -> bool:
-        seed = self._config.seed
-        sampled = results.identity(
-            r.name, r.network, measurement.sampling, measurement.guidance, seed
-        )
+        sampled = self._identity(r, measurement)
         return self._has(sampled, self._evaluators[r.image_shape]) and (
             not measurement.pictured
             or (
@@ -388,10 +389,6 @@ class Measurements:
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
             training=self._reference(self._config.data.train, shape),
+            mirrored=self._config.data.flip,
             extractors=self._extractors,
         )
-
-
-def _values(rows: Sequence[dict[str, Any]]) -> str:
-    """Metrics, references and values of rows, for people."""
-    return "  ".join(f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows)
