@@ -67,4 +67,7 @@ class Imported(Method):
 
     def card(self, state: Network) -> dict[str, Any]:
         card = read_guided_card(self.path, self.guide)
+        if guide := card.get("guide"):  # whose path may be from there, and is not copied
+            path = (find(self.path) / guide["path"]).resolve()
+            card["guide"] = guide | {"path": str(path)}
         return {key: value for key, value in card.items() if key not in OWN} | {"source": self.path}
