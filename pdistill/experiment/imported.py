@@ -15,6 +15,14 @@ from pdistill.samplers import parse_solver
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
 
 
+def own_sampling(method: Method) -> tuple[str, tuple[float, float] | None]:
+    """The solver and the clipping of a product's own: an imported model's are on its card."""
+    if not isinstance(method, Imported):
+        return "ddim", (-1.0, 1.0)
+    card = read_card(find(method.path))
+    return card["solver"], card["clip"] and tuple(card["clip"])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported(Method):
     """A model that is copied and measured, in zero updates; later stages start from it.
