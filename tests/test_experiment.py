@@ -342,7 +342,6 @@ def test_run_directories_that_cannot_be(tmp_path):
             lambda c: c.evaluation.update(solvers=("ddim", "gamma:0.5")),
             "solvers must be for any denoiser, such as ddim; got 'gamma:0.5'",
         ),
-        (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
         (lambda c: c.evaluation.update(held_out="train"), "digits:train, are the training images"),
         (
             lambda c: c.evaluation.update(metrics=("label_accuracy",)),

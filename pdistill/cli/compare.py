@@ -20,6 +20,7 @@ import numpy as np
 
 from pdistill import model as models
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     labels_after,
@@ -165,6 +166,8 @@ def _parse_student(text: str) -> tuple[str, int]:
 def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: str) -> None:
     """Raises EvaluationError unless both make images of one form from the same noise."""
     models = student, teacher
+    check_pictures(student, path)
+    check_pictures(teacher, teacher_path)
     if any(isinstance(model.sampling.solver, Cascade) for model in models):
         raise EvaluationError(
             "a cascade draws noise at each resolution, so it cannot start from another model's "

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     guide_option,
@@ -278,6 +279,7 @@ def _measure_model(
     """Measures samples of a model."""
     mesh = make_mesh()
     model = load_model(options, mesh)
+    check_pictures(model, options.model)
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )

@@ -251,6 +251,8 @@ def is_harmless(
     """Whether a run may go on with this change of its config."""
     if re.fullmatch(HARMLESS, key) or (re.fullmatch(r"stages\[\d+\]", key) and old is None):
         return True
+    if key == "evaluation.solvers" and [*old] == ["ddim"] and not new:  # the default, before
+        return True
     within, last = (
         r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
         r"stages\[(\d+)\]\.loop\.num_updates",

@@ -16,7 +16,7 @@ from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError, ExperimentConfig
-from pdistill.experiment.imported import Imported
+from pdistill.experiment.imported import Imported, own_sampling
 from pdistill.experiment.plan import Planned
 from pdistill.features import Extractor
 from pdistill.model import Model
@@ -254,7 +254,8 @@ class Measurements:
 
     def clip(self, r: Planned) -> tuple[float, float] | None:
         """Range that a run's x_hat is clipped to in sampling, or None, as for latents."""
-        return (-1.0, 1.0) if self._settings.clip and not r.codec else None
+        _, clip = own_sampling(r.run.method)
+        return clip if self._settings.clip and not r.codec else None
 
     def _codec(self, directory: Path) -> Codec:
         if directory not in self._codecs:
@@ -318,7 +319,8 @@ class Measurements:
             writer.rewind(f"{r.name}/{name}", 0)
 
     def _measurements(self, r: Planned) -> list[Measurement]:
-        names = (r.network.sampler,) if r.network.sampler else self._settings.solvers
+        names = self._settings.solvers or own_sampling(r.run.method)[:1]
+        names = (r.network.sampler,) if r.network.sampler else names
         solvers = [parse_solver(name) for name in names]
         if solvers[0].jumps and self._settings.gammas:
             solvers = [Gamma(gamma) for gamma in self._settings.gammas]
