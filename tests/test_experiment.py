@@ -149,7 +149,7 @@ def test_harmless_changes_go_on(workdir, tmp_path):
 
 
 def test_a_stage_that_is_added_goes_on(workdir, tmp_path):
-    """It makes what it would have made from the start; one that has gone is refused."""
+    """It makes what it would have made from the start, and may be taken back until it saves."""
     copy = tmp_path / "tiny"
     shutil.copytree(workdir, copy)
     about, rows = json.loads((copy / "config.json").read_text()), copy / "results.jsonl"
@@ -163,6 +163,9 @@ def test_a_stage_that_is_added_goes_on(workdir, tmp_path):
     (copy / "config.json").write_text(json.dumps(about))
     kept = [line for line in rows.read_text().splitlines(True) if '"stage": "teacher"' in line]
     rows.write_text("".join(kept))
+    mistaken = tiny()
+    mistaken.stages[1]["name"] = "mistaken"
+    Experiment(parse(as_plain(mistaken)), copy, StopSignals()).claim(as_plain(mistaken))
     experiment.run(tiny(), copy)
     assert rows_without_timings(copy) == rows_without_timings(workdir)
     assert rows.read_text().startswith("".join(kept))
@@ -256,6 +259,19 @@ def reports(monkeypatch):
 
     monkeypatch.setattr(report, "build", build)
     return found
+
+
+def test_a_report_that_cannot_be_made_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    def build(directory):
+        raise OSError(f"{directory}/log.jsonl is damaged")
+
+    monkeypatch.setattr(report, "build", build)
+    run = SimpleNamespace(
+        began=0.0, workdir=tmp_path, measurements=SimpleNamespace(rows=[{}]), _reporting=0.0
+    )
+    Experiment._report(run)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"warning: there is no report for now: {tmp_path}/log.jsonl is damaged"
 
 
 @pytest.mark.parametrize(("spent", "grows"), [(19.0, True), (21.0, False)])

@@ -222,6 +222,12 @@ def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
         assert found == ["000000.png", "000001.png"]
     assert (tmp_path / "b.png").stat().st_mode & 0o777 == 0o700
     (tmp_path / "empty").mkdir()
+    left = tmp_path / "killed" / "images.tmp-0123456789ab"
+    left.mkdir(parents=True)
+    (left / "000000.png").touch()
+    draw(directory, "--num=1", f"--out={tmp_path}/killed")  # the same command after a SIGKILL
+    assert [path.name for path in left.parent.iterdir()] == ["000000.png"]
+    shutil.rmtree(left.parent)
 
     def interrupted(*_, **__):
         yield np.zeros((3, 8, 8, 1), np.uint8)

@@ -125,8 +125,8 @@ class Measurements:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
-    def open(self, updates: Mapping[str, int]) -> None:
-        """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
+    def open(self, updates: Mapping[str, int | None]) -> None:
+        """Reads what is there; drops rows of models whose run has other `updates`, see `open_log`.
 
         Raises:
           OSError: it cannot be read or written. ConfigError: a metric has rows of another space;

@@ -40,21 +40,27 @@ def format_values(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evaluator]) -> LogFile:
-    """Opens results.jsonl without the rows of models whose run has, or will have, other updates.
+def open_log(
+    path: Path, updates: Mapping[str, int | None], evaluators: Iterable[Evaluator]
+) -> LogFile:
+    """Opens results.jsonl without the rows of models whose run has other updates.
 
     Args:
-      updates: their number, by the run's name.
+      updates: their number, by the run's name; None for one that will be trained, whose rows stay
+        until it has been.
 
     Raises:
       OSError: it cannot be read or written, or a row does not say which model it is of.
       ConfigError: an evaluator's metric has rows of another feature space; nothing is written.
     """
 
-    def stays(row: dict[str, Any]) -> bool:
+    def is_current(row: dict[str, Any]) -> bool:
         return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
 
-    rows = [row for row in read_jsonl(path, OF_A_MODEL) if stays(row)]
+    def stays(row: dict[str, Any]) -> bool:
+        return is_current(row) or updates.get(row["stage"], 0) is None
+
+    rows = [row for row in read_jsonl(path, OF_A_MODEL) if is_current(row)]
     for evaluator in evaluators:
         _check_spaces(rows, evaluator)
     return LogFile(path, keep=stays)

@@ -266,8 +266,10 @@ def _origin(run: runs.RunDirectory) -> str:
         names = [str(value)] if isinstance(value, int) else _names(value)
         if names:
             parts.append(f"{key} {', '.join(names)}")
-    if config.get("commit"):
-        parts.append(f"commit {config['commit'][:10]}")
+    starts = [*config.get("earlier", []), config]
+    commits = dict.fromkeys(start["commit"][:10] for start in starts if start.get("commit"))
+    if commits:
+        parts.append(f"commit {', '.join(commits)}")
     counted = {row["device"] for row in run.rows if "devices" in row}
     rows = [row for row in run.rows if "device" in row]  # those of earlier versions have no number
     rows = [row for row in rows if "devices" in row or row["device"] not in counted]
