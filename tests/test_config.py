@@ -525,6 +525,20 @@ def test_changes_that_go_on(key, harmless):
     assert is_harmless(key, 40, 60, stages, runs) == harmless
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "harmless"),
+    [
+        (["ddim"], [], True),
+        ((), ["ddim"], False),
+        (["heun"], [], False),
+        (["ddim"], ["edm"], False),
+    ],
+)
+def test_runs_of_before_each_model_had_its_own_solver_go_on(old, new, harmless):
+    """Their config.json has the default of then; pictures are of the first solver."""
+    assert is_harmless("evaluation.solvers", old, new, (), {}) == harmless
+
+
 @pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False), ("tcm", False)])
 def test_a_run_that_goes_on_says_what_goes_back(tmp_path, capsys, preset, moves):
     teacher, _ = CONFIG["stages"]

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import sys
@@ -185,6 +186,28 @@ def test_what_cannot_be_written_is_refused_before_images_are_drawn(
     monkeypatch.setattr("pdistill.cli.sample.generate_batches", None)
     with pytest.raises(SystemExit, match=message):
         draw(directory, "--num=5", flag)
+
+
+def test_latents_of_as_many_channels_as_pictures_have(directory, tmp_path):
+    """As of a VQ autoencoder, which no codec here decodes; each command made pictures of them."""
+    latents, out = shutil.copytree(directory, tmp_path / "latents"), tmp_path / "out.npz"
+    card = json.loads((latents / "model.json").read_text())
+    card["data"] |= {"scale": "latents"}
+    (latents / "model.json").write_text(json.dumps(card))
+    np.savez(tmp_path / "images.npz", np.full((4, *SHAPE), 99, np.uint8))
+    few = [f"--reference={tmp_path / 'images.npz'}", "--num_samples=2"]
+    what = f"{latents} makes latents of 1 channels, which are no pictures; give --codec"
+    for command, arguments in (
+        (sample, [f"--model={latents}", f"--out={out}", "--num=2"]),
+        (evaluate, [f"--model={latents}", "--metrics=fd_pixels", *few]),
+        (compare, [f"--teacher={latents}", f"--students={directory}@2", *few]),
+        (compare, [f"--teacher={directory}", f"--students={latents}@2", *few]),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(what)):
+            command.main(arguments)
+    assert not out.exists()
+    sample.main([f"--model={latents}", f"--out={out}", "--num=2", "--latents"])
+    assert np.load(out)["latents"].shape == (2, *SHAPE)
 
 
 def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):

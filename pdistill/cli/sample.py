@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     guide_option,
@@ -171,11 +172,9 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
         check_folder(out if out.exists() else out.resolve().parent)
     else:
         check_writable(out, in_place=out.suffix != ".npz")
-    if (channels := model.image_shape[-1]) not in (1, 3) and not options.latents:
-        raise ValueError(
-            f"the model makes arrays of {channels} channels, which are no pictures; of a model of "
-            "latents give --codec, or --latents for an .npz of what it makes"
-        )
+    if not options.latents:
+        advice = "give --codec, or --latents for an .npz of what it makes"
+        check_pictures(model, options.model, advice)
 
 
 def _is_folder(out: str) -> bool:

@@ -212,7 +212,8 @@ def _check_changes(
     runs: Mapping[str, Planned],
 ) -> None:
     """Raises ConfigError for changes that a run may not go on with; tells of more updates."""
-    changed = differences(before, config)
+    stages_before = _in_places(workdir, before.get("stages", []), config["stages"])
+    changed = differences({**before, "stages": stages_before}, config)
     harmful = [
         change
         for change in changed
@@ -297,7 +298,9 @@ def is_harmless(
     key: str, old: Any, new: Any, stages: Sequence[Run], runs: Mapping[str, Planned]
 ) -> bool:
     """Whether a run may go on with this change of its config."""
-    if re.fullmatch(HARMLESS, key):
+    if re.fullmatch(HARMLESS, key) or (re.fullmatch(r"stages\[\d+\]", key) and old is None):
+        return True
+    if key == "evaluation.solvers" and [*old] == ["ddim"] and not new:  # the default, before
         return True
     within, last = (
         r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
@@ -314,6 +317,25 @@ def is_harmless(
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new
     )
+
+
+def _in_places(workdir: Path, old: list[Any], new: list[Any]) -> list[Any]:
+    """Old stages in the places of the new ones of their names, None where a stage is added.
+
+    One that has gone is left out if it has saved nothing. If it has, or if they are in another
+    order, all are returned as they are.
+    """
+    named = {stage.get("name"): stage for stage in old}
+    found = [named.get(stage["name"]) for stage in new]
+    kept = [
+        stage for stage in old if stage in found or _has_saved(workdir / str(stage.get("name")))
+    ]
+    return found if [stage for stage in found if stage] == kept else old
+
+
+def _has_saved(folder: Path) -> bool:
+    """Whether a stage has saved a state or a model, of any of its runs."""
+    return any(folder.rglob("checkpoints/[0-9]*")) or any(folder.rglob("model"))
 
 
 def _is_taken_back(

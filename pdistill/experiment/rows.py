@@ -15,6 +15,7 @@ from pdistill.experiment.config import ConfigError
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Conditioning, Network
+from pdistill.report.table import three_digits
 from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import Cascade, format_steps
 from pdistill.samplers.noise import GENERATOR
@@ -30,6 +31,13 @@ OF_A_MODEL = {"stage": str, "train_steps": int | None}  # kinds of what says who
 def row_key(row: dict[str, Any]) -> tuple:
     """The values that make a row unique."""
     return tuple(row.get(name) for name in KEY)
+
+
+def format_values(rows: Sequence[dict[str, Any]]) -> str:
+    """Formats metrics, references and values of rows in a line, for people."""
+    return "  ".join(
+        f"{row['metric']} {row['reference'] or ''} {three_digits(row['value'])}" for row in rows
+    )
 
 
 def open_log(
@@ -148,7 +156,8 @@ def measure(
         batch_size=batch_size, mesh=mesh, guidance=guidance, description=description,
     )  # fmt: skip
     samples = Timed(batches, keep)
-    measured = evaluator.measure(samples, told.label, prompts)
+    in_turns = model.network.takes_text  # see `draw_told`
+    measured = evaluator.measure(samples, told.label, prompts, paired=in_turns)
     about = {
         "method": model.card["method"],
         "seconds_per_image": samples.seconds_per_image,

@@ -125,8 +125,7 @@ class Experiment:
         for planned in self.runs.values():
             self._check(planned)
         self._text_plan = plan_text(config, self.runs, self.train_data)
-        sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
-        self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
+        self.measurements = Measurements(workdir, config, self.train_data, self.runs, self.mesh)
         self._ahead = Ahead(workdir, config, self.train_data, self.runs, self.mesh)
 
     def _check(self, planned: Planned) -> None:
