@@ -18,7 +18,7 @@ from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.networks.checks import check_floats
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding, replicated
+from pdistill.runtime.mesh import batch_sharding, batches_over, replicated
 from pdistill.samplers import Cascade, Solver
 from pdistill.samplers.noise import as_threefry
 
@@ -172,7 +172,8 @@ def generate_over(
     rows = np.arange(-(-num // mesh.size) * mesh.size) % num
     place = jax.lax.with_sharding_constraint  # also within another program
     told = jax.tree.map(lambda a: place(a[rows], batch_sharding(mesh)), told)
-    images = generate(network, key, place(rows, batch_sharding(mesh)), told, sampling=sampling)
+    with batches_over(mesh):
+        images = generate(network, key, place(rows, batch_sharding(mesh)), told, sampling=sampling)
     return place(images, replicated(mesh))[:num]
 
 

@@ -8,6 +8,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from pdistill.runtime.bars import Bar
+from pdistill.runtime.mesh import batches_over
 
 
 def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
@@ -40,6 +41,8 @@ def gather_batches(
     """
     with Bar(description, num) as bar:
         for indices in index_batches(num, batch_size, mesh):
-            found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]
+            with batches_over(mesh):
+                computed = compute(indices)
+            found = process_allgather(computed, tiled=True)[: num - indices[0]]
             bar.update(len(found))
             yield found
