@@ -198,8 +198,8 @@ def generate_batches(
     Sample i is number i of the stream `key`; of keys [num], number 0 of the i-th.
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
-    `told` is what the network is told of each sample, NumPy arrays [num, ...]; `description` stands
-    beside a progress bar, None shows no bar.
+    `told` is what the network is told of each sample, NumPy arrays [num, ...] or what is indexed by
+    rows as they are; `description` stands beside a progress bar, None shows no bar.
 
     Raises:
       SamplingError: a sample is not finite.
