@@ -60,6 +60,7 @@ def measure(method: str, size: str, batch_size: int) -> dict[str, Any]:
     """Costs of the first round of a config's student."""
     config = as_plain(load_config(f"imagenet256_{method}:imported"))
     config["mesh"] = {"data": -1}
+    config["stages"][0]["remat"] = False
     for stage in config["stages"]:
         if "loop" in stage:
             stage["loop"] |= {"batch_size": batch_size, "substeps": 1}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -160,6 +161,28 @@ def test_an_update_of_each_config_fits_its_teacher(imagenet, name):
     )
     _, metrics = update.traced.out_info
     assert metrics["values"]["loss"].shape == (1,)
+
+
+def test_remat_and_number_format_of_an_imported_teacher(imagenet):
+    """The config's and a stage's own reach the teacher, its card, and students that are copies."""
+    config = as_plain(load_config("imagenet256_progressive:imported"))
+    first, second, *_ = config["stages"]
+    assert first["remat"] == "products"
+    second["start_steps"] = 2
+    first["dtype"] = "bfloat16"
+    settings = parse(config | {"teacher": str(imagenet / "sit")})
+    runs = plan(settings, (256, 256, 3))
+    for name in ("teacher", "progressive/1"):
+        module = runs[name].network.module
+        assert (module.remat, module.dtype) == ("products", jnp.bfloat16)
+    teacher = runs["teacher"]
+    said = teacher.run.method.card(teacher.network)["network"]["arguments"]
+    assert (said["remat"], said["dtype"]) == ("products", "bfloat16")
+    del first["remat"], first["dtype"]  # its card's
+    module = plan(parse(config | {"teacher": str(imagenet / "sit")}), (256, 256, 3))[
+        "teacher"
+    ].network.module
+    assert (module.remat, module.dtype) == (False, None)
 
 
 @pytest.mark.parametrize("variant", ["", ":lightningdit"])

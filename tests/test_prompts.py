@@ -25,6 +25,7 @@ from pdistill import experiment
 from pdistill import model as models
 from pdistill.cli import compare, config_file, convert, evaluate, export, pairs, prepare, sample
 from pdistill.data import load_dataset
+from pdistill.data.text import first_captions
 from pdistill.experiment import ahead, estimate, rows
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.dry_run import dry_run
@@ -276,10 +277,33 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     [row], _ = rows.measure(
         model, seen, stage="", sampling=model.sampling, told=told, prompts=prompts, **settings
     )
-    drawn = told.text.pooled
+    drawn = told.text.pooled[np.arange(9)]
     np.testing.assert_allclose(model.prompts(row["prompts"]).pooled, drawn, atol=1e-5)
     assert len(set(row["prompts"])) == 3
     assert row["paired"]
+
+
+def test_prompts_of_samples_are_read_with_their_batch():
+    """Tokens of 50,000 samples are gigabytes."""
+    asked = []
+
+    class OnDisk:
+        def __len__(self):
+            return 50_000
+
+        def __getitem__(self, wanted):
+            asked.append(wanted[0])
+            return np.stack([wanted[0]] * 3, axis=1).astype(np.float16)
+
+    column = {"mask": OnDisk(), "tokens": OnDisk(), "count": OnDisk()}
+    network = SimpleNamespace(takes_text=True, num_labels=0)
+    told = rows.draw_told(network, Conditioning(text=first_captions(column)), 50_000, 3)
+    assert not asked
+    batch = jax.tree.map(lambda a: a[np.array([4, 2])], told)
+    order = rows.draw_rows(50_000, 50_000, 3, in_turns=True)
+    np.testing.assert_array_equal(asked, [order[[4, 2]]] * 2)
+    assert batch.text.tokens.dtype == np.float32
+    np.testing.assert_array_equal(batch.text.tokens[:, 0], order[[4, 2]].astype(np.float16))
 
 
 def test_a_second_run_does_nothing(run, encoder, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -11,15 +12,19 @@ from tiny_experiment import leaves, tiny_gan
 
 import pdistill
 from pdistill import compare, experiment
+from pdistill.data import load_dataset
+from pdistill.experiment import measure
 from pdistill.experiment import rows as results
 from pdistill.experiment.averages import Product
 from pdistill.experiment.cards import of_diverged, updates_of
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import plan
 from pdistill.experiment.select import Selection
 from pdistill.model.card import CARD, FORMAT
 from pdistill.runtime.files import read_json, read_jsonl, write_atomically, write_jsonl
 from pdistill.runtime.interruption import Interrupted
+from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Diverged, loop
 from pdistill.training.logging import Writer
 
@@ -75,6 +80,33 @@ def test_after_a_crash_the_same_is_kept(workdir, tmp_path, bars, lost, measured)
     assert read_jsonl(log) == read_jsonl(workdir / GAN / "selection.jsonl")
     for ours, theirs in zip(leaves(copy / GAN), leaves(workdir / GAN), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_samples_are_not_kept_while_they_are_measured(tmp_path, monkeypatch):
+    """But for the first ones, whatever their number: one batch comes and one goes."""
+    settings = parse(as_plain(tiny_gan()))
+    data = load_dataset("digits", "train")
+    runs = plan(settings, data.image_shape)
+    measurements = Measurements(tmp_path, settings, data, runs, make_mesh())
+    random, alive, most = np.random.RandomState(0), weakref.WeakSet(), []
+    drawn = random.randint(0, 256, (64, *data.image_shape), np.uint8)
+
+    class Images(np.ndarray):  # which can be in a set
+        __hash__ = object.__hash__
+
+    def draw_samples(network, **_):
+        for start in range(0, len(drawn), 8):
+            batch = drawn[start : start + 8].copy().view(Images)
+            alive.add(batch)
+            most.append(len(alive))
+            yield batch
+
+    monkeypatch.setattr(results, "draw_samples", draw_samples)
+    monkeypatch.setattr(measure, "PICTURE_IMAGES", 20)
+    row, kept = measurements.of_network(runs[GAN], runs[GAN].network)
+    assert (len(most), row["num_samples"]) == (8, 64)
+    assert max(most) <= 3
+    np.testing.assert_array_equal(kept, drawn[:20])
 
 
 class Recorded(Writer):

@@ -27,7 +27,7 @@ from pdistill.samplers.noise import SEEDS
 # there, `microbatches` the order of sums. A metric or a gamma more is measured, one less is kept.
 HARMLESS = (
     r"stages\[\d+\](\.\w+)*\.loop\.(log_every|max_skipped|profile_at|snapshot_every|offload)|"
-    r"stages\[\d+\](\.\w+)*\.microbatches|model\.network\.arguments\.remat|"
+    r"stages\[\d+\](\.\w+)*\.microbatches|(model\.network\.arguments|stages\[\d+\])\.remat|"
     r"wandb|estimate|mesh\..*|data\.resident|text_encoder|"
     r"evaluation\.(inception_weights|features|batch_size)|evaluation\.(metrics|gammas)(\[\d+\])?"
 )

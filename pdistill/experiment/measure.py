@@ -22,7 +22,7 @@ from pdistill.features import Extractor
 from pdistill.model import Model
 from pdistill.model.card import find
 from pdistill.model.codecs import load_codec, reconstructions
-from pdistill.model.sampling import Sampling
+from pdistill.model.sampling import Sampling, Timed
 from pdistill.networks import Codec, Conditioning, Network, Text
 from pdistill.runtime.files import write_arrays
 from pdistill.runtime.terminal import conclude, format_count, update
@@ -231,9 +231,10 @@ class Measurements:
         return rows
 
     def of_network(self, r: Planned, network: Network) -> tuple[dict[str, Any], np.ndarray]:
-        """The row by which a run's model is chosen, and its samples, uint8 [N, H, W, C].
+        """The row by which a run's model is chosen, and its first samples, uint8 [n, H, W, C].
 
-        The noise and the labels are those that the model will be measured with.
+        The noise and the labels are those that the model will be measured with, and so are the
+        batches, whose sums are then the same; of the samples n = `PICTURE_IMAGES` are kept at most.
         """
         evaluator = self._selecting[r.run.select, r.image_shape]
         update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
@@ -243,9 +244,9 @@ class Measurements:
         sampling = Sampling(r.measured_at[0], solver, self.clip(r))
         how = self._sampling_arguments(network, sampling, evaluator.num_samples)
         batches = results.draw_samples(network, description=f"{r.name:<16} {r.run.select}", **how)
-        samples = list(batches)  # whose sums are as those that the model is measured by
+        samples = Timed(batches, PICTURE_IMAGES)
         [row] = evaluator.measure(samples, how["told"].label, paired=network.takes_text)
-        return row, np.concatenate(samples)
+        return row, samples.first
 
     @functools.cached_property
     def _prompts(self) -> list[str]:

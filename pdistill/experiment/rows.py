@@ -184,6 +184,8 @@ def evaluation_key(seed: int) -> Array:
 def draw_told(network: Network, data: Conditioning, num: int, seed: int) -> Conditioning:
     """Labels and prompts of `num` images of a data set, the same for every model that takes them.
 
+    Prompts are `Chosen`: tokens of all samples may be more than the host's memory holds.
+
     Args:
       data: labels [N] and prompts of N images, NumPy arrays.
 
@@ -200,7 +202,21 @@ def draw_told(network: Network, data: Conditioning, num: int, seed: int) -> Cond
     if not leaves:
         return wanted
     rows = draw_rows(len(leaves[0]), num, seed, in_turns=network.takes_text)
-    return jax.tree.map(lambda a: a[rows], wanted)
+    return Conditioning(
+        label=None if wanted.label is None else wanted.label[rows],
+        text=jax.tree.map(lambda a: Chosen(a, rows), wanted.text),
+    )
+
+
+class Chosen:
+    """Rows of an array or of a file, in an order of their own, read when they are asked for."""
+
+    def __init__(self, array: Any, rows: np.ndarray):
+        self._array = array
+        self._rows = rows
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        return self._array[self._rows[numbers]]
 
 
 def draw_rows(size: int, num: int, seed: int, *, in_turns: bool) -> np.ndarray:

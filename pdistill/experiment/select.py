@@ -16,8 +16,6 @@ from pdistill.runtime.temporary import replace
 from pdistill.runtime.terminal import conclude, say
 from pdistill.training.logging import LogFile, Writer
 
-IMAGES = 1000  # that a spectrum is averaged over
-
 
 class Selection:
     """The best model of a training run, in <directory>/best, and the log that it is chosen by.
@@ -28,8 +26,9 @@ class Selection:
     with `ema_widths`; smaller values are better.
 
     Args:
-      measure: network -> the row of the one metric that decides, and the samples measured,
-        uint8 [N, H, W, C]. save: (directory, network, step, **card) -> None.
+      measure: network -> the row of the one metric that decides, and the first samples measured,
+        uint8 [n, H, W, C], that a spectrum is averaged over. save: (directory, network, step,
+        **card) -> None.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Selection:
         )
         if better:
             self._save(self._best, product.network, step, **product.average)
-        spectrum = [round(float(power), 5) for power in radial_spectrum(samples[:IMAGES])]
+        spectrum = [round(float(power), 5) for power in radial_spectrum(samples)]
         row = {"step": step, "metric": metric, "value": value, "spectrum": spectrum}
         self._writer.write_scalars(step, {f"{self._name}/{metric}{_of(product, '/')}": value})
         self._writer.flush()  # what has its row is not written again

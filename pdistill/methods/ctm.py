@@ -203,7 +203,7 @@ class Ctm(Method):
         The average's parameters are constants here, but not its input.
         """
         z_s = student.jump(z, jump.t, jump.s, told)
-        return average.jump(z_s, jump.s, jump.end, told)
+        return self.go_on(average, z_s, jump, told)
 
     def target(self, state: State, z: Array, jump: "Jumps", told: Conditioning) -> Array:
         """Images: from t to u by the teacher, to s by the student, to the data by its average."""
@@ -211,7 +211,11 @@ class Ctm(Method):
         first = average if self.averaged_target else state.student.network
         z_u = self.solve(state, z, jump, told)
         z_s = first.jump(z_u, jump.u, jump.s, told)
-        return stop_gradient(average.jump(z_s, jump.s, jump.end, told))
+        return stop_gradient(self.go_on(average, z_s, jump, told))
+
+    def go_on(self, average: Network, z_s: Array, jump: "Jumps", told: Conditioning) -> Array:
+        """Images: from s to the data by the average; with `to_data` s is there already."""
+        return z_s if self.to_data else average.jump(z_s, jump.s, jump.end, told)
 
     def solve(self, state: State, z: Array, jump: "Jumps", told: Conditioning) -> Array:
         """z at u: by the teacher's Heun steps or, without a teacher, the average's jump."""

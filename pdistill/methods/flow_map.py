@@ -8,7 +8,7 @@ choices; docs/methods/flow_map.md tells which is which.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pdistill import diffusion
-from pdistill.diffusion import logsnr_of_angle
 from pdistill.diffusion.guidance import acting
 from pdistill.methods.method import Method
 from pdistill.methods.parts.given import check_given, check_guidable
-from pdistill.methods.parts.identities import eulerian, lagrangian, semigroup
-from pdistill.methods.parts.jumps import Cut, JumpLaw
+from pdistill.methods.parts.identities import eulerian, lagrangian, output_of, semigroup
+from pdistill.methods.parts.jumps import Cut, JumpLaw, Rows
 from pdistill.methods.parts.own_guidance import draw_guidance, draw_levels, guided
 from pdistill.methods.parts.presets import PRESETS
 from pdistill.methods.parts.times import check_interval, check_weights, check_within
@@ -250,7 +249,7 @@ class FlowMap(Method):
 
         def loss(student, rows, key):
             own = None
-            if self.own_velocity:
+            if student.has_velocity:
                 own = student.velocity(rows.z, rows.t, rows.told_at(rows.t), dropout_key=key)
             prediction, target = self.sides(student, state, rows, own, key)
             square = jnp.square(prediction - target).reshape(len(rows.t), -1)
@@ -273,7 +272,7 @@ class FlowMap(Method):
         state = state.replace(student=student, weight=weight)
         return state, {"loss": value, **more, **norms}
 
-    def examples(self, state: State, batch, key: Array) -> "Rows":
+    def examples(self, state: State, batch, key: Array) -> Rows:
         """Jumps of a batch, with the velocity where each begins: the teacher's or the pair's."""
         jump_key, noise_key, label_key, weight_key, level_key = jax.random.split(key, 5)
         x, network = batch["image"], state.student.network
@@ -296,27 +295,43 @@ class FlowMap(Method):
         return rows._replace(v=guided(own, z, t, rows.told_at(t), w, rows.v, self.omega))
 
     def sides(
-        self, student: Network, state: State, rows: "Rows", own=None, key: Array | None = None
+        self, student: Network, state: State, rows: Rows, own=None, key: Array | None = None
     ) -> tuple[Array, Array]:
-        """The identity's prediction and target [B, ...].
+        """The prediction and its target [B, ...]: an identity's, or v for jumps of no length.
+
+        The first rows, which have none, are left out of the identity, whose target costs more
+        evaluations.
 
         Args:
-          own: the student's velocity at z, for `own_velocity`. key: for dropout.
+          own: the second head's velocity at z. key: for dropout.
         """
+        still, both = self.count_still(len(rows.t)), []
+        if still:
+            same = jax.tree.map(lambda a: a[:still], rows)
+            its_key = None if key is None else jax.random.fold_in(key, 1)
+            t, s = diffusion.angle(same.t), diffusion.angle(same.s)
+            f = output_of(student, same.told, its_key)(same.z, t, s)
+            both.append((f, stop_gradient(f - normalise(f - same.v, self.normalised))))
+        if still < len(rows.t):
+            moving = jax.tree.map(lambda a: a[still:], (rows, own))
+            both.append(self.identity_sides(student, state, *moving, key))
+        return tuple(jnp.concatenate(side) for side in zip(*both, strict=True))
+
+    def count_still(self, num: int) -> int:
+        """Number of jumps of no length that each microbatch, of `num` rows, begins with."""
+        parts = self.optimizer.microbatches
+        return self.jumps.count_same(parts * num) // parts
+
+    def identity_sides(
+        self, student: Network, state: State, rows: Rows, own: Array | None, key: Array | None
+    ) -> tuple[Array, Array]:
+        """The identity's prediction and target, as of `sides`, of jumps of any length."""
         told, count = rows.told, state.student.count.astype(rows.t.dtype)
         average, its_key = (state.target, None) if state.target else (student, key)
-
-        def output(network, dropout_key=None):
-            def F(z, t, s):  # of angles
-                told_s = told.replace(target=logsnr_of_angle(s))
-                return network.v(z, logsnr_of_angle(t), told_s, dropout_key=dropout_key)
-
-            return F
-
-        F, later = output(student, key), output(average, its_key)
+        F, later = output_of(student, told, key), output_of(average, told, its_key)
 
         def velocity(z, s):
-            s = logsnr_of_angle(s)
+            s = diffusion.logsnr_of_angle(s)
             if state.teacher and not self.own_velocity:
                 return self.teach(state.teacher, z, s, rows)
             return average.velocity(z, s, rows.told_at(s), dropout_key=its_key)
@@ -325,11 +340,13 @@ class FlowMap(Method):
             if not state.below:
                 return later(z, u, s)
             border = math.atan(math.exp(self.jumps.least[0]))
-            known = output(state.below)(z, u, s)
+            known = output_of(state.below, told)(z, u, s)
             return jnp.where(diffusion.expand(u, z) < border, known, later(z, u, s))
 
         z, v, t, s = rows.z, rows.v, diffusion.angle(rows.t), diffusion.angle(rows.s)
         if self.identity == "eulerian":
+            if self.own_velocity and own is None:
+                own = student.velocity(z, rows.t, rows.told_at(rows.t), dropout_key=key)
             along = stop_gradient(own) if self.own_velocity else v
             warm = jnp.minimum(count / self.warmup, 1.0) if self.warmup else 1.0
             f, target = eulerian(F, z, t, s, v, along, warm, self.difference)
@@ -341,7 +358,7 @@ class FlowMap(Method):
         first = v if short else later(z, t, t - way)
         return semigroup(F, z, t, s, way, v, first, short, second)
 
-    def weigh(self, state: State, rows: "Rows", square: Array) -> tuple[Array, Any]:
+    def weigh(self, state: State, rows: Rows, square: Array) -> tuple[Array, Any]:
         """Weights [B] of examples with squares [B, D], and the gradient of what makes them.
 
         The weights have no gradient.
@@ -358,7 +375,7 @@ class FlowMap(Method):
         """Weights of examples with square residuals [B], without gradient."""
         return (stop_gradient(square) + self.floor) ** -self.power
 
-    def teach(self, teacher: Network, z: Array, t: Array, rows: "Rows") -> Array:
+    def teach(self, teacher: Network, z: Array, t: Array, rows: Rows) -> Array:
         """The teacher's velocity at log-SNRs t [B], guided as the rows say."""
         w = None if rows.w is None else acting(rows.w, rows.levels, t)
         told = Conditioning(label=rows.told.label, text=rows.told.text, guidance=w)
@@ -366,25 +383,3 @@ class FlowMap(Method):
 
     def product(self, state: State) -> Network:
         return state.student.averaged
-
-
-class Rows(NamedTuple):
-    """Jumps of a batch: z [B, ...] at log-SNRs t [B], to s [B], and the velocity v at z.
-
-    The student is told `told`; w [B] are the weights of guidance, None without, and levels [B, 2]
-    the log-SNRs between which they act, None for all.
-    """
-
-    z: Array
-    v: Array
-    t: Array
-    s: Array
-    told: Conditioning
-    w: Array | None = None
-    levels: Array | None = None
-
-    def told_at(self, logsnr: Array) -> Conditioning:
-        """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
-        w = self.told.guidance
-        w = None if w is None else acting(w, self.levels, logsnr)
-        return self.told.replace(guidance=w, guidance_levels=None)

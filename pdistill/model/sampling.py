@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from pdistill import samplers
 from pdistill.data import to_uint8
 from pdistill.diffusion import Denoiser, DenoiserWithVariance, Jump
+from pdistill.diffusion.guidance import acting
 from pdistill.networks import NOTHING, Conditioning, Network
 from pdistill.networks.checks import check_floats
 from pdistill.runtime.gather import gather_batches
-from pdistill.runtime.mesh import batch_sharding, replicated
+from pdistill.runtime.mesh import batch_sharding, batches_over, replicated
 from pdistill.samplers import Cascade, Solver
 from pdistill.samplers.noise import as_threefry
 
@@ -104,9 +105,24 @@ class Sampling:
     def function(
         self, network: Network, told: Conditioning = NOTHING
     ) -> Denoiser | Jump | DenoiserWithVariance:
-        """The denoiser, with its variance if the solver heeds it, or the jump to sample."""
+        """The denoiser, with its variance if the solver heeds it, or the jump to sample.
+
+        Where guidance acts on no row, it is one evaluation.
+        """
         others = {"jump": network.jump, "variance": network.denoise_with_variance}
-        return functools.partial(others.get(self.solver.model, network.denoise), told=told)
+        function = others.get(self.solver.model, network.denoise)
+        whole, alone = (
+            functools.partial(function, told=each) for each in (told, told.replace(guidance=None))
+        )
+        levels = network.guidance_levels if told.guidance_levels is None else told.guidance_levels
+        if told.guidance is None or network.takes_guidance or levels is None:
+            return whole
+
+        def evaluate(z: Array, logsnr: Array, *to: Array) -> Any:
+            w = acting(told.guidance, levels, logsnr)
+            return jax.lax.cond(jnp.any(w != 0), whole, alone, z, logsnr, *to)
+
+        return evaluate
 
 
 def latents_of(network: Network, images: Array) -> Array:
@@ -172,7 +188,8 @@ def generate_over(
     rows = np.arange(-(-num // mesh.size) * mesh.size) % num
     place = jax.lax.with_sharding_constraint  # also within another program
     told = jax.tree.map(lambda a: place(a[rows], batch_sharding(mesh)), told)
-    images = generate(network, key, place(rows, batch_sharding(mesh)), told, sampling=sampling)
+    with batches_over(mesh):
+        images = generate(network, key, place(rows, batch_sharding(mesh)), told, sampling=sampling)
     return place(images, replicated(mesh))[:num]
 
 
@@ -197,8 +214,8 @@ def generate_batches(
     Sample i is number i of the stream `key`; of keys [num], number 0 of the i-th.
     B is `batch_size`, rounded up to a multiple of the devices of the mesh, over which a batch is
     cut; the last batch is filled up and cut back.
-    `told` is what the network is told of each sample, NumPy arrays [num, ...]; `description` stands
-    beside a progress bar, None shows no bar.
+    `told` is what the network is told of each sample, NumPy arrays [num, ...] or what is indexed by
+    rows as they are; `description` stands beside a progress bar, None shows no bar.
 
     Raises:
       SamplingError: a sample is not finite.
@@ -216,7 +233,8 @@ def generate_batches(
             raise SamplingError("the model's samples are not finite: it has diverged")
         return images
 
-    yield from gather_batches(draw, num, batch_size, mesh, description)
+    # None ahead, so that the time of a batch is its own.
+    yield from gather_batches(draw, num, batch_size, mesh, description, ahead=0)
 
 
 class Timed:

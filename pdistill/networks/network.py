@@ -20,6 +20,7 @@ from pdistill.networks.checks import check_guide, check_network, check_variance
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text, guiding_weight
 from pdistill.networks.registry import brief, change_network
 from pdistill.networks.transfer import Transfer, transfer
+from pdistill.runtime.mesh import cut_batch, in_turns, out_of_turns
 from pdistill.samplers import Level, LowRes
 
 static = functools.partial(struct.field, pytree_node=False)
@@ -144,9 +145,8 @@ class Network(struct.PyTreeNode):
         Raises:
           ValueError: the network shows none.
         """
-        _, sown = self.module.apply(
-            {"params": self.params}, z, logsnr, self._heard(told), mutable=["maps"]
-        )
+        inputs = cut_batch((z, logsnr, self._heard(told)))
+        _, sown = self.module.apply({"params": self.params}, *inputs, mutable=["maps"])
         if "maps" not in sown:
             raise ValueError(f"{type(self.module).__name__} shows no maps of an encoder")
         return tuple(h.astype(z.dtype) for h in sown["maps"]["maps"])
@@ -187,14 +187,13 @@ class Network(struct.PyTreeNode):
         free = told.without(self.num_labels)
         if told.guidance is not None:
             free = free.replace(guidance=jnp.zeros_like(told.guidance))
-        both = jax.tree.map(lambda *a: jnp.concatenate(a), (z, logsnr, told), (z, logsnr, free))
-        return tuple(jnp.split(read(*both), 2))
+        return out_of_turns(read(*in_turns((z, logsnr, told), (z, logsnr, free))))
 
     def _read(self, convert, z, logsnr, told, dropout_key, second) -> Array:
         """The output, or the second head's, by `convert`."""
         train = dropout_key is not None
         output = self.module.apply(
-            {"params": self.params}, z, logsnr, self._heard(told), train=train,
+            {"params": self.params}, *cut_batch((z, logsnr, self._heard(told))), train=train,
             rngs={"dropout": dropout_key} if train else None, mutable=second and ["velocity"],
         )  # fmt: skip
         if second:

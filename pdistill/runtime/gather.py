@@ -1,5 +1,6 @@
 """Batches of the numbers 0, 1, ... over a mesh, and results of them from all processes."""
 
+import collections
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from pdistill.runtime.bars import Bar
+from pdistill.runtime.mesh import batches_over
 
 
 def index_batches(num: int, batch_size: int, mesh: Mesh) -> Iterator[np.ndarray]:
@@ -29,6 +31,7 @@ def gather_batches(
     batch_size: int,
     mesh: Mesh,
     description: str | None = None,
+    ahead: int = 1,
 ) -> Iterator[np.ndarray]:
     """Gathers what `compute` makes of 0 .. num - 1 from all processes, batch by batch.
 
@@ -37,9 +40,24 @@ def gather_batches(
       num: number of results.
       batch_size: numbers in a batch, rounded up to a multiple of the devices.
       description: text beside the progress bar; None shows no bar.
+      ahead: batches that have begun when one is waited for, so that devices compute while the host
+        reads the next batch, and has the one before.
     """
     with Bar(description, num) as bar:
-        for indices in index_batches(num, batch_size, mesh):
-            found = process_allgather(compute(indices), tiled=True)[: num - indices[0]]
+        for start, computed in _begun(compute, index_batches(num, batch_size, mesh), mesh, ahead):
+            found = process_allgather(computed, tiled=True)[: num - start]
             bar.update(len(found))
             yield found
+
+
+def _begun(
+    compute: Callable[[np.ndarray], Array], batches: Iterator[np.ndarray], mesh: Mesh, ahead: int
+) -> Iterator[tuple[int, Array]]:
+    """Yields the first number of each batch and its result, when `ahead` more have begun."""
+    begun: collections.deque[tuple[int, Array]] = collections.deque()
+    for indices in batches:
+        with batches_over(mesh):
+            begun.append((indices[0], compute(indices)))
+        if len(begun) > ahead:
+            yield begun.popleft()
+    yield from begun

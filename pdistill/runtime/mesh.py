@@ -4,15 +4,19 @@
 parameters and optimizer state over the fsdp axis.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MIN_SHARDED_SIZE = 4096  # smaller leaves cost more to gather than to keep
+_mesh = jax.make_user_context(None)  # part of what jit keeps its programs by
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -44,6 +48,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sharding of the batch axis, after `leading` other axes, over all devices."""
     return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
+
+
+def batches_over(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Makes a context in which networks cut their batches over all devices of a mesh.
+
+    Without it `jax.jit` cuts what is made of nothing that is cut, such as noise, by the parameters:
+    each device would hold all rows of its fsdp group.
+    """
+    return _mesh(mesh if mesh.size > 1 else None)
+
+
+def cut_batch(tree: Any) -> Any:
+    """Cuts arrays [B, ...] over the mesh of `batches_over`, if it is there and divides B."""
+    mesh = _mesh.value
+    if mesh is None or any(len(a) % mesh.size for a in jax.tree.leaves(tree)):
+        return tree
+    return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
+
+
+def in_turns(first: Any, second: Any) -> Any:
+    """Rows of two trees of arrays [B, ...] in turns, [2 B, ...]: on a mesh none has to move."""
+    return jax.tree.map(
+        lambda *pair: jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]), first, second
+    )
+
+
+def out_of_turns(rows: Array) -> tuple[Array, Array]:
+    """Takes rows [2 B, ...] apart again, into [B, ...] twice."""
+    pairs = rows.reshape(-1, 2, *rows.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def local_columns(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The one training loop. It knows no method: a method is `step(state, batch, key)`."""
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from pdistill.data import Pipeline
 from pdistill.runtime.interruption import Interrupted, StopSignals
 from pdistill.runtime.mesh import batch_sharding, local_columns, replicated, to_device
-from pdistill.runtime.processes import Agreement
+from pdistill.runtime.processes import LAG, Agreement
 from pdistill.runtime.terminal import say
 from pdistill.training.checkpoints import Checkpointer
 from pdistill.training.logging import LogFile, Progress, Writer
@@ -235,12 +236,16 @@ def _loop(state, start, config, dispatch, log, save, on_start, stop, mesh) -> Tr
     """Dispatches updates from number `start` on; logs and saves where it is due."""
     agreed = Agreement(mesh)
     interval, late = [], None  # metrics are read one dispatch late: the device never waits
+    ahead: collections.deque[Array] = collections.deque()
     for step in range(start, config.num_updates, config.substeps):
         log.profile(step, state.step)
         with stop.at_once() if step == start else contextlib.nullcontext():  # it compiles
             state, metrics = dispatch(state, step, log)
             if step == start:
                 on_start(start)
+        ahead.append(metrics["kept"])
+        if len(ahead) > LAG:  # of dispatches, whose batches wait on the device
+            jax.block_until_ready(ahead.popleft())
         if late:
             log(*late)
             late = None

@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from pdistill.data import make_batch
-from pdistill.runtime.mesh import param_sharding, replicated, to_device
+from pdistill.runtime.mesh import batches_over, param_sharding, replicated, to_device
 from pdistill.training.learner import Metrics
 from pdistill.training.metrics import RESERVED
 from pdistill.training.offload import into_device_memory
@@ -99,7 +99,8 @@ def compile_update(
 
         def body(state, inputs):
             raw, which = inputs
-            return substep(state, frozen, resident, raw, key, which, kinds)
+            with batches_over(mesh):
+                return substep(state, frozen, resident, raw, key, which, kinds)
 
         if which.shape[0] == 1:
             # On a CPU a convolution's gradient is ten times slower in a loop or a condition.

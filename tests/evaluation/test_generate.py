@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
 from pdistill import samplers
@@ -11,7 +12,8 @@ from pdistill.data import to_uint8
 from pdistill.diffusion import CosineSchedule
 from pdistill.model.sampling import Sampling, _generate, generate, generate_batches
 from pdistill.networks import Conditioning, DiT, Network
-from pdistill.runtime.mesh import make_mesh
+from pdistill.runtime.gather import gather_batches
+from pdistill.runtime.mesh import batch_sharding, make_mesh
 
 pytestmark = pytest.mark.eight_devices
 
@@ -148,3 +150,56 @@ def test_few_samples_do_not_fill_a_batch(network):
     np.testing.assert_allclose(
         batch.astype(int), to_uint8(run(network, KEY, jnp.arange(8)))[:3].astype(int), atol=1
     )
+
+
+class Counting(nn.Module):
+    """Lists the rows of each evaluation."""
+
+    num_labels: int = 3
+
+    @nn.compact
+    def __call__(self, z, logsnr, told, *, train=False):
+        jax.debug.callback(lambda _: ROWS.append(len(z)), z[0, 0, 0, 0])
+        scale = self.param("scale", nn.initializers.ones, ())
+        return scale * z * (1 + told.label.astype(z.dtype))[:, None, None, None]
+
+
+ROWS = []
+
+
+@pytest.mark.parametrize("levels", [None, (-1.0, 4.0)])
+def test_where_guidance_acts_not_it_is_one_evaluation(levels):
+    """And the same as by a pair, whose gap counts for nothing there."""
+    network = Network(None, Counting(), "v", CosineSchedule(), SHAPE, guidance=(0.0, 4.0))
+    network = network.init(KEY).replace(guidance_levels=levels)
+    told = Conditioning(np.array([0, 1], np.int32), guidance=np.full(2, 2.0, np.float32))
+    sampling, start = Sampling(5), {"key": None, "z_init": jax.random.normal(KEY, (2, *SHAPE))}
+    ROWS.clear()
+    found = jax.block_until_ready(jax.jit(lambda: sampling.run(network, told, **start))())
+    jax.effects_barrier()
+    times = np.linspace(1, 0, 6)[:-1]
+    low, high = levels or (-np.inf, np.inf)
+    acts = [bool(low <= network.schedule(t) <= high) for t in times]
+    assert sum(acts) == (5 if levels is None else 3)
+    assert sorted(ROWS) == sorted(4 if each else 2 for each in acts)
+    pairs = functools.partial(network.denoise, told=told)
+    desired = samplers.sample(
+        pairs, **start, schedule=network.schedule, num_steps=5, solver=sampling.solver,
+        clip=sampling.clip,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, desired, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("ahead", "begun_before"), [(0, [1, 2, 3]), (1, [2, 3, 3])])
+def test_batches_begin_before_one_comes(ahead, begun_before):
+    """And come in their order, the last one cut."""
+    mesh, begun = make_mesh(), []
+
+    def double(indices):
+        begun.append(indices)
+        return jax.device_put(2 * indices, batch_sharding(mesh))
+
+    batches = gather_batches(double, 20, 8, mesh, ahead=ahead)
+    counts, found = zip(*[(len(begun), batch) for batch in batches], strict=True)
+    assert list(counts) == begun_before
+    np.testing.assert_array_equal(np.concatenate(found), 2 * np.arange(20))

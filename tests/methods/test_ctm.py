@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from planning import TEACHER, plan_of, stage
 from scipy import stats
-from stepping import compiled
+from stepping import compiled, forward_passes
 
 from pdistill import diffusion
 from pdistill.diffusion import (
@@ -272,6 +272,21 @@ def test_exact_jumps_cost_nothing(x64, settings):
     state, metrics = first_step(exact(**settings))
     assert float(metrics["consistency"]) < 1e-16
     assert abs(float(gradient(state.student).params["off"])) < 1e-8
+
+
+def test_consistency_distillation_has_no_second_jump():
+    """Which would begin at the data: three evaluations for the targets, three for the gradient."""
+    module = DiT(out_channels=1, patch=2, features=16, depth=2, heads=2)
+    network = Network(None, module, "v", SCHEDULE, (8, 8, 1)).init(jax.random.key(0))
+    method = Ctm(optimizer=SGD, solver_steps=1, to_data=True, averaged_target=True, denoising=0.0)
+    state = method.init(jax.random.key(0), model=network.blank, teacher=network)
+    batch = {"image": jax.random.normal(jax.random.key(1), (4, 8, 8, 1))}
+    assert forward_passes(method, state, batch, network) < 6.1
+
+    average = state.average.replace(params=jax.tree.map(lambda a: a + 0.1, state.average.params))
+    z, jump = method.draw(average, batch["image"], jax.random.key(2))
+    z_s = method.estimate(state.student.network, average, z, jump, NOTHING)
+    np.testing.assert_array_equal(average.jump(z_s, jump.s, jump.end), z_s)
 
 
 def test_with_heuns_steps_they_cost_the_solvers_error(x64):

@@ -1,5 +1,7 @@
 """Flow maps against closed forms: of a Gaussian, of a mixture, and the papers' own formulas."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 import scipy.stats
 from flax import linen as nn
+from stepping import compiled, forward_passes
 
 from pdistill import diffusion
 from pdistill.configs import digits_pd
@@ -276,6 +279,51 @@ def test_the_exact_map_has_no_gradient_with_a_teachers_velocity(x64, name, head)
     assert jnp.abs(gradients(distilling, state, 64)).max() < 1e-10
     off = gaussian_state(distilling, off=(0.0, 0.0, 0.1), head=head, teacher=True)
     assert jnp.abs(gradients(distilling, off, 64).mean(0)).max() > 1e-3
+
+
+class Whole(FlowMap):
+    """Evaluates its identity for all rows, also where it says no more than v."""
+
+    def count_still(self, num):
+        return 0
+
+
+def preset(name, cls=FlowMap, microbatches=1):
+    laws = {"jumps": JumpLaw, "between": Cut}
+    values = {key: laws[key](**v) if key in laws else v for key, v in PRESETS[name].items()}
+    return cls(optimizer=Optimizer(1e-3, num_updates=9, microbatches=microbatches), **values)
+
+
+COSTS = {"mean_flow": 3.3, "improved_mean_flow": 4.1, "shortcut": 3.6, "tvm": 5.1}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_jumps_of_no_length_cost_no_target(name):
+    """Of which there are three quarters, or a half: 3 + 1/4, 3 + 2/2, 3 + 2/4, (3 + 7)/2."""
+    module = DiT(1, features=32, depth=4, heads=2, target=True)
+    network = Network(None, module, "v", SCHEDULE, (8, 8, 1)).init(jax.random.key(0))
+    learning, batch = preset(name), {"image": jnp.zeros((16, 8, 8, 1))}
+    state = learning.init(jax.random.key(0), model=network.blank)
+    assert forward_passes(learning, state, batch, network) < COSTS[name]
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("name", COSTS)
+def test_without_their_targets_updates_are_the_same(x64, name, microbatches):
+    """Though one of three microbatches of 8 has a jump of no length more than the others."""
+    batch = {"image": MEAN + STD * jax.random.normal(jax.random.key(5), (24, 1), jnp.float64)}
+    found = []
+    for cls in (FlowMap, Whole):
+        learning = preset(name, cls, microbatches)
+        learning = dataclasses.replace(
+            learning, jumps=dataclasses.replace(learning.jumps, instantaneous=0.55)
+        )
+        state = gaussian_state(learning, off=(0.3, -0.1, 0.2))
+        found.append(compiled(learning)(state, batch, jax.random.key(6)))
+    assert learning.jumps.count_same(24) == 13
+    for ours, whole in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-10)
+    assert found[0][1]["grad_norm"] > 0.1
 
 
 def test_a_map_below_stands_in_where_the_second_jump_begins(x64):

@@ -191,6 +191,29 @@ def test_options_against_numpy(name):
     assert name != "rope" or np.std(plain - actual) > 0.01
 
 
+@pytest.mark.parametrize("network", [DiT, SiT])
+def test_remat_stores_the_products_with_parameters(network):
+    """And nothing of attention's, whose heads are an axis: logits are B T T heads, in float32."""
+    module = network(2, patch=2, features=16, depth=1, heads=2, num_labels=5)
+    module = module.clone(dtype=jnp.bfloat16)
+    z, told = jnp.zeros((3, 8, 8, 2)), Conditioning(jnp.zeros(3, int))
+
+    @jax.numpy_dtype_promotion("standard")  # flax's norms rely on it
+    def stored(remat):
+        again = module.clone(remat=remat, parent=None)
+        made = jax.eval_shape(
+            lambda key: module.init(key, z, z[:, 0, 0, 0], told), jax.random.key(0)
+        )
+        loss = lambda params: again.apply(params, z, z[:, 0, 0, 0], told)  # noqa: E731
+        _, pull_back = jax.eval_shape(lambda params: jax.vjp(loss, params), made)
+        return [leaf.shape for leaf in jax.tree.leaves(pull_back)]
+
+    assert (3, 2, 16, 16) in stored(False)
+    kept = stored("products")
+    assert not [shape for shape in kept if len(shape) == 4 and shape[:2] == (3, 2)]
+    assert (3 * 16, 3 * 16) in kept  # queries, keys and values of all tokens
+
+
 def test_rotary_positions_are_relative():
     """What a query is to a key depends on how far it is, in rows and in columns."""
     q, k = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)

@@ -169,6 +169,37 @@ def test_on_cpus_each_update_is_a_dispatch(tmp_path, undisturbed, monkeypatch):
     assert [row["step"] for row in log] == [4, 8, 12]
 
 
+def test_the_host_does_not_run_ahead(tmp_path, monkeypatch):
+    """Whose batches wait on the device: two dispatches at most are before the one that it makes."""
+    running, most = set(), []
+
+    class Kept:
+        """That an update was kept, of which it is known when anybody waits for it."""
+
+        def __init__(self, value):
+            self._value = value
+            running.add(self)
+            most.append(len(running))
+
+        def block_until_ready(self):
+            running.remove(self)
+
+        def __array__(self, *_, **__):
+            return np.asarray(self._value)
+
+    def compiled(*arguments, **settings):
+        def update(*inputs, **told):
+            state, metrics = known(*inputs, **told)
+            return state, metrics | {"kept": Kept(metrics["kept"])}
+
+        known = compile_update(*arguments, **settings)
+        return update
+
+    monkeypatch.setattr(loop, "compile_update", compiled)
+    run(tmp_path, 12, log_every=12, save_every=12)
+    assert most == [1, 2, 3, 3, 3, 3]
+
+
 def test_a_run_goes_on_from_between_its_dispatches(tmp_path, undisturbed):
     """As after a stop on CPUs: it logs, saves and ends where it would have, and learns the same."""
     run(tmp_path, 3, substeps=1, save_every=1, log_every=1)

@@ -14,11 +14,23 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from pdistill.diffusion import expand
+from pdistill.diffusion import expand, logsnr_of_angle
+from pdistill.networks import Conditioning, Network
 from pdistill.runtime.kernels import without_kernels
 
 Output = Callable[[Array, Array, Array], Array]  # F(z [B, ...], t [B], s [B])
 Pair = tuple[Array, Array]  # prediction and target, without gradient, [B, ...] each
+
+
+def output_of(network: Network, told: Conditioning, dropout_key: Array | None = None) -> Output:
+    """A network's output F between angles, for what it is told [B]; with dropout if a key is
+    given."""
+
+    def F(z, t, s):
+        told_s = told.replace(target=logsnr_of_angle(s))
+        return network.v(z, logsnr_of_angle(t), told_s, dropout_key=dropout_key)
+
+    return F
 
 
 def eulerian(

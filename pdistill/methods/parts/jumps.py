@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ from jax import Array
 from jax.scipy.special import ndtr, ndtri
 
 from pdistill.diffusion import Schedule, angle, logsnr_of_angle
+from pdistill.diffusion.guidance import acting
 from pdistill.diffusion.schedules import SMALL, ends
 from pdistill.methods.parts.times import check_law, normal_levels, shuffled_times
+from pdistill.networks import Conditioning
 
 ENDS = ("ordered", "sorted", "below", "gap", "data", "dyadic")
 STEPS = 16  # that a map with a `least` takes at most: a card has each count
@@ -239,3 +242,25 @@ class Cut:
             lower = sigma * jnp.maximum(1 - left, 0.0)
         way = jnp.arctan((sigma - lower) / (1 + sigma * lower))  # atan(sigma) - atan(lower)
         return jnp.minimum(way, whole)
+
+
+class Rows(NamedTuple):
+    """Jumps of a batch: z [B, ...] at log-SNRs t [B], to s [B], and the velocity v at z.
+
+    The student is told `told`; w [B] are the weights of guidance, None without, and levels [B, 2]
+    the log-SNRs between which they act, None for all.
+    """
+
+    z: Array
+    v: Array
+    t: Array
+    s: Array
+    told: Conditioning
+    w: Array | None = None
+    levels: Array | None = None
+
+    def told_at(self, logsnr: Array) -> Conditioning:
+        """The conditioning of a velocity at log-SNRs [B]: with the weight that acts there."""
+        w = self.told.guidance
+        w = None if w is None else acting(w, self.levels, logsnr)
+        return self.told.replace(guidance=w, guidance_levels=None)
