@@ -336,7 +336,7 @@ def unsaved(tmp_path):
         saved(tmp_path / name)
     for name in ("text/centres_2.npy", "captions/1-2/00000-pooled.npy", "latents/8/moments.json"):
         saved(tmp_path / name)
-    for name in ("codec.json", "log.jsonl", "parameters.txt"):
+    for name in ("codec.json", "log.jsonl", "selection.jsonl", "parameters.txt"):
         saved(tmp_path / "teacher" / name)
     return claimed
 
@@ -378,10 +378,24 @@ def test_remnants_of_a_kill_are_nothing_saved(tmp_path, unsaved, left):
     if left.startswith("wandb/"):
         (tmp_path / "wandb/latest-run").symlink_to("run-1")
     unsaved(CONFIG | {"seed": 1}, images={})
-    assert (tmp_path / left).exists() == (".tmp-" not in left)
+    assert (tmp_path / left).exists() == (".tmp-" not in left and left != "wandb_id.txt")
     saved(tmp_path / f"{left.partition('/')[0]}_/model/model.json")
     with pytest.raises(ConfigError, match="seed: 1 -> 2"):
         unsaved(CONFIG | {"seed": 2}, images={})
+
+
+def test_another_config_is_another_run_of_wandb(tmp_path, unsaved):
+    """The same one, or one that has saved, goes on in the run that it has begun there."""
+    name = tmp_path / "wandb_id.txt"
+    saved(name)
+    unsaved(CONFIG, images={"content": "a"})
+    assert name.exists()
+    unsaved(CONFIG | {"seed": 1}, images={"content": "a"})
+    assert not name.exists()
+    for path in (name, tmp_path / "teacher/model/model.json"):
+        saved(path)
+    unsaved(CONFIG | {"seed": 1, "wandb": True}, images={"content": "a"})
+    assert name.exists()
 
 
 def test_a_start_leaves_what_other_commands_write(tmp_path, unsaved):
@@ -412,6 +426,23 @@ def test_a_run_knows_by_which_code_it_was_started(tmp_path, unsaved, monkeypatch
     assert set(about["earlier"][-1]) == {"commit", "versions"}
 
 
+def claim_of_length(workdir, stages, num_updates):
+    """`claim` with stages of which the last has so many updates."""
+    *others, last = stages
+    config = CONFIG | {"stages": [*others, last | {"loop": LOOP | {"num_updates": num_updates}}]}
+    experiment = parse(config)
+    claim(workdir, config, experiment.stages, plan(experiment, SHAPE), {})
+
+
+def done(directory, updates, saves):
+    """A model of so many updates, and checkpoints."""
+    card = {"format": FORMAT} | dict.fromkeys(CARD) | {"train_steps": updates}
+    saved(directory / "model/model.json")
+    (directory / "model/model.json").write_text(json.dumps(card))
+    for step in saves:
+        (directory / f"checkpoints/{step}").mkdir(parents=True)
+
+
 @pytest.mark.parametrize(
     ("saves", "new", "allowed"),
     [
@@ -425,22 +456,61 @@ def test_a_run_knows_by_which_code_it_was_started(tmp_path, unsaved, monkeypatch
 def test_too_many_updates_are_taken_back(tmp_path, saves, new, allowed):
     """A last stage of 40 was given 400, and none of them was made; else it is as with any fewer."""
     teacher, _ = CONFIG["stages"]
-    config = {n: CONFIG | {"stages": [teacher | {"loop": LOOP | {"num_updates": n}}]}
-              for n in (40, 400, new)}  # fmt: skip
-    card = {"format": FORMAT} | dict.fromkeys(CARD) | {"train_steps": 40}
-    saved(tmp_path / "teacher/model/model.json")
-    (tmp_path / "teacher/model/model.json").write_text(json.dumps(card))
-    for step in saves:
-        (tmp_path / f"teacher/checkpoints/{step}").mkdir(parents=True)
-
-    def claimed(n):
-        experiment = parse(config[n])
-        claim(tmp_path, config[n], experiment.stages, plan(experiment, SHAPE), {})
-
+    claimed = functools.partial(claim_of_length, tmp_path, [teacher])
     claimed(40)
+    done(tmp_path / "teacher", 40, saves)
     claimed(400)
     with contextlib.nullcontext() if allowed else pytest.raises(ConfigError, match="400 -> "):
         claimed(new)
+
+
+@pytest.mark.parametrize(("long_rounds", "done_updates"), [(0, 40), (4, 80)])
+@pytest.mark.parametrize(("new", "allowed"), [(40, True), (30, False)])
+def test_too_many_updates_of_one_round_are_taken_back(
+    tmp_path, long_rounds, done_updates, new, allowed
+):
+    """Its run has another name than the stage, and may have twice the config's updates."""
+    teacher, students = CONFIG["stages"]
+    stages = [teacher, students | {"end_steps": 4, "long_rounds": long_rounds}]
+    claimed = functools.partial(claim_of_length, tmp_path, stages)
+    claimed(40)
+    done(tmp_path / "pd/4", done_updates, [done_updates])
+    claimed(400)
+    with contextlib.nullcontext() if allowed else pytest.raises(ConfigError, match="400 -> 30"):
+        claimed(new)
+
+
+MORE = CONFIG["stages"][0] | {"name": "pd/more", "measured_at": [2]}
+TUNED = MORE | {"name": "tuned", "start": "pd"}
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_stages_are_added_behind_all_others(tmp_path, place):
+    """Before one they may be its teacher, as the last run of "pd", or its codec, or its model."""
+    stages = [*CONFIG["stages"], TUNED]
+    more = [*stages[:place], MORE, *stages[place:]]
+    claim_of_length(tmp_path, stages, 40)
+    saved(tmp_path / "teacher/model/model.json")
+    allowed = place == len(stages)
+    with contextlib.nullcontext() if allowed else pytest.raises(ConfigError, match="in: stages: "):
+        claim_of_length(tmp_path, more, 40)
+
+
+@pytest.mark.parametrize(
+    ("made", "allowed"),
+    [
+        ("checkpoints/8.orbax-checkpoint-tmp/state", True),
+        ("checkpoints/8/state", False),
+        ("model/model.json", False),
+    ],
+)
+def test_a_stage_is_taken_back_until_it_has_saved(tmp_path, made, allowed):
+    """Also one that was killed in its first save, and where another is added for it."""
+    claim_of_length(tmp_path, [*CONFIG["stages"], TUNED], 40)
+    for path in ("teacher/model/model.json", f"tuned/{made}"):
+        saved(tmp_path / path)
+    with contextlib.nullcontext() if allowed else pytest.raises(ConfigError, match="tuned"):
+        claim_of_length(tmp_path, [*CONFIG["stages"], MORE], 40)
 
 
 @pytest.mark.parametrize(

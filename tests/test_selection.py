@@ -25,7 +25,7 @@ from pdistill.model.card import CARD, FORMAT
 from pdistill.runtime.files import read_json, read_jsonl, write_atomically, write_jsonl
 from pdistill.runtime.interruption import Interrupted
 from pdistill.runtime.mesh import make_mesh
-from pdistill.training import Diverged, loop
+from pdistill.training import Diverged, StopSignals, loop
 from pdistill.training.logging import Writer
 
 running = importlib.import_module("pdistill.experiment.run")  # its function has its name
@@ -57,6 +57,23 @@ def test_the_best_is_kept(workdir):
     assert row["value"] == best["value"]
     assert (row["nfe"], row["solver"]) == (1, "one_step")
     assert (workdir / "figures/selection_gan.png").exists()
+
+
+def test_a_first_stage_that_is_stopped_in_its_first_update_has_saved_nothing(tmp_path, monkeypatch):
+    """Whatever files it has opened by then: another config is taken."""
+
+    def stop(_):
+        raise Interrupted
+
+    config = tiny_gan()
+    config.stages[0]["select"] = "fd_pixels"
+    monkeypatch.setattr("pdistill.data.pipeline.BatchIterator.__next__", stop)
+    with pytest.raises(Interrupted):
+        experiment.run(config, tmp_path)
+    assert (tmp_path / "teacher/selection.jsonl").exists()
+    config.seed = 1
+    running.Experiment(parse(as_plain(config)), tmp_path, StopSignals()).claim(as_plain(config))
+    assert read_json(tmp_path / "config.json")["config"]["seed"] == 1
 
 
 @pytest.mark.parametrize(("lost", "measured"), [(None, 1), ("12", 1), ("", 3)])

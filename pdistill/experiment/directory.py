@@ -37,7 +37,7 @@ UNSAVED = (
     r"\.lock|config\.json|results\.jsonl|events\.out\.tfevents\..*|"
     r"captions\.json|text/(scale\.npz|known\.npz|prompts\.json|centres_\d+\.npy)|"
     r"captions/[^/]+/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
-    r".+/(codec\.json|parameters\.txt|log\.jsonl)"
+    r".+/(codec\.json|parameters\.txt|(log|selection)\.jsonl)"
 )
 
 # What a kill or a library may leave besides, also as links.
@@ -149,6 +149,8 @@ def claim(
     if jax.process_index() == 0:
         if path.exists():
             _clear(workdir, unsaved, runs)
+            if unsaved and read_json(path)["config"] != config:
+                remove(workdir / "wandb_id.txt")  # its curves are of another run
         resolved = {
             "config": config,
             **code,
@@ -310,32 +312,38 @@ def is_harmless(
     if not match:
         return False
     index = int(match[1])
-    name = stages[index].name
-    of_stage = [r.run for r in runs.values() if name in (r.name, r.name.rpartition("/")[0])]
+    of_stage = _of_stage(stages[index].name, runs)
     if key.endswith("save_every"):
-        return not any(r.select for r in of_stage)  # saves are what the model is chosen among
+        return not any(r.run.select for r in of_stage)  # saves are what the model is chosen among
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new
     )
 
 
-def _in_places(workdir: Path, old: list[Any], new: list[Any]) -> list[Any]:
-    """Old stages in the places of the new ones of their names, None where a stage is added.
+def _of_stage(name: str, runs: Mapping[str, Planned]) -> list[Planned]:
+    """The runs of the stage of this name."""
+    return [r for r in runs.values() if name in (r.name, r.name.rpartition("/")[0])]
 
-    One that has gone is left out if it has saved nothing. If it has, or if they are in another
-    order, all are returned as they are.
+
+def _in_places(workdir: Path, old: list[Any], new: list[Any]) -> list[Any]:
+    """Old stages in the places of the new ones of their names, None for those added behind them.
+
+    One that has gone is left out if it has saved nothing. If it has, if they are in another order,
+    or if one is added before others, which may get another teacher, codec or model by that, all are
+    returned as they are.
     """
     named = {stage.get("name"): stage for stage in old}
     found = [named.get(stage["name"]) for stage in new]
     kept = [
         stage for stage in old if stage in found or _has_saved(workdir / str(stage.get("name")))
     ]
-    return found if [stage for stage in found if stage] == kept else old
+    return found if found == kept + [None] * (len(new) - len(kept)) else old
 
 
 def _has_saved(folder: Path) -> bool:
     """Whether a stage has saved a state or a model, of any of its runs."""
-    return any(folder.rglob("checkpoints/[0-9]*")) or any(folder.rglob("model"))
+    saves = folder.rglob("checkpoints/*")  # or what Orbax has not finished
+    return any(path.name.isdigit() for path in saves) or any(folder.rglob("model"))
 
 
 def _is_taken_back(
@@ -344,13 +352,13 @@ def _is_taken_back(
     """Whether a last stage is given fewer updates again, and has none beyond those of its model."""
     if not (isinstance(new, int) and is_harmless(key, new, old, stages, runs)):
         return False
-    planned = runs[stages[-1].name]
+    [planned] = _of_stage(stages[-1].name, runs)
     folder = workdir / planned.name
     if not key.endswith("num_updates") or not (folder / "model").exists():
         return False
     done = models.read_card(folder / "model", codec=planned.makes_codec)["train_steps"]
     saves = (int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
-    return max(saves, default=0) <= done <= new
+    return max(saves, default=0) <= done <= planned.run.loop.num_updates
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
