@@ -21,9 +21,10 @@ from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import plan
 from pdistill.experiment.run import Experiment
-from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.files import read_jsonl, write_jsonl
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import StopSignals
+from pdistill.training.logging import MetricWriter
 
 pytestmark = pytest.mark.eight_devices
 
@@ -169,6 +170,22 @@ def test_a_stage_that_is_added_goes_on(workdir, tmp_path):
     experiment.run(tiny(), copy)
     assert rows_without_timings(copy) == rows_without_timings(workdir)
     assert rows.read_text().startswith("".join(kept))
+
+
+def test_updates_that_were_taken_back_are_not_in_the_curve(workdir, tmp_path):
+    """Those that a config of more has logged, and a kill has left without a save."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    logged = read_jsonl(copy / "progressive/1/log.jsonl")
+    with MetricWriter(copy) as writer:
+        for step in (8, 12):
+            writer.write_scalars(step, {"progressive/1/more": 1.0})
+    write_jsonl(copy / "progressive/1/log.jsonl", [{"step": 12, "loss": 1.0}], append=True)
+    experiment.run(tiny(), copy)
+    assert read_jsonl(copy / "progressive/1/log.jsonl") == logged
+    events = EventAccumulator(str(copy)).Reload()
+    assert [event.step for event in events.Scalars("progressive/1/more")] == [8]
+    assert {event.step for event in events.Scalars("progressive/1/loss")} == {4, 8}
 
 
 def test_a_metric_more_is_measured(workdir, tmp_path, bars):

@@ -50,7 +50,7 @@ from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
 from pdistill.runtime.terminal import end_line, format_seconds, say, update, write
 from pdistill.training import Diverged, StopSignals, init_state, train
-from pdistill.training.logging import Writer
+from pdistill.training.logging import Writer, forget_later
 from pdistill.training.overview import write_parameters
 from pdistill.training.writers import MissingExtra, default_writer, find_wandb
 
@@ -188,6 +188,9 @@ class Experiment:
                 self.measurements.forget(planned, writer)
                 network = planned.run.method.product(state)
                 self._save_model(planned, self._directory(planned) / "model", network, 0)
+        elif planned.trains:
+            updates = planned.run.loop.num_updates
+            forget_later(self._directory(planned), planned.name, updates, writer)
         if planned.makes_codec:
             self.measurements.measure_codec(planned)
             self._report()

@@ -90,8 +90,13 @@ def read(workdir: str | Path) -> RunDirectory:
         with _whole(path):
             config = json.loads(path.read_text())
 
+    of_config = _stages_of(config)
+
+    def files(name: str) -> dict[str, Path]:
+        return _files(workdir, name, stages, of_config)
+
     samples, guided = {}, {}
-    for run, path in _files(workdir, "samples.npz", stages).items():
+    for run, path in files("samples.npz").items():
         with _whole(path), np.load(path) as archive:
             for name in archive.files:
                 steps, _, weight = name.partition("@")
@@ -108,20 +113,20 @@ def read(workdir: str | Path) -> RunDirectory:
                 weights[weight] = archive[name]
 
     pictures = {}
-    for run, path in _files(workdir, "pictures.npz", stages).items():
+    for run, path in files("pictures.npz").items():
         with _whole(path), np.load(path) as archive:
             if {*archive.files} >= PICTURES:  # or it is a user's
                 pictures[run] = dict(archive)
 
     losses = {}
-    for run, path in _files(workdir, "log.jsonl", stages).items():
+    for run, path in files("log.jsonl").items():
         with _whole(path):
             logged = read_jsonl(path, {"step": int})
             curve = [(row["step"], row["loss"]) for row in logged if "loss" in row]
         if curve:
             losses.setdefault(group_of(run), {})[run] = tuple(np.array(curve, float).T)
 
-    found = _files(workdir, "selection.jsonl", stages)
+    found = files("selection.jsonl")
     selections = {run: log for run, path in found.items() if (log := _rows(path, SELECTION))}
 
     return RunDirectory(workdir.name, rows, config, samples, guided, pictures, losses, selections)
@@ -159,20 +164,36 @@ def _whole(path: Path) -> Iterator[None]:
         raise OSError(f"{path} is damaged; move it away, or put back a whole one") from error
 
 
-def _files(workdir: Path, name: str, stages: list[str]) -> dict[str, Path]:
+def _stages_of(config: Any) -> list[str] | None:
+    """The names of a run's stages, or None if what is there as its config does not say them."""
+    try:
+        return [stage["name"] for stage in config["config"]["stages"]]
+    except (KeyError, TypeError):
+        return None
+
+
+def _files(
+    workdir: Path, name: str, stages: list[str], of_config: list[str] | None
+) -> dict[str, Path]:
     """Finds the files called `name`: {run: path}, in the order of groups and stages.
 
-    Not among checkpoints, whose folders come and go while a run saves one.
+    Not among checkpoints, whose folders come and go while a run saves one, and not of stages that
+    were taken out of the config before they had a row.
     """
     groups = list(dict.fromkeys(map(group, stages)))
 
     def place(run: str) -> tuple:
         return _index(groups, group(run)), _index(stages, run), run
 
+    def is_there(run: str) -> bool:
+        below_one = any(f"{run}/".startswith(f"{stage}/") for stage in of_config or ())
+        return of_config is None or below_one or run in stages
+
     found = {}
     for folder, below, names in os.walk(workdir):
         below[:] = [each for each in below if each != "checkpoints"]
-        if name in names and (run := Path(folder).relative_to(workdir).as_posix()) != ".":
+        run = Path(folder).relative_to(workdir).as_posix()
+        if name in names and run != "." and is_there(run):
             found[run] = Path(folder) / name
     return {run: found[run] for run in sorted(found, key=place)}
 

@@ -253,6 +253,14 @@ class LogFile:
                 file.write(json.dumps(row) + "\n")
 
 
+def forget_later(directory: Path, name: str, last: int, writer: Writer) -> None:
+    """Drops what is logged of a run's updates after `last`, which a config of more had begun."""
+    path, kinds = directory / "log.jsonl", {"step": int}
+    if any(row["step"] > last for row in read_jsonl(path, kinds)):
+        writer.rewind(name, last)
+        LogFile(path, keep=lambda row: row["step"] <= last, kinds=kinds)
+
+
 class Progress:
     """A status on standard error: step, loss, steps/s and the time left.
 

@@ -82,6 +82,16 @@ def test_updates_without_a_loss_are_not_in_its_curve(row, workdir):
     assert list(runs.read(path).losses) == ["dmd"]
 
 
+def test_a_stage_that_was_taken_back_is_not_shown(row, workdir):
+    """It has no row; one of another command's model has, and rounds are below their stage."""
+    logs = {run: [1.0] for run in ("teacher", "pd/4", "pd_mistaken", "mistaken", "mine")}
+    config = {"config": {"stages": [{"name": "teacher"}, {"name": "pd"}]}}
+    rows = [row("teacher", 2, 1.0), row("mine", 2, 1.0)]
+    assert set(runs.read(workdir(rows, logs=logs, config=config)).losses) == {
+        "teacher", "pd", "mine",
+    }  # fmt: skip
+
+
 def test_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.jsonl in .*nothing"):
         runs.read(tmp_path / "nothing")
