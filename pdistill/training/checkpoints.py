@@ -1,7 +1,9 @@
 """Training checkpoints, by Orbax."""
 
 import errno
+import gc
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,40 +87,46 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(_abstract(target)), about=ocp.args.JsonRestore()
         )
-        errors: dict[int, Exception] = {}
+        errors: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             self._check_format(step)
             if not errors:
                 for leaf in jax.tree.leaves(target):
                     if isinstance(leaf, jax.Array):
                         leaf.delete()
-            restored, error = self._read(step, items)
-            if not in_all(error is None or _is_damage(error)):
-                path = self._manager.directory / str(step)
-                raise CheckpointError(
-                    f"cannot read {path}, which need not be damaged: "
-                    f"{one_line(error) if error else 'another process cannot'}. Once the cause is "
-                    "gone the same command goes on; without that folder, from the save before"
-                )
-            if not in_all(error is None):
-                errors[step] = error or ValueError("another process cannot read its part")
+            restored, error, damaged = self._read(step, items)
+            if not in_all(not error or damaged):
+                raise CheckpointError(self._unread(step, error, errors))
+            if not in_all(not error):
+                errors[step] = error or "another process cannot read its part"
+            elif checksum(restored.state) != restored.about["checksum"]:
+                errors[step] = "its arrays are not those that were saved"
+            if step in errors:
+                del restored  # before the one before is read
                 continue
-            if checksum(restored.state) != restored.about["checksum"]:
-                errors[step] = ValueError("its arrays are not those that were saved")
-                continue
-            for damaged in errors:
-                self._put_aside(damaged, used=step)
+            for newer in errors:
+                self._put_aside(newer, used=step)
             return with_keys(restored.state, shapes), restored.about["iterator"]
         if errors:
             raise CheckpointError(
                 f"no checkpoint in {self._manager.directory} can be read; move it away to train "
-                f"this round from its start. The newest: {one_line(errors[max(errors)])}"
+                f"this round from its start. The newest: {errors[max(errors)]}"
             )
         return None
 
+    def _unread(self, step: int, error: str, newer: Mapping[int, str]) -> str:
+        """What to do where a checkpoint cannot be read now; those that are newer are damaged."""
+        directory = self._manager.directory
+        message = f"cannot read {directory / str(step)}, which need not be damaged"
+        message += f": {error or 'another process cannot'}"
+        if newer:
+            message += f" (and {max(newer)}, the newest, is damaged: {newer[max(newer)]})"
+        message += ". Once the cause is gone the same command goes on"
+        return message if newer else f"{message}; without that folder, from the save before"
+
     def _check_format(self, step: int) -> None:
         """Raises CheckpointError for a checkpoint of another version, if it can be read at all."""
-        about, _ = self._read(step, ocp.args.Composite(about=ocp.args.JsonRestore()))
+        about, *_ = self._read(step, ocp.args.Composite(about=ocp.args.JsonRestore()))
         if about is not None and about.about.get("format") != FORMAT:
             raise CheckpointError(
                 f"the checkpoints in {self._manager.directory} are of another version of pdistill, "
@@ -126,14 +134,19 @@ class Checkpointer:
                 "move them away to train this run from its start"
             )
 
-    def _read(self, step: int, items: Any) -> tuple[Any, Exception | None]:
-        found: Exception | None = None
+    def _read(self, step: int, items: Any) -> tuple[Any, str, bool]:
+        """What is restored, or why it cannot be, and whether that is damage of its files.
+
+        Not the error itself, whose traceback holds the arrays that were read before it.
+        """
+        found = "", False
         for _ in range(2):  # a disk in a network may fail once
             try:
-                return self._reader.restore(step, args=items), None
+                return self._reader.restore(step, args=items), "", False
             except Exception as error:  # whatever Orbax and its storage raise for damaged files
-                found = error
-        return None, found
+                found = one_line(error), _is_damage(error)
+            gc.collect()  # what it has read
+        return None, *found
 
     def _put_aside(self, step: int, used: int) -> None:
         path = Path(self._manager.directory) / str(step)

@@ -830,6 +830,48 @@ def test_an_error_of_reading_is_not_all_damage(two_saves, error, times):
     assert (directory / "8").exists() == (times == 1 or not isinstance(error, ValueError))
 
 
+@pytest.mark.parametrize("how", ["error", "checksum"])
+def test_a_state_that_cannot_be_used_is_not_kept_beside_the_next(two_saves, how):
+    """Neither by an error, whose traceback has it, nor until the one before is read."""
+    state, directory = two_saves
+    before, target = [], state()
+    with Checkpointer(directory) as checkpointer:
+        read = checkpointer._reader.restore
+
+        def damaged(step, args):
+            if not args.get("state"):
+                return read(step, args=args)
+            before.append(sum(a.shape == (5000,) for a in jax.live_arrays()))
+            found = read(step, args=args)
+            if step == 8 and how == "error":
+                raise ValueError("no")
+            found.about["checksum"] += step == 8
+            return found
+
+        checkpointer._reader.restore = damaged
+        assert int(checkpointer.restore(target)[0].step) == 4
+    assert len(before) == (3 if how == "error" else 2)
+    assert len(set(before)) == 1
+
+
+def test_an_older_save_that_cannot_be_read_now_is_not_to_be_removed(two_saves):
+    """It is the only one that is sound."""
+    state, directory = two_saves
+    with Checkpointer(directory) as checkpointer:
+        read = checkpointer._reader.restore
+
+        def failing(step, args):
+            if args.get("state"):
+                raise ValueError("cut short") if step == 8 else MemoryError
+            return read(step, args=args)
+
+        checkpointer._reader.restore = failing
+        with pytest.raises(CheckpointError, match=r"cannot read .*/4, which need not") as error:
+            checkpointer.restore(state())
+    assert "(and 8, the newest, is damaged: cut short)" in str(error.value)
+    assert "without that folder" not in str(error.value)
+
+
 def test_an_error_of_the_disk_is_found_in_those_of_storage(two_saves):
     """A link to itself, which no disk that is whole has: too many levels of links."""
     state, directory = two_saves
