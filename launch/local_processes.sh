@@ -17,8 +17,9 @@ export XLA_FLAGS="--xla_force_host_platform_device_count=${DEVICES:-1} ${XLA_FLA
 
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null' INT TERM
+trap 'kill -HUP "${pids[@]}" 2>/dev/null' HUP # of which a shell and the terminal each send one
 for ((i = 0; i < count; i++)); do
-  # In a session of its own, so that Ctrl-C comes from here alone, and once.
+  # In a session of its own, so that Ctrl-C and a terminal's end come from here alone.
   setsid python -m pdistill.main --coordinator="127.0.0.1:${PORT:-9876}" \
     --num_processes="$count" --process_id="$i" "$@" &
   pids+=($!)

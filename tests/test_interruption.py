@@ -148,7 +148,7 @@ with stop.deferred():
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_terminals_end_saves_too(ignored):
+def test_a_terminals_end_saves_too(ignored, capfd):
     """Of which a shell tells its programs once more; those of nohup go on."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     ends = contextlib.nullcontext() if ignored else pytest.raises(Interrupted, match="SIGHUP")
@@ -159,6 +159,16 @@ def test_a_terminals_end_saves_too(ignored):
             assert stop.requested == (None if ignored else "SIGHUP")
     finally:
         signal.signal(signal.SIGHUP, before)
+    told = "" if ignored else "SIGHUP: saves, then stops; SIGTERM stops at once\n"
+    assert capfd.readouterr().err == told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_terminals_end_another_signal_stops_at_once(number):
+    code, seconds, errors = interrupt(python(DEFERRED), [signal.SIGHUP, number])
+    waits = "SIGHUP: saves, then stops; SIGTERM stops at once\n"
+    assert (code, errors) == (EXIT_CODE, waits + f"stopped by {number.name}; hint\n")
+    assert seconds < 5
 
 
 UNREAD = """

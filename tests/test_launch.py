@@ -5,8 +5,10 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -35,6 +37,62 @@ def test_slurm():
         "XLA_FLAGS": "",  # one device a task
     }
     subprocess.run(["bash", ROOT / "launch/test/slurm.sh"], env=environment, check=True)
+
+
+PROCESS = """
+import os, sys, time
+from pathlib import Path
+from pdistill.runtime.interruption import Interrupted, ProgramSignals
+try:
+    with ProgramSignals() as stop, stop.deferred():
+        started = Path(os.environ["STARTED"], str(os.getpid()))
+        started.touch()
+        end = time.monotonic() + 60
+        while not stop.requested and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        started.rename(started.with_suffix(".saved"))
+except Interrupted as interruption:
+    stop.end("")
+"""
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_local_processes_are_saved_when_their_terminal_is_closed(tmp_path, nohup):
+    """Also where a shell tells of it besides; under nohup they go on until they are stopped."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec \"{sys.executable}\" -c '{PROCESS}'\n")
+    (tmp_path / "python").chmod(0o755)
+    started = tmp_path / "started"
+    started.mkdir()
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "STARTED": str(started),
+    }
+    reader, terminal = os.openpty()
+    command = ["setsid", "--ctty", *["nohup"] * nohup, ROOT / "launch/local_processes.sh", "2", "-"]
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal
+    ) as launcher:
+        os.close(terminal)
+        until(lambda: len(list(started.iterdir())) == 2)
+        os.close(reader)
+        time.sleep(0.1)
+        launcher.send_signal(signal.SIGHUP)
+        if nohup:
+            time.sleep(1)
+            assert not list(started.glob("*.saved"))
+            launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=60) == 75
+    assert len(list(started.glob("*.saved"))) == 2
+
+
+def until(condition, seconds=60):
+    """Waits for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def closed(schema):

@@ -76,11 +76,14 @@ class StopSignals:
     def _ask(self, number: int) -> bool:
         """Notes a signal; tells whether to stop at once."""
         with self._lock:
-            again = self.requested is not None and number != signal.SIGHUP  # a shell sends two
+            again = self.requested is not None
+            if again and number == signal.SIGHUP:  # a shell and its terminal each send one
+                return not self._deferred
             self.requested = signal.Signals(number).name
             at_once = again or not self._deferred
         if not at_once:
-            _write_line(f"{self.requested}: saves, then stops; once more stops at once")
+            further = "SIGTERM" if number == signal.SIGHUP else "once more"
+            _write_line(f"{self.requested}: saves, then stops; {further} stops at once")
         return at_once
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
