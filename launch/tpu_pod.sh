@@ -12,10 +12,11 @@
 # is handed to the workers, which all find the same data sets there.
 # `run` copies the checkout's HEAD to each worker and installs it there. As long as the run ends with
 # 75 (stopped by a signal, saved) it is started again; by hand, the same command goes on where it
-# stopped. With DRY_RUN=1 in front, the commands are printed and nothing is done.
+# stopped. Without the connection to the workers their run goes on, and another one is refused.
+# With DRY_RUN=1 in front, the commands are printed and nothing is done.
 set -euo pipefail
 usage() {
-  sed -n '2,15p' "$0" >&2
+  sed -n '2,16p' "$0" >&2
   exit 2
 }
 if [ $# -lt 1 ] || [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then usage; fi
@@ -55,6 +56,8 @@ run)
   tpu_vm ssh "$TPU" --worker=all --command="
     set -e
     $data
+    exec 9>>pdistill.lock
+    flock -n 9 || { echo 'a run goes on here already; nothing is installed' >&2; exit 1; }
     mkdir -p pdistill && tar -xzf pdistill.tar.gz -C pdistill && cd pdistill
     python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[tpu]'
     code=75

@@ -1,6 +1,7 @@
 """The launchers for SLURM, JobSet and Cloud TPU, where those are not at hand."""
 
 import copy
+import fcntl
 import json
 import os
 import shlex
@@ -236,7 +237,13 @@ def test_tpu_workers_run_again_what_a_signal_has_stopped(tmp_path, codes, desire
     }
     program = command.removeprefix("--command=")
     environment.pop("TFDS_DATA_DIR", None)
-    ended = subprocess.run(["bash", "-c", program], env=environment, cwd=tmp_path)
+    command = ["bash", "-c", program]
+    with (tmp_path / "pdistill.lock").open("a") as lock:  # as another run, which the laptop lost
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = subprocess.run(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert (refused.returncode, b"goes on here already" in refused.stderr) == (1, True)
+    assert not (tmp_path / "log").exists()
+    ended = subprocess.run(command, env=environment, cwd=tmp_path)
     assert ended.returncode == desired
     assert (tmp_path / "log.data").read_text() == f"{data}\n"
     runs = (tmp_path / "log").read_text().split("python\n-m\npdistill.main\n")[1:]

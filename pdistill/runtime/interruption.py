@@ -23,8 +23,9 @@ class Interrupted(BaseException):  # like KeyboardInterrupt, not for `except Exc
 class StopSignals:
     """SIGTERM, Ctrl-C and a terminal's end as `Interrupted`. Use with `with`, in the main thread.
 
-    It is raised at once, but inside `deferred()` only by the second signal: there the code asks
-    `requested`, saves, and stops by itself. SIGHUP is left alone where it is ignored, as by nohup.
+    It is raised at once, but inside `deferred()` only by a further SIGTERM or Ctrl-C: there the
+    code asks `requested`, saves, and stops by itself. SIGHUP is left alone where it is ignored, as
+    by nohup.
     """
 
     def __init__(self) -> None:
