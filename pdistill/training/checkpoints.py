@@ -115,7 +115,7 @@ class Checkpointer:
         return None
 
     def _unread(self, step: int, error: str, newer: Mapping[int, str]) -> str:
-        """What to do where a checkpoint cannot be read now; those that are newer are damaged."""
+        """The message for a checkpoint that cannot be read now; those of `newer` are damaged."""
         directory = self._manager.directory
         message = f"cannot read {directory / str(step)}, which need not be damaged"
         message += f": {error or 'another process cannot'}"
@@ -135,7 +135,7 @@ class Checkpointer:
             )
 
     def _read(self, step: int, items: Any) -> tuple[Any, str, bool]:
-        """What is restored, or why it cannot be, and whether that is damage of its files.
+        """Reads a checkpoint: what is restored, or why it cannot be and whether it is damaged.
 
         Not the error itself, whose traceback holds the arrays that were read before it.
         """
