@@ -15,6 +15,7 @@ far from them.
 
 import argparse
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -112,17 +113,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     labels = labels_after(reference, teacher.network.num_labels, options.teacher)
     extractors: dict[str, Extractor] = {}  # whose weights are read once
 
-    def draw(path: str, model: Model, sampling: Sampling) -> np.ndarray:
-        weight = None if model.guidance_range is None else options.guidance
-        if weight is not None:
-            model.check_guidance(weight)
-        told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
-        batches = draw_samples(
-            model.network, sampling=sampling, num=num, told=told, seed=options.seed,
-            batch_size=options.batch_size, mesh=mesh, guidance=weight,
-            description=f"samples of {path}",
-        )  # fmt: skip
-        return np.concatenate(list(batches))
+    draw = functools.partial(_draw, options, labels=labels, num=num, mesh=mesh)
 
     def distance(samples: np.ndarray, to: Reference) -> float:
         evaluator = Evaluator([to], (options.metric,), num_samples=num, extractors=extractors)
@@ -156,6 +147,29 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _draw(
+    options: argparse.Namespace,
+    path: str,
+    model: Model,
+    sampling: Sampling,
+    *,
+    labels: np.ndarray,
+    num: int,
+    mesh: jax.sharding.Mesh,
+) -> np.ndarray:
+    """Draws a model's images, uint8 [num, H, W, C], guided if it takes weights."""
+    weight = None if model.guidance_range is None else options.guidance
+    if weight is not None:
+        model.check_guidance(weight)
+    told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
+    batches = draw_samples(
+        model.network, sampling=sampling, num=num, told=told, seed=options.seed,
+        batch_size=options.batch_size, mesh=mesh, guidance=weight,
+        description=f"samples of {path}",
+    )  # fmt: skip
+    return np.concatenate(list(batches))
 
 
 def _distilled(teacher: Model, steps: int) -> Sampling:

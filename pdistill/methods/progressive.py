@@ -241,7 +241,7 @@ def first_step_gain(schedule: Schedule, num_steps: int, length: int = 1) -> floa
     sigma_s eps; for one step nearly 1 / alpha of the largest noise.
 
     Args:
-      length: of the step, in units of 1 / num_steps.
+      length: the length of a step, in units of 1 / num_steps.
     """
     with jax.ensure_compile_time_eval():
         times = jnp.array([1.0, max(1 - length / num_steps, 0.0)])
