@@ -205,7 +205,7 @@ def prompted(
     """
     embedding, category, style = judges[0](samples)
     _, _, fresh_style = judges[1](samples)
-    closest = nearest_rows(pixels(samples), [known], 1)[:, 0]
+    closest = nearest_rows(pixels(samples), [known], 1)[0][:, 0]
     alike = embedding @ text(asked.captions).T
     shifted = np.roll(np.arange(len(asked.names)), len(asked.names) // 2)
 

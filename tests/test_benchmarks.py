@@ -65,8 +65,8 @@ def test_one_table_of_several_runs(tmp_path):
         tmp_path / "pd", *teacher, row("progressive/2", 2, 0.45), row("progressive/1", 1, 0.49)
     )
     others = row("ctm", 1, 0.9, reference="digits:test"), row("ctm", 1, 8.0, metric="fd_classifier")
-    few = row("ctm", 1, 0.3, reference="digits:train[:1000]")
-    ctm = write(tmp_path / "ctm", *teacher, row("progressive/1", 1, 0.6), few, *others)
+    one = row("ctm", 1, 0.3)
+    ctm = write(tmp_path / "ctm", *teacher, row("progressive/1", 1, 0.6), one, *others)
     assert across.table(across.merge([pd, ctm])) == [
         "| fd_pixels at | images | 1 | 2 | 4 | 8 | most |",
         "|---|---|---|---|---|---|---|",
@@ -75,6 +75,37 @@ def test_one_table_of_several_runs(tmp_path):
         "| progressive (ctm) | 6,400 | 0.6 |  |  |  |  |",
         "| ctm | 6,400 | 0.3 |  |  |  |  |",
     ]
+
+
+def test_ways_to_sample_and_runs_are_lines_of_their_own(tmp_path):
+    """Also of runs that have no evaluations in common; a number never takes another's place."""
+    ways = [
+        row("student", 1, 0.3, guidance=0.0),
+        row("student", 1, 4.8, guidance=4.0),
+        row("student", 1, 4.9, guidance=4.0, gamma=0.5),
+        row("t", 8, 0.7),
+        row("t", 8, 0.5, solver="ancestral"),
+    ]
+    a = write(tmp_path / "a", row("teacher", 64, 0.4), row("p/2", 2, 0.6), *ways)
+    b = write(tmp_path / "b", row("teacher", 8, 9.9, images_seen=1), row("p/1", 1, 0.7))
+    rows = across.merge([a, b])
+    assert len(rows) == 9
+    lines = across.table(rows)[2:]
+    assert {line[2:].partition(" |")[0] for line in lines} == {
+        *("teacher", "teacher (b)", "p", "p (b)", "t, solver ddim", "t, solver ancestral"),
+        *(f"student, guidance {told}" for told in ("0.0", "4.0", "4.0, gamma 0.5")),
+    }
+    assert len(lines) == 9
+    assert "| teacher (b) | 1 |  |  |  | 9.9 |  |" in lines
+
+
+@pytest.mark.parametrize(
+    "other", [{"reference": "digits:train[:1000]"}, {"num_samples": 100}, {"seed": 1}], ids=str
+)
+def test_what_cannot_be_compared_is_in_no_table(tmp_path, other):
+    a, b = write(tmp_path / "a", row("x", 1, 0.4)), write(tmp_path / "b", row("y", 1, 0.3, **other))
+    with pytest.raises(ValueError, match=f"{next(iter(other))} must be the same in all runs"):
+        across.merge([a, b])
 
 
 def test_mean_and_worst_of_seeds(tmp_path):

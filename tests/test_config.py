@@ -27,6 +27,7 @@ from pdistill.experiment.plan import plan
 from pdistill.experiment.run import run
 from pdistill.features import efficientnet_lite0
 from pdistill.methods.parts.presets import PRESETS
+from pdistill.model.card import CARD, FORMAT
 from pdistill.networks import DiT
 from pdistill.runtime import cpu
 from pdistill.training import LoopConfig
@@ -363,6 +364,85 @@ def test_a_run_that_has_saved_nothing_is_begun_with_another_config(tmp_path, uns
     assert made == "linked" or (tmp_path / made).exists()
 
 
+REMNANTS = (
+    "wandb_id.txt", "wandb/run-1/files/x", "teacher/checkpoints/8.orbax-checkpoint-tmp/state/x",
+    "latents/8/00000.npy.tmp-0123456789ab", "text.tmp-0123456789ab/prompts.json",
+    "config.json.tmp-0123456789ab", "teacher/profile/plugins/profile/1/x", "teacher/.nfs0000001a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("left", REMNANTS)
+def test_remnants_of_a_kill_are_nothing_saved(tmp_path, unsaved, left):
+    """Before the first save, of a library as of ours; folders of such names are not."""
+    saved(tmp_path / left)
+    if left.startswith("wandb/"):
+        (tmp_path / "wandb/latest-run").symlink_to("run-1")
+    unsaved(CONFIG | {"seed": 1}, images={})
+    assert (tmp_path / left).exists() == (".tmp-" not in left)
+    saved(tmp_path / f"{left.partition('/')[0]}_/model/model.json")
+    with pytest.raises(ConfigError, match="seed: 1 -> 2"):
+        unsaved(CONFIG | {"seed": 2}, images={})
+
+
+def test_a_start_leaves_what_other_commands_write(tmp_path, unsaved):
+    """As `pdistill average --run=RUN/teacher --out=RUN/teacher_07` does beside a run."""
+    saved(tmp_path / "teacher/model/model.json")
+    token = "0123456789ab"
+    others = [tmp_path / f"{name}.tmp-{token}" for name in ("teacher_07", "grid.png", "more/a")]
+    names = ("teacher/model", "results.jsonl", "latents/8/00000.npy", "events.out.events.1")
+    ours = [tmp_path / f"{name}.tmp-{token}" for name in names]
+    for path in (*others, *ours):
+        saved(path / "file")
+    unsaved(CONFIG, images={})
+    assert all(path.exists() for path in others)
+    assert not any(path.exists() for path in ours)
+
+
+def test_a_run_knows_by_which_code_it_was_started(tmp_path, unsaved, monkeypatch):
+    """All of it: a last start need not have trained anything."""
+    saved(tmp_path / "teacher/model/model.json")
+    about = {}
+    for commit in ("first", "second", "second", "first", "third"):
+        monkeypatch.setattr("pdistill.experiment.directory.git_commit", lambda c=commit: c)
+        unsaved(CONFIG, images={})
+        about = json.loads((tmp_path / "config.json").read_text())
+    before = [each["commit"] for each in about["earlier"]]
+    assert about["commit"] == "third"
+    assert before[-2:] == ["first", "second"]
+    assert set(about["earlier"][-1]) == {"commit", "versions"}
+
+
+@pytest.mark.parametrize(
+    ("saves", "new", "allowed"),
+    [
+        ((), 40, True),
+        ((20, 40), 40, True),
+        ((40,), 50, True),
+        ((), 30, False),
+        ((40, 50), 60, False),
+    ],
+)
+def test_too_many_updates_are_taken_back(tmp_path, saves, new, allowed):
+    """A last stage of 40 was given 400, and none of them was made; else it is as with any fewer."""
+    teacher, _ = CONFIG["stages"]
+    config = {n: CONFIG | {"stages": [teacher | {"loop": LOOP | {"num_updates": n}}]}
+              for n in (40, 400, new)}  # fmt: skip
+    card = {"format": FORMAT} | dict.fromkeys(CARD) | {"train_steps": 40}
+    saved(tmp_path / "teacher/model/model.json")
+    (tmp_path / "teacher/model/model.json").write_text(json.dumps(card))
+    for step in saves:
+        (tmp_path / f"teacher/checkpoints/{step}").mkdir(parents=True)
+
+    def claimed(n):
+        experiment = parse(config[n])
+        claim(tmp_path, config[n], experiment.stages, plan(experiment, SHAPE), {})
+
+    claimed(40)
+    claimed(400)
+    with contextlib.nullcontext() if allowed else pytest.raises(ConfigError, match="400 -> "):
+        claimed(new)
+
+
 @pytest.mark.parametrize(
     "there", ["{", "[]", '{"architectures": []}', json.dumps({"config": CONFIG})]
 )
@@ -445,6 +525,20 @@ def test_changes_that_go_on(key, harmless):
         for name, select in {"msd/0": "", "msd/1": "", "gan": "fid"}.items()
     }
     assert is_harmless(key, 40, 60, stages, runs) == harmless
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "harmless"),
+    [
+        (["ddim"], [], True),
+        ((), ["ddim"], False),
+        (["heun"], [], False),
+        (["ddim"], ["edm"], False),
+    ],
+)
+def test_runs_of_before_each_model_had_its_own_solver_go_on(old, new, harmless):
+    """Their config.json has the default of then; pictures are of the first solver."""
+    assert is_harmless("evaluation.solvers", old, new, (), {}) == harmless
 
 
 @pytest.mark.parametrize(("preset", "moves"), [("ect", True), ("shortcut", False), ("tcm", False)])

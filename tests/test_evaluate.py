@@ -150,6 +150,7 @@ def test_bad_input_is_one_line_and_writes_no_row(files, capsys):
         ((reference, pixels), "give --model or --images"),
         ((images, reference, pixels, "--guidance=3"), "--guidance is for the samples of a --model"),
         ((images, reference, pixels, "--held_out=digits:test"), "--held_out is for nearest_neigh"),
+        ((images, reference, pixels, "--flip"), "--flip is for nearest_neighbour_ratio; add it"),
         ((images, reference, pixels, "--label=0"), "--label is for the samples of a --model"),
     ]
     for arguments, message in cases:
@@ -192,7 +193,7 @@ def test_warnings_are_a_line(files, capsys):
     np.savez(files / "few.npz", noise(10, 0))
     run(f"--images={files}/few.npz", f"--reference={files}/b.npz", "--metrics=fd_pixels")
     lines = capsys.readouterr().err.splitlines()
-    assert next(line for line in lines if "too few" in line).startswith("warning: 10 samples")
+    assert next(line for line in lines if " few for " in line).startswith("warning: 10 samples")
 
 
 # --- Classes ------------------------------------------------------------------------------------
@@ -226,7 +227,13 @@ def test_images_of_some_classes(labelled, tmp_path, capsys):
     assert f"{three_digits(distance['value'])} ± {distance['margin']:#.2g}" in told
     assert distance["labels"] == "data"
     assert rows["label_accuracy"]["value"] > 0.95
-    assert rows["label_accuracy_pixels"]["value"] > 0.9
+    data, found = load_dataset("digits", "test"), np.load(labelled)
+    means = [data.images[data.labels == c].mean(axis=0) for c in range(10)]  # also of the others
+    kept = np.isin(found["label"], (1, 3, 4))
+    squares = [np.sum((found["images"][kept] - mean) ** 2, axis=(1, 2, 3)) for mean in means]
+    right = np.argmin(squares, axis=0) == found["label"][kept]
+    assert rows["label_accuracy_pixels"]["value"] == pytest.approx(right.mean(), abs=1e-12)
+    assert 0.8 < right.mean() < 0.9
 
 
 def test_classes_that_cannot_be(labelled, files, capsys):
@@ -273,14 +280,68 @@ def test_classes_of_a_model(tmp_path, capsys):
     assert "takes labels from 0 to 2, and" in refused(capsys, *refuse, *flags)
 
 
+def test_rows_say_what_they_differ_by(tmp_path):
+    """In one file: which model, after which label, of which prompts, and by which held-out images.
+
+    No two are equal but for values.
+    """
+    for seed in (0, 1):
+        save_random(tmp_path / f"model{seed}", num_labels=3)
+        np.savez(tmp_path / f"held{seed}.npz", noise(30, seed))
+    np.savez(tmp_path / "data.npz", images=noise(90, 2), label=np.arange(90) % 3)
+    out, prompts = tmp_path / "rows.jsonl", tmp_path / "prompts.txt"
+    prompts.write_text("a\n" * 90)
+    model, images = (f"--model={tmp_path}/model0", f"--images={tmp_path}/data.npz")
+    pixels, ratio = "--metrics=kid_pixels", "--metrics=nearest_neighbour_ratio"
+    calls = [
+        (model, pixels),
+        (f"--model={tmp_path}/model1", pixels),
+        (model, pixels, "--label=1"),
+        (model, pixels, "--label=2"),
+        (images, pixels),
+        (images, pixels, f"--prompts={prompts}"),
+        *((model, ratio, f"--held_out={tmp_path}/held{seed}.npz") for seed in (0, 1)),
+        (model, ratio, f"--held_out={tmp_path}/held0.npz", "--flip"),
+    ]
+    for call in calls:
+        steps = ("--num_steps=1",) if images not in call else ()
+        run(*call, *steps, f"--reference={tmp_path}/data.npz", f"--out={out}")
+    measured = {"value", "margin", "standard_error", "seconds_per_image"}
+    said = [
+        tuple(sorted((k, str(v)) for k, v in row.items() if k not in measured))
+        for row in read_jsonl(out)
+    ]
+    assert len(said) == len(set(said)) == len(calls)
+
+
+def test_compare_calls_a_distance_as_evaluate_does(tmp_path, monkeypatch):
+    """Such as fid_40, which is to be compared with others of 40 samples only."""
+    model = save_random(tmp_path / "model", num_labels=3)
+    np.savez(tmp_path / "data.npz", images=noise(40, 0), label=np.full(40, 2))
+
+    class Constant:
+        def __init__(self, references, metrics, **_):
+            assert metrics == ("fid",)
+
+        def measure(self, batches, paired):
+            return [{"value": 1.0}]
+
+    monkeypatch.setattr("pdistill.cli.compare.Evaluator", Constant)
+    flags = f"--teacher={model}", f"--students={model}@2", "--metric=fid"
+    compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}/rows.jsonl"])
+    [row] = read_jsonl(tmp_path / "rows.jsonl")
+    assert (row["metric"], row["num_samples"]) == ("fid_40", 40)
+
+
 @pytest.fixture
 def told(monkeypatch):
     """What each set of samples was made for: (name of the reference, labels, prompts)."""
     found, measure = [], Evaluator.measure
 
-    def tell(self, batches, labels=None, prompts=None):
+    def tell(self, batches, labels=None, prompts=None, paired=False):
         found.append((self.references[0].name, labels, prompts))
-        return measure(self, batches, labels, prompts)
+        assert paired == (prompts is not None)
+        return measure(self, batches, labels, prompts, paired)
 
     monkeypatch.setattr(Evaluator, "measure", tell)
     return found
@@ -313,6 +374,11 @@ def test_compare_draws_labels_as_the_reference_and_by_ddim(tmp_path, monkeypatch
     flags = f"--teacher={model}", f"--students={model}@2"
     compare.main([*flags, f"--reference={tmp_path}/data.npz"])
     assert drawn == [("edm", 4, {2}), ("ddim", 2, {2})]
+    out, once = tmp_path / "rows.jsonl", '{"metric": "mine"}\n'
+    out.write_text(once)  # to which rows are added
+    compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={out}"])
+    assert [row["metric"] for row in read_jsonl(out)] == ["mine", "fd_pixels"]
+    del drawn[2:]
     with pytest.raises(SystemExit, match=rf"cannot write {tmp_path}: it is a folder"):
         compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}"])
     assert len(drawn) == 2  # nothing more

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiment import check_events, leaves, tiny, tiny_ctm, tiny_guided
 
 import pdistill
@@ -147,6 +148,29 @@ def test_harmless_changes_go_on(workdir, tmp_path):
     assert json.loads((copy / "config.json").read_text())["config"]["mesh"]["fsdp"] == 4
 
 
+def test_a_stage_that_is_added_goes_on(workdir, tmp_path):
+    """It makes what it would have made from the start, and may be taken back until it saves."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(workdir, copy)
+    about, rows = json.loads((copy / "config.json").read_text()), copy / "results.jsonl"
+    [teacher, students] = about["config"]["stages"]
+    config = tiny()
+    config.stages = config.stages[:1]
+    with pytest.raises(ConfigError, match="another config"):
+        experiment.run(config, copy)
+    shutil.rmtree(copy / students["name"])
+    about["config"]["stages"] = [teacher]
+    (copy / "config.json").write_text(json.dumps(about))
+    kept = [line for line in rows.read_text().splitlines(True) if '"stage": "teacher"' in line]
+    rows.write_text("".join(kept))
+    mistaken = tiny()
+    mistaken.stages[1]["name"] = "mistaken"
+    Experiment(parse(as_plain(mistaken)), copy, StopSignals()).claim(as_plain(mistaken))
+    experiment.run(tiny(), copy)
+    assert rows_without_timings(copy) == rows_without_timings(workdir)
+    assert rows.read_text().startswith("".join(kept))
+
+
 def test_a_metric_more_is_measured(workdir, tmp_path, bars):
     """The rows that are there stay as they are, and without it again nothing changes."""
     copy = tmp_path / "tiny"
@@ -237,6 +261,19 @@ def reports(monkeypatch):
     return found
 
 
+def test_a_report_that_cannot_be_made_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    def build(directory):
+        raise OSError(f"{directory}/log.jsonl is damaged")
+
+    monkeypatch.setattr(report, "build", build)
+    run = SimpleNamespace(
+        began=0.0, workdir=tmp_path, measurements=SimpleNamespace(rows=[{}]), _reporting=0.0
+    )
+    Experiment._report(run)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"warning: there is no report for now: {tmp_path}/log.jsonl is damaged"
+
+
 @pytest.mark.parametrize(("spent", "grows"), [(19.0, True), (21.0, False)])
 def test_reports_take_a_fiftieth_of_the_time(tmp_path, reports, spent, grows):
     """20 of a run's first 1,000 seconds."""
@@ -321,7 +358,6 @@ def test_run_directories_that_cannot_be(tmp_path):
             lambda c: c.evaluation.update(solvers=("ddim", "gamma:0.5")),
             "solvers must be for any denoiser, such as ddim; got 'gamma:0.5'",
         ),
-        (lambda c: c.evaluation.update(solvers=()), "solvers must name at least one"),
         (lambda c: c.evaluation.update(held_out="train"), "digits:train, are the training images"),
         (
             lambda c: c.evaluation.update(metrics=("label_accuracy",)),
@@ -370,7 +406,8 @@ def test_evaluate_gives_the_run_its_numbers_again(workdir, tmp_path, bars):
             np.testing.assert_allclose(row.pop("value"), desired.pop("value"), rtol=1e-3)
             np.testing.assert_allclose(row.pop("bias", 0), desired.pop("bias", 0), rtol=1e-12)
             np.testing.assert_allclose(row.pop("margin", 0), desired.pop("margin", 0), rtol=1e-2)
-            assert row == desired
+            whose = {"model": str(workdir / "progressive/2"), "checksum": row["checksum"]}
+            assert row == desired | whose
 
 
 def test_further_solvers_are_measured_at_steps_that_they_can_take(tmp_path):
@@ -410,6 +447,10 @@ def test_a_guided_experiment(tmp_path):
         for metric in ("fd_pixels", "label_accuracy")
     ]
     assert {r["labels"] for r in rows} == {"data"}
+    events = EventAccumulator(str(tmp_path)).Reload()  # at the evaluations that the rows have
+    logged = {tag: event.step for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
+    assert logged["teacher/ddim_w_2/fd_pixels/digits_train"] == 8
+    assert logged["guided/ddim_w_2/fd_pixels/digits_train"] == 4
     assert set(np.load(tmp_path / "guided/samples.npz")) == {"4", "4@2"}
     for name in ("guided.png", "guidance_fd_pixels.png", "guidance_label_accuracy.png"):
         assert (tmp_path / "figures" / name).exists()

@@ -19,9 +19,11 @@ from pdistill import export
 from pdistill.cli import pairs, sample
 from pdistill.diffusion import DdpmSchedule, RectifiedFlow
 from pdistill.experiment.config import ConfigError, as_plain, parse
+from pdistill.experiment.imported import Imported
 from pdistill.interop import read_folder, write_folder, write_model
 from pdistill.methods import Direct, Dmd, Guided, Progressive
 from pdistill.model import ModelError
+from pdistill.model.store import load_network
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.networks.conditioning import guiding_weight
 from pdistill.training import Optimizer
@@ -144,6 +146,17 @@ def test_a_folder_for_hubs_takes_it_along(folder, tmp_path, dtype):
     if dtype == "float32":
         chex.assert_trees_all_equal(hub.network, model.network)
     assert pdistill.load(tmp_path / "hub/guide").network.head == "eps"  # a model of its own
+
+
+def test_a_run_that_imports_a_folder_for_hubs_finds_its_guide(folder, tmp_path, monkeypatch):
+    """The card of its copy is of another directory, which has no guide/ in it."""
+    write_folder(tmp_path / "hub", pdistill.load(folder / "large", guide=folder / "small"))
+    monkeypatch.chdir(tmp_path)
+    method, network = Imported(path="hub"), load_network("hub")
+    copy = tmp_path / "run/teacher/model"
+    pdistill.model.save(copy, network, **method.card(network), stage="teacher")
+    chex.assert_trees_all_equal(pdistill.load("run/teacher").network, network)
+    assert network.guide
 
 
 def test_a_guide_does_not_teach_it_images_without_label(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Stages that start from a model made elsewhere."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,15 +12,19 @@ from tiny_experiment import leaves, tiny
 
 import pdistill
 from pdistill import experiment
+from pdistill.data import load_dataset
 from pdistill.diffusion import DdpmSchedule, output_channels
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.imported import Imported
+from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import plan
 from pdistill.interop.conversion import Conversion, teacher_card, write_model
 from pdistill.model import ModelError
+from pdistill.model.sampling import Sampling
 from pdistill.networks import DiT, Network
 from pdistill.runtime.files import read_jsonl
 from pdistill.runtime.mesh import make_mesh
+from pdistill.samplers import parse_solver
 
 IMAGE = (8, 8, 1)
 
@@ -96,6 +101,32 @@ def test_one_that_is_damaged_is_found_before_anything_trains(foreign, tmp_path):
     with pytest.raises(ModelError, match=f"cannot load {copy}: "):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run/teacher").exists()
+
+
+@pytest.mark.parametrize(("solver", "clip"), [("edm", None), ("heun", (-1.5, 1.5))])
+def test_it_is_measured_as_its_card_says(foreign, tmp_path, solver, clip):
+    """As `pdistill evaluate` does: EDM2's teachers were measured by DDIM, with clipping."""
+    model = shutil.copytree(foreign, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(card | {"solver": solver, "clip": clip}))
+    own, data = pdistill.load(model).sampling, load_dataset("digits", "train")
+    assert (own.solver.name, own.clip, own.nfe) == (solver, clip, 3)
+
+    def measured(**evaluation):
+        config = importing(model)
+        config.evaluation.update(metrics=("fd_pixels",), references=("train",), **evaluation)
+        settings = parse(as_plain(config))
+        runs = plan(settings, data.image_shape)
+        measurements = Measurements(tmp_path, settings, data, runs, make_mesh())
+        measurements.open({})
+        return [[m.sampling for m in measurements.missing(r)] for r in runs.values()]
+
+    student = Sampling(1, "ddim", (-1.0, 1.0))
+    assert measured() == [[own], [student]]
+    ddim = dataclasses.replace(own, solver=parse_solver("ddim"))
+    assert measured(solvers=("ddim",)) == [[ddim], [student]]
+    unclipped = dataclasses.replace(own, clip=None)
+    assert measured(clip=False) == [[unclipped], [Sampling(1, "ddim", None)]]
 
 
 def test_a_variance_that_nothing_trains(tmp_path):

@@ -4,6 +4,7 @@ A handful of moments are tried. With PDISTILL_MOMENTS=20 in the environment ther
 half a second to a run's end, and more points on its way.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from pdistill.runtime.interruption import Interrupted, StopSignals
 
 ROOT = Path(__file__).parent.parent
 EXIT_CODE = 75
@@ -142,6 +145,51 @@ with stop.deferred():
     assert errors.startswith("SIGTERM: saves, then stops; once more stops at once\nsaved\n")
     assert "Interrupted: stopped by SIGTERM" in errors  # for the program, which says so
     assert code != EXIT_CODE
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminals_end_saves_too(ignored):
+    """Of which a shell tells its programs once more; those of nohup go on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    ends = contextlib.nullcontext() if ignored else pytest.raises(Interrupted, match="SIGHUP")
+    try:
+        with StopSignals() as stop, ends, stop.deferred():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested == (None if ignored else "SIGHUP")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+UNREAD = """
+from pdistill.runtime.interruption import Interrupted
+from pdistill.runtime.terminal import update, write
+import sys, time
+try:
+    with stop.deferred():
+        while not stop.requested:
+            update("step")
+            time.sleep(0.01)
+        write("the table", to=sys.stdout)
+except Interrupted as interruption:
+    stop.end(str(interruption))
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_needs_nobody_who_reads(terminal):
+    """It goes on, and ends as always, once its terminal or the end of its pipe has gone."""
+    reader, writer = os.openpty() if terminal else os.pipe()
+    with subprocess.Popen(
+        python(UNREAD), stdout=writer, stderr=writer, cwd=ROOT, env=os.environ | ENVIRONMENT
+    ) as process:
+        os.close(writer)
+        assert b"step" in os.read(reader, 100)
+        os.close(reader)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == EXIT_CODE
 
 
 @pytest.mark.parametrize("entry", [["pdistill.main"], ["pdistill", "train"], ["pdistill.evaluate"]])

@@ -120,7 +120,13 @@ def grown(workdir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("latents")
+    alone = config()
+    alone.stages = alone.stages[:1]
+    experiment.run(alone, workdir)  # a codec by itself is measured too
+    rows = (workdir / "results.jsonl").read_bytes()
+    assert b'"solver": "codec"' in rows
     experiment.run(config(), workdir)
+    assert (workdir / "results.jsonl").read_bytes().startswith(rows)
     return workdir
 
 

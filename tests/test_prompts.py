@@ -268,7 +268,9 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     data = Conditioning(text=model.prompts(prompts))
     settings = {"num": 9, "seed": 3, "batch_size": 9, "mesh": mesh, "guidance": None, "keep": 0}
     seen = SimpleNamespace(
-        measure=lambda batches, labels, prompts: [{"prompts": prompts, "num": len(list(batches))}]
+        measure=lambda batches, labels, prompts, paired: [
+            {"prompts": prompts, "num": len(list(batches)), "paired": paired}
+        ]
     )
     told = rows.draw_told(model.network, data, 9, 3)
     prompts = [prompts[i] for i in rows.draw_rows(3, 9, 3, in_turns=True)]
@@ -278,6 +280,7 @@ def test_metrics_are_given_the_prompts_of_the_samples(run):
     drawn = told.text.pooled[np.arange(9)]
     np.testing.assert_allclose(model.prompts(row["prompts"]).pooled, drawn, atol=1e-5)
     assert len(set(row["prompts"])) == 3
+    assert row["paired"]
 
 
 def test_prompts_of_samples_are_read_with_their_batch():

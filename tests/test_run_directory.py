@@ -164,5 +164,7 @@ def test_a_row_that_is_of_no_model_is_named(tmp_path, row, lacking):
     path.write_text(sound)
     open_log(path, {"teacher": 3}, [])
     assert path.read_text() == sound
+    open_log(path, {"teacher": None}, [])  # it will be trained on, and may yet be left as it is
+    assert path.read_text() == sound
     open_log(path, {"teacher": 4}, [])
     assert not path.read_text()

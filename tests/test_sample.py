@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import sys
@@ -187,6 +188,28 @@ def test_what_cannot_be_written_is_refused_before_images_are_drawn(
         draw(directory, "--num=5", flag)
 
 
+def test_latents_of_as_many_channels_as_pictures_have(directory, tmp_path):
+    """As of a VQ autoencoder, which no codec here decodes; each command made pictures of them."""
+    latents, out = shutil.copytree(directory, tmp_path / "latents"), tmp_path / "out.npz"
+    card = json.loads((latents / "model.json").read_text())
+    card["data"] |= {"scale": "latents"}
+    (latents / "model.json").write_text(json.dumps(card))
+    np.savez(tmp_path / "images.npz", np.full((4, *SHAPE), 99, np.uint8))
+    few = [f"--reference={tmp_path / 'images.npz'}", "--num_samples=2"]
+    what = f"{latents} makes latents of 1 channels, which are no pictures; give --codec"
+    for command, arguments in (
+        (sample, [f"--model={latents}", f"--out={out}", "--num=2"]),
+        (evaluate, [f"--model={latents}", "--metrics=fd_pixels", *few]),
+        (compare, [f"--teacher={latents}", f"--students={directory}@2", *few]),
+        (compare, [f"--teacher={directory}", f"--students={latents}@2", *few]),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(what)):
+            command.main(arguments)
+    assert not out.exists()
+    sample.main([f"--model={latents}", f"--out={out}", "--num=2", "--latents"])
+    assert np.load(out)["latents"].shape == (2, *SHAPE)
+
+
 def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
     """Also with a name that looks like a file's, if it ends with / or is there, and then stays."""
     (tmp_path / "b.png").mkdir(mode=0o700)
@@ -199,6 +222,12 @@ def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
         assert found == ["000000.png", "000001.png"]
     assert (tmp_path / "b.png").stat().st_mode & 0o777 == 0o700
     (tmp_path / "empty").mkdir()
+    left = tmp_path / "killed" / "images.tmp-0123456789ab"
+    left.mkdir(parents=True)
+    (left / "000000.png").touch()
+    draw(directory, "--num=1", f"--out={tmp_path}/killed")  # the same command after a SIGKILL
+    assert [path.name for path in left.parent.iterdir()] == ["000000.png"]
+    shutil.rmtree(left.parent)
 
     def interrupted(*_, **__):
         yield np.zeros((3, 8, 8, 1), np.uint8)

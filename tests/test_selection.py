@@ -22,7 +22,7 @@ from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import plan
 from pdistill.experiment.select import Selection
 from pdistill.model.card import CARD, FORMAT
-from pdistill.runtime.files import read_json, read_jsonl, write_atomically
+from pdistill.runtime.files import read_json, read_jsonl, write_atomically, write_jsonl
 from pdistill.runtime.interruption import Interrupted
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import Diverged, loop
@@ -193,6 +193,20 @@ def test_rows_whose_best_model_is_gone_are_measured_again(selecting, tmp_path):
     selecting()[0](4, products_of(3.0))
     assert rows_in(tmp_path) == [(4, 3.0)]
     assert (tmp_path / "best/model").read_text() == "3.0 of 4"
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_model_stays_until_a_better_one_is_found(selecting, tmp_path, better):
+    """Of a finished run that is trained on: until then it is as it was."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model").write_text("2.0 of 4")
+    write_jsonl(tmp_path / "selection.jsonl", [{"step": 4, "value": 2.0}])
+    selection, _ = selecting()
+    assert selection.found
+    selection(8, products_of(1.0 if better else 3.0))
+    assert (tmp_path / "model/model").read_text() == "2.0 of 4"
+    assert (tmp_path / "best").exists() == better
+    assert len(rows_in(tmp_path)) == 2
 
 
 def diverging(monkeypatch, after):

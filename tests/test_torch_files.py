@@ -133,6 +133,62 @@ def test_the_average_of_a_checkpoint(tmp_path):
     assert not found
 
 
+MANY = call(named("collections", "defaultdict")) + b"(" + value(0) + value(1) + b"u"
+BESIDE = {
+    "callback": b"}(" + named("lightning.callbacks", "ModelCheckpoint") + b"}u",
+    "best_loss": value(np.float64(0.5)),
+    "dtype": named("torch", "float32"),
+    "options": call(named("omegaconf", "DictConfig")) + b"}" + value("lr") + value(1e-4) + b"sb",
+    "steps": MANY,
+    "list": call(named("torch", "Size")) + b"(" + value(1) + value(2) + b"e" + value(1) + b"a",
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_others_keep_beside_a_state_dict(tmp_path, file, name):
+    """Nothing is made of it; as a tensor it is refused, by its name and not as damage."""
+    good = b"}(" + value("full") + tensor() + b"u"
+    whole = b"}(" + value(name) + BESIDE[name] + value("state_dict") + good + b"u"
+    np.testing.assert_array_equal(read(tmp_path, file(program(whole)))["full"], MATRIX)
+    refused = r"\w+\.\w+ has no place in a state dict; save one of tensors alone, by torch.save$"
+    if name == "callback":  # a dict, by a class
+        refused = "'more' is not a tensor by name; get the file again$"
+    with pytest.raises(WeightsError, match=refused):
+        read(tmp_path, file(state_dict(full=tensor(), more=BESIDE[name])))
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [
+        (("model", "model_ema"), 1),
+        (("state_dict", "state_dict_ema"), 1),
+        (("model", "EMA_model", "ema"), 2),
+        (("model", "schema", "ema_"), 2),
+        (("schema", "model"), 1),
+        (("model", "ema_0.999", "ema_0.9999"), "it has averages ema_0.999, ema_0.9999; save one"),
+    ],
+)
+def test_averages_by_other_names(tmp_path, keys, taken):
+    """The average is taken, not the network beside it; of two that nobody calls the one, none."""
+    rows = [b"}(" + value("row") + tensor(4 * i, (4,), (1,)) + b"u" for i in range(len(keys))]
+    items = b"".join(value(key) + row for key, row in zip(keys, rows, strict=True))
+    data = zipped(program(b"}(" + items + b"u"))
+    if isinstance(taken, int):
+        np.testing.assert_array_equal(read(tmp_path, data)["row"], MATRIX[taken])
+    else:
+        with pytest.raises(WeightsError, match=taken):
+            read(tmp_path, data)
+
+
+def test_an_optimiser_of_an_average_is_none(tmp_path):
+    """Which has numbers as well."""
+    adam = b"}(" + value("exp_avg") + tensor() + value("step") + value(3) + b"u"
+    model = b"}(" + value("full") + tensor() + b"u"
+    state = b"}(" + value("ema_optimizer") + adam + value("model") + model + b"u"
+    np.testing.assert_array_equal(read(tmp_path, zipped(program(state)))["full"], MATRIX)
+
+
 @FORMATS
 def test_views_are_taken_element_by_element(tmp_path, file):
     rng = np.random.default_rng(0)
@@ -202,9 +258,12 @@ def test_nothing_in_a_file_executes(tmp_path, file, name):
     pickle.loads(b"\x80\x04" + malice + b".")  # an ordinary unpickler falls for it
     assert marker.exists()
     marker.unlink()
-    for state in (program(malice), state_dict(full=tensor(), more=malice)):
-        with pytest.raises(WeightsError, match="has no place in a state dict"):
-            read(tmp_path, file(b"\x80\x04" + state[2:]))
+    message = "has no place in a state dict"
+    inner = "'more' is not a tensor by name" if name == "nested" else message
+    whole = {"storages": []}, program(malice), message
+    for more, state, refused in (whole, ({}, state_dict(full=tensor(), more=malice), inner)):
+        with pytest.raises(WeightsError, match=refused):
+            read(tmp_path, file(b"\x80\x04" + state[2:], **more))
         assert not marker.exists()
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from pdistill import model as models
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     labels_after,
@@ -33,6 +34,7 @@ from pdistill.evaluation import (
     check_distance,
     load_reference,
 )
+from pdistill.evaluation.metrics import parse_metrics
 from pdistill.experiment.rows import draw_samples, draw_told
 from pdistill.features import Extractor
 from pdistill.model import Model
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = compare(options)
         _tell(rows)
         if options.out:
-            write_jsonl(options.out, rows)
+            write_jsonl(options.out, rows, append=True)
 
 
 def _tell(rows: list[dict[str, Any]]) -> None:
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     seed_option(parser, "the noise")
     parser.add_argument("--batch_size", type=int, default=500)
-    parser.add_argument("--out", type=in_home, help="file for the lines, one JSON object each")
+    parser.add_argument(
+        "--out", type=in_home, help="file to add the rows to, one JSON object a line"
+    )
     return parser
 
 
@@ -99,7 +103,6 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     mesh = make_mesh()
     teacher = models.load(options.teacher, mesh, codec=options.codec, own_code=options.own_code)
-
     labels = labels_after(reference, teacher.network.num_labels, options.teacher)
     extractors: dict[str, Extractor] = {}  # whose weights are read once
 
@@ -111,9 +114,11 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         )  # fmt: skip
         return np.concatenate(list(batches))
 
+    [metric] = parse_metrics((options.metric,))[0].names(num)  # such as fid_10k
+
     def distance(samples: np.ndarray, to: Reference) -> float:
         evaluator = Evaluator([to], (options.metric,), num_samples=num, extractors=extractors)
-        return evaluator.measure([samples])[0]["value"]
+        return evaluator.measure([samples], paired=to is not reference)[0]["value"]
 
     rows = []
     for text in options.students.split(","):
@@ -133,7 +138,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                     images, Reference("the teacher's samples", theirs, cached=False)
                 ),
                 "rms_difference": float(np.sqrt(np.mean(difference**2))),
-                "metric": options.metric,
+                "metric": metric,
                 "reference": reference.name,
                 "num_samples": num,
                 "seed": options.seed,
@@ -161,6 +166,8 @@ def _parse_student(text: str) -> tuple[str, int]:
 def _check_comparable(student: Model, teacher: Model, path: str, teacher_path: str) -> None:
     """Raises EvaluationError unless both make images of one form from the same noise."""
     models = student, teacher
+    check_pictures(student, path)
+    check_pictures(teacher, teacher_path)
     if any(isinstance(model.sampling.solver, Cascade) for model in models):
         raise EvaluationError(
             "a cascade draws noise at each resolution, so it cannot start from another model's "

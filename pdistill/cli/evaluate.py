@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     guide_option,
@@ -56,6 +57,7 @@ from pdistill.samplers import parse_solver
 
 BATCH = 500
 OF_MODELS = ("codec", "guide", "text_encoder", "num_steps", "solver", "label", "guidance")
+TOLD = ("codec", "guide", "text_encoder", "prompts", "label", "classes")  # in rows, where given
 
 AnyReference = Reference | StatisticsReference
 
@@ -110,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--held_out", help=f"like --reference, for {NEIGHBOURS}")
     parser.add_argument(
+        "--flip", action="store_true", help=f"for {NEIGHBOURS} of a model trained with data.flip"
+    )
+    parser.add_argument(
         "--num_samples",
         type=int,
         default=0,
@@ -149,10 +154,11 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
     unused = [name for name in OF_MODELS if getattr(options, name) is not None]
     if unused and not options.model:
         raise EvaluationError(f"--{unused[0]} is for the samples of a --model; leave it out")
-    if options.held_out and NEIGHBOURS not in metrics:
-        raise EvaluationError(
-            f"--held_out is for {NEIGHBOURS}; add it to --metrics, or leave it out"
-        )
+    for name in ("held_out", "flip"):
+        if getattr(options, name) and NEIGHBOURS not in metrics:
+            raise EvaluationError(
+                f"--{name} is for {NEIGHBOURS}; add it to --metrics, or leave it out"
+            )
     pictures = {"channels": options.channels, "background": options.background}
     reference = load_reference(options.reference, **pictures)
     held_out = load_reference(options.held_out, **pictures) if options.held_out else None
@@ -179,6 +185,7 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
         num_samples=num,
         features=options.features,
         held_out=held_out,
+        mirrored=options.flip,
         options={"inception": {"weights": options.inception_weights}},
     )
     if options.save_statistics:
@@ -248,9 +255,12 @@ def _measure_images(
     nothing = dict.fromkeys(("nfe", "solver")) | {"seed": seed}
     about = {"rounding": None, "generator": None, "device": jax.devices()[0].device_kind}
     return [
-        {"stage": options.images, "method": "images"} | nothing | row | about
+        {"stage": options.images, "method": "images"} | nothing | row | about | _told(options)
         for row in evaluator.measure(
-            _shown(given.images, options.batch_size), given.labels, prompts=given.prompts
+            _shown(given.images, options.batch_size),
+            given.labels,
+            prompts=given.prompts,
+            paired=given.prompts is not None,  # whose captions they are is not known
         )
     ]
 
@@ -269,6 +279,7 @@ def _measure_model(
     """Measures samples of a model."""
     mesh = make_mesh()
     model = load_model(options, mesh)
+    check_pictures(model, options.model)
     sampling = model.sampling_with(
         options.num_steps, options.solver and parse_solver(options.solver)
     )
@@ -298,7 +309,15 @@ def _measure_model(
         keep=0,
         description="samples",
     )
-    return rows
+    whose = {"model": options.model, "checksum": model.card.get("checksum")}
+    return [row | whose | _told(options) for row in rows]
+
+
+def _told(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given and that a row does not say otherwise."""
+    given = {name: getattr(options, name) for name in TOLD}
+    given["prompts"] = given["prompts"] and str(given["prompts"])
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _labels(options: argparse.Namespace, reference: AnyReference, num_labels: int) -> np.ndarray:

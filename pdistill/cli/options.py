@@ -77,6 +77,19 @@ def load_model(options: argparse.Namespace, mesh: Mesh | None = None) -> "Model"
     return load(options.model, mesh, **parts)
 
 
+def check_pictures(model: "Model", path: str, advice: str = "give --codec") -> None:
+    """Raises ValueError, with `advice`, for latents that no codec decodes, also of 3 channels."""
+    from pdistill.model.card import works_on_latents
+
+    channels = model.image_shape[-1]
+    of_latents = works_on_latents(model.card) and not model.network.codec
+    if of_latents or channels not in (1, 3):
+        what = "latents" if of_latents else "arrays"
+        raise ValueError(
+            f"{path} makes {what} of {channels} channels, which are no pictures; {advice}"
+        )
+
+
 def text_encoder_option(parser: argparse.ArgumentParser) -> None:
     """Adds --text_encoder, for a command that gives a model prompts."""
     help = "folder of a model's text encoder, or package, if not as the model's card says"

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pdistill.cli.options import (
+    check_pictures,
     codec_option,
     command_parser,
     guide_option,
@@ -42,13 +43,14 @@ from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import check_folder, check_writable, in_home, write_arrays
 from pdistill.runtime.mesh import make_mesh
-from pdistill.runtime.temporary import passing, replacing, temporary_path
+from pdistill.runtime.temporary import TEMPORARY, passing, replacing, sweep, temporary_path
 from pdistill.runtime.terminal import format_count, plain_errors
 from pdistill.samplers import format_steps
 from pdistill.samplers.noise import GENERATOR
 
 SMALLEST, WIDTH = 32, 512  # pixels of an image, and of a grid
 CAPTIONED, BROAD = 96, 768  # pixels of an image with its prompt, and of a grid of such
+PART = "images"  # of a name in a folder that images are being written into
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -164,17 +166,15 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
             f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}: if that is to be a "
             f"folder, write {out}/"
         )
-    if folder and out.exists() and any(out.iterdir()):
+    if folder and out.exists() and {*out.iterdir()} - {*_remnants(out)}:
         raise ValueError(f"{out} is not empty; give a new folder")
     if folder:
         check_folder(out if out.exists() else out.resolve().parent)
     else:
         check_writable(out, in_place=out.suffix != ".npz")
-    if (channels := model.image_shape[-1]) not in (1, 3) and not options.latents:
-        raise ValueError(
-            f"the model makes arrays of {channels} channels, which are no pictures; of a model of "
-            "latents give --codec, or --latents for an .npz of what it makes"
-        )
+    if not options.latents:
+        advice = "give --codec, or --latents for an .npz of what it makes"
+        check_pictures(model, options.model, advice)
 
 
 def _is_folder(out: str) -> bool:
@@ -237,6 +237,11 @@ def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> I
     return Image.fromarray(tile(images, scale, columns))
 
 
+def _remnants(folder: Path) -> list[Path]:
+    """Finds what a command that was killed has left in an empty folder."""
+    return list(folder.glob(f"{PART}{TEMPORARY}"))
+
+
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:
     """Writes 000000.png and so on, one an image, called by their numbers or seeds; all or none."""
     numbers = iter(names)
@@ -253,7 +258,8 @@ def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] 
         with replacing(folder.resolve()) as temporary:
             write(temporary)
         return
-    temporary = temporary_path(folder / "images")  # the folder itself stays
+    sweep(_remnants(folder))
+    temporary = temporary_path(folder / PART)  # the folder itself stays
     with passing(temporary):
         write(temporary)
         for picture in sorted(temporary.iterdir()):

@@ -29,7 +29,7 @@ from pdistill.runtime.files import in_home, one_line
 from pdistill.runtime.interruption import Interrupted, ProgramSignals
 from pdistill.runtime.own_code import consent
 from pdistill.runtime.programs import keep_programs
-from pdistill.runtime.terminal import plain_errors, plain_messages
+from pdistill.runtime.terminal import plain_errors, plain_messages, write
 from pdistill.training import CheckpointError, Diverged
 
 PLANNED = "8"  # devices, unless `plan` is told
@@ -120,7 +120,7 @@ def start(arguments: Sequence[str], stop: ProgramSignals, plan: bool = False) ->
       plan: only plan, for the devices that --devices says.
     """
     # By no `say`, which asks JAX for the process, before it is told how many there are.
-    plain_messages(functools.partial(print, file=sys.stderr))
+    plain_messages(write)
     arguments = _named_config(list(arguments))
     if plan and not any(re.match("--?(devices|dry_run)(=|$)", a) for a in arguments):
         arguments.append(f"--devices={PLANNED}")

@@ -87,21 +87,29 @@ def check_column(column: Column) -> None:
         )
 
 
-def keep_content(column: Column, path: Path, data: Dataset) -> None:
-    """Notes beside an aligned column's file, which may not be there yet, of which images it is.
+def keep_origin(column: Column, path: Path, data: Dataset, maker: int) -> None:
+    """Notes beside a column's file, which may not be there yet, by which network it is made.
+
+    And of an aligned column of which images.
+
+    Args:
+      maker: the network's checksum, which files of earlier versions do not say.
 
     Raises:
-      DataError: the file is there, with rows of others, or does not say of which.
+      DataError: the file is there, with rows of other images or by another network, or does not say
+        of which images.
     """
-    if not column.aligned:
-        return
-    content, about = data.digest(), path.with_name(f"{path.name}.json")
+    now = {"maker": maker} | ({"content": data.digest()} if column.aligned else {})
+    about = path.with_name(f"{path.name}.json")
     if path.exists():
-        if not about.exists() or read_json(about)["content"] != content:
-            raise DataError(
-                f"{path} has rows of other images than the data set now, or of an older version: "
-                "delete it, and the same command makes it anew"
-            )
-    elif jax.process_index() == 0:
+        before = {"maker": maker} | (read_json(about) if about.exists() else {})
+        if before.get("content") != now.get("content"):
+            what = "of other images than the data set now, or of an older version"
+        elif before["maker"] != maker:
+            what = "by another model than the one that is there now"
+        else:
+            return
+        raise DataError(f"{path} has rows {what}: delete it, and the same command makes it anew")
+    if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(about, json.dumps({"content": content}) + "\n")
+        write_atomically(about, json.dumps(now) + "\n")

@@ -31,13 +31,19 @@ class Collector:
             parts.append(extracted[name])
         self._num += len(features)
 
-    def first(self, limit: int, labels: np.ndarray | None, prompts: np.ndarray | None) -> Collected:
-        """Returns the first `limit` samples, or all if it is 0, with their labels and prompts."""
+    def first(
+        self,
+        limit: int,
+        labels: np.ndarray | None,
+        prompts: np.ndarray | None,
+        paired: bool,
+    ) -> Collected:
+        """Returns the first `limit` samples, or all if it is 0, and what they were made for."""
         arrays = {
             name: np.concatenate(parts)[: limit or None] for name, parts in self._arrays.items()
         }
         labels, prompts = (a if a is None else a[: limit or None] for a in (labels, prompts))
-        arrays |= {"labels": labels, "prompts": prompts}
+        arrays |= {"labels": labels, "prompts": prompts, "paired": paired}
         if limit not in self._moments:
             return Collected(**arrays)
         moments, kept = self._moments[limit]

@@ -23,7 +23,7 @@ from pdistill.evaluation.metrics import (
     NearestMean,
     parse_metrics,
 )
-from pdistill.evaluation.neighbours import nearest_rows
+from pdistill.evaluation.neighbours import nearest_images
 from pdistill.evaluation.references import Reference, StatisticsReference
 from pdistill.evaluation.spectra import radial_spectrum
 from pdistill.features import Extractor, load_extractor
@@ -52,6 +52,7 @@ class Evaluator:
       held_out: images for the nearest-neighbour ratio.
       options: keyword arguments of extractors' loaders, such as {"inception": {"weights": PATH}}.
       training: the training images, for that ratio and the pictures; None for the first reference.
+      mirrored: models were trained on the mirrors of these, too.
       extractors: by name, for several evaluators to share: this one takes what is there, and adds
         what it loads.
 
@@ -70,6 +71,7 @@ class Evaluator:
         held_out: Reference | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         training: Reference | None = None,
+        mirrored: bool = False,
         extractors: dict[str, Extractor] | None = None,
     ) -> None:
         if NEIGHBOURS in metrics and held_out is None:
@@ -78,7 +80,8 @@ class Evaluator:
             )
         self.references = references
         self._training = next(iter(references), None) if training is None else training
-        self.metrics = parse_metrics(metrics, features, held_out)
+        self._mirrored = mirrored
+        self.metrics = parse_metrics(metrics, features, held_out, mirrored)
         for metric in self.metrics:
             if not references and metric.compares != "none":
                 raise EvaluationError(
@@ -130,11 +133,15 @@ class Evaluator:
         batches: Iterable[np.ndarray],
         labels: np.ndarray | None = None,
         prompts: Sequence[str] | None = None,
+        paired: bool = False,
     ) -> list[dict[str, Any]]:
         """Measures samples, uint8 [B, H, W, C] a batch.
 
         Args:
           labels, prompts: [N] each, that the samples were made for, if they were.
+          paired: the samples were made for the training images, each in its turn, as those of
+            captions are. Rows of a comparison with these have no "bias" and, but for shares of
+            samples, no "margin".
 
         Returns:
           A row for each metric and reference: {"metric", "value", "reference", "num_samples",
@@ -156,18 +163,13 @@ class Evaluator:
             num += len(images)
             for name, collector in spaces.items():
                 collector.add(self._extractors[name](images))
-        if duplicates.count > 0.01 * num:
-            warnings.warn(
-                f"{duplicates.count} of {num} samples are exact copies of others: check whether "
-                "noise is used twice, or the model has collapsed",
-                EvaluationWarning,
-                stacklevel=2,
-            )
+        _warn_of_copies(duplicates.count, num)
         rows = []
         for metric, reference in self._comparisons():
             limit = self._limit(reference)
             extractor = self._extractors[metric.features]
-            samples = spaces[metric.features].first(limit, labels, embedded)
+            made_for_these = paired and reference is self._training
+            samples = spaces[metric.features].first(limit, labels, embedded, made_for_these)
             limit = min(limit or num, num)
             with Bar(f"computes {' and '.join(metric.names(limit))}"):
                 parts = metric.measure(samples, reference, extractor)
@@ -209,12 +211,17 @@ class Evaluator:
         )
         extractor = next(one_by_one, None) or load_extractor("pixels")
         shown = samples[:NEIGHBOUR_PICTURES]
-        nearest = nearest_rows(
-            extractor(shown)["features"], training.blocks(extractor), NEIGHBOURS_SHOWN
+        neighbours = nearest_images(
+            shown,
+            training.images,
+            lambda images: extractor(images)["features"],
+            training.blocks(extractor),
+            NEIGHBOURS_SHOWN,
+            mirrored=self._mirrored,
         )
         evenly = np.linspace(0, len(reference) - 1, min(len(samples), len(reference))).astype(int)
         return {
-            "neighbours": np.concatenate([shown[:, None], training.images[nearest]], axis=1),
+            "neighbours": np.concatenate([shown[:, None], neighbours], axis=1),
             "spectrum": radial_spectrum(samples),
             "data_spectrum": radial_spectrum(reference.images[evenly]),
         }
@@ -308,12 +315,17 @@ class Evaluator:
                 )
 
     def _check_classes(self) -> None:
-        """Raises EvaluationError for references without labels, or of classes of few images."""
+        """Raises EvaluationError for references without classes, or of classes of few images."""
         for metric, reference in self._comparisons():
             if isinstance(metric, NearestMean) and reference.labels is None:
                 raise EvaluationError(
                     f"{metric.names(0)[0]} needs a reference with labels, such as cifar10:train; "
                     f"{reference.name} has none"
+                )
+            if isinstance(metric, NearestMean) and len(np.unique(reference.whole.labels)) < 2:
+                raise EvaluationError(
+                    f"{metric.names(0)[0]} needs a reference of at least two classes; all images "
+                    f"of {reference.whole.name} are of one"
                 )
             if metric.needs != "statistics" or reference is None or not reference.classes:
                 continue
@@ -370,3 +382,14 @@ class Evaluator:
         found = [(m, r) for m, r in self._comparisons() if m.features == space]
         limits = {self._limit(r) for m, r in found if m.needs == "statistics"}
         return Collector({metric.needs for metric, _ in found}, limits)
+
+
+def _warn_of_copies(count: int, num: int) -> None:
+    """Warns where `count` of `num` samples, more than few, are copies of others."""
+    if count > 0.01 * num:
+        warnings.warn(
+            f"{count} of {num} samples are exact copies of others: check whether noise is used "
+            "twice, or the model has collapsed",
+            EvaluationWarning,
+            stacklevel=3,
+        )

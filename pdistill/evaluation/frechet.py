@@ -96,16 +96,13 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def frechet_bias(reference: Statistics, num: int, seed: int = 0) -> float:
     """Distance that `num` perfect samples would have, drawn from the reference's own Gaussian.
 
-    Too few samples alone add this much to a Frechet distance (Chong & Forsyth 2020). It is measured
-    by one draw; its spread is small beside it when `num` is of the order of D or less.
+    Too few samples alone add this much to a Frechet distance (Chong & Forsyth 2020). Their
+    covariance is drawn once; its spread is small beside the bias for more than a few features.
     """
-    normal = np.random.RandomState(seed).standard_normal((num, reference.factor.shape[1]))
-    centred = (normal - normal.mean(0)) @ reference.factor.T / np.sqrt(num - 1)
-    # tr (A B)^(1/2) as above, with the [num, D] root of the samples' covariance.
-    root = np.linalg.svd(centred @ reference.factor, compute_uv=False).sum()
-    offset = normal.mean(0) @ reference.factor.T
-    traces = np.sum(centred**2) + np.trace(reference.covariance)
-    return float(offset @ offset + traces - 2 * root)
+    root = _wishart_root(np.random.RandomState(seed), num - 1, reference.factor)
+    found = np.linalg.svd(root @ reference.factor, compute_uv=False).sum()  # tr (A B)^(1/2)
+    trace = np.trace(reference.covariance)
+    return float(trace / num + np.sum(root**2) + trace - 2 * found)
 
 
 def frechet_bias_of_few(reference: Statistics, num: int, seed: int = 0) -> float:
@@ -127,8 +124,7 @@ def frechet_bias_of_few(reference: Statistics, num: int, seed: int = 0) -> float
     factor = Statistics(reference.mean, guess).factor
     ours, theirs = (_wishart_root(random, n - 1, factor) for n in (reference.count, num))
     root = np.linalg.svd(ours @ theirs.T, compute_uv=False).sum()
-    offset = factor @ random.standard_normal(factor.shape[1])
-    means = offset @ offset * (1 / reference.count + 1 / num)
+    means = np.trace(guess) * (1 / reference.count + 1 / num)  # their expected distance
     return float(means + np.sum(ours**2) + np.sum(theirs**2) - 2 * root)
 
 

@@ -1,7 +1,9 @@
-"""Margins of error: how far other samples of the same model would move a number.
+"""Margins of error: how far a number is from its mean over other samples of the same model.
 
-A margin is half the width of an interval of 95% around the number, for other samples and the same
-reference. It says nothing of the bias of a Frechet distance, which all samples of one number share.
+A margin is half the width of an interval around the number that has this mean 95 times in 100, for
+the same reference. The number of other samples has chance of its own: it lies within the interval
+83 times in 100, and within 1.4 margins 95 times. A margin says nothing of the bias of a Frechet
+distance, which all samples of one number share.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -36,6 +36,7 @@ from pdistill.evaluation.images import EvaluationError, EvaluationWarning
 from pdistill.evaluation.inception_score import SPLITS, inception_score
 from pdistill.evaluation.jackknife import NORMAL, frechet_margin, recall_margin, share_margin
 from pdistill.evaluation.kid import kernel_distance
+from pdistill.evaluation.nearest_mean import class_means, found_without_itself, nearest_mean
 from pdistill.evaluation.neighbours import NeighbourRatio
 from pdistill.evaluation.precision_recall import Manifold
 from pdistill.evaluation.references import Reference, StatisticsReference
@@ -45,7 +46,6 @@ from pdistill.features.vision import CLIP
 
 NEIGHBOURS = "nearest_neighbour_ratio"
 DISTANCES = ("fid", "fd_", "kid", "cmmd")  # beginnings of metrics whose smaller values are better
-FEW = 5  # images for each feature, of which a reference has a bias that is found
 DOUBTFUL = 0.1  # share of a distance that a bias may be without a warning
 
 
@@ -70,6 +70,8 @@ class Collected:
       logits: a classifier's logits [N, K].
       labels: labels [N] that the samples were made for.
       prompts: unit embeddings [N, D] of the prompts that the samples were made for.
+      paired: the samples were made for images of the reference, each in its turn. They are no
+        independent draws then, so that no bias and no margin of a distance or recall is known.
     """
 
     statistics: Statistics | None = None
@@ -78,6 +80,7 @@ class Collected:
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
     prompts: np.ndarray | None = None
+    paired: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,24 +126,22 @@ class FrechetDistance(Metric):
         statistics = reference.statistics(extractor)
         try:
             row = {"value": frechet_distance(samples.statistics, statistics)}
+            if samples.paired:
+                return [row]
             row |= _margin(frechet_margin(samples.kept, samples.statistics, statistics))
         except ValueError as error:
             raise EvaluationError(f"{self.features} against {reference.name}: {error}") from error
-        num, size = samples.statistics.count, len(statistics.mean)
-        few = [f"{num} samples"] if num <= size else []
-        if statistics.count is not None and statistics.count < FEW * size:
-            few.append(f"{statistics.count} images of {reference.name}")
-        if few:
-            find = _bias if statistics.count is None else _bias_of_few
-            row["bias"] = find(statistics, num)
-            if row["bias"] > DOUBTFUL * row["value"]:
-                warnings.warn(
-                    f"{' and '.join(few)} are too few for {size} features ({self.features}): even "
-                    f"perfect samples would measure about {row['bias']:.3g} against "
-                    f"{reference.name}",
-                    EvaluationWarning,
-                    stacklevel=2,
-                )
+        num, count = samples.statistics.count, statistics.count
+        row["bias"] = _bias(statistics, num)
+        if row["bias"] > DOUBTFUL * row["value"]:
+            images = "" if count is None else f" and {count} images of {reference.name}"
+            warnings.warn(
+                f"{num} samples{images} are few for {len(statistics.mean)} features "
+                f"({self.features}): even perfect samples would measure about {row['bias']:.3g} "
+                f"against {reference.name}",
+                EvaluationWarning,
+                stacklevel=2,
+            )
         return [row]
 
 
@@ -155,9 +156,17 @@ def _share(found: np.ndarray) -> dict[str, float]:
     return {"value": share, "margin": share_margin(share, len(found))}
 
 
-_bias, _bias_of_few = (  # the same for every model of a run
-    functools.lru_cache(maxsize=64)(found) for found in (frechet_bias, frechet_bias_of_few)
-)
+@functools.lru_cache(maxsize=64)  # the same for every model of a run
+def _bias(reference: Statistics, num: int) -> float:
+    find = frechet_bias if reference.count is None else frechet_bias_of_few
+    return find(reference, num)
+
+
+def _with_error(samples: Collected, value: float, error: float) -> list[dict[str, Any]]:
+    """The row of a mean with its standard error, which paired samples have none of."""
+    if samples.paired:
+        return [{"value": value}]
+    return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
 
 
 class KernelDistance(Metric):
@@ -167,8 +176,8 @@ class KernelDistance(Metric):
         return ("kid" if self.features == INCEPTION else f"kid_{self.features}",)
 
     def measure(self, samples, reference, extractor):
-        value, error = kernel_distance(samples.features, reference.features(extractor))
-        return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
+        found = kernel_distance(samples.features, reference.features(extractor))
+        return _with_error(samples, *found)
 
 
 class Cmmd(Metric):
@@ -179,8 +188,7 @@ class Cmmd(Metric):
 
     def measure(self, samples, reference, extractor):
         own = _kernel_sum(reference, extractor)
-        value, error = cmmd(samples.features, reference.features(extractor), own)
-        return [{"value": value, "standard_error": error, "margin": NORMAL * error}]
+        return _with_error(samples, *cmmd(samples.features, reference.features(extractor), own))
 
 
 @functools.lru_cache(maxsize=8)
@@ -241,8 +249,9 @@ def _check_labels(samples: Collected, name: str) -> None:
 class NearestMean(Metric):
     """Fraction of samples that are nearest to the mean of their label's images, in features.
 
-    It classifies by the nearest class mean (Mensink et al. 2013), and can be no better than the
-    space: rows have "accuracy_of_data", that of the reference's own images.
+    Means are of all classes, also where the reference has been restricted to some. It can be no
+    better than the space: rows have "accuracy_of_data", that of the reference's own images, each
+    left out of its class's mean; None where no class has two.
     """
 
     def names(self, num: int) -> tuple[str, ...]:
@@ -251,24 +260,20 @@ class NearestMean(Metric):
     def measure(self, samples, reference, extractor):
         _check_labels(samples, *self.names(0))
         classes, means, of_data = _class_means(reference, extractor)
-        found = classes[_nearest(samples.features, means)] == samples.labels
+        found = classes[nearest_mean(samples.features, means)] == samples.labels
         return [_share(found) | {"accuracy_of_data": of_data}]
 
 
 @functools.lru_cache(maxsize=8)
 def _class_means(
     reference: Reference, extractor: Extractor
-) -> tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float | None]:
     """The classes [K] of a reference, their mean features [K, D], and its own accuracy by them."""
-    features, labels = reference.features(extractor), np.asarray(reference.labels)
-    classes = np.unique(labels)
-    means = np.stack([features[labels == c].mean(axis=0, dtype=np.float64) for c in classes])
-    return classes, means, float(np.mean(classes[_nearest(features, means)] == labels))
-
-
-def _nearest(features: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Numbers [N] of the means [K, D] that are nearest to features [N, D]."""
-    return np.argmin(np.sum(means**2, axis=1) - 2 * features @ means.T, axis=1)
+    features, labels = reference.whole.features(extractor), np.asarray(reference.whole.labels)
+    classes, means = class_means(features, labels)
+    told = np.isin(labels, [c for c in reference.classes or classes if np.sum(labels == c) > 1])
+    found = found_without_itself(features, labels, classes, means)[told]
+    return classes, means, float(found.mean()) if found.size else None
 
 
 class ClassShares(Metric):
@@ -300,7 +305,8 @@ class PrecisionRecall(Metric):
         precise = _manifold(reference, extractor).contains(samples.features)
         manifold = Manifold(samples.features)
         recall = float(manifold.contains(real).mean())
-        return [_share(precise), {"value": recall} | _margin(recall_margin(manifold, real))]
+        margin = None if samples.paired else recall_margin(manifold, real)
+        return [_share(precise), {"value": recall} | _margin(margin)]
 
 
 @functools.lru_cache(maxsize=8)
@@ -314,33 +320,40 @@ class NearestNeighbourRatio(Metric):
 
     Attributes:
       held_out: images like these, that no model was trained on.
+      mirrored: models were trained on the mirrors of training images too.
     """
 
     held_out: Reference | None = None
+    mirrored: bool = False
     compares = "training"
 
     def names(self, num: int) -> tuple[str, ...]:
         return (NEIGHBOURS,)
 
     def measure(self, samples, reference, extractor):
-        ratio = _neighbour_ratio(reference, self.held_out, extractor)
-        return [{"value": ratio(samples.features)}]
+        ratio = _neighbour_ratio(reference, self.held_out, self.mirrored, extractor)
+        mirrored = {"mirrored": True} if self.mirrored else {}
+        return [{"value": ratio(samples.features), "held_out": self.held_out.name} | mirrored]
 
 
 @functools.lru_cache(maxsize=8)
-def _neighbour_ratio(train: Reference, held_out: Reference, extractor: Extractor) -> NeighbourRatio:
-    return NeighbourRatio(train.features(extractor), held_out.features(extractor))
+def _neighbour_ratio(train, held_out, mirrored: bool, extractor: Extractor) -> NeighbourRatio:
+    shape = train.images.shape[1:] if mirrored else None
+    return NeighbourRatio(train.features(extractor), held_out.features(extractor), shape)
 
 
 def parse_metrics(
-    names: Sequence[str], features: str = "", held_out: Reference | None = None
+    names: Sequence[str],
+    features: str = "",
+    held_out: Reference | None = None,
+    mirrored: bool = False,
 ) -> list[Metric]:
     """Makes metrics from their names, as in this module's docstring.
 
     Args:
       features: feature space of precision_recall; by default the space of the first metric with one
         in its name, and Inception's if none has.
-      held_out: images for the nearest-neighbour ratio.
+      held_out, mirrored: as of `NearestNeighbourRatio`.
 
     Raises:
       ValueError: a metric or feature space is unknown.
@@ -348,7 +361,8 @@ def parse_metrics(
     features = features or feature_space(names)
     if features not in EXTRACTORS:
         raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}; got {features!r}")
-    return [_parse(name, features, held_out) for name in names]
+    ratio = NearestNeighbourRatio("pixels", held_out, mirrored)
+    return [_parse(name, features, ratio) for name in names]
 
 
 def feature_space(names: Sequence[str]) -> str:
@@ -364,7 +378,7 @@ def feature_space(names: Sequence[str]) -> str:
     return INCEPTION
 
 
-def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
+def _parse(name: str, features: str, ratio: NearestNeighbourRatio) -> Metric:
     known = {
         "fid": lambda: FrechetDistance(INCEPTION),
         "kid": lambda: KernelDistance(INCEPTION),
@@ -374,7 +388,7 @@ def _parse(name: str, features: str, held_out: Reference | None) -> Metric:
         "label_accuracy": lambda: LabelAccuracy("classifier"),
         "class_shares": lambda: ClassShares("classifier"),
         "precision_recall": lambda: PrecisionRecall(features),
-        NEIGHBOURS: lambda: NearestNeighbourRatio("pixels", held_out),
+        NEIGHBOURS: lambda: ratio,
     }
     for space in EXTRACTORS:
         if space != INCEPTION:  # its distances have names of their own

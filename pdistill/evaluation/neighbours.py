@@ -1,6 +1,6 @@
 """Distances to the nearest training images, which tell whether a model copies them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -17,10 +17,15 @@ def nearest_distances(features: np.ndarray, reference: np.ndarray, block: int = 
     return np.concatenate(nearest)
 
 
-def nearest_rows(features: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
-    """Finds the k rows in `blocks` [B, D] nearest to each row [N, D]: their numbers [N, k].
+def nearest_rows(
+    features: np.ndarray, blocks: Iterable[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k rows in `blocks` [B, D] nearest to each row [N, D].
 
-    The nearest comes first. Rows are counted through all blocks; one block is in memory at a time.
+    Rows are counted through all blocks; one block is in memory at a time.
+
+    Returns:
+      Their numbers [N, k], the nearest first, and their squared distances [N, k].
     """
     rows = np.asarray(features, np.float64)
     nearest = np.empty((len(rows), 0), int)
@@ -35,18 +40,61 @@ def nearest_rows(features: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> 
         order = np.argsort(distances, axis=1)[:, :k]
         distances, nearest = (np.take_along_axis(a, order, axis=1) for a in (distances, nearest))
         start += len(block)
-    return nearest
+    return nearest, distances + np.sum(rows**2, axis=1)[:, None]
+
+
+def nearest_images(
+    shown: np.ndarray,
+    images: np.ndarray,
+    embed: Callable[[np.ndarray], np.ndarray],
+    blocks: Iterable[np.ndarray],
+    k: int,
+    *,
+    mirrored: bool,
+) -> np.ndarray:
+    """Finds the k of `images` [N, H, W, C] nearest to each of those `shown`: [n, k, H, W, C].
+
+    Args:
+      embed: computes features [n, D] of images. blocks: features of `images`, [B, D] each.
+      mirrored: their mirrors count too, and are returned where they are nearer.
+    """
+    # An image near the mirror of one that is shown has a mirror near that one.
+    views = [shown, shown[:, :, ::-1]] if mirrored else [shown]
+    nearest, squares = nearest_rows(np.concatenate([embed(view) for view in views]), blocks, k)
+    found = images[nearest]
+    found[len(shown) :] = found[len(shown) :, :, :, ::-1]
+    found, squares = (np.concatenate(np.split(a, len(views)), axis=1) for a in (found, squares))
+    order = np.argsort(squares, axis=1)[:, :k]
+    return found[np.arange(len(shown))[:, None], order]
 
 
 class NeighbourRatio:
     """Median distance of samples to their nearest training rows over that of held-out rows.
 
-    It is near one for new images like the data's, near zero for copies. All arguments are [N, D].
+    It is near one for new images like the data's, near zero for copies. All rows are [N, D].
+
+    Args:
+      mirrored: [H, W, C] of images whose pixels the rows are, for training rows that are the
+        images' mirrors too; None for these rows alone.
     """
 
-    def __init__(self, train: np.ndarray, held_out: np.ndarray):
+    def __init__(
+        self,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        mirrored: tuple[int, ...] | None = None,
+    ):
         self._train = train
-        self._held_out = np.median(nearest_distances(held_out, train))
+        self._mirrored = mirrored
+        self._held_out = np.median(self._nearest(held_out))
 
     def __call__(self, samples: np.ndarray) -> float:
-        return float(np.median(nearest_distances(samples, self._train)) / self._held_out)
+        return float(np.median(self._nearest(samples)) / self._held_out)
+
+    def _nearest(self, rows: np.ndarray) -> np.ndarray:
+        distances = nearest_distances(rows, self._train)
+        if self._mirrored is None:
+            return distances
+        # A row is as far from an image's mirror as its own mirror is from the image.
+        mirrors = rows.reshape(-1, *self._mirrored)[:, :, ::-1].reshape(rows.shape)
+        return np.minimum(distances, nearest_distances(mirrors, self._train))

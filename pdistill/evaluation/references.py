@@ -43,6 +43,7 @@ class Reference:
       images: uint8 [N, H, W, C].
       labels: int [N], or None. captions: texts of each image, the main one first, or None.
       classes: the labels that it was restricted to, see `of_classes`; () for all.
+      whole: the reference that was restricted, itself where none was.
       cached: statistics are kept on disk.
       published: names of the feature spaces whose statistics were given.
 
@@ -66,6 +67,7 @@ class Reference:
         self.images = images
         self.labels = labels
         self.captions = captions
+        self.whole = self
         self._cached = cached
         self._features: dict[str, np.ndarray] = {}
         self._statistics = dict(statistics or {})
@@ -114,7 +116,7 @@ class Reference:
                 f"{labels.min()} to {labels.max()}"
             )
         rows = np.flatnonzero(np.isin(labels, classes))
-        return Reference(
+        found = Reference(
             f"{self.name} of classes {text}",
             self.images[rows],
             labels[rows],
@@ -122,6 +124,8 @@ class Reference:
             cached=self._cached,
             classes=tuple(classes),
         )
+        found.whole = self
+        return found
 
     def features(self, extractor: Extractor) -> np.ndarray:
         """Computes the features [N, D], and keeps them in memory."""

@@ -99,19 +99,21 @@ class EvaluationConfig:
       metrics, features: as in `evaluation.Evaluator`. references: splits to compare with.
       inception_weights: file for the metrics that need it; "" for the cached or published one.
       solvers: as in `samplers.parse_solver`; each model is sampled with each of them,
-        but a further one is left out where it cannot do with one step.
+        but a further one is left out where it cannot do with one step. () for each model's own: an
+        imported one's is on its card, DDIM is that of others.
       guidance: weights to sample each model that takes them with; pictures show the first.
       gammas: to sample each model that jumps with, see `samplers.Gamma`; pictures show the first.
         () for its own: 1 where it has learnt jumps to the data alone, else 0.
       held_out: split for the memorisation check. num_samples: 0 for as many as each reference
-        has images. batch_size: samples drawn at a time. clip: x_hat is clipped to [-1, 1].
+        has images. batch_size: samples drawn at a time. clip: x_hat is clipped, to [-1, 1]
+        or as an imported model's card says.
     """
 
     metrics: tuple[str, ...] = ("fd_pixels", "nearest_neighbour_ratio")
     references: tuple[str, ...] = ("train", "test")
     features: str = ""
     inception_weights: str = ""
-    solvers: tuple[str, ...] = ("ddim",)
+    solvers: tuple[str, ...] = ()
     guidance: tuple[float, ...] = (0.0,)
     gammas: tuple[float, ...] = ()
     held_out: str = "test"
@@ -128,8 +130,6 @@ class EvaluationConfig:
             raise ValueError("references must name at least one split")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
-        if not self.solvers:
-            raise ValueError("solvers must name at least one")
         for text in self.solvers:
             if parse_solver(text).model != "denoiser":
                 raise ValueError(

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ UNSAVED = (
     r"captions/[^/]+/(embeddings\.json|\d+-\w+\.npy)|latents/\d+/(moments\.json|\d+\.npy)|"
     r".+/(codec\.json|parameters\.txt|log\.jsonl)"
 )
+
+# What a kill or a library may leave besides, also as links.
+LEFT = (
+    r"(.+/)?[^/]+\.tmp-[0-9a-f]{12}(/.*)?|.+/checkpoints/\d+\.orbax-checkpoint-tmp.*|"
+    r"(.+/)?\.nfs[0-9a-f]+|.+/profile/plugins/profile/.*|"
+    r"wandb_id\.txt|wandb/(debug[^/]*\.log|latest-run|(offline-)?run-.*)"
+)
+
+# Names of what a run writes beside its stages' folders. Others are those of other commands.
+OURS = r"config\.json|results\.jsonl|captions\.json|text|wandb_id\.txt|events\.out\..+"
+FOLDERS = {"captions", "latents", "text"}
 
 # What differs where a key of `Dataset.identity` does.
 IMAGES = {
@@ -121,6 +132,8 @@ def claim(
     """
     path, config = workdir / "config.json", _whole(config)
     generator = jax.config.jax_default_prng_impl
+    code = {"versions": models.versions(), "commit": git_commit()}
+    earlier: list[dict[str, Any]] = []
     unsaved = in_all(jax.process_index() > 0 or _is_unsaved(workdir))  # before one writes
     if path.exists() and not unsaved:
         try:
@@ -130,39 +143,41 @@ def claim(
             raise ConfigError(f"{path} is damaged: {error!r}; --new starts again") from error
         _check_generator(workdir, there.get("generator", generator), generator)
         images = _check_images(workdir, there.get("images", {}), images, digest)
-        changed = differences(before, config)
-        harmful = [change for change in changed if not is_harmless(*change, stages, runs)]
-        if harmful:
-            _check_version(workdir, before)
-            lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
-            raise ConfigError(
-                f"{workdir} holds a run with another config; give another --workdir, or "
-                f"--new to start again there. They differ in: {lines}"
-            )
-        for key, old, new in changed:
-            if key.endswith("num_updates"):
-                say(
-                    f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
-                    f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
-                    "that length from the start"
-                )
+        _check_changes(workdir, before, config, stages, runs)
+        earlier = _earlier(there, code)
     check()
     if jax.process_index() == 0:
         if path.exists():
-            _clear(workdir, unsaved)
+            _clear(workdir, unsaved, runs)
         resolved = {
             "config": config,
-            "versions": models.versions(),
+            **code,
+            "earlier": earlier,
             "generator": generator,
-            "commit": git_commit(),
             "images": images,
         }
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
 
 
-def _clear(workdir: Path, unsaved: bool) -> None:
-    """Deletes what a kill has left, and of an unsaved run what is of its data or its codec."""
-    sweep(list(workdir.rglob(f"*{TEMPORARY}")))
+def _earlier(there: dict[str, Any], code: dict[str, Any]) -> list[dict[str, Any]]:
+    """The versions and commits, other than the present `code`, by which a run was started."""
+    before = {name: there[name] for name in code if name in there}
+    earlier = there.get("earlier", [])
+    return [*earlier, before] if before and before != code and before not in earlier else earlier
+
+
+def _clear(workdir: Path, unsaved: bool, runs: Iterable[str]) -> None:
+    """Deletes what a kill has left, and of an unsaved run what is of its data or its codec.
+
+    Not what other commands are writing beside the stages' folders.
+    """
+    folders = FOLDERS | {name.partition("/")[0] for name in runs}
+
+    def is_ours(path: Path) -> bool:
+        first, *below = path.relative_to(workdir).parts
+        return first in folders if below else bool(re.match(f"({OURS}){TEMPORARY}$", first))
+
+    sweep([path for path in workdir.rglob(f"*{TEMPORARY}") if unsaved or is_ours(path)])
     if unsaved:
         made = (workdir / name for name in ("captions.json", "text", "latents"))
         for path in (*made, *workdir.rglob("codec.json")):
@@ -175,15 +190,50 @@ def _is_unsaved(workdir: Path) -> bool:
         about = read_json(workdir / "config.json")
         if not (isinstance(about["config"], dict) and isinstance(about["versions"], dict)):
             return False
-        others = (
-            path
-            for path in workdir.rglob("*")
-            if path.is_symlink()
-            or not (path.is_dir() or re.fullmatch(UNSAVED, path.relative_to(workdir).as_posix()))
-        )
-        return not (workdir / "results.jsonl").stat().st_size and not any(others)
+        known = (_is_of_unsaved(path, workdir) for path in workdir.rglob("*"))
+        return not (workdir / "results.jsonl").stat().st_size and all(known)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_of_unsaved(path: Path, workdir: Path) -> bool:
+    """Whether a path may be in a run directory that has nothing saved."""
+    name = path.relative_to(workdir).as_posix()
+    if re.fullmatch(LEFT, name):
+        return True
+    return not path.is_symlink() and (path.is_dir() or bool(re.fullmatch(UNSAVED, name)))
+
+
+def _check_changes(
+    workdir: Path,
+    before: Mapping[str, Any],
+    config: Mapping[str, Any],
+    stages: Sequence[Run],
+    runs: Mapping[str, Planned],
+) -> None:
+    """Raises ConfigError for changes that a run may not go on with; tells of more updates."""
+    stages_before = _in_places(workdir, before.get("stages", []), config["stages"])
+    changed = differences({**before, "stages": stages_before}, config)
+    harmful = [
+        change
+        for change in changed
+        if not is_harmless(*change, stages, runs)
+        and not _is_taken_back(workdir, *change, stages, runs)
+    ]
+    if harmful:
+        _check_version(workdir, before)
+        lines = "; ".join(f"{key}: {old!r} -> {new!r}" for key, old, new in harmful)
+        raise ConfigError(
+            f"{workdir} holds a run with another config; give another --workdir, or "
+            f"--new to start again there. They differ in: {lines}"
+        )
+    for key, old, new in changed:
+        if key.endswith("num_updates") and new > old:
+            say(
+                f"{stages[-1].name} goes on to {new} updates instead of {old}; an annealed "
+                f"learning rate rises again{_more_that_moves(stages[-1])}, unlike in a run of "
+                "that length from the start"
+            )
 
 
 def _more_that_moves(stage: Run) -> str:
@@ -229,7 +279,7 @@ def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(filled(config)))
 
 
-def _check_version(workdir: Path, before: dict[str, Any]) -> None:
+def _check_version(workdir: Path, before: Mapping[str, Any]) -> None:
     """Raises ConfigError for the config of a run that another version of pdistill began."""
     try:
         with consent(False):
@@ -248,7 +298,9 @@ def is_harmless(
     key: str, old: Any, new: Any, stages: Sequence[Run], runs: Mapping[str, Planned]
 ) -> bool:
     """Whether a run may go on with this change of its config."""
-    if re.fullmatch(HARMLESS, key):
+    if re.fullmatch(HARMLESS, key) or (re.fullmatch(r"stages\[\d+\]", key) and old is None):
+        return True
+    if key == "evaluation.solvers" and [*old] == ["ddim"] and not new:  # the default, before
         return True
     within, last = (
         r"stages\[(\d+)\](\.\w+)*\.loop\.save_every",
@@ -265,6 +317,40 @@ def is_harmless(
     return (  # trained on, with nothing that has started from it
         index == len(stages) - 1 and len(of_stage) == 1 and isinstance(old, int) and old < new
     )
+
+
+def _in_places(workdir: Path, old: list[Any], new: list[Any]) -> list[Any]:
+    """Old stages in the places of the new ones of their names, None where a stage is added.
+
+    One that has gone is left out if it has saved nothing. If it has, or if they are in another
+    order, all are returned as they are.
+    """
+    named = {stage.get("name"): stage for stage in old}
+    found = [named.get(stage["name"]) for stage in new]
+    kept = [
+        stage for stage in old if stage in found or _has_saved(workdir / str(stage.get("name")))
+    ]
+    return found if [stage for stage in found if stage] == kept else old
+
+
+def _has_saved(folder: Path) -> bool:
+    """Whether a stage has saved a state or a model, of any of its runs."""
+    return any(folder.rglob("checkpoints/[0-9]*")) or any(folder.rglob("model"))
+
+
+def _is_taken_back(
+    workdir: Path, key: str, old: Any, new: Any, stages: Sequence[Run], runs: Mapping[str, Planned]
+) -> bool:
+    """Whether a last stage is given fewer updates again, and has none beyond those of its model."""
+    if not (isinstance(new, int) and is_harmless(key, new, old, stages, runs)):
+        return False
+    planned = runs[stages[-1].name]
+    folder = workdir / planned.name
+    if not key.endswith("num_updates") or not (folder / "model").exists():
+        return False
+    done = models.read_card(folder / "model", codec=planned.makes_codec)["train_steps"]
+    saves = (int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
+    return max(saves, default=0) <= done <= new
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

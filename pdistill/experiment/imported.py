@@ -16,6 +16,14 @@ from pdistill.samplers import parse_solver
 OWN = ("stage", "checksum", "versions", "format")  # entries of a card that are not taken over
 
 
+def own_sampling(method: Method) -> tuple[str, tuple[float, float] | None]:
+    """The solver and the clipping of a product's own: an imported model's are on its card."""
+    if not isinstance(method, Imported):
+        return "ddim", (-1.0, 1.0)
+    card = read_card(find(method.path))
+    return card["solver"], card["clip"] and tuple(card["clip"])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported(Method):
     """A model that is copied and measured, in zero updates; later stages start from it.
@@ -83,5 +91,8 @@ class Imported(Method):
 
     def card(self, state: Network) -> dict[str, Any]:
         card = read_guided_card(self.path, self.guide)
+        if guide := card.get("guide"):  # whose path may be from there, and is not copied
+            path = (find(self.path) / guide["path"]).resolve()
+            card["guide"] = guide | {"path": str(path)}
         card = {key: value for key, value in card.items() if key not in OWN}
         return card | {"source": self.path, "network": describe_network(state.module)}

@@ -16,7 +16,7 @@ from pdistill.data import Dataset, load_dataset
 from pdistill.evaluation import NEIGHBOURS, Evaluator, Reference
 from pdistill.experiment import rows as results
 from pdistill.experiment.config import ConfigError, ExperimentConfig
-from pdistill.experiment.imported import Imported
+from pdistill.experiment.imported import Imported, own_sampling
 from pdistill.experiment.plan import Planned
 from pdistill.features import Extractor
 from pdistill.model import Model
@@ -97,22 +97,23 @@ class Measurements:
         self._mesh = mesh
         self._config = config
         self._settings = config.evaluation
-        self._runs = runs
         self._splits = {config.data.train: data}
         self._references: dict[tuple[str, tuple[int, ...]], Reference] = {}
         self._codecs: dict[Path, Codec] = {}
         self._extractors: dict[str, Extractor] = {}
         self.text: Text | None = None
-        for r in runs.values():
+        sampled = [r for r in runs.values() if not r.makes_codec]
+        for r in sampled:
             self._check_guidance(r)
             self._check_labels(r)
         try:
-            for r in runs.values():
+            for r in sampled:
                 self._measurements(r)  # raises for steps that a solver cannot take
             splits = self._settings.references
             self._evaluators = {
                 shape: self._build(self._settings.metrics, splits, shape)
                 for shape in {r.image_shape for r in runs.values() if r.run.measured}
+                | {r.image_shape for r in runs.values() if r.makes_codec}
             }
             self._selecting = {
                 (r.run.select, r.image_shape): self._build(
@@ -124,8 +125,8 @@ class Measurements:
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(f"evaluation: {error}") from error
 
-    def open(self, updates: Mapping[str, int]) -> None:
-        """Reads what is there; drops rows of models whose run has, or will have, other `updates`.
+    def open(self, updates: Mapping[str, int | None]) -> None:
+        """Reads what is there; drops rows of models whose run has other `updates`, see `open_log`.
 
         Raises:
           OSError: it cannot be read or written. ConfigError: a metric has rows of another space;
@@ -165,25 +166,25 @@ class Measurements:
             description=what,
             **self._sampling_arguments(model.network, sampling, num),
         )
+        nfe = self._identity(r, measurement)["nfe"]
         pictured = self._keep_pictures(r, measurement, samples)
         rows = self._append(rows)
-        conclude(f"{what}: {_values(rows)}")
+        conclude(f"{what}: {results.format_values(rows)}")
         if pictured:
             grid = report.tile(samples[:GRID_IMAGES])
-            writer.write_images(sampling.nfe, {f"{r.name}/samples/{measurement.name}": grid})
+            writer.write_images(nfe, {f"{r.name}/samples/{measurement.name}": grid})
         name = f"{r.name}/{measurement.tag}"
         scalars = {f"{name}/{row['metric']}/{row['reference']}": row["value"] for row in rows}
-        writer.write_scalars(sampling.nfe, scalars)
+        writer.write_scalars(nfe, scalars)
         writer.flush()
 
     def measure_codec(self, r: Planned) -> None:
         """Adds the rows of training images that a codec has encoded and decoded, of no evaluations.
 
-        They say how close latents can come. Nothing is done where they are there already, or where
-        no model of this shape is measured.
+        They say how close latents can come. Nothing is done where they are there already.
         """
-        evaluator = self._evaluators.get(r.image_shape)
-        if evaluator is None or not evaluator.metrics:
+        evaluator = self._evaluators[r.image_shape]
+        if not evaluator.metrics:
             return
         what = {
             **{"stage": r.name, "num_steps": 0, "nfe": 0, "solver": "codec"},
@@ -209,9 +210,9 @@ class Measurements:
             "devices": self._mesh.size,
         }
         prompts = [self._prompts[i] for i in chosen] if evaluator.takes_prompts else None
-        measured = evaluator.measure(batches, self._data.labels[chosen], prompts)
+        measured = evaluator.measure(batches, self._data.labels[chosen], prompts, paired=True)
         rows = self._append([what | row | about for row in measured])
-        conclude(f"{shown}: {_values(rows)}")
+        conclude(f"{shown}: {results.format_values(rows)}")
 
     def _has(self, what: dict[str, Any], evaluator: Evaluator, num: float = math.inf) -> bool:
         """Whether all rows of an evaluator are there for what was sampled, `num` at most."""
@@ -244,7 +245,7 @@ class Measurements:
         how = self._sampling_arguments(network, sampling, evaluator.num_samples)
         batches = results.draw_samples(network, description=f"{r.name:<16} {r.run.select}", **how)
         samples = Timed(batches, PICTURE_IMAGES)
-        [row] = evaluator.measure(samples, how["told"].label)
+        [row] = evaluator.measure(samples, how["told"].label, paired=network.takes_text)
         return row, samples.first
 
     @functools.cached_property
@@ -254,7 +255,8 @@ class Measurements:
 
     def clip(self, r: Planned) -> tuple[float, float] | None:
         """Range that a run's x_hat is clipped to in sampling, or None, as for latents."""
-        return (-1.0, 1.0) if self._settings.clip and not r.codec else None
+        _, clip = own_sampling(r.run.method)
+        return clip if self._settings.clip and not r.codec else None
 
     def _codec(self, directory: Path) -> Codec:
         if directory not in self._codecs:
@@ -273,11 +275,11 @@ class Measurements:
             "mesh": self._mesh,
         }
 
+    def _identity(self, r: Planned, m: Measurement) -> dict[str, Any]:
+        return results.identity(r.name, r.network, m.sampling, m.guidance, self._config.seed)
+
     def _is_measured(self, r: Planned, measurement: Measurement) -> bool:
-        seed = self._config.seed
-        sampled = results.identity(
-            r.name, r.network, measurement.sampling, measurement.guidance, seed
-        )
+        sampled = self._identity(r, measurement)
         return self._has(sampled, self._evaluators[r.image_shape]) and (
             not measurement.pictured
             or (
@@ -318,7 +320,8 @@ class Measurements:
             writer.rewind(f"{r.name}/{name}", 0)
 
     def _measurements(self, r: Planned) -> list[Measurement]:
-        names = (r.network.sampler,) if r.network.sampler else self._settings.solvers
+        names = self._settings.solvers or own_sampling(r.run.method)[:1]
+        names = (r.network.sampler,) if r.network.sampler else names
         solvers = [parse_solver(name) for name in names]
         if solvers[0].jumps and self._settings.gammas:
             solvers = [Gamma(gamma) for gamma in self._settings.gammas]
@@ -389,10 +392,6 @@ class Measurements:
             held_out=held_out,
             options={"inception": {"weights": settings.inception_weights or None}},
             training=self._reference(self._config.data.train, shape),
+            mirrored=self._config.data.flip,
             extractors=self._extractors,
         )
-
-
-def _values(rows: Sequence[dict[str, Any]]) -> str:
-    """Metrics, references and values of rows, for people."""
-    return "  ".join(f"{row['metric']} {row['reference'] or ''} {row['value']:.3f}" for row in rows)

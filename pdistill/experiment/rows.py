@@ -15,6 +15,7 @@ from pdistill.experiment.config import ConfigError
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Conditioning, Network
+from pdistill.report.table import three_digits
 from pdistill.runtime.files import read_jsonl
 from pdistill.samplers import Cascade, format_steps
 from pdistill.samplers.noise import GENERATOR
@@ -32,21 +33,34 @@ def row_key(row: dict[str, Any]) -> tuple:
     return tuple(row.get(name) for name in KEY)
 
 
-def open_log(path: Path, updates: Mapping[str, int], evaluators: Iterable[Evaluator]) -> LogFile:
-    """Opens results.jsonl without the rows of models whose run has, or will have, other updates.
+def format_values(rows: Sequence[dict[str, Any]]) -> str:
+    """Formats metrics, references and values of rows in a line, for people."""
+    return "  ".join(
+        f"{row['metric']} {row['reference'] or ''} {three_digits(row['value'])}" for row in rows
+    )
+
+
+def open_log(
+    path: Path, updates: Mapping[str, int | None], evaluators: Iterable[Evaluator]
+) -> LogFile:
+    """Opens results.jsonl without the rows of models whose run has other updates.
 
     Args:
-      updates: their number, by the run's name.
+      updates: their number, by the run's name; None for one that will be trained, whose rows stay
+        until it has been.
 
     Raises:
       OSError: it cannot be read or written, or a row does not say which model it is of.
       ConfigError: an evaluator's metric has rows of another feature space; nothing is written.
     """
 
-    def stays(row: dict[str, Any]) -> bool:
+    def is_current(row: dict[str, Any]) -> bool:
         return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
 
-    rows = [row for row in read_jsonl(path, OF_A_MODEL) if stays(row)]
+    def stays(row: dict[str, Any]) -> bool:
+        return is_current(row) or updates.get(row["stage"], 0) is None
+
+    rows = [row for row in read_jsonl(path, OF_A_MODEL) if is_current(row)]
     for evaluator in evaluators:
         _check_spaces(rows, evaluator)
     return LogFile(path, keep=stays)
@@ -142,7 +156,8 @@ def measure(
         batch_size=batch_size, mesh=mesh, guidance=guidance, description=description,
     )  # fmt: skip
     samples = Timed(batches, keep)
-    measured = evaluator.measure(samples, told.label, prompts)
+    in_turns = model.network.takes_text  # see `draw_told`
+    measured = evaluator.measure(samples, told.label, prompts, paired=in_turns)
     about = {
         "method": model.card["method"],
         "seconds_per_image": samples.seconds_per_image,

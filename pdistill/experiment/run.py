@@ -5,6 +5,7 @@ row is not made again, and training goes on from the newest checkpoint.
 """
 
 import functools
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from pdistill import model as models
 from pdistill import report
 from pdistill.data import Dataset, Pipeline, load_dataset
-from pdistill.data.columns import Column, given_file, keep_content
+from pdistill.data.columns import Column, given_file, keep_origin
 from pdistill.data.text import first_captions
 from pdistill.experiment.ahead import Ahead
 from pdistill.experiment.averages import products, snapshot_directory
@@ -33,7 +34,7 @@ from pdistill.experiment.codecs import in_latents, keep_codec
 from pdistill.experiment.config import ConfigError, ExperimentConfig, as_plain, parse
 from pdistill.experiment.directory import check_seed, claim, taken
 from pdistill.experiment.estimate import tell_estimate
-from pdistill.experiment.given import given_to
+from pdistill.experiment.given import given_to, rows_given
 from pdistill.experiment.imported import Imported
 from pdistill.experiment.measure import Measurements
 from pdistill.experiment.plan import Planned, plan
@@ -41,15 +42,13 @@ from pdistill.experiment.rows import stable_hash
 from pdistill.experiment.select import Selection
 from pdistill.experiment.text import of_prompts, plan_text, prompt_centres, with_text
 from pdistill.experiment.trace import check_update
-from pdistill.methods.columns import check_rows
 from pdistill.model import standardised
-from pdistill.model.card import codec_identity
 from pdistill.model.codecs import blank_codec
 from pdistill.networks import Codec, Network
 from pdistill.runtime import compilations
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.processes import in_all
-from pdistill.runtime.terminal import end_line, format_seconds, say, update
+from pdistill.runtime.terminal import end_line, format_seconds, say, update, write
 from pdistill.training import Diverged, StopSignals, init_state, train
 from pdistill.training.logging import Writer
 from pdistill.training.overview import write_parameters
@@ -94,8 +93,9 @@ def run(
             update("the report is made")
             path = report.build(workdir)
             end_line()
-            print(f"\n{report.table(experiment.measurements.rows)}")
-            print(f"\nReport: {path}  ({format_seconds(time.monotonic() - experiment.began)})")
+            table = report.table(experiment.measurements.rows)
+            took = format_seconds(time.monotonic() - experiment.began)
+            write(f"\n{table}\n\nReport: {path}  ({took})", to=sys.stdout)
         sync_global_devices("reported")  # a process that ends waits for the others only briefly
 
 
@@ -125,8 +125,7 @@ class Experiment:
         for planned in self.runs.values():
             self._check(planned)
         self._text_plan = plan_text(config, self.runs, self.train_data)
-        sampled = {name: r for name, r in self.runs.items() if not r.makes_codec}
-        self.measurements = Measurements(workdir, config, self.train_data, sampled, self.mesh)
+        self.measurements = Measurements(workdir, config, self.train_data, self.runs, self.mesh)
         self._ahead = Ahead(workdir, config, self.train_data, self.runs, self.mesh)
 
     def _check(self, planned: Planned) -> None:
@@ -151,10 +150,7 @@ class Experiment:
 
     def _open(self) -> None:
         updates = {r.name: self._updates(r) for r in self.runs.values() if r.trains}
-        self.measurements.open({
-            name: self.runs[name].run.loop.num_updates if found is None else found
-            for name, found in updates.items()
-        })  # fmt: skip
+        self.measurements.open(updates)
 
     def embed(self) -> None:
         """Makes the embeddings of the captions, if networks take prompts."""
@@ -209,9 +205,12 @@ class Experiment:
         too_often = self._reporting > (before - self.began) / 50
         if jax.process_index() > 0 or too_often or not self.measurements.rows:
             return
-        path = report.build(self.workdir)
-        if not self._reporting:
-            say(f"{'report':<16} {path}, which grows as the run goes on")
+        try:
+            path = report.build(self.workdir)
+            if not self._reporting:
+                say(f"{'report':<16} {path}, which grows as the run goes on")
+        except OSError as error:  # the last report is the one that has to be
+            say(f"warning: there is no report for now: {error}")
         self._reporting += time.monotonic() - before
 
     def _directory(self, planned: Planned) -> Path:
@@ -320,7 +319,8 @@ class Experiment:
             if not column.path:
                 maker = self.runs[planned.given["teacher"]]
                 path = self._directory(maker) / column.file
-                keep_content(column, path, self.train_data)
+                made_by = models.read_card(path.parent / "model")["checksum"]
+                keep_origin(column, path, self.train_data, made_by)
                 if not in_all(path.exists()):
                     column.make(
                         path, given["teacher"], self._examples(maker), flip=self.config.data.flip,
@@ -337,16 +337,8 @@ class Experiment:
 
     def _read(self, column: Column, planned: Planned, path: Path) -> dict[str, Any]:
         """The rows of a column's file; ValueError for other rows than the run's plan has."""
-        rows = column.read(path)
-        if column.path and hasattr(column, "check_codec"):
-            codec = planned.codec and planned.codec.directory(self.workdir)
-            if not codec or codec.exists():  # a stage's is checked once it is there
-                column.check_codec(path, codec and codec_identity(codec))
-        teacher = self.runs[planned.given["teacher"]].network
-        check_rows(
-            column, rows, column.shapes(teacher, len(self.train_data), self.config.data.flip)
-        )
-        return rows
+        num, flip = len(self.train_data), self.config.data.flip
+        return rows_given(column, path, planned, self.runs, self.workdir, num, flip)
 
     def _codec(self, planned: Planned) -> Codec | None:
         """The codec of a run, blank, as it was saved; None for a run that works on images."""

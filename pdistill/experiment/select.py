@@ -20,6 +20,8 @@ from pdistill.training.logging import LogFile, Writer
 class Selection:
     """The best model of a training run, in <directory>/best, and the log that it is chosen by.
 
+    The model of a finished run that is trained on stays where it is until a better one is found.
+
     A row of selection.jsonl is {"step", "metric", "value", "spectrum"}, and "width" of an average
     with `ema_widths`; smaller values are better.
 
@@ -42,12 +44,10 @@ class Selection:
         self._measure = measure
         self._save = save
         self._writer = writer
-        self._best, model = directory / "best", directory / "model"
-        if jax.process_index() == 0 and model.exists() and not self._best.exists():
-            model.rename(self._best)  # of a run that is trained on
-        sync_global_devices(f"selecting in {directory}")
-        there = self._best.exists()
-        self._log = LogFile(directory / "selection.jsonl", keep=lambda row: there)
+        self._best, self._model = directory / "best", directory / "model"
+        there = self._kept.exists()
+        path, kinds = directory / "selection.jsonl", {"step": int, "value": int | float}
+        self._log = LogFile(path, keep=lambda row: there, kinds=kinds)
 
     def rewind(self, step: int) -> None:
         """Forgets what was measured after update `step`, from which training goes on.
@@ -87,19 +87,25 @@ class Selection:
         self._log.append(row | ({"width": product.width} if product.width else {}))
 
     @property
+    def _kept(self) -> Path:
+        """The best model's directory: its own one, or that of a finished run that is trained on."""
+        return self._best if self._best.exists() else self._model
+
+    @property
     def found(self) -> bool:
         """Whether there is a best model of this training."""
-        return bool(self._log.rows) and self._best.exists()
+        return bool(self._log.rows) and self._kept.exists()
 
     def finish(self, **card: Any) -> None:
         """Makes the best model the run's, with these changes of its card."""
-        kept = models.read_card(self._best)
+        kept = models.read_card(self._kept)
         width = f", width {kept['average']['width']:g}" if "average" in kept else ""
         say(f"{self._name:<16} the model of step {kept['selected_step']}{width} is kept")
-        sync_global_devices(f"read {self._best}")
+        sync_global_devices(f"read {self._directory}")
         if jax.process_index() == 0:
-            models.change_card(self._best, **card)
-            replace(self._best, self._directory / "model")
+            models.change_card(self._kept, **card)
+            if self._best.exists():
+                replace(self._best, self._model)
         sync_global_devices(f"selected {self._directory}")
 
 

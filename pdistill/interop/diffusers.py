@@ -32,7 +32,9 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     """Reads the folder of a pipeline, of its unet or transformer, or of its vae, a codec.
 
     A model makes latents if the pipeline has a codec beside it, or its channels are not one or
-    three. Its card says to clip as the scheduler does.
+    three. Its card says to clip where the scheduler does, whose steps are others: diffusers keeps
+    the noise that was predicted for the x_hat before it was clipped, here it is that of the clipped
+    one, as in its `use_clipped_model_output`.
 
     Args:
       source: path of the folder.
@@ -46,6 +48,8 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
     path = folder / "config.json"
     config = read_json(path)
     name = config.get("_class_name")
+    if name == "Transformer2DModel" and config.get("patch_size"):  # of DiT before it had a class
+        name = "DiTTransformer2DModel" if config.get("norm_type") == "ada_norm_zero" else name
     if name in ("AutoencoderKL", "AutoencoderTiny"):
         if num_steps is not None:
             raise ConversionError("a codec has no sampling steps; leave num_steps out")
@@ -55,9 +59,8 @@ def convert_diffusers(source: str | Path, *, num_steps: int | None = None) -> Co
             f"{path} is of {name}, not UNet2DModel, DiTTransformer2DModel, AutoencoderKL or "
             "AutoencoderTiny"
         )
-    scheduler = _first(
-        [folder / "scheduler", folder.parent / "scheduler", folder], "scheduler_config.json", source
-    )
+    places = [folder / "scheduler", folder, folder.parent / "scheduler"]  # its own ones first
+    scheduler = _first(places, "scheduler_config.json", source)
     root = folder.parent if folder.name in ("unet", "transformer") else folder
     index = read_index(root)
     convention, largest = read_scheduler(scheduler / "scheduler_config.json", index)

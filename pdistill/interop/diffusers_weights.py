@@ -13,7 +13,8 @@ from pdistill.interop.weights import ConversionError, read_safetensors
 from pdistill.runtime.torch_files import read_torch
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-OLD_FILES = {"model.safetensors": "pytorch_model.bin"}  # of transformers
+# Files before safetensors, of diffusers and transformers.
+OLD_FILES = {WEIGHTS: "diffusion_pytorch_model.bin", "model.safetensors": "pytorch_model.bin"}
 # A variant is called by what is in the place of ".fp16" in NAME.fp16.safetensors.
 ANY = r"((\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json)"
 # Names of attention's layers in older files.
@@ -37,7 +38,7 @@ def read_weights(folder: Path, weights: str) -> tuple[dict[str, np.ndarray], Pat
     """Reads the tensors of a network's folder.
 
     A variant, in half precision for instance, is read only where there is nothing else, and then
-    transformers' old file.
+    PyTorch's old file.
 
     Args:
       weights: name of the file, if it is one and no variant.
@@ -56,8 +57,8 @@ def read_weights(folder: Path, weights: str) -> tuple[dict[str, np.ndarray], Pat
         return read_torch(old), old
     if not found:
         raise ConversionError(
-            f"there is no {weights} in {folder}, nor shards with an index, nor a variant: get it, "
-            "or save the model again with safe_serialization=True if there is a .bin"
+            f"there is no {weights} in {folder}, nor shards with an index, nor a variant, nor "
+            f"{old.name}: get it, or save the model again with safe_serialization=True"
         )
     plain = [path for path in found if path.name in (weights, f"{weights}.index.json")]
     if not plain and len(found) > 1:

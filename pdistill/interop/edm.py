@@ -163,7 +163,10 @@ def read_snapshot(source: str | Path) -> dict[str, Any]:
       ConversionError: the file is missing or damaged, or has anything else in it.
     """
     try:
-        data = ModuleUnpickler(map_file(source)).load()
+        file = map_file(source)
+        if file[:4] == torch_files.ZIP:
+            raise ValueError("it is of torch.save; give the pickle, such as network-snapshot-*.pkl")
+        data = ModuleUnpickler(file).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise ConversionError(f"cannot read {source}: {one_line(error)}") from error
     snapshot = data if isinstance(data, dict) else {"ema": data}

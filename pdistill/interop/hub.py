@@ -61,6 +61,8 @@ images = pdistill.load("."{own_code}).sample(jax.random.key(0), num=16{label})
 
 # What a model's folder has, with the rows that `benchmarks.zoo` puts there.
 WRITTEN = {"model.safetensors", "config.json", "README.md", "rows.json", CODEC, GUIDE, TEXT}
+# Ends of names of fixed frequencies: by 2^-9 of them angles of hundreds of radians turn.
+EXACT = ("freqs", "phases")
 METHODS = {  # for people
     "ctm": "consistency trajectory model",
     "direct": "direct distillation",
@@ -80,7 +82,8 @@ def write_folder(directory: str | Path, model: Model, dtype: str = "float32") ->
     """Writes a model's folder whole or not at all, in the place of another one if there is one.
 
     Args:
-      dtype: number format of the file, "float32" or "bfloat16"; the latter rounds the parameters.
+      dtype: number format of the file, "float32" or "bfloat16"; the latter rounds the parameters,
+        but for the fixed frequencies of an embedding of noise levels.
 
     Raises:
       ValueError: there is a folder with something else in it, which would be lost.
@@ -124,7 +127,10 @@ def _write_tensors(folder: Path, params: Any, card: dict[str, Any], dtype: str) 
     """Writes model.safetensors and config.json; returns the checksum of what is read back."""
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(params, sep="/")
-    tensors = {name: np.asarray(a, dtype, order="C") for name, a in flat.items()}
+    tensors = {
+        name: np.asarray(a, a.dtype if name.endswith(EXACT) else dtype, order="C")
+        for name, a in flat.items()
+    }
     path = folder / "model.safetensors"
     safetensors.numpy.save_file(tensors, path, metadata={"format": "flax"})
     wide = {name: tensors[name].astype(array.dtype) for name, array in flat.items()}

@@ -22,6 +22,7 @@ from pdistill.samplers.noise import GENERATOR
 PLATFORMS = ("cpu", "cuda", "tpu")
 TEXT = ("mask", "tokens", "pooled")
 PARTS = ("codec", "guide")  # fields of a network with parameters of their own
+LARGEST = 2**31 - 2**27  # bytes of weights inside a file, a flatbuffer, which has 2 GiB at most
 
 
 def sampler_arguments(model: Model, *, start: str, inside: bool) -> dict[str, Any]:
@@ -129,10 +130,16 @@ def write_sampler(
 
     Raises:
       ValueError: the program and its weights would be the same file, or these would replace
-        another one.
+        another one, or they are too large to be inside.
     """
     path = Path(path)
     beside = path.with_suffix(".npz")
+    size = sum(a.nbytes for a in weights(model).values())
+    if inside and size > LARGEST:  # before minutes of lowering
+        raise ValueError(
+            f"the weights have {size / 2**30:.1f} GiB, and a program with its weights inside has "
+            f"{LARGEST / 2**30:.1f} GiB of them at most; give --weights=beside"
+        )
     if not inside and path.suffix == ".npz":
         raise ValueError(f"{path} is for the weights beside the program; give another name")
     if not inside and beside.exists() and _names(beside) != set(weights(model)):

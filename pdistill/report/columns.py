@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pdistill.report.table import three_digits
+from pdistill.report.table import COLUMN, three_digits, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,8 @@ COLUMNS = {  # by a pattern of the whole name
 
 
 def column_name(header: str) -> str:
-    """Finds a column's name in its header, which says a metric's reference in a second line."""
-    return header if header in COLUMNS else header.partition("\n")[0]
+    """Finds a column's name in its header, which says more of it behind a comma or below."""
+    return header if header in COLUMNS else re.split("[,\n]", header)[0]
 
 
 def describe(name: str) -> Column:
@@ -91,11 +91,14 @@ def headline(rows: Sequence[dict[str, Any]]) -> str:
     if not ranked:
         return ""
     metric, reference = ranked[0]["metric"], ranked[0]["reference"]
-    ranked = [row for row in ranked if (row["metric"], row["reference"]) == (metric, reference)]
+    ranked = [row for row in ranked if not varying([row, ranked[0]], COLUMN)]
     better = describe(metric).better
 
-    def badness(row: dict[str, Any]) -> float:
-        return row["value"] if better == "lower" else -row["value"]
+    def badness(row: dict[str, Any]) -> tuple[float, int]:
+        value = row["value"] if better == "lower" else -row["value"]
+        if metric.startswith("kid"):
+            value = max(value, 0.0)  # below it there is only chance
+        return value, row["nfe"]
 
     first = [row for row in ranked if row["stage"] == ranked[0]["stage"]]
     others = [row for row in ranked if row["stage"] != ranked[0]["stage"]]

@@ -44,6 +44,7 @@ SHARES = (
     "class_share_max",
 )
 LINEAR = (RATIO, *SHARES, "is")  # beginnings of metrics on a linear axis
+SIGNED = ("kid",)  # of unbiased distances, which are below 0 by chance
 COPYING = 0.8  # samples nearer to the training set than this are suspect
 
 
@@ -52,8 +53,9 @@ def metric(rows: Sequence[dict[str, Any]], metric: str, reference: str | None) -
     """Draws a metric against network evaluations, a line for each (group, solver, *SETTINGS).
 
     A cascade's evaluations are its effective ones, of full size at equal cost. The axes are
-    logarithmic but for the values of the metrics in LINEAR. A line goes through the mean over
-    seeds, which are dots; where stages of a group share an nfe, the last counts.
+    logarithmic but for the values of the metrics in LINEAR, and around 0 of those in SIGNED. A line
+    goes through the mean over seeds, which are dots; where stages of a group share an nfe, the last
+    counts.
 
     Args:
       rows: all rows of results.jsonl, so that a line looks the same in every figure; those that are
@@ -136,14 +138,14 @@ def against_guidance(rows: Sequence[dict[str, Any]], metric: str) -> Figure:
 
 
 def drawable(row: dict[str, Any]) -> bool:
-    """Tells whether the row's value is finite and, for a logarithmic axis, positive.
+    """Tells whether the row's value is finite and, for an axis that is logarithmic only, positive.
 
     Rows of no evaluations, a codec's, are for tables.
     """
     return (
         bool(row["nfe"])
         and math.isfinite(row["value"])
-        and (row["metric"].startswith(LINEAR) or row["value"] > 0)
+        and (row["metric"].startswith(LINEAR + SIGNED) or row["value"] > 0)
     )
 
 
@@ -339,7 +341,15 @@ def _number(nfe: float) -> str:
 
 
 def _log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """Makes an axis logarithmic, with a few ticks around positive `values` of any range."""
+    """Makes an axis logarithmic, with a few ticks around positive `values` of any range.
+
+    It is linear around 0, to both sides as far as the lowest value, where some are not positive.
+    """
+    if min(values) <= 0:
+        least = max(-min(values), 1e-3 * max(values)) or 1.0
+        axis.axes.set_yscale("symlog", linthresh=least)
+        axis.axes.axhline(0, color="0.25", linewidth=1, linestyle="--")
+        return
     axis.axes.set_yscale("log")
     low, high = 0.97 * min(values), 1.03 * max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from pdistill.report import figures, mosaics, runs
 from pdistill.report.columns import column_name, describe, headline
-from pdistill.report.table import TEXT, pivot
+from pdistill.report.table import TEXT, pivot, three_digits
 from pdistill.runtime.files import check_folder, write_atomically
 
 Picture = Callable[[str, str, Figure], str]  # (name, alternative text, figure) -> its tag
@@ -94,8 +94,9 @@ def build(workdir: str | Path) -> Path:
 
 
 MARGIN = (
-    "<p>\N{PLUS-MINUS SIGN}: half the width of an interval of 95%, for other samples of the same "
-    "model. It leaves out what a distance of few samples is too large by.</p>"
+    "<p>\N{PLUS-MINUS SIGN}: half the width of an interval that has the mean over other samples of "
+    "the same model 95 times in 100. Numbers further apart than 1.4 such margins differ by more "
+    "than chance.</p>"
 )
 
 # Each of the following writes a section of the page, or nothing where there is nothing to show.
@@ -144,6 +145,7 @@ def _results(run: runs.RunDirectory, picture: Picture) -> list[str]:
         "<h2>Results</h2>",
         _table(header, body),
         *([MARGIN] if any("margin" in row for row in run.rows) else []),
+        *_biases(run.rows),
         _meanings(header),
         *_plots(
             picture(
@@ -153,6 +155,21 @@ def _results(run: runs.RunDirectory, picture: Picture) -> list[str]:
             )
             for metric, reference in drawable
         ),
+    ]
+
+
+def _biases(rows: list[dict[str, Any]]) -> list[str]:
+    """Says what perfect samples would measure, of so few that it is not 0."""
+    told = {
+        f"{row['metric']} against {row['reference']} {three_digits(row['bias'])}": None
+        for row in rows
+        if "bias" in row
+    }
+    if not told:
+        return []
+    return [
+        "<p>Distances of so many samples are too large by their bias: perfect samples would "
+        f"measure about this: {escape(', '.join(told))}.</p>"
     ]
 
 
@@ -249,8 +266,10 @@ def _origin(run: runs.RunDirectory) -> str:
         names = [str(value)] if isinstance(value, int) else _names(value)
         if names:
             parts.append(f"{key} {', '.join(names)}")
-    if config.get("commit"):
-        parts.append(f"commit {config['commit'][:10]}")
+    starts = [*config.get("earlier", []), config]
+    commits = dict.fromkeys(start["commit"][:10] for start in starts if start.get("commit"))
+    if commits:
+        parts.append(f"commit {', '.join(commits)}")
     counted = {row["device"] for row in run.rows if "devices" in row}
     rows = [row for row in run.rows if "device" in row]  # those of earlier versions have no number
     rows = [row for row in rows if "devices" in row or row["device"] not in counted]

@@ -39,7 +39,7 @@ class RunDirectory:
         text, "8+4+2". If runs of a group share one, the last counts: it is distilled for it.
       guided: {"run, step count": {weight: uint8 [N, H, W, C]}}, of runs with several weights.
       pictures: {run: arrays of pictures.npz}, see `evaluation.Evaluator.pictures`.
-      losses: {group: {run: (steps [N], losses [N])}}, from log.jsonl.
+      losses: {group: {run: (steps [N], losses [N])}}, from the rows of log.jsonl that have one.
       selections: {run: rows of selection.jsonl}, of runs whose model was chosen among several.
     """
 
@@ -116,7 +116,8 @@ def read(workdir: str | Path) -> RunDirectory:
     losses = {}
     for run, path in _files(workdir, "log.jsonl", stages).items():
         with _whole(path):
-            curve = [(row["step"], row["loss"]) for row in read_jsonl(path)]
+            logged = read_jsonl(path, {"step": int})
+            curve = [(row["step"], row["loss"]) for row in logged if "loss" in row]
         if curve:
             losses.setdefault(group_of(run), {})[run] = tuple(np.array(curve, float).T)
 

@@ -5,20 +5,23 @@ from typing import Any
 
 SETTINGS = ("variance", "guidance", "gamma", "churn")  # a solver's or a model's, if they apply
 LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # equal in the rows of a line
+COLUMN = ("metric", "reference", "num_samples", "features")  # equal where values can be compared
 TEXT = ("stage", "solver")  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Makes a header and lines of cells, in the order in which `rows` first name them.
 
-    A header's cell has one or two lines of text. effective_nfe, SETTINGS and seed have a column
-    only if they differ, and seconds only if they can be compared: all on the same devices. A cell
-    that was not measured is blank, one with a margin has it after the value.
+    A header's cell has one or two lines of text. A metric to one reference has a column for each
+    number of samples and feature space, which the header names where there are several.
+    effective_nfe, SETTINGS and seed have a column only if they differ, and seconds only if they can
+    be compared: all on the same devices. A cell that was not measured is blank, one with a margin
+    has it after the value.
     """
     lines = {}
     for row in rows:
         lines.setdefault(tuple(row.get(name) for name in LINE), []).append(row)
-    metrics = list(dict.fromkeys((row["metric"], row["reference"]) for row in rows))
+    metrics = _metrics(rows)
     settings = varying(rows, LINE[3:])
     counted = [row for row in rows if "devices" in row]  # those of earlier versions do not say
     alike = not varying(rows, ("device",)) and not varying(counted, ("devices",))
@@ -26,7 +29,7 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = [
         *LINE[:3],
         *settings,
-        *(f"{metric}\n{reference or ''}" for metric, reference in metrics),
+        *metrics.values(),
         *(["seconds/\nimage"] if timed else []),
         "train\nupdates",
         "images\nseen",
@@ -34,7 +37,7 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     body = []
     for members in lines.values():
         first = members[0]
-        found = {(row["metric"], row["reference"]): row for row in members}
+        found = {_column(row): row for row in members}
         body.append(
             [
                 first["stage"],
@@ -48,6 +51,27 @@ def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, body
+
+
+def _column(row: dict[str, Any]) -> tuple:
+    """The column that a row belongs to, the values of COLUMN."""
+    return tuple(row.get(name) for name in COLUMN)
+
+
+def _metrics(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
+    """The header of each `_column`, in the order in which rows first name them."""
+    columns = dict.fromkeys(map(_column, rows))
+    headers = {}
+    for metric, reference, num, space in columns:
+        alike = [column[2:] for column in columns if column[:2] == (metric, reference)]
+        nums, spaces = ({kind[i] for kind in alike} for i in (0, 1))
+        told = [metric]
+        if len(nums) > 1 and num is not None:
+            told.append(f"{num:,} samples")
+        if len(spaces) > 1 and space is not None:
+            told.append(space)
+        headers[metric, reference, num, space] = f"{', '.join(told)}\n{reference or ''}"
+    return headers
 
 
 def setting(value: str | float | None) -> str:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from pdistill.runtime import temporary
-from pdistill.runtime.terminal import end_line
+from pdistill.runtime.terminal import end_line, write
 
 _threads: list[threading.Thread] = []
 
@@ -45,7 +45,7 @@ def _tell(error: BaseException) -> int:
         traceback.print_exception(error)
         return 1
     if isinstance(error.code, str):
-        print(error.code, file=sys.stderr)
+        write(error.code)
         return 1
     return error.code or 0
 

@@ -13,7 +13,7 @@ from pdistill.runtime import temporary
 from pdistill.runtime.terminal import line_is_open
 
 EXIT_CODE = 75  # EX_TEMPFAIL: the same command again goes on
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, not for `except Exception`
@@ -21,10 +21,10 @@ class Interrupted(BaseException):  # like KeyboardInterrupt, not for `except Exc
 
 
 class StopSignals:
-    """SIGTERM and Ctrl-C as `Interrupted`. Use with `with`, in the main thread.
+    """SIGTERM, Ctrl-C and a terminal's end as `Interrupted`. Use with `with`, in the main thread.
 
     It is raised at once, but inside `deferred()` only by the second signal: there the code asks
-    `requested`, saves, and stops by itself.
+    `requested`, saves, and stops by itself. SIGHUP is left alone where it is ignored, as by nohup.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        if self._before[signal.SIGHUP] == signal.SIG_IGN:
+            del self._before[signal.SIGHUP]
         self.install()
         return self
 
@@ -43,7 +45,7 @@ class StopSignals:
 
     def install(self) -> None:
         """Sets the handlers, again after another library has set its own."""
-        for number in SIGNALS:
+        for number in self._before:
             signal.signal(number, self._handle)
 
     def deferred(self) -> contextlib.AbstractContextManager:
@@ -74,7 +76,7 @@ class StopSignals:
     def _ask(self, number: int) -> bool:
         """Notes a signal; tells whether to stop at once."""
         with self._lock:
-            again = self.requested is not None
+            again = self.requested is not None and number != signal.SIGHUP  # a shell sends two
             self.requested = signal.Signals(number).name
             at_once = again or not self._deferred
         if not at_once:
@@ -135,4 +137,5 @@ class ProgramSignals(StopSignals):
 def _write_line(message: str) -> None:
     """Writes a line to standard error by the system's call alone, from whatever is interrupted."""
     before = "\n" if line_is_open() else ""
-    os.write(2, f"{before}{message}\n".encode())
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, f"{before}{message}\n".encode())

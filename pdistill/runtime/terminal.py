@@ -3,21 +3,38 @@
 import contextlib
 import errno
 import logging
+import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 CLEAR_TO_END = "\x1b[K"
 
+GONE = (errno.EPIPE, errno.EIO)  # of a pipe without a reader, and of a terminal that was closed
+
 _line: str | None = None  # of `update`, the last thing on the terminal
+
+
+def write(text: str, end: str = "\n", to: TextIO | None = None) -> None:
+    """Prints text on standard error, or `to`; nothing more once whoever reads it has gone.
+
+    A run's work is not lost with the terminal or the connection that it was started from.
+    """
+    stream = sys.stderr if to is None else to
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except OSError as error:
+        if error.errno in GONE:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say(message: str) -> None:
     """Prints a line on standard error, from the first process only."""
     if is_first():
         end_line()
-        print(message, file=sys.stderr, flush=True)
+        write(message)
 
 
 def update(message: str) -> None:
@@ -30,7 +47,7 @@ def update(message: str) -> None:
         return
     # A line that is wrapped could not be written over.
     shown = message[: shutil.get_terminal_size().columns - 1]
-    print(f"\r{shown}{CLEAR_TO_END}", end="", file=sys.stderr, flush=True)
+    write(f"\r{shown}{CLEAR_TO_END}", end="")
     _line = message
 
 
@@ -66,7 +83,7 @@ def clear_line() -> None:
 def _close_line(end: str) -> None:
     global _line
     if _line is not None:
-        print(end=end, file=sys.stderr, flush=True)
+        write("", end)
     _line = None
 
 

@@ -12,6 +12,7 @@ import io
 import math
 import mmap
 import pickle
+import re
 import reprlib
 import struct
 import zipfile
@@ -28,6 +29,7 @@ from pdistill.runtime.pickles import CheckedUnpickler
 
 Buffer = bytes | mmap.mmap | memoryview
 NESTED = ("ema", "state_dict", "model")  # keys of a checkpoint for a state dict
+AVERAGE = re.compile(r"(.*_)?ema(_.*)?", re.IGNORECASE)  # such as model_ema, of some programs
 EXPANDED = 2**20  # elements that a tensor may make of fewer, as torch's expand does
 ZIP = b"PK\x03\x04"
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -64,6 +66,25 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Foreign:
+    """A stand-in for an object of a class or function that is not known here; it does nothing."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> "Foreign":
+        return self
+
+    def __setstate__(self, state: Any):
+        pass
+
+    def __setitem__(self, key: Any, value: Any):
+        pass
+
+    def append(self, item: Any):
+        pass
+
+
 class LoadedStorage(NamedTuple):
     """A storage with its elements, by its key."""
 
@@ -74,29 +95,55 @@ class LoadedStorage(NamedTuple):
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a flat state dict by name, as read-only arrays, strided as saved.
 
-    A checkpoint may have the state dict under one of `NESTED`, of which the first one is taken, and
-    plain values or an optimiser's state beside it. The file is mapped, not read: the arrays are
-    views of it, which must not change meanwhile.
+    A checkpoint may have the state dict under one of `NESTED`, of which the first one is taken, or
+    an average under another name that says so, and anything else beside it, of which nothing is
+    made. The file is mapped, not read: the arrays are views of it, which must not change meanwhile.
 
     Raises:
-      WeightsError: the file is missing, damaged, or holds anything but tensors by name.
+      WeightsError: the file is missing, damaged, or its state dict has anything but tensors.
     """
     try:
         data = map_file(path)
         if data[: len(ZIP)] == ZIP:
-            tensors, buffers = _read_zip(data)
+            whole, buffers = _read_zip(data)
         elif data[: len(LEGACY)] == LEGACY:
-            tensors, buffers = _read_legacy(data, data)
+            whole, buffers = _read_legacy(data, data)
         else:
             raise ValueError("it is in neither format of torch.save")
-        if not isinstance(tensors, dict):
-            raise ValueError("it is not a state dict")
-        nested = (tensors[key] for key in NESTED if isinstance(tensors.get(key), dict))
-        tensors = next(nested, tensors)
+        tensors = _state_dict(whole)
         return {name: array(name, tensor, buffers) for name, tensor in tensors.items()}
+    except WeightsError as error:
+        raise WeightsError(f"cannot read {path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise anything
         cause = str(error) or type(error).__name__
         raise WeightsError(f"cannot read {path}: {cause}; get the file again") from error
+
+
+def _state_dict(whole: Any) -> dict[Any, Any]:
+    """Finds the state dict that a file's value has in it, an average's first, or is."""
+    _check_known(whole)
+    if not isinstance(whole, dict):
+        raise ValueError("it is not a state dict")
+    parts = {k: part for k, part in whole.items() if isinstance(k, str) and isinstance(part, dict)}
+    averages = [
+        key
+        for key, part in parts.items()
+        if AVERAGE.fullmatch(key) and part and all(isinstance(a, Tensor) for a in part.values())
+    ]
+    if len(averages) > 1 and NESTED[0] not in averages:
+        raise WeightsError(f"it has averages {', '.join(averages)}; save one alone, by torch.save")
+    keys = (NESTED[0], *averages, *NESTED[1:])
+    return next((parts[key] for key in keys if key in parts), whole)
+
+
+def _check_known(value: Any) -> None:
+    """Raises WeightsError for what a stand-in was made of."""
+    kind = value if isinstance(value, type) else type(value)
+    if issubclass(kind, Foreign):
+        raise WeightsError(
+            f"{kind.__module__}.{kind.__name__} has no place in a state dict; save one of tensors "
+            "alone, by torch.save"
+        )
 
 
 def read_storage(data: bytes) -> LoadedStorage:
@@ -177,6 +224,7 @@ def array(name: str, tensor: Tensor, buffers: Mapping[str, Buffer]) -> np.ndarra
     Raises:
       ValueError: `tensor` is no tensor, or reaches beyond its storage.
     """
+    _check_known(tensor)
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise ValueError(f"{reprlib.repr(name)} is not a tensor by name")
     storage, offset, shape, strides = tensor
@@ -195,7 +243,7 @@ def array(name: str, tensor: Tensor, buffers: Mapping[str, Buffer]) -> np.ndarra
 
 
 class StateDictUnpickler(CheckedUnpickler):
-    """An unpickler of state dicts of `Tensor` and nothing else.
+    """An unpickler of state dicts of `Tensor`, and of stand-ins for whatever is no tensor.
 
     Whatever it hands to a pickle is made for this pickle alone, so that not even its attributes can
     be used to change the reader.
@@ -220,14 +268,13 @@ class StateDictUnpickler(CheckedUnpickler):
                 return lambda tensor, *_: tensor
             case "torch", _ if name in DTYPES:
                 return name
-            case "argparse", "Namespace":  # of a training program's options
-                return type(name, (), {})
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a state dict")
+        return type(name, (Foreign,), {"__module__": module})
 
     def persistent_load(self, pid: Any) -> Storage:
         what, dtype, key, _, count, *view = pid  # the legacy format adds a view, always None now
         if what != "storage" or view not in ([], [None]) or type(key) is not str or count < 0:
             raise pickle.UnpicklingError(f"{reprlib.repr(pid)} is not a storage")
+        _check_known(dtype)
         storage = Storage(key, np.dtype(DTYPES[dtype]), count)
         if self.storages.setdefault(key, storage) != storage:
             raise pickle.UnpicklingError(f"storage {key!r} is described in two ways")

@@ -1,5 +1,7 @@
 """Training checkpoints, by Orbax."""
 
+import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from pdistill.runtime.arrays import (
 )
 from pdistill.runtime.files import one_line
 from pdistill.runtime.processes import in_all
+from pdistill.runtime.temporary import replace
 from pdistill.runtime.terminal import say
 from pdistill.training.state import TrainState
 
 FORMAT = 2  # of a checkpoint; 0.1.0 wrote none
+MISSING = (errno.ENOENT, errno.ENOTDIR)  # errors that are of the files themselves
 
 
 class Checkpointer:
@@ -73,8 +77,9 @@ class Checkpointer:
             their shapes with shardings.
 
         Raises:
-          CheckpointError: there are checkpoints, but none can be read, or they are of another
-            version. They stay as they are.
+          CheckpointError: there are checkpoints, but none can be read, or the newest cannot be now,
+            as for want of memory or of its disk, or they are of another version. They stay as they
+            are.
         """
         shapes = jax.eval_shape(lambda tree: tree, target)
         items = ocp.args.Composite(
@@ -88,6 +93,13 @@ class Checkpointer:
                     if isinstance(leaf, jax.Array):
                         leaf.delete()
             restored, error = self._read(step, items)
+            if not in_all(error is None or _is_damage(error)):
+                path = self._manager.directory / str(step)
+                raise CheckpointError(
+                    f"cannot read {path}, which need not be damaged: "
+                    f"{one_line(error) if error else 'another process cannot'}. Once the cause is "
+                    "gone the same command goes on; without that folder, from the save before"
+                )
             if not in_all(error is None):
                 errors[step] = error or ValueError("another process cannot read its part")
                 continue
@@ -115,18 +127,33 @@ class Checkpointer:
             )
 
     def _read(self, step: int, items: Any) -> tuple[Any, Exception | None]:
-        try:
-            return self._reader.restore(step, args=items), None
-        except Exception as error:  # whatever Orbax and its storage raise for damaged files
-            return None, error
+        found: Exception | None = None
+        for _ in range(2):  # a disk in a network may fail once
+            try:
+                return self._reader.restore(step, args=items), None
+            except Exception as error:  # whatever Orbax and its storage raise for damaged files
+                found = error
+        return None, found
 
     def _put_aside(self, step: int, used: int) -> None:
         path = Path(self._manager.directory) / str(step)
         say(f"warning: checkpoint {path} is damaged; the one of step {used} is used")
         if jax.process_index() == 0:
-            path.rename(path.with_name(f"{step}.damaged"))
+            replace(path, path.with_name(f"{step}.damaged"))  # it may be the second one
         sync_global_devices(f"moved {path}")
         self._manager.reload()
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether an error of reading is the files' own, not one of memory or of their disk."""
+    while error is not None:
+        code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's errors have no errno
+        number = int(code[1]) if code else getattr(error, "errno", None)
+        of_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if of_memory or number not in (None, *MISSING):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
 
 
 def _alone() -> ocp.CheckpointManagerOptions:

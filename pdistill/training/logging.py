@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from pdistill.runtime.temporary import replacing
 from pdistill.runtime.terminal import end_line, format_seconds, update
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
+FLUSHED_EVERY = 20  # seconds; a flush waits for the disk
 
 
 class Writer:
@@ -93,17 +94,24 @@ def _tag(name: str) -> str:
 
 
 class MetricWriter(Writer):
-    """TensorBoard events of a whole experiment, from the first process."""
+    """TensorBoard events of a whole experiment, from the first process.
+
+    Raises:
+      OSError: from any method, they cannot be written.
+    """
 
     def __init__(self, directory: str | Path):
         self._events = None
         if jax.process_index() == 0:
-            from tensorboardX import SummaryWriter
+            # Not `SummaryWriter`, whose thread dies of such an error and leaves callers waiting.
+            from tensorboardX.event_file_writer import EventsWriter
 
-            self._earlier = sorted(Path(directory).glob(f"{EVENTS}*"))
+            directory = Path(directory)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._earlier = sorted(directory.glob(f"{EVENTS}*"))
             # Files of one second would have one name, and the later one would erase the earlier.
-            suffix = f".{time.time_ns()}"
-            self._events = SummaryWriter(str(directory), flush_secs=20, filename_suffix=suffix)
+            self._events = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+            self._flushed = time.monotonic()
 
     def rewind(self, name: str, step: int) -> None:
         """Drops what earlier processes wrote of "<name>/..." for updates after `step`."""
@@ -120,22 +128,25 @@ class MetricWriter(Writer):
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         if self._events:
-            for name, value in scalars.items():
-                self._events.add_scalar(_tag(name), np.asarray(value), step)
+            from tensorboardX.summary import scalar
+
+            self._write(step, (scalar(_tag(n), np.asarray(value)) for n, value in scalars.items()))
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         if self._events:
-            for name, image in images.items():
-                image = np.asarray(image)
-                if image.ndim == 4:
-                    self._events.add_images(_tag(name), image, step, dataformats="NHWC")
-                else:
-                    self._events.add_image(_tag(name), image, step, dataformats="HWC")
+            from tensorboardX.summary import image
+
+            arrays = {name: np.asarray(array) for name, array in images.items()}
+            self._write(step, (
+                image(_tag(name), array, dataformats="NHWC" if array.ndim == 4 else "HWC")
+                for name, array in arrays.items()
+            ))  # fmt: skip
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         if self._events:
-            for name, text in texts.items():
-                self._events.add_text(_tag(name), text, step)
+            from tensorboardX.summary import text
+
+            self._write(step, (text(_tag(name), words) for name, words in texts.items()))
 
     def write_histograms(
         self,
@@ -144,9 +155,13 @@ class MetricWriter(Writer):
         num_buckets: Mapping[str, int] | None = None,
     ) -> None:
         if self._events:
-            for name, array in arrays.items():
-                bins = (num_buckets or {}).get(name, "tensorflow")
-                self._events.add_histogram(_tag(name), np.asarray(array), step, bins=bins)
+            from tensorboardX.summary import histogram
+
+            buckets = num_buckets or {}
+            self._write(step, (
+                histogram(_tag(name), np.asarray(array), buckets.get(name, 64))
+                for name, array in arrays.items()
+            ))  # fmt: skip
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         if self._events:
@@ -156,13 +171,21 @@ class MetricWriter(Writer):
                 name: value if isinstance(value, bool | int | float | str) else str(value)
                 for name, value in hparams.items()
             }
-            # `add_hparams` would make a directory, a run of its own, each time.
-            for summary in summaries(plain, {}):
-                self._events.file_writer.add_summary(summary)
+            self._write(0, summaries(plain, {}))
+
+    def _write(self, step: int, summaries: Iterable[Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        for summary in summaries:
+            event = Event(summary=summary, step=int(step), wall_time=time.time())
+            self._events.write_event(event)
+        if time.monotonic() >= self._flushed + FLUSHED_EVERY:
+            self.flush()
 
     def flush(self) -> None:
         if self._events:
             self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         if self._events:
@@ -170,7 +193,8 @@ class MetricWriter(Writer):
 
 
 def drop_events(path: Path, refused: Callable[[Any], bool]) -> None:
-    """Rewrites a file of TensorBoard events without those refused and what a crash cut short."""
+    """Rewrites a file of TensorBoard events without those refused, cut short or damaged."""
+    from google.protobuf.message import DecodeError
     from tensorboardX.proto.event_pb2 import Event
 
     data, kept, at = path.read_bytes(), [], 0
@@ -180,8 +204,9 @@ def drop_events(path: Path, refused: Callable[[Any], bool]) -> None:
         end = at + 12 + length + 4
         if end > len(data):
             break
-        if not refused(Event.FromString(data[at + 12 : end - 4])):
-            kept.append(data[at:end])
+        with contextlib.suppress(DecodeError):
+            if not refused(Event.FromString(data[at + 12 : end - 4])):
+                kept.append(data[at:end])
         at = end
     rest = b"".join(kept)
     if rest != data:
@@ -193,10 +218,21 @@ class LogFile:
     """One JSON object a line in `path`, from the first process.
 
     Opening it drops a line cut short by a crash and, with `keep`, rows that it refuses.
+
+    Args:
+      kinds: types of the values that every row has, by their keys.
+
+    Raises:
+      OSError: a row has no such value, or the file cannot be read or written.
     """
 
-    def __init__(self, path: str | Path, keep: Callable[[dict], bool] = lambda row: True):
-        self.rows = [row for row in read_jsonl(path) if keep(row)]
+    def __init__(
+        self,
+        path: str | Path,
+        keep: Callable[[dict], bool] = lambda row: True,
+        kinds: Mapping[str, Any] | None = None,
+    ):
+        self.rows = [row for row in read_jsonl(path, kinds) if keep(row)]
         self._path = Path(path)
         self._write()
 

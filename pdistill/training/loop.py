@@ -292,7 +292,8 @@ class TrainingLog:
         self._compiled: set[Any] = set()
         self._progress = Progress(name, config.num_updates, start)
         self.profile = Profiler(directory / "profile", config.profile_at)
-        self._rows = LogFile(directory / "log.jsonl", keep=lambda row: row["step"] <= start)
+        path = directory / "log.jsonl"
+        self._rows = LogFile(path, keep=lambda row: row["step"] <= start, kinds={"step": int})
         writer.rewind(name, start)
 
     def __enter__(self) -> Self:

@@ -112,6 +112,21 @@ def test_the_margin_of_recall_is_on_the_safe_side():
     assert recall_margin(Manifold(reference[:19]), reference) is None
 
 
+@pytest.mark.parametrize("share", [0.3, 0.85])
+def test_what_an_interval_has(share):
+    """The mean over samples 95 times in 100; another sample's number 83 times, in 1.4 margins 95.
+
+    All that can be found of 400 samples, weighed by how often it is.
+    """
+    counts = np.arange(401)
+    often = scipy.stats.binom.pmf(counts, 400, share)
+    margins = np.array([share_margin(count / 400, 400) for count in counts])
+    apart = np.abs(counts[:, None] - counts) / 400
+    assert often @ (np.abs(counts / 400 - share) <= margins) == pytest.approx(0.95, abs=0.01)
+    assert often @ (apart <= margins[:, None]) @ often == pytest.approx(0.834, abs=0.02)
+    assert often @ (apart <= 2**0.5 * margins[:, None]) @ often == pytest.approx(0.95, abs=0.01)
+
+
 @pytest.mark.parametrize("num", [20, 47])
 def test_groups_are_random_and_of_one_size(num):
     """Also of rows whose labels take turns, ten of them: no group is of one label."""

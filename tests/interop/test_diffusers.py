@@ -1,16 +1,18 @@
 """Against networks of diffusers, in folders that it wrote."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from comparison import check_parity, each_damage
 
-from pdistill import convert
+from pdistill import convert, samplers
 from pdistill.diffusion import DdpmSchedule
 from pdistill.interop import ConversionError, convert_diffusers
 
@@ -77,6 +79,37 @@ def test_layouts_and_names_of_older_files(unpack, tmp_path):
             converted.network.params[name][layer]["kernel"],
             new.network.params[name][layer]["kernel"],
         )
+
+
+def test_a_dit_of_before_its_class(unpack):
+    """As facebook/DiT-XL-2-256: its config and its index say Transformer2DModel."""
+    folder = unpack("dit")
+    named = convert_diffusers(folder).network
+    edit(folder, "transformer", _class_name="Transformer2DModel")
+    pipeline(folder, _class_name="DiTPipeline", transformer=["diffusers", "Transformer2DModel"])
+    found = convert_diffusers(folder).network
+    assert found.blank == named.blank
+    for a, b in zip(*map(jax.tree.leaves, (found.params, named.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for change in ({"norm_type": "layer_norm"}, {"patch_size": None}):
+        edit(folder, "transformer", norm_type="ada_norm_zero", patch_size=2)
+        edit(folder, "transformer", **change)
+        with pytest.raises(ConversionError, match="is of Transformer2DModel, not UNet2DModel"):
+            convert_diffusers(folder)
+
+
+def test_a_folders_own_scheduler_comes_first(unpack):
+    """Before one in the folder above it, of the pipeline that it was fine-tuned from."""
+    pipeline = unpack("ddpm")
+    mine = pipeline / "mine"
+    shutil.copytree(pipeline / "unet", mine)
+    assert convert_diffusers(mine).network.head == "eps"  # it has no other
+    shutil.copytree(pipeline / "scheduler", mine, dirs_exist_ok=True)
+    config = mine / "scheduler_config.json"
+    changed = json.loads(config.read_text()) | {"prediction_type": "v_prediction"}
+    config.write_text(json.dumps(changed))
+    assert convert_diffusers(mine).network.head == "v"
+    assert convert_diffusers(pipeline).network.head == "eps"
 
 
 WRONG = {
@@ -156,6 +189,31 @@ def test_a_scheduler_says_whether_to_clip(unpack, change, clip):
     folder = unpack("ddpm")
     edit(folder, "scheduler", **change)
     assert convert_diffusers(folder).card["clip"] == clip
+
+
+@pytest.mark.parametrize("use_clipped_model_output", [True, False])
+def test_steps_are_those_of_one_of_diffusers_settings(use_clipped_model_output):
+    """DDIMScheduler's step from its documentation, with timestep_spacing "trailing".
+
+    Without use_clipped_model_output, its default, the noise stays that of x_hat unclipped.
+    """
+    x_hat = lambda z: 3 * np.tanh(z)  # noqa: E731  # beyond the range
+    alphas = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    noise = np.random.default_rng(0).normal(size=(64, 1))
+    steps, step = [noise], 1000 // 10
+    for t in range(999, 0, -step):
+        a, before = alphas[t], alphas[t - step] if t >= step else 1.0
+        z = steps[-1]
+        x = np.clip(x_hat(z), -1, 1)
+        eps = (z - np.sqrt(a) * (x if use_clipped_model_output else x_hat(z))) / np.sqrt(1 - a)
+        steps.append(np.sqrt(before) * x + np.sqrt(1 - before) * eps)
+    _, ours = samplers.sample(
+        lambda z, logsnr: 3 * jnp.tanh(z), None, z_init=jnp.asarray(noise, jnp.float32),
+        schedule=DdpmSchedule(), num_steps=10, clip=(-1, 1),
+        return_trajectory=True,
+    )  # fmt: skip
+    difference = np.abs(ours - np.stack(steps)).max()
+    assert difference < 1e-5 if use_clipped_model_output else difference > 0.1, difference
 
 
 def test_what_a_scheduler_leaves_out_is_its_own_default(unpack):

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from comparison import checkpoint
 
 from pdistill import convert
 from pdistill.interop import ConversionError, convert_diffusers
@@ -154,14 +155,25 @@ def test_wrong_shards(network, name):
 
 
 def test_no_weights_by_the_command(network, tmp_path):
-    (network / WEIGHTS).rename(network / f"{NAME}.bin")
+    (network / WEIGHTS).rename(network / f"{NAME}.fp16.bin")
     with pytest.raises(SystemExit, match=r"there is no .*, nor shards .*safe_serialization=True"):
         convert.main(["--from=diffusers", f"--source={network}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
 
+def test_the_old_file_of_diffusers(network):
+    """All that folders of the time of facebook/DiT-XL-2-256 may have."""
+    before = convert_diffusers(network).network
+    tensors = safetensors.numpy.load_file(network / WEIGHTS)
+    (network / WEIGHTS).unlink()
+    checkpoint(network / f"{NAME}.bin", tensors, keys=())
+    after = convert_diffusers(network).network
+    for a, b in zip(*map(jax.tree.leaves, (after.params, before.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_the_old_file_of_transformers(tmp_path):
-    """It is read where there is no other; of diffusers' it is not known what the names would be."""
+    """It is read where there is no other, and is none of diffusers'."""
     old = tmp_path / "pytorch_model.bin"
     shutil.copy(FIXTURES.parent / "torch_files/zip.pth", old)
     tensors, path = read_weights(tmp_path, "model.safetensors")

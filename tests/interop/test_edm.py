@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import check_parity
+from comparison import check_parity, checkpoint
 from test_torch_files import attack, call, named, program, value
 
 from pdistill.diffusion import KarrasSchedule, LinearBetaSchedule, LinearLogsnrSchedule
@@ -97,6 +97,13 @@ def test_truncated(convert):
     for length in (0, 1, *(rng.randrange(len(data)) for _ in range(40)), len(data) - 1):
         with pytest.raises(ConversionError, match=r"cannot read .*network\.pkl: "):
             convert(data[:length])
+
+
+def test_a_file_of_torch_save_is_another(tmp_path):
+    """As EDM's training-state-*.pt; the error was of the 'ascii' codec."""
+    state = checkpoint(tmp_path / "training-state-000001.pt", {"w": np.ones(2, np.float32)})
+    with pytest.raises(ConversionError, match=r"it is of torch.save; give the pickle, such as net"):
+        convert_edm(state)
 
 
 RENAMED = {

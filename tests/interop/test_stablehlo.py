@@ -11,8 +11,9 @@ from comparison import SHAPE, save_random
 from jax import export as jax_export
 
 import pdistill
+from pdistill.cli import export
 from pdistill.diffusion import CosineSchedule
-from pdistill.interop import export_sampler, write_sampler
+from pdistill.interop import export_sampler, stablehlo, write_sampler
 from pdistill.networks import Conditioning, DiffusersDiT, DiT, Network, Routed, SiT
 
 KEY = jax.random.key(5)
@@ -58,6 +59,20 @@ def test_runs_without_pdistill_as_the_model_samples(plain, tmp_path):
         out.write_bytes(b"a file")
     again = write_sampler(path, model, num_steps=3, start="noise", inside=False)  # its own file
     assert again == files
+
+
+def test_weights_that_no_file_has_inside(plain, tmp_path, monkeypatch):
+    """Those of the published XL networks: flatbuffers end at 2 GiB, with a traceback."""
+    size = sum(a.nbytes for a in stablehlo.weights(pdistill.load(plain)).values())
+    assert 675e6 * 4 > stablehlo.LARGEST > 2**30
+    monkeypatch.setattr(stablehlo, "LARGEST", size - 1)
+    out = tmp_path / "sampler.stablehlo"
+    with pytest.raises(SystemExit, match=r"error: the weights have .* GiB.*--weights=beside"):
+        export.main([f"--model={plain}", f"--out={out}"])
+    assert not list(tmp_path.iterdir())
+    export.main([f"--model={plain}", f"--out={out}", "--weights=beside"])
+    monkeypatch.setattr(stablehlo, "LARGEST", size)
+    export.main([f"--model={plain}", f"--out={out}"])
 
 
 def test_platforms_and_symbolic_batch(plain):

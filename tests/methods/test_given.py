@@ -1,5 +1,6 @@
 """Which networks a method can be given."""
 
+import contextlib
 import dataclasses
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 from planning import TEACHER, plan_of, stage
 
 from pdistill.experiment.cards import product_card
+from pdistill.experiment.given import last_state
 from pdistill.methods import (
     Ctm,
     Direct,
@@ -24,7 +26,7 @@ from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.methods.parts.jumps import Cut, JumpLaw
 from pdistill.networks import DiT
-from pdistill.training import Optimizer
+from pdistill.training import CheckpointError, Optimizer
 
 PLAIN = Optimizer(1e-3)
 MODULE = DiT(out_channels=1, features=16, depth=1, heads=2)
@@ -32,6 +34,27 @@ PIXELS = Judge(features="pixels", halvings=(1,), width=8, mixing=0)
 JUDGED = Adversary(judges=(PIXELS,), optimizer=PLAIN)
 MATCHING = Dmd(optimizer=PLAIN, fake_optimizer=PLAIN)
 SCORES = ScoreMatching(optimizer=PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("step", "card", "refused"),
+    [(8, {}, False), (4, {}, True), (4, {"diverged": {"num_updates": 8}}, False)],
+)
+def test_a_state_is_that_after_the_last_update(tmp_path, monkeypatch, step, card, refused):
+    """Not that of a save before, whose newer one was damaged; of a run that diverged, its last."""
+    state = SimpleNamespace(step=step, method="learnt")
+    checkpointer = SimpleNamespace(restore=lambda shapes: (state, {}))
+    room = "pdistill.experiment.given"
+    monkeypatch.setattr(f"{room}.shapes_in_training", lambda *_: (None, None))
+    monkeypatch.setattr(f"{room}.Checkpointer", lambda _: contextlib.nullcontext(checkpointer))
+    monkeypatch.setattr(f"{room}.models.read_card", lambda *_, **__: card)
+    planned = SimpleNamespace(
+        name="dm", state=None, makes_codec=False,
+        run=SimpleNamespace(loop=SimpleNamespace(num_updates=8)),
+    )  # fmt: skip
+    ends = pytest.raises(CheckpointError, match=r"in 8 updates, .* is of 4; remove that folder")
+    with ends if refused else contextlib.nullcontext():
+        assert last_state(planned, tmp_path, None) == "learnt"
 
 
 def halving(start_steps, end_steps=1):

@@ -1,6 +1,7 @@
 """PaGoDA: latents against closed forms, growth, what is frozen, and the losses."""
 
 import dataclasses
+import json
 import shutil
 
 import chex
@@ -17,16 +18,19 @@ from tiny_experiment import leaves, tiny_pagoda
 
 import pdistill
 from pdistill import diffusion, experiment
+from pdistill import model as models
 from pdistill.configs import digits_pd
 from pdistill.data import Dataset, load_dataset, to_float
+from pdistill.data.columns import keep_origin
 from pdistill.data.images import average, repeat
+from pdistill.data.records import DataError
 from pdistill.diffusion import CosineSchedule, Gaussian
 from pdistill.experiment.cards import trainable_fraction
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan
 from pdistill.interop.stablehlo import export_sampler
 from pdistill.methods import Pagoda
-from pdistill.methods.columns import Latents
+from pdistill.methods.columns import Latents, Pairs
 from pdistill.methods.parts.adversary import Adversary
 from pdistill.methods.parts.discriminator import Judge
 from pdistill.networks import NOTHING, AutoencoderTiny, Codec, Network, UNet
@@ -440,13 +444,34 @@ def test_a_run_without_its_last_stages_goes_on(workdir, tmp_path):
     ours, theirs = (leaves(directory / "pagoda/8") for directory in (copy, workdir))
     chex.assert_trees_all_equal(ours, theirs)
     about = path.with_name(f"{path.name}.json")
-    assert read_json(about) == {"content": load_dataset("digits").digest()}
+    by = models.read_card(copy / "teacher/model")["checksum"]
+    content = load_dataset("digits").digest()
+    assert read_json(about) == {"maker": by, "content": content}
+    about.write_text(json.dumps({"maker": by + 1, "content": content}))
+    shutil.rmtree(copy / "pagoda" / "8")
+    with pytest.raises(ValueError, match=r"latents_.*npy has rows by another model than the one"):
+        experiment.run(tiny_pagoda(), copy)
+    (copy / "pagoda" / "8").mkdir()
     for change in (lambda: about.write_text('{"content": "0"}'), about.unlink):
         change()
         shutil.rmtree(copy / "pagoda" / "8")
         with pytest.raises(ValueError, match=r"latents_.*npy has rows of other images than the"):
             experiment.run(tiny_pagoda(), copy)
         (copy / "pagoda" / "8").mkdir()
+
+
+def test_pairs_are_of_their_teacher(tmp_path):
+    """One that was trained on or replaced has none yet; a file of an earlier version stays."""
+    path, pairs = tmp_path / "new" / Pairs(4).file, Pairs(4)
+    data = load_dataset("digits")
+    for maker in (1, 2):
+        keep_origin(pairs, path, data, maker)  # of a file that is not there yet
+    path.touch()
+    keep_origin(pairs, path, data, 2)
+    with pytest.raises(DataError, match=r"pairs_.*npz has rows by another model .*delete it"):
+        keep_origin(pairs, path, data, 1)
+    path.with_name(f"{path.name}.json").unlink()
+    keep_origin(pairs, path, data, 1)
 
 
 def test_a_grown_sampler_is_exported(workdir):

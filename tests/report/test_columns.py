@@ -71,6 +71,22 @@ def test_headline(row, changes, sentence):
     assert headline(rows[:1]) == headline([]) == ""
 
 
+def test_headline_of_kernel_distances(row):
+    """Below 0 there is only chance: of two that are, the one of fewer evaluations is the best."""
+    values = (("a", 64, 0.3), ("b/4", 4, -0.002), ("b/2", 2, -0.001), ("b/1", 1, 0.1))
+    rows = [row(stage, nfe, value, metric="kid") for stage, nfe, value in values]
+    assert headline(rows).endswith(
+        "a reaches 0.300 with 64 network evaluations an image, b/2 -0.00100 with 2 and b/1 0.100 "
+        "with 1."
+    )
+
+
+def test_headline_compares_what_can_be_compared(row):
+    """A distance of fewer samples is larger by its bias alone."""
+    rows = [row("a", 64, 0.4), row("b", 1, 0.1, num_samples=9000), row("b", 2, 0.5)]
+    assert "b 0.500 with 2." in headline(rows)
+
+
 def test_headline_of_the_first_model_alone(row):
     assert headline([row("teacher", 64, 0.4)]) == (
         "By fd_pixels against digits:train (lower is better), teacher reaches 0.400 with 64 "

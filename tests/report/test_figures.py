@@ -212,6 +212,27 @@ def test_undrawable_values_are_left_out(row):
     assert list(axes.get_xticks()) == [1]
 
 
+def test_kernel_distances_below_zero_count(row):
+    """Unbiased, they are below it by chance where images are good: none is left out of a mean."""
+    values = {1: (0.02, 0.021), 2: (0.0004, -0.0003), 4: (-0.0002, -0.0001)}
+    rows = [
+        row("m", nfe, value, metric="kid_pixels", seed=seed)
+        for nfe, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    figure = figures.metric(rows, "kid_pixels", "digits:train")
+    (axes,) = figure.axes
+    nfes, means = lines(axes)["m"]
+    assert nfes == [1, 2, 4]
+    np.testing.assert_allclose(means, [0.0205, 0.00005, -0.00015])
+    dots = next(line for line in axes.get_lines() if line.get_marker() == ".")
+    assert sorted(dots.get_ydata()) == sorted(itertools.chain(*values.values()))
+    figure.draw_without_rendering()
+    assert axes.get_ylim()[0] <= -0.0003
+    (axes,) = figures.metric(rows[:2], "kid_pixels", "digits:train").axes
+    assert axes.get_yscale() == "log"
+
+
 @pytest.mark.parametrize("solver_nfe", [lambda n: 2 * n - 1, lambda n: n])
 def test_nfe_labels_do_not_overlap(row, solver_nfe):
     rows = [row("a", nfe, 1.0) for k in range(14) for nfe in {2**k, solver_nfe(2**k)}]

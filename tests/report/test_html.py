@@ -19,6 +19,7 @@ CONFIG = {
         "stages": [{"name": "teacher", "method": "teacher"}, {"name": "progressive"}],
     },
     "commit": "0123456789abcdef",
+    "earlier": [{"commit": "fedcba9876543210"}, {"commit": None}],
 }
 
 
@@ -89,7 +90,7 @@ def test_page(full):
     )
     assert page.texts["p"][1] == (
         "seed 3 · data digits · model dit · stages teacher, progressive · "
-        "commit 0123456789 · measured on 8 x cpu"
+        "commit fedcba9876, 0123456789 · measured on 8 x cpu"
     )
     assert page.texts["p"][2].endswith(
         "Images seen in training: teacher 160,000, progressive 160,000."

@@ -6,6 +6,7 @@ import pytest
 
 from pdistill.cli import report
 from pdistill.report import runs
+from pdistill.runtime.files import write_jsonl
 
 
 def images(value):
@@ -69,6 +70,16 @@ def test_arrays_of_a_users_are_not_the_runs(row, workdir):
     (path / "mine").mkdir()
     np.savez(path / "mine/samples.npz", images=images(2), label=np.arange(2))
     assert list(runs.read(path).samples) == ["teacher"]
+
+
+def test_updates_without_a_loss_are_not_in_its_curve(row, workdir):
+    """A generator's, between its updates; and a method need have none."""
+    path = workdir([row("dmd", 1, 1.0)])
+    write_jsonl(path / "dmd/log.jsonl", [{"step": 5, "loss": 2.0}, {"step": 6}])
+    write_jsonl(path / "mine/log.jsonl", [{"step": 5}])
+    [(run, (steps, losses))] = runs.read(path).losses["dmd"].items()
+    assert (run, steps.tolist(), losses.tolist()) == ("dmd", [5], [2])
+    assert list(runs.read(path).losses) == ["dmd"]
 
 
 def test_without_results(tmp_path):

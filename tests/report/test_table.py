@@ -1,5 +1,6 @@
 import pytest
 
+from pdistill.report.columns import column_name
 from pdistill.report.table import pivot, table, three_digits
 
 
@@ -89,6 +90,30 @@ def test_rows_of_one_model_meet_whatever_lies_between(row):
     columns = slice(3, 5)
     assert header[columns] == ["fd_pixels\ndigits:train", "precision\ndigits:train"]
     assert [line[columns] for line in body] == [["1.00", "3.00"], ["2.00", ""]]
+
+
+def test_what_cannot_be_compared_has_columns_of_its_own(row):
+    """Distances of other numbers of samples, and metrics in other spaces; the header names them."""
+    rows = [
+        row("a", 1, 1.0),
+        row("a", 1, 0.8, metric="precision", features="pixels"),
+        row("b", 1, 2.0, num_samples=10000),
+        row("b", 1, 0.3, metric="precision", features="inception"),
+        row("b", 1, 0.7, metric="recall", features="inception"),
+    ]
+    header, body = pivot(rows)
+    assert header[3:8] == [
+        "fd_pixels, 1,437 samples\ndigits:train",
+        "precision, pixels\ndigits:train",
+        "fd_pixels, 10,000 samples\ndigits:train",
+        "precision, inception\ndigits:train",
+        "recall\ndigits:train",
+    ]
+    assert [line[3:8] for line in body] == [
+        ["1.00", "0.800", "", "", ""],
+        ["", "", "2.00", "0.300", "0.700"],
+    ]
+    assert [column_name(name) for name in header[3:6]] == ["fd_pixels", "precision", "fd_pixels"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import importlib.util
 import inspect
 import io
 import itertools
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pdistill.runtime import terminal
-from pdistill.training.logging import MetricWriter, Progress, Writer
+from pdistill.training.logging import MetricWriter, Progress, Writer, drop_events
 
 
 class Terminal(io.StringIO):
@@ -177,6 +179,50 @@ def test_tensorboard_reads_every_kind(tmp_path):
     assert events.Histograms("teacher/params")[0].histogram_value.num == 10
     assert "teacher/note/text_summary" in events.Tags()["tensors"]
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []  # no run of its own
+
+
+FULL = """
+import resource, sys
+from pdistill.training.logging import MetricWriter
+
+with MetricWriter(sys.argv[1]) as writer:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
+    for step in range(1_000):
+        writer.write_scalars(step, {"teacher/loss": 1.0})
+"""
+
+
+def test_events_that_cannot_be_written_are_an_error_of_the_run(tmp_path):
+    """A thread of tensorboardX would die of it, and the run then wait for the thread for ever."""
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "OSError: [Errno 27] File too large" in ended.stderr
+    assert ended.returncode == 1
+
+
+def test_what_is_flushed_is_in_the_file(tmp_path, clock):
+    """By `flush`, as before a save, or every 20 seconds, for those who watch the run."""
+    with MetricWriter(tmp_path) as writer:
+        for step, flushes in ((1, True), (2, False), (3, True)):
+            writer.write_scalars(step, {"teacher/loss": 0.5})
+            if flushes:
+                writer.flush()
+                steps = [event.step for event in read(tmp_path).Scalars("teacher/loss")]
+                assert steps == [*range(1, step + 1)]
+        clock[0] += 20
+        writer.write_scalars(4, {"teacher/loss": 0.5})
+        assert len(read(tmp_path).Scalars("teacher/loss")) == 4
+
+
+def test_a_damaged_event_is_left_out(tmp_path):
+    """And is no error of the run whose curves it is of."""
+    with MetricWriter(tmp_path) as writer:
+        writer.write_scalars(1, {"teacher/loss": 0.25})
+    [path] = tmp_path.iterdir()
+    sound = path.read_bytes()
+    path.write_bytes(sound + (20).to_bytes(8, "little") + b"abcd" + 20 * b"\xff" + b"abcd")
+    drop_events(path, lambda event: False)
+    assert path.read_bytes() == sound
 
 
 @pytest.mark.parametrize("kind", ["summaries", "videos"])

@@ -1,6 +1,7 @@
 """The loop: resuming, substeps and meshes change nothing that is computed."""
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -400,6 +401,14 @@ def test_a_log_file_drops_a_line_cut_short(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 3}]
 
 
+def test_a_log_of_something_else_is_named(tmp_path):
+    """By hand or by another program; in a line, not by a traceback."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/log.jsonl").write_text('{"loss": 1.0}\n')
+    with pytest.raises(OSError, match=r"t/log\.jsonl has a row without a sound step"):
+        run(tmp_path, 4)
+
+
 def test_seconds_are_shown_as_people_read_them():
     assert [format_seconds(s) for s in (0, 75, 3675)] == ["0:00", "1:15", "1:01:15"]
 
@@ -770,6 +779,67 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(halted, capsys
     assert (halted / "t" / "checkpoints" / "8.damaged").is_dir()
     assert [row["step"] for row in log] == [4, 8, 12]
     check_same(state, undisturbed[0])
+
+
+@pytest.fixture
+def two_saves(tmp_path):
+    """A function to a state of so many updates, and a directory of checkpoints of 4 and 8."""
+    mesh = make_mesh()
+
+    def state(step=0):
+        start = start_of(jax.device_put({"a": jnp.arange(5000.0)}, replicated(mesh)), mesh)
+        return start.replace(step=start.step + step)
+
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (4, 8):
+            checkpointer.save(step, state(step), {})
+    return state, tmp_path
+
+
+def test_a_checkpoint_may_be_damaged_twice(two_saves):
+    """By the same disk, after it was made again."""
+    state, directory = two_saves
+    for _ in range(2):
+        damage(directory / "8", "cut")
+        with Checkpointer(directory) as checkpointer:
+            assert int(checkpointer.restore(state())[0].step) == 4
+            checkpointer.save(8, state(8), {})
+    with Checkpointer(directory) as checkpointer:
+        assert int(checkpointer.restore(state())[0].step) == 8
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no"), MemoryError(), ValueError("no")])
+@pytest.mark.parametrize("times", [1, 9])
+def test_an_error_of_reading_is_not_all_damage(two_saves, error, times):
+    """One that is gone at once is nothing; one of the disk or of memory is waited for."""
+    state, directory = two_saves
+    with Checkpointer(directory) as checkpointer:
+        read, errors = checkpointer._reader.restore, [error] * times
+
+        def failing(step, args):
+            if step == 8 and args.get("state") and errors:
+                raise errors.pop()
+            return read(step, args=args)
+
+        checkpointer._reader.restore = failing
+        if times > 1 and not isinstance(error, ValueError):
+            with pytest.raises(CheckpointError, match=r"cannot read .*/8, which need not be dam"):
+                checkpointer.restore(state())
+        else:
+            assert int(checkpointer.restore(state())[0].step) == (8 if times == 1 else 4)
+    assert (directory / "8").exists() == (times == 1 or not isinstance(error, ValueError))
+
+
+def test_an_error_of_the_disk_is_found_in_those_of_storage(two_saves):
+    """A link to itself, which no disk that is whole has: too many levels of links."""
+    state, directory = two_saves
+    files = (path for path in (directory / "8").rglob("*") if path.is_file())
+    victim = max(files, key=lambda path: path.stat().st_size)
+    victim.unlink()
+    victim.symlink_to(victim.name)
+    with Checkpointer(directory) as checkpointer, pytest.raises(CheckpointError, match="need not"):
+        checkpointer.restore(state())
+    assert (directory / "8").exists()
 
 
 def test_without_a_readable_checkpoint_nothing_is_thrown_away(halted):
