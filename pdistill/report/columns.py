@@ -28,6 +28,13 @@ COLUMNS = {  # by a pattern of the whole name
     "guidance": Column("weight of guidance, 0 for none"),
     "gamma": Column("share of noise put back after each jump, 0 for none"),
     "churn": Column("noise that EDM's sampler adds before its steps, all together; 0 for none"),
+    "model": Column("its folder"),
+    "checksum": Column("of the model's parameters"),
+    "codec": Column("the folder of what decodes latents"),
+    "guide": Column("the folder of the model that guides"),
+    "text_encoder": Column("what embeds prompts"),
+    "prompts": Column("the file of prompts"),
+    "label": Column("the one of all samples"),
     "seed": Column("of the noise"),
     "fid": Column("Fréchet distance of 50,000 samples' Inception features to the data's", "lower"),
     r"fid_\d+k?": Column(
