@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdistill.evaluation import Evaluator, Reference
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
 from pdistill.experiment.rows import open_log
@@ -168,3 +169,18 @@ def test_a_row_that_is_of_no_model_is_named(tmp_path, row, lacking):
     assert path.read_text() == sound
     open_log(path, {"teacher": 4}, [])
     assert not path.read_text()
+
+
+def test_ratios_without_mirrors_are_measured_again(tmp_path, capsys):
+    """A column has one definition; other rows, and those of data without mirrors, stay."""
+    sound = {"stage": "teacher", "train_steps": 3, "reference": "a:train"}
+    ratio = sound | {"metric": "nearest_neighbour_ratio", "features": "pixels"}
+    rows = [sound | {"metric": "fd_pixels"}, ratio | {"mirrored": True}, ratio]
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+    train, held_out = Reference("a:train", images[:20]), Reference("a:test", images[20:])
+    for mirrored in (False, True):
+        path = tmp_path / f"{mirrored}.jsonl"
+        write_jsonl(path, rows)
+        evaluator = Evaluator([train], [ratio["metric"]], held_out=held_out, mirrored=mirrored)
+        assert open_log(path, {"teacher": 3}, [evaluator]).rows == rows[: 2 if mirrored else 3]
+        assert ("do not count mirrors are measured again" in capsys.readouterr().err) == mirrored

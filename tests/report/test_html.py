@@ -235,14 +235,14 @@ def test_samples_in_turns_have_no_bias(row, workdir):
         row("codec", 0, 9.0, **told),
         row("a", 1, 8.0, **told),
         row("a", 1, 7.0, **told | {"reference": "digits:test"}),
-        row("a", 1, 0.5, **told | {"metric": "precision"}),
+        row("a", 1, 0.5, metric="precision", margin=0.1),
     ]
     config = {"config": {"data": {"name": "digits", "train": "train"}}}
     run = workdir(rows, config=config)
-    assert [row.keys() >= {*draws} for row in read_rows(run)] == [False, True, True, True]
+    assert [row.keys() >= {*draws} for row in read_rows(run)] == [False, True, True, False]
     (run / "captions.json").write_text("{}")
     found = read_rows(run)
-    assert [row.keys() & {*draws} for row in found] == [set(), set(), {*draws}, {*draws}]
+    assert [row.keys() & {*draws} for row in found] == [set(), set(), {*draws}, {"margin"}]
     page = build(run).read_text()
     assert "against digits:test 0.200" in page
     assert "against digits:train 0.200" not in page
