@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures a row for each student: "student", "teacher_steps", COLUMNS, and the settings.
+    """Measures a row for each student: "student", "teacher", COLUMNS, and the settings.
 
     Raises:
       ValueError, OSError: options, files or models are bad; the message is for the user.
@@ -131,6 +131,9 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "student": path,
+                "checksum": student.card.get("checksum"),
+                "teacher": options.teacher,
+                "teacher_checksum": teacher.card.get("checksum"),
                 "teacher_steps": steps,
                 "data_teacher": distance(theirs, reference),
                 "data_student": distance(images, reference),
@@ -145,6 +148,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "generator": GENERATOR,
                 "device": jax.devices()[0].device_kind,
             }
+            | ({"codec": options.codec} if options.codec else {})
         )
     return rows
 

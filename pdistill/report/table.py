@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-MODEL = ("model", "checksum", "codec", "guide", "text_encoder", "prompts")  # what `evaluate` tells
-SETTINGS = ("variance", "guidance", "gamma", "churn", *MODEL, "label")  # those that apply
+WORDS = (  # of rows of `evaluate`
+    *("model", "checksum", "codec", "guide", "text_encoder", "prompts"),
+    *("background", "inception_weights"),
+)
+# Those that apply.
+SETTINGS = ("variance", "guidance", "gamma", "churn", *WORDS, "channels", "label")
 LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # equal in the rows of a line
 # Equal where values can be compared.
 COLUMN = ("metric", "reference", "num_samples", "features", "held_out", "mirrored")
-TEXT = ("stage", "solver", *MODEL)  # columns of words; the others hold numbers
+TEXT = ("stage", "solver", *WORDS)  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
