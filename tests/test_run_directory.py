@@ -1,5 +1,6 @@
 """One run at a time has a run directory; what another leaves there does not disturb it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pdistill.runtime.files import (
     write_atomically,
     write_jsonl,
 )
+from pdistill.runtime.lock import is_written, writing
 from pdistill.runtime.temporary import replacing, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -184,3 +186,23 @@ def test_ratios_without_mirrors_are_measured_again(tmp_path, capsys):
         evaluator = Evaluator([train], [ratio["metric"]], held_out=held_out, mirrored=mirrored)
         assert open_log(path, {"teacher": 3}, [evaluator]).rows == rows[: 2 if mirrored else 3]
         assert ("do not count mirrors are measured again" in capsys.readouterr().err) == mirrored
+
+
+def test_what_is_being_written_is_told_by_its_writer(tmp_path, monkeypatch):
+    """However long that takes; without locks, by its age."""
+    assert not is_written(tmp_path)
+    with writing(tmp_path):
+        os.utime(tmp_path, (0, 0))
+        assert is_written(tmp_path)
+    assert not is_written(tmp_path)
+    assert not is_written(tmp_path / "finished")
+    assert not [*tmp_path.iterdir()]
+
+    def refuse(*_):
+        raise OSError(errno.EBADF, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with writing(tmp_path):
+        assert not is_written(tmp_path)
+        os.utime(tmp_path)
+        assert is_written(tmp_path)
