@@ -132,8 +132,6 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             {
                 "student": path,
                 "checksum": student.card.get("checksum"),
-                "teacher": options.teacher,
-                "teacher_checksum": teacher.card.get("checksum"),
                 "teacher_steps": steps,
                 "data_teacher": distance(theirs, reference),
                 "data_student": distance(images, reference),
@@ -144,13 +142,22 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "metric": metric,
                 "reference": reference.name,
                 "num_samples": num,
-                "seed": options.seed,
-                "generator": GENERATOR,
-                "device": jax.devices()[0].device_kind,
             }
-            | ({"codec": options.codec} if options.codec else {})
+            | _about(options, teacher)
         )
     return rows
+
+
+def _about(options: argparse.Namespace, teacher: Model) -> dict[str, Any]:
+    """What all rows of one call have."""
+    about = {
+        "teacher": options.teacher,
+        "teacher_checksum": teacher.card.get("checksum"),
+        "seed": options.seed,
+        "generator": GENERATOR,
+        "device": jax.devices()[0].device_kind,
+    }
+    return about | ({"codec": options.codec} if options.codec else {})
 
 
 def _distilled(teacher: Model, steps: int) -> Sampling:
