@@ -394,6 +394,31 @@ def test_compare_draws_labels_as_the_reference_and_by_ddim(tmp_path, monkeypatch
         compare.main([*flags, f"--reference={tmp_path}/more.npz"])
 
 
+def test_compare_guides_the_teacher_as_it_was_followed(tmp_path):
+    """Of students that have a weight in them, here 0, and of those that take one."""
+    same = {"num_labels": 3, "clip": None}  # and the same parameters
+    teacher = save_random(tmp_path / "teacher", guidance=(0.0, None), **same)
+    student = save_random(tmp_path / "student", **same)
+    np.savez(tmp_path / "data.npz", images=noise(40, 0), label=np.arange(40) % 3)
+    out = tmp_path / "rows.jsonl"
+
+    def differences(*flags):
+        students = f"--students={student}@4,{teacher}@4"
+        reference = f"--reference={tmp_path}/data.npz"
+        compare.main([f"--teacher={teacher}", students, reference, f"--out={out}", *flags])
+        rows = read_jsonl(out)[-2:]  # those before are of other calls
+        assert {row["guidance"] for row in rows} == {float(flags[0][-1]) if flags else None}
+        return [row["rms_difference"] for row in rows]
+
+    assert differences() == differences("--guidance=0") == [0, 0]
+    without, with_weight = differences("--guidance=2")
+    assert without > 0.01
+    assert with_weight == 0
+    with pytest.raises(SystemExit, match="not trained for guidance"):
+        compare.main([f"--teacher={student}", f"--students={student}@4", "--guidance=2",
+            f"--reference={tmp_path}/data.npz"])  # fmt: skip
+
+
 def test_labels_take_turns_where_a_reference_has_none(tmp_path, told):
     """A set of images on disk as much as a folder: they are not all 0."""
     for i, image in enumerate(noise(40, 0)):
