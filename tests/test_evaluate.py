@@ -302,6 +302,9 @@ def test_rows_say_what_they_differ_by(tmp_path):
         (images, pixels, f"--prompts={prompts}"),
         *((model, ratio, f"--held_out={tmp_path}/held{seed}.npz") for seed in (0, 1)),
         (model, ratio, f"--held_out={tmp_path}/held0.npz", "--flip"),
+        (images, pixels, "--background=black"),
+        (images, pixels, "--channels=1"),
+        (images, pixels, "--inception_weights=mine.pth"),
     ]
     for call in calls:
         steps = ("--num_steps=1",) if images not in call else ()
@@ -329,8 +332,13 @@ def test_compare_calls_a_distance_as_evaluate_does(tmp_path, monkeypatch):
     monkeypatch.setattr("pdistill.cli.compare.Evaluator", Constant)
     flags = f"--teacher={model}", f"--students={model}@2", "--metric=fid"
     compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}/rows.jsonl"])
-    [row] = read_jsonl(tmp_path / "rows.jsonl")
+    other = save_random(tmp_path / "other", num_labels=3)
+    flags = f"--teacher={other}", f"--students={model}@2", "--metric=fid"
+    compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}/rows.jsonl"])
+    row, again = read_jsonl(tmp_path / "rows.jsonl")
     assert (row["metric"], row["num_samples"]) == ("fid_40", 40)
+    assert (row["teacher"], again["teacher"]) == (str(model), str(other))
+    assert row["checksum"] == row["teacher_checksum"] == again["checksum"] is not None
 
 
 @pytest.fixture
@@ -398,7 +406,7 @@ def test_compare_guides_the_teacher_as_it_was_followed(tmp_path):
         students = f"--students={student}@4,{teacher}@4"
         reference = f"--reference={tmp_path}/data.npz"
         compare.main([f"--teacher={teacher}", students, reference, f"--out={out}", *flags])
-        rows = read_jsonl(out)
+        rows = read_jsonl(out)[-2:]  # those before are of other calls
         assert {row["guidance"] for row in rows} == {float(flags[0][-1]) if flags else None}
         return [row["rms_difference"] for row in rows]
 

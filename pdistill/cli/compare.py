@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures a row for each student: "student", "teacher_steps", COLUMNS, and the settings.
+    """Measures a row for each student: "student", "teacher", COLUMNS, and the settings.
 
     Raises:
       ValueError, OSError: options, files or models are bad; the message is for the user.
@@ -135,6 +135,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "student": path,
+                "checksum": student.card.get("checksum"),
                 "teacher_steps": steps,
                 "data_teacher": distance(theirs, reference),
                 "data_student": distance(images, reference),
@@ -146,12 +147,23 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "reference": reference.name,
                 "guidance": options.guidance,
                 "num_samples": num,
-                "seed": options.seed,
-                "generator": GENERATOR,
-                "device": jax.devices()[0].device_kind,
             }
+            | _about(options, teacher)
         )
     return rows
+
+
+def _about(options: argparse.Namespace, teacher: Model) -> dict[str, Any]:
+    """The part of a row that all of one call share."""
+    about = {
+        "teacher": options.teacher,
+        "teacher_checksum": teacher.card.get("checksum"),
+        "seed": options.seed,
+        "generator": GENERATOR,
+        "device": jax.devices()[0].device_kind,
+    }
+    given = {"codec": options.codec, "guide": options.guide}
+    return about | {name: path for name, path in given.items() if path}
 
 
 def _draw(
