@@ -570,6 +570,8 @@ def test_names_of_stages_that_are_folders(name):
     [
         ("model.network.arguments.remat", True),
         ("model.network.arguments.heads", False),
+        ("stages[0].remat", True),  # of an imported teacher
+        ("stages[0].dtype", False),
         ("evaluation.batch_size", True),
         ("evaluation.num_samples", False),
         ("stages[1].loop.offload", True),

@@ -302,6 +302,9 @@ def test_rows_say_what_they_differ_by(tmp_path):
         (images, pixels, f"--prompts={prompts}"),
         *((model, ratio, f"--held_out={tmp_path}/held{seed}.npz") for seed in (0, 1)),
         (model, ratio, f"--held_out={tmp_path}/held0.npz", "--flip"),
+        (images, pixels, "--background=black"),
+        (images, pixels, "--channels=1"),
+        (images, pixels, "--inception_weights=mine.pth"),
     ]
     for call in calls:
         steps = ("--num_steps=1",) if images not in call else ()
@@ -329,8 +332,13 @@ def test_compare_calls_a_distance_as_evaluate_does(tmp_path, monkeypatch):
     monkeypatch.setattr("pdistill.cli.compare.Evaluator", Constant)
     flags = f"--teacher={model}", f"--students={model}@2", "--metric=fid"
     compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}/rows.jsonl"])
-    [row] = read_jsonl(tmp_path / "rows.jsonl")
+    other = save_random(tmp_path / "other", num_labels=3)
+    flags = f"--teacher={other}", f"--students={model}@2", "--metric=fid"
+    compare.main([*flags, f"--reference={tmp_path}/data.npz", f"--out={tmp_path}/rows.jsonl"])
+    row, again = read_jsonl(tmp_path / "rows.jsonl")
     assert (row["metric"], row["num_samples"]) == ("fid_40", 40)
+    assert (row["teacher"], again["teacher"]) == (str(model), str(other))
+    assert row["checksum"] == row["teacher_checksum"] == again["checksum"] is not None
 
 
 @pytest.fixture
@@ -384,6 +392,31 @@ def test_compare_draws_labels_as_the_reference_and_by_ddim(tmp_path, monkeypatch
     assert len(drawn) == 2  # nothing more
     with pytest.raises(SystemExit, match=r"takes labels from 0 to 2, and .*more.npz has 3"):
         compare.main([*flags, f"--reference={tmp_path}/more.npz"])
+
+
+def test_compare_guides_the_teacher_as_it_was_followed(tmp_path):
+    """Of students that have a weight in them, here 0, and of those that take one."""
+    same = {"num_labels": 3, "clip": None}  # and the same parameters
+    teacher = save_random(tmp_path / "teacher", guidance=(0.0, None), **same)
+    student = save_random(tmp_path / "student", **same)
+    np.savez(tmp_path / "data.npz", images=noise(40, 0), label=np.arange(40) % 3)
+    out = tmp_path / "rows.jsonl"
+
+    def differences(*flags):
+        students = f"--students={student}@4,{teacher}@4"
+        reference = f"--reference={tmp_path}/data.npz"
+        compare.main([f"--teacher={teacher}", students, reference, f"--out={out}", *flags])
+        rows = read_jsonl(out)[-2:]  # those before are of other calls
+        assert {row["guidance"] for row in rows} == {float(flags[0][-1]) if flags else None}
+        return [row["rms_difference"] for row in rows]
+
+    assert differences() == differences("--guidance=0") == [0, 0]
+    without, with_weight = differences("--guidance=2")
+    assert without > 0.01
+    assert with_weight == 0
+    with pytest.raises(SystemExit, match="not trained for guidance"):
+        compare.main([f"--teacher={student}", f"--students={student}@4", "--guidance=2",
+            f"--reference={tmp_path}/data.npz"])  # fmt: skip
 
 
 def test_labels_take_turns_where_a_reference_has_none(tmp_path, told):

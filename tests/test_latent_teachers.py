@@ -178,7 +178,7 @@ def test_remat_and_number_format_of_an_imported_teacher(imagenet):
     teacher = runs["teacher"]
     said = teacher.run.method.card(teacher.network)["network"]["arguments"]
     assert (said["remat"], said["dtype"]) == ("products", "bfloat16")
-    del first["remat"], first["dtype"]  # its card's
+    del first["remat"], first["dtype"]  # which its card says then
     module = plan(parse(config | {"teacher": str(imagenet / "sit")}), (256, 256, 3))[
         "teacher"
     ].network.module

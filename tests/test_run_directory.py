@@ -1,5 +1,6 @@
 """One run at a time has a run directory; what another leaves there does not disturb it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdistill.evaluation import Evaluator, Reference
 from pdistill.experiment.config import ConfigError
 from pdistill.experiment.directory import taken
 from pdistill.experiment.rows import open_log
@@ -20,6 +22,7 @@ from pdistill.runtime.files import (
     write_atomically,
     write_jsonl,
 )
+from pdistill.runtime.lock import is_written, writing
 from pdistill.runtime.temporary import replacing, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -168,3 +171,38 @@ def test_a_row_that_is_of_no_model_is_named(tmp_path, row, lacking):
     assert path.read_text() == sound
     open_log(path, {"teacher": 4}, [])
     assert not path.read_text()
+
+
+def test_ratios_without_mirrors_are_measured_again(tmp_path, capsys):
+    """A column has one definition; other rows, and those of data without mirrors, stay."""
+    sound = {"stage": "teacher", "train_steps": 3, "reference": "a:train"}
+    ratio = sound | {"metric": "nearest_neighbour_ratio", "features": "pixels"}
+    rows = [sound | {"metric": "fd_pixels"}, ratio | {"mirrored": True}, ratio]
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+    train, held_out = Reference("a:train", images[:20]), Reference("a:test", images[20:])
+    for mirrored in (False, True):
+        path = tmp_path / f"{mirrored}.jsonl"
+        write_jsonl(path, rows)
+        evaluator = Evaluator([train], [ratio["metric"]], held_out=held_out, mirrored=mirrored)
+        assert open_log(path, {"teacher": 3}, [evaluator]).rows == rows[: 2 if mirrored else 3]
+        assert ("do not count mirrors are measured again" in capsys.readouterr().err) == mirrored
+
+
+def test_what_is_being_written_is_told_by_its_writer(tmp_path, monkeypatch):
+    """However long that takes; without locks, by its age."""
+    assert not is_written(tmp_path)
+    with writing(tmp_path):
+        os.utime(tmp_path, (0, 0))
+        assert is_written(tmp_path)
+    assert not is_written(tmp_path)
+    assert not is_written(tmp_path / "finished")
+    assert not [*tmp_path.iterdir()]
+
+    def refuse(*_):
+        raise OSError(errno.EBADF, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with writing(tmp_path):
+        assert not is_written(tmp_path)
+        os.utime(tmp_path)
+        assert is_written(tmp_path)

@@ -28,6 +28,7 @@ from pdistill.diffusion import CosineSchedule
 from pdistill.evaluation import load_images, load_reference
 from pdistill.networks import DiT, Network
 from pdistill.runtime import compilations
+from pdistill.runtime.lock import writing
 
 SHAPE = (4, 4, 1)
 
@@ -227,6 +228,12 @@ def test_folders_are_whole_or_not_there(directory, tmp_path, monkeypatch):
     (left / "000000.png").touch()
     draw(directory, "--num=1", f"--out={tmp_path}/killed")  # the same command after a SIGKILL
     assert [path.name for path in left.parent.iterdir()] == ["000000.png"]
+    shutil.rmtree(left.parent)
+    left.mkdir(parents=True)
+    with writing(left):  # by a twin that still runs
+        with pytest.raises(SystemExit, match=r"another command is writing into .*killed; give a n"):
+            draw(directory, "--num=1", f"--out={tmp_path}/killed")
+        assert left.exists()
     shutil.rmtree(left.parent)
 
     def interrupted(*_, **__):

@@ -140,6 +140,7 @@ BESIDE = {
     "dtype": named("torch", "float32"),
     "options": call(named("omegaconf", "DictConfig")) + b"}" + value("lr") + value(1e-4) + b"sb",
     "steps": MANY,
+    "ema_loss": call(named("numpy.core.multiarray", "scalar"), value("f8"), value(b"12345678")),
     "list": call(named("torch", "Size")) + b"(" + value(1) + value(2) + b"e" + value(1) + b"a",
 }
 
@@ -166,6 +167,10 @@ def test_what_others_keep_beside_a_state_dict(tmp_path, file, name):
         (("model", "EMA_model", "ema"), 2),
         (("model", "schema", "ema_"), 2),
         (("schema", "model"), 1),
+        (("model", "model-ema"), 1),
+        (("model", "netEMA"), 1),
+        (("model", "ema0.9999"), 1),
+        (("Schema", "SCHEMA", "model"), 2),
         (("model", "ema_0.999", "ema_0.9999"), "it has averages ema_0.999, ema_0.9999; save one"),
     ],
 )
@@ -179,6 +184,47 @@ def test_averages_by_other_names(tmp_path, keys, taken):
     else:
         with pytest.raises(WeightsError, match=taken):
             read(tmp_path, data)
+
+
+OWN = b"}(" + value("row") + tensor(4, (4,), (1,)) + b"u"
+EASY = call(named("easydict", "EasyDict"))
+DECAY = b"}(" + value("decay") + value(0.999)
+
+
+@pytest.mark.parametrize(
+    ("key", "average", "read_here"),
+    [
+        ("model_ema", DECAY + value("module") + OWN + b"u", True),
+        ("ema", DECAY + value("shadow") + OWN + b"u", True),
+        ("ema", call(named("timm.utils", "ModelEma")) + OWN + b"b", False),
+        ("net_ema", EASY + b"(" + value("row") + tensor() + b"u", False),
+        ("ema", b"](" + OWN + b"e", False),
+        ("emaState", DECAY + value("shadow_params") + b"](" + tensor() + b"eu", False),
+        ("ema", DECAY + value("row") + tensor() + b"u", False),
+    ],
+)
+def test_averages_in_other_forms(tmp_path, key, average, read_here):
+    """The average or an error that names it, never the network beside it."""
+    model = b"}(" + value("row") + tensor(0, (4,), (1,)) + b"u"
+    state = b"}(" + value("model") + model + value(key) + average + b"u"
+    data = zipped(program(state))
+    if read_here:
+        np.testing.assert_array_equal(read(tmp_path, data)["row"], MATRIX[1])
+        return
+    with pytest.raises(WeightsError, match=f"an average, {key}, in a form that is not read here"):
+        read(tmp_path, data)
+
+
+@pytest.mark.parametrize("of", ["CharStorage", "ShortStorage", "QInt8Storage"])
+def test_elements_of_other_types_beside_a_state_dict(tmp_path, of):
+    """Nobody asks for them; of a type that NumPy lacks they are not looked at."""
+    more = tensor(of=storage("1", dtype=of))
+    good = b"}(" + value("full") + tensor() + b"u"
+    state = b"}(" + value("opt") + b"}(" + value("step") + more + b"u" + value("model") + good
+    size = 2 if of == "ShortStorage" else 1
+    storages = [("0", 12, ELEMENTS), ("1", 12, bytes(12 * size))]
+    data = zipped(program(state + b"u"), storages)
+    np.testing.assert_array_equal(read(tmp_path, data)["full"], MATRIX)
 
 
 def test_an_optimiser_of_an_average_is_none(tmp_path):

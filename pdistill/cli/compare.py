@@ -5,14 +5,17 @@
 
 MODEL@K is a student and the number of DDIM steps of the teacher that it is compared with; a teacher
 that is bound to a solver of its own is sampled by that, in K steps. Labels are drawn as the
-reference's. It prints a line for each student: Frechet distances from the data to that teacher,
-from the data to the student, from the teacher to the student, and the root mean square difference
-of their pixels, image by image. This is the local-minima experiment of Zheng & Yang (2025, section
-3): students may be as near to the data as their teachers, and still far from them.
+reference's. With --guidance the teacher is guided by that weight, for students that have it in
+them, and so are students that take weights. It prints a line for each student: Frechet distances
+from the data to that teacher, from the data to the student, from the teacher to the student, and
+the root mean square difference of their pixels, image by image. This is the local-minima experiment
+of Zheng & Yang (2025, section 3): students may be as near to the data as their teachers, and still
+far from them.
 """
 
 import argparse
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,6 +26,7 @@ from pdistill.cli.options import (
     check_pictures,
     codec_option,
     command_parser,
+    guide_option,
     labels_after,
     own_code_option,
     seed_option,
@@ -74,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--students", required=True, help="MODEL@K, with commas between them")
     codec_option(parser)
     own_code_option(parser)
+    guide_option(parser)
+    help = "guidance weight of the teacher, and of students that take one (default: none)"
+    parser.add_argument("--guidance", type=float, help=help)
     parser.add_argument("--reference", required=True, help="data set, .npz or folder")
     parser.add_argument("--metric", default="fd_pixels", help="a Frechet or kernel distance")
     parser.add_argument(
@@ -88,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures a row for each student: "student", "teacher_steps", COLUMNS, and the settings.
+    """Measures a row for each student: "student", "teacher", COLUMNS, and the settings.
 
     Raises:
       ValueError, OSError: options, files or models are bad; the message is for the user.
@@ -102,17 +109,14 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{options.batch_size}"
         )
     mesh = make_mesh()
-    teacher = models.load(options.teacher, mesh, codec=options.codec, own_code=options.own_code)
+    parts = {"codec": options.codec, "own_code": options.own_code}
+    teacher = models.load(options.teacher, mesh, guide=options.guide, **parts)
+    if options.guidance is not None:
+        teacher.check_guidance(options.guidance)
     labels = labels_after(reference, teacher.network.num_labels, options.teacher)
     extractors: dict[str, Extractor] = {}  # whose weights are read once
 
-    def draw(path: str, model: Model, sampling: Sampling) -> np.ndarray:
-        told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
-        batches = draw_samples(
-            model.network, sampling=sampling, num=num, told=told, seed=options.seed,
-            batch_size=options.batch_size, mesh=mesh, description=f"samples of {path}",
-        )  # fmt: skip
-        return np.concatenate(list(batches))
+    draw = functools.partial(_draw, options, labels=labels, num=num, mesh=mesh)
 
     [metric] = parse_metrics((options.metric,))[0].names(num)  # such as fid_10k
 
@@ -123,7 +127,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for text in options.students.split(","):
         path, steps = _parse_student(text)
-        student = models.load(path, mesh, codec=options.codec, own_code=options.own_code)
+        student = models.load(path, mesh, **parts)
         _check_comparable(student, teacher, path, options.teacher)
         images = draw(path, student, student.sampling)
         theirs = draw(options.teacher, teacher, _distilled(teacher, steps))
@@ -131,6 +135,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "student": path,
+                "checksum": student.card.get("checksum"),
                 "teacher_steps": steps,
                 "data_teacher": distance(theirs, reference),
                 "data_student": distance(images, reference),
@@ -140,13 +145,48 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "rms_difference": float(np.sqrt(np.mean(difference**2))),
                 "metric": metric,
                 "reference": reference.name,
+                "guidance": options.guidance,
                 "num_samples": num,
-                "seed": options.seed,
-                "generator": GENERATOR,
-                "device": jax.devices()[0].device_kind,
             }
+            | _about(options, teacher)
         )
     return rows
+
+
+def _about(options: argparse.Namespace, teacher: Model) -> dict[str, Any]:
+    """The part of a row that all of one call share."""
+    about = {
+        "teacher": options.teacher,
+        "teacher_checksum": teacher.card.get("checksum"),
+        "seed": options.seed,
+        "generator": GENERATOR,
+        "device": jax.devices()[0].device_kind,
+    }
+    given = {"codec": options.codec, "guide": options.guide}
+    return about | {name: path for name, path in given.items() if path}
+
+
+def _draw(
+    options: argparse.Namespace,
+    path: str,
+    model: Model,
+    sampling: Sampling,
+    *,
+    labels: np.ndarray,
+    num: int,
+    mesh: jax.sharding.Mesh,
+) -> np.ndarray:
+    """Draws a model's images, uint8 [num, H, W, C], guided if it takes weights."""
+    weight = None if model.guidance_range is None else options.guidance
+    if weight is not None:
+        model.check_guidance(weight)
+    told = draw_told(model.network, Conditioning(label=labels), num, options.seed)
+    batches = draw_samples(
+        model.network, sampling=sampling, num=num, told=told, seed=options.seed,
+        batch_size=options.batch_size, mesh=mesh, guidance=weight,
+        description=f"samples of {path}",
+    )  # fmt: skip
+    return np.concatenate(list(batches))
 
 
 def _distilled(teacher: Model, steps: int) -> Sampling:

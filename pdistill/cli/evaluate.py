@@ -57,7 +57,10 @@ from pdistill.samplers import parse_solver
 
 BATCH = 500
 OF_MODELS = ("codec", "guide", "text_encoder", "num_steps", "solver", "label", "guidance")
-TOLD = ("codec", "guide", "text_encoder", "prompts", "label", "classes")  # in rows, where given
+TOLD = (  # in rows, where given
+    *("codec", "guide", "text_encoder", "prompts", "label", "classes"),
+    *("channels", "background", "inception_weights"),
+)
 
 AnyReference = Reference | StatisticsReference
 
@@ -317,6 +320,7 @@ def _told(options: argparse.Namespace) -> dict[str, Any]:
     """The options that were given and that a row does not say otherwise."""
     given = {name: getattr(options, name) for name in TOLD}
     given["prompts"] = given["prompts"] and str(given["prompts"])
+    given["background"] = None if options.background == "white" else options.background
     return {name: value for name, value in given.items() if value is not None}
 
 

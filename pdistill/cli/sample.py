@@ -42,6 +42,7 @@ from pdistill.model.card import works_on_latents
 from pdistill.model.sampling import generate_batches
 from pdistill.report.grids import captioned, tile
 from pdistill.runtime.files import check_folder, check_writable, in_home, write_arrays
+from pdistill.runtime.lock import is_written, writing
 from pdistill.runtime.mesh import make_mesh
 from pdistill.runtime.temporary import TEMPORARY, passing, replacing, sweep, temporary_path
 from pdistill.runtime.terminal import format_count, plain_errors
@@ -166,9 +167,8 @@ def _check(options: argparse.Namespace, out: Path, model: Model) -> None:
             f"--out must be a folder, .npz or {', '.join(PICTURES)}; got {out}: if that is to be a "
             f"folder, write {out}/"
         )
-    if folder and out.exists() and {*out.iterdir()} - {*_remnants(out)}:
-        raise ValueError(f"{out} is not empty; give a new folder")
     if folder:
+        _sweep(out)
         check_folder(out if out.exists() else out.resolve().parent)
     else:
         check_writable(out, in_place=out.suffix != ".npz")
@@ -237,9 +237,20 @@ def _picture(images: np.ndarray, scale: int | None, prompts: Sequence[str]) -> I
     return Image.fromarray(tile(images, scale, columns))
 
 
-def _remnants(folder: Path) -> list[Path]:
-    """Finds what a command that was killed has left in an empty folder."""
-    return list(folder.glob(f"{PART}{TEMPORARY}"))
+def _sweep(folder: Path) -> None:
+    """Deletes what a command that was killed has left in an empty folder.
+
+    Raises:
+      ValueError: the folder is not empty, or a command that still runs is writing into it.
+    """
+    if not folder.exists():
+        return
+    remnants = list(folder.glob(f"{PART}{TEMPORARY}"))
+    if {*folder.iterdir()} - {*remnants}:
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    if any(map(is_written, remnants)):
+        raise ValueError(f"another command is writing into {folder}; give a new folder")
+    sweep(remnants)
 
 
 def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] | range) -> None:
@@ -247,7 +258,6 @@ def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] 
     numbers = iter(names)
 
     def write(into: Path) -> None:
-        into.mkdir()
         for images in batches:
             for image in images:
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
@@ -256,11 +266,14 @@ def _write_folder(folder: Path, batches: Iterator[np.ndarray], names: list[int] 
 
     if not folder.exists():
         with replacing(folder.resolve()) as temporary:
+            temporary.mkdir()
             write(temporary)
         return
-    sweep(_remnants(folder))
+    _sweep(folder)
     temporary = temporary_path(folder / PART)  # the folder itself stays
     with passing(temporary):
-        write(temporary)
-        for picture in sorted(temporary.iterdir()):
-            picture.rename(folder / picture.name)
+        temporary.mkdir()
+        with writing(temporary):
+            write(temporary)
+            for picture in sorted(temporary.iterdir()):
+                picture.rename(folder / picture.name)

@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from pdistill.evaluation import Evaluator
+from pdistill.evaluation import NEIGHBOURS, Evaluator
 from pdistill.experiment.config import ConfigError
 from pdistill.model import Model
 from pdistill.model.sampling import Sampling, Timed, generate_batches
 from pdistill.networks import Conditioning, Network
 from pdistill.report.table import three_digits
 from pdistill.runtime.files import read_jsonl
+from pdistill.runtime.terminal import say
 from pdistill.samplers import Cascade, format_steps
 from pdistill.samplers.noise import GENERATOR
 from pdistill.training.logging import LogFile
@@ -45,6 +46,9 @@ def open_log(
 ) -> LogFile:
     """Opens results.jsonl without the rows of models whose run has other updates.
 
+    Ratios of earlier versions, to training images without their mirrors, are left out where an
+    evaluator counts these.
+
     Args:
       updates: their number, by the run's name; None for one that will be trained, whose rows stay
         until it has been.
@@ -58,11 +62,18 @@ def open_log(
         return row["train_steps"] == updates.get(row["stage"], row["train_steps"])
 
     def stays(row: dict[str, Any]) -> bool:
-        return is_current(row) or updates.get(row["stage"], 0) is None
+        return (is_current(row) or updates.get(row["stage"], 0) is None) and not outdated(row)
 
-    rows = [row for row in read_jsonl(path, OF_A_MODEL) if is_current(row)]
+    def outdated(row: dict[str, Any]) -> bool:
+        return mirrored and row.get("metric") == NEIGHBOURS and "mirrored" not in row
+
+    read, mirrored = read_jsonl(path, OF_A_MODEL), False
+    rows = [row for row in read if is_current(row)]
     for evaluator in evaluators:
         _check_spaces(rows, evaluator)
+        mirrored = mirrored or any(getattr(m, "mirrored", False) for m in evaluator.metrics)
+    if any(map(outdated, read)):
+        say(f"rows of {NEIGHBOURS} that do not count mirrors are measured again")
     return LogFile(path, keep=stays)
 
 

@@ -30,6 +30,7 @@ from pdistill.methods.parts.times import check_interval, check_weights, check_wi
 from pdistill.methods.parts.weights import learnt_weights, normalise, weight_learner
 from pdistill.methods.teacher import guidable, hide
 from pdistill.networks import Conditioning, Network
+from pdistill.runtime.mesh import devices_of_batch
 from pdistill.training import Learner, Optimizer, frozen, value_and_grad
 
 __all__ = ["PRESETS", "FlowMap"]
@@ -318,9 +319,13 @@ class FlowMap(Method):
         return tuple(jnp.concatenate(side) for side in zip(*both, strict=True))
 
     def count_still(self, num: int) -> int:
-        """Number of jumps of no length that each microbatch, of `num` rows, begins with."""
+        """Number of jumps of no length that each microbatch, of `num` rows, begins with.
+
+        Those that all devices have as many of; the identity is of no length for the others.
+        """
         parts = self.optimizer.microbatches
-        return self.jumps.count_same(parts * num) // parts
+        still = self.jumps.count_same(parts * num) // parts
+        return still - still % devices_of_batch()
 
     def identity_sides(
         self, student: Network, state: State, rows: Rows, own: Array | None, key: Array | None

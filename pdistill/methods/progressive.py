@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from typing import ClassVar
 
 import chex
@@ -22,6 +23,8 @@ from pdistill.methods.parts.times import guidance_weights, importance, uniform_t
 from pdistill.networks import Conditioning, Network
 from pdistill.samplers import ddim_step, parse_solver
 from pdistill.training import Learner, Optimizer, frozen
+
+LARGEST_GAIN = 10  # of errors, beyond which there is a warning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,7 @@ class Progressive(Method):
         """
         del key
         check_given(teacher, "teacher", guided=True, cascade=True)
+        self._warn_of_eps(teacher)
         check_split(self.split, self.max_noise, teacher)
         if teacher.sampler == "stochastic" and not self.stochastic:
             raise ValueError(
@@ -157,6 +161,23 @@ class Progressive(Method):
         else:
             teacher = student
         return self.State(Learner.of(student, self.optimizer), teacher, *counts)
+
+    def _warn_of_eps(self, teacher: Network) -> None:
+        """Warns of a teacher whose errors in eps the first step of its students multiplies."""
+        if teacher.head not in ("eps", "eps_variance"):
+            return
+        length = 2 if self.stochastic else 1
+        counts = halvings(self.start_steps, self.end_steps)
+        gains = {n: first_step_gain(teacher.schedule, n, length) for n in counts}
+        if gains[self.end_steps] > LARGEST_GAIN:
+            good = [n for n in counts if gains[n] <= LARGEST_GAIN]
+            warnings.warn(
+                "progressive: the teacher predicts eps, whose errors count "
+                f"{gains[self.end_steps]:,.0f} times in the first of {self.end_steps} steps: "
+                "expect no good student there; take a teacher that predicts v, x or both"
+                + (f", or end_steps={good[-1]}" if good else ""),
+                stacklevel=3,
+            )
 
     def step(self, state: State, batch, key):
         examples = [
@@ -211,6 +232,21 @@ def round_levels(
     middle, end = jnp.maximum(i - length / 2, 0), jnp.maximum(i - length, 0)
     levels = (schedule(j / num_steps) for j in (i, middle, end))
     return *levels, i == length
+
+
+def first_step_gain(schedule: Schedule, num_steps: int, length: int = 1) -> float:
+    """Factor by which an error of eps counts in z after the first of `num_steps` DDIM steps.
+
+    It is alpha_s sigma_t / alpha_t - sigma_s, as z_s = alpha_s (z - sigma_t eps) / alpha_t +
+    sigma_s eps; for one step nearly 1 / alpha of the largest noise.
+
+    Args:
+      length: the length of a step, in units of 1 / num_steps.
+    """
+    with jax.ensure_compile_time_eval():
+        times = jnp.array([1.0, max(1 - length / num_steps, 0.0)])
+        (alpha_t, alpha_s), (sigma_t, sigma_s) = diffusion.alpha_sigma(schedule(times))
+        return float(alpha_s * sigma_t / alpha_t - sigma_s)
 
 
 def two_step_target(

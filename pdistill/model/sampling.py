@@ -107,7 +107,7 @@ class Sampling:
     ) -> Denoiser | Jump | DenoiserWithVariance:
         """The denoiser, with its variance if the solver heeds it, or the jump to sample.
 
-        Where guidance acts on no row, it is one evaluation.
+        It evaluates no pair where guidance acts on no row.
         """
         others = {"jump": network.jump, "variance": network.denoise_with_variance}
         function = others.get(self.solver.model, network.denoise)

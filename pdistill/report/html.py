@@ -161,14 +161,15 @@ def _results(run: runs.RunDirectory, picture: Picture) -> list[str]:
 def _biases(rows: list[dict[str, Any]]) -> list[str]:
     """Says what perfect samples would measure, of so few that it is not 0."""
     told = {
-        f"{row['metric']} against {row['reference']} {three_digits(row['bias'])}": None
+        f"{row['metric']} of {row['num_samples']:,} against {row['reference']} "
+        f"{three_digits(row['bias'])}": None
         for row in rows
         if "bias" in row
     }
     if not told:
         return []
     return [
-        "<p>Distances of so many samples are too large by their bias: perfect samples would "
+        "<p>Distances of few samples are too large by their bias: so many perfect ones would "
         f"measure about this: {escape(', '.join(told))}.</p>"
     ]
 

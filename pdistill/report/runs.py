@@ -20,6 +20,7 @@ RESULTS = {  # what every row has
 }  # fmt: skip
 SELECTION = {"step": int, "metric": str, "value": NUMBER, "spectrum": list}
 PICTURES = {"neighbours", "spectrum", "data_spectrum"}
+OF_DRAWS = ("fid", "fd_", "kid", "cmmd", "recall")  # beginnings of metrics with such a margin
 BY_SIZE = ("pagoda", "upsampled")  # methods
 
 
@@ -85,11 +86,7 @@ def read(workdir: str | Path) -> RunDirectory:
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     group_of = grouping(rows)
 
-    config = None
-    if (path := workdir / "config.json").exists():
-        with _whole(path):
-            config = json.loads(path.read_text())
-
+    config = _config(workdir)
     of_config = _stages_of(config)
 
     def files(name: str) -> dict[str, Path]:
@@ -135,10 +132,31 @@ def read(workdir: str | Path) -> RunDirectory:
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
     """The rows of a run's results.jsonl; none if it is not there.
 
+    Rows of earlier versions have no bias and margin of independent draws where samples were made
+    for the reference's images in turns: by a codec, or after the captions of the training images.
+
     Raises:
       OSError: a row lacks what all have, or it cannot be read.
     """
-    return _rows(workdir / "results.jsonl", RESULTS)
+    rows = _rows(workdir / "results.jsonl", RESULTS)
+    config = _config(workdir) if (workdir / "captions.json").exists() else None
+    with _whole(workdir / "config.json"):
+        trained = config and f":{config['config']['data']['train']}"
+    for row in rows:
+        in_turns = trained and str(row["reference"]).endswith(trained)
+        if (row["nfe"] == 0 or in_turns) and row["metric"].startswith(OF_DRAWS):
+            for name in ("bias", "margin", "standard_error"):
+                row.pop(name, None)
+    return rows
+
+
+def _config(workdir: Path) -> dict[str, Any] | None:
+    """A run's config.json; None if it is not there."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return None
+    with _whole(path):
+        return json.loads(path.read_text())
 
 
 def _rows(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:

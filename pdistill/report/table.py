@@ -3,20 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
-SETTINGS = ("variance", "guidance", "gamma", "churn")  # a solver's or a model's, if they apply
+WORDS = (  # of rows of `evaluate`
+    *("model", "checksum", "codec", "guide", "text_encoder", "prompts"),
+    *("background", "inception_weights"),
+)
+# Those that apply.
+SETTINGS = ("variance", "guidance", "gamma", "churn", *WORDS, "channels", "label")
 LINE = ("stage", "nfe", "solver", "effective_nfe", *SETTINGS, "seed")  # equal in the rows of a line
-COLUMN = ("metric", "reference", "num_samples", "features")  # equal where values can be compared
-TEXT = ("stage", "solver")  # columns of words; the others hold numbers
+# Equal where values can be compared.
+COLUMN = ("metric", "reference", "num_samples", "features", "held_out", "mirrored")
+TEXT = ("stage", "solver", *WORDS)  # columns of words; the others hold numbers
 
 
 def pivot(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Makes a header and lines of cells, in the order in which `rows` first name them.
 
     A header's cell has one or two lines of text. A metric to one reference has a column for each
-    number of samples and feature space, which the header names where there are several.
-    effective_nfe, SETTINGS and seed have a column only if they differ, and seconds only if they can
-    be compared: all on the same devices. A cell that was not measured is blank, one with a margin
-    has it after the value.
+    number of samples, feature space and set of held-out images, and one with mirrors, which the
+    header names where there are several. effective_nfe, SETTINGS and seed have a column only if
+    they differ, and seconds only if they can be compared: all on the same devices. A cell that was
+    not measured is blank, one with a margin has it after the value.
     """
     lines = {}
     for row in rows:
@@ -62,21 +68,27 @@ def _metrics(rows: Sequence[dict[str, Any]]) -> dict[tuple, str]:
     """The header of each `_column`, in the order in which rows first name them."""
     columns = dict.fromkeys(map(_column, rows))
     headers = {}
-    for metric, reference, num, space in columns:
-        alike = [column[2:] for column in columns if column[:2] == (metric, reference)]
-        nums, spaces = ({kind[i] for kind in alike} for i in (0, 1))
-        told = [metric]
-        if len(nums) > 1 and num is not None:
-            told.append(f"{num:,} samples")
-        if len(spaces) > 1 and space is not None:
-            told.append(space)
-        headers[metric, reference, num, space] = f"{', '.join(told)}\n{reference or ''}"
+    for column in columns:
+        metric, reference, num, space, held_out, mirrored = column
+        words = (
+            num is not None and f"{num:,} samples",
+            space,
+            held_out and f"beside {held_out}",
+            mirrored and "with mirrors",
+        )
+        alike = [other[2:] for other in columns if other[:2] == (metric, reference)]
+        told = [
+            word
+            for word, values in zip(words, zip(*alike, strict=True), strict=True)
+            if word and len(set(values)) > 1
+        ]
+        headers[column] = f"{', '.join([metric, *told])}\n{reference or ''}"
     return headers
 
 
 def setting(value: str | float | None) -> str:
     """Formats a setting; blank if it does not apply."""
-    return "" if value is None else value if isinstance(value, str) else f"{value:g}"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -98,8 +110,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def varying(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Picks the `names` in which rows differ; a row without the name has None."""
-    return [name for name in names if len({row.get(name) for row in rows}) > 1]
+    """Picks the `names` in which rows differ; a row without the name has None.
+
+    A checksum is picked only where several models have been in one place.
+    """
+
+    def kinds(*names: str) -> int:
+        return len({tuple(map(row.get, names)) for row in rows})
+
+    found = [name for name in names if kinds(name) > 1]
+    if "checksum" in found and kinds("model", "checksum") == kinds("model"):
+        found.remove("checksum")
+    return found
 
 
 def three_digits(value: float | None) -> str:

@@ -1,12 +1,14 @@
-"""A lock on a directory, which one program at a time holds and which ends with it."""
+"""Locks on directories, which one program at a time holds and which end with it."""
 
 import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pdistill.runtime.temporary import FORGOTTEN_AFTER
 from pdistill.runtime.terminal import say
 
 
@@ -34,3 +36,32 @@ def locked(directory: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Marks a directory as one that is being written, without a file in it, see `is_written`."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without such locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_written(directory: Path) -> bool:
+    """Whether a program that still runs is `writing` a directory; if that is hidden, by its age."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:  # it has just finished
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return time.time() - os.fstat(descriptor).st_mtime < FORGOTTEN_AFTER
+    finally:
+        os.close(descriptor)

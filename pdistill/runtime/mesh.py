@@ -62,9 +62,14 @@ def batches_over(mesh: Mesh) -> contextlib.AbstractContextManager:
 def cut_batch(tree: Any) -> Any:
     """Cuts arrays [B, ...] over the mesh of `batches_over`, if it is there and divides B."""
     mesh = _mesh.value
-    if mesh is None or any(len(a) % mesh.size for a in jax.tree.leaves(tree)):
+    if mesh is None or any(not a.ndim or len(a) % mesh.size for a in jax.tree.leaves(tree)):
         return tree
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
+
+
+def devices_of_batch() -> int:
+    """Counts the devices that `batches_over` cuts batches over; 1 without."""
+    return 1 if _mesh.value is None else _mesh.value.size
 
 
 def in_turns(first: Any, second: Any) -> Any:

@@ -29,7 +29,8 @@ from pdistill.runtime.pickles import CheckedUnpickler
 
 Buffer = bytes | mmap.mmap | memoryview
 NESTED = ("ema", "state_dict", "model")  # keys of a checkpoint for a state dict
-AVERAGE = re.compile(r"(.*_)?ema(_.*)?", re.IGNORECASE)  # such as model_ema, of some programs
+AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])|Ema(?![a-z])|(?<![A-Z])EMA")  # model_ema, netEMA, ...
+HELD_BY = ("module", "shadow", "state_dict", "model")  # keys of an average for its state dict
 EXPANDED = 2**20  # elements that a tensor may make of fewer, as torch's expand does
 ZIP = b"PK\x03\x04"
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -40,8 +41,12 @@ DTYPES = {
     "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": np.int64,
     "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+    "ComplexFloatStorage": np.complex64,
+    "ComplexDoubleStorage": np.complex128,
 }
 
 
@@ -50,10 +55,10 @@ class WeightsError(ValueError):
 
 
 class Storage(NamedTuple):
-    """A storage, `count` elements in a row, found in the file by `key`."""
+    """A storage, `count` elements in a row, found in the file by `key`; of a stand-in, not read."""
 
     key: str
-    dtype: np.dtype
+    dtype: "np.dtype | type[Foreign]"
     count: int
 
 
@@ -100,7 +105,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     made. The file is mapped, not read: the arrays are views of it, which must not change meanwhile.
 
     Raises:
-      WeightsError: the file is missing, damaged, or its state dict has anything but tensors.
+      WeightsError: the file is missing, damaged, its state dict has anything but tensors, or its
+        average is in a form that is not read.
     """
     try:
         data = map_file(path)
@@ -124,16 +130,59 @@ def _state_dict(whole: Any) -> dict[Any, Any]:
     _check_known(whole)
     if not isinstance(whole, dict):
         raise ValueError("it is not a state dict")
-    parts = {k: part for k, part in whole.items() if isinstance(k, str) and isinstance(part, dict)}
-    averages = [
-        key
-        for key, part in parts.items()
-        if AVERAGE.fullmatch(key) and part and all(isinstance(a, Tensor) for a in part.values())
-    ]
+    parts = {key: part for key, part in whole.items() if isinstance(key, str)}
+    averages = _averages(parts)
+    keys = (NESTED[0], *averages, *NESTED[1:])
+    nested = {key: parts[key] for key in NESTED[1:] if isinstance(parts.get(key), dict)} | averages
+    return next((nested[key] for key in keys if key in nested), whole)
+
+
+def _averages(parts: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Finds the average among a checkpoint's parts; of several, one is "ema".
+
+    Raises:
+      WeightsError: there are others, or what says that it is one is no state dict.
+    """
+    averages, unread = {}, []
+    for key, part in parts.items():
+        if not AVERAGE.search(key) or "opt" in key.lower():  # an optimiser's
+            continue
+        held = [part.get(name) for name in HELD_BY] if isinstance(part, dict) else []
+        if found := next(filter(_has_tensors_alone, (part, *held)), None):
+            averages[key] = found
+        elif not isinstance(part, Tensor) and _may_have_tensors(part):
+            unread.append(key)
+    if NESTED[0] in unread or (unread and not averages):
+        raise WeightsError(
+            f"it has an average, {', '.join(unread)}, in a form that is not read here; save its "
+            "tensors alone, by torch.save"
+        )
     if len(averages) > 1 and NESTED[0] not in averages:
         raise WeightsError(f"it has averages {', '.join(averages)}; save one alone, by torch.save")
-    keys = (NESTED[0], *averages, *NESTED[1:])
-    return next((parts[key] for key in keys if key in parts), whole)
+    return averages
+
+
+def _has_tensors_alone(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(each, Tensor) for each in value.values())
+    )
+
+
+def _may_have_tensors(value: Any) -> bool:
+    """Whether a tensor is anywhere in a value, or something that cannot be looked into."""
+    left, seen = [value], set()
+    while left:
+        part = left.pop()
+        if isinstance(part, Tensor):
+            return True
+        if isinstance(part, Foreign) and type(part).__name__ != "scalar":  # NumPy's numbers
+            return True
+        if isinstance(part, dict | list | tuple) and id(part) not in seen:
+            seen.add(id(part))
+            left += part.values() if isinstance(part, dict) else part
+    return False
 
 
 def _check_known(value: Any) -> None:
@@ -175,6 +224,7 @@ def _read_legacy(stream: IO[bytes], data: Buffer) -> tuple[dict[str, Tensor], di
     buffers = {}
     for key in keys:
         storage = unpickler.storages[key]
+        _check_known(storage.dtype)  # whose size is needed to find the next one
         if stream.read(8) != storage.count.to_bytes(8, "little"):
             raise ValueError(f"storage {key!r} does not have {storage.count} elements")
         start, size = stream.tell(), storage.count * storage.dtype.itemsize
@@ -197,6 +247,7 @@ def _read_zip(data: mmap.mmap) -> tuple[dict[str, Tensor], dict[str, Buffer]]:
         return tensors, {
             key: _whole(storage, entry(f"data/{key}"))
             for key, storage in unpickler.storages.items()
+            if isinstance(storage.dtype, np.dtype)
         }
 
 
@@ -228,6 +279,7 @@ def array(name: str, tensor: Tensor, buffers: Mapping[str, Buffer]) -> np.ndarra
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         raise ValueError(f"{reprlib.repr(name)} is not a tensor by name")
     storage, offset, shape, strides = tensor
+    _check_known(storage.dtype)
     if 0 in shape:
         return np.empty(shape, storage.dtype)
     # In Python's integers: numpy checks too, but in int64, which large strides overflow.
@@ -274,8 +326,8 @@ class StateDictUnpickler(CheckedUnpickler):
         what, dtype, key, _, count, *view = pid  # the legacy format adds a view, always None now
         if what != "storage" or view not in ([], [None]) or type(key) is not str or count < 0:
             raise pickle.UnpicklingError(f"{reprlib.repr(pid)} is not a storage")
-        _check_known(dtype)
-        storage = Storage(key, np.dtype(DTYPES[dtype]), count)
+        stand_in = isinstance(dtype, type) and issubclass(dtype, Foreign)
+        storage = Storage(key, dtype if stand_in else np.dtype(DTYPES[dtype]), count)
         if self.storages.setdefault(key, storage) != storage:
             raise pickle.UnpicklingError(f"storage {key!r} is described in two ways")
         return storage

@@ -1,6 +1,8 @@
 """Progressive distillation against the analytic values of docs/methods/progressive.md."""
 
 import dataclasses
+import functools
+import warnings as python_warnings
 
 import chex
 import jax
@@ -10,10 +12,11 @@ import pytest
 from stepping import compiled, plan_of
 
 from pdistill import diffusion, samplers
-from pdistill.diffusion import CosineSchedule, Gaussian, alpha_sigma, angle
+from pdistill.diffusion import CosineSchedule, DdpmSchedule, Gaussian, alpha_sigma, angle
 from pdistill.experiment.config import ConfigError
 from pdistill.methods import Progressive, Run, Teacher
-from pdistill.methods.progressive import halvings, two_step_target
+from pdistill.methods.progressive import first_step_gain, halvings, two_step_target
+from pdistill.networks import DiT, Network
 from pdistill.runtime.mesh import make_mesh
 from pdistill.training import (
     Learner,
@@ -249,6 +252,38 @@ def test_its_rounds_have_their_own_counts():
         ValueError, match=r"each round is measured at its own count, \[2, 1\]; leave it out"
     ):
         stage.unfold(None)
+
+
+def test_a_teacher_of_eps_is_warned_of():
+    """Where errors of eps count too much; DDPM's noise levels by their products."""
+    betas = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
+    linear, scaled = (DdpmSchedule(name, *ends) for name, ends in betas.items())
+    alpha2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    alpha, sigma = np.sqrt(alpha2), np.sqrt(1 - alpha2)
+    two = alpha[499] * sigma[999] / alpha[999] - sigma[499]
+    for arguments, gain in (((linear, 2), two), ((linear, 4, 2), two), ((linear, 1), 157.4)):
+        assert first_step_gain(*arguments) == pytest.approx(gain, rel=2e-4)
+
+    def warnings(schedule, head="eps", **counts):
+        method = Progressive(optimizer=Optimizer(1e-3), **{"start_steps": 16} | counts)
+        blank = Network(None, module=DiT(1, features=8, depth=1, heads=2), head=head,
+            schedule=schedule, shape=(4, 4, 1))  # fmt: skip
+        init = functools.partial(method.init, None, num_steps=method.end_steps)
+        with python_warnings.catch_warnings(record=True) as found:
+            python_warnings.simplefilter("always")
+            jax.eval_shape(lambda teacher: init(teacher=teacher), blank.shapes)
+        return [str(each.message) for each in found]
+
+    [told] = warnings(linear)
+    assert "predicts eps, whose errors count 157 times in the first of 1 steps" in told
+    assert told.endswith("v, x or both, or end_steps=4")
+    assert "43 times in the first of 4" in warnings(linear, end_steps=4, stochastic=True)[0]
+    assert warnings(DdpmSchedule("cosine"))[0].endswith("take a teacher that predicts v, x or both")
+    for quiet in (
+        warnings(linear, "v"), warnings(linear, "x"), warnings(linear, end_steps=4),
+        warnings(scaled, end_steps=2),
+    ):  # fmt: skip
+        assert not quiet
 
 
 def test_all_rounds_share_one_compiled_update(mlp):

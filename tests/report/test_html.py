@@ -9,6 +9,7 @@ import pytest
 
 from pdistill.report import build
 from pdistill.report.__main__ import main
+from pdistill.report.runs import read_rows
 
 IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
 CONFIG = {
@@ -217,3 +218,31 @@ def test_several_runs_are_one_table(workdir, row, capsys, tmp_path):
         main([str(first), str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match="names of their own; got digits, digits"):
         main([str(first), str(first)])
+
+
+def test_biases_are_of_a_number_of_samples(row, workdir):
+    """Of each that rows have."""
+    rows = [row("a", 1, 9.0, bias=0.2), row("a", 1, 9.0, bias=2.0, num_samples=100)]
+    told = " ".join(Page(build(workdir(rows)).read_text()).texts["p"])
+    assert "fd_pixels of 1,437 against digits:train 0.200, fd_pixels of 100 against" in told
+
+
+def test_samples_in_turns_have_no_bias(row, workdir):
+    """Of earlier versions: a codec's images, and samples after the captions of training images."""
+    draws = {"bias": 0.2, "margin": 0.1, "standard_error": 0.05}
+    told = {"reference": "digits:train", **draws}
+    rows = [
+        row("codec", 0, 9.0, **told),
+        row("a", 1, 8.0, **told),
+        row("a", 1, 7.0, **told | {"reference": "digits:test"}),
+        row("a", 1, 0.5, metric="precision", margin=0.1),
+    ]
+    config = {"config": {"data": {"name": "digits", "train": "train"}}}
+    run = workdir(rows, config=config)
+    assert [row.keys() >= {*draws} for row in read_rows(run)] == [False, True, True, False]
+    (run / "captions.json").write_text("{}")
+    found = read_rows(run)
+    assert [row.keys() & {*draws} for row in found] == [set(), set(), {*draws}, {"margin"}]
+    page = build(run).read_text()
+    assert "against digits:test 0.200" in page
+    assert "against digits:train 0.200" not in page

@@ -134,3 +134,39 @@ def test_what_images_of_others_lack_is_blank():
     header, (cells,) = pivot([row | {"metric": "is", "reference": None}])
     assert header[3] == "is\n"
     assert cells == ["a.npz", "", "", "3.00", "", ""]
+
+
+def test_models_and_settings_of_evaluate_are_lines_of_their_own(row):
+    """Nothing is lost where one stage name is of several models, trained on or told otherwise."""
+    a, b = ({"model": f"runs/{name}/teacher", "checksum": i} for i, name in enumerate("ab", 1))
+    rows = [row("teacher", 8, 0.4, **a), row("teacher", 8, 7.0, **b)]
+    header, body = pivot(rows)
+    assert header[3:5] == ["model", "fd_pixels\ndigits:train"]
+    assert [line[3:5] for line in body] == [["runs/a/teacher", "0.400"], ["runs/b/teacher", "7.00"]]
+    rows.append(row("teacher", 8, 0.3, **a | {"checksum": 2**31}))
+    rows.append(row("teacher", 8, 9.0, label=3, **b))
+    header, body = pivot(rows)
+    assert header[3:7] == ["model", "checksum", "label", "fd_pixels\ndigits:train"]
+    assert [line[3:7] for line in body] == [
+        ["runs/a/teacher", "1", "", "0.400"],
+        ["runs/b/teacher", "2", "", "7.00"],
+        ["runs/a/teacher", "2147483648", "", "0.300"],
+        ["runs/b/teacher", "2", "3", "9.00"],
+    ]
+    assert "runs/a/teacher  1  " in table(rows)  # words to the left
+
+
+def test_ratios_to_other_neighbours_have_columns_of_their_own(row):
+    ratio = {"metric": "nearest_neighbour_ratio"}
+    rows = [
+        row("a", 1, 1.0, held_out="x", **ratio),
+        row("a", 1, 0.7, held_out="x", mirrored=True, **ratio),
+        row("a", 1, 0.6, held_out="y", **ratio),
+    ]
+    header, [line] = pivot(rows)
+    assert header[3:6] == [
+        "nearest_neighbour_ratio, beside x\ndigits:train",
+        "nearest_neighbour_ratio, beside x, with mirrors\ndigits:train",
+        "nearest_neighbour_ratio, beside y\ndigits:train",
+    ]
+    assert line[3:6] == ["1.00", "0.700", "0.600"]

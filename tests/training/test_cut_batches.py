@@ -7,12 +7,15 @@ from jax import Array, ShapeDtypeStruct
 
 from pdistill.diffusion import CosineSchedule
 from pdistill.methods.dmd import Dmd
+from pdistill.methods.flow_map import FlowMap
+from pdistill.methods.parts.jumps import JumpLaw
 from pdistill.model.sampling import Sampling, generate
 from pdistill.networks import Conditioning, DiT, Network
 from pdistill.runtime.costs import collective_bytes
 from pdistill.runtime.mesh import (
     batch_sharding,
     batches_over,
+    cut_batch,
     make_mesh,
     param_sharding,
     replicated,
@@ -83,3 +86,19 @@ def test_devices_send_parameters_and_not_activations(program):
     hlo = program(mesh, num, rows).compile().as_text()
     of_parameters = sum(4 * leaf.size for leaf in jax.tree.leaves(initialised(mesh)))
     assert collective_bytes(hlo) < 4 * of_parameters
+
+
+def test_jumps_of_no_length_are_as_many_on_each_device():
+    """Parts of a batch that the devices do not divide would be on all of them."""
+    optimizer = Optimizer(1e-3, num_updates=9)
+    jumps = JumpLaw(to="below", instantaneous=0.75)
+    method = FlowMap(optimizer=optimizer, jumps=jumps)
+    assert [method.count_still(num) for num in (16, 32)] == [12, 24]
+    with batches_over(make_mesh(4, 2)):
+        assert [method.count_still(num) for num in (16, 32)] == [8, 24]
+
+
+def test_a_level_of_no_axis_is_left_as_it_is():
+    with batches_over(make_mesh(1, 8)):
+        z, level = cut_batch((jnp.zeros((8, 2)), jnp.zeros(())))
+    assert (z.shape, level.shape) == ((8, 2), ())
