@@ -321,7 +321,7 @@ class FlowMap(Method):
     def count_still(self, num: int) -> int:
         """Number of jumps of no length that each microbatch, of `num` rows, begins with.
 
-        Those that all devices have as many of; the identity is of no length for the others.
+        A multiple of the devices' number; of the others the identity takes care.
         """
         parts = self.optimizer.microbatches
         still = self.jumps.count_same(parts * num) // parts
