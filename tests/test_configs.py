@@ -45,7 +45,7 @@ VARIANTS = [
     *("cifar10_mean_flow:gpu", "cifar10_scm", "cifar10_ect", "cifar10_ect:gpu", "imagenet64_scm"),
     *("digits_dmd", "digits_msd", "cifar10_dmd2", "cifar10_dmd2:cpu", "imagenet64_dmd2"),
     *("cifar10_gan:gpu", "cifar10_dmd2:gpu", "cifar10_zoo", "cifar10_zoo:cpu", "fashion_zoo"),
-    "cifar10_latents_zoo",
+    *("cifar10_latents_zoo", "cifar10_latents_zoo:more"),
     *("imagenet64_msd", "digits_pagoda", "fashion_pagoda", "cifar10_pagoda"),
     *("imagenet64_to_512_pagoda", "fashion_lowdiff", "cifar10_lowdiff", "ffhq64_lowdiff"),
 ]
