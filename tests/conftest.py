@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import signal
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,3 +163,11 @@ def pytest_collection_modifyitems(items):
         "methods/test_gan", "test_latent", "test_selection", "interop/test_edm2",
     )  # fmt: skip
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(first))
+
+
+@pytest.fixture
+def hangups():
+    """SIGHUP as a shell has it, for programs that a test starts, also where the tests ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

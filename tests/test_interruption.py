@@ -163,6 +163,7 @@ def test_a_terminals_end_saves_too(ignored, capfd):
     assert capfd.readouterr().err == told
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_after_a_terminals_end_another_signal_stops_at_once(number):
     code, seconds, errors = interrupt(python(DEFERRED), [signal.SIGHUP, number])

@@ -58,6 +58,7 @@ except Interrupted as interruption:
 """
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("nohup", [False, True])
 def test_local_processes_are_saved_when_their_terminal_is_closed(tmp_path, nohup):
     """Also where a shell tells of it besides; under nohup they go on until they are stopped."""

@@ -118,9 +118,11 @@ def test_a_second_head_is_a_velocity_of_its_own():
     )
     told = Conditioning(LABEL, np.full(4, 2, np.float32), target=LOGSNR + 1)
     run = jax.jit(lambda network, told: (network.velocity(Z, LOGSNR, told), network.v(Z, LOGSNR)))
-    own, _ = run(plain, told.replace(guidance=None))
-    here = jax.jit(lambda told: plain.v(Z, LOGSNR, told))
-    np.testing.assert_allclose(own, here(Conditioning(LABEL)), rtol=0, atol=1e-6)
+    alone, label = told.replace(guidance=None), Conditioning(LABEL)
+    both = jax.jit(
+        lambda network: (network.velocity(Z, LOGSNR, alone), network.v(Z, LOGSNR, label))
+    )
+    np.testing.assert_allclose(*both(plain), rtol=0, atol=1e-6)
     swapped = network.params | {"pixels": network.params["velocity_pixels"]}
     _, first = run(network.replace(params=swapped), told)
     second, before = run(network, Conditioning(target=LOGSNR + 1))
