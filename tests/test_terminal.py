@@ -43,7 +43,13 @@ def test_warnings_are_a_line_and_logs_of_libraries_none(monkeypatch, caplog):
     told = []
     plain_messages(told.append)
     logging.getLogger("absl").warning("OpenCV is not installed.")
-    warnings.warn("there are few images", stacklevel=1)
+    for _ in range(2):
+        with warnings.catch_warnings():  # makes Python forget what it has shown
+            warnings.simplefilter("default")
+            warnings.warn("there are few images", stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning("there are few images", UserWarning, "", 1)
     assert told == ["warning: there are few images"]
     assert not caplog.records
 

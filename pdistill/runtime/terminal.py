@@ -98,7 +98,7 @@ def is_first() -> bool:
 
 
 def plain_messages(tell: Callable[[str], None]) -> None:
-    """Makes warnings a line each, without the source line that raised them, by `tell`.
+    """Makes warnings a line each, told once, without the source line that raised them, by `tell`.
 
     Libraries log no more that which no user needs: TFDS that it does without OpenCV, Orbax every
     step of every save, and with asyncio below it an error's tracebacks before its message,
@@ -107,7 +107,14 @@ def plain_messages(tell: Callable[[str], None]) -> None:
     for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+    told: set[str] = set()  # Python's own memory of them is lost with each change of its filters
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in told:
+            told.add(str(message))
+            tell(f"warning: {message}")
+
+    warnings.showwarning = show
 
 
 @contextlib.contextmanager
