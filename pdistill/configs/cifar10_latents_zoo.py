@@ -29,28 +29,18 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"cifar10_latents_zoo has the variant 'more'; got {variant!r}")
     if variant and not Path(ZOO).is_dir():
         raise ValueError(f"there is no {ZOO} here; go to the repository's root")
-    config = scale.latents("cifar10", flip=True)
+    config = scale.zoo("cifar10", flip=True)
     config.model.network.arguments.update(features=160, depth=6)
-    config.evaluation.update(
-        metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
-        references=("train[:10000]",),
-        features="pixels",
-        num_samples=2000,
-        guidance=(GUIDANCE,),
-    )
-    codec, teacher, _, progressive, _, dmd = config.stages
+    config.evaluation.guidance = (GUIDANCE,)
+    codec, teacher, progressive, dmd = config.stages
     codec["network"].update(channels=(48, 96), latent_channels=6)
-    codec["loop"].update(batch_size=32, num_updates=8000, save_every=500)
-    codec["optimizer"].update(learning_rate=2e-3)
-    loop = {"batch_size": 64, "substeps": 10, "save_every": 500}
+    codec["loop"].update(num_updates=8000, save_every=500)
     teacher["measured_at"] = (16, 4)
-    teacher["loop"].update(loop, num_updates=14_000)
-    teacher["optimizer"].update(learning_rate=2e-3, ema_decay=0.999)
-    progressive.update(start_steps=16, end_steps=4, guidance=GUIDANCE)
-    progressive["loop"].update(loop, batch_size=32, num_updates=600)
+    teacher["loop"].update(batch_size=64, num_updates=14_000, save_every=500)
+    progressive.update(start_steps=16, guidance=GUIDANCE)
+    progressive["loop"].update(batch_size=32, num_updates=600, save_every=500)
     dmd["guidance"] = GUIDANCE
-    dmd["loop"].update(loop, batch_size=32, num_updates=2000)
-    config.stages = (codec, teacher, progressive, dmd)
+    dmd["loop"].update(batch_size=32, num_updates=2000, save_every=500)
     if variant:
         config.codec = f"{ZOO}/codec"
         zoo = {"name": "zoo", "method": "imported", "path": f"{ZOO}/teacher", "measured_at": (16,)}

@@ -318,3 +318,23 @@ def latents(name: str, *, flip: bool) -> ConfigDict:
             ),
         }
     )
+
+
+def zoo(name: str, *, flip: bool) -> ConfigDict:
+    """`latents` for models to keep: more updates, a codec, a teacher and students of 4 and 1."""
+    config = latents(name, flip=flip)
+    config.evaluation.update(
+        metrics=("fd_pixels", "fd_efficientnet_lite0", "precision_recall"),
+        references=("train[:10000]",),
+        features="pixels",
+        num_samples=2000,
+    )
+    codec, teacher, _, progressive, _, dmd = config.stages
+    codec["loop"].update(batch_size=32)
+    codec["optimizer"].update(learning_rate=2e-3)
+    teacher["optimizer"].update(learning_rate=2e-3, ema_decay=0.999)
+    progressive["end_steps"] = 4
+    for stage in (teacher, progressive, dmd):
+        stage["loop"].update(substeps=10)
+    config.stages = (codec, teacher, progressive, dmd)
+    return config
