@@ -342,8 +342,12 @@ def _in_places(workdir: Path, old: list[Any], new: list[Any]) -> list[Any]:
 
 def _has_saved(folder: Path) -> bool:
     """Whether a stage has saved a state or a model, of any of its runs."""
-    saves = folder.rglob("checkpoints/*")  # or what Orbax has not finished
-    return any(path.name.isdigit() for path in saves) or any(folder.rglob("model"))
+    return bool(_saves(folder)) or any(folder.rglob("model"))
+
+
+def _saves(folder: Path) -> list[int]:
+    """The updates after which states were saved, without what Orbax has not finished."""
+    return [int(path.name) for path in folder.rglob("checkpoints/*") if path.name.isdigit()]
 
 
 def _is_taken_back(
@@ -357,8 +361,7 @@ def _is_taken_back(
     if not key.endswith("num_updates") or not (folder / "model").exists():
         return False
     done = models.read_card(folder / "model", codec=planned.makes_codec)["train_steps"]
-    saves = (int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
-    return max(saves, default=0) <= done <= planned.run.loop.num_updates
+    return max(_saves(folder), default=0) <= done <= planned.run.loop.num_updates
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
