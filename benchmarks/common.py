@@ -61,16 +61,16 @@ def options_of(arguments: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Times `rounds` calls of each contender in seconds, after one that is not counted.
+    """Times `rounds` calls of each contender in seconds.
 
-    They take turns, so that a busy moment of the machine falls on all. A call is over when what it
-    returns has been computed.
+    They take turns, so that a busy moment of the machine falls on all. Before each call that is
+    counted there is one that is not, which finds the memory, the caches and the threads that the
+    contender before has left. A call is over when what it returns has been computed.
     """
     seconds = {name: [] for name in contenders}
-    for call in contenders.values():
-        jax.block_until_ready(call())
     for _ in range(rounds):
         for name, call in contenders.items():
+            jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - start)
