@@ -34,6 +34,7 @@ from pdistill.networks import Codec, Network
 from pdistill.runtime.own_code import is_own, said
 from pdistill.samplers import Steps, format_steps, parse_solver
 from pdistill.training.learner import learner_with_widths
+from pdistill.training.stacking import stacked, unstacked
 
 # A folder below the run directory: its parts are not empty, "." or "..", and can be written down.
 STAGE_NAME = r"(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+(/(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+)*"
@@ -90,12 +91,13 @@ class Planned:
     def init(self, key: Any, given: Mapping[str, Any]) -> Any:
         """The state, from the networks and parts of states that it is given, by `self.given`."""
         named = {name.removeprefix("start."): value for name, value in given.items()}
-        return self.run.method.init(key, **named, **self.arguments)
+        state = self.run.method.init(key, **unstacked(named), **self.arguments)
+        return stacked(state) if self.run.loop and self.run.loop.scan_blocks else state
 
     def begin(self, key: Any, given: Mapping[str, Any]) -> tuple[Any, Network | Codec]:
         """The state of `init` and its product: one trace of both takes half as long as two."""
         state = self.init(key, given)
-        return state, self.run.method.product(state)
+        return state, unstacked(self.run.method.product(state))
 
 
 def plan(experiment: ExperimentConfig, image_shape: tuple[int, ...]) -> dict[str, Planned]:

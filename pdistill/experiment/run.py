@@ -52,6 +52,7 @@ from pdistill.runtime.terminal import end_line, format_seconds, say, update, wri
 from pdistill.training import Diverged, StopSignals, init_state, train
 from pdistill.training.logging import Writer, forget_later
 from pdistill.training.overview import write_parameters
+from pdistill.training.stacking import unstacked
 from pdistill.training.writers import MissingExtra, default_writer, find_wandb
 
 
@@ -239,7 +240,7 @@ class Experiment:
         dataset = self._dataset(planned, given)
         state = init_state(planned.init, self.mesh, init_key, given)
         del given  # the state has copies
-        write_parameters(directory, planned.state)
+        write_parameters(directory, jax.eval_shape(unstacked, planned.state))
         pipeline = Pipeline(
             dataset,
             run.loop.batch_size,

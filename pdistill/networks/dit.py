@@ -1,6 +1,7 @@
 """A small diffusion transformer (Peebles & Xie 2022) with adaLN-zero blocks."""
 
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.attention import attend
+from pdistill.networks.blocks import apply_blocks
 from pdistill.networks.cascades import beside, halvings
 from pdistill.networks.checks import check_late, check_told
 from pdistill.networks.conditioning import NOTHING, Conditioning, Text
@@ -41,6 +43,7 @@ class Block(nn.Module):
 
     Queries and keys are turned by `angles`, see `rotary_angles`; None for no rotary positions.
     With text_tokens, the width of a prompt's, attention to these follows that among tokens.
+    `dropout` is the rate now, on the tokens that it is given.
     """
 
     heads: int
@@ -49,6 +52,7 @@ class Block(nn.Module):
     qk_norm: bool = False
     swiglu: bool = False
     text_tokens: int = 0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -59,6 +63,7 @@ class Block(nn.Module):
         text: Text | None = None,
     ) -> Array:
         features = tokens.shape[-1]
+        tokens = nn.Dropout(self.dropout, deterministic=False)(tokens)
         modulation = Dense(
             6 * features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="modulation"
         )(nn.swish(embedding))
@@ -123,6 +128,8 @@ class DiT(nn.Module):
         "products" to store those of matrix products.
     """
 
+    BLOCK: ClassVar[str] = "block_{}"
+
     out_channels: int
     patch: int = 2
     features: int = 128
@@ -180,15 +187,13 @@ class DiT(nn.Module):
         channels = self.features // self.heads
         angles = rotary_angles(grid, channels, self.registers) if self.rope else None
 
-        block = rematerialised(Block, self.remat)
         names = ("rms_norm", "qk_norm", "swiglu", "text_tokens", "dtype")
         options = {name: getattr(self, name) for name in names}
-        for i in range(self.depth):
-            tokens = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-            known = late if i >= self.depth - self.target_blocks else embedding
-            layer = block(self.heads, **options, name=f"block_{i}")
-            tokens = layer(tokens, known, angles, told.text)
-            self.sow("maps", "maps", tokens[:, self.registers :].reshape(batch, *grid, -1))
+        options["dropout"] = self.dropout if train else 0.0
+        block = functools.partial(rematerialised(Block, self.remat), self.heads, **options)
+        tokens, maps = apply_blocks(self, block, tokens, embedding, late, angles, told.text)
+        for each in maps:
+            self.sow("maps", "maps", each[:, self.registers :].reshape(batch, *grid, -1))
 
         modulation = Dense(2 * self.features, kernel_init=nn.initializers.zeros, name="modulation")(
             nn.swish(late)

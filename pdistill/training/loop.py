@@ -60,6 +60,9 @@ class LoopConfig:
       profile_at: updates done when a profile of a few begins, in <run>/profile; 0 for none.
       offload: whether frozen networks, such as a teacher, stay in the host's memory and come to the
         device anew in each dispatch.
+      scan_blocks: whether the equal blocks of transformers are one loop over stacked parameters, so
+        that an update takes as long to compile for any number of them, and needs memory for a whole
+        gradient; for accelerators.
     """
 
     num_updates: int
@@ -72,6 +75,7 @@ class LoopConfig:
     offload: bool = False
     profile_at: int = 0
     snapshot_every: int = 0
+    scan_blocks: bool = False
 
     def __post_init__(self):
         for name in ("num_updates", "batch_size", "substeps", "log_every", "save_every"):

@@ -8,6 +8,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from pdistill.networks.blocks import STACKED
+
 RMS = 0.2  # of an update, about Adam's, so that both have one learning rate (Liu et al. 2025)
 
 # Layers that read or write pixels, waves of a noise level, or labels: the ends of our networks, of
@@ -27,11 +29,16 @@ def matrix_axes(path: str, shape: tuple[int, ...]) -> MuonDimensionNumbers | Non
     A convolution is one matrix from all that it sees of its input, [height * width * in, out]. A
     projection to attention heads, [in, heads, size] or [in, 3, heads, size], has one matrix for
     each of query, key and value, and one back from them, [heads, size, out] with
-    out = heads * size, the matrix [heads * size, out].
+    out = heads * size, the matrix [heads * size, out]. Each of stacked blocks has its own.
 
     Args:
       path: such as "params/block_0/qkv/kernel".
     """
+    if f"/{STACKED}/" in path:
+        axes = matrix_axes(path.replace(f"/{STACKED}/", "/block/"), shape[1:])
+        return axes and MuonDimensionNumbers(
+            *(tuple(i + 1 if i >= 0 else i for i in side) for side in axes)
+        )
     if len(shape) < 2 or not path.endswith("kernel") or ENDS.search(path):
         return None
     to_heads = len(shape) > 2 and shape[0] == shape[-2] * shape[-1]

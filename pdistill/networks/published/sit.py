@@ -5,6 +5,7 @@ other times; diffusers' DiT is another one.
 """
 
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.attention import attend
+from pdistill.networks.blocks import apply_blocks
 from pdistill.networks.checks import check_late
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import TargetEmbedding, waves
@@ -101,6 +103,8 @@ class SiT(Published):
       dtype, remat: number format and rematerialisation of the blocks, as of `DiT`.
     """
 
+    BLOCK: ClassVar[str] = "blocks.{}"
+
     convention: tuple = ("flow",)
     num_labels: int = 1000
     patch: int = 2
@@ -133,10 +137,9 @@ class SiT(Published):
         block = functools.partial(
             rematerialised(SiTBlock, self.remat), self.heads, dropout=rate, **options
         )
-        for i in range(self.depth):
-            known = late if i >= self.depth - self.target_blocks else embedding
-            tokens = block(name=f"blocks.{i}")(tokens, known, angles)
-            self.sow("maps", "maps", tokens.reshape(batch, side, side, features))
+        tokens, maps = apply_blocks(self, block, tokens, embedding, late, angles)
+        for each in maps:
+            self.sow("maps", "maps", each.reshape(batch, side, side, features))
 
         zero = functools.partial(Dense, kernel_init=nn.initializers.zeros)
         modulation = zero(2 * features, name="final_layer.adaLN_modulation.1")
