@@ -79,16 +79,20 @@ def _mixed(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 
 
 def _mix(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array, Array]:
-    """Returns mixed values, the weights, in the values' format, and the weights' sums, wide."""
+    """Returns mixed values, the weights, in the values' format, and the weights' sums, wide.
+
+    The last two are for derivatives, and on CPUs not of the weights that are mixed here, which XLA
+    then mixes and sums in one pass on all cores.
+    """
     wide = _wide(q)
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
     logits = matmul(q, k.swapaxes(2, 3))
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)
-    weights = weights.astype(v.dtype)
-    return (matmul(weights, v) / total).astype(v.dtype), weights, total
+    mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+    weights = _apart(weights)
+    return mixed.astype(v.dtype), weights.astype(v.dtype), weights.sum(-1, keepdims=True)
 
 
 @_mixed.defjvp
@@ -100,7 +104,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (q, k, v, mask), (q_dot, k_dot, v_dot, _) = primals, tangents
     wide = _wide(q)
     mixed, weights, total = _mix(q, k, v, mask)
-    logits_dot = q_dot @ k.swapaxes(2, 3) + q @ k_dot.swapaxes(2, 3)
+    logits_dot = q_dot @ k.swapaxes(2, 3) + q @ _by_columns(k_dot.swapaxes(2, 3))
     times = jax.checkpoint(lambda a, b: a.astype(wide) * b.astype(wide), prevent_cse=False)
     change = times(weights, logits_dot)  # whose weights wait for the backward pass as they are
     if mask is not None:  # of a query that sees none the weights are not zero
@@ -108,6 +112,21 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixed_dot = (change.astype(v.dtype) @ v + weights @ v_dot).astype(wide)
     mixed_dot -= mixed.astype(wide) * change.sum(-1, keepdims=True)
     return mixed, (mixed_dot / total).astype(v.dtype)
+
+
+def _by_columns(tangents: Array) -> Array:
+    """Tangents of keys [..., channels, tokens]: on CPUs their gradient has channels as its rows.
+
+    XLA would take the logits' against their order, which takes up to six times as long where tokens
+    are more.
+    """
+    channels, tokens = tangents.shape[-2:]
+    return _apart(tangents) if tokens > channels else tangents
+
+
+def _apart(a: Array) -> Array:
+    """The same array, on CPUs no part of another computation before or after it."""
+    return jax.lax.optimization_barrier(a) if jax.default_backend() == "cpu" else a
 
 
 def _wide(a: Array) -> jnp.dtype:

@@ -1,4 +1,5 @@
 import functools
+import re
 import types
 
 import chex
@@ -57,6 +58,18 @@ def test_derivatives_are_those_of_the_definition(x64, masked):
 
     found = [jax.jit(all_of, static_argnums=0)(f) for f in (plain, by_definition)]
     chex.assert_trees_all_close(*found, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("tokens", "channels", "transposed"), [(64, 8, True), (8, 64, False)])
+def test_the_keys_gradient_has_the_shorter_side_as_its_rows(
+    optimized, tokens, channels, transposed
+):
+    """In the compiled product, on CPUs."""
+    shapes = [jax.ShapeDtypeStruct((2, tokens, 3, channels), jnp.float32)] * 3
+    loss = jax.grad(lambda *a: jnp.sin(plain(*a)).sum(), 1)
+    program = jax.jit(loss).lower(*shapes).compile().as_text()
+    products = re.findall(r"= f32\[2,3,(\d+,\d+)\]\S* dot\(", program)
+    assert (f"{channels},{tokens}" in products) == transposed
 
 
 def test_what_is_large_is_in_half_precision(x64):
