@@ -81,8 +81,8 @@ def _mixed(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 def _mix(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array, Array]:
     """Returns mixed values, the weights, in the values' format, and the weights' sums, wide.
 
-    The last two are for derivatives, and on CPUs not of the weights that are mixed here, which XLA
-    then mixes and sums in one pass on all cores.
+    The last two are for derivatives. In single precision on CPUs they are apart from the weights
+    that are mixed here, which XLA then mixes and sums in one pass on all cores.
     """
     wide = _wide(q)
     matmul = functools.partial(jnp.matmul, preferred_element_type=wide)
@@ -91,7 +91,7 @@ def _mix(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array
         logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = matmul(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-    weights = _apart(weights)
+    weights = _apart(weights) if weights.dtype == v.dtype else weights
     return mixed.astype(v.dtype), weights.astype(v.dtype), weights.sum(-1, keepdims=True)
 
 

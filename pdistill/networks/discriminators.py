@@ -12,6 +12,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from pdistill.networks.norms import GroupNorm
+
 FROZEN = (r"mixing/",)  # paths of this module's parameters that stay as they are drawn
 SMALL = 8  # side of maps whose convolution is a matrix product: on CPUs its gradients are fast
 SPECTRAL = "spectral"  # collection of the vectors that power iteration carries on
@@ -119,7 +121,7 @@ class BottleneckHead(nn.Module):
             last = i == halvings
             kernel, padding = (h.shape[1:3], 0) if last else ((4, 4), 1)
             conv = best_conv(h)(channels, kernel, 1 if last else 2, padding, name=f"conv_{i}")
-            h = nn.swish(nn.GroupNorm(groups, name=f"norm_{i}")(conv(h)))
+            h = nn.swish(GroupNorm(groups, name=f"norm_{i}")(conv(h)))
         return nn.Dense(1, name="logit")(h).reshape(len(h))
 
 

@@ -27,6 +27,7 @@ from pdistill.networks.embeddings import (
     one_hot,
 )
 from pdistill.networks.linear import Dense, DenseGeneral
+from pdistill.networks.norms import GroupNorm
 from pdistill.networks.patches import channels_to_pixels, pixels_to_channels
 from pdistill.networks.remat import rematerialised
 from pdistill.networks.transformer import TextAttention
@@ -354,6 +355,5 @@ def _joined(h: Array, skip: Array) -> Array:
 
 
 def group_norm(h: Array, name: str) -> Array:
-    """A layer of gcd(32, C) groups: 32, or fewer for small networks; at least float32 inside."""
-    norm = nn.GroupNorm(math.gcd(32, h.shape[-1]), name=name)
-    return norm(at_least_float32(h)).astype(h.dtype)
+    """A layer of gcd(32, C) groups: 32, or fewer for small networks."""
+    return GroupNorm(math.gcd(32, h.shape[-1]), name=name)(h)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from pdistill.networks.linear import Dense
+from pdistill.networks.norms import GroupNorm
 from pdistill.networks.published.diffusers_unet import Attention, ResnetBlock
 from pdistill.networks.unet import double
 
@@ -87,7 +88,7 @@ class AutoencoderKL(nn.Module):
       blocks: residual blocks of each level of the encoder; the decoder has one more.
       attention: levels at which attention follows each block, 0 the finest. middle_attention: there
         is one in the middle, too.
-      groups: as in `nn.GroupNorm`.
+      groups: as of `GroupNorm`.
       quant: the moments pass a last 1x1 convolution. post_quant: so do latents, first.
       unit_pixels: it sees pixels in [0, 1], and so makes them, as EDM2 uses Stable Diffusion's.
     """
@@ -150,5 +151,5 @@ def _middle(h: Array, block, attention) -> Array:
 
 
 def _last(h: Array, groups: int, out_channels: int) -> Array:
-    norm = nn.GroupNorm(groups, epsilon=EPSILON, use_fast_variance=False, name="conv_norm_out")
+    norm = GroupNorm(groups, epsilon=EPSILON, use_fast_variance=False, name="conv_norm_out")
     return nn.Conv(out_channels, (3, 3), name="conv_out")(nn.silu(norm(h)))

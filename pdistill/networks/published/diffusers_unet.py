@@ -13,6 +13,7 @@ from jax import Array
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
 from pdistill.networks.linear import Dense
+from pdistill.networks.norms import GroupNorm
 from pdistill.networks.published.base import PublishedUNet, dropout
 from pdistill.networks.transformer import attend_by_layers
 from pdistill.networks.unet import double, halve
@@ -24,7 +25,7 @@ class ResnetBlock(nn.Module):
     Attributes:
       resample: "up", "down" or "", on both paths.
       scale_shift: the embedding scales and shifts the second norm; else it is added before it.
-      groups, epsilon, use_fast_variance: as in `nn.GroupNorm`.
+      groups, epsilon, use_fast_variance: as of `GroupNorm`.
     """
 
     features: int
@@ -38,7 +39,7 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, embedding: Array | None = None) -> Array:
         norm = functools.partial(
-            nn.GroupNorm,
+            GroupNorm,
             self.groups,
             epsilon=self.epsilon,
             use_fast_variance=self.use_fast_variance,
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         batch, height, width, channels = h.shape
         tokens = h
         if self.groups:
-            norm = nn.GroupNorm(
+            norm = GroupNorm(
                 self.groups,
                 epsilon=self.epsilon,
                 use_fast_variance=self.use_fast_variance,
@@ -95,7 +96,7 @@ class DiffusersUNet(PublishedUNet):
       attention: levels at which attention follows each block, 0 the finest. middle_attention: there
         is one in the middle, too; middle_groups: of its norm, 0 for none.
       heads: attention heads; 0 for as many as head_channels need, and both 0 for one head.
-      groups, epsilon: as in `nn.GroupNorm`.
+      groups, epsilon: as of `GroupNorm`.
       resample_down, resample_up: at each level but the last: "resnet", or "conv" with a stride, or
         after repeating pixels. down_padding: 1, or 0 for zeros below and to the right only.
       scale_shift: as in the blocks.
@@ -169,7 +170,7 @@ class DiffusersUNet(PublishedUNet):
                     h = nn.Conv(features, (3, 3), name=f"{name}.upsamplers.0.conv")(double(h))
 
         h = self.grow(h, embedding, rate)
-        h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.epsilon, name="conv_norm_out")(h))
+        h = nn.silu(GroupNorm(self.groups, epsilon=self.epsilon, name="conv_norm_out")(h))
         return nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
 
     def _embedding(self, time: Array, logsnr: Array, told: Conditioning) -> Array:

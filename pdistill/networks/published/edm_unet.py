@@ -18,6 +18,7 @@ from pdistill.networks.attention import attend
 from pdistill.networks.conditioning import Conditioning
 from pdistill.networks.embeddings import one_hot, waves
 from pdistill.networks.linear import Dense
+from pdistill.networks.norms import GroupNorm
 from pdistill.networks.published.base import PublishedUNet, dropout
 from pdistill.networks.transformer import separate
 
@@ -237,7 +238,7 @@ class DhariwalUNet(EdmUNet):
 
 def group_norm(h: Array, name: str, epsilon: float = 1e-5) -> Array:
     """Group norm of 32 groups, or fewer, so that each has four channels."""
-    return nn.GroupNorm(min(32, h.shape[-1] // 4), epsilon=epsilon, name=name)(h)
+    return GroupNorm(min(32, h.shape[-1] // 4), epsilon=epsilon, name=name)(h)
 
 
 def filtered(h: Array, taps: tuple[int, ...], resample: str, padding: int | None = None) -> Array:
