@@ -2,13 +2,14 @@
 
     python -m benchmarks.compilation
 
-A small U-Net on 32x32 images, and DiT-XL/2 of some of its blocks on latents of as many, with and
-without `loop.scan_blocks`. Seconds are those of tracing and of compiling; bytes what the compiler
-sets aside for intermediate results. `slopes` are the slopes of bytes and of compile time over the
-growing number, both in logarithms: 0 is flat, 1 linear.
+A small U-Net on 32x32 images, and DiT-XL/2 of some of its blocks on 32 latents of as many, without
+and with `loop.scan_blocks` and `remat`. Seconds are those of tracing and of compiling; bytes what
+the compiler sets aside for intermediate results. `slopes` are the slopes of bytes and of compile
+time over the growing number, both in logarithms: 0 is flat, 1 linear.
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -68,11 +69,11 @@ def update_cost(num_steps: int = 4, batch_size: int = 8, channels: int = 32) -> 
     return round_cost(shapes_of(channels), num_steps, batch_size)
 
 
-def blocks_cost(scan_blocks: bool, depth: int) -> dict[str, float]:
-    """Measures a round of DiT-XL/2 of so many blocks, of two images."""
-    module = DiT(out_channels=4, features=1152, depth=depth, heads=16, num_labels=1000)
+def blocks_cost(scan_blocks: bool, remat: bool | str, depth: int) -> dict[str, float]:
+    """Measures a round of DiT-XL/2 of so many blocks, of 32 images."""
+    module = DiT(out_channels=4, features=1152, depth=depth, heads=16, num_labels=1000, remat=remat)
     teacher = Network(None, module=module, head="v", schedule=CosineSchedule(), shape=LATENT)
-    return round_cost(teacher.shapes, 4, 2, scan_blocks)
+    return round_cost(teacher.shapes, 4, 32, scan_blocks)
 
 
 def round_cost(
@@ -107,15 +108,16 @@ def main() -> None:
     measured = {
         "sampler": (sampler_cost, GROWTH),
         "update": (update_cost, GROWTH),
-        "blocks": (functools.partial(blocks_cost, False), DEPTH),
-        "scan_blocks": (functools.partial(blocks_cost, True), DEPTH),
     }
+    for scan, remat in itertools.product((False, True), (False, "products", True)):
+        name = f"{'scan_blocks' if scan else 'blocks'} / remat={remat}"
+        measured[name] = (functools.partial(blocks_cost, scan, remat), DEPTH)
     for name, (of, growth) in measured.items():
         for grown, values in growth.items():
             found = rows[f"{name} / {grown}"] = [{grown: n, **of(**{grown: n})} for n in values]
             for row in found:
                 print(
-                    f"{name:<11} {grown:<10} {row[grown]:>4}  trace {row['trace_seconds']:6.2f} s  "
+                    f"{name:<28} {grown:<10} {row[grown]:>4}  trace {row['trace_seconds']:6.2f} s  "
                     f"compile {row['compile_seconds']:6.2f} s  {row['bytes'] / 1e6:9.2f} MB",
                     flush=True,
                 )

@@ -1,6 +1,6 @@
 """An update of every method from a transformer of latents of ImageNet 256x256: seconds and bytes.
 
-    python -m benchmarks.latents --size=B --batch_size=2
+    python -m benchmarks.latents --size=B --batch_size=4
 
 SiT of a published size and the layout of its files, with random weights, is the teacher of
 `imagenet256_progressive`, `_guided`, `_dmd2` and `_mean_flow`, whose networks and losses stay as
@@ -40,7 +40,7 @@ DATA = (64, 256, 256, 3)
 def main() -> None:
     arguments = parser("latents", __doc__)
     arguments.add_argument("--size", choices=SIZES, default="B", help="default: %(default)s")
-    arguments.add_argument("--batch_size", type=int, default=2, help="default: %(default)s")
+    arguments.add_argument("--batch_size", type=int, default=4, help="default: %(default)s")
     arguments.add_argument("--method", choices=METHODS, help="one of them, within this process")
     options = options_of(arguments)
     if options.method:

@@ -5,12 +5,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_experiment import leaves, tiny, tiny_dmd, tiny_gan
+from tiny_experiment import leaves, tiny, tiny_gan
 
 from pdistill import experiment, model
 from pdistill.experiment.config import ConfigError, as_plain, parse
 from pdistill.experiment.plan import plan
-from pdistill.networks.blocks import STACKED
 
 pytestmark = pytest.mark.eight_devices
 
@@ -68,18 +67,6 @@ def test_it_is_not_changed_under_way(runs):
     """Checkpoints have the state as it is trained."""
     with pytest.raises(ConfigError, match=r"stages\[0\].loop.scan_blocks: True -> False"):
         experiment.run(config_of(tiny_students, False), runs[1])
-
-
-def test_a_stage_that_goes_on_with_what_another_learnt(finished):
-    """A fake score, whose state is stacked, and a discriminator on the maps of its blocks."""
-    config = config_of(tiny_dmd, True)
-    runs = plan(parse(as_plain(config)), (8, 8, 1))
-    for run in runs.values():
-        assert STACKED in str(jax.tree.structure(run.state))
-        assert STACKED not in run.network.params
-    directory = finished(config)
-    for name in runs:
-        assert (directory / name / "model" / "model.json").exists()
 
 
 @pytest.mark.parametrize("make", [tiny_gan, tiny], ids=["a part fixed", "convolutions"])

@@ -7,7 +7,6 @@ from pdistill.methods import Method
 from pdistill.model import AVERAGES
 from pdistill.networks import Network
 from pdistill.training.learner import learner_with_widths, with_average
-from pdistill.training.stacking import unstacked
 
 
 class Product(NamedTuple):
@@ -32,11 +31,11 @@ def products(method: Method, state: Any) -> list[Product]:
     """
     learner = learner_with_widths(state)
     if learner is None:
-        return [Product(unstacked(method.product(state)), {})]
+        return [Product(method.product(state), {})]
     updates = int(learner.count)
     return [
         Product(
-            unstacked(method.product(with_average(state, i))),
+            method.product(with_average(state, i)),
             {"average": {"width": width, "updates": updates}},
         )
         for i, width in enumerate(learner.optimizer.ema_widths)

@@ -28,6 +28,7 @@ from pdistill.runtime.files import write_arrays
 from pdistill.runtime.terminal import conclude, format_count, update
 from pdistill.samplers import Gamma, format_steps, parse_solver
 from pdistill.training.logging import Writer
+from pdistill.training.stacking import unstacked
 
 GRID_IMAGES = 64  # kept of every set of samples, for the figures
 PICTURE_IMAGES = 1000  # that spectra are averaged over
@@ -239,6 +240,7 @@ class Measurements:
         evaluator = self._selecting[r.run.select, r.image_shape]
         update(f"{r.name:<16} measures {r.run.select} of {evaluator.num_samples:,} images")
         solver = parse_solver(network.sampler or "ddim")
+        network = unstacked(network)
         if r.codec:
             network = network.replace(codec=self._codec(r.codec.directory(self._workdir)))
         sampling = Sampling(r.measured_at[0], solver, self.clip(r))

@@ -369,6 +369,7 @@ class Experiment:
         """Exports the network of update `step`, with `more` entries of its card."""
         if planned.makes_codec:
             return self._save_codec(planned, directory, network)
+        network = unstacked(network)
         clip = self.measurements.clip(planned)
         card = product_card(planned, network, data=self.train_data, clip=clip)
         card |= {"generator": str(jax.random.key_impl(self._key)), "selected_step": step}

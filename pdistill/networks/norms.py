@@ -27,7 +27,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         channels = h.shape[-1]
-        if channels % self.num_groups:
+        if not self.num_groups or channels % self.num_groups:
             raise ValueError(
                 f"Number of groups ({self.num_groups}) does not divide the {channels} channels"
             )

@@ -61,8 +61,8 @@ class LoopConfig:
       offload: whether frozen networks, such as a teacher, stay in the host's memory and come to the
         device anew in each dispatch.
       scan_blocks: whether the equal blocks of transformers are one loop over stacked parameters, so
-        that an update takes as long to compile for any number of them, and needs memory for a whole
-        gradient; for accelerators.
+        that an update takes as long to compile for any number of them; best with `remat`, and on
+        accelerators.
     """
 
     num_updates: int

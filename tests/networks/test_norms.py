@@ -63,9 +63,10 @@ def test_equal_values_have_no_negative_variance():
     assert np.isfinite(out).all()
 
 
-def test_groups_that_do_not_divide_the_channels():
-    with pytest.raises(ValueError, match=r"groups \(5\) does not divide the 12 channels"):
-        GroupNorm(5).init(jax.random.key(0), jnp.ones((1, 12)))
+@pytest.mark.parametrize("groups", [5, 0])
+def test_groups_that_do_not_divide_the_channels(groups):
+    with pytest.raises(ValueError, match=rf"groups \({groups}\) does not divide the 12 channels"):
+        GroupNorm(groups).init(jax.random.key(0), jnp.ones((1, 12)))
 
 
 def test_pixels_are_summed_before_groups():

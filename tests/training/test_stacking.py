@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from pdistill import diffusion
+from pdistill.experiment.config import as_plain, parse
+from pdistill.experiment.plan import plan
 from pdistill.methods import Progressive, Teacher
+from pdistill.methods.parts.balance import balanced_update
 from pdistill.networks import Conditioning, DiT, Network, SiT, UNet
 from pdistill.networks.blocks import STACKED
 from pdistill.training import Learner, Optimizer
 from pdistill.training.freezing import merge, partition
 from pdistill.training.stacking import stacked, unstacked
+from tests.tiny_experiment import tiny_dmd
 from tests.tiny_training import in_double
 
 DEPTH, SHAPE, BATCH = 3, (4, 4, 2), 2
@@ -97,6 +101,26 @@ def test_updates_are_the_same(rule, x64):
     assert any(isinstance(a, Network) and STACKED in a.params for a in moments)
 
 
+def test_losses_are_balanced_on_the_layer_of_one_block(x64):
+    with jax.enable_x64(False):
+        learner = Learner.of(network_of(OURS), Optimizer(1e-2))
+    learner, (z, logsnr, told) = in_double(learner), inputs()
+
+    def losses(network):
+        v = network.v(z, logsnr, told)
+        return {"square": (v**2).mean(), "sine": jnp.sin(v).mean()}, None
+
+    def update(learner):
+        return balanced_update(
+            losses, learner, layer="block_1/mlp_out/kernel", first="square",
+            limits={"sine": (0.0, 1e4)}, factors={"sine": 2.0},
+        )[:2]  # fmt: skip
+
+    (new, metrics), (looped, same) = jax.jit(update)(learner), jax.jit(update)(stacked(learner))
+    chex.assert_trees_all_close(metrics, same, rtol=1e-9)
+    chex.assert_trees_all_close(new, unstacked(looped), rtol=1e-6, atol=1e-9)
+
+
 def test_dropout_of_each_block_is_its_own():
     """With one pattern for all blocks, those that are zero would drop one set of tokens."""
     network = stacked(network_of(OURS.clone(dropout=0.5)))
@@ -139,3 +163,19 @@ def test_nothing_to_stack():
     with pytest.raises(ValueError, match="no network of this stage has equal blocks"):
         stacked(Teacher(optimizer=Optimizer(1e-3)).init(jax.random.key(0), model=unet))
     chex.assert_trees_all_equal(unstacked(unet), unet)
+
+
+def test_a_stage_that_goes_on_with_what_another_learnt(finished):
+    """A fake score, whose state is stacked, and a discriminator on the maps of its blocks."""
+    config = tiny_dmd()
+    config.model.network.arguments.depth = 2
+    config.evaluation.references = ("train",)
+    for stage in config.stages:
+        stage["loop"]["scan_blocks"] = True
+    runs = plan(parse(as_plain(config)), (8, 8, 1))
+    for run in runs.values():
+        assert STACKED in str(jax.tree.structure(run.state))
+        assert STACKED not in run.network.params
+    directory = finished(config)
+    for name in runs:
+        assert (directory / name / "model" / "model.json").exists()

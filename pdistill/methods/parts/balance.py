@@ -11,6 +11,7 @@ from jax import Array
 
 from pdistill.networks import Network
 from pdistill.training import Learner, Metrics, partition
+from pdistill.training.stacking import unstacked
 
 SMALL = 1e-4  # added to the norm that is divided by
 OUTPUT = "output"  # the layer that `find_layer` finds by itself
@@ -69,8 +70,8 @@ def balanced_update(
     """
     terms, pullback, rest = jax.vjp(losses, learner.network, has_aux=True)
     if layer:
-        layer = find_layer(layer, learner.network, learner.fixed)
-        weights = balance(lambda g: pullback(g)[0].params, terms, layer, first, limits)
+        layer = find_layer(layer, unstacked(learner.network), learner.fixed)
+        weights = balance(lambda g: unstacked(pullback(g)[0]).params, terms, layer, first, limits)
     else:
         weights = {name: jnp.ones_like(loss) for name, loss in terms.items()}
     weights = {name: factors.get(name, 1.0) * weight for name, weight in weights.items()}
