@@ -128,7 +128,7 @@ class DiT(nn.Module):
         "products" to store those of matrix products.
     """
 
-    BLOCK: ClassVar[str] = "block_{}"
+    BLOCK: ClassVar[str] = "block_{}"  # names of the blocks
 
     out_channels: int
     patch: int = 2

@@ -103,7 +103,7 @@ class SiT(Published):
       dtype, remat: number format and rematerialisation of the blocks, as of `DiT`.
     """
 
-    BLOCK: ClassVar[str] = "blocks.{}"
+    BLOCK: ClassVar[str] = "blocks.{}"  # names of the blocks
 
     convention: tuple = ("flow",)
     num_labels: int = 1000
