@@ -53,7 +53,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[method] = json.loads(done.stdout.splitlines()[-1])
         print(method, found[method], flush=True)
-    tell("latents", {"size": options.size, "batch_size": options.batch_size, **found}, options.out)
+    tell({"size": options.size, "batch_size": options.batch_size, **found}, options.out)
 
 
 def measure(method: str, size: str, batch_size: int) -> dict[str, Any]:

@@ -7,11 +7,21 @@ import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_experiment import tiny
 
-from benchmarks import accelerator, across, emoji_students, mutation, ring, seeds, train_step
+from benchmarks import (
+    accelerator,
+    across,
+    emoji_students,
+    latents,
+    mutation,
+    ring,
+    seeds,
+    train_step,
+)
 from benchmarks.common import ROOT, config_named
 from pdistill.experiment.config import as_plain, parse
 from pdistill.experiment.plan import plan
@@ -258,3 +268,16 @@ def test_tests_that_run_a_mutants_line_come_first():
     assert sorted(seconds, key=order) == ["quick", "slow", "other"]
     order = mutation.Order(7, lines, seconds, frozenset({"slow"}))
     assert sorted(seconds, key=order) == ["slow", "quick", "other"]
+
+
+def test_updates_of_latents_are_told_and_written(tmp_path, monkeypatch, capsys):
+    """With processes that measure at once."""
+    done = SimpleNamespace(stdout="a warning\n" + json.dumps({"update": 1.5}))
+    processes = SimpleNamespace(run=lambda *_, **__: done, PIPE=None)
+    monkeypatch.setattr(latents, "subprocess", processes)
+    out = tmp_path / "latents.json"
+    monkeypatch.setattr(sys, "argv", ["latents", "--size=S", f"--out={out}", "--xla_defaults"])
+    latents.main()
+    row = json.loads(out.read_text())
+    assert (row["size"], row["mean_flow"]) == ("S", {"update": 1.5})
+    assert capsys.readouterr().out.splitlines()[-1] == out.read_text().strip()
