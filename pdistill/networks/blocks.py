@@ -1,6 +1,5 @@
 """Equal blocks of a transformer: one after the other, or in one loop over stacked parameters."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,20 +49,20 @@ def apply_blocks(
     return tokens, list(maps) if shown else []
 
 
-def stack_blocks(params: Mapping[str, Any], block: str) -> dict[str, Any]:
+def stack_blocks(params: Mapping[str, Any], block: str, depth: int) -> dict[str, Any]:
     """Parameters with those of equal blocks stacked along a first axis, as `STACKED`.
 
     Args:
-      block: the blocks' names, such as "block_{}".
+      block: the blocks' names, such as "block_{}". depth: their number.
     """
-    names = list(itertools.takewhile(params.__contains__, map(block.format, itertools.count())))
+    names = [block.format(i) for i in range(depth)]
     others = {name: value for name, value in params.items() if name not in names}
     blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))
     return others | {STACKED: blocks}
 
 
 def unstack_blocks(params: Mapping[str, Any], block: str, depth: int) -> dict[str, Any]:
-    """The inverse of `stack_blocks`, for so many blocks."""
+    """The inverse of `stack_blocks`."""
     others = {name: value for name, value in params.items() if name != STACKED}
     blocks = {
         block.format(i): jax.tree.map(lambda leaf, i=i: leaf[i], params[STACKED])

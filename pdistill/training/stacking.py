@@ -31,9 +31,6 @@ def stacked(state: Any) -> Any:
 
 def unstacked(tree: Any) -> Any:
     """The inverse of `stacked`, for whatever of it is there: networks as their files have them."""
-    parts = jax.tree.leaves(tree, is_leaf=_is_whole)
-    if not any(isinstance(part, Network) for part in parts):
-        return tree
     return _changed(_unstack, tree)
 
 
@@ -53,7 +50,8 @@ def _is_whole(part: Any) -> bool:
 
 
 def _stack(network: Network) -> Network:
-    return network.replace(params=stack_blocks(network.params, network.module.BLOCK))
+    module = network.module
+    return network.replace(params=stack_blocks(network.params, module.BLOCK, module.depth))
 
 
 def _unstack(network: Network) -> Network:

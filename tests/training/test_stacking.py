@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_experiment import tiny_dmd
+from tiny_training import in_double
 
 from pdistill import diffusion
 from pdistill.experiment.config import as_plain, parse
@@ -19,8 +21,6 @@ from pdistill.networks.blocks import STACKED
 from pdistill.training import Learner, Optimizer
 from pdistill.training.freezing import merge, partition
 from pdistill.training.stacking import stacked, unstacked
-from tests.tiny_experiment import tiny_dmd
-from tests.tiny_training import in_double
 
 DEPTH, SHAPE, BATCH = 3, (4, 4, 2), 2
 OURS = DiT(2, features=8, depth=DEPTH, heads=2, num_labels=3)
